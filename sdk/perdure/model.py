@@ -1,0 +1,375 @@
+"""The words of Perdure as values: what a graph, a payload, a failure and a run are.
+
+Everything here is immutable and checks itself on construction. Every other part of Perdure imports
+this module and this module imports none of them. Times are integers: milliseconds since the epoch
+in fields that end in `_ms` and name a moment, milliseconds in those that name a duration.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+ID_CHARS_MAX: Final = 256
+NODE_ID_CHARS_MAX: Final = 256
+LABELS_MAX: Final = 32
+INLINE_BYTES_MAX: Final = 64 * 1024
+"""Values up to this size travel inline and are stored in the database; larger ones are blobs."""
+
+
+class RunStatus(enum.StrEnum):
+    """State of a run. The names are Ray's."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    RESUMABLE = "RESUMABLE"
+    SUCCESSFUL = "SUCCESSFUL"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+    @property
+    def is_final(self) -> bool:
+        """Nothing happens any more, unless a FAILED run is resumed."""
+        return self in _FINAL_RUNS
+
+
+_FINAL_RUNS = frozenset({RunStatus.SUCCESSFUL, RunStatus.FAILED, RunStatus.CANCELED})
+
+
+class TaskStatus(enum.StrEnum):
+    """State of a task."""
+
+    BLOCKED = "BLOCKED"
+    """Other nodes come first."""
+    READY = "READY"
+    """An attempt was dispatched and has not begun."""
+    RUNNING = "RUNNING"
+    """An attempt runs, or the task waits for its event or time."""
+    BACKING_OFF = "BACKING_OFF"
+    """The next attempt waits for its time."""
+    SUCCESSFUL = "SUCCESSFUL"
+    """It has an output, or returned the graph that makes it."""
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+
+class FailureKind(enum.StrEnum):
+    """Why there is no value."""
+
+    APPLICATION = "APPLICATION"
+    TIMEOUT = "TIMEOUT"
+    CANCELED = "CANCELED"
+    SYSTEM = "SYSTEM"
+    FUNCTION_UNAVAILABLE = "FUNCTION_UNAVAILABLE"
+    SERIALIZATION = "SERIALIZATION"
+
+
+# ------------------------------------------------------------------------------ values
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """Names stored bytes by their SHA-256 (64 lower-case hexadecimal digits)."""
+
+    sha256: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if len(self.sha256) != 64 or not set(self.sha256) <= set("0123456789abcdef"):
+            raise ValueError(f"not a SHA-256 in lower-case hexadecimal: {self.sha256!r:.80}")
+        if self.size < 0:
+            raise ValueError("a blob has no negative size")
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """Bytes of the user's and how to read them: inline in `data`, or stored as `blob`."""
+
+    encoding: str
+    data: bytes = b""
+    blob: BlobRef | None = None
+    type: str = ""
+    codecs: tuple[str, ...] = ()
+    attributes: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.encoding) <= 64:
+            raise ValueError("a payload names its encoding in 1 to 64 characters")
+        if self.blob is not None and self.data:
+            raise ValueError("a payload is inline or a blob, not both")
+
+    @property
+    def size(self) -> int:
+        return len(self.data) if self.blob is None else self.blob.size
+
+
+NULL: Final = Payload("binary/null")
+"""No value: None, null, nil."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why user code, or the system under it, did not produce a value.
+
+    `type` is the qualified name of the error, `base_types` those it derives from, nearest first.
+    `error` is the error object itself, if it could be encoded.
+    """
+
+    kind: FailureKind
+    type: str
+    message: str
+    stack_trace: str = ""
+    base_types: tuple[str, ...] = ()
+    cause: Failure | None = None
+    error: Payload | None = None
+    task_id: str = ""
+    attempts: int = 0
+    non_retryable: bool = False
+
+
+# ------------------------------------------------------------------------------ graphs
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one attempt holds, in Ray's terms. `num_cpus` None: Ray's default of 1."""
+
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    memory_bytes: int | None = None
+    custom: tuple[tuple[str, float], ...] = ()
+    accelerator_type: str = ""
+
+    def __post_init__(self) -> None:
+        for name, amount in (("num_cpus", self.num_cpus), ("num_gpus", self.num_gpus), ("memory", self.memory_bytes)):
+            if amount is not None and not amount >= 0:
+                raise ValueError(f"{name} must be 0 or more, not {amount}")
+        for name, amount in self.custom:
+            if not name or not amount >= 0:
+                raise ValueError(f"resource {name!r} must be 0 or more, not {amount}")
+
+    def amounts(self) -> dict[str, float]:
+        """By Ray's names, zeros left out."""
+        named = {"CPU": 1.0 if self.num_cpus is None else self.num_cpus, "GPU": self.num_gpus or 0}
+        named["memory"] = self.memory_bytes or 0
+        return {name: amount for name, amount in (*named.items(), *self.custom) if amount}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a lease must be to run a task: equal shapes share leases.
+
+    `runtime_env` is canonical JSON, "" for none. `scheduling` is "", "DEFAULT", "SPREAD",
+    "node:ID" or "node?:ID" (soft), or a pickled strategy of Ray's.
+    """
+
+    resources: Resources = Resources()
+    runtime_env: str = ""
+    scheduling: str | Payload = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When and how often to try again. `max_attempts` -1: without limit.
+
+    Lost workers (SYSTEM) and time-outs of attempts are always retried while attempts are left,
+    errors of user code only if `application_errors`, and then by their types.
+    """
+
+    max_attempts: int = 4
+    initial_interval_ms: int = 1_000
+    max_interval_ms: int = 100_000
+    backoff_coefficient: float = 2.0
+    jitter: float = 0.2
+    application_errors: bool = True
+    retryable_types: tuple[str, ...] = ()
+    non_retryable_types: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < -1 or self.max_attempts == 0:
+            raise ValueError("max_attempts is 1 or more, or -1 for no limit")
+        if self.initial_interval_ms < 0 or self.max_interval_ms < 0:
+            raise ValueError("intervals must be 0 or more")
+        if not self.backoff_coefficient >= 1:
+            raise ValueError("backoff_coefficient must be 1 or more")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError("jitter must be between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """How a task runs. `metadata` is a JSON object as text, "" for none. `task_id` "": the node's id."""
+
+    task_id: str = ""
+    shape: Shape = Shape()
+    retry: RetryPolicy = RetryPolicy()
+    attempt_timeout_ms: int | None = None
+    catch_exceptions: bool = False
+    checkpoint: bool = True
+    metadata: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Step into a value: the element of a sequence. Negative counts from the end."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Step into a value: the entry of a mapping."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """Step into a value: an attribute of an object."""
+
+    name: str
+
+
+Path: TypeAlias = tuple[Index | Key | Attribute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRef:
+    """The value of another node, or a part of it."""
+
+    node_id: str
+    path: Path = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InputRef:
+    """An input of the run, or a part of it."""
+
+    name: str
+    path: Path = ()
+
+
+Ref: TypeAlias = NodeRef | InputRef
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """What a task calls: `code`, or the registered `name` ("module:qualname") at `version`.
+
+    `key` names it in leases and caches: the SHA-256 of the code, or the name and version.
+    """
+
+    key: str
+    name: str
+    code: Payload | None = None
+    version: str = ""
+    python_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Calls a function. `arguments` is opaque and names `refs` by their position."""
+
+    function: Function
+    arguments: Payload
+    refs: tuple[Ref, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WaitEvent:
+    """Waits for an event; the value is its payload."""
+
+    key: str
+    timeout_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Waits until a time; the value is null. `delay_ms` counts from when the task is ready."""
+
+    delay_ms: int | None = None
+    until_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.delay_ms is None) == (self.until_ms is None):
+            raise ValueError("a timer has a delay or a time")
+        if self.delay_ms is not None and self.delay_ms < 0:
+            raise ValueError("a delay must be 0 or more")
+
+
+Action: TypeAlias = Call | WaitEvent | Sleep
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One step of a graph. `after`: nodes that come first though their values are not used."""
+
+    id: str
+    action: Action
+    after: tuple[str, ...] = ()
+    options: TaskOptions = TaskOptions()
+
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the nodes that come first, each once."""
+        match self.action:
+            case Call(refs=refs) if refs:
+                named = [ref.node_id for ref in refs if isinstance(ref, NodeRef)]
+                return tuple(dict.fromkeys((*named, *self.after)))
+            case _:
+                return self.after
+
+
+class InvalidSpec(ValueError):
+    """The graph is not one that can run. `node_id` names the node, "" if it is none in particular."""
+
+    def __init__(self, message: str, node_id: str = "") -> None:
+        super().__init__(message)
+        self.node_id = node_id
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A graph: acyclic, ids unique, every reference resolved. Nodes are named in the order given."""
+
+    nodes: tuple[Node, ...]
+    output: str
+
+    def __post_init__(self) -> None:
+        by_id: dict[str, Node] = {}
+        for node in self.nodes:
+            if not 1 <= len(node.id) <= NODE_ID_CHARS_MAX:
+                raise InvalidSpec(f"a node id has 1 to {NODE_ID_CHARS_MAX} characters: {node.id!r:.80}", node.id[:80])
+            if node.id in by_id:
+                raise InvalidSpec(f"two nodes have the id {node.id!r}", node.id)
+            by_id[node.id] = node
+        if self.output not in by_id:
+            raise InvalidSpec(f"the output names the node {self.output!r:.80}, which the graph does not have")
+        _refuse_cycles(by_id)
+
+    def inputs(self) -> frozenset[str]:
+        """Names of the inputs that the graph uses."""
+        calls = (node.action for node in self.nodes if isinstance(node.action, Call))
+        return frozenset(ref.name for call in calls for ref in call.refs if isinstance(ref, InputRef))
+
+
+def _refuse_cycles(by_id: dict[str, Node]) -> None:
+    """Kahn's algorithm: linear, and no recursion however deep the graph."""
+    missing: dict[str, int] = {}
+    dependents: dict[str, list[str]] = {}
+    for node in by_id.values():
+        needs = node.needs()
+        missing[node.id] = len(needs)
+        for need in needs:
+            if need not in by_id:
+                raise InvalidSpec(f"node {node.id!r} needs {need!r:.80}, which the graph does not have", node.id)
+            dependents.setdefault(need, []).append(node.id)
+    free = [node_id for node_id, count in missing.items() if not count]
+    for node_id in free:  # grows while it is walked
+        for dependent in dependents.get(node_id, ()):
+            missing[dependent] -= 1
+            if not missing[dependent]:
+                free.append(dependent)
+    if len(free) < len(by_id):
+        stuck = next(node_id for node_id, count in missing.items() if count)
+        raise InvalidSpec(f"the graph has a cycle through or before node {stuck!r}", stuck)

@@ -1,0 +1,42 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetSystemInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetSystemInfoResponse(_message.Message):
+    __slots__ = ("server_version", "capabilities", "limits", "replica_id", "python_versions")
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    server_version: str
+    capabilities: _containers.RepeatedScalarFieldContainer[str]
+    limits: Limits
+    replica_id: str
+    python_versions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, server_version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., replica_id: _Optional[str] = ..., python_versions: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("max_message_bytes", "max_inline_payload_bytes", "max_blob_bytes", "max_nodes", "max_wait")
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_INLINE_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BLOB_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_NODES_FIELD_NUMBER: _ClassVar[int]
+    MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
+    max_message_bytes: int
+    max_inline_payload_bytes: int
+    max_blob_bytes: int
+    max_nodes: int
+    max_wait: _duration_pb2.Duration
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_inline_payload_bytes: _Optional[int] = ..., max_blob_bytes: _Optional[int] = ..., max_nodes: _Optional[int] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...

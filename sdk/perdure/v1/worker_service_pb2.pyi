@@ -1,0 +1,239 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from perdure.v1 import failure_pb2 as _failure_pb2
+from perdure.v1 import payload_pb2 as _payload_pb2
+from perdure.v1 import spec_pb2 as _spec_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ServeAgentRequest(_message.Message):
+    __slots__ = ("hello", "capacity", "ended")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    hello: AgentHello
+    capacity: ClusterCapacity
+    ended: LeaseEnded
+    def __init__(self, hello: _Optional[_Union[AgentHello, _Mapping]] = ..., capacity: _Optional[_Union[ClusterCapacity, _Mapping]] = ..., ended: _Optional[_Union[LeaseEnded, _Mapping]] = ...) -> None: ...
+
+class AgentHello(_message.Message):
+    __slots__ = ("agent_id", "cluster_id", "python_version", "ray_version", "capacity")
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RAY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    agent_id: str
+    cluster_id: str
+    python_version: str
+    ray_version: str
+    capacity: ClusterCapacity
+    def __init__(self, agent_id: _Optional[str] = ..., cluster_id: _Optional[str] = ..., python_version: _Optional[str] = ..., ray_version: _Optional[str] = ..., capacity: _Optional[_Union[ClusterCapacity, _Mapping]] = ...) -> None: ...
+
+class ClusterCapacity(_message.Message):
+    __slots__ = ("total",)
+    class TotalEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    total: _containers.ScalarMap[str, float]
+    def __init__(self, total: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class LeaseEnded(_message.Message):
+    __slots__ = ("lease_id", "reason")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    reason: str
+    def __init__(self, lease_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ServeAgentResponse(_message.Message):
+    __slots__ = ("welcome", "start", "kill")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    KILL_FIELD_NUMBER: _ClassVar[int]
+    welcome: AgentWelcome
+    start: StartLease
+    kill: KillLease
+    def __init__(self, welcome: _Optional[_Union[AgentWelcome, _Mapping]] = ..., start: _Optional[_Union[StartLease, _Mapping]] = ..., kill: _Optional[_Union[KillLease, _Mapping]] = ...) -> None: ...
+
+class AgentWelcome(_message.Message):
+    __slots__ = ("engine_id", "blob_url")
+    ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
+    BLOB_URL_FIELD_NUMBER: _ClassVar[int]
+    engine_id: str
+    blob_url: str
+    def __init__(self, engine_id: _Optional[str] = ..., blob_url: _Optional[str] = ...) -> None: ...
+
+class StartLease(_message.Message):
+    __slots__ = ("lease_id", "shape")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    shape: Shape
+    def __init__(self, lease_id: _Optional[str] = ..., shape: _Optional[_Union[Shape, _Mapping]] = ...) -> None: ...
+
+class Shape(_message.Message):
+    __slots__ = ("resources", "runtime_env", "scheduling")
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_ENV_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULING_FIELD_NUMBER: _ClassVar[int]
+    resources: _spec_pb2.Resources
+    runtime_env: _struct_pb2.Struct
+    scheduling: _spec_pb2.SchedulingStrategy
+    def __init__(self, resources: _Optional[_Union[_spec_pb2.Resources, _Mapping]] = ..., runtime_env: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., scheduling: _Optional[_Union[_spec_pb2.SchedulingStrategy, _Mapping]] = ...) -> None: ...
+
+class KillLease(_message.Message):
+    __slots__ = ("lease_id",)
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    def __init__(self, lease_id: _Optional[str] = ...) -> None: ...
+
+class ServeLeaseRequest(_message.Message):
+    __slots__ = ("hello", "started", "receipts", "returned")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    RECEIPTS_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_FIELD_NUMBER: _ClassVar[int]
+    hello: LeaseHello
+    started: _containers.RepeatedScalarFieldContainer[int]
+    receipts: _containers.RepeatedCompositeFieldContainer[Receipt]
+    returned: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, hello: _Optional[_Union[LeaseHello, _Mapping]] = ..., started: _Optional[_Iterable[int]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ..., returned: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class LeaseHello(_message.Message):
+    __slots__ = ("lease_id", "engine_id", "pid", "node_id", "python_version")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    engine_id: str
+    pid: int
+    node_id: str
+    python_version: str
+    def __init__(self, lease_id: _Optional[str] = ..., engine_id: _Optional[str] = ..., pid: _Optional[int] = ..., node_id: _Optional[str] = ..., python_version: _Optional[str] = ...) -> None: ...
+
+class Receipt(_message.Message):
+    __slots__ = ("token", "output", "continuation", "failure", "start_time", "duration")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    CONTINUATION_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    DURATION_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    output: _payload_pb2.Payload
+    continuation: bytes
+    failure: _failure_pb2.Failure
+    start_time: _timestamp_pb2.Timestamp
+    duration: _duration_pb2.Duration
+    def __init__(self, token: _Optional[int] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., continuation: _Optional[bytes] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class ServeLeaseResponse(_message.Message):
+    __slots__ = ("functions", "attempts", "cancel", "recall", "finish")
+    FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    functions: _containers.RepeatedCompositeFieldContainer[LeaseFunction]
+    attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
+    cancel: _containers.RepeatedScalarFieldContainer[int]
+    recall: _containers.RepeatedScalarFieldContainer[int]
+    finish: bool
+    def __init__(self, functions: _Optional[_Iterable[_Union[LeaseFunction, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., cancel: _Optional[_Iterable[int]] = ..., recall: _Optional[_Iterable[int]] = ..., finish: bool = ...) -> None: ...
+
+class LeaseFunction(_message.Message):
+    __slots__ = ("key", "function")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    function: _spec_pb2.FunctionRef
+    def __init__(self, key: _Optional[str] = ..., function: _Optional[_Union[_spec_pb2.FunctionRef, _Mapping]] = ...) -> None: ...
+
+class Attempt(_message.Message):
+    __slots__ = ("token", "namespace", "workflow_id", "run_id", "task_id", "attempt", "function", "arguments", "refs")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    REFS_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    namespace: str
+    workflow_id: str
+    run_id: str
+    task_id: str
+    attempt: int
+    function: str
+    arguments: _payload_pb2.Payload
+    refs: _containers.RepeatedCompositeFieldContainer[Value]
+    def __init__(self, token: _Optional[int] = ..., namespace: _Optional[str] = ..., workflow_id: _Optional[str] = ..., run_id: _Optional[str] = ..., task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., function: _Optional[str] = ..., arguments: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., refs: _Optional[_Iterable[_Union[Value, _Mapping]]] = ...) -> None: ...
+
+class Arguments(_message.Message):
+    __slots__ = ("args", "kwargs")
+    class KwargsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _spec_pb2.Arg
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_spec_pb2.Arg, _Mapping]] = ...) -> None: ...
+    ARGS_FIELD_NUMBER: _ClassVar[int]
+    KWARGS_FIELD_NUMBER: _ClassVar[int]
+    args: _containers.RepeatedCompositeFieldContainer[_spec_pb2.Arg]
+    kwargs: _containers.MessageMap[str, _spec_pb2.Arg]
+    def __init__(self, args: _Optional[_Iterable[_Union[_spec_pb2.Arg, _Mapping]]] = ..., kwargs: _Optional[_Mapping[str, _spec_pb2.Arg]] = ...) -> None: ...
+
+class Value(_message.Message):
+    __slots__ = ("payload", "caught", "key", "wraps", "path")
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    CAUGHT_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    WRAPS_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    payload: _payload_pb2.Payload
+    caught: _failure_pb2.Failure
+    key: ValueKey
+    wraps: int
+    path: _containers.RepeatedCompositeFieldContainer[_spec_pb2.PathStep]
+    def __init__(self, payload: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., caught: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., key: _Optional[_Union[ValueKey, _Mapping]] = ..., wraps: _Optional[int] = ..., path: _Optional[_Iterable[_Union[_spec_pb2.PathStep, _Mapping]]] = ...) -> None: ...
+
+class ValueKey(_message.Message):
+    __slots__ = ("run_id", "task_id", "input")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    task_id: str
+    input: str
+    def __init__(self, run_id: _Optional[str] = ..., task_id: _Optional[str] = ..., input: _Optional[str] = ...) -> None: ...
+
+class FetchValuesRequest(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[ValueKey]
+    def __init__(self, keys: _Optional[_Iterable[_Union[ValueKey, _Mapping]]] = ...) -> None: ...
+
+class FetchValuesResponse(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedCompositeFieldContainer[Value]
+    def __init__(self, values: _Optional[_Iterable[_Union[Value, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""The pure core: what a run does next, and nothing of how."""

@@ -1,0 +1,203 @@
+"""The two closed alphabets of the core: what happened, and what to do about it.
+
+Events are in the past tense and carry the moment they happened, since the core has no clock. An
+event about an attempt carries the attempt's number: only the current attempt of a task counts.
+Commands are imperative. Those that *record* have to be durable before those that *act* and stand in
+the same list, or in a later one of the same run, are carried out: write, then act.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from perdure.model import Failure, Node, Path, Payload, RunStatus, Spec, TaskStatus
+
+# ------------------------------------------------------------------------------ events
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    """User code of an attempt began."""
+
+    task_id: str
+    attempt: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSucceeded:
+    """An attempt returned a value."""
+
+    task_id: str
+    attempt: int
+    output: Payload
+    at_ms: int
+    started_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContinued:
+    """An attempt returned a graph; the graph's value is to be the task's. `spec_key` names it in storage."""
+
+    task_id: str
+    attempt: int
+    spec: Spec
+    spec_key: str
+    at_ms: int
+    started_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFailed:
+    """An attempt raised."""
+
+    task_id: str
+    attempt: int
+    failure: Failure
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLost:
+    """The worker of an attempt that may have begun is gone."""
+
+    task_id: str
+    attempt: int
+    reason: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventArrived:
+    """An event for the run is durable. `sequence` grows from one event to the next."""
+
+    sequence: int
+    key: str
+    payload: Payload
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """The moment that SetTimer asked for has come."""
+
+    task_id: str
+    attempt: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Somebody wants the run to end."""
+
+    reason: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRequested:
+    """Somebody wants a failed run to go on."""
+
+    at_ms: int
+
+
+Event: TypeAlias = (
+    AttemptStarted
+    | TaskSucceeded
+    | TaskContinued
+    | TaskFailed
+    | AttemptLost
+    | EventArrived
+    | TimerFired
+    | CancelRequested
+    | ResumeRequested
+)
+
+# ------------------------------------------------------------------------------ commands
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value is: the stored output of a task, or an input of the run.
+
+    `wraps` counts the tasks with `catch_exceptions` it has passed through as a success: each puts it
+    into a pair (value, None).
+    """
+
+    task_id: str = ""
+    input: str = ""
+    wraps: int = 0
+    path: Path = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordTask:
+    """Store what is known of a task, over what was stored of it before.
+
+    `seq` orders the records of a run for its recovery. SUCCESSFUL has an `output`, or the `spec_key`
+    of the graph that it returned, or a `failure` that was caught. `wake_ms` is the moment at which
+    TimerFired is due.
+    """
+
+    seq: int
+    task_id: str
+    status: TaskStatus
+    attempt: int
+    failures: int = 0
+    output: Payload | None = None
+    failure: Failure | None = None
+    spec_key: str = ""
+    wake_ms: int | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumeEvent:
+    """Store that an event was delivered to a task; it goes with the record of that task."""
+
+    sequence: int
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRun:
+    """Store the state of the run. SUCCESSFUL has an `output`, FAILED and CANCELED a `failure`."""
+
+    status: RunStatus
+    at_ms: int
+    output: Source | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Run an attempt of a task. `inputs` are where the values of its refs are, in their order."""
+
+    task_id: str
+    attempt: int
+    node: Node
+    inputs: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAttempt:
+    """Stop an attempt; nobody waits for it any more."""
+
+    task_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Apply TimerFired at `due_ms`, at least once."""
+
+    task_id: str
+    attempt: int
+    due_ms: int
+
+
+Record: TypeAlias = RecordTask | ConsumeEvent | RecordRun
+Act: TypeAlias = Dispatch | CancelAttempt | SetTimer
+Command: TypeAlias = Record | Act

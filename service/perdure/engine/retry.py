@@ -1,0 +1,42 @@
+"""Whether a failed attempt is tried again, and when. Pure functions of policy and history."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from perdure.model import Failure, FailureKind, RetryPolicy
+
+EXPONENT_MAX = 62
+"""Beyond it every interval has long reached its maximum, and floats would overflow."""
+
+
+def is_retryable(policy: RetryPolicy, failure: Failure) -> bool:
+    """Whether this kind of failure is tried again at all, however many attempts are left."""
+    if failure.non_retryable:
+        return False
+    match failure.kind:
+        case FailureKind.SYSTEM | FailureKind.TIMEOUT:
+            return True
+        case FailureKind.APPLICATION:
+            types = {failure.type, *failure.base_types}
+            if not policy.application_errors or types & set(policy.non_retryable_types):
+                return False
+            return not policy.retryable_types or bool(types & set(policy.retryable_types))
+        case _:
+            return False
+
+
+def next_attempt_ms(policy: RetryPolicy, failure: Failure, failures: int, at_ms: int, salt: str) -> int | None:
+    """When to try again after the `failures`-th failure, or None: never.
+
+    The interval grows geometrically to its maximum and is spread by the policy's jitter. The spread
+    follows from `salt`, so that the same history gives the same moment.
+    """
+    if not is_retryable(policy, failure):
+        return None
+    if policy.max_attempts != -1 and failures >= policy.max_attempts:
+        return None
+    grown = policy.initial_interval_ms * policy.backoff_coefficient ** min(failures - 1, EXPONENT_MAX)
+    interval = min(grown, policy.max_interval_ms)
+    spread = crc32(f"{salt}:{failures}".encode()) / 0x8000_0000 - 1.0  # -1 to 1
+    return at_ms + round(interval * (1 + policy.jitter * spread))

@@ -1,0 +1,499 @@
+"""One run: applies events, says what to do.
+
+Rules of this file: no clock, no randomness, no I/O, no await, no log, no recursion over the graph.
+An event is applied wholly or, if it is late, repeated or unknown, not at all.
+
+Theory: a task starts when its last need is done; a task that is done releases its dependents; a
+scope whose last task is done makes its owner done; the run ends with its root scope. A failure
+looks for the nearest task around it that catches exceptions and stops everything below that; if
+there is none it stops the run. What has to survive is a record in the list of commands, in front of
+the acts it allows. A run is rebuilt (`restore`) from its graph and its records alone, whatever was
+in flight; `recover` then gives the commands that the rebuilt state implies.
+
+    task:  BLOCKED -> READY -> RUNNING -> SUCCESSFUL | FAILED | CANCELED
+                        ^         |
+                        +- BACKING_OFF                 (retries)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import assert_never
+
+from perdure.engine.messages import (
+    AttemptLost,
+    AttemptStarted,
+    CancelAttempt,
+    CancelRequested,
+    Command,
+    ConsumeEvent,
+    Dispatch,
+    Event,
+    EventArrived,
+    RecordRun,
+    RecordTask,
+    ResumeRequested,
+    SetTimer,
+    Source,
+    TaskContinued,
+    TaskFailed,
+    TaskSucceeded,
+    TimerFired,
+)
+from perdure.engine.retry import next_attempt_ms
+from perdure.engine.state import Graph, Scope, Task
+from perdure.model import (
+    NULL,
+    Call,
+    Failure,
+    FailureKind,
+    NodeRef,
+    Payload,
+    RunStatus,
+    Sleep,
+    Spec,
+    TaskStatus,
+    WaitEvent,
+)
+
+
+class Run:
+    """The state of one run, changed by `apply` alone."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.graph = Graph(spec)
+        self.status = RunStatus.RUNNING
+        self.output: Source | None = None
+        self.failure: Failure | None = None
+        self._in_flight: dict[str, Task] = {}  # an attempt is with the executor
+        self._waiting: defaultdict[str, deque[Task]] = defaultdict(deque)  # by event key
+        self._mailbox: defaultdict[str, deque[EventArrived]] = defaultdict(deque)  # nobody waited yet
+        self._timed: dict[str, Task] = {}  # wait for a recorded moment
+        self._ready: deque[Task] = deque()  # to be started before apply returns
+        self._last_event = -1
+        self._next_seq = 0
+        self._commands: list[Command] = []
+
+    @property
+    def is_dormant(self) -> bool:
+        """Only time or an event moves it on, so that it need not be in memory."""
+        return not self._in_flight
+
+    # -------------------------------------------------------------------------- events
+
+    def start(self, at_ms: int) -> list[Command]:
+        """The first commands of a new run."""
+        self._start_all(at_ms)
+        return self._take()
+
+    def recover(self, at_ms: int) -> list[Command]:
+        """The commands that a restored state implies: what was in flight runs again, what waited waits on.
+
+        Attempts that were in flight were never recorded, so they cost no retry.
+        """
+        self._try_anew()
+        self._start_all(at_ms)
+        return self._take()
+
+    def apply(self, event: Event) -> list[Command]:
+        """Change the state by one event. Late, repeated and unknown events change nothing."""
+        if self.status is not RunStatus.RUNNING and not isinstance(event, ResumeRequested):
+            return []
+        match event:
+            case AttemptStarted():
+                if task := self._current(event.task_id, event.attempt):
+                    self._began(task, event.at_ms)
+                    self._limit(task, event.at_ms)
+            case TaskSucceeded():
+                if task := self._current(event.task_id, event.attempt):
+                    self._began(task, event.started_ms)
+                    self._succeed(task, event.output, event.at_ms)
+            case TaskContinued():
+                if task := self._current(event.task_id, event.attempt):
+                    self._began(task, event.started_ms)
+                    self._continue(task, event)
+            case TaskFailed():
+                if task := self._current(event.task_id, event.attempt):
+                    self._attempt_failed(task, event.failure, event.at_ms)
+            case AttemptLost():
+                if task := self._current(event.task_id, event.attempt):
+                    self._attempt_failed(task, _lost(event.reason), event.at_ms)
+            case EventArrived():
+                self._event_arrived(event)
+            case TimerFired():
+                self._timer_fired(event)
+            case CancelRequested():
+                failure = Failure(FailureKind.CANCELED, "perdure.Canceled", event.reason or "the run was canceled")
+                self._end(RunStatus.CANCELED, event.at_ms, failure=failure)
+            case ResumeRequested():
+                self._resume(event.at_ms)
+            case _:
+                assert_never(event)
+        self._start_ready(event.at_ms)
+        return self._take()
+
+    def _take(self) -> list[Command]:
+        commands, self._commands = self._commands, []
+        return commands
+
+    def _current(self, task_id: str, attempt: int) -> Task | None:
+        """The task, if this attempt of it is the one that counts: otherwise it is fenced off."""
+        task = self._in_flight.get(task_id)
+        return task if task is not None and task.attempt == attempt else None
+
+    def _began(self, task: Task, at_ms: int | None) -> None:
+        task.status = TaskStatus.RUNNING
+        task.started_ms = task.started_ms or at_ms
+
+    # -------------------------------------------------------------------------- starting
+
+    def _start_all(self, at_ms: int) -> None:
+        self._ready.extend(
+            task
+            for task in self.graph
+            if not task.missing and not task.done and not task.spec_key and task.scope.is_live()
+        )
+        self._start_ready(at_ms)
+
+    def _start_ready(self, at_ms: int) -> None:
+        while self._ready:
+            self._start(self._ready.popleft(), at_ms)
+
+    def _start(self, task: Task, at_ms: int) -> None:
+        """Its needs are done: do what the node says, or go on waiting for what was recorded."""
+        match task.node.action:
+            case Call():
+                if task.wake_ms is None:
+                    self._dispatch(task)
+                else:
+                    self._wait(task, TaskStatus.BACKING_OFF)
+            case WaitEvent(key=key, timeout_ms=timeout_ms):
+                task.attempt = 1
+                if mail := self._mailbox.get(key):
+                    self._deliver(mail.popleft(), task, at_ms)
+                    return
+                self._waiting[key].append(task)
+                self._wait_until(task, None if timeout_ms is None else at_ms + timeout_ms, at_ms)
+            case Sleep(delay_ms=delay_ms, until_ms=until_ms):
+                task.attempt = 1
+                self._wait_until(task, until_ms if delay_ms is None else at_ms + delay_ms, at_ms)
+            case _:
+                assert_never(task.node.action)
+
+    def _dispatch(self, task: Task) -> None:
+        task.attempt += 1
+        task.status = TaskStatus.READY
+        task.wake_ms = task.deadline_ms = None
+        self._in_flight[task.id] = task
+        self._commands.append(Dispatch(task.id, task.attempt, task.node, self._sources(task)))
+
+    def _sources(self, task: Task) -> tuple[Source, ...]:
+        call = task.node.action
+        if not isinstance(call, Call) or not call.refs:
+            return ()
+        siblings = task.scope.tasks
+        sources = []
+        for ref in call.refs:
+            if isinstance(ref, NodeRef):
+                need = siblings[ref.node_id]
+                sources.append(Source(task_id=need.source, wraps=need.wraps, path=ref.path))
+            else:
+                sources.append(Source(input=ref.name, path=ref.path))
+        return tuple(sources)
+
+    def _wait_until(self, task: Task, wake_ms: int | None, at_ms: int) -> None:
+        """Wait without a worker. The moment is made durable once, so that a restart does not move it."""
+        is_new = task.wake_ms is None and wake_ms is not None
+        if is_new:
+            task.wake_ms = wake_ms
+        task.started_ms = task.started_ms or at_ms
+        self._wait(task, TaskStatus.RUNNING)
+        if is_new:
+            self._record(task)
+
+    def _wait(self, task: Task, status: TaskStatus) -> None:
+        task.status = status
+        if task.wake_ms is not None:
+            self._timed[task.id] = task
+            self._commands.append(SetTimer(task.id, task.attempt, task.wake_ms))
+
+    def _limit(self, task: Task, at_ms: int) -> None:
+        """An attempt began: it has so much time. Not recorded, since no attempt survives a restart."""
+        if timeout_ms := task.node.options.attempt_timeout_ms:
+            task.deadline_ms = at_ms + timeout_ms
+            self._commands.append(SetTimer(task.id, task.attempt, task.deadline_ms))
+
+    # -------------------------------------------------------------------------- ending well
+
+    def _succeed(self, task: Task, output: Payload, at_ms: int) -> None:
+        self._close(task, TaskStatus.SUCCESSFUL, at_ms)
+        task.output_bytes = output.size
+        task.wraps = int(task.node.options.catch_exceptions)
+        self._record(task, output=output)
+        self._release(task, at_ms)
+
+    def _continue(self, task: Task, event: TaskContinued) -> None:
+        self._close(task, TaskStatus.SUCCESSFUL, event.at_ms)
+        task.spec_key = event.spec_key
+        self._record(task)
+        scope = self.graph.add_scope(event.spec, task)
+        self._ready.extend(child for child in scope.tasks.values() if not child.missing)
+
+    def _release(self, task: Task, at_ms: int) -> None:
+        """The value of a task is known: what waited for it is ready, what ends with it ends."""
+        ended = [task]
+        while ended:
+            task = ended.pop()
+            self._ready.extend(self._mark_done(task))
+            scope = task.scope
+            if scope.remaining:
+                continue
+            output = scope.tasks[scope.output]
+            if scope.owner is None:
+                self.output = Source(task_id=output.source, wraps=output.wraps)
+                self._end(RunStatus.SUCCESSFUL, at_ms, output=self.output)
+            else:
+                _inherit(scope.owner, output)
+                ended.append(scope.owner)
+
+    def _mark_done(self, task: Task) -> list[Task]:
+        """Count a task as done; gives the dependents that now have all they need."""
+        task.done = True
+        task.scope.remaining -= 1
+        ready = []
+        for dependent in task.dependents:
+            dependent.missing -= 1
+            if not dependent.missing:
+                ready.append(dependent)
+        task.dependents = []
+        return ready
+
+    # -------------------------------------------------------------------------- ending badly
+
+    def _attempt_failed(self, task: Task, failure: Failure, at_ms: int) -> None:
+        task.failures += 1
+        task.failure = failure
+        policy = task.node.options.retry
+        again_ms = next_attempt_ms(policy, failure, task.failures, at_ms, salt=task.id)
+        if again_ms is None:
+            self._fail(task, failure, at_ms)
+            return
+        del self._in_flight[task.id]
+        task.wake_ms = again_ms
+        self._wait(task, TaskStatus.BACKING_OFF)
+        self._record(task, failure=failure)
+
+    def _fail(self, task: Task, failure: Failure, at_ms: int) -> None:
+        """No attempt is left: the nearest task around it that catches gets the failure, or the run."""
+        failure = _at(failure, task)
+        self._close(task, TaskStatus.FAILED, at_ms)
+        catcher: Task | None = task
+        stopped = task.scope
+        while catcher is not None and not catcher.node.options.catch_exceptions:
+            stopped = catcher.scope
+            catcher = stopped.owner
+        if catcher is not task:
+            self._record(task, failure=failure)
+        if catcher is None:
+            self._end(RunStatus.FAILED, at_ms, failure=failure)
+            return
+        if catcher is not task:
+            self._stop(stopped, at_ms)
+        catcher.failure = failure
+        catcher.source, catcher.wraps = catcher.id, 0
+        catcher.status = TaskStatus.SUCCESSFUL
+        self._record(catcher, failure=failure)
+        self._release(catcher, at_ms)
+
+    def _stop(self, scope: Scope, at_ms: int) -> None:
+        """Nothing in this scope counts any more."""
+        scope.stopped = True
+        self._cancel([task for task in self._open() if task.scope.is_within(scope)], at_ms)
+        for key, waiting in self._waiting.items():
+            self._waiting[key] = deque(task for task in waiting if not task.scope.is_within(scope))
+        self._ready = deque(task for task in self._ready if not task.scope.is_within(scope))
+
+    def _open(self) -> list[Task]:
+        """Tasks that are with the executor or wait for a moment."""
+        return [*self._in_flight.values(), *self._timed.values()]
+
+    def _cancel(self, tasks: list[Task], at_ms: int) -> None:
+        """The record keeps the moment that a task waited for: a resumed run does not sleep twice."""
+        for task in tasks:
+            if task.id in self._in_flight:
+                self._commands.append(CancelAttempt(task.id, task.attempt))
+            wake_ms = task.wake_ms
+            self._close(task, TaskStatus.CANCELED, at_ms)
+            task.wake_ms = wake_ms
+            self._record(task)
+
+    def _close(self, task: Task, status: TaskStatus, at_ms: int) -> None:
+        self._in_flight.pop(task.id, None)
+        self._timed.pop(task.id, None)
+        task.status = status
+        task.wake_ms = None
+        task.ended_ms = at_ms
+
+    def _end(
+        self, status: RunStatus, at_ms: int, *, output: Source | None = None, failure: Failure | None = None
+    ) -> None:
+        self.status = status
+        self.failure = failure
+        self._cancel(self._open(), at_ms)
+        self._waiting.clear()
+        self._ready.clear()
+        self._commands.append(RecordRun(status, at_ms, output, failure))
+
+    def _resume(self, at_ms: int) -> None:
+        if self.status is not RunStatus.FAILED:
+            return
+        self.status = RunStatus.RUNNING
+        self.failure = None
+        self._commands.append(RecordRun(RunStatus.RUNNING, at_ms))
+        self._try_anew()
+        self._start_all(at_ms)
+
+    def _try_anew(self) -> None:
+        """A task that failed or was canceled in a run that goes on has all its attempts again."""
+        for task in self.graph:
+            if task.status in (TaskStatus.FAILED, TaskStatus.CANCELED) and task.scope.is_live():
+                task.status, task.failures, task.ended_ms = TaskStatus.BLOCKED, 0, None
+                if isinstance(task.node.action, Call):
+                    task.wake_ms = None
+
+    # -------------------------------------------------------------------------- events and timers
+
+    def _event_arrived(self, event: EventArrived) -> None:
+        if event.sequence <= self._last_event:
+            return
+        self._last_event = event.sequence
+        if waiting := self._waiting.get(event.key):
+            self._deliver(event, waiting.popleft(), event.at_ms)
+        else:
+            self._mailbox[event.key].append(event)
+
+    def _deliver(self, event: EventArrived, task: Task, at_ms: int) -> None:
+        self._commands.append(ConsumeEvent(event.sequence, task.id))
+        task.started_ms = task.started_ms or at_ms
+        self._succeed(task, event.payload, at_ms)
+
+    def _timer_fired(self, event: TimerFired) -> None:
+        if task := self._current(event.task_id, event.attempt):
+            if task.deadline_ms is not None and task.deadline_ms <= event.at_ms:
+                self._commands.append(CancelAttempt(task.id, task.attempt))
+                self._attempt_failed(task, _timed_out(task), event.at_ms)
+            return
+        waiting = self._timed.get(event.task_id)
+        if waiting is None or waiting.attempt != event.attempt or (waiting.wake_ms or 0) > event.at_ms:
+            return
+        del self._timed[waiting.id]
+        match waiting.node.action:
+            case Call():
+                self._dispatch(waiting)
+            case Sleep():
+                self._succeed(waiting, NULL, event.at_ms)
+            case WaitEvent(key=key):
+                self._waiting[key].remove(waiting)
+                message = f"no event {key!r} came in time"
+                self._fail(waiting, Failure(FailureKind.TIMEOUT, "perdure.EventTimeout", message), event.at_ms)
+            case _:
+                assert_never(waiting.node.action)
+
+    # -------------------------------------------------------------------------- records
+
+    def _record(self, task: Task, *, output: Payload | None = None, failure: Failure | None = None) -> None:
+        if not task.spec_key or task.seq < 0:  # a graph it returned keeps its place in the order
+            task.seq, self._next_seq = self._next_seq, self._next_seq + 1
+        self._commands.append(
+            RecordTask(
+                seq=task.seq,
+                task_id=task.id,
+                status=task.status,
+                attempt=task.attempt,
+                failures=task.failures,
+                output=output,
+                failure=failure,
+                spec_key=task.spec_key,
+                wake_ms=task.wake_ms,
+                started_ms=task.started_ms,
+                ended_ms=task.ended_ms,
+            )
+        )
+
+    @classmethod
+    def restore(
+        cls,
+        spec: Spec,
+        status: RunStatus,
+        records: Iterable[RecordTask],
+        specs: Mapping[str, Spec],
+        mail: Iterable[EventArrived] = (),
+    ) -> Run:
+        """Rebuild a run from what was recorded of it, in the order of `seq`.
+
+        `specs` has the graphs that its tasks returned, `mail` the events that no task has consumed,
+        in the order of their sequence. `RecordTask.output` counts by its size only.
+        """
+        run = cls(spec)
+        for record in records:
+            run._restore_task(record, specs)
+        run.status = status
+        for event in mail:
+            run._last_event = event.sequence
+            run._mailbox[event.key].append(event)
+        return run
+
+    def _restore_task(self, record: RecordTask, specs: Mapping[str, Spec]) -> None:
+        task = self.graph.tasks[record.task_id]
+        task.seq = record.seq
+        self._next_seq = max(self._next_seq, record.seq + 1)
+        task.status = record.status
+        task.attempt = record.attempt
+        task.failures = record.failures
+        task.failure = record.failure
+        task.wake_ms = record.wake_ms
+        task.started_ms = record.started_ms
+        task.ended_ms = record.ended_ms
+        if record.spec_key:
+            task.spec_key = record.spec_key
+            scope = self.graph.add_scope(specs[record.spec_key], task)
+            if record.failure is None:
+                return  # its value comes from its scope
+            scope.stopped = True
+        elif record.output is not None:
+            task.output_bytes = record.output.size
+            task.wraps = int(task.node.options.catch_exceptions)
+        if record.status is TaskStatus.SUCCESSFUL:
+            self._restore_done(task)
+
+    def _restore_done(self, task: Task) -> None:
+        ended = [task]
+        while ended:
+            task = ended.pop()
+            self._mark_done(task)
+            owner = task.scope.owner
+            if owner is not None and not task.scope.remaining and not task.scope.stopped:
+                _inherit(owner, task.scope.tasks[task.scope.output])
+                ended.append(owner)
+
+
+def _inherit(owner: Task, output: Task) -> None:
+    """The value of a scope becomes its owner's."""
+    owner.source = output.source
+    owner.wraps = output.wraps + int(owner.node.options.catch_exceptions)
+
+
+def _lost(reason: str) -> Failure:
+    return Failure(FailureKind.SYSTEM, "perdure.WorkerLost", reason)
+
+
+def _timed_out(task: Task) -> Failure:
+    message = f"the attempt took longer than {task.node.options.attempt_timeout_ms} ms"
+    return Failure(FailureKind.TIMEOUT, "perdure.AttemptTimeout", message)
+
+
+def _at(failure: Failure, task: Task) -> Failure:
+    """The failure as it leaves a task: it names the task and counts its attempts."""
+    return replace(failure, task_id=task.id, attempts=max(task.failures, 1))

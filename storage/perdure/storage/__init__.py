@@ -1,0 +1,1 @@
+"""Where runs and large values are kept: ports, and one file for each implementation."""

@@ -1,0 +1,265 @@
+"""What the metadata store keeps, as values.
+
+Payloads, failures and graphs are bytes here (serialized messages of `perdure.v1`, see
+`perdure.wire`): the store never looks into them. All moments are milliseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from perdure.model import RunStatus, TaskStatus
+
+# ------------------------------------------------------------------------------ rows
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run. `change` is the number of the commit that touched the row last.
+
+    The newest run of a workflow id is its *current* one; older ones stay readable by `run_id`.
+    `is_dormant`: only time or an event moves it on, so recovery need not load it.
+    """
+
+    run_id: str
+    namespace: str
+    workflow_id: str
+    status: RunStatus
+    spec_key: str
+    create_ms: int
+    update_ms: int
+    name: str = ""
+    request_id: str = ""
+    request_digest: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    metadata: str = ""
+    queue: str = "default"
+    priority: int = 0
+    code_version: str = ""
+    created_by: str = ""
+    owner: str = ""
+    is_dormant: bool = False
+    start_ms: int | None = None
+    end_ms: int | None = None
+    resume_count: int = 0
+    output_task: str = ""
+    output_wraps: int = 0
+    failure: bytes | None = None
+    change: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """What is known of a task that ended, failed an attempt, or waits for a moment.
+
+    `output` is None where it was not asked for (`load`); `output_bytes` is its size all the same.
+    `output_blob` is the SHA-256 of the blob it names, "" if it is inline.
+    """
+
+    run_id: str
+    task_id: str
+    seq: int
+    status: TaskStatus
+    attempt: int
+    failures: int = 0
+    output: bytes | None = None
+    output_bytes: int = 0
+    output_blob: str = ""
+    failure: bytes | None = None
+    spec_key: str = ""
+    wake_ms: int | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    change: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """An event that was sent to a run. `consumed_by` is the task that took it, "" while none has."""
+
+    run_id: str
+    sequence: int
+    event_id: str
+    key: str
+    payload: bytes
+    arrived_ms: int
+    consumed_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A task of a RUNNING run that waits for a moment."""
+
+    run_id: str
+    task_id: str
+    attempt: int
+    wake_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """All that recovery needs: tasks by `seq` and without outputs, events not consumed by `sequence`."""
+
+    run: RunRow
+    inputs: tuple[str, ...]
+    tasks: tuple[TaskRow, ...]
+    events: tuple[EventRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueKey:
+    """Names a stored value: the output of a task, or an input of the run."""
+
+    run_id: str
+    task_id: str = ""
+    input: str = ""
+
+
+# ------------------------------------------------------------------------------ writes
+
+
+@dataclass(frozen=True, slots=True)
+class AddRun:
+    """Insert a run with its graph and inputs.
+
+    Refused, with the whole entry it stands in, if another run has its `request_id`, or if the
+    current run of its workflow id is not `replaces` ("": there is none). Adding the same `run_id`
+    again is accepted and changes nothing. `request_id` "" is no id.
+    """
+
+    row: RunRow
+    spec: bytes
+    inputs: Mapping[str, bytes] = field(default_factory=dict)
+    replaces: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SetRun:
+    """Change the state of a run. `resumed` adds one to `resume_count` and clears `end_ms`."""
+
+    run_id: str
+    status: RunStatus
+    at_ms: int
+    output_task: str = ""
+    output_wraps: int = 0
+    failure: bytes | None = None
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetDormant:
+    """Change `is_dormant`; nothing else, `change` included."""
+
+    run_id: str
+    is_dormant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PutTask:
+    """Insert a task, or replace what is known of it. `row.change` does not count."""
+
+    row: TaskRow
+
+
+@dataclass(frozen=True, slots=True)
+class PutSpec:
+    """Store a graph under its key, if it is not there."""
+
+    key: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AddEvent:
+    """Insert an event; its number follows the last one of the store. One with the same `event_id` and
+    `key` for the same run is a duplicate and changes nothing."""
+
+    run_id: str
+    event_id: str
+    key: str
+    payload: bytes
+    arrived_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumeEvent:
+    """Note that a task took an event."""
+
+    run_id: str
+    sequence: int
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRun:
+    """Remove a run with everything that is its own. Removing one that is not there changes nothing."""
+
+    run_id: str
+
+
+Write: TypeAlias = AddRun | SetRun | SetDormant | PutTask | PutSpec | AddEvent | ConsumeEvent | DeleteRun
+
+
+@dataclass(frozen=True, slots=True)
+class EntryResult:
+    """What became of one entry. `sequence` and `is_duplicate` speak of its AddEvent, if it has one."""
+
+    is_refused: bool = False
+    sequence: int = 0
+    is_duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The number of a commit, and what became of each of its entries."""
+
+    change: int
+    results: tuple[EntryResult, ...]
+
+
+# ------------------------------------------------------------------------------ queries
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`field` is a column of RunRow or "labels.KEY"; `operator` one of = != < <= > >= and ":" (has the prefix)."""
+
+    field: str
+    operator: str
+    value: str | int
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    parts: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    parts: tuple[Condition, ...]
+
+
+Condition: TypeAlias = Comparison | AllOf | AnyOf
+
+
+@dataclass(frozen=True, slots=True)
+class RunQuery:
+    """Current runs of a namespace, ordered by a column and then by `run_id`, both in one direction.
+
+    `after` is the place of the last row of the page before: the value of the column and the run id.
+    """
+
+    namespace: str
+    limit: int
+    where: Condition | None = None
+    order_by: str = "create_ms"
+    descending: bool = True
+    after: tuple[str | int, str] | None = None
+
+
+FILTER_FIELDS = frozenset(
+    {"status", "workflow_id", "name", "queue", "priority", "created_by", "create_ms", "start_ms", "end_ms"}
+)
+ORDER_FIELDS = frozenset({"create_ms", "update_ms", "workflow_id"})
