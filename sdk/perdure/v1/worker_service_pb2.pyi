@@ -203,18 +203,16 @@ class Arguments(_message.Message):
     def __init__(self, args: _Optional[_Iterable[_Union[_spec_pb2.Arg, _Mapping]]] = ..., kwargs: _Optional[_Mapping[str, _spec_pb2.Arg]] = ...) -> None: ...
 
 class Value(_message.Message):
-    __slots__ = ("payload", "caught", "key", "wraps", "path")
+    __slots__ = ("payload", "key", "wraps", "path")
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
-    CAUGHT_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     WRAPS_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     payload: _payload_pb2.Payload
-    caught: _failure_pb2.Failure
     key: ValueKey
     wraps: int
     path: _containers.RepeatedCompositeFieldContainer[_spec_pb2.PathStep]
-    def __init__(self, payload: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., caught: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., key: _Optional[_Union[ValueKey, _Mapping]] = ..., wraps: _Optional[int] = ..., path: _Optional[_Iterable[_Union[_spec_pb2.PathStep, _Mapping]]] = ...) -> None: ...
+    def __init__(self, payload: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., key: _Optional[_Union[ValueKey, _Mapping]] = ..., wraps: _Optional[int] = ..., path: _Optional[_Iterable[_Union[_spec_pb2.PathStep, _Mapping]]] = ...) -> None: ...
 
 class ValueKey(_message.Message):
     __slots__ = ("run_id", "task_id", "input")
@@ -235,5 +233,5 @@ class FetchValuesRequest(_message.Message):
 class FetchValuesResponse(_message.Message):
     __slots__ = ("values",)
     VALUES_FIELD_NUMBER: _ClassVar[int]
-    values: _containers.RepeatedCompositeFieldContainer[Value]
-    def __init__(self, values: _Optional[_Iterable[_Union[Value, _Mapping]]] = ...) -> None: ...
+    values: _containers.RepeatedCompositeFieldContainer[_payload_pb2.Payload]
+    def __init__(self, values: _Optional[_Iterable[_Union[_payload_pb2.Payload, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""Runs user code: in Ray workers, or in threads of this process."""
