@@ -135,9 +135,9 @@ class Source:
 class RecordTask:
     """Store what is known of a task, over what was stored of it before.
 
-    `seq` orders the records of a run for its recovery. SUCCESSFUL has an `output`, or the `spec_key`
-    of the graph that it returned, or a `failure` that was caught. `wake_ms` is the moment at which
-    TimerFired is due.
+    `seq` orders the records of a run for its recovery. SUCCESSFUL has an `output` (of which recovery
+    gets the size alone), or the `spec_key` of the graph that it returned, or a `failure` that was
+    caught. `wake_ms` is the moment at which TimerFired is due.
     """
 
     seq: int
@@ -146,6 +146,7 @@ class RecordTask:
     attempt: int
     failures: int = 0
     output: Payload | None = None
+    output_bytes: int | None = None
     failure: Failure | None = None
     spec_key: str = ""
     wake_ms: int | None = None
@@ -191,11 +192,12 @@ class CancelAttempt:
 
 @dataclass(frozen=True, slots=True)
 class SetTimer:
-    """Apply TimerFired at `due_ms`, at least once."""
+    """Apply TimerFired at `due_ms`, at least once. If `is_recorded`, the task's record has the moment."""
 
     task_id: str
     attempt: int
     due_ms: int
+    is_recorded: bool = True
 
 
 Record: TypeAlias = RecordTask | ConsumeEvent | RecordRun

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import assert_never
 
+from perdure.engine.failures import attempt_timed_out, event_timed_out, leaving, run_canceled, worker_lost
 from perdure.engine.messages import (
     AttemptLost,
     AttemptStarted,
@@ -48,7 +48,6 @@ from perdure.model import (
     NULL,
     Call,
     Failure,
-    FailureKind,
     NodeRef,
     Payload,
     RunStatus,
@@ -80,6 +79,11 @@ class Run:
     def is_dormant(self) -> bool:
         """Only time or an event moves it on, so that it need not be in memory."""
         return not self._in_flight
+
+    @property
+    def next_wake_ms(self) -> int | None:
+        """The earliest recorded moment that a task waits for."""
+        return min((task.wake_ms for task in self._timed.values() if task.wake_ms is not None), default=None)
 
     # -------------------------------------------------------------------------- events
 
@@ -119,14 +123,13 @@ class Run:
                     self._attempt_failed(task, event.failure, event.at_ms)
             case AttemptLost():
                 if task := self._current(event.task_id, event.attempt):
-                    self._attempt_failed(task, _lost(event.reason), event.at_ms)
+                    self._attempt_failed(task, worker_lost(event.reason), event.at_ms)
             case EventArrived():
                 self._event_arrived(event)
             case TimerFired():
                 self._timer_fired(event)
             case CancelRequested():
-                failure = Failure(FailureKind.CANCELED, "perdure.Canceled", event.reason or "the run was canceled")
-                self._end(RunStatus.CANCELED, event.at_ms, failure=failure)
+                self._end(RunStatus.CANCELED, event.at_ms, failure=run_canceled(event.reason))
             case ResumeRequested():
                 self._resume(event.at_ms)
             case _:
@@ -223,7 +226,7 @@ class Run:
         """An attempt began: it has so much time. Not recorded, since no attempt survives a restart."""
         if timeout_ms := task.node.options.attempt_timeout_ms:
             task.deadline_ms = at_ms + timeout_ms
-            self._commands.append(SetTimer(task.id, task.attempt, task.deadline_ms))
+            self._commands.append(SetTimer(task.id, task.attempt, task.deadline_ms, is_recorded=False))
 
     # -------------------------------------------------------------------------- ending well
 
@@ -287,7 +290,7 @@ class Run:
 
     def _fail(self, task: Task, failure: Failure, at_ms: int) -> None:
         """No attempt is left: the nearest task around it that catches gets the failure, or the run."""
-        failure = _at(failure, task)
+        failure = leaving(task, failure)
         self._close(task, TaskStatus.FAILED, at_ms)
         catcher: Task | None = task
         stopped = task.scope
@@ -383,7 +386,7 @@ class Run:
         if task := self._current(event.task_id, event.attempt):
             if task.deadline_ms is not None and task.deadline_ms <= event.at_ms:
                 self._commands.append(CancelAttempt(task.id, task.attempt))
-                self._attempt_failed(task, _timed_out(task), event.at_ms)
+                self._attempt_failed(task, attempt_timed_out(task), event.at_ms)
             return
         waiting = self._timed.get(event.task_id)
         if waiting is None or waiting.attempt != event.attempt or (waiting.wake_ms or 0) > event.at_ms:
@@ -396,8 +399,7 @@ class Run:
                 self._succeed(waiting, NULL, event.at_ms)
             case WaitEvent(key=key):
                 self._waiting[key].remove(waiting)
-                message = f"no event {key!r} came in time"
-                self._fail(waiting, Failure(FailureKind.TIMEOUT, "perdure.EventTimeout", message), event.at_ms)
+                self._fail(waiting, event_timed_out(key), event.at_ms)
             case _:
                 assert_never(waiting.node.action)
 
@@ -414,6 +416,7 @@ class Run:
                 attempt=task.attempt,
                 failures=task.failures,
                 output=output,
+                output_bytes=output.size if output is not None else None,
                 failure=failure,
                 spec_key=task.spec_key,
                 wake_ms=task.wake_ms,
@@ -434,7 +437,7 @@ class Run:
         """Rebuild a run from what was recorded of it, in the order of `seq`.
 
         `specs` has the graphs that its tasks returned, `mail` the events that no task has consumed,
-        in the order of their sequence. `RecordTask.output` counts by its size only.
+        in the order of their sequence.
         """
         run = cls(spec)
         for record in records:
@@ -462,8 +465,8 @@ class Run:
             if record.failure is None:
                 return  # its value comes from its scope
             scope.stopped = True
-        elif record.output is not None:
-            task.output_bytes = record.output.size
+        elif record.output_bytes is not None:
+            task.output_bytes = record.output_bytes
             task.wraps = int(task.node.options.catch_exceptions)
         if record.status is TaskStatus.SUCCESSFUL:
             self._restore_done(task)
@@ -483,17 +486,3 @@ def _inherit(owner: Task, output: Task) -> None:
     """The value of a scope becomes its owner's."""
     owner.source = output.source
     owner.wraps = output.wraps + int(owner.node.options.catch_exceptions)
-
-
-def _lost(reason: str) -> Failure:
-    return Failure(FailureKind.SYSTEM, "perdure.WorkerLost", reason)
-
-
-def _timed_out(task: Task) -> Failure:
-    message = f"the attempt took longer than {task.node.options.attempt_timeout_ms} ms"
-    return Failure(FailureKind.TIMEOUT, "perdure.AttemptTimeout", message)
-
-
-def _at(failure: Failure, task: Task) -> Failure:
-    """The failure as it leaves a task: it names the task and counts its attempts."""
-    return replace(failure, task_id=task.id, attempts=max(task.failures, 1))

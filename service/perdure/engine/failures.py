@@ -1,0 +1,30 @@
+"""The failures that the engine itself finds, as opposed to those that user code raises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from perdure.engine.state import Task
+from perdure.model import Failure, FailureKind
+
+
+def worker_lost(reason: str) -> Failure:
+    return Failure(FailureKind.SYSTEM, "perdure.WorkerLost", reason)
+
+
+def attempt_timed_out(task: Task) -> Failure:
+    message = f"the attempt took longer than {task.node.options.attempt_timeout_ms} ms"
+    return Failure(FailureKind.TIMEOUT, "perdure.AttemptTimeout", message)
+
+
+def event_timed_out(key: str) -> Failure:
+    return Failure(FailureKind.TIMEOUT, "perdure.EventTimeout", f"no event {key!r} came in time")
+
+
+def run_canceled(reason: str) -> Failure:
+    return Failure(FailureKind.CANCELED, "perdure.Canceled", reason or "the run was canceled")
+
+
+def leaving(task: Task, failure: Failure) -> Failure:
+    """The failure as it leaves a task: it names the task and counts its attempts."""
+    return replace(failure, task_id=task.id, attempts=max(task.failures, 1))

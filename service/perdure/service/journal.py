@@ -1,0 +1,170 @@
+"""The group commit: everything that arrives while one transaction is flushed goes into the next.
+
+An idle engine commits one entry in one flush, a busy one hundreds; there is no artificial delay. What
+depends on an entry stands in its `then`, which is called once the entry is durable, in the order of
+the entries. The journal knows nothing of runs, and whether to refuse work is the caller's matter.
+
+When the store fails, the journal goes on trying the same batch with growing pauses: memory is ahead
+of it and nothing that a worker reported may be lost. Entries that nothing in memory depends on yet
+(`droppable`) are given up when the store says for certain that they did not happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from perdure.storage.ports import Entry, MetadataStore, StorageError, StorageFull
+from perdure.storage.rows import Committed, EntryResult
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST_S: Final = 0.05
+RETRY_MAX_S: Final = 2.0
+BATCH_WRITES_MAX: Final = 20_000
+"""Writes of one transaction. More only grows the latency of everybody in it."""
+
+Then: TypeAlias = Callable[[EntryResult, int], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    entry: Entry
+    then: Then
+    trouble: Callable[[StorageError], None] | None
+    droppable: bool
+
+
+class Journal:
+    """Makes entries durable in the order in which they were appended."""
+
+    def __init__(self, store: MetadataStore) -> None:
+        self._store = store
+        self._pending: list[_Pending] = []
+        self._is_flushing = False
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+        self._error: StorageError | None = None
+
+    @property
+    def error(self) -> StorageError | None:
+        """What the store says while it fails; None while it works."""
+        return self._error
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="journal")
+
+    async def stop(self, *, grace_s: float) -> bool:
+        """Flush what is there, for at most so long. False: something was not flushed."""
+        if self._task is None:
+            return True
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace_s)
+        except TimeoutError:
+            log.error("journal not flushed", extra={"entries": len(self._pending)})
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+        return self._idle.is_set()
+
+    def append(
+        self,
+        entry: Entry,
+        then: Then,
+        *,
+        trouble: Callable[[StorageError], None] | None = None,
+        droppable: bool = False,
+    ) -> None:
+        """Add an entry. An empty one waits for those before it only.
+
+        `trouble` is called once if the store fails while the entry is at it; unless the entry is
+        droppable and the store is full, the entry stays and may yet happen.
+        """
+        if not entry and self._idle.is_set():
+            then(EntryResult(), 0)
+            return
+        self._pending.append(_Pending(entry, then, trouble, droppable))
+        self._idle.clear()
+        self._wake.set()
+
+    async def write(self, entry: Entry, *, droppable: bool = False) -> EntryResult:
+        """Append an entry and wait for it. Raises StorageError when the store fails."""
+        result: asyncio.Future[EntryResult] = asyncio.get_running_loop().create_future()
+
+        def then(outcome: EntryResult, _change: int) -> None:
+            if not result.done():
+                result.set_result(outcome)
+
+        def trouble(error: StorageError) -> None:
+            if not result.done():
+                result.set_exception(error)
+
+        self.append(entry, then, trouble=trouble, droppable=droppable)
+        return await result
+
+    async def barrier(self) -> None:
+        """Wait until everything appended so far is durable. Raises StorageError while the store fails."""
+        if not self._idle.is_set():
+            await self.write(())
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pending:
+                await self._flush(self._take())
+            self._idle.set()
+
+    def _take(self) -> list[_Pending]:
+        writes = 0
+        for count, pending in enumerate(self._pending, 1):
+            writes += len(pending.entry)
+            if writes >= BATCH_WRITES_MAX:
+                batch, self._pending = self._pending[:count], self._pending[count:]
+                return batch
+        batch, self._pending = self._pending, []
+        return batch
+
+    async def _flush(self, batch: list[_Pending]) -> None:
+        pause_s = RETRY_FIRST_S
+        while batch:
+            entries = [pending.entry for pending in batch if pending.entry]
+            try:
+                committed = await self._store.commit(entries) if entries else Committed(0, ())
+            except StorageError as error:
+                self._error = error
+                log.error("commit failed, trying again", extra={"error": str(error), "entries": len(entries)})
+                batch = self._after_trouble(batch, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, RETRY_MAX_S)
+            else:
+                self._error = None
+                _finish(batch, committed)
+                return
+        self._error = None
+
+    def _after_trouble(self, batch: list[_Pending], error: StorageError) -> list[_Pending]:
+        """Tell those who wait, and give up what certainly did not happen and nobody builds on."""
+        batch, self._pending = batch + self._pending, []
+        for pending in batch:
+            if pending.trouble is not None:
+                pending.trouble(error)
+                pending.trouble = None
+        if isinstance(error, StorageFull):
+            return [pending for pending in batch if not pending.droppable]
+        return batch
+
+
+def _finish(batch: Sequence[_Pending], committed: Committed) -> None:
+    results = iter(committed.results)
+    for pending in batch:
+        result = next(results) if pending.entry else EntryResult()
+        try:
+            pending.then(result, committed.change)
+        except Exception:
+            log.exception("a step after a commit failed")

@@ -1,0 +1,167 @@
+"""What clients ask to be told. Nobody is told what is not durable: answers that come from memory wait
+for the journal first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+from contextlib import aclosing
+from typing import Final
+
+from perdure import errors, wire
+from perdure.engine.run import Run
+from perdure.model import Failure, Payload, RunStatus, TaskStatus
+from perdure.service.changes import Changes
+from perdure.service.journal import Journal
+from perdure.service.restore import restore_run
+from perdure.service.scheduler import Live, Scheduler
+from perdure.service.values import Values
+from perdure.service.views import OutcomeView, RunView, TaskView, count_tasks, view_task
+from perdure.storage.ports import MetadataStore
+from perdure.storage.rows import RunQuery, RunRow, ValueKey
+
+_FINAL: Final = frozenset(status for status in RunStatus if status.is_final)
+FINAL_TASKS_MAX: Final = 20_000
+"""Tasks of final runs that stay rebuilt for the next page of the same question."""
+
+
+class Queries:
+    """Reads runs."""
+
+    def __init__(
+        self, store: MetadataStore, journal: Journal, scheduler: Scheduler, values: Values, changes: Changes
+    ) -> None:
+        self._changes = changes
+        self._store = store
+        self._journal = journal
+        self._scheduler = scheduler
+        self._values = values
+        self._rebuilt: OrderedDict[tuple[str, int], Run] = OrderedDict()
+        self._rebuilt_tasks = 0
+
+    async def run(
+        self,
+        namespace: str,
+        workflow_id: str,
+        run_id: str = "",
+        *,
+        wait_s: float = 0,
+        wait_for: Collection[RunStatus] = _FINAL,
+    ) -> RunView:
+        """A run with its tasks counted, after waiting for so long for one of these states."""
+        row = await self.row(namespace, workflow_id, run_id)
+        if wait_s and row.status not in wait_for:
+            async with aclosing(self._changes.stirs(row.run_id, wait_s)) as stirs:
+                async for _ in stirs:
+                    row = await self.row(namespace, workflow_id, row.run_id)
+                    if row.status in wait_for:
+                        break
+        if (live := await self._durable(row)) is not None:
+            return live.view()
+        return RunView(row, count_tasks((await self._rebuild(row)).graph))
+
+    async def row(self, namespace: str, workflow_id: str, run_id: str = "") -> RunRow:
+        """The current run of a workflow id, or a certain one."""
+        row: RunRow | None
+        if run_id:
+            live = self._scheduler.find_live(run_id)
+            row = live.row if live is not None else await self._store.get_run(run_id)
+            if row is not None and (row.namespace, row.workflow_id) != (namespace, workflow_id):
+                row = None
+        else:
+            row = self._scheduler.find_row(namespace, workflow_id)
+            if row is None:
+                row = await self._store.find_run(namespace, workflow_id)
+        if row is None:
+            raise errors.WorkflowNotFoundError(
+                f"there is no workflow {workflow_id!r}", namespace=namespace, workflow_id=workflow_id
+            )
+        return row
+
+    async def list_runs(self, query: RunQuery) -> list[RunView]:
+        return [RunView(row) for row in await self._store.list_runs(query)]
+
+    async def tasks(self, namespace: str, workflow_id: str, run_id: str = "") -> list[TaskView]:
+        """The tasks of a run, in the order in which they became known."""
+        row = await self.row(namespace, workflow_id, run_id)
+        live = await self._durable(row)
+        run = live.run if live is not None else await self._rebuild(row)
+        return [view_task(task) for task in run.graph]
+
+    async def outcome(
+        self, namespace: str, workflow_id: str, *, task_id: str = "", run_id: str = "", wait_s: float = 0
+    ) -> OutcomeView:
+        """What a run or one of its tasks came to, after waiting for it for so long.
+
+        A task that does not exist is "not yet" while the run may still make it, and
+        TaskNotFoundError afterwards.
+        """
+        row = await self.row(namespace, workflow_id, run_id)
+        async with aclosing(self._changes.stirs(row.run_id, wait_s)) as stirs:
+            async for _ in stirs:
+                row = await self.row(namespace, workflow_id, row.run_id)
+                value = await (self._task_value(row, task_id) if task_id else self._run_value(row))
+                if value is not None:
+                    return OutcomeView(row.run_id, row.status, value)
+        return OutcomeView(row.run_id, row.status, None)
+
+    async def _run_value(self, row: RunRow) -> Payload | Failure | None:
+        if row.status is RunStatus.SUCCESSFUL:
+            return await self._read(row.run_id, row.output_task, row.output_wraps)
+        if row.failure is not None:
+            return wire.decode_failure(row.failure)
+        return None
+
+    async def _task_value(self, row: RunRow, task_id: str) -> Payload | Failure | None:
+        live = await self._durable(row)
+        run = live.run if live is not None else await self._rebuild(row)
+        task = run.graph.tasks.get(task_id)
+        if task is not None and task.done:
+            return await self._read(row.run_id, task.source, task.wraps)
+        if task is not None and task.status is TaskStatus.FAILED and task.failure is not None:
+            return task.failure
+        if not row.status.is_final:
+            return None
+        if task is not None and row.failure is not None:
+            return wire.decode_failure(row.failure)
+        raise errors.TaskNotFoundError(
+            f"workflow {row.workflow_id!r} ended without a task {task_id!r}",
+            workflow_id=row.workflow_id,
+            task_id=task_id,
+        )
+
+    async def _read(self, run_id: str, task_id: str, wraps: int) -> Payload:
+        payload = await self._values.find(ValueKey(run_id, task_id=task_id))
+        if payload is None:
+            raise errors.OutputNotStoredError(f"the output of task {task_id!r} is not stored", task_id=task_id)
+        return wire.outcome_payload(payload, wraps) if wraps else payload
+
+    async def _durable(self, row: RunRow) -> Live | None:
+        """The run in memory, once all it holds is durable."""
+        live = self._scheduler.find_live(row.run_id)
+        if live is not None:
+            await self._journal.barrier()
+        return live
+
+    async def _rebuild(self, row: RunRow) -> Run:
+        """A run that is not in memory, from its records."""
+        key = (row.run_id, row.change)
+        if (run := self._rebuilt.get(key)) is not None:
+            return run
+        stored = await self._store.load_run(row.run_id)
+        if stored is None:
+            raise errors.WorkflowNotFoundError(
+                f"there is no workflow {row.workflow_id!r}", namespace=row.namespace, workflow_id=row.workflow_id
+            )
+        run = await restore_run(stored, self._scheduler.specs)
+        if row.status.is_final:
+            self._keep(key, run)
+        return run
+
+    def _keep(self, key: tuple[str, int], run: Run) -> None:
+        self._rebuilt[key] = run
+        self._rebuilt_tasks += len(run.graph.tasks)
+        while self._rebuilt_tasks > FINAL_TASKS_MAX and len(self._rebuilt) > 1:
+            _, oldest = self._rebuilt.popitem(last=False)
+            self._rebuilt_tasks -= len(oldest.graph.tasks)

@@ -1,0 +1,136 @@
+"""From rows to a `Run` and back: the only place that knows how the core's records are stored."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
+
+from perdure import wire
+from perdure.engine.messages import ConsumeEvent, EventArrived, Record, RecordRun, RecordTask
+from perdure.engine.run import Run
+from perdure.model import InvalidSpec, Payload, RunStatus, Spec, TaskStatus
+from perdure.storage import rows
+from perdure.storage.ports import CorruptData, MetadataStore
+
+SPECS_NODES_MAX: Final = 50_000
+"""Nodes of decoded graphs that are kept for the next run of the same graph."""
+
+
+class Specs:
+    """Decoded graphs by key, a bounded number of them."""
+
+    def __init__(self, store: MetadataStore) -> None:
+        self._store = store
+        self._cache: OrderedDict[str, Spec] = OrderedDict()
+        self._nodes = 0
+
+    def keep(self, key: str, spec: Spec) -> None:
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return
+        self._cache[key] = spec
+        self._nodes += len(spec.nodes)
+        while self._nodes > SPECS_NODES_MAX and len(self._cache) > 1:
+            _, oldest = self._cache.popitem(last=False)
+            self._nodes -= len(oldest.nodes)
+
+    async def read(self, keys: Iterable[str]) -> dict[str, Spec]:
+        """All of them; a missing or broken one raises CorruptData."""
+        wanted = set(keys)
+        found = {key: self._cache[key] for key in wanted if key in self._cache}
+        missing = wanted - found.keys()
+        stored = await self._store.read_specs(missing) if missing else {}
+        for key in missing:
+            if key not in stored:
+                raise CorruptData(f"the graph {key} is not in the store", subject=key)
+            try:
+                found[key] = wire.decode_spec(stored[key])
+            except InvalidSpec as error:
+                raise CorruptData(f"the graph {key} does not decode: {error}", subject=key) from error
+            self.keep(key, found[key])
+        return found
+
+
+async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
+    """Rebuild a run as it is durably."""
+    row = stored.run
+    spec_keys = {row.spec_key, *(task.spec_key for task in stored.tasks if task.spec_key)}
+    graphs = await specs.read(spec_keys)
+    status = RunStatus.RUNNING if not row.status.is_final else row.status
+    try:
+        return Run.restore(
+            graphs[row.spec_key],
+            status,
+            (_record_of(task) for task in stored.tasks),
+            graphs,
+            [_arrival_of(event) for event in stored.events],
+        )
+    except KeyError as error:
+        raise CorruptData(f"run {row.run_id} has a record of an unknown task {error}", subject=row.run_id) from error
+
+
+def _record_of(row: rows.TaskRow) -> RecordTask:
+    has_output = row.status is TaskStatus.SUCCESSFUL and not row.spec_key and row.failure is None
+    return RecordTask(
+        seq=row.seq,
+        task_id=row.task_id,
+        status=row.status,
+        attempt=row.attempt,
+        failures=row.failures,
+        output_bytes=row.output_bytes if has_output else None,
+        failure=wire.decode_failure(row.failure) if row.failure is not None else None,
+        spec_key=row.spec_key,
+        wake_ms=row.wake_ms,
+        started_ms=row.started_ms,
+        ended_ms=row.ended_ms,
+    )
+
+
+def _arrival_of(row: rows.EventRow) -> EventArrived:
+    return EventArrived(row.sequence, row.key, wire.decode_payload(row.payload), row.arrived_ms)
+
+
+def output_of(record: RecordTask) -> Payload | None:
+    """What a task's row says it gave: its value, or the pair (null, failure) if the failure was caught."""
+    if record.output is not None:
+        return record.output
+    if record.failure is not None and record.status is TaskStatus.SUCCESSFUL:
+        return wire.outcome_payload(record.failure, 0)
+    return None
+
+
+def write_of(run_id: str, record: Record, output: Payload | None) -> rows.Write:
+    """A record as the store takes it. `output` is `output_of` the record, if it is one of a task."""
+    match record:
+        case RecordTask():
+            return rows.PutTask(
+                rows.TaskRow(
+                    run_id=run_id,
+                    task_id=record.task_id,
+                    seq=record.seq,
+                    status=record.status,
+                    attempt=record.attempt,
+                    failures=record.failures,
+                    output=wire.encode_payload(output) if output is not None else None,
+                    output_bytes=output.size if output is not None else 0,
+                    output_blob=output.blob.sha256 if output is not None and output.blob is not None else "",
+                    failure=wire.encode_failure(record.failure) if record.failure is not None else None,
+                    spec_key=record.spec_key,
+                    wake_ms=record.wake_ms,
+                    started_ms=record.started_ms,
+                    ended_ms=record.ended_ms,
+                )
+            )
+        case ConsumeEvent():
+            return rows.ConsumeEvent(run_id, record.sequence, record.task_id)
+        case RecordRun():
+            return rows.SetRun(
+                run_id=run_id,
+                status=record.status,
+                at_ms=record.at_ms,
+                output_task=record.output.task_id if record.output is not None else "",
+                output_wraps=record.output.wraps if record.output is not None else 0,
+                failure=wire.encode_failure(record.failure) if record.failure is not None else None,
+                resumed=record.status is RunStatus.RUNNING,
+            )

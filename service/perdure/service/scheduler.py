@@ -1,0 +1,411 @@
+"""The runs that are at work: applies what happens to them and carries out what they command.
+
+One rule: write, then act. The records of an event become one journal entry, and only when that is
+durable are attempts dispatched, timers set, and anybody told. `_Live.row` is therefore the durable
+state of a run, while `_Live.run` may be ahead of it by what the journal still holds.
+
+A run that only time or an event moves on leaves memory, and is loaded again when its time comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar, assert_never
+
+from perdure import wire
+from perdure.engine.messages import (
+    CancelAttempt,
+    Command,
+    ConsumeEvent,
+    Dispatch,
+    Event,
+    RecordRun,
+    RecordTask,
+    SetTimer,
+    TaskContinued,
+    TaskFailed,
+    TimerFired,
+)
+from perdure.engine.run import Run
+from perdure.model import Call, Failure, FailureKind, InvalidSpec, Payload, RunStatus, Spec, TaskStatus
+from perdure.service.changes import Change, Changes
+from perdure.service.executors.port import Executor, GraphReturned, Reports, Work
+from perdure.service.journal import Journal
+from perdure.service.restore import Specs, output_of, restore_run, write_of
+from perdure.service.timers import Timers
+from perdure.service.values import Values
+from perdure.service.views import RunView, count_tasks, view_task
+from perdure.storage.ports import CorruptData, MetadataStore, StorageError
+from perdure.storage.rows import EntryResult, PutSpec, RunRow, SetDormant, SetRun, Timer, ValueKey, Write
+
+log = logging.getLogger(__name__)
+
+STAY_MS: Final = 30_000
+"""A dormant run that wakes within this time stays in memory."""
+PAGE: Final = 500
+LOAD_RETRY_S: Final = 1.0
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """A run in memory. `pending` counts its journal entries that are not durable yet."""
+
+    row: RunRow
+    run: Run
+    pending: int = 0
+
+    def view(self) -> RunView:
+        return RunView(self.row, count_tasks(self.run.graph))
+
+
+@dataclass(slots=True)
+class _Acts:
+    """What is to be done once an entry is durable."""
+
+    commands: list[Dispatch | CancelAttempt | SetTimer] = field(default_factory=list)
+    values: list[tuple[str, Payload]] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
+    end: SetRun | None = None
+
+
+class Scheduler:
+    """Everything that happens to a run comes through here, one event at a time."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        journal: Journal,
+        executor: Executor,
+        values: Values,
+        changes: Changes,
+        clock: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._executor = executor
+        self._values = values
+        self._changes = changes
+        self.clock = clock
+        self.specs = Specs(store)
+        self.timers = Timers(store, clock, self._timer_due)
+        self._live: dict[str, Live] = {}
+        self._current: dict[tuple[str, str], Live] = {}  # the same by namespace and workflow id
+        self._loading: dict[str, list[Callable[[Live | None], None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -------------------------------------------------------------------------- lifetime
+
+    async def start(self) -> None:
+        """Begin to take reports and timers. Recovery is a step of its own."""
+        await self._executor.start(self.report, self._values)
+        await self.timers.start()
+
+    async def stop(self) -> None:
+        """Take nothing more. Attempts still running are stopped; they run again after a restart."""
+        await self.timers.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._executor.stop()
+
+    async def recover(self) -> int:
+        """Take up every run that was at work; gives their number. Dormant ones wake by themselves."""
+        count, after = 0, ""
+        while page := await self._store.unfinished_runs(after=after, limit=PAGE):
+            for row in page:
+                await self.when_live(row.run_id, lambda _live: None)
+            count += len(page)
+            after = page[-1].run_id
+        return count
+
+    # -------------------------------------------------------------------------- what happens
+
+    def report(self, reports: Reports) -> None:
+        """What the executor has to say. Reports about runs that are not in memory are too late."""
+        for run_id, report in reports:
+            live = self._live.get(run_id)
+            if live is None:
+                continue
+            if isinstance(report, GraphReturned):
+                self._graph_returned(live, report)
+            else:
+                self._apply(live, report)
+
+    def deliver(self, run_id: str, event: Event) -> None:
+        """Apply an event that is durable already, loading the run if need be."""
+
+        def then(live: Live | None) -> None:
+            if live is not None:
+                self._apply(live, event)
+
+        self._with_live(run_id, then)
+
+    async def apply(self, run_id: str, event: Event) -> RunView | None:
+        """Apply an event that asks for something and wait until the answer is durable.
+
+        None: there is no such run. Raises StorageError while the store fails.
+        """
+        if self._journal.error is not None:
+            raise self._journal.error
+        live = await self.when_live(run_id, lambda live: live if live is None else self._apply(live, event))
+        if live is None:
+            return None
+        await self._journal.barrier()
+        return live.view()
+
+    def _timer_due(self, timer: Timer) -> None:
+        self.deliver(timer.run_id, TimerFired(timer.task_id, timer.attempt, self.clock()))
+
+    def _graph_returned(self, live: Live, report: GraphReturned) -> None:
+        key = spec_key(report.spec)
+        try:
+            spec = wire.decode_spec(report.spec)
+            if missing := spec.inputs():
+                raise InvalidSpec(f"a returned graph has no inputs of its own, but uses {sorted(missing)}")
+        except InvalidSpec as error:
+            failure = Failure(FailureKind.SERIALIZATION, "perdure.InvalidSpec", f"the task returned a graph: {error}")
+            self._apply(live, TaskFailed(report.task_id, report.attempt, failure, report.at_ms))
+            return
+        event = TaskContinued(report.task_id, report.attempt, spec, key, report.at_ms, report.started_ms)
+        self._apply(live, event, PutSpec(key, report.spec))
+
+    # -------------------------------------------------------------------------- applying
+
+    def begin(self, row: RunRow, spec: Spec) -> tuple[Live, list[Write], Callable[[EntryResult, int], None]]:
+        """A new run: what its entry stores besides itself, and what to do once that is durable."""
+        live = Live(row, Run(spec))
+        writes, acts = self._sort_out(live, live.run.start(row.create_ms))
+        live.pending += 1
+
+        def then(result: EntryResult, change: int) -> None:
+            if result.is_refused:
+                return
+            self._admit(live)
+            self._publish_run(live, change)
+            self._act(live, acts, change)
+
+        return live, writes, then
+
+    def _apply(self, live: Live, event: Event, *also: Write) -> Live:
+        commands = live.run.apply(event)
+        if commands:
+            self._carry_out(live, commands, *also)
+        elif self._changes.wants_tasks(live.row.run_id) and not live.run.status.is_final:
+            self._publish_begun(live, event)
+        return live
+
+    def _carry_out(self, live: Live, commands: Iterable[Command], *also: Write) -> None:
+        writes, acts = self._sort_out(live, commands)
+        live.pending += 1
+        self._journal.append((*also, *writes), lambda _result, change: self._act(live, acts, change))
+
+    def _sort_out(self, live: Live, commands: Iterable[Command]) -> tuple[list[Write], _Acts]:
+        """Records become writes, the rest waits for them."""
+        run_id = live.row.run_id
+        writes: list[Write] = []
+        acts = _Acts()
+        for command in commands:
+            match command:
+                case RecordTask():
+                    output = output_of(command)
+                    writes.append(write_of(run_id, command, output))
+                    acts.tasks.append(command.task_id)
+                    if output is not None:
+                        acts.values.append((command.task_id, output))
+                case RecordRun():
+                    end = write_of(run_id, command, None)
+                    assert isinstance(end, SetRun)
+                    writes.append(end)
+                    acts.end = end
+                case ConsumeEvent():
+                    writes.append(write_of(run_id, command, None))
+                case Dispatch() | CancelAttempt() | SetTimer():
+                    acts.commands.append(command)
+                case _:
+                    assert_never(command)
+        is_dormant = live.run.is_dormant and not live.run.status.is_final
+        if is_dormant != live.row.is_dormant:
+            writes.append(SetDormant(run_id, is_dormant))
+            live.row = replace(live.row, is_dormant=is_dormant)
+        return writes, acts
+
+    # -------------------------------------------------------------------------- acting
+
+    def _act(self, live: Live, acts: _Acts, change: int) -> None:
+        """The entry is durable: now the world may know."""
+        row = live.row
+        for task_id, payload in acts.values:
+            self._values.keep(ValueKey(row.run_id, task_id=task_id), payload)
+        for command in acts.commands:
+            match command:
+                case Dispatch():
+                    self._executor.submit(_work(row, command))
+                case CancelAttempt():
+                    self._executor.cancel(row.run_id, command.task_id, command.attempt)
+                case SetTimer():
+                    timer = Timer(row.run_id, command.task_id, command.attempt, command.due_ms)
+                    self.timers.set(timer, is_recorded=command.is_recorded)
+        live.pending -= 1
+        if self._changes.wants_tasks(row.run_id):
+            for task_id in acts.tasks:
+                self._publish_task(live, task_id, change)
+        if acts.end is not None:
+            live.row = _after(row, acts.end, change)
+            self._publish_run(live, change)
+        if acts.tasks or acts.end is not None:
+            self._changes.stir(row.run_id)
+        self._evict_if_idle(live)
+
+    def _evict_if_idle(self, live: Live) -> None:
+        """Drop a run that is over, or that nothing but a later moment or an event moves on."""
+        if live.pending or not live.run.is_dormant:
+            return
+        wake_ms = live.run.next_wake_ms
+        if live.run.status.is_final or wake_ms is None or wake_ms > self.clock() + STAY_MS:
+            self._dismiss(live)
+
+    def _publish_run(self, live: Live, change: int) -> None:
+        change_of_run = Change(change, self.clock(), live.row.namespace, run=RunView(live.row))
+        self._changes.publish(live.row.run_id, change_of_run)
+
+    def _publish_task(self, live: Live, task_id: str, change: int) -> None:
+        row = live.row
+        view = view_task(live.run.graph.tasks[task_id])
+        told = Change(change, self.clock(), row.namespace, task=(row.workflow_id, row.run_id, view))
+        self._changes.publish(row.run_id, told)
+
+    def _publish_begun(self, live: Live, event: Event) -> None:
+        task_id = getattr(event, "task_id", None)
+        task = live.run.graph.tasks.get(task_id) if task_id is not None else None
+        if task is not None and task.status is TaskStatus.RUNNING:
+            self._publish_task(live, task.id, 0)
+
+    # -------------------------------------------------------------------------- memory
+
+    def find_live(self, run_id: str) -> Live | None:
+        """The run if it is in memory. What it holds may not be durable yet: see `Journal.barrier`."""
+        return self._live.get(run_id)
+
+    def find_row(self, namespace: str, workflow_id: str) -> RunRow | None:
+        """The durable row of the current run of a workflow id, if that run is in memory."""
+        live = self._current.get((namespace, workflow_id))
+        return live.row if live is not None else None
+
+    def _admit(self, live: Live) -> None:
+        self._live[live.row.run_id] = live
+        self._current[live.row.namespace, live.row.workflow_id] = live
+
+    def _dismiss(self, live: Live) -> None:
+        if self._live.get(live.row.run_id) is live:
+            del self._live[live.row.run_id]
+        if self._current.get((live.row.namespace, live.row.workflow_id)) is live:
+            del self._current[live.row.namespace, live.row.workflow_id]
+
+    def live_count(self) -> int:
+        return len(self._live)
+
+    async def when_live(self, run_id: str, then: Callable[[Live | None], T]) -> T:
+        """Call `then` with the run in memory (None: there is none that could be at work) and give its answer."""
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def call(live: Live | None) -> None:
+            if answer.done():
+                return
+            try:
+                answer.set_result(then(live))
+            except Exception as error:
+                answer.set_exception(error)
+
+        self._with_live(run_id, call)
+        return await answer
+
+    def _with_live(self, run_id: str, then: Callable[[Live | None], None]) -> None:
+        """At once if the run is in memory; otherwise once it is loaded, in the order of the calls."""
+        if (live := self._live.get(run_id)) is not None:
+            then(live)
+        elif (waiting := self._loading.get(run_id)) is not None:
+            waiting.append(then)
+        else:
+            self._loading[run_id] = [then]
+            task = asyncio.create_task(self._load(run_id))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _load(self, run_id: str) -> None:
+        live: Live | None = None
+        while True:
+            try:
+                live = await self._read(run_id)
+                break
+            except CorruptData as error:
+                log.error("run cannot be loaded", extra={"run_id": run_id, "error": str(error)})
+                self._fail_corrupt(run_id, error)
+                break
+            except StorageError as error:
+                log.warning("run not loaded, trying again", extra={"run_id": run_id, "error": str(error)})
+                await asyncio.sleep(LOAD_RETRY_S)
+            except Exception:
+                log.exception("run cannot be loaded", extra={"run_id": run_id})
+                break
+        waiting = self._loading.pop(run_id)
+        if live is not None:
+            self._admit(live)
+            if live.run.status is RunStatus.RUNNING:
+                self._carry_out(live, live.run.recover(self.clock()))
+        for then in waiting:
+            then(live)
+        if live is not None:
+            self._evict_if_idle(live)
+
+    async def _read(self, run_id: str) -> Live | None:
+        stored = await self._store.load_run(run_id)
+        if stored is None or stored.run.status not in (RunStatus.RUNNING, RunStatus.FAILED):
+            return None
+        return Live(stored.run, await restore_run(stored, self.specs))
+
+    def _fail_corrupt(self, run_id: str, error: CorruptData) -> None:
+        """A run whose records are broken ends; the others are not touched."""
+        failure = Failure(FailureKind.SYSTEM, "perdure.CorruptData", f"{error} ({error.subject})")
+        end = SetRun(run_id, RunStatus.FAILED, self.clock(), failure=wire.encode_failure(failure))
+        self._journal.append((end,), lambda _result, _change: self._changes.stir(run_id))
+
+
+def spec_key(data: bytes) -> str:
+    """Names a serialized graph by its content."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _work(row: RunRow, command: Dispatch) -> Work:
+    call = command.node.action
+    assert isinstance(call, Call)
+    return Work(
+        namespace=row.namespace,
+        workflow_id=row.workflow_id,
+        run_id=row.run_id,
+        task_id=command.task_id,
+        attempt=command.attempt,
+        call=call,
+        shape=command.node.options.shape,
+        inputs=command.inputs,
+    )
+
+
+def _after(row: RunRow, end: SetRun, change: int) -> RunRow:
+    """The row as the store has it after the write."""
+    return replace(
+        row,
+        status=end.status,
+        update_ms=end.at_ms,
+        end_ms=end.at_ms if end.status.is_final else None,
+        resume_count=row.resume_count + int(end.resumed),
+        output_task=end.output_task,
+        output_wraps=end.output_wraps,
+        failure=end.failure,
+        change=change,
+    )

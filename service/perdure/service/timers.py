@@ -1,0 +1,103 @@
+"""Moments: fires timers when they are due.
+
+Timers live in the store; memory holds those of the next minute only, so millions may sleep. A timer
+may fire more than once (after a restart, say); the core takes it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from perdure.storage.ports import MetadataStore, StorageError
+from perdure.storage.rows import Timer
+
+log = logging.getLogger(__name__)
+
+HORIZON_MS: Final = 60_000
+PAGE: Final = 10_000
+POLL_S: Final = 20.0
+TROUBLE_S: Final = 1.0
+
+
+class Timers:
+    """Calls `fire` for every timer once its moment has come."""
+
+    def __init__(self, store: MetadataStore, clock: Callable[[], int], fire: Callable[[Timer], None]) -> None:
+        self._store = store
+        self._clock = clock
+        self._fire = fire
+        self._heap: list[tuple[int, str, str, int]] = []
+        self._known: set[tuple[int, str, str, int]] = set()
+        self._horizon_ms = 0
+        self._handle: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._poll_forever(), name="timers")
+
+    async def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def set(self, timer: Timer, *, is_recorded: bool) -> None:
+        """Fire at the moment. A recorded one beyond the horizon is left to the store."""
+        if is_recorded and timer.wake_ms > self._horizon_ms:
+            return
+        item = (timer.wake_ms, timer.run_id, timer.task_id, timer.attempt)
+        if item in self._known:
+            return
+        self._known.add(item)
+        heapq.heappush(self._heap, item)
+        if self._heap[0] is item:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        if self._heap:
+            delay_s = max(self._heap[0][0] - self._clock(), 0) / 1000
+            self._handle = asyncio.get_running_loop().call_later(delay_s, self._fire_due)
+
+    def _fire_due(self) -> None:
+        now_ms = self._clock()
+        while self._heap and self._heap[0][0] <= now_ms:
+            item = heapq.heappop(self._heap)
+            self._known.discard(item)
+            wake_ms, run_id, task_id, attempt = item
+            self._fire(Timer(run_id, task_id, attempt, wake_ms))
+        self._arm()
+
+    async def _poll_forever(self) -> None:
+        while True:
+            try:
+                pause_s = await self._poll()
+            except StorageError as error:
+                log.warning("timers not read", extra={"error": str(error)})
+                pause_s = TROUBLE_S
+            await asyncio.sleep(pause_s)
+
+    async def _poll(self) -> float:
+        """Take the timers up to a new horizon into memory; gives the seconds to the next look."""
+        until_ms = self._clock() + HORIZON_MS
+        # The horizon moves first: a timer that is recorded while the page is read is then set
+        # directly, and one that was recorded before is on the page.
+        before_ms, self._horizon_ms = self._horizon_ms, until_ms
+        try:
+            page = await self._store.next_timers(until_ms=until_ms, limit=PAGE)
+        except StorageError:
+            self._horizon_ms = before_ms
+            raise
+        for timer in page:
+            self.set(timer, is_recorded=True)
+        if len(page) < PAGE:
+            return POLL_S
+        self._horizon_ms = page[-1].wake_ms
+        return max((page[-1].wake_ms - self._clock()) / 2000, TROUBLE_S)

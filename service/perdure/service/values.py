@@ -1,0 +1,59 @@
+"""Bytes of values, by the task or input that they belong to: the store, and a bounded cache before it.
+
+Only durable values get in here, so whatever is read here may be told to anybody.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+from perdure import wire
+from perdure.model import Payload
+from perdure.storage.ports import CorruptData, MetadataStore
+from perdure.storage.rows import ValueKey
+
+CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
+ENTRY_BYTES: Final = 500
+"""What an entry costs besides its data, roughly."""
+
+
+class Values:
+    """Implements the executors' ValueReader."""
+
+    def __init__(self, store: MetadataStore, *, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
+        self._store = store
+        self._cache: OrderedDict[ValueKey, Payload] = OrderedDict()
+        self._bytes = 0
+        self._bytes_max = cache_bytes_max
+
+    def keep(self, key: ValueKey, payload: Payload) -> None:
+        """Have a durable value at hand for those who will probably ask for it."""
+        if key in self._cache:
+            return
+        self._cache[key] = payload
+        self._bytes += len(payload.data) + ENTRY_BYTES
+        while self._bytes > self._bytes_max:
+            _, oldest = self._cache.popitem(last=False)
+            self._bytes -= len(oldest.data) + ENTRY_BYTES
+
+    def cached(self, key: ValueKey) -> Payload | None:
+        return self._cache.get(key)
+
+    async def find(self, key: ValueKey) -> Payload | None:
+        """The value, or None if it is not durable."""
+        if (payload := self._cache.get(key)) is not None:
+            return payload
+        (data,) = await self._store.read_values([key])
+        return None if data is None else wire.decode_payload(data)
+
+    async def read(self, keys: Sequence[ValueKey]) -> list[Payload]:
+        stored = await self._store.read_values(keys)
+        payloads = []
+        for key, data in zip(keys, stored, strict=True):
+            if data is None:
+                name = f"task {key.task_id!r}" if key.task_id else f"input {key.input!r}"
+                raise CorruptData(f"run {key.run_id} has no value of {name}", subject=key.run_id)
+            payloads.append(wire.decode_payload(data))
+        return payloads

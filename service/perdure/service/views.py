@@ -1,0 +1,155 @@
+"""What the service tells of runs and tasks, and what it is told to do, as values."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from perdure.engine.state import Task
+from perdure.model import Call, Failure, Payload, RunStatus, Sleep, Spec, TaskOptions, TaskStatus
+from perdure.storage.rows import RunRow
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCounts:
+    """Tasks by state."""
+
+    total: int = 0
+    pending: int = 0
+    running: int = 0
+    successful: int = 0
+    failed: int = 0
+    canceled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run as it is durably. `counts` is None where it would cost too much (lists)."""
+
+    row: RunRow
+    counts: TaskCounts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task as it is, without its value."""
+
+    task_id: str
+    node_id: str
+    parent_task_id: str
+    function_name: str
+    status: TaskStatus
+    attempts: int
+    started_ms: int | None
+    ended_ms: int | None
+    output_bytes: int
+    checkpointed: bool
+    failure: Failure | None
+    next_attempt_ms: int | None
+    metadata: str
+    options: TaskOptions
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeView:
+    """What a run or a task came to. `value` None: not yet."""
+
+    run_id: str
+    status: RunStatus
+    value: Payload | Failure | None
+
+
+class Reuse(enum.Enum):
+    """Whether the id of a final run may be used again."""
+
+    REJECT = enum.auto()
+    ALLOW_IF_UNSUCCESSFUL = enum.auto()
+    ALLOW = enum.auto()
+
+
+class Conflict(enum.Enum):
+    """What to do when the id belongs to a run that is not final."""
+
+    FAIL = enum.auto()
+    USE_EXISTING = enum.auto()
+    CANCEL_EXISTING = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A request to run a graph. `workflow_id` "" takes the `request_id`, and without that a random id."""
+
+    namespace: str
+    workflow_id: str
+    request_id: str
+    spec: Spec
+    spec_bytes: bytes
+    inputs: Mapping[str, Payload] = field(default_factory=dict)
+    reuse: Reuse = Reuse.REJECT
+    conflict: Conflict = Conflict.FAIL
+    metadata: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    queue: str = "default"
+    priority: int = 0
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SentEvent:
+    """What became of an event that was sent."""
+
+    run_id: str
+    sequence: int
+    is_duplicate: bool
+    is_consumed: bool
+    committed_ms: int
+
+
+def count_tasks(tasks: Iterable[Task]) -> TaskCounts:
+    total = pending = running = successful = failed = canceled = 0
+    for task in tasks:
+        total += 1
+        match task.status:
+            case TaskStatus.SUCCESSFUL:
+                successful += 1
+            case TaskStatus.BLOCKED | TaskStatus.READY:
+                pending += 1
+            case TaskStatus.RUNNING | TaskStatus.BACKING_OFF:
+                running += 1
+            case TaskStatus.FAILED:
+                failed += 1
+            case TaskStatus.CANCELED:
+                canceled += 1
+    return TaskCounts(total, pending, running, successful, failed, canceled)
+
+
+def view_task(task: Task) -> TaskView:
+    action, options = task.node.action, task.node.options
+    owner = task.scope.owner
+    return TaskView(
+        task_id=task.id,
+        node_id=task.node.id if owner is None else "",
+        parent_task_id=owner.id if owner is not None else "",
+        function_name=_name_of(task),
+        status=task.status,
+        attempts=task.attempt if isinstance(action, Call) else int(task.attempt > 0),
+        started_ms=task.started_ms,
+        ended_ms=task.ended_ms,
+        output_bytes=task.output_bytes,
+        checkpointed=task.status is TaskStatus.SUCCESSFUL,
+        failure=task.failure,
+        next_attempt_ms=task.wake_ms if task.status is TaskStatus.BACKING_OFF else None,
+        metadata=options.metadata,
+        options=options,
+    )
+
+
+def _name_of(task: Task) -> str:
+    match task.node.action:
+        case Call(function=function):
+            return function.name
+        case Sleep():
+            return "sleep"
+        case _:
+            return "event"
