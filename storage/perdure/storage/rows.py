@@ -199,7 +199,14 @@ class DeleteRun:
     run_id: str
 
 
-Write: TypeAlias = AddRun | SetRun | SetDormant | PutTask | PutSpec | AddEvent | ConsumeEvent | DeleteRun
+@dataclass(frozen=True, slots=True)
+class SetAsideRuns:
+    """Mark every RUNNING and PENDING run of every namespace RESUMABLE."""
+
+    at_ms: int
+
+
+Write: TypeAlias = AddRun | SetRun | SetAsideRuns | SetDormant | PutTask | PutSpec | AddEvent | ConsumeEvent | DeleteRun
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,73 @@
+"""The engine without its surroundings: everything between the store, the executor and the servicers.
+
+`app` gives it the real ones, the simulation faulty ones on a virtual clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from perdure.service.changes import Changes
+from perdure.service.commands import Commands
+from perdure.service.executors.port import Executor
+from perdure.service.journal import Journal
+from perdure.service.queries import Queries
+from perdure.service.scheduler import Scheduler
+from perdure.service.values import Values
+from perdure.storage.ports import MetadataStore
+from perdure.storage.rows import SetAsideRuns
+
+log = logging.getLogger(__name__)
+
+
+def wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Kernel:
+    """One engine over one store. The store is opened and closed by whoever made it."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        executor: Executor,
+        *,
+        owner: str,
+        clock: Callable[[], int] = wall_clock_ms,
+        new_id: Callable[[int], str] | None = None,
+    ) -> None:
+        self.store = store
+        self.journal = Journal(store)
+        self.values = Values(store)
+        self.changes = Changes()
+        self.scheduler = Scheduler(store, self.journal, executor, self.values, self.changes, clock)
+        self.commands = Commands(
+            store, self.journal, self.scheduler, self.values, self.changes, executor, owner=owner, new_id=new_id
+        )
+        self.queries = Queries(store, self.journal, self.scheduler, self.values, self.changes)
+        self.is_ready = False
+
+    async def start(self, *, recover: bool = True) -> None:
+        """Begin to work. `recover` False leaves what was unfinished RESUMABLE until somebody resumes it."""
+        await self.journal.start()
+        if not recover:
+            await self.journal.write((SetAsideRuns(self.scheduler.clock()),))
+        await self.scheduler.start()
+        if recover:
+            count = await self.scheduler.recover()
+            log.info("recovered", extra={"runs": count})
+        self.is_ready = True
+
+    def drain(self) -> None:
+        """Answer everybody who waits, so that calls can end. Work goes on."""
+        self.is_ready = False
+        self.changes.close()
+
+    async def stop(self, *, grace_s: float) -> None:
+        """End: nothing new, then what was reported is made durable."""
+        self.is_ready = False
+        self.changes.close()
+        await self.scheduler.stop()
+        await self.journal.stop(grace_s=grace_s)
