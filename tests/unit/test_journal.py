@@ -1,0 +1,177 @@
+"""The group commit: order, batches, and what happens while the store fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+import pytest
+
+from perdure.service import journal as journal_module
+from perdure.service.journal import Journal
+from perdure.storage.ports import Entry, MetadataStore, StorageError, StorageFull, StorageUnavailable
+from perdure.storage.rows import Committed, EntryResult, SetDormant
+
+
+class Store:
+    """Commits when it is let, and remembers the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Entry]] = []
+        self.errors: list[StorageError] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked = asyncio.Event()
+
+    async def commit(self, entries: Sequence[Entry]) -> Committed:
+        self.asked.set()
+        await self.gate.wait()
+        if self.errors:
+            raise self.errors.pop(0)
+        self.batches.append(list(entries))
+        return Committed(len(self.batches), tuple(EntryResult(sequence=i) for i, _ in enumerate(entries)))
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+async def journal(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Journal]:
+    monkeypatch.setattr(journal_module, "RETRY_FIRST_S", 0.0)
+    journal = Journal(cast(MetadataStore, store))
+    await journal.start()
+    yield journal
+    store.gate.set()
+    await journal.stop(grace_s=5)
+
+
+def entry(name: str) -> Entry:
+    return (SetDormant(name, True),)
+
+
+async def test_what_arrives_during_a_flush_goes_into_the_next(store: Store, journal: Journal) -> None:
+    store.gate.clear()
+    first = asyncio.create_task(journal.write(entry("a")))
+    await store.asked.wait()
+    others = [asyncio.create_task(journal.write(entry(name))) for name in "bcd"]
+    await asyncio.sleep(0)
+    store.gate.set()
+    await asyncio.gather(first, *others)
+    assert store.batches == [[entry("a")], [entry("b"), entry("c"), entry("d")]]
+
+
+async def test_nothing_is_done_before_the_commit_and_then_in_order(store: Store, journal: Journal) -> None:
+    done: list[str] = []
+    store.gate.clear()
+    for name in "abc":
+        journal.append(entry(name), lambda _result, _change, name=name: done.append(name))
+    await store.asked.wait()
+    assert done == []
+    store.gate.set()
+    await journal.barrier()
+    assert done == ["a", "b", "c"]
+
+
+async def test_an_empty_entry_waits_for_those_before_it(store: Store, journal: Journal) -> None:
+    done: list[str] = []
+    journal.append((), lambda *_: done.append("at once"))
+    assert done == ["at once"]
+    store.gate.clear()
+    journal.append(entry("a"), lambda *_: done.append("a"))
+    journal.append((), lambda *_: done.append("after a"))
+    await store.asked.wait()
+    assert done == ["at once"]
+    store.gate.set()
+    await journal.barrier()
+    assert done == ["at once", "a", "after a"]
+    assert store.batches == [[entry("a")]]
+
+
+async def test_what_is_appended_by_a_step_after_a_commit_is_committed_too(store: Store, journal: Journal) -> None:
+    finished = asyncio.Event()
+
+    def again(*_: Any) -> None:
+        journal.append(entry("b"), lambda *_: finished.set())
+
+    journal.append(entry("a"), again)
+    await finished.wait()
+    assert store.batches == [[entry("a")], [entry("b")]]
+
+
+async def test_a_failing_step_does_not_stop_the_journal(store: Store, journal: Journal) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    journal.append(entry("a"), fail)
+    assert (await journal.write(entry("b"))).sequence >= 0
+
+
+async def test_a_failed_commit_is_repeated_until_it_holds(store: Store, journal: Journal) -> None:
+    store.errors = [StorageUnavailable("one"), StorageUnavailable("two")]
+    done = asyncio.Event()
+    journal.append(entry("kept"), lambda *_: done.set())
+    await done.wait()
+    assert store.batches == [[entry("kept")]]
+    assert journal.error is None
+
+
+async def test_those_who_wait_are_told_at_once_and_the_entry_may_yet_happen(store: Store, journal: Journal) -> None:
+    store.errors = [StorageUnavailable("gone")]
+    with pytest.raises(StorageUnavailable):
+        await journal.write(entry("in doubt"), droppable=True)
+    await journal.barrier()
+    assert store.batches == [[entry("in doubt")]]
+
+
+async def test_a_full_store_drops_what_nobody_builds_on_and_keeps_the_rest(store: Store, journal: Journal) -> None:
+    store.gate.clear()
+    store.errors = [StorageFull("no room")]
+    kept = asyncio.Event()
+    dropped = asyncio.create_task(journal.write(entry("new run"), droppable=True))
+    await store.asked.wait()
+    journal.append(entry("receipt"), lambda *_: kept.set())
+    store.gate.set()
+    with pytest.raises(StorageFull):
+        await dropped
+    await kept.wait()
+    assert store.batches == [[entry("receipt")]]
+
+
+async def test_the_error_shows_while_it_lasts(store: Store, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "RETRY_FIRST_S", 0.05)
+    store.errors = [StorageUnavailable("gone")]
+    with pytest.raises(StorageUnavailable):
+        await journal.write(entry("a"))
+    assert isinstance(journal.error, StorageUnavailable)
+    await journal.write(entry("b"))
+    assert journal.error is None
+
+
+async def test_stopping_flushes_what_is_there(store: Store) -> None:
+    journal = Journal(cast(MetadataStore, store))
+    await journal.start()
+    journal.append(entry("a"), lambda *_: None)
+    assert await journal.stop(grace_s=5)
+    assert store.batches == [[entry("a")]]
+
+
+async def test_stopping_gives_up_on_a_store_that_does_not_answer(store: Store) -> None:
+    journal = Journal(cast(MetadataStore, store))
+    await journal.start()
+    store.gate.clear()
+    journal.append(entry("a"), lambda *_: None)
+    assert not await journal.stop(grace_s=0.01)
+    assert store.batches == []
+
+
+async def test_large_batches_are_cut(store: Store, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "BATCH_WRITES_MAX", 2)
+    store.gate.clear()
+    for name in "abcde":
+        journal.append(entry(name), lambda *_: None)
+    store.gate.set()
+    await journal.barrier()
+    assert [len(batch) for batch in store.batches] == [2, 2, 1]
