@@ -126,6 +126,7 @@ class Driver:
             sorted(self.records.values(), key=lambda record: record.seq),
             self.specs,
             [mail for mail in self.mail if mail.sequence not in consumed],
+            max((mail.sequence for mail in self.mail), default=0),
         )
         again = Driver(self.spec, run)
         again.specs, again.records, again.status = self.specs, dict(self.records), self.status

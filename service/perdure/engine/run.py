@@ -71,7 +71,7 @@ class Run:
         self._mailbox: defaultdict[str, deque[EventArrived]] = defaultdict(deque)  # nobody waited yet
         self._timed: dict[str, Task] = {}  # wait for a recorded moment
         self._ready: deque[Task] = deque()  # to be started before apply returns
-        self._last_event = -1
+        self._last_event = 0
         self._next_seq = 0
         self._commands: list[Command] = []
 
@@ -433,19 +433,20 @@ class Run:
         records: Iterable[RecordTask],
         specs: Mapping[str, Spec],
         mail: Iterable[EventArrived] = (),
+        last_event: int = 0,
     ) -> Run:
         """Rebuild a run from what was recorded of it, in the order of `seq`.
 
         `specs` has the graphs that its tasks returned, `mail` the events that no task has consumed,
-        in the order of their sequence.
+        in the order of their sequence; what arrives up to `last_event` has been seen before.
         """
         run = cls(spec)
         for record in records:
             run._restore_task(record, specs)
         run.status = status
         for event in mail:
-            run._last_event = event.sequence
             run._mailbox[event.key].append(event)
+        run._last_event = last_event
         return run
 
     def _restore_task(self, record: RecordTask, specs: Mapping[str, Spec]) -> None:

@@ -23,7 +23,7 @@ from perdure.service.scheduler import Scheduler, spec_key
 from perdure.service.values import Values
 from perdure.service.views import Conflict, NewRun, Reuse, RunView, SentEvent
 from perdure.storage.ports import MetadataStore, StorageError
-from perdure.storage.rows import AddEvent, AddRun, DeleteRun, EntryResult, RunRow, SetRun, ValueKey
+from perdure.storage.rows import AddEvent, AddRun, DeleteRun, EntryResult, RunRow, SetDormant, SetRun, ValueKey
 
 TRIES_MAX: Final = 8
 """Races for one workflow id that a request may lose before it is told to try again itself."""
@@ -237,8 +237,10 @@ class Commands:
         sent: asyncio.Future[EntryResult] = asyncio.get_running_loop().create_future()
 
         def then(result: EntryResult, _change: int) -> None:
-            if not result.is_duplicate:  # here and not after the await: events arrive in the order of commits
-                self._scheduler.deliver(row.run_id, EventArrived(result.sequence, key, payload, now_ms))
+            # Here and not after the await, since events arrive in the order of commits. A duplicate is handed
+            # over too: its first commit may have happened without anybody hearing of it.
+            self._scheduler.roused(row.run_id)
+            self._scheduler.deliver(row.run_id, EventArrived(result.sequence, key, payload, now_ms))
             if not sent.done():
                 sent.set_result(result)
 
@@ -246,7 +248,9 @@ class Commands:
             if not sent.done():
                 sent.set_exception(error)
 
-        self._journal.append((write,), then, trouble=trouble, droppable=True)
+        # Not dormant: if the engine dies before the event is handed over, recovery has to look at the run.
+        entry = (write, SetDormant(row.run_id, False))
+        self._journal.append(entry, then, trouble=trouble, droppable=True)
         result = await sent
         return SentEvent(row.run_id, result.sequence, result.is_duplicate, False, now_ms)
 

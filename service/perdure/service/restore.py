@@ -65,6 +65,7 @@ async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
             (_record_of(task) for task in stored.tasks),
             graphs,
             [_arrival_of(event) for event in stored.events],
+            last_event=stored.last_event,
         )
     except KeyError as error:
         raise CorruptData(f"run {row.run_id} has a record of an unknown task {error}", subject=row.run_id) from error

@@ -117,12 +117,19 @@ class Scheduler:
     async def recover(self) -> int:
         """Take up every run that was at work; gives their number. Dormant ones wake by themselves."""
         count, after = 0, ""
-        while page := await self._store.unfinished_runs(after=after, limit=PAGE):
+        while True:
+            try:
+                page = await self._store.unfinished_runs(after=after, limit=PAGE)
+            except StorageError as error:
+                log.warning("unfinished runs not read, trying again", extra={"error": str(error)})
+                await asyncio.sleep(LOAD_RETRY_S)
+                continue
+            if not page:
+                return count
             for row in page:
                 await self.when_live(row.run_id, lambda _live: None)
             count += len(page)
             after = page[-1].run_id
-        return count
 
     # -------------------------------------------------------------------------- what happens
 
@@ -145,6 +152,11 @@ class Scheduler:
                 self._apply(live, event)
 
         self._with_live(run_id, then)
+
+    def roused(self, run_id: str) -> None:
+        """The store says now that the run is not dormant; if it is in memory, note it there too."""
+        if (live := self._live.get(run_id)) is not None:
+            live.row = replace(live.row, is_dormant=False)
 
     async def apply(self, run_id: str, event: Event) -> RunView | None:
         """Apply an event that asks for something and wait until the answer is durable.

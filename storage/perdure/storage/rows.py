@@ -100,12 +100,16 @@ class Timer:
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """All that recovery needs: tasks by `seq` and without outputs, events not consumed by `sequence`."""
+    """All that recovery needs: tasks by `seq` and without outputs, events not consumed by `sequence`.
+
+    `last_event` is the highest sequence of all its events, consumed ones included; 0 if there is none.
+    """
 
     run: RunRow
     inputs: tuple[str, ...]
     tasks: tuple[TaskRow, ...]
     events: tuple[EventRow, ...]
+    last_event: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,354 @@
+"""Every error of the API, once: its stable reason, its status code, what it means and what to do.
+
+On the wire an error is a google.rpc.Status with one google.rpc.ErrorInfo (domain "perdure.v1", the
+reason, the fields as metadata), in all below 4 KiB because clients limit trailers. A client raises
+the same class with the same fields. Nothing here depends on the text of a message.
+
+Failures of user code are not errors of the API: `WorkflowExecutionError` and its kin say how a run
+ended, with the user's own exception as `__cause__`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from perdure.model import Failure
+
+DOMAIN: Final = "perdure.v1"
+DETAILS_KEY: Final = "grpc-status-details-bin"
+MESSAGE_CHARS_MAX: Final = 1_000
+FIELD_CHARS_MAX: Final = 256
+FIELDS_MAX: Final = 8
+
+
+class PerdureError(Exception):
+    """The base of all errors of the API. `fields` says what it is about, in strings."""
+
+    reason: ClassVar[str] = "ERROR_REASON_UNSPECIFIED"
+    status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+    retry_after_s: ClassVar[float | None] = None
+
+    def __init__(self, message: str, **fields: str) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+# ------------------------------------------------------------------------------ the request is wrong
+
+
+class InvalidFieldError(PerdureError, ValueError):
+    """A field is malformed: `field` names it. Correct the request."""
+
+    reason = "INVALID_FIELD"
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class InvalidSpecError(PerdureError, ValueError):
+    """The graph has a cycle, an unknown node, a duplicate id, a missing input... `node_id` names the
+    node if it is one in particular. Correct the graph."""
+
+    reason = "INVALID_SPEC"
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class InvalidFilterError(PerdureError, ValueError):
+    """The filter or order does not parse; `position` counts characters from 0."""
+
+    reason = "INVALID_FILTER"
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class InvalidPageTokenError(PerdureError, ValueError):
+    """Not a token of this call, or the other arguments differ from those of the page before. Start over."""
+
+    reason = "INVALID_PAGE_TOKEN"
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class RequestIdReusedError(PerdureError):
+    """The request id was used with other content. Make a new id for a new request."""
+
+    reason = "REQUEST_ID_REUSED"
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class PayloadTooLargeError(PerdureError, ValueError):
+    """Something is larger than its limit (`limit`, `size`, `field`). Send it as a blob."""
+
+    reason = "PAYLOAD_TOO_LARGE"
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class BlobHashMismatchError(PerdureError):
+    """The bytes have another hash or length than announced; nothing was stored. Upload again."""
+
+    reason = "BLOB_HASH_MISMATCH"
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class PythonVersionUnsupportedError(PerdureError):
+    """Code was pickled by a Python (`python_version`) that no worker has (`available`). Use one of those."""
+
+    reason = "PYTHON_VERSION_UNSUPPORTED"
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+# ------------------------------------------------------------------------------ not there, there already
+
+
+class WorkflowNotFoundError(PerdureError, LookupError):
+    """There is no such workflow in the namespace. Check the id and the namespace."""
+
+    reason = "WORKFLOW_NOT_FOUND"
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class TaskNotFoundError(PerdureError, LookupError):
+    """The workflow has no such task and will have none."""
+
+    reason = "TASK_NOT_FOUND"
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class BlobNotFoundError(PerdureError, LookupError):
+    """There is no blob of this hash. Upload it before you refer to it."""
+
+    reason = "BLOB_NOT_FOUND"
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class WorkflowAlreadyExistsError(PerdureError):
+    """The id is in use (`status`, `run_id`). Attach to that run, or choose another id or policy."""
+
+    reason = "WORKFLOW_ALREADY_EXISTS"
+    status = grpc.StatusCode.ALREADY_EXISTS
+
+
+# ------------------------------------------------------------------------------ not in this state
+
+
+class WorkflowAlreadyFinalError(PerdureError):
+    """The run has ended and takes no more of this (`status`)."""
+
+    reason = "WORKFLOW_ALREADY_FINAL"
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class WorkflowStillActiveError(PerdureError):
+    """The run has not ended (`status`). Cancel it or wait."""
+
+    reason = "WORKFLOW_STILL_ACTIVE"
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class OutputNotStoredError(PerdureError):
+    """The task ended but its output is not stored any more (`task_id`)."""
+
+    reason = "OUTPUT_NOT_STORED"
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class EtagMismatchError(PerdureError):
+    """Something changed since it was read. Read again, then decide again."""
+
+    reason = "ETAG_MISMATCH"
+    status = grpc.StatusCode.ABORTED
+
+
+class OffsetOutOfRangeError(PerdureError, ValueError):
+    """The offset lies beyond the end (`size`)."""
+
+    reason = "OFFSET_OUT_OF_RANGE"
+    status = grpc.StatusCode.OUT_OF_RANGE
+
+
+# ------------------------------------------------------------------------------ not now
+
+
+class StorageFullError(PerdureError):
+    """The storage is full; nothing was changed. Free space; the same request may then be sent again."""
+
+    reason = "STORAGE_FULL"
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry_after_s = 10.0
+
+
+class TooManyStreamsError(PerdureError):
+    """Too many streams are open at this replica. Try again later."""
+
+    reason = "TOO_MANY_STREAMS"
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry_after_s = 1.0
+
+
+class SlowConsumerError(PerdureError):
+    """The reader of a stream fell too far behind. Reconnect with the last resume token."""
+
+    reason = "SLOW_CONSUMER"
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry_after_s = 0.1
+
+
+class ServiceUnavailableError(PerdureError):
+    """The service does not answer, or a proxy before it. Try again; ids make that safe."""
+
+    reason = "ERROR_REASON_UNSPECIFIED"
+    status = grpc.StatusCode.UNAVAILABLE
+
+
+class DrainingError(ServiceUnavailableError):
+    """This replica is shutting down; another one, or the next one, serves."""
+
+    reason = "DRAINING"
+    retry_after_s = 0.5
+
+
+class DatabaseUnavailableError(ServiceUnavailableError):
+    """The database does not answer. Ids make it safe to try again."""
+
+    reason = "DATABASE_UNAVAILABLE"
+    retry_after_s = 1.0
+
+
+class StartingError(ServiceUnavailableError):
+    """The replica is not ready yet."""
+
+    reason = "STARTING"
+    retry_after_s = 0.5
+
+
+# ------------------------------------------------------------------------------ ours
+
+
+class CapabilityMissingError(PerdureError, NotImplementedError):
+    """This server does not offer that (`capability`)."""
+
+    reason = "CAPABILITY_MISSING"
+    status = grpc.StatusCode.UNIMPLEMENTED
+
+
+class InternalError(PerdureError):
+    """A bug in the service. Report it with `error_id`, which names it in the logs."""
+
+    reason = "INTERNAL"
+    status = grpc.StatusCode.INTERNAL
+
+
+class CorruptDataError(PerdureError):
+    """A stored value fails its checksum or does not decode (`subject`). Restore it from a backup."""
+
+    reason = "CORRUPT_DATA"
+    status = grpc.StatusCode.DATA_LOSS
+
+
+def _classes(base: type[PerdureError]) -> list[type[PerdureError]]:
+    return [base, *(found for sub in base.__subclasses__() for found in _classes(sub))]
+
+
+BY_REASON: Final = {error.reason: error for error in _classes(PerdureError) if error.reason != PerdureError.reason}
+
+
+# ------------------------------------------------------------------------------ the wire
+
+
+def to_status(error: PerdureError) -> Status:
+    """The error as it travels."""
+    message = error.message[:MESSAGE_CHARS_MAX]
+    status = Status(code=error.status.value[0], message=message)
+    fields = {key: value[:FIELD_CHARS_MAX] for key, value in list(error.fields.items())[:FIELDS_MAX]}
+    status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=fields))
+    if error.retry_after_s is not None:
+        seconds = int(error.retry_after_s)
+        nanos = int((error.retry_after_s - seconds) * 1_000_000_000)
+        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=seconds, nanos=nanos)))
+    if isinstance(error, InvalidFieldError):
+        violation = BadRequest.FieldViolation(field=fields.get("field", ""), description=message)
+        status.details.add().Pack(BadRequest(field_violations=[violation]))
+    return status
+
+
+def from_rpc_error(error: grpc.RpcError) -> PerdureError:
+    """The error that the service raised, or what comes nearest to it."""
+    code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
+    text = str(error.details() or "") if hasattr(error, "details") else str(error)
+    for key, value in (error.trailing_metadata() or ()) if hasattr(error, "trailing_metadata") else ():
+        if key == DETAILS_KEY and (found := _from_details(value, text)) is not None:
+            return found
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message" in text and "larger than" in text:
+        return PayloadTooLargeError(f"the message is larger than the service reads: {text}")
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return ServiceUnavailableError(text or "the service does not answer")
+    unknown = PerdureError(f"{code.name}: {text}")
+    unknown.fields = {"code": code.name}
+    return unknown
+
+
+def _from_details(value: bytes | str, text: str) -> PerdureError | None:
+    try:
+        status = Status.FromString(value if isinstance(value, bytes) else value.encode("latin-1"))
+    except DecodeError:
+        return None
+    info = ErrorInfo()
+    for detail in status.details:
+        if _unpack(detail, info) and info.domain == DOMAIN:
+            kind = BY_REASON.get(info.reason, PerdureError)
+            error = kind(status.message or text)
+            error.fields = dict(info.metadata) | ({} if kind is not PerdureError else {"reason": info.reason})
+            return error
+    return None
+
+
+def _unpack(detail: AnyMessage, info: ErrorInfo) -> bool:
+    return detail.Is(ErrorInfo.DESCRIPTOR) and detail.Unpack(info)
+
+
+# ------------------------------------------------------------------------------ how runs end
+
+
+class WorkflowExecutionError(Exception):
+    """A run failed. `__cause__` is the exception that user code raised, or a `RemoteError`."""
+
+    def __init__(self, workflow_id: str, failure: Failure) -> None:
+        where = f" in task {failure.task_id!r}" if failure.task_id else ""
+        super().__init__(f"workflow {workflow_id!r} failed{where}: {failure.type}: {failure.message}")
+        self.workflow_id = workflow_id
+        self.failure = failure
+
+
+class WorkflowCancellationError(WorkflowExecutionError):
+    """The run was canceled."""
+
+
+class RemoteError(Exception):
+    """An error that could not be brought here as itself: its type, message and stack as text."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.type}: {failure.message}")
+        self.failure = failure
+
+
+class TaskLostError(RemoteError):
+    """The system under a task failed as often as its retry policy allows."""
+
+
+class TaskTimeoutError(RemoteError, TimeoutError):
+    """An attempt, or the wait for an event, took too long."""
+
+
+class SerializationError(RemoteError):
+    """A value could not be encoded or decoded."""
+
+
+class FunctionUnavailableError(RemoteError):
+    """A worker could not load the function."""

@@ -1,0 +1,299 @@
+"""Runs in a dict: the reference implementation of the metadata store.
+
+Keeps nothing over the end of the process. Everything happens at once, on the event loop, so that it
+is as deterministic as its caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, assert_never
+
+from perdure.model import RunStatus, TaskStatus
+from perdure.storage.ports import Entry
+from perdure.storage.rows import (
+    AddEvent,
+    AddRun,
+    AllOf,
+    AnyOf,
+    Committed,
+    Comparison,
+    Condition,
+    ConsumeEvent,
+    DeleteRun,
+    EntryResult,
+    EventRow,
+    PutSpec,
+    PutTask,
+    RunQuery,
+    RunRow,
+    SetAsideRuns,
+    SetDormant,
+    SetRun,
+    StoredRun,
+    TaskRow,
+    Timer,
+    ValueKey,
+    Write,
+)
+
+UNFINISHED = (RunStatus.RUNNING, RunStatus.PENDING)
+TIMED = (TaskStatus.RUNNING, TaskStatus.BACKING_OFF)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A run with all that is its own."""
+
+    row: RunRow
+    inputs: dict[str, bytes]
+    is_current: bool = True
+    tasks: dict[str, TaskRow] = field(default_factory=dict)
+    events: dict[int, EventRow] = field(default_factory=dict)
+
+
+class MemoryMetadataStore:
+    """Implements MetadataStore."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, _Kept] = {}
+        self._current: dict[tuple[str, str], _Kept] = {}
+        self._requests: dict[tuple[str, str], _Kept] = {}
+        self._specs: dict[str, bytes] = {}
+        self._change = 0
+        self._sequence = 0
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do: what is here stays for those who hold the object."""
+
+    # -------------------------------------------------------------------------- writing
+
+    async def commit(self, entries: Sequence[Entry]) -> Committed:
+        self._change += 1
+        return Committed(self._change, tuple(self._apply(entry) for entry in entries))
+
+    def _apply(self, entry: Entry) -> EntryResult:
+        if any(isinstance(write, AddRun) and self._is_taken(write) for write in entry):
+            return EntryResult(is_refused=True)
+        result = EntryResult()
+        for write in entry:
+            result = self._write(write) or result
+        return result
+
+    def _is_taken(self, write: AddRun) -> bool:
+        row = write.row
+        if row.run_id in self._runs:
+            return False
+        if row.request_id and (row.namespace, row.request_id) in self._requests:
+            return True
+        current = self._current.get((row.namespace, row.workflow_id))
+        return (current.row.run_id if current is not None else "") != write.replaces
+
+    def _write(self, write: Write) -> EntryResult | None:
+        match write:
+            case AddRun():
+                self._add_run(write)
+            case SetRun():
+                if kept := self._runs.get(write.run_id):
+                    kept.row = _set(kept.row, write, self._change)
+            case SetAsideRuns(at_ms=at_ms):
+                for kept in self._runs.values():
+                    if kept.row.status in UNFINISHED:
+                        kept.row = replace(kept.row, status=RunStatus.RESUMABLE, update_ms=at_ms, change=self._change)
+            case SetDormant():
+                if kept := self._runs.get(write.run_id):
+                    kept.row = replace(kept.row, is_dormant=write.is_dormant)
+            case PutTask(row=row):
+                if kept := self._runs.get(row.run_id):
+                    kept.tasks[row.task_id] = replace(row, change=self._change)
+            case PutSpec():
+                self._specs.setdefault(write.key, write.data)
+            case AddEvent():
+                return self._add_event(write)
+            case ConsumeEvent():
+                if (kept := self._runs.get(write.run_id)) and (event := kept.events.get(write.sequence)):
+                    kept.events[write.sequence] = replace(event, consumed_by=write.task_id)
+            case DeleteRun():
+                self._delete(write.run_id)
+            case _:
+                assert_never(write)
+        return None
+
+    def _add_run(self, write: AddRun) -> None:
+        row = write.row
+        if row.run_id in self._runs:
+            return
+        kept = _Kept(replace(row, change=self._change), dict(write.inputs))
+        before = self._current.get((row.namespace, row.workflow_id))
+        if before is not None:
+            before.is_current = False
+        self._runs[row.run_id] = kept
+        self._current[row.namespace, row.workflow_id] = kept
+        if row.request_id:
+            self._requests[row.namespace, row.request_id] = kept
+        self._specs.setdefault(row.spec_key, write.spec)
+
+    def _add_event(self, write: AddEvent) -> EntryResult | None:
+        kept = self._runs.get(write.run_id)
+        if kept is None:
+            return None
+        for event in kept.events.values():
+            if (event.event_id, event.key) == (write.event_id, write.key):
+                return EntryResult(sequence=event.sequence, is_duplicate=True)
+        self._sequence += 1
+        kept.events[self._sequence] = EventRow(
+            write.run_id, self._sequence, write.event_id, write.key, write.payload, write.arrived_ms
+        )
+        return EntryResult(sequence=self._sequence)
+
+    def _delete(self, run_id: str) -> None:
+        kept = self._runs.pop(run_id, None)
+        if kept is None:
+            return
+        row = kept.row
+        if kept.is_current:
+            del self._current[row.namespace, row.workflow_id]
+        if row.request_id:
+            del self._requests[row.namespace, row.request_id]
+        used = {key for other in self._runs.values() for key in _spec_keys(other)}
+        for key in _spec_keys(kept) - used:
+            self._specs.pop(key, None)
+
+    # -------------------------------------------------------------------------- reading
+
+    async def find_run(self, namespace: str, workflow_id: str) -> RunRow | None:
+        kept = self._current.get((namespace, workflow_id))
+        return kept.row if kept is not None else None
+
+    async def find_request(self, namespace: str, request_id: str) -> RunRow | None:
+        kept = self._requests.get((namespace, request_id))
+        return kept.row if kept is not None else None
+
+    async def get_run(self, run_id: str) -> RunRow | None:
+        kept = self._runs.get(run_id)
+        return kept.row if kept is not None else None
+
+    async def load_run(self, run_id: str) -> StoredRun | None:
+        kept = self._runs.get(run_id)
+        if kept is None:
+            return None
+        return StoredRun(
+            kept.row,
+            tuple(sorted(kept.inputs)),
+            tuple(replace(row, output=None) for row in sorted(kept.tasks.values(), key=lambda row: row.seq)),
+            tuple(kept.events[sequence] for sequence in sorted(kept.events) if not kept.events[sequence].consumed_by),
+            max(kept.events, default=0),
+        )
+
+    async def read_specs(self, keys: Iterable[str]) -> Mapping[str, bytes]:
+        return {key: self._specs[key] for key in keys if key in self._specs}
+
+    async def read_values(self, keys: Sequence[ValueKey]) -> list[bytes | None]:
+        return [self._value(key) for key in keys]
+
+    def _value(self, key: ValueKey) -> bytes | None:
+        kept = self._runs.get(key.run_id)
+        if kept is None:
+            return None
+        if not key.task_id:
+            return kept.inputs.get(key.input)
+        task = kept.tasks.get(key.task_id)
+        return task.output if task is not None else None
+
+    async def unfinished_runs(self, *, after: str, limit: int) -> list[RunRow]:
+        rows = (kept.row for run_id, kept in sorted(self._runs.items()) if run_id > after)
+        return [row for row in rows if row.status in UNFINISHED and not row.is_dormant][:limit]
+
+    async def next_timers(self, *, until_ms: int, limit: int) -> list[Timer]:
+        timers = [
+            Timer(row.run_id, row.task_id, row.attempt, row.wake_ms)
+            for kept in self._runs.values()
+            if kept.row.status is RunStatus.RUNNING
+            for row in kept.tasks.values()
+            if row.wake_ms is not None and row.wake_ms <= until_ms and row.status in TIMED
+        ]
+        return sorted(timers, key=lambda timer: (timer.wake_ms, timer.run_id, timer.task_id))[:limit]
+
+    async def list_runs(self, query: RunQuery) -> list[RunRow]:
+        rows = [
+            kept.row
+            for kept in self._runs.values()
+            if kept.is_current and kept.row.namespace == query.namespace and _matches(kept.row, query.where)
+        ]
+        rows.sort(key=lambda row: _place(row, query), reverse=query.descending)
+        if query.after is not None:
+            after = query.after
+            rows = [
+                row for row in rows if (_place(row, query) < after if query.descending else _place(row, query) > after)
+            ]
+        return rows[: query.limit]
+
+    async def read_changes(self, namespace: str, *, after: int, limit: int) -> list[RunRow]:
+        rows = sorted(
+            (kept.row for kept in self._runs.values() if kept.row.namespace == namespace and kept.row.change > after),
+            key=lambda row: (row.change, row.run_id),
+        )
+        last = rows[:limit][-1].change if rows else 0
+        return [row for row in rows if row.change <= last]
+
+    async def read_tasks(self, run_id: str, *, after: int) -> list[tuple[str, int]]:
+        kept = self._runs.get(run_id)
+        changed = [row for row in kept.tasks.values() if row.change > after] if kept is not None else []
+        return [(row.task_id, row.change) for row in sorted(changed, key=lambda row: (row.change, row.seq))]
+
+    async def last_change(self) -> int:
+        return self._change
+
+
+def _set(row: RunRow, write: SetRun, change: int) -> RunRow:
+    return replace(
+        row,
+        status=write.status,
+        update_ms=write.at_ms,
+        end_ms=write.at_ms if write.status.is_final else None,
+        output_task=write.output_task,
+        output_wraps=write.output_wraps,
+        failure=write.failure,
+        resume_count=row.resume_count + int(write.resumed),
+        change=change,
+    )
+
+
+def _spec_keys(kept: _Kept) -> set[str]:
+    return {kept.row.spec_key, *(task.spec_key for task in kept.tasks.values() if task.spec_key)}
+
+
+def _place(row: RunRow, query: RunQuery) -> tuple[str | int, str]:
+    return (getattr(row, query.order_by), row.run_id)
+
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "=": lambda value, wanted: value == wanted,
+    "!=": lambda value, wanted: value != wanted,
+    "<": lambda value, wanted: value < wanted,
+    "<=": lambda value, wanted: value <= wanted,
+    ">": lambda value, wanted: value > wanted,
+    ">=": lambda value, wanted: value >= wanted,
+    ":": lambda value, wanted: value.startswith(wanted),
+}
+
+
+def _matches(row: RunRow, condition: Condition | None) -> bool:
+    """A comparison with something that is not set is false, whatever its operator."""
+    match condition:
+        case None:
+            return True
+        case AllOf(parts):
+            return all(_matches(row, part) for part in parts)
+        case AnyOf(parts):
+            return any(_matches(row, part) for part in parts)
+        case Comparison(field=name, operator=operator, value=wanted):
+            if name.startswith("labels."):
+                value = row.labels.get(name.removeprefix("labels."))
+            else:
+                value = getattr(row, name)
+            return value is not None and _COMPARE[operator](value, wanted)

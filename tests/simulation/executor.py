@@ -1,0 +1,133 @@
+"""A cluster that exists only in the simulation: runs attempts by their program, and misbehaves.
+
+What a task does follows from the name of its function, so that a reader of a failing seed sees it:
+
+    value        returns a value                        flaky:N      fails N times, then returns
+    broken       always fails                           lost:N       its worker dies N times
+    grow:NAME    returns the graph NAME of the world    hang:N       never ends, N times
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+from perdure import wire
+from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
+from perdure.model import Failure, FailureKind, Payload, Spec
+from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
+
+DELAY_MAX_S = 2.0
+REPEAT_SHARE = 0.1
+STRAY_LOSS_SHARE = 0.03
+
+
+class Ledger:
+    """What really happened in the cluster, over all engines: kept by the world, seen by no engine."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[tuple[str, str]] = Counter()
+        self.returned: defaultdict[tuple[str, str], list[bytes]] = defaultdict(list)
+
+
+class FakeExecutor:
+    """Implements the executor port for one life of one engine."""
+
+    def __init__(
+        self,
+        dice: random.Random,
+        ledger: Ledger,
+        graphs: Mapping[str, Spec],
+        clock: Callable[[], int],
+        on_submit: Callable[[Work], None],
+    ) -> None:
+        self._dice = dice
+        self._ledger = ledger
+        self._graphs = graphs
+        self._clock = clock
+        self._on_submit = on_submit
+        self._here: dict[tuple[str, str, int], Work] = {}
+        self._cancelled: set[tuple[str, str, int]] = set()
+        self._report: Callable[[Reports], None] | None = None
+        self._handles: list[asyncio.TimerHandle] = []
+
+    async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
+        self._report = report
+
+    async def stop(self) -> None:
+        self.die()
+
+    def die(self) -> None:
+        """The engine is gone: nobody hears of anything any more."""
+        self._report = None
+        for handle in self._handles:
+            handle.cancel()
+
+    def python_versions(self) -> frozenset[str]:
+        return frozenset()
+
+    def submit(self, work: Work) -> None:
+        self._on_submit(work)
+        if work.key in self._here:
+            return
+        self._here[work.key] = work
+        self._later(lambda: self._begin(work))
+
+    def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
+        self._cancelled.add((run_id, task_id, attempt))
+
+    def _later(self, step: Callable[[], None]) -> None:
+        delay_s = self._dice.choice((0.0, 0.001, self._dice.random() * DELAY_MAX_S))
+        self._handles.append(asyncio.get_running_loop().call_later(delay_s, step))
+
+    def _begin(self, work: Work) -> None:
+        if work.key in self._cancelled:
+            return
+        self._ledger.begun[work.run_id, work.task_id] += 1
+        if self._dice.random() < STRAY_LOSS_SHARE:
+            self._later(lambda: self._tell(work, AttemptLost(work.task_id, work.attempt, "stray", self._clock())))
+            return
+        hangs = work.call.function.name.startswith("hang")
+        if hangs or self._dice.random() < 0.8:  # the message that it began may be overtaken by the result
+            self._tell(work, AttemptStarted(work.task_id, work.attempt, self._clock()))
+        self._later(lambda: self._end(work))
+
+    def _end(self, work: Work) -> None:
+        # a cancelled attempt may have ended before it was told
+        if work.key in self._cancelled and self._dice.random() < 0.5:
+            return
+        for report in self._outcome(work):
+            self._tell(work, report)
+
+    def _outcome(self, work: Work) -> Sequence[Report]:
+        program, _, argument = work.call.function.name.partition(":")
+        task_id, attempt, now_ms = work.task_id, work.attempt, self._clock()
+        match program:
+            case "grow":
+                return [GraphReturned(task_id, attempt, wire.encode_spec(self._graphs[argument]), now_ms)]
+            case "broken":
+                return [TaskFailed(task_id, attempt, _error("broken"), now_ms)]
+            case "flaky" if attempt <= int(argument):
+                return [TaskFailed(task_id, attempt, _error("flaky"), now_ms)]
+            case "lost" if attempt <= int(argument):
+                return [AttemptLost(task_id, attempt, "worker died", now_ms)]
+            case "hang" if attempt <= int(argument):
+                return []
+        # every execution gives another value, so a task that ran again after its end is seen
+        count = self._ledger.begun[work.run_id, task_id]
+        data = f"{work.run_id}/{task_id}/{count}/{self._dice.getrandbits(32)}".encode()
+        self._ledger.returned[work.run_id, task_id].append(data)
+        return [TaskSucceeded(task_id, attempt, Payload("binary/plain", data), now_ms)]
+
+    def _tell(self, work: Work, report: Report) -> None:
+        if self._report is None:
+            return
+        self._report([(work.run_id, report)])
+        if self._dice.random() < REPEAT_SHARE:
+            self._later(lambda: self._report and self._report([(work.run_id, report)]))
+
+
+def _error(name: str) -> Failure:
+    return Failure(FailureKind.APPLICATION, f"world.{name.title()}", name)

@@ -1,0 +1,101 @@
+"""A store that fails: slow, unavailable before or after the effect, full, and dead at any call.
+
+It also watches. Whatever the engine commits passes through here, so here the promises are checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from perdure.model import TaskStatus
+from perdure.storage.memory import MemoryMetadataStore
+from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
+from perdure.storage.rows import Committed, ConsumeEvent, DeleteRun, PutTask, SetRun
+
+
+class Watch:
+    """The invariants over everything ever committed, by any engine."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[tuple[str, str], bytes] = {}
+        self.consumed: dict[tuple[str, int], str] = {}
+        self.finals: dict[str, str] = {}
+
+    def see(self, entries: Sequence[Entry], committed: Committed) -> None:
+        for entry, result in zip(entries, committed.results, strict=True):
+            if result.is_refused:
+                continue
+            for write in entry:
+                match write:
+                    case PutTask(row=row) if row.output is not None:
+                        known = self.outputs.setdefault((row.run_id, row.task_id), row.output)
+                        assert known == row.output, f"the output of {row.task_id} changed"
+                    case PutTask(row=row):
+                        done = (row.run_id, row.task_id) in self.outputs
+                        assert not done, f"{row.task_id} had an output and is now {row.status}"
+                    case ConsumeEvent():
+                        known_task = self.consumed.setdefault((write.run_id, write.sequence), write.task_id)
+                        assert known_task == write.task_id, f"event {write.sequence} was delivered twice"
+                    case SetRun() if write.status.is_final:
+                        before = self.finals.setdefault(write.run_id, str(write.status))
+                        assert before == write.status or before == "FAILED", f"{write.run_id}: {before} -> {write.status}"
+                        self.finals[write.run_id] = str(write.status)
+                    case DeleteRun():
+                        assert write.run_id in self.finals, "an active run was deleted"
+                    case _:
+                        pass
+
+    def is_done(self, run_id: str, task_id: str) -> bool:
+        return (run_id, task_id) in self.outputs
+
+
+class FaultyStore:
+    """A metadata store in front of one that outlives it; as many of these as there are lives."""
+
+    def __init__(
+        self,
+        inner: MemoryMetadataStore,
+        watch: Watch,
+        dice: random.Random,
+        *,
+        trouble: float,
+        on_call: Callable[[str], None] = lambda _name: None,
+    ) -> None:
+        self._inner = inner
+        self._watch = watch
+        self._dice = dice
+        self.trouble = trouble
+        self._on_call = on_call
+
+    async def commit(self, entries: Sequence[Entry]) -> Committed:
+        self._on_call("before commit")
+        await asyncio.sleep(self._dice.choice((0.0, 0.0005, self._dice.random() * 0.2)))
+        roll = self._dice.random()
+        if roll < self.trouble:
+            raise StorageUnavailable("no answer")
+        if roll < self.trouble * 1.5:
+            raise StorageFull("no room")
+        committed = await self._inner.commit(entries)
+        self._watch.see(entries, committed)
+        self._on_call("after commit")
+        if roll > 1 - self.trouble:
+            raise StorageUnavailable("the answer was lost")
+        await asyncio.sleep(self._dice.choice((0.0, 0.0005)))
+        return committed
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+
+        async def read(*args: Any, **kwargs: Any) -> Any:
+            self._on_call(name)
+            if self._dice.random() < self.trouble:
+                raise StorageUnavailable("no answer")
+            await asyncio.sleep(self._dice.choice((0.0, 0.0003)))
+            return await method(*args, **kwargs)
+
+        return read
+
+

@@ -1,0 +1,296 @@
+"""One seed, one world: engines that live and die over one store, clients that do not give up.
+
+Everything random comes from one `random.Random(seed)` and time is virtual, so a seed replays exactly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from perdure import errors, wire
+from perdure.model import (
+    NULL,
+    Call,
+    Function,
+    Node,
+    NodeRef,
+    Payload,
+    RetryPolicy,
+    RunStatus,
+    Sleep,
+    Spec,
+    TaskOptions,
+    WaitEvent,
+)
+from perdure.service.executors.port import Work
+from perdure.service.kernel import Kernel
+from perdure.service.views import NewRun
+from perdure.storage.memory import MemoryMetadataStore
+from perdure.storage.ports import StorageError
+from perdure.storage.rows import RunQuery
+from simulation.clock import VirtualLoop, run_virtually
+from simulation.executor import FakeExecutor, Ledger
+from simulation.store import FaultyStore, Watch
+
+T = TypeVar("T")
+
+HORIZON_S = 3_000.0
+"""Long after every retry, sleep and time-out of the world; a run that is not final by then is stuck."""
+RETRY = TaskOptions(retry=RetryPolicy(max_attempts=12, initial_interval_ms=200, max_interval_ms=5_000))
+ONCE = TaskOptions(retry=RetryPolicy(max_attempts=12, application_errors=False))
+
+
+class Crash(BaseException):
+    """The process died here."""
+
+
+def call(node_id: str, program: str, *needs: str, catch: bool = False, limit_ms: int | None = None) -> Node:
+    base = ONCE if program == "broken" else RETRY
+    options = TaskOptions(retry=base.retry, catch_exceptions=catch, attempt_timeout_ms=limit_ms)
+    return Node(node_id, Call(Function(program, program), NULL, tuple(NodeRef(n) for n in needs)), options=options)
+
+
+def spec(*nodes: Node) -> Spec:
+    return Spec(nodes, nodes[-1].id)
+
+
+GRAPHS = {
+    "leaf": spec(call("leaf", "value")),
+    "pair": spec(call("p", "value"), call("q", "flaky:1", "p")),
+    "deep": spec(call("d", "grow:pair"), call("e", "value", "d")),
+    "bad": spec(call("x", "value"), call("y", "broken", "x")),
+    "sleepy": spec(Node("s", Sleep(delay_ms=700)), call("t", "value", "s")),
+}
+
+SHAPES: dict[str, tuple[Spec, int, RunStatus]] = {
+    # name: graph, events to send under the key "k", how it ends if nobody cancels it
+    "one": (spec(call("a", "value")), 0, RunStatus.SUCCESSFUL),
+    "chain": (spec(call("a", "value"), *(call(f"a{i}", "value", f"a{i - 1}" if i else "a") for i in range(6))), 0, RunStatus.SUCCESSFUL),
+    "fan": (
+        spec(*(call(f"f{i}", "flaky:1" if i % 3 == 0 else "value") for i in range(8)), call("sum", "value", *(f"f{i}" for i in range(8)))),
+        0,
+        RunStatus.SUCCESSFUL,
+    ),
+    "grows": (spec(call("a", "grow:deep"), call("b", "grow:sleepy"), call("c", "lost:2", "a", "b")), 0, RunStatus.SUCCESSFUL),
+    "caught": (spec(call("a", "grow:bad", catch=True), call("b", "broken", catch=True), call("c", "value", "a", "b")), 0, RunStatus.SUCCESSFUL),
+    "waits": (
+        spec(call("a", "value"), Node("w1", WaitEvent("k"), after=("a",)), Node("w2", WaitEvent("k")), call("b", "value", "w1", "w2")),
+        2,
+        RunStatus.SUCCESSFUL,
+    ),
+    "sleeps": (spec(Node("s", Sleep(delay_ms=90_000)), call("a", "value", "s")), 0, RunStatus.SUCCESSFUL),
+    "late": (
+        spec(Node("w", WaitEvent("never", timeout_ms=40_000), options=TaskOptions(catch_exceptions=True)), call("a", "value", "w")),
+        0,
+        RunStatus.SUCCESSFUL,
+    ),
+    "hangs": (spec(call("a", "hang:1", limit_ms=3_000), call("b", "value", "a")), 0, RunStatus.SUCCESSFUL),
+    "fails": (spec(call("a", "value"), call("b", "broken", "a"), call("c", "grow:sleepy")), 0, RunStatus.FAILED),
+}
+
+
+@dataclass
+class Seen:
+    """What happened in a world, for assertions that everything does happen somewhere."""
+
+    lives: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    marks: Counter[str] = field(default_factory=Counter)
+
+
+class World:
+    """Runs one seed. `crash_at`: die at this store call instead of at random moments."""
+
+    def __init__(
+        self, seed: int, *, shapes: list[str] | None = None, trouble: float | None = None, crash_at: int | None = None
+    ) -> None:
+        self.dice = random.Random(seed)
+        self.trouble = self.dice.choice((0.0, 0.02, 0.1)) if trouble is None else trouble
+        self.shapes = shapes or [self.dice.choice(list(SHAPES)) for _ in range(self.dice.randint(1, 6))]
+        self.crash_at = crash_at
+        self.calls = 0
+        self.store = MemoryMetadataStore()
+        self.watch = Watch()
+        self.ledger = Ledger()
+        self.seen = Seen()
+        self.kernel: Kernel | None = None
+        self._executor: FakeExecutor | None = None
+        self._up = asyncio.Event()
+        self._crashed: asyncio.Event = asyncio.Event()
+        self._ids = 0
+        self.told: dict[str, RunStatus] = {}
+
+    # -------------------------------------------------------------------------- lives
+
+    async def main(self, loop: VirtualLoop) -> Seen:
+        await self.store.open()
+        clients = [asyncio.create_task(self._client(index, shape)) for index, shape in enumerate(self.shapes)]
+        everybody = asyncio.gather(*clients)
+        lives_max = self.dice.randint(1, 6)
+        async with asyncio.timeout(HORIZON_S):
+            while not everybody.done():
+                self.seen.lives += 1
+                if self.seen.lives > lives_max and self.crash_at is None:
+                    self.trouble = 0.0
+                life = asyncio.create_task(self._live(loop, mortal=self.seen.lives <= lives_max))
+                await asyncio.wait({life, everybody}, return_when=asyncio.FIRST_COMPLETED)
+                if life.done():
+                    life.result()
+                else:
+                    life.cancel()
+                    await asyncio.gather(life, return_exceptions=True)
+        await everybody
+        await self._check()
+        return self.seen
+
+    async def _live(self, loop: VirtualLoop, *, mortal: bool) -> None:
+        """One life of the engine, to its death."""
+        crashed = self._crashed = asyncio.Event()
+        store = FaultyStore(
+            self.store, self.watch, self.dice, trouble=self.trouble, on_call=lambda name: self._on_call(name, crashed)
+        )
+        executor = FakeExecutor(self.dice, self.ledger, GRAPHS, loop.clock_ms, self._on_submit)
+        kernel = Kernel(store, executor, owner="engine", clock=loop.clock_ms, new_id=self._new_id)  # type: ignore[arg-type]
+        before = asyncio.all_tasks()
+        try:
+            await kernel.start()
+            self.kernel = kernel
+            self._up.set()
+            if mortal and self.crash_at is None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self.dice.random() * 20):
+                        await crashed.wait()
+            else:
+                await crashed.wait()
+        except Crash:
+            pass
+        finally:
+            crashed.set()
+            self._up.clear()
+            self.kernel = None
+            executor.die()
+            self._bury(kernel, before)
+        await asyncio.sleep(self.dice.random() * 5)
+
+    def _bury(self, kernel: Kernel, before: set[asyncio.Task[object]]) -> None:
+        """Nothing of a dead process goes on."""
+        me = asyncio.current_task()
+        for task in asyncio.all_tasks() - before:
+            if task is not me and not task.get_name().startswith("client"):
+                task.cancel()
+        if kernel.scheduler.timers._handle is not None:
+            kernel.scheduler.timers._handle.cancel()
+
+    def _on_call(self, name: str, crashed: asyncio.Event) -> None:
+        if crashed.is_set():
+            raise Crash(name)
+        self.calls += 1
+        if self.calls == self.crash_at:
+            crashed.set()
+            raise Crash(name)
+
+    def _on_submit(self, work: Work) -> None:
+        assert not self.watch.is_done(work.run_id, work.task_id), f"finished task {work.task_id} is dispatched again"
+        for source in work.inputs:
+            if source.task_id:
+                assert self.watch.is_done(work.run_id, source.task_id), f"{work.task_id} starts before {source.task_id}"
+
+    def _new_id(self, now_ms: int) -> str:
+        self._ids += 1
+        return f"{now_ms:015d}-{self._ids:05d}"
+
+    # -------------------------------------------------------------------------- clients
+
+    async def _client(self, index: int, shape: str) -> None:
+        """Submits, sends events, perhaps cancels or resumes, and waits for the end; through every crash."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name(f"client {index}")
+        graph, events, expected = SHAPES[shape]
+        workflow_id = f"{shape}-{index}"
+        await asyncio.sleep(self.dice.random() * 10)
+        new = NewRun("default", workflow_id, f"request-{index}", graph, wire.encode_spec(graph))
+        await self._insist(lambda kernel: kernel.commands.submit(new))
+        for number in range(events):
+            await asyncio.sleep(self.dice.random() * 5)
+            for _ in range(self.dice.choice((1, 1, 2))):  # producers repeat themselves
+                await self._send(workflow_id, f"event-{number}")
+        cancels = self.dice.random() < 0.15
+        if cancels:
+            await asyncio.sleep(self.dice.random() * 10)
+            await self._insist(lambda kernel: kernel.commands.cancel("default", workflow_id, "enough"))
+            self.seen.marks["cancel"] += 1
+        status = await self._wait(workflow_id)
+        if status is RunStatus.FAILED and self.dice.random() < 0.5:
+            with contextlib.suppress(errors.WorkflowAlreadyFinalError):
+                await self._insist(lambda kernel: kernel.commands.resume("default", workflow_id))
+            self.seen.marks["resume"] += 1
+            status = await self._wait(workflow_id)
+        assert status is expected or (cancels and status is RunStatus.CANCELED), f"{workflow_id} ended {status}"
+        self.told[workflow_id] = status
+        self.seen.statuses[str(status)] += 1
+
+    async def _send(self, workflow_id: str, event_id: str) -> None:
+        payload = Payload("binary/plain", event_id.encode())
+        with contextlib.suppress(errors.WorkflowAlreadyFinalError):
+            await self._insist(
+                lambda kernel: kernel.commands.send_event("default", workflow_id, key="k", event_id=event_id, payload=payload)
+            )
+
+    async def _wait(self, workflow_id: str) -> RunStatus:
+        while True:
+            view = await self._insist(lambda kernel: kernel.queries.outcome("default", workflow_id, wait_s=30))
+            if view.value is not None:
+                return view.status
+
+    async def _insist(self, ask: Callable[[Kernel], Awaitable[T]]) -> T:
+        """Ask until there is an answer. Death of the engine takes the question with it."""
+        while True:
+            await self._up.wait()
+            kernel, crashed = self.kernel, self._crashed
+            assert kernel is not None
+            question = asyncio.ensure_future(ask(kernel))
+            question.set_name("client's question")  # type: ignore[attr-defined]
+            death = asyncio.create_task(crashed.wait(), name="client's fear")
+            await asyncio.wait({question, death}, return_when=asyncio.FIRST_COMPLETED)
+            death.cancel()
+            if not question.done():
+                question.cancel()
+            try:
+                return await question
+            except (StorageError, Crash, asyncio.CancelledError):
+                self.seen.marks["asked again"] += 1
+                await asyncio.sleep(self.dice.random())
+
+    # -------------------------------------------------------------------------- the end
+
+    async def _check(self) -> None:
+        """What was told is what is stored, and every event went to one task or to none."""
+        rows = {row.workflow_id: row for row in await self.store.list_runs(RunQuery("default", 1_000))}
+        assert {workflow_id: row.status for workflow_id, row in rows.items()} == self.told
+        for row in rows.values():
+            assert row.end_ms is not None
+            stored = await self.store.load_run(row.run_id)
+            assert stored is not None
+            if row.status is RunStatus.SUCCESSFUL and row.workflow_id.startswith("waits"):
+                assert len([run_id for run_id, _ in self.watch.consumed if run_id == row.run_id]) == 2
+        for (run_id, task_id), output in self.watch.outputs.items():
+            values = self.ledger.returned.get((run_id, task_id))
+            if values is not None:
+                assert wire.decode_payload(output).data in values or not wire.decode_payload(output).encoding.startswith("binary/plain")
+
+
+def run_seed(seed: int, **how: object) -> Seen:
+    """Run a seed; an assertion that fails names it."""
+    try:
+        return run_virtually(World(seed, **how).main)  # type: ignore[arg-type]
+    except AssertionError as error:
+        raise AssertionError(f"seed {seed}: {error}") from error
+    except TimeoutError as error:
+        raise AssertionError(f"seed {seed}: somebody still waits after {HORIZON_S} s") from error
