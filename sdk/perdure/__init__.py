@@ -1,3 +1,51 @@
+"""Durable workflows on Ray, as a gRPC service.
+
+@perdure.task
+def double(x: int) -> int:
+    return 2 * x
+
+async with perdure.Client() as client:
+    print(await client.run(double.bind(double.bind(1))))
+"""
+
+import os
 from pkgutil import extend_path
 
 __path__ = extend_path(__path__, __name__)
+
+# Has to be set before grpc is imported: Ray forks, and gRPC's handling of forks stalls it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+from perdure.client import Client, Handle
+from perdure.context import Context, context
+from perdure.errors import PerdureError, WorkflowCancellationError, WorkflowExecutionError
+from perdure.graph import Node, Task, event, input, sleep, sleep_until, task
+from perdure.model import RunStatus, TaskStatus
+from perdure.options import RetryPolicy
+from perdure.sync import SyncClient, SyncHandle
+from perdure.views import RunInfo, TaskInfo, Update
+
+__all__ = [
+    "Client",
+    "Context",
+    "Handle",
+    "Node",
+    "PerdureError",
+    "RetryPolicy",
+    "RunInfo",
+    "RunStatus",
+    "SyncClient",
+    "SyncHandle",
+    "Task",
+    "TaskInfo",
+    "TaskStatus",
+    "Update",
+    "WorkflowCancellationError",
+    "WorkflowExecutionError",
+    "context",
+    "event",
+    "input",
+    "sleep",
+    "sleep_until",
+    "task",
+]

@@ -180,7 +180,9 @@ class Commands:
             case RunStatus.RESUMABLE:
                 now_ms = self._scheduler.clock()
                 await self._journal.write((SetRun(row.run_id, RunStatus.RUNNING, now_ms, resumed=True),))
-                view = await self._scheduler.when_live(row.run_id, lambda live: live.view() if live is not None else None)
+                view = await self._scheduler.when_live(
+                    row.run_id, lambda live: live.view() if live is not None else None
+                )
             case RunStatus.FAILED:
                 view = await self._scheduler.apply(row.run_id, ResumeRequested(self._scheduler.clock()))
         if view is None:

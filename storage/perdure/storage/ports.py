@@ -108,6 +108,9 @@ class BlobWriter(Protocol):
     async def write(self, chunk: bytes | memoryview) -> None:
         """Add bytes."""
 
+    def sha256(self) -> str:
+        """The hash of what was written so far."""
+
     async def commit(self) -> BlobRef:
         """Make the blob durable and visible under its hash. Until then nobody sees anything of it."""
 

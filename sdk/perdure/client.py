@@ -1,0 +1,354 @@
+"""The asynchronous client: one channel, typed errors, values of any size.
+
+A call that is safe to repeat is repeated when the service is away for a moment: every request carries
+the id that makes it so. Waiting is a row of long polls, and outlives restarts of the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
+
+from perdure import codec, errors, failures, wire
+from perdure.connection import open_channel
+from perdure.graph import to_spec
+from perdure.model import INLINE_BYTES_MAX, BlobRef, FailureKind, Payload, RunStatus, TaskStatus
+from perdure.v1 import (
+    blob_service_pb2,
+    blob_service_pb2_grpc,
+    payload_pb2,
+    spec_pb2,
+    system_service_pb2,
+    system_service_pb2_grpc,
+    workflow_pb2,
+    workflow_service_pb2,
+    workflow_service_pb2_grpc,
+)
+from perdure.views import RunInfo, TaskInfo, Update
+
+T = TypeVar("T")
+
+DEFAULT_ADDRESS: Final = "127.0.0.1:7233"
+POLL_S: Final = 25.0
+CHUNK_BYTES: Final = 512 * 1024
+SPEC_BYTES_MAX: Final = 1024 * 1024
+AWAY_FIRST_S: Final = 0.05
+AWAY_MAX_S: Final = 1.0
+
+IdReuse = Literal["reject", "allow_if_unsuccessful", "allow"]
+IdConflict = Literal["fail", "use_existing", "cancel_existing"]
+
+
+class Client:
+    """Talks to an engine. Use it as an asynchronous context manager, on one event loop.
+
+    `address` defaults to PERDURE_ADDRESS and then to 127.0.0.1:7233. `patience` is for how many
+    seconds a call goes on asking while the service is away.
+    """
+
+    def __init__(self, address: str = "", *, namespace: str = "", patience: float = 30.0) -> None:
+        self.address = address or os.environ.get("PERDURE_ADDRESS") or DEFAULT_ADDRESS
+        self.namespace = namespace or os.environ.get("PERDURE_NAMESPACE") or ""
+        self.patience = patience
+        self._channel = open_channel(self.address)
+        self._workflows = workflow_service_pb2_grpc.WorkflowServiceStub(self._channel)
+        self._blobs = blob_service_pb2_grpc.BlobServiceStub(self._channel)
+        self._system = system_service_pb2_grpc.SystemServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channel. Runs go on."""
+        await self._channel.close()
+
+    # -------------------------------------------------------------------------- running
+
+    async def start(
+        self,
+        graph: object,
+        *,
+        workflow_id: str = "",
+        inputs: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
+        name: str = "",
+        request_id: str = "",
+        id_reuse: IdReuse = "reject",
+        id_conflict: IdConflict = "fail",
+    ) -> Handle:
+        """Record a graph and run it; returns once it is durable.
+
+        Idempotent by `request_id` (made here if none is given, so that retries of this call are
+        safe). Raises WorkflowAlreadyExistsError if the id is in use, InvalidSpecError for a graph
+        that cannot run.
+        """
+        request = workflow_service_pb2.RunRequest(
+            namespace=self.namespace,
+            workflow_id=workflow_id,
+            request_id=request_id or uuid.uuid4().hex,
+            source=await self._source(wire.spec_to_proto(to_spec(graph))),
+            id_reuse_policy=workflow_service_pb2.WorkflowIdReusePolicy.Value(
+                f"WORKFLOW_ID_REUSE_POLICY_{id_reuse.upper()}"
+            ),
+            id_conflict_policy=workflow_service_pb2.WorkflowIdConflictPolicy.Value(
+                f"WORKFLOW_ID_CONFLICT_POLICY_{id_conflict.upper()}"
+            ),
+            labels=labels,
+            display_name=name,
+        )
+        for key, value in (inputs or {}).items():
+            request.inputs[key].CopyFrom(wire.payload_to_proto(await self._payload(value)))
+        if metadata:
+            struct = Struct()
+            struct.update(metadata)
+            request.metadata.CopyFrom(struct)
+        answer = await self._call(lambda: self._workflows.Run(request))
+        return Handle(self, answer.workflow.workflow_id, answer.workflow.run_id)
+
+    async def run(self, graph: T, **how: Any) -> T:
+        """Run a graph and give its value; takes what `start` takes. Raises WorkflowExecutionError with
+        the user's exception as `__cause__` if it fails, WorkflowCancellationError if it is canceled."""
+        handle = await self.start(graph, **how)
+        value: T = await handle.output()
+        return value
+
+    def handle(self, workflow_id: str, run_id: str = "") -> Handle:
+        """A run by its id; nothing is asked yet."""
+        return Handle(self, workflow_id, run_id)
+
+    async def resume(self, workflow_id: str) -> bool:
+        """Let a failed or resumable run go on. False: it is at work already."""
+        request = workflow_service_pb2.ResumeRequest(namespace=self.namespace, workflow_id=workflow_id)
+        return (await self._call(lambda: self._workflows.Resume(request))).resumed
+
+    async def cancel(self, workflow_id: str, reason: str = "") -> RunStatus:
+        """End a run; gives its state, which is another one than CANCELED if it was final before."""
+        request = workflow_service_pb2.CancelRequest(namespace=self.namespace, workflow_id=workflow_id, reason=reason)
+        answer = await self._call(lambda: self._workflows.Cancel(request))
+        return wire.RUN_STATUS_BACK[answer.workflow.status]
+
+    async def send_event(self, workflow_id: str, key: str, payload: Any = None, *, event_id: str = "") -> bool:
+        """Send an event; returns once it is durable. True: it is new. Idempotent by `event_id` (made here
+        if none is given)."""
+        request = workflow_service_pb2.SendEventRequest(
+            namespace=self.namespace,
+            workflow_id=workflow_id,
+            event_key=key,
+            event_id=event_id or uuid.uuid4().hex,
+            payload=wire.payload_to_proto(await self._payload(payload)),
+        )
+        return not (await self._call(lambda: self._workflows.SendEvent(request))).duplicate
+
+    async def delete(self, workflow_id: str, *, allow_missing: bool = False) -> None:
+        """Remove a final or resumable run with all that is its own."""
+        request = workflow_service_pb2.DeleteWorkflowRequest(
+            namespace=self.namespace, workflow_id=workflow_id, allow_missing=allow_missing
+        )
+        await self._call(lambda: self._workflows.DeleteWorkflow(request))
+
+    async def list(self, filter: str = "", *, order_by: str = "", page_size: int = 100) -> AsyncIterator[RunInfo]:
+        """Runs, newest first unless `order_by` says otherwise. The filter is that of ListWorkflows."""
+        token = ""
+        while True:
+            request = workflow_service_pb2.ListWorkflowsRequest(
+                namespace=self.namespace, filter=filter, order_by=order_by, page_size=page_size, page_token=token
+            )
+            answer = await self._call(lambda request=request: self._workflows.ListWorkflows(request))  # type: ignore[misc]
+            for workflow in answer.workflows:
+                yield RunInfo.from_proto(workflow)
+            token = answer.next_page_token
+            if not token:
+                return
+
+    async def info(self) -> system_service_pb2.GetSystemInfoResponse:
+        """What the server is and its limits."""
+        return await self._call(lambda: self._system.GetSystemInfo(system_service_pb2.GetSystemInfoRequest()))
+
+    # -------------------------------------------------------------------------- values
+
+    async def _source(self, spec: spec_pb2.WorkflowSpec) -> spec_pb2.WorkflowSource:
+        if spec.ByteSize() <= SPEC_BYTES_MAX:
+            return spec_pb2.WorkflowSource(spec=spec)
+        blob = await self._upload((spec.SerializeToString(deterministic=True),))
+        return spec_pb2.WorkflowSource(spec_blob=payload_pb2.BlobRef(sha256=blob.sha256, size_bytes=blob.size))
+
+    async def _payload(self, value: Any) -> Payload:
+        encoded = codec.encode_value(value)
+        if encoded.size <= INLINE_BYTES_MAX:
+            return encoded.inline()
+        return Payload(encoded.encoding, blob=await self._upload(encoded.chunks))
+
+    async def _upload(self, chunks: tuple[bytes | memoryview, ...]) -> BlobRef:
+        """Repeated as a whole if the service goes away in the middle: a blob is named by its content."""
+        size = sum(len(chunk) for chunk in chunks)
+
+        async def messages() -> AsyncIterator[blob_service_pb2.UploadBlobRequest]:
+            header = blob_service_pb2.UploadBlobHeader(namespace=self.namespace, size_bytes=size)
+            yield blob_service_pb2.UploadBlobRequest(header=header)
+            offset = 0
+            for chunk in chunks:
+                for start in range(0, len(chunk), CHUNK_BYTES):
+                    data = bytes(chunk[start : start + CHUNK_BYTES])
+                    yield blob_service_pb2.UploadBlobRequest(chunk=payload_pb2.BlobChunk(offset=offset, data=data))
+                    offset += len(data)
+
+        answer = await self._call(lambda: self._blobs.UploadBlob(messages()))
+        return BlobRef(answer.blob.sha256, answer.blob.size_bytes)
+
+    async def value_of(self, payload: Payload) -> Any:
+        """Decode a payload, fetching its blob if it has one."""
+        if payload.blob is None:
+            return codec.decode(payload)
+        return codec.decode(payload, await self._call(lambda blob=payload.blob: self._download(blob)))  # type: ignore[misc]
+
+    async def _download(self, blob: BlobRef) -> memoryview:
+        data = bytearray(blob.size)
+        request = blob_service_pb2.DownloadBlobRequest(namespace=self.namespace, sha256=blob.sha256)
+        async for answer in self._blobs.DownloadBlob(request):
+            chunk = answer.chunk
+            data[chunk.offset : chunk.offset + len(chunk.data)] = chunk.data
+        return memoryview(data).toreadonly()
+
+    async def _call(self, ask: Callable[[], Awaitable[T]], *, patience: float | None = None) -> T:
+        """Ask, as long as the service is away and patience lasts. Raises typed errors."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self.patience if patience is None else patience)
+        pause_s = AWAY_FIRST_S
+        while True:
+            try:
+                return await ask()
+            except grpc.RpcError as rpc_error:
+                error = errors.from_rpc_error(rpc_error)
+            if not isinstance(error, errors.ServiceUnavailableError) or loop.time() + pause_s > deadline:
+                raise error
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, AWAY_MAX_S)
+
+
+class Handle:
+    """A run, by its ids. Making one asks nothing."""
+
+    def __init__(self, client: Client, workflow_id: str, run_id: str = "") -> None:
+        self._client = client
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+
+    def __repr__(self) -> str:
+        return f"<perdure workflow {self.workflow_id!r}>"
+
+    async def status(self) -> RunInfo:
+        """The run as it is now."""
+        request = workflow_service_pb2.GetStatusRequest(namespace=self._client.namespace, workflow_id=self.workflow_id)
+        answer = await self._client._call(lambda: self._client._workflows.GetStatus(request))
+        return RunInfo.from_proto(answer.workflow)
+
+    async def output(self, task_id: str = "", *, timeout: float | None = None) -> Any:
+        """The value of the run, or of one of its tasks; waits for it.
+
+        Raises WorkflowExecutionError or WorkflowCancellationError if there will be none, TimeoutError
+        after `timeout` seconds, TaskNotFoundError if the run ends without such a task.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        while True:
+            left = POLL_S if deadline is None else min(POLL_S, max(deadline - loop.time(), 0))
+            request = workflow_service_pb2.GetOutputRequest(
+                namespace=self._client.namespace,
+                workflow_id=self.workflow_id,
+                run_id=self.run_id,
+                task_id=task_id,
+                wait=Duration(seconds=int(left), nanos=int(left % 1 * 1e9)),
+                include_error_object=True,
+            )
+            answer = await self._client._call(lambda request=request: self._client._workflows.GetOutput(request))  # type: ignore[misc]
+            if answer.done:
+                return await self._value(answer.outcome)
+            if deadline is not None and loop.time() >= deadline:
+                raise TimeoutError(f"workflow {self.workflow_id!r} had no output after {timeout} s")
+
+    async def _value(self, outcome: workflow_pb2.Outcome) -> Any:
+        if outcome.WhichOneof("kind") == "output":
+            return await self._client.value_of(wire.payload_from_proto(outcome.output))
+        failure = wire.failure_from_proto(outcome.failure)
+        if failure.kind is FailureKind.CANCELED:
+            raise errors.WorkflowCancellationError(self.workflow_id, failure)
+        raise errors.WorkflowExecutionError(self.workflow_id, failure) from failures.to_exception(failure)
+
+    async def metadata(self, task_id: str = "") -> workflow_pb2.Metadata:
+        """User metadata, options and times of the run or of a task."""
+        request = workflow_service_pb2.GetMetadataRequest(
+            namespace=self._client.namespace, workflow_id=self.workflow_id, task_id=task_id
+        )
+        return (await self._client._call(lambda: self._client._workflows.GetMetadata(request))).metadata
+
+    async def tasks(self, *statuses: TaskStatus) -> AsyncIterator[TaskInfo]:
+        """The tasks, in the order in which they became known."""
+        token = ""
+        while True:
+            request = workflow_service_pb2.ListTasksRequest(
+                namespace=self._client.namespace,
+                workflow_id=self.workflow_id,
+                page_token=token,
+                page_size=1000,
+                statuses=[wire.TASK_STATUS[status] for status in statuses],  # type: ignore[misc]
+            )
+            answer = await self._client._call(lambda request=request: self._client._workflows.ListTasks(request))  # type: ignore[misc]
+            for task in answer.tasks:
+                yield TaskInfo.from_proto(task)
+            token = answer.next_page_token
+            if not token:
+                return
+
+    async def watch(self, *, include_tasks: bool = True) -> AsyncIterator[Update]:
+        """The run and its tasks after each change, to the end of the run; reconnects by itself."""
+        token = ""
+        pause_s = AWAY_FIRST_S
+        while True:
+            request = workflow_service_pb2.WatchRequest(
+                namespace=self._client.namespace,
+                workflow_ids=[self.workflow_id],
+                include_tasks=include_tasks,
+                until_final=True,
+                resume_token=token,
+            )
+            try:
+                async for answer in self._client._workflows.Watch(request):
+                    pause_s = AWAY_FIRST_S
+                    for event in answer.events:
+                        yield Update.from_proto(event)
+                    token = answer.resume_token
+                return
+            except grpc.RpcError as rpc_error:
+                error = errors.from_rpc_error(rpc_error)
+                if not isinstance(error, (errors.ServiceUnavailableError, errors.SlowConsumerError)):
+                    raise error from None
+                if pause_s > self._client.patience:
+                    raise error from None
+            await asyncio.sleep(min(pause_s, AWAY_MAX_S))
+            pause_s *= 2
+
+    async def cancel(self, reason: str = "") -> RunStatus:
+        """See Client.cancel."""
+        return await self._client.cancel(self.workflow_id, reason)
+
+    async def resume(self) -> bool:
+        """See Client.resume."""
+        return await self._client.resume(self.workflow_id)
+
+    async def send_event(self, key: str, payload: Any = None, *, event_id: str = "") -> bool:
+        """See Client.send_event."""
+        return await self._client.send_event(self.workflow_id, key, payload, event_id=event_id)

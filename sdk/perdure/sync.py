@@ -1,0 +1,179 @@
+"""The client for code that is not asynchronous: a thread with a loop, and the asynchronous client on it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from perdure.client import Client, Handle, IdConflict, IdReuse
+from perdure.model import RunStatus, TaskStatus
+from perdure.v1 import system_service_pb2, workflow_pb2
+from perdure.views import RunInfo, TaskInfo, Update
+
+T = TypeVar("T")
+
+
+class _LoopThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="perdure-client", daemon=True)
+        self._thread.start()
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+        async def following() -> tuple[bool, T | None]:
+            try:
+                return True, await anext(items)
+            except StopAsyncIteration:
+                return False, None
+
+        while True:
+            there, item = self.wait(following())
+            if not there:
+                return
+            yield item  # type: ignore[misc]
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class SyncClient:
+    """`perdure.Client` without await; any thread may use it, also one with a running loop."""
+
+    def __init__(self, address: str = "", *, namespace: str = "", patience: float = 30.0) -> None:
+        self._thread = _LoopThread()
+
+        async def make() -> Client:
+            return Client(address, namespace=namespace, patience=patience)
+
+        self._client = self._thread.wait(make())
+        self._is_closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """See Client.close. Closing twice is no error."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._thread.wait(self._client.close())
+            self._thread.close()
+
+    def start(
+        self,
+        graph: object,
+        *,
+        workflow_id: str = "",
+        inputs: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
+        name: str = "",
+        request_id: str = "",
+        id_reuse: IdReuse = "reject",
+        id_conflict: IdConflict = "fail",
+    ) -> SyncHandle:
+        """See Client.start."""
+        work = self._client.start(
+            graph,
+            workflow_id=workflow_id,
+            inputs=inputs,
+            metadata=metadata,
+            labels=labels,
+            name=name,
+            request_id=request_id,
+            id_reuse=id_reuse,
+            id_conflict=id_conflict,
+        )
+        return SyncHandle(self._thread, self._thread.wait(work))
+
+    def run(self, graph: T, **how: Any) -> T:
+        """See Client.run."""
+        return self._thread.wait(self._client.run(graph, **how))
+
+    def handle(self, workflow_id: str, run_id: str = "") -> SyncHandle:
+        """See Client.handle."""
+        return SyncHandle(self._thread, self._client.handle(workflow_id, run_id))
+
+    def resume(self, workflow_id: str) -> bool:
+        """See Client.resume."""
+        return self._thread.wait(self._client.resume(workflow_id))
+
+    def cancel(self, workflow_id: str, reason: str = "") -> RunStatus:
+        """See Client.cancel."""
+        return self._thread.wait(self._client.cancel(workflow_id, reason))
+
+    def send_event(self, workflow_id: str, key: str, payload: Any = None, *, event_id: str = "") -> bool:
+        """See Client.send_event."""
+        return self._thread.wait(self._client.send_event(workflow_id, key, payload, event_id=event_id))
+
+    def delete(self, workflow_id: str, *, allow_missing: bool = False) -> None:
+        """See Client.delete."""
+        self._thread.wait(self._client.delete(workflow_id, allow_missing=allow_missing))
+
+    def list(self, filter: str = "", *, order_by: str = "", page_size: int = 100) -> Iterator[RunInfo]:
+        """See Client.list."""
+        return self._thread.iterate(self._client.list(filter, order_by=order_by, page_size=page_size))
+
+    def info(self) -> system_service_pb2.GetSystemInfoResponse:
+        """See Client.info."""
+        return self._thread.wait(self._client.info())
+
+    def value_of(self, payload: Any) -> Any:
+        """See Client.value_of."""
+        return self._thread.wait(self._client.value_of(payload))
+
+
+class SyncHandle:
+    """`perdure.Handle` without await."""
+
+    def __init__(self, thread: _LoopThread, handle: Handle) -> None:
+        self._thread = thread
+        self._handle = handle
+        self.workflow_id = handle.workflow_id
+        self.run_id = handle.run_id
+
+    def status(self) -> RunInfo:
+        """See Handle.status."""
+        return self._thread.wait(self._handle.status())
+
+    def output(self, task_id: str = "", *, timeout: float | None = None) -> Any:
+        """See Handle.output."""
+        return self._thread.wait(self._handle.output(task_id, timeout=timeout))
+
+    def metadata(self, task_id: str = "") -> workflow_pb2.Metadata:
+        """See Handle.metadata."""
+        return self._thread.wait(self._handle.metadata(task_id))
+
+    def tasks(self, *statuses: TaskStatus) -> Iterator[TaskInfo]:
+        """See Handle.tasks."""
+        return self._thread.iterate(self._handle.tasks(*statuses))
+
+    def watch(self, *, include_tasks: bool = True) -> Iterator[Update]:
+        """See Handle.watch."""
+        return self._thread.iterate(self._handle.watch(include_tasks=include_tasks))
+
+    def cancel(self, reason: str = "") -> RunStatus:
+        """See Handle.cancel."""
+        return self._thread.wait(self._handle.cancel(reason))
+
+    def resume(self) -> bool:
+        """See Handle.resume."""
+        return self._thread.wait(self._handle.resume())
+
+    def send_event(self, key: str, payload: Any = None, *, event_id: str = "") -> bool:
+        """See Handle.send_event."""
+        return self._thread.wait(self._handle.send_event(key, payload, event_id=event_id))

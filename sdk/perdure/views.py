@@ -1,0 +1,103 @@
+"""What clients are told of runs and tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from perdure import wire
+from perdure.model import RunStatus, TaskStatus
+from perdure.v1 import workflow_pb2, workflow_service_pb2
+
+
+def _moment(stamp: Timestamp, is_set: bool) -> datetime | None:
+    return wire.to_datetime(wire.from_timestamp(stamp)) if is_set else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """A run. The counts of tasks are 0 in lists."""
+
+    workflow_id: str
+    run_id: str
+    status: RunStatus
+    name: str
+    labels: Mapping[str, str]
+    created: datetime | None
+    started: datetime | None
+    ended: datetime | None
+    resumes: int
+    tasks: int
+    tasks_running: int
+    tasks_successful: int
+    tasks_failed: int
+
+    @classmethod
+    def from_proto(cls, message: workflow_pb2.Workflow) -> Self:
+        return cls(
+            workflow_id=message.workflow_id,
+            run_id=message.run_id,
+            status=wire.RUN_STATUS_BACK[message.status],
+            name=message.name,
+            labels=dict(message.labels),
+            created=_moment(message.create_time, message.HasField("create_time")),
+            started=_moment(message.start_time, message.HasField("start_time")),
+            ended=_moment(message.end_time, message.HasField("end_time")),
+            resumes=message.resume_count,
+            tasks=message.tasks.total,
+            tasks_running=message.tasks.running,
+            tasks_successful=message.tasks.successful,
+            tasks_failed=message.tasks.failed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """A task. `error` is the text of its last failure, "" if it has none."""
+
+    task_id: str
+    parent_task_id: str
+    function: str
+    status: TaskStatus
+    attempts: int
+    started: datetime | None
+    ended: datetime | None
+    output_bytes: int
+    error: str
+
+    @classmethod
+    def from_proto(cls, message: workflow_pb2.Task) -> Self:
+        failure = message.last_failure
+        return cls(
+            task_id=message.task_id,
+            parent_task_id=message.parent_task_id,
+            function=message.function_name,
+            status=wire.TASK_STATUS_BACK[message.status],
+            attempts=message.attempts,
+            started=_moment(message.start_time, message.HasField("start_time")),
+            ended=_moment(message.end_time, message.HasField("end_time")),
+            output_bytes=message.output_size_bytes,
+            error=f"{failure.type}: {failure.message}" if message.HasField("last_failure") else "",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A change that was watched: the run or a task as it is after it; neither: it was deleted."""
+
+    run: RunInfo | None = None
+    task: TaskInfo | None = None
+
+    @classmethod
+    def from_proto(cls, event: workflow_service_pb2.WatchEvent) -> Self:
+        match event.WhichOneof("kind"):
+            case "workflow":
+                return cls(run=RunInfo.from_proto(event.workflow))
+            case "task":
+                return cls(task=TaskInfo.from_proto(event.task.task))
+            case _:
+                return cls()

@@ -1,0 +1,234 @@
+"""The composition root: here, and only here, the concrete parts meet.
+
+`running_server` is what `perdure serve` runs and what tests run; the order in which it ends is the order
+of its lines: callers first, then the work, then the journal, then the stores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+from perdure.service import limits
+from perdure.service.executors.pool import LeasePool
+from perdure.service.executors.port import Executor
+from perdure.service.kernel import Kernel, wall_clock_ms
+from perdure.service.rpc.blob import BlobServicer
+from perdure.service.rpc.interceptor import ErrorInterceptor, Gate
+from perdure.service.rpc.system import SystemServicer
+from perdure.service.rpc.worker import WorkerServicer
+from perdure.service.rpc.workflow import WorkflowServicer
+from perdure.service.settings import Settings, SettingsError
+from perdure.storage.ports import BlobStore, MetadataStore
+from perdure.storage.urls import blob_store, metadata_store
+from perdure.v1 import (
+    blob_service_pb2,
+    blob_service_pb2_grpc,
+    system_service_pb2,
+    system_service_pb2_grpc,
+    worker_service_pb2_grpc,
+    workflow_service_pb2,
+    workflow_service_pb2_grpc,
+)
+
+log = logging.getLogger(__name__)
+
+SERVICES: Final = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (workflow_service_pb2, "WorkflowService"),
+        (blob_service_pb2, "BlobService"),
+        (system_service_pb2, "SystemService"),
+    )
+)
+REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
+OPTIONS: Final = (
+    ("grpc.max_receive_message_length", limits.MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", limits.MESSAGE_BYTES_MAX),
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_concurrent_streams", 10_000),
+)
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that takes calls. `address` is host:port."""
+
+    address: str
+    kernel: Kernel
+    executor: Executor
+    drain: Callable[[], None]
+
+
+def package_version() -> str:
+    try:
+        return version("perdure")
+    except PackageNotFoundError:
+        return "0"
+
+
+@asynccontextmanager
+async def running_server(
+    settings: Settings,
+    *,
+    store: MetadataStore | None = None,
+    blobs: BlobStore | None = None,
+    clock: Callable[[], int] = wall_clock_ms,
+) -> AsyncIterator[RunningServer]:
+    """Serve until the context is left. `store` and `blobs` stand in for those of the settings."""
+    engine_id = secrets.token_hex(8)
+    gate = Gate()
+    async with AsyncExitStack() as stack:
+        store = store or metadata_store(settings.storage)
+        stack.push_async_callback(store.close)
+        await store.open()
+        blobs = blobs or blob_store(settings.blob_url)
+        executor, pool = _executor(settings, blobs, engine_id)
+        kernel = Kernel(store, executor, owner=engine_id, clock=clock)
+        server = grpc.aio.server(interceptors=[ErrorInterceptor(gate)], options=OPTIONS)
+        _add_servicers(server, kernel, executor, store, blobs, engine_id)
+        if pool is not None:
+            worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(pool, kernel.values), server)
+        health = _add_health(server)
+        _add_reflection(server)
+        try:
+            port = server.add_insecure_port(settings.listen)
+        except RuntimeError as error:
+            raise SettingsError(f"cannot listen on {settings.listen}: the address is in use or not ours") from error
+        await server.start()
+        stack.push_async_callback(server.stop, 0)
+        stack.push_async_callback(kernel.stop, grace_s=settings.drain_s)
+        await kernel.start(recover=settings.recovery == "auto")
+        gate.open()
+        await _set_health(health, health_pb2.HealthCheckResponse.SERVING)
+
+        def drain() -> None:
+            gate.drain()
+            kernel.drain()
+
+        host = settings.listen.rpartition(":")[0]
+        yield RunningServer(f"{host}:{port}", kernel, executor, drain)
+
+        # Load balancers look elsewhere, new calls are refused, waits and streams are answered,
+        # and only then do the things go away that calls depend on: the stack, backwards.
+        await health.enter_graceful_shutdown()
+        drain()
+        await server.stop(settings.drain_s)
+
+
+def _executor(settings: Settings, blobs: BlobStore, engine_id: str) -> tuple[Executor, LeasePool | None]:
+    if settings.executor == "local":
+        from perdure.service.executors.local import LocalExecutor
+
+        return LocalExecutor(blobs, threads=settings.local_threads), None
+    pool = LeasePool(engine_id=engine_id, blob_url=settings.blob_url, idle_s=settings.lease_idle_s)
+    return pool, pool
+
+
+def _add_servicers(
+    server: grpc.aio.Server, kernel: Kernel, executor: Executor, store: MetadataStore, blobs: BlobStore, engine_id: str
+) -> None:
+    workflows = WorkflowServicer(kernel.commands, kernel.queries, kernel.changes, store, blobs)
+    workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)
+    blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(blobs), server)
+    system = SystemServicer(executor, version=package_version(), engine_id=engine_id)
+    system_service_pb2_grpc.add_SystemServiceServicer_to_server(system, server)
+
+
+def _add_health(server: grpc.aio.Server) -> HealthServicer:
+    health = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    return health
+
+
+async def _set_health(health: HealthServicer, status: Any) -> None:
+    for service in ("", *SERVICES):
+        await health.set(service, status)
+
+
+def _add_reflection(server: grpc.aio.Server) -> None:
+    """v1alpha from the library, and v1, which has the same messages, by the same handler."""
+    from grpc_reflection.v1alpha._async import ReflectionServicer
+
+    servicer = ReflectionServicer(
+        (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    )
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    generic = grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": handler})
+    server.add_generic_rpc_handlers((generic,))
+
+
+# ------------------------------------------------------------------------------ the process
+
+
+def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
+    """Run until SIGTERM or SIGINT, then end in good order."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_serve(settings, announce))
+    else:
+        uvloop.run(_serve(settings, announce))
+
+
+async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with running_server(settings) as server, _agent(settings, server.address):
+        announce(f"perdure {package_version()} serves on {server.address}, storage {settings.storage}")
+        await stopping.wait()
+        log.info("draining")
+        server.drain()
+
+
+@asynccontextmanager
+async def _agent(settings: Settings, address: str) -> AsyncIterator[None]:
+    """The agent of the local cluster, in a process of its own that ends with this one."""
+    if settings.executor != "ray":
+        yield
+        return
+    command = [sys.executable, "-m", "perdure.worker.agent", "--address", address, "--with-parent", str(os.getpid())]
+    command += ["--ray-address", settings.ray_address, "--ray-cpus", str(settings.ray_cpus)]
+    process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
+    watch = asyncio.create_task(_watch_agent(process))
+    try:
+        yield
+    finally:
+        watch.cancel()
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), settings.drain_s + 10)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def _watch_agent(process: asyncio.subprocess.Process) -> None:
+    code = await process.wait()
+    log.error("the agent ended: no task runs until one dials in", extra={"exit_code": code})

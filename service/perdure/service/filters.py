@@ -1,0 +1,154 @@
+"""The filter of ListWorkflows: a subset of AIP-160, to a condition that a store understands.
+
+filter     = and-part { "OR" and-part }
+and-part   = term { "AND" term }
+term       = "(" filter ")" | field operator value
+field      = name | "labels." key
+operator   = "=" | "!=" | "<" | "<=" | ">" | ">=" | ":"          (":" has the prefix)
+value      = word | "quoted"
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Final
+
+from perdure.errors import InvalidFilterError
+from perdure.model import RunStatus
+from perdure.storage.rows import AllOf, AnyOf, Comparison, Condition
+
+TEXTS: Final = {"workflow_id", "name", "queue", "created_by"}
+TIMES: Final = {"create_time": "create_ms", "start_time": "start_ms", "end_time": "end_ms"}
+ORDERS: Final = {"create_time": "create_ms", "update_time": "update_ms", "workflow_id": "workflow_id"}
+FILTER_CHARS_MAX: Final = 4_000
+DEPTH_MAX: Final = 16
+
+_TOKEN: Final = re.compile(
+    r'\s*(?:(?P<paren>[()])|(?P<operator><=|>=|!=|=|<|>|:)|"(?P<quoted>(?:[^"\\]|\\.)*)"'
+    r'|(?P<word>[^\s()<>=!:"]+(?::[^\s()<>=!"]+)*))'
+)
+
+
+def parse_filter(text: str) -> Condition | None:
+    """None for an empty filter. Raises InvalidFilterError with the position."""
+    if len(text) > FILTER_CHARS_MAX:
+        raise _wrong(f"a filter has at most {FILTER_CHARS_MAX} characters", FILTER_CHARS_MAX)
+    if not text.strip():
+        return None
+    parser = _Parser(text)
+    condition = parser.either(0)
+    parser.expect_end()
+    return condition
+
+
+def parse_order(text: str) -> tuple[str, bool]:
+    """Column, and whether it descends."""
+    words = text.split() or ["create_time", "desc"]
+    if len(words) > 2 or words[0] not in ORDERS or (len(words) == 2 and words[1] not in ("asc", "desc")):
+        raise _wrong(f'order_by is one of {", ".join(ORDERS)}, and perhaps "asc" or "desc"', 0)
+    return ORDERS[words[0]], len(words) == 2 and words[1] == "desc"
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tokens: list[tuple[str, str, int]] = []
+        position = 0
+        while text[position:].strip():
+            match = _TOKEN.match(text, position)
+            if match is None:
+                raise _wrong("this does not belong here", position)
+            kind = str(match.lastgroup)
+            value = match[kind]
+            if kind == "quoted":
+                value = re.sub(r"\\(.)", r"\1", value)
+            self._tokens.append((kind, value, match.start(kind)))
+            position = match.end()
+        self._next = 0
+
+    def _peek(self) -> tuple[str, str, int]:
+        return self._tokens[self._next] if self._next < len(self._tokens) else ("end", "", len(self._text))
+
+    def _take(self, kind: str, what: str) -> str:
+        found, value, position = self._peek()
+        if found != kind:
+            raise _wrong(f"expected {what}", position)
+        self._next += 1
+        return value
+
+    def expect_end(self) -> None:
+        kind, _, position = self._peek()
+        if kind != "end":
+            raise _wrong("expected AND, OR or the end", position)
+
+    def either(self, depth: int) -> Condition:
+        parts = [self._both(depth)]
+        while self._peek()[:2] == ("word", "OR"):
+            self._next += 1
+            parts.append(self._both(depth))
+        return parts[0] if len(parts) == 1 else AnyOf(tuple(parts))
+
+    def _both(self, depth: int) -> Condition:
+        parts = [self._term(depth)]
+        while self._peek()[:2] == ("word", "AND"):
+            self._next += 1
+            parts.append(self._term(depth))
+        return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
+
+    def _term(self, depth: int) -> Condition:
+        kind, value, position = self._peek()
+        if (kind, value) == ("paren", "("):
+            if depth >= DEPTH_MAX:
+                raise _wrong(f"parentheses may be nested {DEPTH_MAX} deep", position)
+            self._next += 1
+            condition = self.either(depth + 1)
+            if self._peek()[:2] != ("paren", ")"):
+                raise _wrong("expected )", self._peek()[2])
+            self._next += 1
+            return condition
+        name = self._take("word", "a field")
+        operator = self._take("operator", "an operator")
+        value_position = self._peek()[2]
+        if self._peek()[0] == "quoted":
+            text = self._take("quoted", "a value")
+        else:
+            text = self._take("word", "a value")
+        return _comparison(name, operator, text, position, value_position)
+
+
+def _comparison(name: str, operator: str, text: str, position: int, value_position: int) -> Comparison:
+    if name.startswith("labels.") and len(name) > len("labels."):
+        return Comparison(name, operator, text)
+    if name in TEXTS:
+        return Comparison(name, operator, text)
+    if operator == ":":
+        raise _wrong(f"{name} has no prefixes; : works on texts", position)
+    if name == "status":
+        status = text.upper().removeprefix("WORKFLOW_STATUS_")
+        if operator not in ("=", "!=") or status not in RunStatus.__members__:
+            raise _wrong(f"status is compared by = or != with {', '.join(RunStatus.__members__)}", value_position)
+        return Comparison(name, operator, status)
+    if name == "priority":
+        try:
+            return Comparison(name, operator, int(text))
+        except ValueError:
+            raise _wrong("priority is an integer", value_position) from None
+    if name in TIMES:
+        return Comparison(TIMES[name], operator, _moment(text, value_position))
+    known = ", ".join(sorted({*TEXTS, *TIMES, "status", "priority", "labels.KEY"}))
+    raise _wrong(f"unknown field {name!r:.80}; there are {known}", position)
+
+
+def _moment(text: str, position: int) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise _wrong('a time is written as "2026-01-31T12:00:00Z"', position) from None
+    if moment.tzinfo is None:
+        raise _wrong("a time needs its zone, such as Z", position)
+    return round(moment.timestamp() * 1000)
+
+
+def _wrong(message: str, position: int) -> InvalidFilterError:
+    return InvalidFilterError(f"{message} (at character {position})", position=str(position))

@@ -1,0 +1,146 @@
+"""From what the engine tells to messages."""
+
+from __future__ import annotations
+
+import json
+
+from google.protobuf.struct_pb2 import Struct
+
+from perdure import wire
+from perdure.model import Failure, Payload, Resources, TaskOptions
+from perdure.service.views import OutcomeView, RunView, TaskView
+from perdure.v1 import failure_pb2, workflow_pb2, workflow_service_pb2
+
+
+def etag(view: RunView) -> str:
+    return str(view.row.change)
+
+
+def workflow(view: RunView) -> workflow_pb2.Workflow:
+    row = view.row
+    message = workflow_pb2.Workflow(
+        namespace=row.namespace,
+        workflow_id=row.workflow_id,
+        run_id=row.run_id,
+        status=wire.RUN_STATUS[row.status],
+        name=row.name,
+        labels=dict(row.labels),
+        queue=row.queue,
+        priority=row.priority,
+        created_by=row.created_by,
+        create_time=wire.to_timestamp(row.create_ms),
+        start_time=wire.to_timestamp(row.start_ms),
+        end_time=wire.to_timestamp(row.end_ms),
+        update_time=wire.to_timestamp(row.update_ms),
+        etag=etag(view),
+        resume_count=row.resume_count,
+    )
+    if view.counts is not None:
+        counts = view.counts
+        message.tasks.CopyFrom(
+            workflow_pb2.TaskCounts(
+                total=counts.total,
+                pending=counts.pending,
+                running=counts.running,
+                successful=counts.successful,
+                failed=counts.failed,
+                canceled=counts.canceled,
+            )
+        )
+    return message
+
+
+def task(view: TaskView) -> workflow_pb2.Task:
+    message = workflow_pb2.Task(
+        task_id=view.task_id,
+        node_id=view.node_id,
+        parent_task_id=view.parent_task_id,
+        function_name=view.function_name,
+        status=wire.TASK_STATUS[view.status],
+        attempts=view.attempts,
+        start_time=wire.to_timestamp(view.started_ms),
+        end_time=wire.to_timestamp(view.ended_ms),
+        output_size_bytes=view.output_bytes,
+        checkpointed=view.checkpointed,
+        next_attempt_time=wire.to_timestamp(view.next_attempt_ms),
+    )
+    if view.failure is not None:
+        message.last_failure.CopyFrom(_summary(view.failure))
+    return message
+
+
+def _summary(failure: Failure) -> failure_pb2.Failure:
+    message = wire.failure_to_proto(failure)
+    for field in ("stack_trace", "error", "cause"):
+        message.ClearField(field)
+    return message
+
+
+def outcome(view: OutcomeView, *, include_error: bool) -> workflow_service_pb2.GetOutputResponse:
+    """`done` only with a value. The error object goes only to those who asked for it."""
+    answer = workflow_service_pb2.GetOutputResponse(
+        status=wire.RUN_STATUS[view.status], run_id=view.run_id, done=view.value is not None
+    )
+    if isinstance(view.value, Payload):
+        answer.outcome.output.CopyFrom(wire.payload_to_proto(view.value))
+    elif view.value is not None:
+        failure = wire.failure_to_proto(view.value)
+        if not include_error:
+            _drop_errors(failure)
+        answer.outcome.failure.CopyFrom(failure)
+    return answer
+
+
+def _drop_errors(failure: failure_pb2.Failure) -> None:
+    while True:
+        failure.ClearField("error")
+        if not failure.HasField("cause"):
+            return
+        failure = failure.cause
+
+
+def run_metadata(view: RunView) -> workflow_pb2.Metadata:
+    row = view.row
+    return workflow_pb2.Metadata(
+        status=str(row.status),
+        user_metadata=wire.json_to_struct(row.metadata) or Struct(),
+        stats=workflow_pb2.Stats(
+            start_time=wire.to_timestamp(row.start_ms),
+            end_time=wire.to_timestamp(row.end_ms),
+            attempts=1 + row.resume_count,
+        ),
+    )
+
+
+def task_metadata(view: TaskView) -> workflow_pb2.Metadata:
+    return workflow_pb2.Metadata(
+        status=str(view.status),
+        user_metadata=wire.json_to_struct(view.metadata) or Struct(),
+        stats=workflow_pb2.Stats(
+            start_time=wire.to_timestamp(view.started_ms),
+            end_time=wire.to_timestamp(view.ended_ms),
+            attempts=view.attempts,
+        ),
+        task_options=_options(view.options),
+    )
+
+
+def _options(options: TaskOptions) -> Struct:
+    """The options by the names under which users give them."""
+    resources: Resources = options.shape.resources
+    named = {
+        "max_retries": options.retry.max_attempts - 1 if options.retry.max_attempts > 0 else -1,
+        "retry_exceptions": list(options.retry.retryable_types) or options.retry.application_errors,
+        "catch_exceptions": options.catch_exceptions,
+        "checkpoint": options.checkpoint,
+        "num_cpus": resources.num_cpus,
+        "num_gpus": resources.num_gpus,
+        "memory": resources.memory_bytes,
+        "resources": dict(resources.custom) or None,
+        "accelerator_type": resources.accelerator_type or None,
+        "runtime_env": json.loads(options.shape.runtime_env) if options.shape.runtime_env else None,
+        "timeout": options.attempt_timeout_ms / 1000 if options.attempt_timeout_ms is not None else None,
+    }
+    struct = Struct()
+    struct.update({name: value for name, value in named.items() if value is not None})
+    return struct

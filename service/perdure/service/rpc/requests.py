@@ -1,0 +1,188 @@
+"""From requests to what the engine takes: every field is checked here, once, with its name in the error."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+from perdure import errors, wire
+from perdure.model import Call, Payload, Spec
+from perdure.service import limits
+from perdure.service.views import Conflict, NewRun, Reuse
+from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
+
+DEFAULT_NAMESPACE: Final = "default"
+
+_REUSE: Final = {0: Reuse.REJECT, 1: Reuse.REJECT, 2: Reuse.ALLOW_IF_UNSUCCESSFUL, 3: Reuse.ALLOW}
+_CONFLICT: Final = {0: Conflict.FAIL, 1: Conflict.FAIL, 2: Conflict.USE_EXISTING, 3: Conflict.CANCEL_EXISTING}
+
+
+def invalid(field: str, what: str) -> errors.InvalidFieldError:
+    return errors.InvalidFieldError(f"{field}: {what}", field=field)
+
+
+def text(value: str, field: str, *, limit: int = limits.ID_CHARS_MAX, required: bool = True) -> str:
+    """A text of printable characters."""
+    if not value:
+        if required:
+            raise invalid(field, "is required")
+        return ""
+    if len(value) > limit or not value.isprintable():
+        raise invalid(field, f"has 1 to {limit} printable characters")
+    return value
+
+
+def namespace(value: str) -> str:
+    return text(value, "namespace", limit=63, required=False) or DEFAULT_NAMESPACE
+
+
+def workflow_id(value: str) -> str:
+    return text(value, "workflow_id")
+
+
+def payload(message: payload_pb2.Payload, field: str) -> Payload:
+    """An unset one is null."""
+    if not message.encoding and not message.data and not message.HasField("blob"):
+        return Payload("binary/null")
+    if len(message.data) > limits.INLINE_PAYLOAD_BYTES_MAX:
+        raise errors.PayloadTooLargeError(
+            f"{field}: {len(message.data)} bytes inline, at most {limits.INLINE_PAYLOAD_BYTES_MAX}; upload a blob",
+            field=field,
+            size=str(len(message.data)),
+            limit=str(limits.INLINE_PAYLOAD_BYTES_MAX),
+        )
+    try:
+        return wire.payload_from_proto(message)
+    except ValueError as error:
+        raise invalid(field, str(error)) from error
+
+
+def wait_s(asked: Duration, context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    """Bounded by the limit and by the deadline of the call, less a margin."""
+    try:
+        wanted = wire.from_duration(asked) / 1000
+    except ValueError as error:
+        raise invalid("wait", str(error)) from error
+    left = context.time_remaining()
+    bound = limits.WAIT_S_MAX if left is None else max(left - limits.DEADLINE_MARGIN_S, 0)
+    return min(wanted, bound, limits.WAIT_S_MAX)
+
+
+def page_size(value: int) -> int:
+    if value < 0:
+        raise invalid("page_size", "must be 0 or more")
+    return min(value or limits.PAGE_DEFAULT, limits.PAGE_MAX)
+
+
+def run(request: workflow_service_pb2.RunRequest, spec: Spec, spec_bytes: bytes) -> NewRun:
+    """A request to run; its graph was decoded before, since it may have come as a blob."""
+    wanted_id = text(request.workflow_id, "workflow_id", required=False)
+    request_id = text(request.request_id, "request_id", limit=limits.REQUEST_ID_CHARS_MAX, required=False)
+    if request_id and not request_id.isascii():
+        raise invalid("request_id", "has ASCII characters only")
+    if not wanted_id and not request_id:
+        raise invalid("request_id", "is required without a workflow_id, or a retry could run the workflow twice")
+    if request.id_reuse_policy not in _REUSE:
+        raise invalid("id_reuse_policy", "is unknown to this server")
+    if request.id_conflict_policy not in _CONFLICT:
+        raise invalid("id_conflict_policy", "is unknown to this server")
+    if not -100 <= request.priority <= 100:
+        raise invalid("priority", "is between -100 and 100")
+    _check_payloads(spec)
+    return NewRun(
+        namespace=namespace(request.namespace),
+        workflow_id=wanted_id,
+        request_id=request_id,
+        spec=spec,
+        spec_bytes=spec_bytes,
+        inputs={name: payload(value, f"inputs[{name!r}]") for name, value in request.inputs.items()},
+        reuse=_REUSE[request.id_reuse_policy],
+        conflict=_CONFLICT[request.id_conflict_policy],
+        metadata=_metadata(request),
+        labels=_labels(request.labels),
+        queue=text(request.queue, "queue", limit=63, required=False) or "default",
+        priority=request.priority,
+        name=text(request.display_name, "display_name", required=False) or _name_of(spec),
+    )
+
+
+def spec(message: spec_pb2.WorkflowSpec) -> Spec:
+    """A graph that can run, within the limits."""
+    if len(message.nodes) > limits.NODES_MAX:
+        raise errors.InvalidSpecError(f"the graph has {len(message.nodes)} nodes, at most {limits.NODES_MAX}")
+    return wire.spec_from_proto(message)
+
+
+def _check_payloads(graph: Spec) -> None:
+    for node in graph.nodes:
+        if isinstance(node.action, Call) and len(node.action.arguments.data) > limits.INLINE_PAYLOAD_BYTES_MAX:
+            size = len(node.action.arguments.data)
+            raise errors.PayloadTooLargeError(
+                f"node {node.id!r}: its arguments have {size} bytes inline, at most "
+                f"{limits.INLINE_PAYLOAD_BYTES_MAX}; upload a blob",
+                field=f"nodes[{node.id!r}].arguments",
+                size=str(size),
+                limit=str(limits.INLINE_PAYLOAD_BYTES_MAX),
+            )
+
+
+def _name_of(graph: Spec) -> str:
+    output = next(node for node in graph.nodes if node.id == graph.output)
+    name = output.action.function.name if isinstance(output.action, Call) else output.id
+    return name[: limits.ID_CHARS_MAX]
+
+
+def _metadata(request: workflow_service_pb2.RunRequest) -> str:
+    if not request.HasField("metadata"):
+        return ""
+    size = request.metadata.ByteSize()
+    if size > limits.METADATA_BYTES_MAX:
+        raise errors.PayloadTooLargeError(
+            f"metadata: {size} bytes, at most {limits.METADATA_BYTES_MAX}",
+            field="metadata",
+            size=str(size),
+            limit=str(limits.METADATA_BYTES_MAX),
+        )
+    return wire.struct_to_json(request.metadata)
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    if len(labels) > limits.LABELS_MAX:
+        raise invalid("labels", f"there may be {limits.LABELS_MAX} of them")
+    for key, value in labels.items():
+        text(key, "labels", limit=limits.LABEL_KEY_CHARS_MAX)
+        if len(value.encode()) > limits.LABEL_VALUE_BYTES_MAX:
+            raise invalid(f"labels[{key!r}]", f"has at most {limits.LABEL_VALUE_BYTES_MAX} bytes")
+    return dict(labels)
+
+
+# ------------------------------------------------------------------------------ page tokens
+
+
+def make_token(query: Iterable[object], place: object) -> str:
+    """An opaque place in a listing, bound to the question."""
+    data = json.dumps([_mark(query), place]).encode()
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def read_token(token: str, query: Iterable[object]) -> Any:
+    """The place in a token, None for none. Raises InvalidPageTokenError."""
+    if not token:
+        return None
+    try:
+        mark, place = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    except ValueError as error:
+        raise errors.InvalidPageTokenError("this is not a page token") from error
+    if mark != _mark(query):
+        raise errors.InvalidPageTokenError("the page token belongs to another question; start over")
+    return place
+
+
+def _mark(query: Iterable[object]) -> str:
+    return hashlib.sha256(repr(tuple(query)).encode()).hexdigest()[:16]

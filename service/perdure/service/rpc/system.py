@@ -1,0 +1,39 @@
+"""SystemService: what this server is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from perdure import wire
+from perdure.service import limits
+from perdure.service.executors.port import Executor
+from perdure.v1 import system_service_pb2 as pb
+from perdure.v1 import system_service_pb2_grpc
+
+
+class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
+    """Answers also while the engine starts or drains."""
+
+    def __init__(self, executor: Executor, *, version: str, engine_id: str) -> None:
+        self._executor = executor
+        self._version = version
+        self._engine_id = engine_id
+
+    async def GetSystemInfo(
+        self, request: pb.GetSystemInfoRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetSystemInfoResponse:
+        return pb.GetSystemInfoResponse(
+            server_version=self._version,
+            capabilities=["spec-blob"],
+            limits=pb.Limits(
+                max_message_bytes=limits.MESSAGE_BYTES_MAX,
+                max_inline_payload_bytes=limits.INLINE_PAYLOAD_BYTES_MAX,
+                max_blob_bytes=limits.BLOB_BYTES_MAX,
+                max_nodes=limits.NODES_MAX,
+                max_wait=wire.to_duration(int(limits.WAIT_S_MAX * 1000)),
+            ),
+            replica_id=self._engine_id,
+            python_versions=sorted(self._executor.python_versions()),
+        )

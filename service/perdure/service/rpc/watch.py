@@ -1,0 +1,198 @@
+"""Watch: the state of runs and tasks after each change, live and without a gap.
+
+A resume token is the number of a commit. Whoever comes with one first reads from the store what
+changed since, each run and task as it is now, and then listens; the subscription is opened before the
+reading, and what both bring is told once. States between two looks may be passed over, the last one
+never is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from perdure import wire
+from perdure.service import limits
+from perdure.service.changes import Change, Changes, Subscription
+from perdure.service.filters import parse_filter
+from perdure.service.queries import Queries
+from perdure.service.rpc import answers, requests
+from perdure.service.views import RunView, TaskView
+from perdure.storage.ports import MetadataStore
+from perdure.storage.rows import AllOf, Comparison, Condition, RunQuery, RunRow
+from perdure.v1 import workflow_service_pb2
+
+PROGRESS_S: Final = 15.0
+PROGRESS_S_MIN: Final = 1.0
+BATCH_S: Final = 0.005
+BATCH_S_MAX: Final = 1.0
+PAGE: Final = 500
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One call of Watch."""
+
+    namespace: str
+    runs: dict[str, RunRow]  # by run id; empty: all that match
+    where: Condition | None
+    with_tasks: bool
+    until_final: bool
+    told: int = 0
+    final: set[str] = field(default_factory=set)
+
+
+class Watcher:
+    """Serves Watch."""
+
+    def __init__(self, store: MetadataStore, queries: Queries, changes: Changes) -> None:
+        self._store = store
+        self._queries = queries
+        self._changes = changes
+
+    def token(self, change: int) -> str:
+        """Names everything up to a commit."""
+        return requests.make_token(("watch",), change)
+
+    async def watch(
+        self, request: workflow_service_pb2.WatchRequest
+    ) -> AsyncIterator[workflow_service_pb2.WatchResponse]:
+        progress_s = _seconds(request, "progress_interval", PROGRESS_S, PROGRESS_S_MIN, 3600)
+        batch_s = _seconds(request, "max_batch_delay", BATCH_S, 0, BATCH_S_MAX)
+        watch = await self._open(request)
+        since = requests.read_token(request.resume_token, ("watch",))
+        with self._changes.subscribe(watch.runs.keys() if watch.runs else None) as subscription:
+            watch.told = await self._store.last_change() if since is None else int(since)
+            yield self._answer(watch, await self._caught_up(watch, since))
+            while not (watch.until_final and watch.final >= watch.runs.keys()):
+                batch = await subscription.next_batch(progress_s)
+                if batch and batch_s and not _has_end(batch):
+                    batch += await _more(subscription, batch_s)
+                events = [event for change in batch if (event := self._event(watch, change)) is not None]
+                if events or not batch:
+                    yield self._answer(watch, events)
+
+    async def _open(self, request: workflow_service_pb2.WatchRequest) -> _Watch:
+        namespace = requests.namespace(request.namespace)
+        if request.include_tasks and not request.workflow_ids:
+            raise requests.invalid("include_tasks", "needs workflow_ids")
+        if request.until_final and not request.workflow_ids:
+            raise requests.invalid("until_final", "needs workflow_ids")
+        if len(request.workflow_ids) > limits.WATCH_IDS_MAX:
+            raise requests.invalid("workflow_ids", f"there may be {limits.WATCH_IDS_MAX} of them")
+        rows = [await self._queries.row(namespace, requests.workflow_id(name)) for name in request.workflow_ids]
+        runs = {row.run_id: row for row in rows}
+        where = parse_filter(request.filter)
+        return _Watch(namespace, runs, where, request.include_tasks, request.until_final)
+
+    async def _caught_up(self, watch: _Watch, since: int | None) -> list[workflow_service_pb2.WatchEvent]:
+        """What is to be told before listening: a snapshot, or what changed since the token."""
+        if watch.runs:
+            return await self._snapshot(watch, since)
+        if since is None:
+            return []
+        events = []
+        after = since
+        while page := await self._store.read_changes(watch.namespace, after=after, limit=PAGE):
+            after = page[-1].change
+            events += [self._run_event(watch, RunView(row), row.change, row.update_ms) for row in page]
+        watch.told = max(watch.told, after)
+        kept = [event for event in events if event is not None]
+        return await self._matching(watch, kept)
+
+    async def _snapshot(self, watch: _Watch, since: int | None) -> list[workflow_service_pb2.WatchEvent]:
+        events = []
+        for run_id, known in watch.runs.items():
+            view = await self._queries.run(watch.namespace, known.workflow_id, run_id)
+            tasks: list[TaskView] = []
+            changed = None
+            if watch.with_tasks:
+                changed = {task_id for task_id, _ in await self._store.read_tasks(run_id, after=since or 0)}
+                tasks = await self._queries.tasks(watch.namespace, known.workflow_id, run_id)
+            for task in tasks:
+                if since is None or (changed is not None and task.task_id in changed):
+                    events.append(_task_event(0, view.row.update_ms, known.workflow_id, run_id, task))
+            if since is None or view.row.change > since:
+                event = self._run_event(watch, view, view.row.change, view.row.update_ms)
+                if event is not None:
+                    events.append(event)
+            if view.row.status.is_final:
+                watch.final.add(run_id)
+        return events
+
+    async def _matching(
+        self, watch: _Watch, events: list[workflow_service_pb2.WatchEvent]
+    ) -> list[workflow_service_pb2.WatchEvent]:
+        """Those that the filter lets through, asked of the store, which knows how to compare."""
+        if watch.where is None:
+            return events
+        kept = []
+        for event in events:
+            same = Comparison("workflow_id", "=", event.workflow.workflow_id)
+            query = RunQuery(watch.namespace, 1, AllOf((same, watch.where)))
+            if await self._store.list_runs(query):
+                kept.append(event)
+        return kept
+
+    def _event(self, watch: _Watch, change: Change) -> workflow_service_pb2.WatchEvent | None:
+        if change.namespace != watch.namespace or (change.change and change.change <= watch.told and change.run):
+            return None
+        watch.told = max(watch.told, change.change)
+        if change.task is not None:
+            if not watch.with_tasks:
+                return None
+            workflow_id, run_id, task = change.task
+            return _task_event(change.change, change.at_ms, workflow_id, run_id, task)
+        if change.deleted is not None:
+            return workflow_service_pb2.WatchEvent(
+                time=wire.to_timestamp(change.at_ms), deleted_workflow_id=change.deleted
+            )
+        assert change.run is not None
+        return self._run_event(watch, change.run, change.change, change.at_ms)
+
+    def _run_event(
+        self, watch: _Watch, view: RunView, change: int, at_ms: int
+    ) -> workflow_service_pb2.WatchEvent | None:
+        if view.row.status.is_final:
+            watch.final.add(view.row.run_id)
+        else:
+            watch.final.discard(view.row.run_id)
+        return workflow_service_pb2.WatchEvent(
+            sequence=change, time=wire.to_timestamp(at_ms), workflow=answers.workflow(view)
+        )
+
+    def _answer(
+        self, watch: _Watch, events: list[workflow_service_pb2.WatchEvent]
+    ) -> workflow_service_pb2.WatchResponse:
+        return workflow_service_pb2.WatchResponse(events=events, resume_token=self.token(watch.told))
+
+
+def _task_event(
+    change: int, at_ms: int, workflow_id: str, run_id: str, task: TaskView
+) -> workflow_service_pb2.WatchEvent:
+    return workflow_service_pb2.WatchEvent(
+        sequence=change,
+        time=wire.to_timestamp(at_ms),
+        task=workflow_service_pb2.TaskChange(workflow_id=workflow_id, run_id=run_id, task=answers.task(task)),
+    )
+
+
+def _has_end(batch: list[Change]) -> bool:
+    return any(change.run is not None and change.run.row.status.is_final for change in batch)
+
+
+async def _more(subscription: Subscription, batch_s: float) -> list[Change]:
+    """What comes within the time, so that many small changes travel together."""
+    await asyncio.sleep(batch_s)
+    return await subscription.next_batch(0)
+
+
+def _seconds(request: workflow_service_pb2.WatchRequest, field: str, usual: float, least: float, most: float) -> float:
+    if not request.HasField(field):  # type: ignore[arg-type]
+        return usual
+    try:
+        return min(max(wire.from_duration(getattr(request, field)) / 1000, least), most)
+    except ValueError as error:
+        raise requests.invalid(field, str(error)) from error

@@ -1,0 +1,169 @@
+"""WorkflowService: decode, ask, encode."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from perdure import errors, wire
+from perdure.model import RunStatus, Spec
+from perdure.service import limits
+from perdure.service.changes import Changes
+from perdure.service.commands import Commands
+from perdure.service.filters import parse_filter, parse_order
+from perdure.service.queries import Queries
+from perdure.service.rpc import answers, requests
+from perdure.service.rpc.watch import Watcher
+from perdure.storage.ports import BlobStore, MetadataStore
+from perdure.storage.rows import RunQuery
+from perdure.v1 import spec_pb2, workflow_service_pb2_grpc
+from perdure.v1 import workflow_service_pb2 as pb
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+_FINAL = frozenset(status for status in RunStatus if status.is_final)
+
+
+class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
+    """Thin: what it decides is how requests and answers look."""
+
+    def __init__(
+        self, commands: Commands, queries: Queries, changes: Changes, store: MetadataStore, blobs: BlobStore
+    ) -> None:
+        self._commands = commands
+        self._queries = queries
+        self._store = store
+        self._blobs = blobs
+        self._watcher = Watcher(store, queries, changes)
+
+    async def Run(self, request: pb.RunRequest, context: Context) -> pb.RunResponse:
+        spec, data = await self._spec(request.source)
+        view, started = await self._commands.submit(requests.run(request, spec, data))
+        return pb.RunResponse(
+            workflow=answers.workflow(view), started=started, watch_token=self._watcher.token(view.row.change)
+        )
+
+    async def _spec(self, source: spec_pb2.WorkflowSource) -> tuple[Spec, bytes]:
+        """The graph and its canonical bytes, from the message or from a blob."""
+        match source.WhichOneof("kind"):
+            case "spec":
+                return requests.spec(source.spec), source.spec.SerializeToString(deterministic=True)
+            case "spec_blob":
+                if source.spec_blob.size_bytes > limits.SPEC_BYTES_MAX:
+                    raise errors.InvalidSpecError(f"a graph has at most {limits.SPEC_BYTES_MAX} bytes")
+                data = bytes(await self._blobs.get(source.spec_blob.sha256))
+                try:
+                    return requests.spec(spec_pb2.WorkflowSpec.FromString(data)), data
+                except DecodeError as error:
+                    raise errors.InvalidSpecError("the blob is not a serialized WorkflowSpec") from error
+            case _:
+                raise requests.invalid("source", "is required")
+
+    async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeResponse:
+        view, resumed = await self._commands.resume(*_named(request), request.expected_etag)
+        return pb.ResumeResponse(workflow=answers.workflow(view), resumed=resumed)
+
+    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
+        if len(request.reason.encode()) > limits.REASON_BYTES_MAX:
+            raise requests.invalid("reason", f"has at most {limits.REASON_BYTES_MAX} bytes")
+        view = await self._commands.cancel(*_named(request), request.reason, request.expected_etag)
+        return pb.CancelResponse(workflow=answers.workflow(view))
+
+    async def GetOutput(self, request: pb.GetOutputRequest, context: Context) -> pb.GetOutputResponse:
+        view = await self._queries.outcome(
+            *_named(request),
+            task_id=requests.text(request.task_id, "task_id", required=False),
+            run_id=request.run_id,
+            wait_s=requests.wait_s(request.wait, context),
+        )
+        return answers.outcome(view, include_error=request.include_error_object)
+
+    async def SendEvent(self, request: pb.SendEventRequest, context: Context) -> pb.SendEventResponse:
+        if request.ack not in (pb.EVENT_ACK_UNSPECIFIED, pb.EVENT_ACK_STORED):
+            raise errors.CapabilityMissingError(
+                "this server acknowledges stored events only", capability="ack-consumed"
+            )
+        sent = await self._commands.send_event(
+            *_named(request),
+            key=requests.text(request.event_key, "event_key"),
+            event_id=requests.text(request.event_id, "event_id", limit=limits.REQUEST_ID_CHARS_MAX),
+            payload=requests.payload(request.payload, "payload"),
+        )
+        return pb.SendEventResponse(
+            sequence=sent.sequence,
+            duplicate=sent.is_duplicate,
+            consumed=sent.is_consumed,
+            commit_time=wire.to_timestamp(sent.committed_ms),
+        )
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
+        if unknown := [number for number in request.wait_for if number not in wire.RUN_STATUS_BACK]:
+            raise requests.invalid("wait_for", f"has the unknown state {unknown[0]}")
+        wait_for = frozenset(wire.RUN_STATUS_BACK[number] for number in request.wait_for) or _FINAL
+        wait_s = requests.wait_s(request.wait, context)
+        view = await self._queries.run(*_named(request), wait_s=wait_s, wait_for=wait_for)
+        return pb.GetStatusResponse(workflow=answers.workflow(view))
+
+    async def GetMetadata(self, request: pb.GetMetadataRequest, context: Context) -> pb.GetMetadataResponse:
+        namespace, workflow_id = _named(request)
+        if not request.task_id:
+            view = await self._queries.run(namespace, workflow_id)
+            return pb.GetMetadataResponse(metadata=answers.run_metadata(view))
+        for task in await self._queries.tasks(namespace, workflow_id):
+            if task.task_id == request.task_id:
+                return pb.GetMetadataResponse(metadata=answers.task_metadata(task))
+        raise errors.TaskNotFoundError(
+            f"workflow {workflow_id!r} has no task {request.task_id!r}",
+            workflow_id=workflow_id,
+            task_id=request.task_id,
+        )
+
+    async def ListWorkflows(self, request: pb.ListWorkflowsRequest, context: Context) -> pb.ListWorkflowsResponse:
+        namespace, limit = requests.namespace(request.namespace), requests.page_size(request.page_size)
+        question = (namespace, request.filter, request.order_by)
+        place = requests.read_token(request.page_token, question)
+        order_by, descending = parse_order(request.order_by)
+        where = parse_filter(request.filter)
+        after = (place[0], place[1]) if place else None
+        change = await self._store.last_change()
+        views = await self._queries.list_runs(RunQuery(namespace, limit, where, order_by, descending, after))
+        token = ""
+        if len(views) == limit:
+            last = views[-1].row
+            token = requests.make_token(question, [getattr(last, order_by), last.run_id])
+        return pb.ListWorkflowsResponse(
+            workflows=[answers.workflow(view) for view in views],
+            next_page_token=token,
+            watch_token=self._watcher.token(change),
+        )
+
+    async def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksResponse:
+        namespace, workflow_id = _named(request)
+        question = (namespace, workflow_id, sorted(request.statuses))
+        start = int(requests.read_token(request.page_token, question) or 0)
+        limit = requests.page_size(request.page_size)
+        tasks = await self._queries.tasks(namespace, workflow_id)
+        wanted = {wire.TASK_STATUS_BACK.get(number) for number in request.statuses}
+        page = []
+        for position in range(start, len(tasks)):
+            if wanted and tasks[position].status not in wanted:
+                continue
+            if len(page) == limit:
+                return pb.ListTasksResponse(tasks=page, next_page_token=requests.make_token(question, position))
+            page.append(answers.task(tasks[position]))
+        return pb.ListTasksResponse(tasks=page)
+
+    async def DeleteWorkflow(self, request: pb.DeleteWorkflowRequest, context: Context) -> pb.DeleteWorkflowResponse:
+        await self._commands.delete(*_named(request), allow_missing=request.allow_missing, etag=request.expected_etag)
+        return pb.DeleteWorkflowResponse()
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
+        async for answer in self._watcher.watch(request):
+            yield answer
+
+
+def _named(request: Any) -> tuple[str, str]:
+    return requests.namespace(request.namespace), requests.workflow_id(request.workflow_id)

@@ -1,0 +1,93 @@
+"""Every knob once: a field is the flag, the variable, the type, the default and the help.
+
+Flags win over PERDURE_* variables, and those over defaults. An unknown PERDURE_* variable is an error,
+so that a misspelt one is noticed at the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from perdure.storage.urls import default_blobs
+
+PREFIX: Final = "PERDURE_"
+OTHERS: Final = frozenset({"PERDURE_ADDRESS", "PERDURE_NAMESPACE"})
+"""Variables that clients read."""
+
+
+class SettingsError(ValueError):
+    """A knob is set to something it cannot be, or does not exist."""
+
+
+def knob(default: Any, text: str, *, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How an engine runs."""
+
+    listen: str = knob("127.0.0.1:7233", "host:port to serve gRPC on; port 0 takes a free one")
+    storage: str = knob("./.perdure", "where runs are kept: a folder, sqlite:///path or memory:")
+    blobs: str = knob("", "where large values are kept: a folder, file:///path or memory:; default: beside the storage")
+    executor: str = knob(
+        "ray",
+        "what runs tasks: a Ray agent started with the engine, threads of the engine, or agents that dial in",
+        choices=("ray", "local", "agents"),
+    )
+    recovery: str = knob("auto", "what becomes of unfinished runs at the start", choices=("auto", "manual"))
+    ray_address: str = knob("local", "for the agent: local starts a Ray of its own, auto or host:port joins one")
+    ray_cpus: int = knob(0, "CPUs of the local Ray; 0: as many as the machine has")
+    lease_idle_s: float = knob(5.0, "an idle lease gives its resources back after so many seconds")
+    local_threads: int = knob(4, "threads of the local executor")
+    drain_s: float = knob(10.0, "at a shutdown, calls and the journal have so many seconds to end")
+    log_level: str = knob("info", "how much is logged", choices=("debug", "info", "warning", "error"))
+    log_format: str = knob("text", "how it is logged", choices=("text", "json"))
+
+    def __post_init__(self) -> None:
+        for knob_ in fields(self):
+            value, choices = getattr(self, knob_.name), knob_.metadata["choices"]
+            if choices and value not in choices:
+                raise SettingsError(f"{knob_.name} is one of {', '.join(choices)}, not {value!r}")
+            if isinstance(value, (int, float)) and value < 0:
+                raise SettingsError(f"{knob_.name} must be 0 or more, not {value}")
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65_535:
+            raise SettingsError(f"listen is host:port, not {self.listen!r}")
+        if self.local_threads < 1:
+            raise SettingsError("local_threads must be 1 or more")
+        if self.executor != "local" and self.blob_url.startswith("memory:"):
+            raise SettingsError("blobs in memory are out of reach for a cluster; use executor local, or a folder")
+
+    @property
+    def blob_url(self) -> str:
+        """Where blobs are, the default resolved."""
+        return self.blobs or default_blobs(self.storage)
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+        """From flags (None: not given) and variables. Raises SettingsError."""
+        known = {f"{PREFIX}{knob_.name.upper()}": knob_ for knob_ in fields(cls)}
+        values: dict[str, Any] = {}
+        for name, text in environment.items():
+            if not name.startswith(PREFIX) or name in OTHERS:
+                continue
+            if name not in known:
+                raise SettingsError(f"unknown variable {name}; there are {', '.join(sorted(known))}")
+            values[known[name].name] = _parse(name, text, type(known[name].default))
+        values.update({name: value for name, value in flags.items() if value is not None})
+        try:
+            return cls(**values)
+        except SettingsError:
+            raise
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+
+
+def _parse(name: str, text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise SettingsError(f"{name} is a {kind.__name__}, not {text!r}") from error

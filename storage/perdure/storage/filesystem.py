@@ -1,0 +1,227 @@
+"""Blobs as files: `<root>/ab/cd/abcd...`, named by the hash of what is in them.
+
+A blob is written under a temporary name, flushed to the disk, renamed, and its directory flushed: it
+is there whole or not at all. Reading maps the file, so that a large array is not copied. The length
+is part of no name, so the hash is checked the first time a process reads a blob; a file that passed is
+not checked again while its size and time of change stay the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import mmap
+import os
+import secrets
+import stat
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import IO, Final
+
+from perdure.model import BlobRef
+from perdure.storage.ports import BlobNotFound, BlobWriter, CorruptData, StorageError, StorageFull, StorageUnavailable
+
+STALE_S: Final = 3600.0
+"""Temporary files of writers that died are removed after this time."""
+TEMPORARY: Final = "tmp"
+HASH_STEP: Final = 4 * 1024 * 1024
+
+
+class FilesystemBlobStore:
+    """Implements BlobStore. Several processes may share a folder."""
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = Path(root)
+        self._checked: dict[str, tuple[int, int]] = {}
+        self._is_ready = False
+
+    # -------------------------------------------------------------------------- writing
+
+    @asynccontextmanager
+    async def writer(self) -> AsyncIterator[BlobWriter]:
+        writer = await asyncio.to_thread(self._begin)
+        try:
+            yield writer
+        finally:
+            await asyncio.to_thread(writer.abandon)
+
+    async def put(self, chunks: Iterable[bytes | memoryview]) -> BlobRef:
+        return await asyncio.to_thread(self._put, chunks)
+
+    def _put(self, chunks: Iterable[bytes | memoryview]) -> BlobRef:
+        writer = self._begin()
+        try:
+            for chunk in chunks:
+                writer.add(chunk)
+            return writer.finish()
+        finally:
+            writer.abandon()
+
+    def _begin(self) -> _Writer:
+        try:
+            if not self._is_ready:
+                self._prepare()
+            return _Writer(self, self._root / TEMPORARY / secrets.token_hex(16))
+        except OSError as error:
+            raise _meaning(error) from error
+
+    def _prepare(self) -> None:
+        temporary = self._root / TEMPORARY
+        _make_directory(temporary)
+        for file in temporary.iterdir():
+            with suppress(FileNotFoundError):
+                if time.time() - file.stat().st_mtime > STALE_S:
+                    file.unlink()
+        self._is_ready = True
+
+    def path_of(self, sha256: str) -> Path:
+        """Where a blob is, or would be."""
+        return self._root / sha256[:2] / sha256[2:4] / sha256
+
+    # -------------------------------------------------------------------------- reading
+
+    async def get(self, sha256: str) -> memoryview:
+        return await asyncio.to_thread(self._get, sha256)
+
+    def _get(self, sha256: str) -> memoryview:
+        try:
+            with self.path_of(sha256).open("rb") as file:
+                status = os.fstat(file.fileno())
+                view = memoryview(b"")
+                if status.st_size:
+                    view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except FileNotFoundError as error:
+            raise BlobNotFound(sha256) from error
+        except OSError as error:
+            raise _meaning(error) from error
+        mark = (status.st_size, status.st_mtime_ns)
+        if self._checked.get(sha256) != mark:
+            if hashlib.sha256(view).hexdigest() != sha256:
+                raise CorruptData(f"the bytes of blob {sha256} have another hash", subject=sha256)
+            self._checked[sha256] = mark
+        return view
+
+    async def size(self, sha256: str) -> int | None:
+        def look() -> int | None:
+            try:
+                return self.path_of(sha256).stat().st_size
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise _meaning(error) from error
+
+        return await asyncio.to_thread(look)
+
+    async def delete(self, sha256: str) -> None:
+        self._checked.pop(sha256, None)
+        try:
+            await asyncio.to_thread(self.path_of(sha256).unlink, missing_ok=True)
+        except OSError as error:
+            raise _meaning(error) from error
+
+    async def list(self) -> AsyncIterator[BlobRef]:
+        def look() -> list[BlobRef]:
+            found = []
+            for path in self._root.glob("??/??/*"):
+                with suppress(FileNotFoundError):
+                    found.append(BlobRef(path.name, path.stat().st_size))
+            return found
+
+        for blob in await asyncio.to_thread(look):
+            yield blob
+
+    def trust(self, sha256: str, status: os.stat_result) -> None:
+        """This process wrote the file itself: its hash is known."""
+        self._checked[sha256] = (status.st_size, status.st_mtime_ns)
+
+
+class _Writer:
+    """Implements BlobWriter; the methods without `async` do the same in the thread they are called in."""
+
+    def __init__(self, store: FilesystemBlobStore, path: Path) -> None:
+        self._store = store
+        self._path = path
+        self._file: IO[bytes] | None = path.open("xb", buffering=0)
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        await asyncio.to_thread(self.add, chunk)
+
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    async def commit(self) -> BlobRef:
+        return await asyncio.to_thread(self.finish)
+
+    def add(self, chunk: bytes | memoryview) -> None:
+        assert self._file is not None
+        view = memoryview(chunk).cast("B")
+        try:
+            for start in range(0, len(view), HASH_STEP):  # hash what is in the cache of the processor
+                part = view[start : start + HASH_STEP]
+                self._hash.update(part)
+                while part:
+                    part = part[self._file.write(part) :]
+        except OSError as error:
+            raise _meaning(error) from error
+        self._size += len(view)
+
+    def finish(self) -> BlobRef:
+        assert self._file is not None
+        sha256 = self._hash.hexdigest()
+        path = self._store.path_of(sha256)
+        try:
+            if not _is_whole(path, self._size):
+                os.fsync(self._file.fileno())
+                _make_directory(path.parent)
+                self._path.replace(path)
+                _sync_directory(path.parent)
+                self._store.trust(sha256, os.fstat(self._file.fileno()))
+        except OSError as error:
+            raise _meaning(error) from error
+        return BlobRef(sha256, self._size)
+
+    def abandon(self) -> None:
+        """Leave nothing behind but what was finished."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Whether the blob is there. One of another length was damaged, and is written anew."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == size
+
+
+def _make_directory(path: Path) -> None:
+    """With its parents, each of them durable."""
+    if path.is_dir():
+        return
+    if not path.parent.is_dir():
+        _make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _meaning(error: OSError) -> StorageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(f"no room for a blob: {error}")
+    return StorageUnavailable(f"blob not accessible: {error}")

@@ -1,0 +1,60 @@
+"""Blobs in a dict, for tests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from perdure.model import BlobRef
+from perdure.storage.ports import BlobNotFound, BlobWriter
+
+
+class _Writer:
+    def __init__(self, blobs: dict[str, bytes]) -> None:
+        self._blobs = blobs
+        self._parts: list[bytes] = []
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        self._parts.append(bytes(chunk))
+
+    def sha256(self) -> str:
+        return hashlib.sha256(b"".join(self._parts)).hexdigest()
+
+    async def commit(self) -> BlobRef:
+        data = b"".join(self._parts)
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._blobs.setdefault(sha256, data)
+        return BlobRef(sha256, len(data))
+
+
+class MemoryBlobStore:
+    """Implements BlobStore."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, bytes] = {}
+
+    @asynccontextmanager
+    async def writer(self) -> AsyncIterator[BlobWriter]:
+        yield _Writer(self._blobs)
+
+    async def put(self, chunks: Iterable[bytes | memoryview]) -> BlobRef:
+        writer = _Writer(self._blobs)
+        for chunk in chunks:
+            await writer.write(chunk)
+        return await writer.commit()
+
+    async def get(self, sha256: str) -> memoryview:
+        if sha256 not in self._blobs:
+            raise BlobNotFound(sha256)
+        return memoryview(self._blobs[sha256])
+
+    async def size(self, sha256: str) -> int | None:
+        return len(self._blobs[sha256]) if sha256 in self._blobs else None
+
+    async def delete(self, sha256: str) -> None:
+        self._blobs.pop(sha256, None)
+
+    async def list(self) -> AsyncIterator[BlobRef]:
+        for sha256, data in list(self._blobs.items()):
+            yield BlobRef(sha256, len(data))

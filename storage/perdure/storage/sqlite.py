@@ -1,0 +1,160 @@
+"""Runs in one SQLite file: the embedded default.
+
+One thread owns the connection that writes; another reads beside it (WAL). Every commit is flushed to
+the disk (synchronous=FULL). A lock on a file beside the database keeps a second engine out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Final, TypeVar
+
+from perdure.storage import sqlite_read, sqlite_write
+from perdure.storage.migrate import migrate_sqlite
+from perdure.storage.ports import CorruptData, Entry, StorageError, StorageFull, StorageUnavailable
+from perdure.storage.rows import Committed, RunQuery, RunRow, StoredRun, Timer, ValueKey
+
+T = TypeVar("T")
+
+STATEMENTS_CACHED: Final = 256
+BUSY_S: Final = 5.0
+PAGE_BYTES: Final = 4096
+
+
+class SqliteMetadataStore:
+    """Implements MetadataStore. `max_bytes` bounds the file: beyond it commits raise StorageFull."""
+
+    def __init__(self, path: str | Path, *, max_bytes: int | None = None) -> None:
+        self._path = Path(path)
+        self._max_bytes = max_bytes
+        self._writer = ThreadPoolExecutor(1, "sqlite-write")
+        self._reader = ThreadPoolExecutor(1, "sqlite-read")
+        self._write_connection: sqlite3.Connection | None = None
+        self._read_connection: sqlite3.Connection | None = None
+        self._lock: IO[str] | None = None
+
+    async def open(self) -> None:
+        await self._run(self._writer, self._open)
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self._path.with_name(self._path.name + ".lock"))
+        self._write_connection = self._connect()
+        if self._max_bytes is not None:
+            self._write_connection.execute(f"PRAGMA max_page_count={max(self._max_bytes // PAGE_BYTES, 1)}")
+        migrate_sqlite(self._write_connection)
+        self._read_connection = self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=STATEMENTS_CACHED,
+            timeout=BUSY_S,
+        )
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA temp_store=MEMORY")
+        return connection
+
+    async def close(self) -> None:
+        if self._lock is None:
+            return
+        await self._run(self._reader, lambda: self._read_connection and self._read_connection.close())
+        await self._run(self._writer, lambda: self._write_connection and self._write_connection.close())
+        self._write_connection = self._read_connection = None
+        self._lock.close()
+        self._lock = None
+        self._writer.shutdown()
+        self._reader.shutdown()
+
+    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(thread, work)
+        except sqlite3.Error as error:
+            raise _meaning(error, self._path) from error
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._read_connection is None:
+            raise StorageUnavailable("the store is not open")
+        connection = self._read_connection
+        return await self._run(self._reader, lambda: work(connection))
+
+    async def commit(self, entries: Sequence[Entry]) -> Committed:
+        if self._write_connection is None:
+            raise StorageUnavailable("the store is not open")
+        connection = self._write_connection
+        return await self._run(self._writer, lambda: sqlite_write.commit(connection, entries))
+
+    async def find_run(self, namespace: str, workflow_id: str) -> RunRow | None:
+        return await self._read(lambda connection: sqlite_read.find_run(connection, namespace, workflow_id))
+
+    async def find_request(self, namespace: str, request_id: str) -> RunRow | None:
+        return await self._read(lambda connection: sqlite_read.find_request(connection, namespace, request_id))
+
+    async def get_run(self, run_id: str) -> RunRow | None:
+        return await self._read(lambda connection: sqlite_read.get_run(connection, run_id))
+
+    async def load_run(self, run_id: str) -> StoredRun | None:
+        return await self._read(lambda connection: sqlite_read.load_run(connection, run_id))
+
+    async def read_specs(self, keys: Iterable[str]) -> Mapping[str, bytes]:
+        wanted = list(keys)
+        return await self._read(lambda connection: sqlite_read.read_specs(connection, wanted))
+
+    async def read_values(self, keys: Sequence[ValueKey]) -> list[bytes | None]:
+        return await self._read(lambda connection: sqlite_read.read_values(connection, keys))
+
+    async def unfinished_runs(self, *, after: str, limit: int) -> list[RunRow]:
+        return await self._read(lambda connection: sqlite_read.unfinished_runs(connection, after, limit))
+
+    async def next_timers(self, *, until_ms: int, limit: int) -> list[Timer]:
+        return await self._read(lambda connection: sqlite_read.next_timers(connection, until_ms, limit))
+
+    async def list_runs(self, query: RunQuery) -> list[RunRow]:
+        return await self._read(lambda connection: sqlite_read.list_runs(connection, query))
+
+    async def read_changes(self, namespace: str, *, after: int, limit: int) -> list[RunRow]:
+        return await self._read(lambda connection: sqlite_read.read_changes(connection, namespace, after, limit))
+
+    async def read_tasks(self, run_id: str, *, after: int) -> list[tuple[str, int]]:
+        return await self._read(lambda connection: sqlite_read.read_tasks(connection, run_id, after))
+
+    async def last_change(self) -> int:
+        return await self._read(sqlite_read.last_change)
+
+
+def _lock(path: Path) -> IO[str]:
+    """Held while this process has the file open; the system releases it however the process ends."""
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise StorageError(
+            f"another engine (process {holder}) uses {path.with_suffix('')}; stop it, or give this one another storage"
+        ) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _meaning(error: sqlite3.Error, path: Path) -> StorageError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    match code:
+        case sqlite3.SQLITE_FULL:
+            return StorageFull(f"no room for {path.name}: {error}")
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return CorruptData(f"{path.name}: {error}", subject=path.name)
+        case _:
+            return StorageUnavailable(f"{path.name}: {error}")

@@ -1,0 +1,203 @@
+"""How rows are read from SQLite. Runs in the reader's thread."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from perdure.model import RunStatus, TaskStatus
+from perdure.storage.rows import (
+    AllOf,
+    AnyOf,
+    Comparison,
+    Condition,
+    EventRow,
+    RunQuery,
+    RunRow,
+    StoredRun,
+    TaskRow,
+    Timer,
+    ValueKey,
+)
+from perdure.storage.sqlite_write import RUN_COLUMNS, TASK_COLUMNS
+
+KEYS_MAX: Final = 500
+"""Keys of one IN list."""
+
+_RUN: Final = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
+_TASK: Final = f"SELECT {', '.join('NULL' if name == 'output' else name for name in TASK_COLUMNS)} FROM tasks"
+
+
+def _run(values: Sequence[Any]) -> RunRow:
+    named = dict(zip(RUN_COLUMNS, values, strict=True))
+    named["status"] = RunStatus(named["status"])
+    named["labels"] = json.loads(named["labels"])
+    named["is_dormant"] = bool(named["is_dormant"])
+    return RunRow(**named)
+
+
+def _task(values: Sequence[Any]) -> TaskRow:
+    named = dict(zip(TASK_COLUMNS, values, strict=True))
+    named["status"] = TaskStatus(named["status"])
+    return TaskRow(**named)
+
+
+def _one_run(sql: sqlite3.Connection, where: str, arguments: Sequence[Any]) -> RunRow | None:
+    found = sql.execute(f"{_RUN} WHERE {where}", arguments).fetchone()
+    return None if found is None else _run(found)
+
+
+def find_run(sql: sqlite3.Connection, namespace: str, workflow_id: str) -> RunRow | None:
+    return _one_run(sql, "namespace = ? AND workflow_id = ? AND is_current = 1", (namespace, workflow_id))
+
+
+def find_request(sql: sqlite3.Connection, namespace: str, request_id: str) -> RunRow | None:
+    return _one_run(sql, "namespace = ? AND request_id = ? AND request_id <> ''", (namespace, request_id))
+
+
+def get_run(sql: sqlite3.Connection, run_id: str) -> RunRow | None:
+    return _one_run(sql, "run_id = ?", (run_id,))
+
+
+def load_run(sql: sqlite3.Connection, run_id: str) -> StoredRun | None:
+    """One transaction, so that all of it is of one moment."""
+    sql.execute("BEGIN")
+    try:
+        row = get_run(sql, run_id)
+        if row is None:
+            return None
+        inputs = sql.execute("SELECT name FROM inputs WHERE run_id = ? ORDER BY name", (run_id,)).fetchall()
+        tasks = sql.execute(f"{_TASK} WHERE run_id = ? ORDER BY seq", (run_id,)).fetchall()
+        events = sql.execute(
+            "SELECT run_id, sequence, event_id, key, payload, arrived_ms, consumed_by FROM events "
+            "WHERE run_id = ? AND consumed_by = '' ORDER BY sequence",
+            (run_id,),
+        ).fetchall()
+        (last_event,) = sql.execute("SELECT max(sequence) FROM events WHERE run_id = ?", (run_id,)).fetchone()
+    finally:
+        sql.execute("COMMIT")
+    return StoredRun(
+        row,
+        tuple(name for (name,) in inputs),
+        tuple(map(_task, tasks)),
+        tuple(EventRow(*event) for event in events),
+        last_event or 0,
+    )
+
+
+def read_specs(sql: sqlite3.Connection, keys: Sequence[str]) -> Mapping[str, bytes]:
+    found: dict[str, bytes] = {}
+    for start in range(0, len(keys), KEYS_MAX):
+        part = keys[start : start + KEYS_MAX]
+        marks = ", ".join("?" * len(part))
+        found.update(sql.execute(f"SELECT key, data FROM specs WHERE key IN ({marks})", part).fetchall())
+    return found
+
+
+def read_values(sql: sqlite3.Connection, keys: Sequence[ValueKey]) -> list[bytes | None]:
+    return [_value(sql, key) for key in keys]
+
+
+def _value(sql: sqlite3.Connection, key: ValueKey) -> bytes | None:
+    if key.task_id:
+        found = sql.execute("SELECT output FROM tasks WHERE run_id = ? AND task_id = ?", (key.run_id, key.task_id))
+    else:
+        found = sql.execute("SELECT data FROM inputs WHERE run_id = ? AND name = ?", (key.run_id, key.input))
+    row = found.fetchone()
+    return None if row is None else row[0]
+
+
+def unfinished_runs(sql: sqlite3.Connection, after: str, limit: int) -> list[RunRow]:
+    return [
+        _run(values)
+        for values in sql.execute(
+            f"{_RUN} WHERE status IN ('RUNNING', 'PENDING') AND is_dormant = 0 AND run_id > ? ORDER BY run_id LIMIT ?",
+            (after, limit),
+        )
+    ]
+
+
+def next_timers(sql: sqlite3.Connection, until_ms: int, limit: int) -> list[Timer]:
+    return [
+        Timer(*values)
+        for values in sql.execute(
+            "SELECT tasks.run_id, task_id, attempt, wake_ms FROM tasks JOIN runs USING (run_id) "
+            "WHERE wake_ms IS NOT NULL AND wake_ms <= ? AND tasks.status IN ('RUNNING', 'BACKING_OFF') "
+            "AND runs.status = 'RUNNING' ORDER BY wake_ms, tasks.run_id, task_id LIMIT ?",
+            (until_ms, limit),
+        )
+    ]
+
+
+def list_runs(sql: sqlite3.Connection, query: RunQuery) -> list[RunRow]:
+    arguments: list[Any] = [query.namespace]
+    where = ["namespace = ?", "is_current = 1"]
+    if query.where is not None:
+        where.append(_condition(query.where, arguments))
+    comparison, direction = ("<", "DESC") if query.descending else (">", "ASC")
+    if query.after is not None:
+        where.append(f"({query.order_by}, run_id) {comparison} (?, ?)")
+        arguments += query.after
+    arguments.append(query.limit)
+    statement = f"{_RUN} WHERE {' AND '.join(where)} ORDER BY {query.order_by} {direction}, run_id {direction} LIMIT ?"
+    return [_run(values) for values in sql.execute(statement, arguments)]
+
+
+def _condition(condition: Condition, arguments: list[Any]) -> str:
+    """SQL for a condition; its values are appended to the arguments. Columns come from a closed set."""
+    match condition:
+        case AllOf(parts):
+            return "(" + (" AND ".join(_condition(part, arguments) for part in parts) or "1") + ")"
+        case AnyOf(parts):
+            return "(" + (" OR ".join(_condition(part, arguments) for part in parts) or "0") + ")"
+        case Comparison(field=name, operator=operator, value=value):
+            if name.startswith("labels."):
+                arguments.append(name.removeprefix("labels."))
+                test = _comparison("value", operator, value, arguments)
+                return (
+                    "EXISTS (SELECT 1 FROM labels WHERE labels.namespace = runs.namespace AND "
+                    f"labels.run_id = runs.run_id AND labels.key = ? AND {test})"
+                )
+            if name not in RUN_COLUMNS:
+                raise ValueError(f"no such column: {name}")
+            return _comparison(f"runs.{name}", operator, value, arguments)
+
+
+def _comparison(column: str, operator: str, value: str | int, arguments: list[Any]) -> str:
+    if operator == ":":
+        arguments += [len(str(value)), value]
+        return f"substr({column}, 1, ?) = ?"
+    if operator not in ("=", "!=", "<", "<=", ">", ">="):
+        raise ValueError(f"no such operator: {operator}")
+    arguments.append(value)
+    return f"{column} {operator} ?"
+
+
+def read_changes(sql: sqlite3.Connection, namespace: str, after: int, limit: int) -> list[RunRow]:
+    rows = [
+        _run(values)
+        for values in sql.execute(
+            f"{_RUN} WHERE namespace = ? AND change > ? ORDER BY change, run_id LIMIT ?", (namespace, after, limit)
+        )
+    ]
+    if len(rows) < limit:
+        return rows
+    last = rows[-1]
+    rest = sql.execute(
+        f"{_RUN} WHERE namespace = ? AND change = ? AND run_id > ? ORDER BY run_id",
+        (namespace, last.change, last.run_id),
+    )
+    return rows + [_run(values) for values in rest]
+
+
+def read_tasks(sql: sqlite3.Connection, run_id: str, after: int) -> list[tuple[str, int]]:
+    return sql.execute(
+        "SELECT task_id, change FROM tasks WHERE run_id = ? AND change > ? ORDER BY change, seq", (run_id, after)
+    ).fetchall()
+
+
+def last_change(sql: sqlite3.Connection) -> int:
+    (change,) = sql.execute("SELECT value FROM counters WHERE name = 'change'").fetchone()
+    return int(change)

@@ -1,0 +1,208 @@
+"""How writes become SQL. Runs in the writer's thread, one transaction a call."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Final, assert_never
+
+from perdure.storage.ports import Entry
+from perdure.storage.rows import (
+    AddEvent,
+    AddRun,
+    Committed,
+    ConsumeEvent,
+    DeleteRun,
+    EntryResult,
+    PutSpec,
+    PutTask,
+    RunRow,
+    SetAsideRuns,
+    SetDormant,
+    SetRun,
+    TaskRow,
+    Write,
+)
+
+RUN_COLUMNS: Final = tuple(field.name for field in fields(RunRow))
+TASK_COLUMNS: Final = tuple(field.name for field in fields(TaskRow))
+
+
+def _insert(verb: str, table: str, columns: Sequence[str]) -> str:
+    marks = ", ".join("?" * len(columns))
+    return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+
+
+_ADD_RUN: Final = _insert("INSERT", "runs", (*RUN_COLUMNS, "is_current"))
+_PUT_TASK: Final = _insert("INSERT OR REPLACE", "tasks", TASK_COLUMNS)
+_ADD_EVENT: Final = _insert(
+    "INSERT", "events", ("run_id", "sequence", "event_id", "key", "payload", "arrived_ms", "consumed_by")
+)
+_SET_RUN: Final = """
+    UPDATE runs SET status = ?, update_ms = ?, end_ms = ?, output_task = ?, output_wraps = ?, failure = ?,
+        resume_count = resume_count + ?, change = ?
+    WHERE run_id = ?
+"""
+
+
+def commit(connection: sqlite3.Connection, entries: Sequence[Entry]) -> Committed:
+    """All of it, or on any error nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        commit_ = _Commit(connection)
+        results = tuple(commit_.apply(entry) for entry in entries)
+        commit_.finish()
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return Committed(commit_.change, results)
+
+
+class _Commit:
+    """One transaction. Tasks are gathered, since most of a busy engine's writes are tasks."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._sql = connection
+        (self.change,) = connection.execute(
+            "UPDATE counters SET value = value + 1 WHERE name = 'change' RETURNING value"
+        ).fetchone()
+        self._tasks: list[tuple[object, ...]] = []
+
+    def apply(self, entry: Entry) -> EntryResult:
+        for write in entry:
+            if type(write) is AddRun and self._is_taken(write):
+                return EntryResult(is_refused=True)
+        result: EntryResult | None = None
+        for write in entry:
+            result = self._write(write) or result
+        return result or _DONE
+
+    def finish(self) -> None:
+        if self._tasks:
+            self._sql.executemany(_PUT_TASK, self._tasks)
+            self._tasks.clear()
+
+    def _write(self, write: Write) -> EntryResult | None:
+        match write:
+            case PutTask(row=row):
+                self._tasks.append(
+                    (
+                        row.run_id, row.task_id, row.seq, row.status.value, row.attempt, row.failures, row.output,
+                        row.output_bytes, row.output_blob, row.failure, row.spec_key, row.wake_ms, row.started_ms,
+                        row.ended_ms, self.change,
+                    )
+                )  # fmt: skip
+            case AddRun():
+                self._add_run(write)
+            case SetRun():
+                end_ms = write.at_ms if write.status.is_final else None
+                outcome = (write.output_task, write.output_wraps, write.failure, int(write.resumed))
+                self._sql.execute(
+                    _SET_RUN, (write.status.value, write.at_ms, end_ms, *outcome, self.change, write.run_id)
+                )
+            case SetAsideRuns(at_ms=at_ms):
+                self._sql.execute(
+                    "UPDATE runs SET status = 'RESUMABLE', update_ms = ?, change = ? "
+                    "WHERE status IN ('RUNNING', 'PENDING')",
+                    (at_ms, self.change),
+                )
+            case SetDormant():
+                self._sql.execute(
+                    "UPDATE runs SET is_dormant = ? WHERE run_id = ?", (int(write.is_dormant), write.run_id)
+                )
+            case PutSpec():
+                self._sql.execute("INSERT OR IGNORE INTO specs (key, data) VALUES (?, ?)", (write.key, write.data))
+            case AddEvent():
+                return self._add_event(write)
+            case ConsumeEvent():
+                self._sql.execute(
+                    "UPDATE events SET consumed_by = ? WHERE run_id = ? AND sequence = ?",
+                    (write.task_id, write.run_id, write.sequence),
+                )
+            case DeleteRun():
+                self._delete(write.run_id)
+            case _:
+                assert_never(write)
+        return None
+
+    def _is_taken(self, write: AddRun) -> bool:
+        row = write.row
+        found = self._sql.execute(
+            "SELECT run_id, workflow_id = :workflow_id AND is_current, request_id FROM runs "
+            "WHERE run_id = :run_id OR (namespace = :namespace AND workflow_id = :workflow_id AND is_current = 1) "
+            "OR (namespace = :namespace AND request_id = :request_id AND request_id <> '')",
+            {
+                "run_id": row.run_id,
+                "namespace": row.namespace,
+                "workflow_id": row.workflow_id,
+                "request_id": row.request_id,
+            },
+        ).fetchall()
+        if any(run_id == row.run_id for run_id, _, _ in found):
+            return False
+        if row.request_id and any(request_id == row.request_id for _, _, request_id in found):
+            return True
+        current = next((run_id for run_id, is_current, _ in found if is_current), "")
+        return bool(current != write.replaces)
+
+    def _add_run(self, write: AddRun) -> None:
+        row = write.row
+        if self._sql.execute("SELECT 1 FROM runs WHERE run_id = ?", (row.run_id,)).fetchone():
+            return
+        if write.replaces:
+            self._sql.execute("UPDATE runs SET is_current = 0 WHERE run_id = ?", (write.replaces,))
+        self._sql.execute("INSERT OR IGNORE INTO specs (key, data) VALUES (?, ?)", (row.spec_key, write.spec))
+        values = {name: getattr(row, name) for name in RUN_COLUMNS}
+        values["status"] = row.status.value
+        values["labels"] = json.dumps(dict(row.labels))
+        values["is_dormant"] = int(row.is_dormant)
+        values["change"] = self.change
+        self._sql.execute(_ADD_RUN, (*values.values(), 1))
+        self._sql.executemany(
+            "INSERT INTO labels (namespace, key, value, run_id) VALUES (?, ?, ?, ?)",
+            [(row.namespace, key, value, row.run_id) for key, value in row.labels.items()],
+        )
+        self._sql.executemany(
+            "INSERT INTO inputs (run_id, name, data) VALUES (?, ?, ?)",
+            [(row.run_id, name, data) for name, data in write.inputs.items()],
+        )
+
+    def _add_event(self, write: AddEvent) -> EntryResult | None:
+        if not self._sql.execute("SELECT 1 FROM runs WHERE run_id = ?", (write.run_id,)).fetchone():
+            return None
+        found = self._sql.execute(
+            "SELECT sequence FROM events WHERE run_id = ? AND key = ? AND event_id = ?",
+            (write.run_id, write.key, write.event_id),
+        ).fetchone()
+        if found is not None:
+            return EntryResult(sequence=found[0], is_duplicate=True)
+        (sequence,) = self._sql.execute(
+            "UPDATE counters SET value = value + 1 WHERE name = 'sequence' RETURNING value"
+        ).fetchone()
+        self._sql.execute(
+            _ADD_EVENT, (write.run_id, sequence, write.event_id, write.key, write.payload, write.arrived_ms, "")
+        )
+        return EntryResult(sequence=sequence)
+
+    def _delete(self, run_id: str) -> None:
+        self.finish()
+        keys = self._sql.execute(
+            "SELECT spec_key FROM runs WHERE run_id = :run_id "
+            "UNION SELECT spec_key FROM tasks WHERE run_id = :run_id AND spec_key <> ''",
+            {"run_id": run_id},
+        ).fetchall()
+        for table in ("runs", "labels", "inputs", "tasks", "events"):
+            self._sql.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
+        for (key,) in keys:
+            self._sql.execute(
+                "DELETE FROM specs WHERE key = :key AND NOT EXISTS (SELECT 1 FROM runs WHERE spec_key = :key) "
+                "AND NOT EXISTS (SELECT 1 FROM tasks WHERE spec_key = :key AND spec_key <> '')",
+                {"key": key},
+            )
+
+
+_DONE: Final = EntryResult()

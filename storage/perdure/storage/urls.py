@@ -1,0 +1,73 @@
+"""Which store a URL means. A bare path is a folder with everything in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from perdure.storage.ports import BlobStore, MetadataStore
+
+LATER: Final = {"postgresql", "postgres", "s3"}
+DATABASE: Final = "perdure.db"
+BLOBS: Final = "blobs"
+
+
+def metadata_store(url: str) -> MetadataStore:
+    """`sqlite:///relative.db`, `sqlite:////absolute.db` (`?max_bytes=`), `memory:`, or a folder."""
+    parts = urlsplit(url)
+    if parts.scheme == "memory":
+        from perdure.storage.memory import MemoryMetadataStore
+
+        return MemoryMetadataStore()
+    from perdure.storage.sqlite import SqliteMetadataStore
+
+    if parts.scheme == "sqlite":
+        options = parse_qs(parts.query, strict_parsing=bool(parts.query))
+        if unknown := options.keys() - {"max_bytes"}:
+            raise ValueError(f"{url}: unknown option {sorted(unknown)[0]!r}; sqlite has max_bytes")
+        max_bytes = int(options["max_bytes"][0]) if "max_bytes" in options else None
+        return SqliteMetadataStore(_path(url), max_bytes=max_bytes)
+    return SqliteMetadataStore(_folder(url) / DATABASE)
+
+
+def blob_store(url: str) -> BlobStore:
+    """`file:///absolute/folder`, `memory:`, or a folder, whose `blobs` are in a folder of their own."""
+    parts = urlsplit(url)
+    if parts.scheme == "memory":
+        from perdure.storage.memory_blobs import MemoryBlobStore
+
+        return MemoryBlobStore()
+    from perdure.storage.filesystem import FilesystemBlobStore
+
+    if parts.scheme == "file":
+        return FilesystemBlobStore(unquote(parts.path))
+    return FilesystemBlobStore(_folder(url) / BLOBS)
+
+
+def default_blobs(storage: str) -> str:
+    """Where blobs go if only the storage is given: beside the database, as an absolute URL."""
+    parts = urlsplit(storage)
+    if parts.scheme == "memory":
+        return "memory:"
+    folder = _path(storage).parent if parts.scheme == "sqlite" else _folder(storage)
+    return (folder.absolute() / BLOBS).as_uri()
+
+
+def _path(url: str) -> Path:
+    """The path of `scheme:///path`: relative after three slashes, absolute after four."""
+    parts = urlsplit(url)
+    if parts.netloc or len(parts.path) < 2:
+        raise ValueError(f"{url}: expected {parts.scheme}:///path")
+    return Path(unquote(parts.path[1:]))
+
+
+def _folder(url: str) -> Path:
+    scheme = urlsplit(url).scheme
+    if scheme in LATER:
+        raise ValueError(
+            f"{url}: this version of Perdure does not support {scheme} yet; use a folder or sqlite:///path"
+        )
+    if "://" in url or not url:
+        raise ValueError(f"{url!r} is no storage: use a folder, sqlite:///path or memory:")
+    return Path(url)
