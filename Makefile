@@ -1,0 +1,69 @@
+# `make` lists what there is. Everything runs in .venv, which is made from any Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTO_VENV := .venv-proto
+SECONDS ?= 60
+STAMP := $(VENV)/.installed
+PROTO_STAMP := $(PROTO_VENV)/.installed
+
+.PHONY: help dev run test test-all lint fmt types proto check-proto simulate bench build clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(PROTO_STAMP):
+	@test -x $(PROTO_VENV)/bin/python || $(PYTHON) -m venv $(PROTO_VENV)
+	$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.76.0 mypy-protobuf==5.1.0
+	@touch $@
+
+dev: $(STAMP) ## make the development environment
+
+run: $(STAMP) ## start a service with a local Ray, run the example against it, stop
+	@$(BIN)/python tools/run_example.py
+
+test: lint types check-proto ## install what is needed, check everything, run all tests but the slow ones
+	$(BIN)/python -m pytest -q
+
+test-all: test ## all tests, with many more worlds of the simulation
+	SIMULATION_SEEDS=5000 $(BIN)/python -m pytest -q tests/simulation
+
+lint: $(STAMP) ## check the style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+fmt: $(STAMP) ## mend the style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(STAMP) ## check the types
+	$(BIN)/mypy
+	$(BIN)/mypy --config-file pyproject.toml tests/typing/sdk_api.py
+	$(BIN)/pyright
+
+proto: $(STAMP) $(PROTO_STAMP) ## generate the stubs anew
+	$(BIN)/buf format -w protos
+	$(BIN)/python tools/generate_stubs.py $(PROTO_VENV)/bin sdk
+
+check-proto: $(STAMP) $(PROTO_STAMP) ## check the API's style, and that the stubs are up to date
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/python tools/generate_stubs.py $(PROTO_VENV)/bin sdk --check
+
+simulate: $(STAMP) ## run fresh worlds of the simulation for SECONDS
+	$(BIN)/python tools/simulate.py $(SECONDS)
+
+bench: $(STAMP) ## measure, with floors of the same run beside
+	$(BIN)/python benchmarks/run.py
+
+build: $(STAMP) ## make the wheel
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) $(PROTO_VENV) dist
