@@ -102,16 +102,18 @@ class KillLease(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ...) -> None: ...
 
 class ServeLeaseRequest(_message.Message):
-    __slots__ = ("hello", "started", "receipts", "returned")
+    __slots__ = ("hello", "started", "receipts", "returned", "concurrent")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     RECEIPTS_FIELD_NUMBER: _ClassVar[int]
     RETURNED_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENT_FIELD_NUMBER: _ClassVar[int]
     hello: LeaseHello
     started: _containers.RepeatedScalarFieldContainer[int]
     receipts: _containers.RepeatedCompositeFieldContainer[Receipt]
     returned: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, hello: _Optional[_Union[LeaseHello, _Mapping]] = ..., started: _Optional[_Iterable[int]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ..., returned: _Optional[_Iterable[int]] = ...) -> None: ...
+    concurrent: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, hello: _Optional[_Union[LeaseHello, _Mapping]] = ..., started: _Optional[_Iterable[int]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ..., returned: _Optional[_Iterable[int]] = ..., concurrent: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LeaseHello(_message.Message):
     __slots__ = ("lease_id", "engine_id", "pid", "node_id", "python_version")

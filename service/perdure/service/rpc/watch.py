@@ -40,7 +40,8 @@ class _Watch:
     where: Condition | None
     with_tasks: bool
     until_final: bool
-    told: int = 0
+    told: int = 0  # the number of the last commit that was told
+    read: int = 0  # changes up to here came from the store
     final: set[str] = field(default_factory=set)
 
 
@@ -64,7 +65,7 @@ class Watcher:
         watch = await self._open(request)
         since = requests.read_token(request.resume_token, ("watch",))
         with self._changes.subscribe(watch.runs.keys() if watch.runs else None) as subscription:
-            watch.told = await self._store.last_change() if since is None else int(since)
+            watch.told = watch.read = await self._store.last_change() if since is None else int(since)
             yield self._answer(watch, await self._caught_up(watch, since))
             while not (watch.until_final and watch.final >= watch.runs.keys()):
                 batch = await subscription.next_batch(progress_s)
@@ -98,7 +99,7 @@ class Watcher:
         while page := await self._store.read_changes(watch.namespace, after=after, limit=PAGE):
             after = page[-1].change
             events += [self._run_event(watch, RunView(row), row.change, row.update_ms) for row in page]
-        watch.told = max(watch.told, after)
+        watch.told = watch.read = max(watch.told, after)
         kept = [event for event in events if event is not None]
         return await self._matching(watch, kept)
 
@@ -137,7 +138,8 @@ class Watcher:
         return kept
 
     def _event(self, watch: _Watch, change: Change) -> workflow_service_pb2.WatchEvent | None:
-        if change.namespace != watch.namespace or (change.change and change.change <= watch.told and change.run):
+        was_read = change.run is not None and change.change <= watch.read
+        if change.namespace != watch.namespace or was_read:
             return None
         watch.told = max(watch.told, change.change)
         if change.task is not None:

@@ -1,0 +1,159 @@
+"""What the pool knows of its agents, leases and shapes. No decisions, no I/O."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from perdure import wire
+from perdure.model import Shape
+from perdure.service.executors.port import Work
+from perdure.v1 import worker_service_pb2 as pb
+
+MESSAGE_BYTES_SOFT: Final = 2 * 1024 * 1024
+"""A message to a lease is sent on when it has grown to this; a value inline is far smaller."""
+
+
+@dataclass(slots=True, eq=False)
+class Placed:
+    """Work that is with a lease."""
+
+    work: Work
+    token: int
+    is_cancelled: bool = False
+    began_s: float | None = None
+
+
+class Outbox:
+    """Messages to one stream. What gathers while a message is being sent goes into the next."""
+
+    def __init__(self) -> None:
+        self._wake = asyncio.Event()
+        self.is_closed = False
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def close(self) -> None:
+        self.is_closed = True
+        self._wake.set()
+
+    async def wait(self) -> None:
+        await self._wake.wait()
+        self._wake.clear()
+
+
+class Lease:
+    """A lease that was asked for; connected or not yet."""
+
+    def __init__(self, lease_id: str, shape: Shape, agent_id: str) -> None:
+        self.id = lease_id
+        self.shape = shape
+        self.agent_id = agent_id
+        self.outbox = Outbox()
+        self.is_connected = False
+        self.is_finishing = False
+        self.is_gone = False
+        self.in_flight: dict[int, Placed] = {}  # in the order in which they were sent
+        self.idle_since_s = 0.0
+        self.python_version = ""
+        self.served = 0
+        self._functions: set[str] = set()
+        self._queue: deque[tuple[pb.Attempt, Work]] = deque()
+        self._cancel: list[int] = []
+        self._recall: list[int] = []
+
+    def send(self, attempt: pb.Attempt, work: Work) -> None:
+        self._queue.append((attempt, work))
+        self.outbox.wake()
+
+    def send_cancel(self, token: int) -> None:
+        self._cancel.append(token)
+        self.outbox.wake()
+
+    def send_recall(self, tokens: Iterable[int]) -> None:
+        self._recall.extend(tokens)
+        self.outbox.wake()
+
+    def finish(self) -> None:
+        """Ask it to end once it has done what it has."""
+        self.is_finishing = True
+        self.outbox.wake()
+
+    def next_message(self) -> pb.ServeLeaseResponse | None:
+        """Everything that gathered, up to the soft limit; None if there is nothing."""
+        message = pb.ServeLeaseResponse()
+        size = 0
+        while self._queue and size < MESSAGE_BYTES_SOFT:
+            attempt, work = self._queue.popleft()
+            function = work.call.function
+            if function.key not in self._functions:
+                self._functions.add(function.key)
+                message.functions.append(pb.LeaseFunction(key=function.key, function=wire.function_to_proto(function)))
+                size += function.code.size if function.code is not None else 0
+            message.attempts.append(attempt)
+            size += attempt.ByteSize()
+        if self._cancel:
+            message.cancel.extend(self._cancel)
+            self._cancel.clear()
+        if self._recall:
+            message.recall.extend(self._recall)
+            self._recall.clear()
+        if self.is_finishing and not self._queue:
+            message.finish = True
+        is_empty = not (message.attempts or message.cancel or message.recall or message.finish)
+        return None if is_empty else message
+
+    @property
+    def has_more(self) -> bool:
+        return bool(self._queue)
+
+
+@dataclass(slots=True, eq=False)
+class AgentSession:
+    """A connected agent."""
+
+    id: str
+    cluster_id: str
+    python_version: str
+    capacity: dict[str, float]
+    outbox: Outbox = field(default_factory=Outbox)
+    messages: deque[pb.ServeAgentResponse] = field(default_factory=deque)
+    leases: dict[str, Lease] = field(default_factory=dict)
+
+    def send(self, message: pb.ServeAgentResponse) -> None:
+        self.messages.append(message)
+        self.outbox.wake()
+
+    def free(self) -> dict[str, float]:
+        """What is not held by our leases, by our own count."""
+        left = dict(self.capacity)
+        for lease in self.leases.values():
+            for name, amount in lease.shape.resources.amounts().items():
+                left[name] = left.get(name, 0) - amount
+        return left
+
+    def fits(self, shape: Shape, left: dict[str, float]) -> bool:
+        return all(left.get(name, 0) >= amount - 1e-9 for name, amount in shape.resources.amounts().items())
+
+
+@dataclass(slots=True, eq=False)
+class ShapeQueue:
+    """Work of one shape, first come first served."""
+
+    shape: Shape
+    waiting: deque[Work] = field(default_factory=deque)
+    leases: dict[str, Lease] = field(default_factory=dict)  # asked for or connected, not gone
+    waiting_since_s: float | None = None
+    failures: int = 0
+    not_before_s: float = 0.0
+    last_reason: str = ""
+
+    def ready(self) -> list[Lease]:
+        return [lease for lease in self.leases.values() if lease.is_connected and not lease.is_finishing]
+
+    def starting(self) -> int:
+        return sum(not lease.is_connected for lease in self.leases.values())

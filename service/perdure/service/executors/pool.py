@@ -1,0 +1,446 @@
+"""Puts attempts onto leases of a Ray cluster, and asks agents for the leases that are wanted.
+
+The rules: an idle lease before a busy one; short functions in batches of some milliseconds of work,
+unknown and long ones alone; what a busy lease has not begun is called back when another one idles; a
+shape that waits gets the resources of idle leases of other shapes. Work that did not begin when its
+lease is lost runs elsewhere and nobody notices.
+
+All of it runs on the event loop, without a task for each attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Final
+
+from perdure import wire
+from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
+from perdure.model import FailureKind, Shape
+from perdure.service.executors.leases import AgentSession, Lease, Placed, ShapeQueue
+from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
+from perdure.storage.rows import ValueKey
+from perdure.v1 import worker_service_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+BATCH_MS: Final = 8.0
+BATCH_MAX: Final = 64
+CONCURRENT_MAX: Final = 1000
+STUCK_S: Final = 0.05
+TICK_S: Final = 0.05
+UNFAIR_S: Final = 1.0
+BACKOFF_S: Final = 0.2
+FAILURES_MAX: Final = 3
+FREE_SHAPE_LEASES_MAX: Final = 4
+"""Leases of a shape that holds no resources."""
+INLINE_BYTES_MAX: Final = 64 * 1024
+ATTEMPT_BYTES_MAX: Final = 1024 * 1024
+SMOOTHING: Final = 0.3
+
+
+class LeasePool:
+    """Implements Executor, for agents and leases that dial in."""
+
+    def __init__(self, *, engine_id: str, blob_url: str, idle_s: float) -> None:
+        self.engine_id = engine_id
+        self.blob_url = blob_url
+        self._idle_s = idle_s
+        self._shapes: dict[Shape, ShapeQueue] = {}
+        self._agents: dict[str, AgentSession] = {}
+        self._leases: dict[str, Lease] = {}
+        self._queued: dict[tuple[str, str, int], Work] = {}
+        self._placed: dict[tuple[str, str, int], tuple[Lease, Placed]] = {}
+        self._held: dict[tuple[str, str], list[Work]] = {}  # behind an older attempt that was cancelled
+        self._busy: dict[tuple[str, str], tuple[str, str, int]] = {}  # the attempt of a task that is at a lease
+        self._durations_ms: dict[str, float] = {}
+        self._concurrent: set[str] = set()
+        self._tokens = itertools.count(1)
+        self._report: Callable[[Reports], None] | None = None
+        self._is_pumping = False
+        self._tick_task: asyncio.Task[None] | None = None
+
+    # -------------------------------------------------------------------------- the port
+
+    async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._report = report
+        self._values = values
+        self._tick_task = asyncio.create_task(self._tick_forever(), name="lease-pool")
+
+    async def stop(self) -> None:
+        self._report = None
+        if self._tick_task is not None:
+            self._tick_task.cancel()
+            await asyncio.gather(self._tick_task, return_exceptions=True)
+        for lease in self._leases.values():
+            lease.outbox.close()
+        for agent in self._agents.values():
+            agent.outbox.close()
+
+    def python_versions(self) -> frozenset[str]:
+        return frozenset(agent.python_version for agent in self._agents.values())
+
+    def submit(self, work: Work) -> None:
+        key = work.key
+        if key in self._queued or key in self._placed:
+            return
+        if (work.run_id, work.task_id) in self._busy:
+            held = self._held.setdefault((work.run_id, work.task_id), [])
+            if all(other.attempt != work.attempt for other in held):
+                held.append(work)
+            return
+        self._enqueue(work)
+        self._pump_soon()
+
+    def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
+        key = (run_id, task_id, attempt)
+        if (work := self._queued.pop(key, None)) is not None:
+            self._shapes[work.shape].waiting.remove(work)
+        elif (found := self._placed.get(key)) is not None:
+            lease, placed = found
+            placed.is_cancelled = True
+            lease.send_cancel(placed.token)
+        elif (held := self._held.get((run_id, task_id))) is not None:
+            held[:] = [work for work in held if work.attempt != attempt]
+
+    def _enqueue(self, work: Work, *, first: bool = False) -> None:
+        queue = self._shapes.get(work.shape)
+        if queue is None:
+            queue = self._shapes[work.shape] = ShapeQueue(work.shape)
+        self._queued[work.key] = work
+        if first:
+            queue.waiting.appendleft(work)
+        else:
+            queue.waiting.append(work)
+
+    # -------------------------------------------------------------------------- agents
+
+    def agent_connected(self, hello: pb.AgentHello) -> AgentSession:
+        agent = AgentSession(hello.agent_id, hello.cluster_id, hello.python_version, dict(hello.capacity.total))
+        self._agents[agent.id] = agent
+        welcome = pb.AgentWelcome(engine_id=self.engine_id, blob_url=self.blob_url)
+        agent.send(pb.ServeAgentResponse(welcome=welcome))
+        log.info("agent connected", extra={"agent": agent.id, "cluster": agent.cluster_id})
+        self._pump_soon()
+        return agent
+
+    def capacity_changed(self, agent: AgentSession, capacity: pb.ClusterCapacity) -> None:
+        agent.capacity = dict(capacity.total)
+        self._pump_soon()
+
+    def agent_lost(self, agent: AgentSession) -> None:
+        """It will start new leases when it is back; those it had end with it or by themselves."""
+        agent.outbox.close()
+        if self._agents.get(agent.id) is agent:
+            del self._agents[agent.id]
+        for lease in list(agent.leases.values()):
+            self._lease_gone(lease, "the agent is gone")
+        log.warning("agent lost", extra={"agent": agent.id})
+        self._pump_soon()
+
+    def lease_ended(self, agent: AgentSession, ended: pb.LeaseEnded) -> None:
+        """The Ray task of a lease is over: its resources are free."""
+        lease = agent.leases.pop(ended.lease_id, None)
+        if lease is None:
+            return
+        queue = self._shapes.get(lease.shape)
+        if not lease.is_connected and not lease.is_gone and queue is not None:
+            self._start_failed(queue, ended.reason)
+        self._lease_gone(lease, ended.reason or "the lease ended")
+        self._pump_soon()
+
+    def _start_failed(self, queue: ShapeQueue, reason: str) -> None:
+        queue.failures += 1
+        queue.last_reason = reason
+        queue.not_before_s = self._now() + BACKOFF_S * 2**queue.failures
+        log.warning("lease did not start", extra={"reason": reason[:500], "failures": queue.failures})
+        if queue.failures >= FAILURES_MAX and queue.waiting:
+            queue.failures = 0
+            work = queue.waiting.popleft()
+            del self._queued[work.key]
+            self._tell(work, AttemptLost(work.task_id, work.attempt, f"no worker could be started: {reason}", _ms()))
+
+    # -------------------------------------------------------------------------- leases
+
+    def lease_connected(self, hello: pb.LeaseHello) -> Lease | None:
+        """None: nobody asked for it, or another engine did."""
+        lease = self._leases.get(hello.lease_id)
+        if hello.engine_id != self.engine_id or lease is None or lease.is_gone or lease.is_connected:
+            return None
+        lease.is_connected = True
+        lease.python_version = hello.python_version
+        lease.idle_since_s = self._now()
+        self._shapes[lease.shape].failures = 0
+        self._pump_soon()
+        return lease
+
+    def lease_lost(self, lease: Lease) -> None:
+        """Its stream ended. If it did not say goodbye its process is killed, to be sure."""
+        if not lease.is_finishing or lease.in_flight:
+            agent = self._agents.get(lease.agent_id)
+            if agent is not None and lease.id in agent.leases:
+                agent.send(pb.ServeAgentResponse(kill=pb.KillLease(lease_id=lease.id)))
+        self._lease_gone(lease, "the worker process is gone")
+        self._pump_soon()
+
+    def _lease_gone(self, lease: Lease, reason: str) -> None:
+        if lease.is_gone:
+            return
+        lease.is_gone = True
+        lease.outbox.close()
+        self._leases.pop(lease.id, None)
+        if (queue := self._shapes.get(lease.shape)) is not None:
+            queue.leases.pop(lease.id, None)
+        reports: list[tuple[str, Report]] = []
+        back: list[Work] = []
+        for position, placed in enumerate(list(lease.in_flight.values())):
+            self._take_off(lease, placed)
+            if placed.is_cancelled:
+                continue
+            # The first may have begun without the message that says so having come through.
+            if placed.began_s is not None or position == 0:
+                work = placed.work
+                reports.append((work.run_id, AttemptLost(work.task_id, work.attempt, reason, _ms())))
+            else:
+                back.append(placed.work)
+        for work in reversed(back):
+            self._enqueue(work, first=True)
+        self._send(reports)
+
+    def receive(self, lease: Lease, message: pb.ServeLeaseRequest) -> None:
+        """What a lease has to say."""
+        now_s, now_ms = self._now(), _ms()
+        reports: list[tuple[str, Report]] = []
+        self._concurrent.update(message.concurrent)
+        for token in message.started:
+            placed = lease.in_flight.get(token)
+            if placed is not None and not placed.is_cancelled:
+                placed.began_s = now_s
+                work = placed.work
+                reports.append((work.run_id, AttemptStarted(work.task_id, work.attempt, now_ms)))
+        for receipt in message.receipts:
+            placed = lease.in_flight.get(receipt.token)
+            if placed is None:
+                continue
+            self._take_off(lease, placed)
+            self._learn(placed.work.call.function.key, receipt)
+            if not placed.is_cancelled:
+                reports.append((placed.work.run_id, _report_of(placed.work, receipt, now_ms)))
+        for token in message.returned:
+            placed = lease.in_flight.get(token)
+            if placed is not None:
+                self._take_off(lease, placed)
+                if not placed.is_cancelled:
+                    self._enqueue(placed.work, first=True)
+        if not lease.in_flight:
+            lease.idle_since_s = now_s
+        self._send(reports)
+        self._pump_soon()
+
+    def _take_off(self, lease: Lease, placed: Placed) -> None:
+        work = placed.work
+        del lease.in_flight[placed.token]
+        self._placed.pop(work.key, None)
+        task = (work.run_id, work.task_id)
+        self._busy.pop(task, None)
+        for held in self._held.pop(task, ()):
+            self._enqueue(held)
+
+    def _learn(self, function: str, receipt: pb.Receipt) -> None:
+        took_ms = wire.from_duration(receipt.duration) if receipt.HasField("duration") else 0
+        took = float(took_ms) + receipt.duration.nanos % 1_000_000 / 1e6
+        known = self._durations_ms.get(function)
+        self._durations_ms[function] = took if known is None else known + SMOOTHING * (took - known)
+
+    # -------------------------------------------------------------------------- placing
+
+    def _pump_soon(self) -> None:
+        if not self._is_pumping and self._report is not None:
+            self._is_pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._is_pumping = False
+        now_s = self._now()
+        for queue in list(self._shapes.values()):
+            if queue.waiting:
+                self._place(queue)
+            if queue.waiting:
+                queue.waiting_since_s = queue.waiting_since_s or now_s
+                self._ask_for_leases(queue, now_s)
+            else:
+                queue.waiting_since_s = None
+
+    def _place(self, queue: ShapeQueue) -> None:
+        """Idle leases first, one each; then batches of short work."""
+        leases = queue.ready()
+        leases.sort(key=lambda lease: len(lease.in_flight))
+        waiting = queue.waiting
+        is_single = bool(queue.shape.resources.num_gpus)
+        for lease in leases:
+            if waiting and not lease.in_flight:
+                self._put(lease, waiting.popleft())
+                if is_single:
+                    lease.finish()
+        if is_single:
+            return
+        while waiting:
+            function = waiting[0].call.function.key
+            room = self._room(function)
+            lease = min(leases, key=lambda lease: len(lease.in_flight), default=None)
+            if lease is None or len(lease.in_flight) >= room:
+                return
+            self._put(lease, waiting.popleft())
+
+    def _room(self, function: str) -> int:
+        """How many attempts of a function a lease may have at a time."""
+        if function in self._concurrent:
+            return CONCURRENT_MAX
+        took_ms = self._durations_ms.get(function)
+        if took_ms is None or took_ms >= BATCH_MS:
+            return 1
+        return min(int(BATCH_MS / max(took_ms, 0.05)), BATCH_MAX)
+
+    def _put(self, lease: Lease, work: Work) -> None:
+        placed = Placed(work, next(self._tokens))
+        del self._queued[work.key]
+        lease.in_flight[placed.token] = placed
+        lease.served += 1
+        self._placed[work.key] = (lease, placed)
+        self._busy[work.run_id, work.task_id] = work.key
+        lease.send(self._attempt(work, placed.token), work)
+
+    def _attempt(self, work: Work, token: int) -> pb.Attempt:
+        attempt = pb.Attempt(
+            token=token,
+            namespace=work.namespace,
+            workflow_id=work.workflow_id,
+            run_id=work.run_id,
+            task_id=work.task_id,
+            attempt=work.attempt,
+            function=work.call.function.key,
+            arguments=wire.payload_to_proto(work.call.arguments),
+        )
+        size = 0
+        for source in work.inputs:
+            value = attempt.refs.add(wraps=source.wraps, path=wire.path_to_proto(source.path))
+            payload = self._values.cached(ValueKey(work.run_id, source.task_id, source.input))
+            if payload is not None and len(payload.data) <= INLINE_BYTES_MAX and size <= ATTEMPT_BYTES_MAX:
+                value.payload.CopyFrom(wire.payload_to_proto(payload))
+                size += len(payload.data)
+            elif source.task_id:
+                value.key.run_id, value.key.task_id = work.run_id, source.task_id
+            else:
+                value.key.run_id, value.key.input = work.run_id, source.input
+        return attempt
+
+    # -------------------------------------------------------------------------- leases wanted
+
+    def _ask_for_leases(self, queue: ShapeQueue, now_s: float) -> None:
+        if now_s < queue.not_before_s or not self._agents:
+            return
+        wanted = len(queue.waiting) - queue.starting()
+        is_free = not queue.shape.resources.amounts()
+        if is_free:
+            wanted = min(wanted, FREE_SHAPE_LEASES_MAX - len(queue.leases))
+        while wanted > 0:
+            agent = next((agent for agent in self._agents.values() if agent.fits(queue.shape, agent.free())), None)
+            if agent is None:
+                break
+            self._start_lease(agent, queue)
+            wanted -= 1
+        if wanted > 0 and not is_free:
+            self._make_room(queue, now_s)
+
+    def _start_lease(self, agent: AgentSession, queue: ShapeQueue) -> None:
+        lease = Lease(secrets.token_hex(8), queue.shape, agent.id)
+        self._leases[lease.id] = agent.leases[lease.id] = queue.leases[lease.id] = lease
+        start = pb.StartLease(lease_id=lease.id, shape=wire.shape_to_proto(queue.shape))
+        agent.send(pb.ServeAgentResponse(start=start))
+
+    def _make_room(self, queue: ShapeQueue, now_s: float) -> None:
+        """Idle leases of other shapes end at once; after a while a busy one of the largest shape, too. A
+        shape that does not fit the cluster at all asks for one lease, so that a cluster that grows on
+        demand sees the demand."""
+        others = [lease for lease in self._leases.values() if lease.shape != queue.shape and not lease.is_finishing]
+        idle = [lease for lease in others if lease.is_connected and not lease.in_flight]
+        if idle:
+            for lease in idle:
+                lease.finish()
+            return
+        if queue.leases:
+            return
+        if not any(agent.fits(queue.shape, agent.capacity) for agent in self._agents.values()):
+            self._start_lease(next(iter(self._agents.values())), queue)
+            return
+        waited_s = now_s - (queue.waiting_since_s or now_s)
+        busy = [lease for lease in others if lease.is_connected]
+        if waited_s > UNFAIR_S and busy and not any(lease.is_finishing for lease in self._leases.values()):
+            largest = max(busy, key=lambda lease: len(self._shapes[lease.shape].leases))
+            self._recall(largest)
+            largest.finish()
+
+    def _recall(self, lease: Lease) -> None:
+        tokens = [token for token, placed in lease.in_flight.items() if placed.began_s is None]
+        if tokens:
+            lease.send_recall(tokens)
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                self._tick(self._now())
+            except Exception:
+                log.exception("the lease pool stumbled")
+
+    def _tick(self, now_s: float) -> None:
+        for queue in list(self._shapes.values()):
+            ready = queue.ready()
+            has_idle = any(not lease.in_flight for lease in ready)
+            for lease in ready:
+                if not lease.in_flight:
+                    if now_s - lease.idle_since_s >= self._idle_s and not queue.waiting:
+                        lease.finish()
+                elif has_idle and len(lease.in_flight) > 1:
+                    head = next(iter(lease.in_flight.values()))
+                    if head.began_s is not None and now_s - head.began_s > STUCK_S:
+                        self._recall(lease)
+            if not queue.waiting and not queue.leases:
+                del self._shapes[queue.shape]
+        self._pump_soon()
+
+    # -------------------------------------------------------------------------- reporting
+
+    def _tell(self, work: Work, report: Report) -> None:
+        self._send([(work.run_id, report)])
+
+    def _send(self, reports: list[tuple[str, Report]]) -> None:
+        if reports and self._report is not None:
+            self._report(reports)
+
+    def _now(self) -> float:
+        return self._loop.time()
+
+
+def _ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _report_of(work: Work, receipt: pb.Receipt, now_ms: int) -> Report:
+    started_ms = wire.from_timestamp(receipt.start_time)
+    match receipt.WhichOneof("result"):
+        case "output":
+            output = wire.payload_from_proto(receipt.output)
+            return TaskSucceeded(work.task_id, work.attempt, output, now_ms, started_ms)
+        case "continuation":
+            return GraphReturned(work.task_id, work.attempt, receipt.continuation, now_ms, started_ms)
+        case _:
+            failure = wire.failure_from_proto(receipt.failure)
+            if failure.kind is FailureKind.CANCELED:  # interrupted though nobody asked: the worker is ending
+                return AttemptLost(work.task_id, work.attempt, "the attempt was interrupted", now_ms)
+            return TaskFailed(work.task_id, work.attempt, failure, now_ms)

@@ -1,0 +1,102 @@
+"""WorkerService: the streams of agents and leases. What their messages mean is the pool's matter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final, TypeAlias
+
+import grpc
+
+from perdure import errors, wire
+from perdure.service.executors.leases import AgentSession
+from perdure.service.executors.pool import LeasePool
+from perdure.service.executors.port import ValueReader
+from perdure.service.rpc import requests
+from perdure.storage.rows import ValueKey
+from perdure.v1 import worker_service_pb2 as pb
+from perdure.v1 import worker_service_pb2_grpc
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
+
+
+class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
+    """Sessions live as long as their streams."""
+
+    def __init__(self, pool: LeasePool, values: ValueReader) -> None:
+        self._pool = pool
+        self._values = values
+
+    async def ServeAgent(
+        self, stream: AsyncIterator[pb.ServeAgentRequest], context: Context
+    ) -> AsyncIterator[pb.ServeAgentResponse]:
+        first = await anext(stream, None)
+        if first is None or first.WhichOneof("kind") != "hello":
+            raise requests.invalid("hello", "is the first message of a session")
+        agent = self._pool.agent_connected(first.hello)
+        reader = asyncio.create_task(_read(stream, lambda message: self._from_agent(agent, message)))
+        reader.add_done_callback(lambda _: agent.outbox.close())
+        try:
+            while not agent.outbox.is_closed:
+                await agent.outbox.wait()
+                while agent.messages:
+                    yield agent.messages.popleft()
+        finally:
+            reader.cancel()
+            self._pool.agent_lost(agent)
+
+    def _from_agent(self, agent: AgentSession, message: pb.ServeAgentRequest) -> None:
+        match message.WhichOneof("kind"):
+            case "capacity":
+                self._pool.capacity_changed(agent, message.capacity)
+            case "ended":
+                self._pool.lease_ended(agent, message.ended)
+            case _:
+                pass
+
+    async def ServeLease(
+        self, stream: AsyncIterator[pb.ServeLeaseRequest], context: Context
+    ) -> AsyncIterator[pb.ServeLeaseResponse]:
+        first = await anext(stream, None)
+        if first is None or not first.HasField("hello"):
+            raise requests.invalid("hello", "is the first message of a session")
+        lease = self._pool.lease_connected(first.hello)
+        if lease is None:
+            raise requests.invalid("lease_id", "names no lease that this engine waits for")
+        reader = asyncio.create_task(_read(stream, lambda message: self._pool.receive(lease, message)))
+        reader.add_done_callback(lambda _: lease.outbox.close())
+        try:
+            while not lease.outbox.is_closed:
+                await lease.outbox.wait()
+                while (message := lease.next_message()) is not None:
+                    yield message
+                    if message.finish:
+                        await reader  # it says goodbye by ending its stream
+                        break
+        finally:
+            reader.cancel()
+            self._pool.lease_lost(lease)
+
+    async def FetchValues(self, request: pb.FetchValuesRequest, context: Context) -> pb.FetchValuesResponse:
+        answer = pb.FetchValuesResponse()
+        size = 0
+        for key in request.keys:
+            (payload,) = await self._values.read([ValueKey(key.run_id, key.task_id, key.input)])
+            size += len(payload.data)
+            if answer.values and size > ANSWER_BYTES_MAX:
+                break
+            answer.values.append(wire.payload_to_proto(payload))
+        if not answer.values:
+            raise errors.InvalidFieldError("keys: at least one is asked for", field="keys")
+        return answer
+
+
+async def _read(stream: AsyncIterator[Any], take: Callable[[Any], None]) -> None:
+    """To the end of the stream, however it ends."""
+    try:
+        async for message in stream:
+            take(message)
+    except grpc.aio.BaseError:
+        pass

@@ -1,0 +1,295 @@
+"""The agent: a Ray driver that gives an engine the use of a cluster.
+
+It dials the engine, says what the cluster has, and starts and kills leases (Ray tasks) on the engine's
+word. It decides nothing. When the engine is gone it ends its leases and dials again, for ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import grpc
+
+from perdure import codec, wire
+from perdure.codec import PYTHON_VERSION
+from perdure.model import Payload, Shape
+from perdure.v1 import worker_service_pb2 as pb
+from perdure.v1 import worker_service_pb2_grpc
+from perdure.worker.lease import run_lease
+
+log = logging.getLogger(__name__)
+
+CAPACITY_S: Final = 2.0
+PARENT_S: Final = 0.5
+RETRY_FIRST_S: Final = 0.2
+RETRY_MAX_S: Final = 5.0
+PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """`ray_address`: "local" starts a Ray of its own, with `ray_cpus` CPUs (0: those of the machine); "auto"
+    or an address joins one. `parent`: end when this process does (0: nobody's child)."""
+
+    address: str
+    ray_address: str = "local"
+    ray_cpus: int = 0
+    parent: int = 0
+
+
+class Agent:
+    """One agent over one connection to Ray."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._settings = settings
+        self._id = secrets.token_hex(8)
+        self._leases: dict[str, Any] = {}  # object refs by lease id
+        self._out: deque[pb.ServeAgentRequest] = deque()
+        self._wake = asyncio.Event()
+        self._threads = ThreadPoolExecutor(2, "perdure-agent")
+        self._welcome: pb.AgentWelcome | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until told to stop."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._threads, self._connect_ray)
+        pause_s = RETRY_FIRST_S
+        while not stop.is_set():
+            session = asyncio.create_task(self._session())
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({session, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not session.done():
+                session.cancel()
+            (outcome,) = await asyncio.gather(session, return_exceptions=True)
+            self._kill_all()
+            if stop.is_set():
+                break
+            if isinstance(outcome, Exception) and not isinstance(outcome, grpc.RpcError):
+                log.error("the agent's session failed", exc_info=outcome)
+            pause_s = RETRY_FIRST_S if self._welcome is not None else min(pause_s * 2, RETRY_MAX_S)
+            self._welcome = None
+            await asyncio.sleep(pause_s)
+        await loop.run_in_executor(self._threads, self._disconnect_ray)
+
+    # -------------------------------------------------------------------------- Ray
+
+    def _connect_ray(self) -> None:
+        import ray
+
+        how: dict[str, Any] = {"address": self._settings.ray_address, "log_to_driver": True, "logging_level": "warning"}
+        if self._settings.ray_address == "local":
+            how |= {"include_dashboard": False, "num_cpus": self._settings.ray_cpus or None}
+        ray.init(**how)
+
+    def _disconnect_ray(self) -> None:
+        import ray
+
+        ray.shutdown()
+
+    def _capacity(self) -> dict[str, float]:
+        """What the cluster has in all, by Ray's names."""
+        import ray
+
+        total: dict[str, float] = ray.cluster_resources()
+        return {
+            name: amount
+            for name, amount in total.items()
+            if not name.startswith("node:") and name != "object_store_memory"
+        }
+
+    def _hello(self, capacity: dict[str, float]) -> pb.AgentHello:
+        import ray
+
+        return pb.AgentHello(
+            agent_id=self._id,
+            cluster_id=ray.get_runtime_context().gcs_address,
+            python_version=PYTHON_VERSION,
+            ray_version=ray.__version__,
+            capacity=pb.ClusterCapacity(total=capacity),
+        )
+
+    # -------------------------------------------------------------------------- the session
+
+    async def _session(self) -> None:
+        loop = asyncio.get_running_loop()
+        capacity = await loop.run_in_executor(self._threads, self._capacity)
+        self._out.clear()
+        self._out.append(pb.ServeAgentRequest(hello=self._hello(capacity)))
+        self._wake.set()
+        options = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 10_000)]
+        async with grpc.aio.insecure_channel(self._settings.address, options=options) as channel:
+            stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
+            refresh = asyncio.create_task(self._refresh(capacity))
+            try:
+                async for message in stub.ServeAgent(self._messages()):
+                    await self._take(message)
+            finally:
+                refresh.cancel()
+
+    async def _messages(self) -> AsyncIterator[pb.ServeAgentRequest]:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._out:
+                yield self._out.popleft()
+
+    def _send(self, message: pb.ServeAgentRequest) -> None:
+        self._out.append(message)
+        self._wake.set()
+
+    async def _refresh(self, known: dict[str, float]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(CAPACITY_S)
+            now = await loop.run_in_executor(self._threads, self._capacity)
+            if now != known:
+                known = now
+                self._send(pb.ServeAgentRequest(capacity=pb.ClusterCapacity(total=now)))
+
+    async def _take(self, message: pb.ServeAgentResponse) -> None:
+        match message.WhichOneof("kind"):
+            case "welcome":
+                self._welcome = message.welcome
+                log.info("agent serves", extra={"engine": self._settings.address})
+            case "start":
+                await self._start(message.start)
+            case "kill":
+                self._kill(message.kill.lease_id)
+            case _:
+                pass
+
+    # -------------------------------------------------------------------------- leases
+
+    async def _start(self, start: pb.StartLease) -> None:
+        if start.lease_id in self._leases:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            ref = await loop.run_in_executor(self._threads, self._submit, start)
+        except Exception as error:
+            log.warning("lease not submitted", extra={"error": str(error)})
+            self._ended(start.lease_id, f"{type(error).__name__}: {error}")
+            return
+        self._leases[start.lease_id] = ref
+
+        def done(future: Any) -> None:
+            error = future.exception()
+            reason = "" if error is None else f"{type(error).__name__}: {error}"
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._ended, start.lease_id, reason)
+
+        ref.future().add_done_callback(done)
+
+    def _submit(self, start: pb.StartLease) -> Any:
+        import ray
+
+        assert self._welcome is not None
+        options = ray_options(wire.shape_from_proto(start.shape))
+        lease = ray.remote(run_lease).options(name="perdure.lease", max_retries=0, **options)
+        return lease.remote(
+            self._settings.address, self._welcome.engine_id, start.lease_id, self._welcome.blob_url, [os.getcwd()]
+        )
+
+    def _ended(self, lease_id: str, reason: str) -> None:
+        self._leases.pop(lease_id, None)
+        self._send(pb.ServeAgentRequest(ended=pb.LeaseEnded(lease_id=lease_id, reason=reason[:2000])))
+
+    def _kill(self, lease_id: str) -> None:
+        import ray
+
+        ref = self._leases.get(lease_id)
+        if ref is not None:
+            ray.cancel(ref, force=True)
+
+    def _kill_all(self) -> None:
+        for lease_id in list(self._leases):
+            self._kill(lease_id)
+
+
+def ray_options(shape: Shape) -> dict[str, Any]:
+    """A shape as options of a Ray task."""
+    resources = shape.resources
+    named: dict[str, Any] = {
+        "num_cpus": resources.num_cpus,
+        "num_gpus": resources.num_gpus,
+        "memory": resources.memory_bytes,
+        "resources": dict(resources.custom) or None,
+        "accelerator_type": resources.accelerator_type or None,
+        "runtime_env": json.loads(shape.runtime_env) if shape.runtime_env else None,
+        "scheduling_strategy": _strategy(shape.scheduling),
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _strategy(scheduling: str | Payload) -> Any:
+    if isinstance(scheduling, Payload):
+        return codec.decode(scheduling)
+    if scheduling.startswith(("node:", "node?:")):
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        kind, _, node_id = scheduling.partition(":")
+        return NodeAffinitySchedulingStrategy(node_id=node_id, soft=kind.endswith("?"))
+    return scheduling or None
+
+
+# ------------------------------------------------------------------------------ the process
+
+
+def run_agent(settings: AgentSettings) -> None:
+    """Run until SIGTERM or SIGINT, or until the parent is gone."""
+    if settings.parent:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if settings.ray_address == "local":
+        # A Ray of its own that listens on this machine only has nobody to keep out.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    asyncio.run(_main(settings))
+
+
+async def _main(settings: AgentSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    agent = asyncio.create_task(Agent(settings).run(stop))
+    if settings.parent:
+        parent = asyncio.create_task(_watch_parent(settings.parent, stop))
+        parent.add_done_callback(lambda _: None)
+    await asyncio.sleep(0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await agent
+
+
+async def _watch_parent(parent: int, stop: asyncio.Event) -> None:
+    while os.getppid() == parent:  # noqa: ASYNC110 - there is no event for it
+        await asyncio.sleep(PARENT_S)
+    stop.set()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="perdure agent", description="give an engine the use of a Ray cluster")
+    parser.add_argument("--address", required=True, help="host:port of the engine")
+    parser.add_argument("--ray-address", default="auto", help="local, auto or host:port")
+    parser.add_argument("--ray-cpus", type=int, default=0, help="CPUs of a local Ray; 0: those of the machine")
+    parser.add_argument("--with-parent", type=int, default=0, help="end when this process ends")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(levelname)s agent %(message)s")
+    run_agent(AgentSettings(given.address, given.ray_address, given.ray_cpus, given.with_parent))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""The body of a lease: a worker slot that runs attempts in the main thread of its process.
+
+The main thread, because a `ray.get` in user code gives the CPU back only there. `async def` functions
+run on a loop in the main thread, many at a time. When the stream breaks, the process stops what it
+runs: nobody would hear of the result, and a successor may be starting elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from perdure import wire
+from perdure.model import Failure, FailureKind
+from perdure.v1 import worker_service_pb2 as pb
+from perdure.worker.attempt import Assignment, Continued, Failed, Result, Returned, Runner, now_ms
+from perdure.worker.interrupt import Interrupted, interrupt_thread, spare_thread
+from perdure.worker.session import Session
+
+GRACE_S: Final = 1.0
+"""After an interrupt, user code has so long to end before the process does."""
+EXIT_CODE: Final = 86
+
+
+def run_lease(
+    address: str, engine_id: str, lease_id: str, blob_url: str, paths: Sequence[str] = (), node_id: str = ""
+) -> int:
+    """Serve until told to finish, or until the engine is gone; gives the number of attempts run."""
+    for path in paths:
+        if path not in sys.path:
+            sys.path.insert(0, path)
+    session = Session(address, engine_id, lease_id, blob_url, node_id)
+    lease = _Lease(session)
+    session.start(lease)
+    try:
+        return lease.work()
+    finally:
+        session.close()
+
+
+class _Lease:
+    """Implements Inbox: the upper methods run in the stream's thread, the lower ones in the main thread."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._runner = Runner(session.blobs)
+        self._queue: queue.SimpleQueue[tuple[int, Assignment] | None] = queue.SimpleQueue()
+        self._main = threading.get_ident()
+        self._lock = threading.Lock()
+        self._waiting: set[int] = set()  # assigned, not begun, not dropped
+        self._current: int | None = None  # what runs in the main thread itself
+        self._tasks: dict[int, asyncio.Task[Result]] = {}  # what runs on its loop
+        self._async_loop: asyncio.AbstractEventLoop | None = None
+        self._async_wake: asyncio.Event | None = None
+        self._known_async: set[str] = set()
+        self._is_ending = False
+        self._count = 0
+
+    # -------------------------------------------------------------------------- in the stream's thread
+
+    def assign(self, token: int, assignment: Assignment) -> None:
+        with self._lock:
+            self._waiting.add(token)
+        self._put((token, assignment))
+
+    def cancel(self, tokens: Iterable[int]) -> None:
+        for token in tokens:
+            with self._lock:
+                if token in self._waiting:
+                    self._waiting.discard(token)
+                    self._session.send_returned(token)
+                elif self._is_running(token):
+                    self._interrupt(token)
+
+    def recall(self, tokens: Iterable[int]) -> None:
+        with self._lock:
+            for token in tokens:
+                if token in self._waiting:
+                    self._waiting.discard(token)
+                    self._session.send_returned(token)
+
+    def finish(self) -> None:
+        self._put(None)
+
+    def broken(self) -> None:
+        """The stream is over. After `finish` that is as it should be."""
+        with self._lock:
+            self._is_ending = True
+            self._waiting.clear()
+            running = [*self._tasks, *([self._current] if self._current is not None else [])]
+            for token in running:
+                self._interrupt(token)
+        self._put(None)
+
+    def _is_running(self, token: int) -> bool:
+        return token == self._current or token in self._tasks
+
+    def _interrupt(self, token: int) -> None:
+        """Ends the attempt, or if it does not end, the process. The lock is held."""
+        if token == self._current:
+            interrupt_thread(self._main)
+        elif self._async_loop is not None:
+            self._async_loop.call_soon_threadsafe(self._tasks[token].cancel)
+        guard = threading.Timer(GRACE_S, self._end_process, (token,))
+        guard.daemon = True
+        guard.start()
+
+    def _end_process(self, token: int) -> None:
+        if self._is_running(token):
+            os._exit(EXIT_CODE)
+
+    def _put(self, item: tuple[int, Assignment] | None) -> None:
+        self._queue.put(item)
+        loop, wake = self._async_loop, self._async_wake
+        if loop is not None and wake is not None:
+            loop.call_soon_threadsafe(wake.set)
+
+    # -------------------------------------------------------------------------- in the main thread
+
+    def work(self) -> int:
+        while True:
+            try:
+                item = self._queue.get()
+            except Interrupted:  # it was meant for an attempt that has just ended
+                continue
+            while item is not None and self._is_async(item[1]):
+                item = asyncio.run(self._run_together(item))
+                if item is _NOTHING:
+                    break
+            if item is _NOTHING:
+                continue
+            if item is None:
+                return self._count
+            self._run(*item)
+
+    def _begin(self, token: int) -> bool:
+        """False: it was dropped while it waited. The lock is held."""
+        if token not in self._waiting:
+            return False
+        self._waiting.discard(token)
+        self._count += 1
+        self._session.send_started(token)
+        return True
+
+    def _run(self, token: int, assignment: Assignment) -> None:
+        began_ms, began_s = now_ms(), time.perf_counter()
+        result: Result | None = None
+        try:
+            with self._lock:
+                if not self._begin(token):
+                    return
+                self._current = token
+            result = self._runner.run(assignment)
+        except (Interrupted, KeyboardInterrupt):
+            result = None
+        except SystemExit as exit_:
+            result = Failed(Failure(FailureKind.SYSTEM, "perdure.WorkerExited", f"the task called exit({exit_.code})"))
+        finally:
+            with self._lock:
+                self._current = None
+                spare_thread(self._main)
+        self._session.send_receipt(_receipt(token, result, began_ms, time.perf_counter() - began_s))
+
+    # -------------------------------------------------------------------------- async functions
+
+    def _is_async(self, assignment: Assignment) -> bool:
+        key = assignment.function.key
+        if key in self._known_async:
+            return True
+        if not self._runner.is_async(assignment.function):
+            return False
+        self._known_async.add(key)
+        self._session.send_concurrent(key)
+        return True
+
+    async def _run_together(self, item: tuple[int, Assignment]) -> tuple[int, Assignment] | None:
+        """Run async attempts until none is left; gives what has to be done after that, `_NOTHING` if
+        nothing waits."""
+        self._async_wake = asyncio.Event()
+        self._async_loop = asyncio.get_running_loop()
+        rest: tuple[int, Assignment] | None = _NOTHING
+        try:
+            self._spawn(*item)
+            while self._tasks:
+                while rest is _NOTHING and not self._queue.empty():
+                    following = self._queue.get()
+                    if following is not None and self._is_async(following[1]):
+                        self._spawn(*following)
+                    else:
+                        rest = following
+                await self._async_wake.wait()
+                self._async_wake.clear()
+        finally:
+            self._async_loop = self._async_wake = None
+        return rest
+
+    def _spawn(self, token: int, assignment: Assignment) -> None:
+        began_ms, began_s = now_ms(), time.perf_counter()
+        wake = self._async_wake
+        assert wake is not None
+        with self._lock:
+            if not self._begin(token):
+                return
+            task = asyncio.ensure_future(self._runner.run_async(assignment))
+            self._tasks[token] = task
+
+        def done(task: asyncio.Task[Result]) -> None:
+            with self._lock:
+                del self._tasks[token]
+            result = None if task.cancelled() else task.result()
+            self._session.send_receipt(_receipt(token, result, began_ms, time.perf_counter() - began_s))
+            wake.set()
+
+        task.add_done_callback(done)
+
+
+_NOTHING: Final = (-1, None)  # type: ignore[var-annotated]
+
+
+def _receipt(token: int, result: Result | None, began_ms: int, took_s: float) -> pb.Receipt:
+    receipt = pb.Receipt(token=token, start_time=wire.to_timestamp(began_ms))
+    receipt.duration.FromNanoseconds(int(took_s * 1e9))
+    match result:
+        case Returned(output):
+            receipt.output.CopyFrom(wire.payload_to_proto(output))
+        case Continued(spec):
+            receipt.continuation = spec
+        case Failed(failure):
+            receipt.failure.CopyFrom(wire.failure_to_proto(failure))
+        case None:
+            interrupted = Failure(FailureKind.CANCELED, "perdure.Interrupted", "the attempt was interrupted")
+            receipt.failure.CopyFrom(wire.failure_to_proto(interrupted))
+    return receipt

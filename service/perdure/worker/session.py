@@ -1,0 +1,187 @@
+"""The lease's side of its stream: a thread with a loop that brings attempts and takes receipts away.
+
+The main thread runs user code and touches this thread through `Session.send_*` and the inbox only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Final, Protocol
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import grpc
+
+from perdure import wire
+from perdure.codec import PYTHON_VERSION
+from perdure.context import Context
+from perdure.model import Function, Payload
+from perdure.storage.urls import blob_store
+from perdure.v1 import worker_service_pb2 as pb
+from perdure.v1 import worker_service_pb2_grpc
+from perdure.worker.attempt import Assignment, Value
+from perdure.worker.blobs import BlockingBlobs
+
+MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
+RECEIPTS_BYTES_SOFT: Final = 4 * 1024 * 1024
+CONNECT_S: Final = 30.0
+
+
+class Inbox(Protocol):
+    """What the main thread is told, from this thread."""
+
+    def assign(self, token: int, assignment: Assignment) -> None: ...
+    def cancel(self, tokens: Iterable[int]) -> None: ...
+    def recall(self, tokens: Iterable[int]) -> None: ...
+    def finish(self) -> None: ...
+    def broken(self) -> None: ...
+
+
+class Session:
+    """One lease's stream. Made and started in the main thread."""
+
+    def __init__(self, address: str, engine_id: str, lease_id: str, blob_url: str, node_id: str) -> None:
+        self._address = address
+        self._hello = pb.LeaseHello(
+            lease_id=lease_id, engine_id=engine_id, pid=os.getpid(), node_id=node_id, python_version=PYTHON_VERSION
+        )
+        self._loop = asyncio.new_event_loop()
+        self._out: deque[tuple[str, object]] = deque()
+        self._wake = asyncio.Event()
+        self._is_waking = False
+        self._is_closing = False
+        self._functions: dict[str, Function] = {}
+        self.blobs = BlockingBlobs(blob_store(blob_url), self._loop)
+        self._thread = threading.Thread(target=self._run, name="perdure-stream", daemon=True)
+
+    def start(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._thread.start()
+
+    def close(self) -> None:
+        """Send what there is, say goodbye, end."""
+        self._call(self._close)
+        self._thread.join(timeout=10)
+
+    def _close(self) -> None:
+        self._is_closing = True
+        self._wake.set()
+
+    # -------------------------------------------------------------------------- from the main thread
+
+    def send_started(self, token: int) -> None:
+        self._send("started", token)
+
+    def send_receipt(self, receipt: pb.Receipt) -> None:
+        self._send("receipt", receipt)
+
+    def send_returned(self, token: int) -> None:
+        self._send("returned", token)
+
+    def send_concurrent(self, function: str) -> None:
+        self._send("concurrent", function)
+
+    def _send(self, kind: str, item: object) -> None:
+        self._out.append((kind, item))
+        if not self._is_waking:
+            self._is_waking = True
+            self._call(self._wake_up)
+
+    def _wake_up(self) -> None:
+        self._is_waking = False
+        self._wake.set()
+
+    def _call(self, step: Callable[[], None]) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(step)
+
+    # -------------------------------------------------------------------------- in the stream's thread
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._inbox.broken()
+
+    async def _serve(self) -> None:
+        options = [
+            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+        ]
+        async with grpc.aio.insecure_channel(self._address, options=options) as channel:
+            self._stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
+            try:
+                async for message in self._stub.ServeLease(self._messages()):
+                    await self._take(message)
+            except grpc.RpcError:
+                pass
+
+    async def _messages(self) -> AsyncIterator[pb.ServeLeaseRequest]:
+        yield pb.ServeLeaseRequest(hello=self._hello)
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._out:
+                yield self._gather()
+            if self._is_closing:
+                return
+
+    def _gather(self) -> pb.ServeLeaseRequest:
+        """Everything that gathered since the last message, up to the soft limit."""
+        message = pb.ServeLeaseRequest()
+        size = 0
+        while self._out and size < RECEIPTS_BYTES_SOFT:
+            kind, item = self._out.popleft()
+            match item:
+                case pb.Receipt():
+                    message.receipts.append(item)
+                    size += len(item.output.data) + len(item.continuation) + 200
+                case int() if kind == "started":
+                    message.started.append(item)
+                case int():
+                    message.returned.append(item)
+                case str():
+                    message.concurrent.append(item)
+        return message
+
+    async def _take(self, message: pb.ServeLeaseResponse) -> None:
+        for function in message.functions:
+            self._functions[function.key] = wire.function_from_proto(function.function)
+        for attempt in message.attempts:
+            values = await self._values(attempt)
+            self._inbox.assign(attempt.token, self._assignment(attempt, values))
+        if message.cancel:
+            self._inbox.cancel(message.cancel)
+        if message.recall:
+            self._inbox.recall(message.recall)
+        if message.finish:
+            self._inbox.finish()
+
+    def _assignment(self, attempt: pb.Attempt, values: list[Value]) -> Assignment:
+        context = Context(attempt.namespace, attempt.workflow_id, attempt.run_id, attempt.task_id, attempt.attempt)
+        return Assignment(
+            context, self._functions[attempt.function], wire.payload_from_proto(attempt.arguments), values
+        )
+
+    async def _values(self, attempt: pb.Attempt) -> list[Value]:
+        keys = [value.key for value in attempt.refs if value.WhichOneof("kind") == "key"]
+        fetched = iter(await self._fetch(keys)) if keys else iter(())
+        values = []
+        for value in attempt.refs:
+            payload = wire.payload_from_proto(value.payload) if value.WhichOneof("kind") == "payload" else next(fetched)
+            values.append(Value(payload, value.wraps, wire.path_from_proto(value.path)))
+        return values
+
+    async def _fetch(self, keys: list[pb.ValueKey]) -> list[Payload]:
+        payloads: list[Payload] = []
+        while len(payloads) < len(keys):
+            answer = await self._stub.FetchValues(pb.FetchValuesRequest(keys=keys[len(payloads) :]))
+            payloads += [wire.payload_from_proto(value) for value in answer.values]
+        return payloads
