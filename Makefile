@@ -45,7 +45,7 @@ fmt: $(STAMP) ## mend the style
 types: $(STAMP) ## check the types
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file pyproject.toml tests/typing/sdk_api.py
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 proto: $(STAMP) $(PROTO_STAMP) ## generate the stubs anew
 	$(BIN)/buf format -w protos

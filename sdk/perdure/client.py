@@ -73,7 +73,7 @@ class Client:
 
     async def close(self) -> None:
         """Close the channel. Runs go on."""
-        await self._channel.close()
+        await self._channel.close(None)
 
     # -------------------------------------------------------------------------- running
 
@@ -101,12 +101,8 @@ class Client:
             workflow_id=workflow_id,
             request_id=request_id or uuid.uuid4().hex,
             source=await self._source(wire.spec_to_proto(to_spec(graph))),
-            id_reuse_policy=workflow_service_pb2.WorkflowIdReusePolicy.Value(
-                f"WORKFLOW_ID_REUSE_POLICY_{id_reuse.upper()}"
-            ),
-            id_conflict_policy=workflow_service_pb2.WorkflowIdConflictPolicy.Value(
-                f"WORKFLOW_ID_CONFLICT_POLICY_{id_conflict.upper()}"
-            ),
+            id_reuse_policy=f"WORKFLOW_ID_REUSE_POLICY_{id_reuse.upper()}",
+            id_conflict_policy=f"WORKFLOW_ID_CONFLICT_POLICY_{id_conflict.upper()}",
             labels=labels,
             display_name=name,
         )
@@ -304,7 +300,7 @@ class Handle:
                 workflow_id=self.workflow_id,
                 page_token=token,
                 page_size=1000,
-                statuses=[wire.TASK_STATUS[status] for status in statuses],  # type: ignore[misc]
+                statuses=[wire.TASK_STATUS[status] for status in statuses],
             )
             answer = await self._client._call(lambda request=request: self._client._workflows.ListTasks(request))  # type: ignore[misc]
             for task in answer.tasks:

@@ -79,7 +79,7 @@ def encode(value: object) -> Encoded:
         return False
 
     try:
-        data: bytes = cloudpickle.dumps(value, protocol=5, buffer_callback=keep_out)
+        data = _dump(value, keep_out)
     except Exception as error:
         raise CodecError(f"a value of type {_name(type(value))} cannot be pickled: {error}") from error
     if not buffers:
@@ -93,6 +93,12 @@ def encode(value: object) -> Encoded:
         chunks += [bytes(padding), view]
         end += padding + len(view)
     return Encoded(BUFFERS, tuple(chunks))
+
+
+def _dump(value: object, keep_out: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+    out = io.BytesIO()
+    cloudpickle.Pickler(out, protocol=5, buffer_callback=keep_out).dump(value)
+    return out.getvalue()
 
 
 def encode_value(value: object) -> Encoded:
@@ -127,7 +133,7 @@ def decode(payload: Payload, data: bytes | memoryview | None = None) -> Any:
 
 
 def _decode_buffers(data: memoryview) -> Any:
-    if data[:8] != MAGIC:
+    if bytes(data[:8]) != MAGIC:
         raise CodecError("not a pickle with buffers")
     (count,) = struct.unpack_from("<Q", data, 8)
     lengths = struct.unpack_from(f"<{count}Q", data, 16)
@@ -298,8 +304,8 @@ def load_function(function: Function, data: bytes | memoryview | None = None) ->
         ) from error
     if not callable(found):
         raise FunctionUnavailable(f"{function.name} is a {_name(type(found))}, not a function")
-    inner = getattr(found, "function", None)  # a @perdure.task is its function
-    return inner if getattr(found, "__perdure_task__", False) and callable(inner) else found
+    inner: Callable[..., Any] = found.function if hasattr(found, "__perdure_task__") else found
+    return inner  # a @perdure.task is its function
 
 
 def _name(kind: type) -> str:

@@ -6,6 +6,7 @@ import json
 from typing import Final
 
 import grpc
+import grpc.aio
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from perdure.v1 import blob_service_pb2, system_service_pb2, workflow_service_pb2
@@ -15,7 +16,8 @@ MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 
 def service_config() -> str:
     """gRPC service config (gRFC A6): methods that are marked idempotent are retried on UNAVAILABLE."""
-    safe, rest = [], []
+    safe: list[dict[str, str]] = []
+    rest: list[dict[str, str]] = []
     for module in (workflow_service_pb2, blob_service_pb2, system_service_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:

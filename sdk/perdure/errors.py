@@ -10,7 +10,7 @@ ended, with the user's own exception as `__cause__`.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -282,7 +282,8 @@ def from_rpc_error(error: grpc.RpcError) -> PerdureError:
     """The error that the service raised, or what comes nearest to it."""
     code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
     text = str(error.details() or "") if hasattr(error, "details") else str(error)
-    for key, value in (error.trailing_metadata() or ()) if hasattr(error, "trailing_metadata") else ():
+    trailers: Any = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
+    for key, value in trailers or ():
         if key == DETAILS_KEY and (found := _from_details(value, text)) is not None:
             return found
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message" in text and "larger than" in text:

@@ -85,19 +85,20 @@ def _pickled(error: BaseException) -> Any:
     return payload
 
 
+def _unpickled(failure: Failure) -> BaseException | None:
+    if failure.error is None:
+        return None
+    try:
+        decoded = codec.decode(failure.error)
+    except codec.CodecError:
+        return None
+    return decoded if isinstance(decoded, BaseException) else None
+
+
 def to_exception(failure: Failure) -> BaseException:
     """The user's own exception if it can be rebuilt here, else one that tells of it. The remote
     traceback is a note on it (PEP 678)."""
-    error: BaseException | None = None
-    if failure.error is not None:
-        try:
-            decoded = codec.decode(failure.error)
-        except codec.CodecError:
-            decoded = None
-        if isinstance(decoded, BaseException):
-            error = decoded
-    if error is None:
-        error = _STANDS_FOR.get(failure.kind, RemoteError)(failure)
+    error = _unpickled(failure) or _STANDS_FOR.get(failure.kind, RemoteError)(failure)
     if failure.stack_trace:
         error.add_note(f"Remote traceback (most recent call last):\n{failure.stack_trace.rstrip()}")
     if failure.cause is not None and error.__cause__ is None:

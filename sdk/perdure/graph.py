@@ -316,8 +316,7 @@ class _Converter:
             after = tuple(self._position(need) for need in node.after)
             return _Found(node.name, self._task_options(node.options), action=node.action, after=after)
         if not isinstance(node, CallNode):
-            function, args, kwargs, options = raydag.parts_of(node)
-            node = CallNode(function, args, kwargs, options)
+            node = CallNode(*raydag.parts_of(node))
             self._kept.append(node)
         function = self._function(node.function)
         arguments, refs = codec.encode_arguments(node.args, node.kwargs, self._ref_of)

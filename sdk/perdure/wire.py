@@ -56,12 +56,18 @@ ARGUMENTS: Final = "perdure/arguments"
 DURATION_MAX_S: Final = 315_576_000_000
 """Ten thousand years, the bound of google.protobuf.Duration."""
 
-RUN_STATUS: Final = {status: workflow_pb2.WorkflowStatus.Value(f"WORKFLOW_STATUS_{status}") for status in RunStatus}
-RUN_STATUS_BACK: Final = {number: status for status, number in RUN_STATUS.items()}
-TASK_STATUS: Final = {status: workflow_pb2.TaskStatus.Value(f"TASK_STATUS_{status}") for status in TaskStatus}
-TASK_STATUS_BACK: Final = {number: status for status, number in TASK_STATUS.items()}
-FAILURE_KIND: Final = {kind: failure_pb2.FailureKind.Value(f"FAILURE_KIND_{kind}") for kind in FailureKind}
-FAILURE_KIND_BACK: Final = {number: kind for kind, number in FAILURE_KIND.items()}
+RUN_STATUS: Final[dict[RunStatus, Any]] = {
+    status: workflow_pb2.WorkflowStatus.Value(f"WORKFLOW_STATUS_{status}") for status in RunStatus
+}
+RUN_STATUS_BACK: Final[dict[int, RunStatus]] = {number: status for status, number in RUN_STATUS.items()}
+TASK_STATUS: Final[dict[TaskStatus, Any]] = {
+    status: workflow_pb2.TaskStatus.Value(f"TASK_STATUS_{status}") for status in TaskStatus
+}
+TASK_STATUS_BACK: Final[dict[int, TaskStatus]] = {number: status for status, number in TASK_STATUS.items()}
+FAILURE_KIND: Final[dict[FailureKind, Any]] = {
+    kind: failure_pb2.FailureKind.Value(f"FAILURE_KIND_{kind}") for kind in FailureKind
+}
+FAILURE_KIND_BACK: Final[dict[int, FailureKind]] = {number: kind for kind, number in FAILURE_KIND.items()}
 
 
 # ------------------------------------------------------------------------------ times

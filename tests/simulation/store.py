@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from perdure.model import TaskStatus
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
 from perdure.storage.rows import Committed, ConsumeEvent, DeleteRun, PutTask, SetRun
@@ -41,7 +40,9 @@ class Watch:
                         assert known_task == write.task_id, f"event {write.sequence} was delivered twice"
                     case SetRun() if write.status.is_final:
                         before = self.finals.setdefault(write.run_id, str(write.status))
-                        assert before == write.status or before == "FAILED", f"{write.run_id}: {before} -> {write.status}"
+                        assert before == write.status or before == "FAILED", (
+                            f"{write.run_id}: {before} -> {write.status}"
+                        )
                         self.finals[write.run_id] = str(write.status)
                     case DeleteRun():
                         assert write.run_id in self.finals, "an active run was deleted"
@@ -97,5 +98,3 @@ class FaultyStore:
             return await method(*args, **kwargs)
 
         return read
-
-

@@ -71,22 +71,45 @@ GRAPHS = {
 SHAPES: dict[str, tuple[Spec, int, RunStatus]] = {
     # name: graph, events to send under the key "k", how it ends if nobody cancels it
     "one": (spec(call("a", "value")), 0, RunStatus.SUCCESSFUL),
-    "chain": (spec(call("a", "value"), *(call(f"a{i}", "value", f"a{i - 1}" if i else "a") for i in range(6))), 0, RunStatus.SUCCESSFUL),
-    "fan": (
-        spec(*(call(f"f{i}", "flaky:1" if i % 3 == 0 else "value") for i in range(8)), call("sum", "value", *(f"f{i}" for i in range(8)))),
+    "chain": (
+        spec(call("a", "value"), *(call(f"a{i}", "value", f"a{i - 1}" if i else "a") for i in range(6))),
         0,
         RunStatus.SUCCESSFUL,
     ),
-    "grows": (spec(call("a", "grow:deep"), call("b", "grow:sleepy"), call("c", "lost:2", "a", "b")), 0, RunStatus.SUCCESSFUL),
-    "caught": (spec(call("a", "grow:bad", catch=True), call("b", "broken", catch=True), call("c", "value", "a", "b")), 0, RunStatus.SUCCESSFUL),
+    "fan": (
+        spec(
+            *(call(f"f{i}", "flaky:1" if i % 3 == 0 else "value") for i in range(8)),
+            call("sum", "value", *(f"f{i}" for i in range(8))),
+        ),
+        0,
+        RunStatus.SUCCESSFUL,
+    ),
+    "grows": (
+        spec(call("a", "grow:deep"), call("b", "grow:sleepy"), call("c", "lost:2", "a", "b")),
+        0,
+        RunStatus.SUCCESSFUL,
+    ),
+    "caught": (
+        spec(call("a", "grow:bad", catch=True), call("b", "broken", catch=True), call("c", "value", "a", "b")),
+        0,
+        RunStatus.SUCCESSFUL,
+    ),
     "waits": (
-        spec(call("a", "value"), Node("w1", WaitEvent("k"), after=("a",)), Node("w2", WaitEvent("k")), call("b", "value", "w1", "w2")),
+        spec(
+            call("a", "value"),
+            Node("w1", WaitEvent("k"), after=("a",)),
+            Node("w2", WaitEvent("k")),
+            call("b", "value", "w1", "w2"),
+        ),
         2,
         RunStatus.SUCCESSFUL,
     ),
     "sleeps": (spec(Node("s", Sleep(delay_ms=90_000)), call("a", "value", "s")), 0, RunStatus.SUCCESSFUL),
     "late": (
-        spec(Node("w", WaitEvent("never", timeout_ms=40_000), options=TaskOptions(catch_exceptions=True)), call("a", "value", "w")),
+        spec(
+            Node("w", WaitEvent("never", timeout_ms=40_000), options=TaskOptions(catch_exceptions=True)),
+            call("a", "value", "w"),
+        ),
         0,
         RunStatus.SUCCESSFUL,
     ),
@@ -240,7 +263,9 @@ class World:
         payload = Payload("binary/plain", event_id.encode())
         with contextlib.suppress(errors.WorkflowAlreadyFinalError):
             await self._insist(
-                lambda kernel: kernel.commands.send_event("default", workflow_id, key="k", event_id=event_id, payload=payload)
+                lambda kernel: kernel.commands.send_event(
+                    "default", workflow_id, key="k", event_id=event_id, payload=payload
+                )
             )
 
     async def _wait(self, workflow_id: str) -> RunStatus:
@@ -283,7 +308,9 @@ class World:
         for (run_id, task_id), output in self.watch.outputs.items():
             values = self.ledger.returned.get((run_id, task_id))
             if values is not None:
-                assert wire.decode_payload(output).data in values or not wire.decode_payload(output).encoding.startswith("binary/plain")
+                assert wire.decode_payload(output).data in values or not wire.decode_payload(
+                    output
+                ).encoding.startswith("binary/plain")
 
 
 def run_seed(seed: int, **how: object) -> Seen:

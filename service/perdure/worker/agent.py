@@ -24,6 +24,7 @@ from typing import Any, Final
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
+import grpc.aio
 
 from perdure import codec, wire
 from perdure.codec import PYTHON_VERSION
@@ -68,6 +69,7 @@ class Agent:
         """Serve until told to stop."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._threads, self._connect_ray)
+        end_on_signals(stop)  # again, since Ray has put its own handlers in their place
         pause_s = RETRY_FIRST_S
         while not stop.is_set():
             session = asyncio.create_task(self._session())
@@ -106,7 +108,7 @@ class Agent:
         """What the cluster has in all, by Ray's names."""
         import ray
 
-        total: dict[str, float] = ray.cluster_resources()
+        total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return {
             name: amount
             for name, amount in total.items()
@@ -201,7 +203,7 @@ class Agent:
 
         assert self._welcome is not None
         options = ray_options(wire.shape_from_proto(start.shape))
-        lease = ray.remote(run_lease).options(name="perdure.lease", max_retries=0, **options)
+        lease: Any = ray.remote(run_lease).options(name="perdure.lease", max_retries=0, **options)
         return lease.remote(
             self._settings.address, self._welcome.engine_id, start.lease_id, self._welcome.blob_url, [os.getcwd()]
         )
@@ -263,15 +265,17 @@ def run_agent(settings: AgentSettings) -> None:
 
 async def _main(settings: AgentSettings) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    end_on_signals(stop)
     agent = asyncio.create_task(Agent(settings).run(stop))
     if settings.parent:
         parent = asyncio.create_task(_watch_parent(settings.parent, stop))
         parent.add_done_callback(lambda _: None)
-    await asyncio.sleep(0)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     await agent
+
+
+def end_on_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def _watch_parent(parent: int, stop: asyncio.Event) -> None:

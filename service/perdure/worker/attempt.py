@@ -27,9 +27,11 @@ class Blobs(Protocol):
 
     def load(self, blob: BlobRef) -> memoryview:
         """All bytes, mapped where that is possible."""
+        ...
 
     def store(self, encoded: codec.Encoded) -> BlobRef:
         """Durable when it returns."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

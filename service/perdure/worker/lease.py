@@ -129,11 +129,10 @@ class _Lease:
                 item = self._queue.get()
             except Interrupted:  # it was meant for an attempt that has just ended
                 continue
-            while item is not None and self._is_async(item[1]):
-                item = asyncio.run(self._run_together(item))
-                if item is _NOTHING:
-                    break
-            if item is _NOTHING:
+            has_more = True
+            while has_more and item is not None and self._is_async(item[1]):
+                has_more, item = asyncio.run(self._run_together(item))
+            if not has_more:
                 continue
             if item is None:
                 return self._count
@@ -179,26 +178,25 @@ class _Lease:
         self._session.send_concurrent(key)
         return True
 
-    async def _run_together(self, item: tuple[int, Assignment]) -> tuple[int, Assignment] | None:
-        """Run async attempts until none is left; gives what has to be done after that, `_NOTHING` if
-        nothing waits."""
+    async def _run_together(self, item: tuple[int, Assignment]) -> tuple[bool, tuple[int, Assignment] | None]:
+        """Run async attempts until none is left; gives whether something has to be done after that, and what."""
         self._async_wake = asyncio.Event()
         self._async_loop = asyncio.get_running_loop()
-        rest: tuple[int, Assignment] | None = _NOTHING
+        has_rest, rest = False, None
         try:
             self._spawn(*item)
             while self._tasks:
-                while rest is _NOTHING and not self._queue.empty():
+                while not has_rest and not self._queue.empty():
                     following = self._queue.get()
                     if following is not None and self._is_async(following[1]):
                         self._spawn(*following)
                     else:
-                        rest = following
+                        has_rest, rest = True, following
                 await self._async_wake.wait()
                 self._async_wake.clear()
         finally:
             self._async_loop = self._async_wake = None
-        return rest
+        return has_rest, rest
 
     def _spawn(self, token: int, assignment: Assignment) -> None:
         began_ms, began_s = now_ms(), time.perf_counter()
@@ -218,9 +216,6 @@ class _Lease:
             wake.set()
 
         task.add_done_callback(done)
-
-
-_NOTHING: Final = (-1, None)  # type: ignore[var-annotated]
 
 
 def _receipt(token: int, result: Result | None, began_ms: int, took_s: float) -> pb.Receipt:

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
+import grpc.aio
 
 from perdure import wire
 from perdure.codec import PYTHON_VERSION

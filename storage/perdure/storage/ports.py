@@ -48,9 +48,11 @@ class MetadataStore(Protocol):
 
     async def open(self) -> None:
         """Connect, and bring the schema up to date if the store is an embedded one."""
+        ...
 
     async def close(self) -> None:
         """Release everything. Closing twice is no error."""
+        ...
 
     async def commit(self, entries: Sequence[Entry]) -> Committed:
         """Make all entries durable in one transaction, in their order, but for refused ones (see AddRun).
@@ -60,46 +62,59 @@ class MetadataStore(Protocol):
         result is as if it had happened once. The number `change` grows from commit to commit and
         is written into every run and task row that the commit touches, whatever `change` they bear.
         """
+        ...
 
     async def find_run(self, namespace: str, workflow_id: str) -> RunRow | None:
         """The current run of a workflow id."""
+        ...
 
     async def find_request(self, namespace: str, request_id: str) -> RunRow | None:
         """The run that a request id made."""
+        ...
 
     async def get_run(self, run_id: str) -> RunRow | None:
         """A run by its own id, current or not."""
+        ...
 
     async def load_run(self, run_id: str) -> StoredRun | None:
         """All that recovery needs, read at one moment."""
+        ...
 
     async def read_specs(self, keys: Iterable[str]) -> Mapping[str, bytes]:
         """The graphs that are there, by key."""
+        ...
 
     async def read_values(self, keys: Sequence[ValueKey]) -> list[bytes | None]:
         """The values in the order asked for; None for one that is not there."""
+        ...
 
     async def unfinished_runs(self, *, after: str, limit: int) -> list[RunRow]:
         """RUNNING and PENDING runs that are not dormant with a run id above `after`, by run id."""
+        ...
 
     async def next_timers(self, *, until_ms: int, limit: int) -> list[Timer]:
         """Timers of RUNNING runs due at `until_ms` or before, the earliest first.
 
         A task has one while its row has a `wake_ms` and the status RUNNING or BACKING_OFF.
         """
+        ...
 
     async def list_runs(self, query: RunQuery) -> list[RunRow]:
         """A page of runs."""
+        ...
 
     async def read_changes(self, namespace: str, *, after: int, limit: int) -> list[RunRow]:
         """Runs with a `change` above `after`, by change and then run id. If the limit cuts a commit in
         two, the rest of that commit comes all the same: a page never ends inside one."""
+        ...
 
     async def read_tasks(self, run_id: str, *, after: int) -> list[tuple[str, int]]:
         """Id and change of the run's tasks with a `change` above `after`, by change and then `seq`."""
+        ...
 
     async def last_change(self) -> int:
         """The number of the last commit, 0 before the first."""
+        ...
 
 
 class BlobWriter(Protocol):
@@ -107,12 +122,15 @@ class BlobWriter(Protocol):
 
     async def write(self, chunk: bytes | memoryview) -> None:
         """Add bytes."""
+        ...
 
     def sha256(self) -> str:
         """The hash of what was written so far."""
+        ...
 
     async def commit(self) -> BlobRef:
         """Make the blob durable and visible under its hash. Until then nobody sees anything of it."""
+        ...
 
 
 class BlobStore(Protocol):
@@ -120,20 +138,26 @@ class BlobStore(Protocol):
 
     def writer(self) -> AbstractAsyncContextManager[BlobWriter]:
         """Write a blob in pieces. Leaving the context without `commit` leaves nothing behind."""
+        ...
 
     async def put(self, chunks: Iterable[bytes | memoryview]) -> BlobRef:
         """Write a blob whole. When it returns, the blob survives the loss of power. A blob that is
         there already is not written again."""
+        ...
 
     async def get(self, sha256: str) -> memoryview:
         """All bytes, read-only; mapped rather than read where that is possible.
         Raises BlobNotFound, CorruptData."""
+        ...
 
     async def size(self, sha256: str) -> int | None:
         """Length in bytes, None if there is no such blob."""
+        ...
 
     async def delete(self, sha256: str) -> None:
         """Remove a blob. Memory mapped before stays readable. Removing twice is no error."""
+        ...
 
     def list(self) -> AsyncIterator[BlobRef]:
         """Every blob, in no particular order."""
+        ...

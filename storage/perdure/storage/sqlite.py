@@ -67,8 +67,9 @@ class SqliteMetadataStore:
     async def close(self) -> None:
         if self._lock is None:
             return
-        await self._run(self._reader, lambda: self._read_connection and self._read_connection.close())
-        await self._run(self._writer, lambda: self._write_connection and self._write_connection.close())
+        for thread, connection in ((self._reader, self._read_connection), (self._writer, self._write_connection)):
+            if connection is not None:
+                await self._run(thread, connection.close)
         self._write_connection = self._read_connection = None
         self._lock.close()
         self._lock = None

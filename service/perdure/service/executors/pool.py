@@ -292,10 +292,10 @@ class LeasePool:
         while waiting:
             function = waiting[0].call.function.key
             room = self._room(function)
-            lease = min(leases, key=lambda lease: len(lease.in_flight), default=None)
-            if lease is None or len(lease.in_flight) >= room:
+            least = min(leases, key=lambda lease: len(lease.in_flight), default=None)
+            if least is None or len(least.in_flight) >= room:
                 return
-            self._put(lease, waiting.popleft())
+            self._put(least, waiting.popleft())
 
     def _room(self, function: str) -> int:
         """How many attempts of a function a lease may have at a time."""

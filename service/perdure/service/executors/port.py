@@ -55,10 +55,12 @@ class ValueReader(Protocol):
 
     def cached(self, key: ValueKey) -> Payload | None:
         """The value if it is at hand, without waiting. Small ones mostly are."""
+        ...
 
     async def read(self, keys: Sequence[ValueKey]) -> list[Payload]:
         """The values in the order asked for. All of them are durable before an attempt that refers to
         them is submitted. Blobs come as references."""
+        ...
 
 
 class Executor(Protocol):
@@ -67,9 +69,11 @@ class Executor(Protocol):
     async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
         """Begin to work. `report` is called on the event loop and does not block; nothing is reported
         before `start` was called or after `stop` returned."""
+        ...
 
     async def stop(self) -> None:
         """Stop all attempts and end. Whatever did not end is not reported. Stopping twice is no error."""
+        ...
 
     def submit(self, work: Work) -> None:
         """Run an attempt when there is room for it. Submitting the same key again while it is here is no
@@ -80,10 +84,13 @@ class Executor(Protocol):
         GraphReturned, TaskFailed, AttemptLost, unless it is cancelled. AttemptLost means it may have
         begun: work that certainly has not is kept and run elsewhere, at no cost.
         """
+        ...
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
         """Stop an attempt: one that waits is dropped, one that runs is interrupted and soon killed.
         Reports about it may still come. An unknown one is no error."""
+        ...
 
     def python_versions(self) -> frozenset[str]:
         """Versions ("3.11") of the Pythons that run attempts now; empty if there is none or nobody knows."""
+        ...

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
+import grpc.aio
 
 from perdure import errors
 from perdure.model import BlobRef
@@ -24,7 +25,10 @@ class BlobServicer(blob_service_pb2_grpc.BlobServiceServicer):
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
 
-    async def UploadBlob(self, stream: AsyncIterator[pb.UploadBlobRequest], context: Context) -> pb.UploadBlobResponse:
+    async def UploadBlob(
+        self, request_iterator: AsyncIterator[pb.UploadBlobRequest], context: Context
+    ) -> pb.UploadBlobResponse:
+        stream = request_iterator
         header = await self._header(stream)
         if header.sha256 and await self._blobs.size(header.sha256) == header.size_bytes:
             return _uploaded(BlobRef(header.sha256, header.size_bytes), existed=True)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, NoReturn
 
 import grpc
+import grpc.aio
 
 from perdure import errors
 from perdure.model import InvalidSpec
@@ -69,9 +70,10 @@ def translate(error: Exception, method: str) -> errors.PerdureError:
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.PerdureError) -> NoReturn:
     details = (errors.DETAILS_KEY, errors.to_status(error).SerializeToString())
     await context.abort(error.status, error.message[: errors.MESSAGE_CHARS_MAX], (details,))
+    raise AssertionError("abort raises")
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Wraps every handler once, when its method is first looked up."""
 
     def __init__(self, gate: Gate) -> None:
@@ -79,12 +81,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        method: str = details.method
+        method: str = handler_call_details.method
         if (known := self._wrapped.get(method)) is not None:
             return known
-        handler = await continuation(details)
+        handler = await continuation(handler_call_details)
         if handler is None or not method.startswith(OURS):
             return handler  # not there: gRPC answers UNIMPLEMENTED; health and reflection: their own business
         is_gated = method not in ALWAYS and not method.startswith(INTERNAL)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import grpc
+import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 
 from perdure import errors, wire

@@ -192,7 +192,7 @@ async def _more(subscription: Subscription, batch_s: float) -> list[Change]:
 
 
 def _seconds(request: workflow_service_pb2.WatchRequest, field: str, usual: float, least: float, most: float) -> float:
-    if not request.HasField(field):  # type: ignore[arg-type]
+    if not request.HasField(field):
         return usual
     try:
         return min(max(wire.from_duration(getattr(request, field)) / 1000, least), most)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, TypeAlias
 
 import grpc
+import grpc.aio
 
 from perdure import errors, wire
 from perdure.service.executors.leases import AgentSession
@@ -30,8 +31,9 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self._values = values
 
     async def ServeAgent(
-        self, stream: AsyncIterator[pb.ServeAgentRequest], context: Context
+        self, request_iterator: AsyncIterator[pb.ServeAgentRequest], context: Context
     ) -> AsyncIterator[pb.ServeAgentResponse]:
+        stream = request_iterator
         first = await anext(stream, None)
         if first is None or first.WhichOneof("kind") != "hello":
             raise requests.invalid("hello", "is the first message of a session")
@@ -57,8 +59,9 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
                 pass
 
     async def ServeLease(
-        self, stream: AsyncIterator[pb.ServeLeaseRequest], context: Context
+        self, request_iterator: AsyncIterator[pb.ServeLeaseRequest], context: Context
     ) -> AsyncIterator[pb.ServeLeaseResponse]:
+        stream = request_iterator
         first = await anext(stream, None)
         if first is None or not first.HasField("hello"):
             raise requests.invalid("hello", "is the first message of a session")

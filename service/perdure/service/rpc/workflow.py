@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
+import grpc.aio
 from google.protobuf.message import DecodeError
 
 from perdure import errors, wire
@@ -19,7 +20,7 @@ from perdure.service.rpc import answers, requests
 from perdure.service.rpc.watch import Watcher
 from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import RunQuery
-from perdure.v1 import spec_pb2, workflow_service_pb2_grpc
+from perdure.v1 import spec_pb2, workflow_pb2, workflow_service_pb2_grpc
 from perdure.v1 import workflow_service_pb2 as pb
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -147,7 +148,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         limit = requests.page_size(request.page_size)
         tasks = await self._queries.tasks(namespace, workflow_id)
         wanted = {wire.TASK_STATUS_BACK.get(number) for number in request.statuses}
-        page = []
+        page: list[workflow_pb2.Task] = []
         for position in range(start, len(tasks)):
             if wanted and tasks[position].status not in wanted:
                 continue
