@@ -304,7 +304,8 @@ def load_function(function: Function, data: bytes | memoryview | None = None) ->
         ) from error
     if not callable(found):
         raise FunctionUnavailable(f"{function.name} is a {_name(type(found))}, not a function")
-    inner: Callable[..., Any] = found.function if hasattr(found, "__perdure_task__") else found
+    loaded: Any = found
+    inner: Callable[..., Any] = loaded.function if hasattr(loaded, "__perdure_task__") else loaded
     return inner  # a @perdure.task is its function
 
 

@@ -311,7 +311,7 @@ def _from_details(value: bytes | str, text: str) -> PerdureError | None:
 
 
 def _unpack(detail: AnyMessage, info: ErrorInfo) -> bool:
-    return detail.Is(ErrorInfo.DESCRIPTOR) and detail.Unpack(info)
+    return detail.TypeName() == ErrorInfo.DESCRIPTOR.full_name and detail.Unpack(info)
 
 
 # ------------------------------------------------------------------------------ how runs end

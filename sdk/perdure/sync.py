@@ -28,17 +28,14 @@ class _LoopThread:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        async def following() -> tuple[bool, T | None]:
+        async def following() -> list[T]:
             try:
-                return True, await anext(items)
+                return [await anext(items)]
             except StopAsyncIteration:
-                return False, None
+                return []
 
-        while True:
-            there, item = self.wait(following())
-            if not there:
-                return
-            yield item  # type: ignore[misc]
+        while item := self.wait(following()):
+            yield from item
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

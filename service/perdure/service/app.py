@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -23,7 +24,6 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from perdure.service import limits
@@ -108,7 +108,7 @@ async def running_server(
         _add_servicers(server, kernel, executor, store, blobs, engine_id)
         if pool is not None:
             worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(pool, kernel.values), server)
-        health = _add_health(server)
+        checker = _add_health(server)
         _add_reflection(server)
         try:
             port = server.add_insecure_port(settings.listen)
@@ -119,7 +119,7 @@ async def running_server(
         stack.push_async_callback(kernel.stop, grace_s=settings.drain_s)
         await kernel.start(recover=settings.recovery == "auto")
         gate.open()
-        await _set_health(health, health_pb2.HealthCheckResponse.SERVING)
+        await _set_health(checker, health_pb2.HealthCheckResponse.SERVING)
 
         def drain() -> None:
             gate.drain()
@@ -130,7 +130,7 @@ async def running_server(
 
         # Load balancers look elsewhere, new calls are refused, waits and streams are answered,
         # and only then do the things go away that calls depend on: the stack, backwards.
-        await health.enter_graceful_shutdown()
+        await checker.enter_graceful_shutdown()
         drain()
         await server.stop(settings.drain_s)
 
@@ -154,15 +154,16 @@ def _add_servicers(
     system_service_pb2_grpc.add_SystemServiceServicer_to_server(system, server)
 
 
-def _add_health(server: grpc.aio.Server) -> HealthServicer:
-    health = HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    return health
+def _add_health(server: grpc.aio.Server) -> Any:
+    aio_health: Any = import_module("grpc_health.v1._async")
+    checker = aio_health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
+    return checker
 
 
-async def _set_health(health: HealthServicer, status: Any) -> None:
+async def _set_health(checker: Any, status: Any) -> None:
     for service in ("", *SERVICES):
-        await health.set(service, status)
+        await checker.set(service, status)
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:

@@ -108,7 +108,7 @@ class Agent:
         """What the cluster has in all, by Ray's names."""
         import ray
 
-        total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        total: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return {
             name: amount
             for name, amount in total.items()
