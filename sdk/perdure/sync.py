@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -34,13 +34,21 @@ class _LoopThread:
             except StopAsyncIteration:
                 return []
 
-        while item := self.wait(following()):
-            yield from item
+        try:
+            while item := self.wait(following()):
+                yield from item
+        finally:
+            if not self._loop.is_closed() and isinstance(items, AsyncGenerator):
+                self.wait(_close(items))
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _close(items: AsyncGenerator[Any, Any]) -> None:
+    await items.aclose()
 
 
 class SyncClient:

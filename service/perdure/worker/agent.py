@@ -68,8 +68,6 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until told to stop."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._threads, self._connect_ray)
-        end_on_signals(stop)  # again, since Ray has put its own handlers in their place
         pause_s = RETRY_FIRST_S
         while not stop.is_set():
             session = asyncio.create_task(self._session())
@@ -90,14 +88,6 @@ class Agent:
         await loop.run_in_executor(self._threads, self._disconnect_ray)
 
     # -------------------------------------------------------------------------- Ray
-
-    def _connect_ray(self) -> None:
-        import ray
-
-        how: dict[str, Any] = {"address": self._settings.ray_address, "log_to_driver": True, "logging_level": "warning"}
-        if self._settings.ray_address == "local":
-            how |= {"include_dashboard": False, "num_cpus": self._settings.ray_cpus or None}
-        ray.init(**how)
 
     def _disconnect_ray(self) -> None:
         import ray
@@ -253,13 +243,23 @@ def _strategy(scheduling: str | Payload) -> Any:
 # ------------------------------------------------------------------------------ the process
 
 
+def connect_ray(settings: AgentSettings) -> None:
+    """In the main thread, where Ray wants to set its handlers of signals."""
+    import ray
+
+    how: dict[str, Any] = {"address": settings.ray_address, "log_to_driver": True, "logging_level": "warning"}
+    if settings.ray_address == "local":
+        # A Ray of its own that listens on this machine only has nobody to keep out.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        how |= {"include_dashboard": False, "num_cpus": settings.ray_cpus or None}
+    ray.init(**how)
+
+
 def run_agent(settings: AgentSettings) -> None:
     """Run until SIGTERM or SIGINT, or until the parent is gone."""
     if settings.parent:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if settings.ray_address == "local":
-        # A Ray of its own that listens on this machine only has nobody to keep out.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    connect_ray(settings)
     asyncio.run(_main(settings))
 
 

@@ -138,7 +138,7 @@ class Watcher:
         return kept
 
     def _event(self, watch: _Watch, change: Change) -> workflow_service_pb2.WatchEvent | None:
-        was_read = change.run is not None and change.change <= watch.read
+        was_read = change.deleted is None and 0 < change.change <= watch.read
         if change.namespace != watch.namespace or was_read:
             return None
         watch.told = max(watch.told, change.change)

@@ -1,0 +1,22 @@
+"""The command line. One file a group of commands; what a command needs is imported when it runs.
+
+Exit codes: 0 well, 1 the run failed or was canceled, 2 wrong usage, 3 not found, 4 the service does not
+answer, 5 the service refused.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """The entry point of `perdure`."""
+    try:
+        import click  # noqa: F401
+        import rich  # noqa: F401
+    except ImportError:
+        print("perdure: the command line needs click and rich: pip install 'perdure[cli]'", file=sys.stderr)
+        sys.exit(2)
+    from perdure.cli.root import run
+
+    sys.exit(run())

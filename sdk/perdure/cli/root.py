@@ -1,0 +1,96 @@
+"""The root of the commands: options common to all, and errors as one line each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+
+from perdure import errors
+from perdure.cli.events import event
+from perdure.cli.runs import COMMANDS
+from perdure.cli.serve import agent, serve
+from perdure.client import DEFAULT_ADDRESS, Client
+
+FAILED: Final = 1
+USAGE: Final = 2
+NOT_FOUND: Final = 3
+UNAVAILABLE: Final = 4
+REFUSED: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What every command is given."""
+
+    address: str
+    namespace: str
+    is_json: bool
+
+    def call(self, work: Callable[[Client], Coroutine[Any, Any, Any]]) -> Any:
+        """Do something with a client on a loop of its own."""
+
+        async def with_client() -> Any:
+            async with Client(self.address, namespace=self.namespace, patience=3.0) as client:
+                return await work(client)
+
+        return asyncio.run(with_client())
+
+    def show(self, data: Any, text: Callable[[], None]) -> None:
+        """As JSON if that was asked for, else as text."""
+        if self.is_json:
+            click.echo(json.dumps(data, default=str))
+        else:
+            text()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--address", envvar="PERDURE_ADDRESS", default=DEFAULT_ADDRESS, help="host:port of the service")
+@click.option("--namespace", envvar="PERDURE_NAMESPACE", default="", help="namespace of the workflows")
+@click.option("-o", "--output", "style", type=click.Choice(["text", "json"]), default="text", help="how to answer")
+@click.version_option(package_name="perdure")
+@click.pass_context
+def root(context: click.Context, address: str, namespace: str, style: str) -> None:
+    """Durable workflows on Ray."""
+    context.obj = Session(address, namespace, style == "json")
+
+
+for command in (*COMMANDS, event, serve, agent):
+    root.add_command(command)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; gives the exit code. Errors are one line on standard error."""
+    try:
+        code = root.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return USAGE
+    except click.exceptions.Abort:
+        return _say("interrupted", FAILED)
+    except errors.WorkflowExecutionError as error:
+        cause = f"\n{_remote(error.__cause__)}" if error.__cause__ is not None else ""
+        return _say(f"{error}{cause}", FAILED)
+    except LookupError as error:
+        if isinstance(error, errors.PerdureError):
+            return _say(f"{error.message} [{error.reason}]", NOT_FOUND)
+        raise
+    except errors.ServiceUnavailableError as error:
+        return _say(f"the service does not answer: {error.message}", UNAVAILABLE)
+    except errors.PerdureError as error:
+        return _say(f"{error.message} [{error.reason}]", REFUSED)
+
+
+def _remote(error: BaseException) -> str:
+    return "\n".join(getattr(error, "__notes__", ()))
+
+
+def _say(text: str, code: int) -> int:
+    print(f"perdure: {text.rstrip()}", file=sys.stderr)
+    return code

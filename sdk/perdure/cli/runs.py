@@ -1,0 +1,205 @@
+"""Commands about runs: start, look, wait, watch, end."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from perdure import errors
+from perdure.cli.values import as_json, load_graph, moment, parse_json, run_fields
+from perdure.client import Client
+from perdure.model import RunStatus
+from perdure.views import RunInfo, TaskInfo, Update
+
+Session = Any
+
+COLORS: Final = {
+    "SUCCESSFUL": "green",
+    "FAILED": "red",
+    "CANCELED": "yellow",
+    "RUNNING": "blue",
+    "RESUMABLE": "magenta",
+}
+
+
+@click.command("run")
+@click.argument("place", metavar="MODULE:GRAPH")
+@click.option("--input", "text", default="{}", help="JSON object: inputs by name")
+@click.option("--id", "workflow_id", default="", help="workflow id; default: random")
+@click.option("--wait/--no-wait", default=True, help="wait for the output and print it")
+@click.pass_obj
+def run(session: Session, place: str, text: str, workflow_id: str, wait: bool) -> None:
+    """Run a graph: a node, a task, or a function that returns a node."""
+    inputs = parse_json(text, "--input")
+    if not isinstance(inputs, dict):
+        raise click.UsageError("--input is a JSON object")
+    graph = load_graph(place, inputs)
+
+    async def start(client: Client) -> tuple[str, Any]:
+        handle = await client.start(graph, workflow_id=workflow_id, inputs=inputs)
+        return handle.workflow_id, await handle.output() if wait else None
+
+    started, value = session.call(start)
+    shown = {"workflow_id": started, "output": as_json(value)} if wait else {"workflow_id": started}
+    session.show(shown, lambda: click.echo(value if wait else started))
+
+
+@click.command("list")
+@click.option("--filter", "filter_", default="", help='such as: status = FAILED AND labels.team = "pay"')
+@click.option("--status", type=click.Choice([str(status) for status in RunStatus], case_sensitive=False))
+@click.option("--limit", default=100, show_default=True)
+@click.pass_obj
+def list_(session: Session, filter_: str, status: str | None, limit: int) -> None:
+    """List workflows, the newest first."""
+    if status:
+        filter_ = f"({filter_}) AND status = {status}" if filter_ else f"status = {status}"
+
+    async def read(client: Client) -> list[RunInfo]:
+        found: list[RunInfo] = []
+        async for info in client.list(filter_, page_size=min(limit, 1000)):
+            if len(found) == limit:
+                break
+            found.append(info)
+        return found
+
+    found = session.call(read)
+
+    def text() -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for column in ("workflow", "status", "name", "created", "ended"):
+            table.add_column(column, overflow="fold")
+        for info in found:
+            state = f"[{COLORS.get(info.status, 'white')}]{info.status}[/]"
+            table.add_row(info.workflow_id, state, info.name, moment(info.created), moment(info.ended))
+        Console().print(table)
+
+    session.show([run_fields(info) for info in found], text)
+
+
+@click.command()
+@click.argument("workflow_id")
+@click.pass_obj
+def status(session: Session, workflow_id: str) -> None:
+    """Show a workflow's state."""
+    info = session.call(lambda client: client.handle(workflow_id).status())
+
+    def text() -> None:
+        click.echo(f"{info.workflow_id}  {info.status}  {info.name}")
+        click.echo(f"tasks: {info.tasks}, {info.tasks_successful} successful, {info.tasks_running} running")
+        click.echo(f"created {moment(info.created)}  ended {moment(info.ended) or '-'}  resumed {info.resumes} times")
+
+    session.show(run_fields(info), text)
+
+
+@click.command()
+@click.argument("workflow_id")
+@click.pass_obj
+def tasks(session: Session, workflow_id: str) -> None:
+    """List the tasks of a workflow."""
+
+    async def read(client: Client) -> list[TaskInfo]:
+        return [task async for task in client.handle(workflow_id).tasks()]
+
+    found = session.call(read)
+
+    def text() -> None:
+        for task in found:
+            click.echo(f"{task.status:12} {task.task_id}  {task.attempts} attempts  {task.error}".rstrip())
+
+    session.show([run_fields(task) for task in found], text)
+
+
+@click.command()
+@click.argument("workflow_id")
+@click.option("--task", "task_id", default="", help="the output of this task")
+@click.option("--timeout", type=float, help="seconds to wait; default: as long as it takes")
+@click.pass_obj
+def output(session: Session, workflow_id: str, task_id: str, timeout: float | None) -> None:
+    """Wait for the output of a workflow and print it."""
+    try:
+        value = session.call(lambda client: client.handle(workflow_id).output(task_id, timeout=timeout))
+    except TimeoutError as error:
+        raise errors.ServiceUnavailableError(str(error)) from error
+    session.show({"output": as_json(value)}, lambda: click.echo(value))
+
+
+@click.command()
+@click.argument("workflow_id")
+@click.pass_obj
+def watch(session: Session, workflow_id: str) -> int:
+    """Follow a workflow to its end: a bar of its tasks, or a line for each change if this is no terminal."""
+    is_live = click.get_text_stream("stdout").isatty() and not session.is_json
+    follow: Any = _follow_live if is_live else _follow_lines
+    final = session.call(lambda client: follow(client, workflow_id, session))
+    return 0 if final is RunStatus.SUCCESSFUL else 1
+
+
+async def _follow_lines(client: Client, workflow_id: str, session: Session) -> RunStatus:
+    final = RunStatus.RUNNING
+    async for update in client.handle(workflow_id).watch():
+        final = update.run.status if update.run is not None else final
+        info: Any = update.run or update.task
+        name = workflow_id if update.run is not None else getattr(info, "task_id", "")
+        session.show(run_fields(info), lambda info=info, name=name: click.echo(f"{info.status:12} {name}"))
+    return final
+
+
+async def _follow_live(client: Client, workflow_id: str, session: Session) -> RunStatus:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    handle = client.handle(workflow_id)
+    total = {task.task_id async for task in handle.tasks()}
+    done: set[str] = set()
+    final = RunStatus.RUNNING
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task(workflow_id, total=len(total))
+        async for update in handle.watch():
+            final = _take(update, total, done) or final
+            name = update.task.task_id if update.task is not None else str(final)
+            progress.update(bar, total=len(total), completed=len(done), description=f"{workflow_id}  {name}")
+        progress.update(bar, description=f"{workflow_id}  {final}")
+    return final
+
+
+def _take(update: Update, total: set[str], done: set[str]) -> RunStatus | None:
+    if update.task is not None:
+        total.add(update.task.task_id)
+        if update.task.ended is not None:
+            done.add(update.task.task_id)
+    return update.run.status if update.run is not None else None
+
+
+@click.command()
+@click.argument("workflow_id")
+@click.option("--reason", default="", help="recorded and shown")
+@click.pass_obj
+def cancel(session: Session, workflow_id: str, reason: str) -> None:
+    """End a workflow; its running tasks are killed."""
+    state = session.call(lambda client: client.cancel(workflow_id, reason))
+    session.show({"status": str(state)}, lambda: click.echo(str(state)))
+
+
+@click.command()
+@click.argument("workflow_id")
+@click.pass_obj
+def resume(session: Session, workflow_id: str) -> None:
+    """Let a failed or resumable workflow go on from where it was."""
+    resumed = session.call(lambda client: client.resume(workflow_id))
+    session.show({"resumed": resumed}, lambda: click.echo("resumed" if resumed else "is at work already"))
+
+
+@click.command()
+@click.argument("workflow_id")
+@click.pass_obj
+def delete(session: Session, workflow_id: str) -> None:
+    """Remove a workflow that has ended, with its outputs."""
+    session.call(lambda client: client.delete(workflow_id))
+    session.show({"deleted": workflow_id}, lambda: click.echo(f"deleted {workflow_id}"))
+
+
+COMMANDS: Final = (run, list_, status, tasks, output, watch, cancel, resume, delete)

@@ -1,0 +1,58 @@
+"""`perdure serve` and `perdure agent`: the processes of the service. Options follow from the settings."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+
+class _ServeCommand(click.Command):
+    """Its options are made from the knobs when it is first looked at, so that clients need no server parts."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        if not self.params:
+            self.params = _knobs()
+        return super().get_params(ctx)
+
+
+def _knobs() -> list[click.Parameter]:
+    from dataclasses import fields
+
+    from perdure.service.settings import Settings
+
+    made: list[click.Parameter] = []
+    for knob in fields(Settings):
+        choices = knob.metadata["choices"]
+        kind: Any = click.Choice(choices) if choices else type(knob.default)
+        text = f"{knob.metadata['help']} (PERDURE_{knob.name.upper()}; default: {knob.default})"
+        made.append(click.Option([f"--{knob.name.replace('_', '-')}"], type=kind, default=None, help=text))
+    return made
+
+
+@click.command(cls=_ServeCommand)
+def serve(**flags: Any) -> None:
+    """Run the service: an engine, and with it an agent for a local Ray."""
+    from perdure.service.app import serve as run
+    from perdure.service.logs import configure
+    from perdure.service.settings import Settings, SettingsError
+    from perdure.storage.ports import StorageError
+
+    try:
+        settings = Settings.load(os.environ, flags)
+        configure(settings.log_level, settings.log_format)
+        run(settings, announce=lambda line: click.echo(line))
+    except (SettingsError, StorageError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@click.command()
+@click.option("--address", "engine", envvar="PERDURE_ADDRESS", required=True, help="host:port of the engine")
+@click.option("--ray-address", default="auto", show_default=True, help="local, auto or host:port of a Ray cluster")
+@click.option("--ray-cpus", default=0, help="CPUs of a local Ray; 0: those of the machine")
+def agent(engine: str, ray_address: str, ray_cpus: int) -> None:
+    """Give an engine the use of a Ray cluster; runs inside the cluster, for ever."""
+    from perdure.worker.agent import AgentSettings, run_agent
+
+    run_agent(AgentSettings(engine, ray_address, ray_cpus))
