@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
+import cloudpickle  # type: ignore[import-untyped]
+
 from perdure import codec, raydag
 from perdure.model import (
     Action,
@@ -168,7 +170,9 @@ class Task(Generic[P, R]):
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         # By reference where the workers can import it; code of a script or of a closure travels along.
-        if self.__module__ != "__main__" and _imported(self.__module__, self.__qualname__) is self:
+        module = self.__module__
+        by_value = module == "__main__" or module in cloudpickle.list_registry_pickle_by_value()
+        if not by_value and _imported(module, self.__qualname__) is self:
             return self.__qualname__
         return (Task, (self.function, self.default_options))
 

@@ -133,8 +133,13 @@ def output(session: Session, workflow_id: str, task_id: str, timeout: float | No
 def watch(session: Session, workflow_id: str) -> int:
     """Follow a workflow to its end: a bar of its tasks, or a line for each change if this is no terminal."""
     is_live = click.get_text_stream("stdout").isatty() and not session.is_json
-    follow: Any = _follow_live if is_live else _follow_lines
-    final = session.call(lambda client: follow(client, workflow_id, session))
+
+    async def follow(client: Client) -> RunStatus:
+        if is_live:
+            return await _follow_live(client, workflow_id)
+        return await _follow_lines(client, workflow_id, session)
+
+    final = session.call(follow)
     return 0 if final is RunStatus.SUCCESSFUL else 1
 
 
@@ -148,7 +153,7 @@ async def _follow_lines(client: Client, workflow_id: str, session: Session) -> R
     return final
 
 
-async def _follow_live(client: Client, workflow_id: str, session: Session) -> RunStatus:
+async def _follow_live(client: Client, workflow_id: str) -> RunStatus:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     handle = client.handle(workflow_id)

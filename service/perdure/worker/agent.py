@@ -279,7 +279,7 @@ def end_on_signals(stop: asyncio.Event) -> None:
 
 
 async def _watch_parent(parent: int, stop: asyncio.Event) -> None:
-    while os.getppid() == parent:  # noqa: ASYNC110 - there is no event for it
+    while os.getppid() == parent:
         await asyncio.sleep(PARENT_S)
     stop.set()
 

@@ -1,0 +1,46 @@
+"""One Ray cluster for the session; engines and agents come and go as the tests need them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+from services import Process, Service, running
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A cluster of two CPUs in processes of its own, ended with the session."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """An engine without an agent of its own, on a folder that survives it."""
+    service = Service(tmp_path, "--executor", "agents", "--lease-idle-s", "2")
+    with running(service):
+        service.up()
+        yield service
+
+
+@pytest.fixture
+def agent(service: Service, ray_address: str, tmp_path: Path) -> Iterator[Process]:
+    """An agent of the session's cluster for this test's engine; it dials again when the engine is back."""
+    arguments = ("--address", service.address, "--ray-address", ray_address)
+    agent = Process("-m", "perdure.worker.agent", *arguments, log=tmp_path / "agent.log")
+    with running(agent):
+        agent.start()
+        agent.wait_for("agent serves")
+        yield agent

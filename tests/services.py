@@ -1,0 +1,111 @@
+"""Services as processes of their own, for tests that kill them. Ended by id, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+START_S = 60
+STOP_S = 60
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """A process of ours with all its children."""
+
+    def __init__(self, *arguments: str, log: Path) -> None:
+        self._arguments = arguments
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
+        environment |= {"RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(__file__).parent)}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *self._arguments], env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+
+    def wait_for(self, text: str, *, since: int = 0) -> None:
+        """Until the process has said so."""
+        deadline = time.monotonic() + START_S
+        while text not in self._log.read_text()[since:]:
+            assert self._process is not None
+            assert self._process.poll() is None, f"it ended: {self._log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, f"no {text!r}: {self._log.read_text()[-3000:]}"
+            time.sleep(0.02)
+
+    def said(self) -> int:
+        return len(self._log.read_text()) if self._log.exists() else 0
+
+    def kill(self) -> None:
+        """SIGKILL, to this process alone."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; gives the exit code. What is left after a while is killed."""
+        if self._process is None:
+            return 0
+        children = _children(self._process.pid)
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        _, alive = psutil.wait_procs(children, timeout=20)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive)
+        return code
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+class Service(Process):
+    """`perdure serve` on a fixed port, so that it can be started again."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        arguments = ("--listen", self.address, "--storage", str(folder / "storage"), *flags)
+        super().__init__("-m", "perdure.cli", "serve", *arguments, log=folder / "serve.log")
+
+    def up(self) -> None:
+        since = self.said()
+        self.start()
+        self.wait_for(" serves on ", since=since)
+
+
+@contextmanager
+def running(process: Process) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.stop()
