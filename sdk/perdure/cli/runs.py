@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
 
 import click
@@ -132,7 +133,7 @@ def output(session: Session, workflow_id: str, task_id: str, timeout: float | No
 @click.pass_obj
 def watch(session: Session, workflow_id: str) -> int:
     """Follow a workflow to its end: a bar of its tasks, or a line for each change if this is no terminal."""
-    is_live = click.get_text_stream("stdout").isatty() and not session.is_json
+    is_live = sys.stdout.isatty() and not session.is_json
 
     async def follow(client: Client) -> RunStatus:
         if is_live:
