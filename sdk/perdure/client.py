@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 
-from perdure import codec, errors, failures, wire
+from perdure import codec, errors, failures, graphwire, wire
 from perdure.connection import open_channel
 from perdure.graph import to_spec
 from perdure.model import INLINE_BYTES_MAX, BlobRef, FailureKind, Payload, RunStatus, TaskStatus
@@ -100,7 +100,7 @@ class Client:
             namespace=self.namespace,
             workflow_id=workflow_id,
             request_id=request_id or uuid.uuid4().hex,
-            source=await self._source(wire.spec_to_proto(to_spec(graph))),
+            source=await self._source(graphwire.spec_to_proto(to_spec(graph))),
             id_reuse_policy=f"WORKFLOW_ID_REUSE_POLICY_{id_reuse.upper()}",
             id_conflict_policy=f"WORKFLOW_ID_CONFLICT_POLICY_{id_conflict.upper()}",
             labels=labels,

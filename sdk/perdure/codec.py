@@ -245,7 +245,7 @@ def decode_arguments(
 def _compose(
     arguments: worker_service_pb2.Arguments, resolve: Callable[[int, bool], Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """References are numbered in the order of `wire.arguments_refs`."""
+    """References are numbered in the order of `graphwire.arguments_refs`."""
     count = 0
 
     def value_of(arg: spec_pb2.Arg, *, is_nested: bool) -> Any:

@@ -1,58 +1,38 @@
 """Between the values of `perdure.model` and the messages of `perdure.v1`: nothing else knows both.
 
-Decoding shares what is equal (functions, options, shapes), so that a graph of 100,000 nodes stays
-small. What is malformed raises ValueError, of a graph `InvalidSpec` with the node it is about.
+Graphs have a module of their own, `graphwire`. What is malformed raises ValueError.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from perdure.model import (
-    Action,
     Attribute,
     BlobRef,
-    Call,
     Failure,
     FailureKind,
-    Function,
     Index,
-    InputRef,
-    InvalidSpec,
     Key,
-    Node,
-    NodeRef,
     Path,
     Payload,
-    Ref,
-    Resources,
-    RetryPolicy,
     RunStatus,
-    Shape,
-    Sleep,
-    Spec,
-    TaskOptions,
     TaskStatus,
-    WaitEvent,
 )
-from perdure.v1 import failure_pb2, payload_pb2, spec_pb2, worker_service_pb2, workflow_pb2
+from perdure.v1 import failure_pb2, payload_pb2, spec_pb2, workflow_pb2
 
 MESSAGE_CHARS_MAX: Final = 8 * 1024
 STACK_CHARS_MAX: Final = 64 * 1024
 CAUSES_MAX: Final = 16
-NESTING_MAX: Final = 32
 OUTCOME: Final = "perdure/outcome"
-ARGUMENTS: Final = "perdure/arguments"
 DURATION_MAX_S: Final = 315_576_000_000
 """Ten thousand years, the bound of google.protobuf.Duration."""
 
@@ -252,355 +232,3 @@ def _whole(value: Any) -> Any:
             return [_whole(item) for item in value]
         case _:
             return value
-
-
-def resources_to_proto(resources: Resources) -> spec_pb2.Resources:
-    return spec_pb2.Resources(
-        num_cpus=resources.num_cpus,
-        num_gpus=resources.num_gpus,
-        memory_bytes=resources.memory_bytes,
-        custom=dict(resources.custom),
-        accelerator_type=resources.accelerator_type,
-    )
-
-
-def resources_from_proto(message: spec_pb2.Resources) -> Resources:
-    return Resources(
-        num_cpus=message.num_cpus if message.HasField("num_cpus") else None,
-        num_gpus=message.num_gpus if message.HasField("num_gpus") else None,
-        memory_bytes=message.memory_bytes if message.HasField("memory_bytes") else None,
-        custom=tuple(sorted(message.custom.items())),
-        accelerator_type=message.accelerator_type,
-    )
-
-
-def scheduling_to_proto(scheduling: str | Payload) -> spec_pb2.SchedulingStrategy | None:
-    if isinstance(scheduling, Payload):
-        return spec_pb2.SchedulingStrategy(pickled=payload_to_proto(scheduling))
-    if not scheduling:
-        return None
-    if scheduling.startswith(("node:", "node?:")):
-        kind, _, node_id = scheduling.partition(":")
-        return spec_pb2.SchedulingStrategy(
-            node_affinity=spec_pb2.NodeAffinity(node_id=node_id, soft=kind.endswith("?"))
-        )
-    return spec_pb2.SchedulingStrategy(name=scheduling)
-
-
-def scheduling_from_proto(message: spec_pb2.SchedulingStrategy) -> str | Payload:
-    match message.WhichOneof("kind"):
-        case "name":
-            if message.name not in ("DEFAULT", "SPREAD"):
-                raise ValueError(f'a scheduling strategy is named "DEFAULT" or "SPREAD", not {message.name!r:.80}')
-            return message.name
-        case "node_affinity":
-            kind = "node?" if message.node_affinity.soft else "node"
-            return f"{kind}:{message.node_affinity.node_id}"
-        case "pickled":
-            return payload_from_proto(message.pickled)
-        case _:
-            return ""
-
-
-def shape_to_proto(shape: Shape) -> worker_service_pb2.Shape:
-    return worker_service_pb2.Shape(
-        resources=resources_to_proto(shape.resources),
-        runtime_env=json_to_struct(shape.runtime_env),
-        scheduling=scheduling_to_proto(shape.scheduling),
-    )
-
-
-def shape_from_proto(message: worker_service_pb2.Shape) -> Shape:
-    return Shape(
-        resources=resources_from_proto(message.resources),
-        runtime_env=struct_to_json(message.runtime_env) if message.HasField("runtime_env") else "",
-        scheduling=scheduling_from_proto(message.scheduling),
-    )
-
-
-def _retry_to_proto(retry: RetryPolicy) -> spec_pb2.RetryPolicy:
-    return spec_pb2.RetryPolicy(
-        max_attempts=retry.max_attempts,
-        initial_interval=to_duration(retry.initial_interval_ms),
-        max_interval=to_duration(retry.max_interval_ms),
-        backoff_coefficient=retry.backoff_coefficient,
-        jitter=retry.jitter,
-        non_retryable_types=retry.non_retryable_types,
-        retryable_types=retry.retryable_types,
-        retry_application_errors=retry.application_errors,
-    )
-
-
-def _retry_from_proto(message: spec_pb2.RetryPolicy) -> RetryPolicy:
-    usual = RetryPolicy()
-    initial_ms = usual.initial_interval_ms
-    if message.HasField("initial_interval"):
-        initial_ms = from_duration(message.initial_interval)
-    max_ms = from_duration(message.max_interval) if message.HasField("max_interval") else initial_ms * 100
-    errors = message.retry_application_errors if message.HasField("retry_application_errors") else True
-    return RetryPolicy(
-        max_attempts=message.max_attempts or usual.max_attempts,
-        initial_interval_ms=initial_ms,
-        max_interval_ms=max_ms,
-        backoff_coefficient=message.backoff_coefficient or usual.backoff_coefficient,
-        jitter=message.jitter if message.HasField("jitter") else usual.jitter,
-        application_errors=errors,
-        retryable_types=tuple(message.retryable_types),
-        non_retryable_types=tuple(message.non_retryable_types),
-    )
-
-
-def _options_to_proto(options: TaskOptions) -> spec_pb2.TaskOptions:
-    shape = options.shape
-    message = spec_pb2.TaskOptions(
-        task_id=options.task_id,
-        retry=_retry_to_proto(options.retry),
-        catch_exceptions=options.catch_exceptions,
-        checkpoint=options.checkpoint,
-        metadata=json_to_struct(options.metadata),
-        runtime_env=json_to_struct(shape.runtime_env),
-        scheduling=scheduling_to_proto(shape.scheduling),
-    )
-    if shape.resources != Resources():
-        message.resources.CopyFrom(resources_to_proto(shape.resources))
-    if options.attempt_timeout_ms is not None:
-        message.attempt_timeout.CopyFrom(to_duration(options.attempt_timeout_ms))
-    return message
-
-
-def _options_from_proto(message: spec_pb2.TaskOptions, base: TaskOptions) -> TaskOptions:
-    """Fields that are not set come from `base`."""
-    has = message.HasField
-    shape = Shape(
-        resources=resources_from_proto(message.resources) if has("resources") else base.shape.resources,
-        runtime_env=struct_to_json(message.runtime_env) if has("runtime_env") else base.shape.runtime_env,
-        scheduling=scheduling_from_proto(message.scheduling) if has("scheduling") else base.shape.scheduling,
-    )
-    timeout_ms = from_duration(message.attempt_timeout) if has("attempt_timeout") else base.attempt_timeout_ms
-    if timeout_ms == 0:
-        raise ValueError("attempt_timeout must be above 0")
-    return TaskOptions(
-        task_id=message.task_id,
-        shape=shape,
-        retry=_retry_from_proto(message.retry) if has("retry") else base.retry,
-        attempt_timeout_ms=timeout_ms,
-        catch_exceptions=message.catch_exceptions if has("catch_exceptions") else base.catch_exceptions,
-        checkpoint=message.checkpoint if has("checkpoint") else base.checkpoint,
-        metadata=struct_to_json(message.metadata) if has("metadata") else "",
-    )
-
-
-# ------------------------------------------------------------------------------ graphs
-
-
-def arguments_refs(args: Iterable[spec_pb2.Arg], kwargs: Any) -> Iterator[Ref]:
-    """The references of polyglot arguments in the order that engine and worker agree on: positional
-    ones, then named ones by name; depth first; entries of maps by key."""
-    for arg in args:
-        yield from _refs_of(arg, 0)
-    for name in sorted(kwargs):
-        yield from _refs_of(kwargs[name], 0)
-
-
-def _refs_of(arg: spec_pb2.Arg, depth: int) -> Iterator[Ref]:
-    if depth > NESTING_MAX:
-        raise ValueError(f"arguments may be nested {NESTING_MAX} deep")
-    match arg.WhichOneof("kind"):
-        case "node":
-            yield NodeRef(arg.node.node_id, path_from_proto(arg.node.path))
-        case "input":
-            yield InputRef(arg.input.name, path_from_proto(arg.input.path))
-        case "list":
-            for item in arg.list.items:
-                yield from _refs_of(item, depth + 1)
-        case "map":
-            for key in sorted(arg.map.entries):
-                yield from _refs_of(arg.map.entries[key], depth + 1)
-        case "payload":
-            payload_from_proto(arg.payload)
-        case _:
-            raise ValueError("an argument is a payload, a node, an input, a list or a map")
-
-
-def _ref_to_proto(ref: Ref) -> spec_pb2.Ref:
-    path = path_to_proto(ref.path)
-    if isinstance(ref, NodeRef):
-        return spec_pb2.Ref(node=spec_pb2.NodeRef(node_id=ref.node_id, path=path))
-    return spec_pb2.Ref(input=spec_pb2.InputRef(name=ref.name, path=path))
-
-
-def _ref_from_proto(message: spec_pb2.Ref) -> Ref:
-    match message.WhichOneof("kind"):
-        case "node":
-            return NodeRef(message.node.node_id, path_from_proto(message.node.path))
-        case "input":
-            return InputRef(message.input.name, path_from_proto(message.input.path))
-        case _:
-            raise ValueError("a reference is to a node or to an input")
-
-
-def function_to_proto(function: Function) -> spec_pb2.FunctionRef:
-    if function.code is None:
-        return spec_pb2.FunctionRef(
-            registered=spec_pb2.RegisteredFunction(name=function.name, version=function.version)
-        )
-    return spec_pb2.FunctionRef(
-        pickled=spec_pb2.PickledFunction(
-            code=payload_to_proto(function.code),
-            qualified_name=function.name,
-            python_version=function.python_version,
-        )
-    )
-
-
-def function_from_proto(message: spec_pb2.FunctionRef) -> Function:
-    match message.WhichOneof("kind"):
-        case "registered":
-            name, version = message.registered.name, message.registered.version
-            if not name:
-                raise ValueError("a registered function has a name")
-            return Function(key=f"{name}@{version}", name=name, version=version)
-        case "pickled":
-            code = payload_from_proto(message.pickled.code)
-            key = hashlib.sha256(code.data).hexdigest() if code.blob is None else code.blob.sha256
-            return Function(key, message.pickled.qualified_name, code, python_version=message.pickled.python_version)
-        case _:
-            raise ValueError("a function is registered or pickled")
-
-
-def spec_to_proto(spec: Spec) -> spec_pb2.WorkflowSpec:
-    """Functions are sent once each, options only where they differ from the usual ones."""
-    message = spec_pb2.WorkflowSpec(output=spec_pb2.Arg(node=spec_pb2.NodeRef(node_id=spec.output)))
-    functions: dict[str, int] = {}
-    usual = TaskOptions()
-    options: dict[TaskOptions, spec_pb2.TaskOptions] = {}
-    for node in spec.nodes:
-        out = message.nodes.add(id=node.id, after=node.after)
-        if node.options != usual:
-            if node.options not in options:
-                options[node.options] = _options_to_proto(node.options)
-            out.options.CopyFrom(options[node.options])
-        match node.action:
-            case Call(function, arguments, refs):
-                if function.key not in functions:
-                    functions[function.key] = len(functions)
-                    message.functions.append(function_to_proto(function))
-                out.task.function.shared = functions[function.key]
-                _arguments_to_proto(out.task, arguments, refs)
-            case WaitEvent(key, timeout_ms):
-                out.event.event_key = key
-                if timeout_ms is not None:
-                    out.event.timeout.CopyFrom(to_duration(timeout_ms))
-            case Sleep(delay_ms, until_ms):
-                if delay_ms is not None:
-                    out.timer.delay.CopyFrom(to_duration(delay_ms))
-                else:
-                    out.timer.time.CopyFrom(to_timestamp(until_ms) or Timestamp())
-    return message
-
-
-def _arguments_to_proto(task: spec_pb2.TaskNode, arguments: Payload, refs: tuple[Ref, ...]) -> None:
-    if arguments.encoding == ARGUMENTS:
-        composed = worker_service_pb2.Arguments.FromString(arguments.data)
-        task.args.extend(composed.args)
-        for name, arg in composed.kwargs.items():
-            task.kwargs[name].CopyFrom(arg)
-        return
-    task.arguments.CopyFrom(payload_to_proto(arguments))
-    task.refs.extend([_ref_to_proto(ref) for ref in refs])
-
-
-def spec_from_proto(message: spec_pb2.WorkflowSpec) -> Spec:
-    """InvalidSpec if it is not a graph that can run."""
-    if message.output.WhichOneof("kind") != "node" or message.output.node.path:
-        raise InvalidSpec("the output of a graph is a node, without a path")
-    decoder = _SpecDecoder(message)
-    nodes = tuple(decoder.node(node) for node in message.nodes)
-    return Spec(nodes, message.output.node.node_id)
-
-
-class _SpecDecoder:
-    """Decodes nodes and shares what they have in common."""
-
-    def __init__(self, message: spec_pb2.WorkflowSpec) -> None:
-        self._options: dict[bytes, TaskOptions] = {}
-        self._functions: dict[bytes, Function] = {}
-        try:
-            self._shared = [self._function(function) for function in message.functions]
-            has_default = message.HasField("default_options")
-            self._usual = _options_from_proto(message.default_options, TaskOptions()) if has_default else TaskOptions()
-        except ValueError as error:
-            raise InvalidSpec(str(error)) from error
-
-    def node(self, message: spec_pb2.Node) -> Node:
-        try:
-            return Node(message.id, self._action(message), tuple(message.after), self._options_of(message))
-        except InvalidSpec:
-            raise
-        except ValueError as error:
-            raise InvalidSpec(f"node {message.id!r:.80}: {error}", message.id[:80]) from error
-
-    def _options_of(self, message: spec_pb2.Node) -> TaskOptions:
-        if not message.HasField("options"):
-            return self._usual
-        key = message.options.SerializeToString(deterministic=True)
-        if key not in self._options:
-            self._options[key] = _options_from_proto(message.options, self._usual)
-        return self._options[key]
-
-    def _function(self, message: spec_pb2.FunctionRef) -> Function:
-        if message.WhichOneof("kind") == "shared":
-            if message.shared >= len(self._shared):
-                raise ValueError(f"the graph has no shared function {message.shared}")
-            return self._shared[message.shared]
-        key = message.SerializeToString(deterministic=True)
-        if key not in self._functions:
-            self._functions[key] = function_from_proto(message)
-        return self._functions[key]
-
-    def _action(self, message: spec_pb2.Node) -> Action:
-        match message.WhichOneof("kind"):
-            case "task":
-                return self._call(message.task)
-            case "event":
-                if not 1 <= len(message.event.event_key) <= 256:
-                    raise ValueError("an event key has 1 to 256 characters")
-                has_timeout = message.event.HasField("timeout")
-                timeout_ms = from_duration(message.event.timeout) if has_timeout else None
-                return WaitEvent(message.event.event_key, timeout_ms)
-            case "timer":
-                match message.timer.WhichOneof("until"):
-                    case "delay":
-                        return Sleep(delay_ms=from_duration(message.timer.delay))
-                    case "time":
-                        return Sleep(until_ms=from_timestamp(message.timer.time))
-                    case _:
-                        raise ValueError("a timer has a delay or a time")
-            case _:
-                raise ValueError("a node is a task, an event or a timer")
-
-    def _call(self, task: spec_pb2.TaskNode) -> Call:
-        function = self._function(task.function)
-        if task.HasField("arguments"):
-            if task.args or task.kwargs:
-                raise ValueError("a task has args and kwargs, or arguments and refs, not both")
-            refs = tuple(_ref_from_proto(ref) for ref in task.refs)
-            return Call(function, payload_from_proto(task.arguments), refs)
-        composed = worker_service_pb2.Arguments(args=task.args)
-        for name, arg in task.kwargs.items():
-            composed.kwargs[name].CopyFrom(arg)
-        refs = tuple(arguments_refs(task.args, task.kwargs))
-        return Call(function, Payload(ARGUMENTS, composed.SerializeToString(deterministic=True)), refs)
-
-
-def encode_spec(spec: Spec) -> bytes:
-    return spec_to_proto(spec).SerializeToString(deterministic=True)
-
-
-def decode_spec(data: bytes) -> Spec:
-    """InvalidSpec if it is not a graph that can run."""
-    try:
-        message = spec_pb2.WorkflowSpec.FromString(data)
-    except DecodeError as error:
-        raise InvalidSpec(f"not a serialized WorkflowSpec: {error}") from error
-    return spec_from_proto(message)

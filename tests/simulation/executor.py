@@ -14,7 +14,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from perdure import wire
+from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import Failure, FailureKind, Payload, Spec
 from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
@@ -106,7 +106,7 @@ class FakeExecutor:
         task_id, attempt, now_ms = work.task_id, work.attempt, self._clock()
         match program:
             case "grow":
-                return [GraphReturned(task_id, attempt, wire.encode_spec(self._graphs[argument]), now_ms)]
+                return [GraphReturned(task_id, attempt, graphwire.encode_spec(self._graphs[argument]), now_ms)]
             case "broken":
                 return [TaskFailed(task_id, attempt, _error("broken"), now_ms)]
             case "flaky" if attempt <= int(argument):

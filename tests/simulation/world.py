@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from perdure import errors, wire
+from perdure import errors, graphwire, wire
 from perdure.model import (
     NULL,
     Call,
@@ -238,7 +238,7 @@ class World:
         graph, events, expected = SHAPES[shape]
         workflow_id = f"{shape}-{index}"
         await asyncio.sleep(self.dice.random() * 10)
-        new = NewRun("default", workflow_id, f"request-{index}", graph, wire.encode_spec(graph))
+        new = NewRun("default", workflow_id, f"request-{index}", graph, graphwire.encode_spec(graph))
         await self._insist(lambda kernel: kernel.commands.submit(new))
         for number in range(events):
             await asyncio.sleep(self.dice.random() * 5)

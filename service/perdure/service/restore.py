@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
-from perdure import wire
+from perdure import graphwire, wire
 from perdure.engine.messages import ConsumeEvent, EventArrived, Record, RecordRun, RecordTask
 from perdure.engine.run import Run
 from perdure.model import InvalidSpec, Payload, RunStatus, Spec, TaskStatus
@@ -45,7 +45,7 @@ class Specs:
             if key not in stored:
                 raise CorruptData(f"the graph {key} is not in the store", subject=key)
             try:
-                found[key] = wire.decode_spec(stored[key])
+                found[key] = graphwire.decode_spec(stored[key])
             except InvalidSpec as error:
                 raise CorruptData(f"the graph {key} does not decode: {error}", subject=key) from error
             self.keep(key, found[key])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar, assert_never
 
-from perdure import wire
+from perdure import graphwire, wire
 from perdure.engine.messages import (
     CancelAttempt,
     Command,
@@ -177,7 +177,7 @@ class Scheduler:
     def _graph_returned(self, live: Live, report: GraphReturned) -> None:
         key = spec_key(report.spec)
         try:
-            spec = wire.decode_spec(report.spec)
+            spec = graphwire.decode_spec(report.spec)
             if missing := spec.inputs():
                 raise InvalidSpec(f"a returned graph has no inputs of its own, but uses {sorted(missing)}")
         except InvalidSpec as error:

@@ -26,7 +26,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 import grpc.aio
 
-from perdure import codec, wire
+from perdure import codec, graphwire
 from perdure.codec import PYTHON_VERSION
 from perdure.model import Payload, Shape
 from perdure.v1 import worker_service_pb2 as pb
@@ -192,7 +192,7 @@ class Agent:
         import ray
 
         assert self._welcome is not None
-        options = ray_options(wire.shape_from_proto(start.shape))
+        options = ray_options(graphwire.shape_from_proto(start.shape))
         lease: Any = ray.remote(run_lease).options(name="perdure.lease", max_retries=0, **options)
         return lease.remote(
             self._settings.address, self._welcome.engine_id, start.lease_id, self._welcome.blob_url, [os.getcwd()]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
-from perdure import codec, failures, graph, wire
+from perdure import codec, failures, graph, graphwire
 from perdure.context import Context, bind_context
 from perdure.model import INLINE_BYTES_MAX, BlobRef, Failure, FailureKind, Function, InvalidSpec, Path, Payload
 from perdure.worker.interrupt import Interrupted
@@ -176,7 +176,7 @@ class Runner:
     def _finish(self, value: Any, task_id: str) -> Result:
         try:
             if graph.is_node(value):
-                return Continued(wire.encode_spec(graph.to_spec(value)))
+                return Continued(graphwire.encode_spec(graph.to_spec(value)))
             encoded = codec.encode_value(value)
         except (codec.CodecError, InvalidSpec, TypeError, ValueError) as error:
             raise _Bad(_serialization(error, task_id, "what it returned")) from error

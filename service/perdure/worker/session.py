@@ -17,7 +17,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 import grpc.aio
 
-from perdure import wire
+from perdure import graphwire, wire
 from perdure.codec import PYTHON_VERSION
 from perdure.context import Context
 from perdure.model import Function, Payload
@@ -154,7 +154,7 @@ class Session:
 
     async def _take(self, message: pb.ServeLeaseResponse) -> None:
         for function in message.functions:
-            self._functions[function.key] = wire.function_from_proto(function.function)
+            self._functions[function.key] = graphwire.function_from_proto(function.function)
         for attempt in message.attempts:
             values = await self._values(attempt)
             self._inbox.assign(attempt.token, self._assignment(attempt, values))

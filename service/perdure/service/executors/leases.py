@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from perdure import wire
+from perdure import graphwire
 from perdure.model import Shape
 from perdure.service.executors.port import Work
 from perdure.v1 import worker_service_pb2 as pb
@@ -92,7 +92,9 @@ class Lease:
             function = work.call.function
             if function.key not in self._functions:
                 self._functions.add(function.key)
-                message.functions.append(pb.LeaseFunction(key=function.key, function=wire.function_to_proto(function)))
+                message.functions.append(
+                    pb.LeaseFunction(key=function.key, function=graphwire.function_to_proto(function))
+                )
                 size += function.code.size if function.code is not None else 0
             message.attempts.append(attempt)
             size += attempt.ByteSize()

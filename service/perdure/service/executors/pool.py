@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from perdure import wire
+from perdure import graphwire, wire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import FailureKind, Shape
 from perdure.service.executors.leases import AgentSession, Lease, Placed, ShapeQueue
@@ -360,7 +360,7 @@ class LeasePool:
     def _start_lease(self, agent: AgentSession, queue: ShapeQueue) -> None:
         lease = Lease(secrets.token_hex(8), queue.shape, agent.id)
         self._leases[lease.id] = agent.leases[lease.id] = queue.leases[lease.id] = lease
-        start = pb.StartLease(lease_id=lease.id, shape=wire.shape_to_proto(queue.shape))
+        start = pb.StartLease(lease_id=lease.id, shape=graphwire.shape_to_proto(queue.shape))
         agent.send(pb.ServeAgentResponse(start=start))
 
     def _make_room(self, queue: ShapeQueue, now_s: float) -> None:

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 
-from perdure import errors, wire
+from perdure import errors, graphwire, wire
 from perdure.model import Call, Payload, Spec
 from perdure.service import limits
 from perdure.service.views import Conflict, NewRun, Reuse
@@ -117,7 +117,7 @@ def spec(message: spec_pb2.WorkflowSpec) -> Spec:
     """A graph that can run, within the limits."""
     if len(message.nodes) > limits.NODES_MAX:
         raise errors.InvalidSpecError(f"the graph has {len(message.nodes)} nodes, at most {limits.NODES_MAX}")
-    return wire.spec_from_proto(message)
+    return graphwire.spec_from_proto(message)
 
 
 def _check_payloads(graph: Spec) -> None:

@@ -1,0 +1,122 @@
+"""The import table of ARCHITECTURE.md, held to by reading the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LINES_MAX = 500
+
+SDK_BASE = {"model", "v1", "errors", "wire", "graphwire", "codec", "failures", "context", "options", "raydag", "graph"}
+ROOMS = {
+    # room: what of Perdure it may import
+    "model": set[str](),
+    "context": set[str](),
+    "errors": {"model"},
+    "wire": {"model", "v1"},
+    "graphwire": {"model", "v1", "wire"},
+    "codec": {"model", "v1", "wire", "failures"},
+    "failures": {"model", "codec", "errors"},
+    "options": {"model", "codec", "failures"},
+    "raydag": {"model", "options"},
+    "graph": {"model", "codec", "options", "raydag"},
+    "connection": {"v1"},
+    "views": {"model", "v1", "wire"},
+    "client": SDK_BASE | {"connection", "views"},
+    "sync": SDK_BASE | {"client", "views"},
+    "engine": {"model"},
+    "storage": {"model"},
+    "worker": SDK_BASE | {"storage"},
+    "service": {"engine", "storage", "wire", "graphwire", "v1", "model", "errors"},
+}
+EXCEPTIONS = {"service/executors/local.py": {"worker", "codec", "context"}}
+RAY_ROOMS = {"worker/agent.py", "worker/lease.py"}
+PURE = {
+    "engine": {"__future__", "collections", "dataclasses", "typing", "zlib"},
+    "model": {"__future__", "dataclasses", "enum", "typing"},
+}
+NOBODY_IMPORTS = {"cli", "testing"}
+
+
+def sources() -> list[tuple[str, Path]]:
+    """Every module of ours with its place below `perdure/`."""
+    found = []
+    for root in ("sdk", "service", "storage"):
+        for path in sorted((ROOT / root / "perdure").rglob("*.py")):
+            place = path.relative_to(ROOT / root / "perdure").as_posix()
+            if not place.startswith("v1/") and place != "__init__.py":
+                found.append((place, path))
+    return found
+
+
+def room_of(place: str) -> str:
+    return place.split("/")[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of what a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            module = node.module or ""
+            yield from (f"{module}.{alias.name}" if module == "perdure" else module for alias in node.names)
+
+
+PLACES = sources()
+
+
+@pytest.mark.parametrize(("place", "path"), PLACES, ids=[place for place, _ in PLACES])
+def test_rooms_import_only_what_they_may(place: str, path: Path) -> None:
+    room = room_of(place)
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "perdure" and rest:
+            target = rest.split(".")[0]
+            if room in NOBODY_IMPORTS:
+                continue
+            assert target not in NOBODY_IMPORTS, f"{place} imports {name}"
+            allowed = ROOMS[room] | EXCEPTIONS.get(place, set()) | {room}
+            assert target in allowed, f"{place} may not import {name}"
+        elif top == "ray":
+            assert place in RAY_ROOMS, f"{place} may not import ray"
+        elif room in PURE:
+            assert top in PURE[room], f"{place} must stay pure, not import {name}"
+
+
+@pytest.mark.parametrize(("place", "path"), PLACES, ids=[place for place, _ in PLACES])
+def test_files_are_small_and_say_what_they_are_for(place: str, path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= LINES_MAX
+    assert ast.get_docstring(ast.parse(text)), f"{place} has no docstring"
+
+
+def test_the_client_needs_no_ray_and_no_server() -> None:
+    import subprocess
+
+    code = (
+        "import sys, perdure; bad = {'ray', 'perdure.service', 'perdure.worker', 'perdure.storage', 'click'} "
+        "& set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_names_a_machine() -> None:
+    pattern = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/|\bpypi\.org|registry\.npmjs")
+    for folder in ("sdk", "service", "storage", "examples", "tools", "benchmarks", "docs"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".md", ".proto", ".sql"):
+                assert not pattern.search(path.read_text()), path
+
+
+def test_the_page_lists_every_room() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    for room in ROOMS:
+        assert re.search(rf"\b{room}\b", page), f"ARCHITECTURE.md does not speak of {room}"
