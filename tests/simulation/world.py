@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from perdure import errors, graphwire, wire
 from perdure.model import (
@@ -152,6 +152,7 @@ class World:
     # -------------------------------------------------------------------------- lives
 
     async def main(self, loop: VirtualLoop) -> Seen:
+        loop.set_exception_handler(_quiet_about_the_dead)
         await self.store.open()
         clients = [asyncio.create_task(self._client(index, shape)) for index, shape in enumerate(self.shapes)]
         everybody = asyncio.gather(*clients)
@@ -311,6 +312,12 @@ class World:
                 assert wire.decode_payload(output).data in values or not wire.decode_payload(
                     output
                 ).encoding.startswith("binary/plain")
+
+
+def _quiet_about_the_dead(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Nobody asks a dead engine's task how it died; anything else is reported as ever."""
+    if not isinstance(context.get("exception"), Crash):
+        loop.default_exception_handler(context)
 
 
 def run_seed(seed: int, **how: object) -> Seen:
