@@ -1,0 +1,38 @@
+"""A real server over real sockets, in the test's own process: local executor, every store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+import perdure
+from perdure.service.app import RunningServer, running_server
+from perdure.service.settings import Settings
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return "memory:" if request.param == "memory" else str(tmp_path / "storage")
+
+
+@pytest.fixture
+async def server(storage: str) -> AsyncIterator[RunningServer]:
+    settings = Settings(listen="127.0.0.1:0", storage=storage, executor="local", drain_s=2.0)
+    async with running_server(settings) as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server: RunningServer) -> AsyncIterator[perdure.Client]:
+    async with perdure.Client(server.address, patience=2.0) as client:
+        yield client
+
+
+@pytest.fixture
+async def channel(server: RunningServer) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        yield channel
