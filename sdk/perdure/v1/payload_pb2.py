@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18perdure/v1/payload.proto\x12\nperdure.v1\"\xe2\x01\n\x07Payload\x12\x10\n\x08\x65ncoding\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0e\n\x06\x63odecs\x18\x03 \x03(\t\x12\x37\n\nattributes\x18\x04 \x03(\x0b\x32#.perdure.v1.Payload.AttributesEntry\x12\x0e\n\x04\x64\x61ta\x18\x05 \x01(\x0cH\x00\x12#\n\x04\x62lob\x18\x06 \x01(\x0b\x32\x13.perdure.v1.BlobRefH\x00\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04\x62ody\"-\n\x07\x42lobRef\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"I\n\tBlobChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x13\n\x06\x63rc32c\x18\x03 \x01(\x07H\x00\x88\x01\x01\x42\t\n\x07_crc32cBr\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18perdure/v1/payload.proto\x12\nperdure.v1\"\x85\x02\n\x07Payload\x12\x10\n\x08\x65ncoding\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0e\n\x06\x63odecs\x18\x03 \x03(\t\x12\x37\n\nattributes\x18\x04 \x03(\x0b\x32#.perdure.v1.Payload.AttributesEntry\x12\x0e\n\x04\x64\x61ta\x18\x05 \x01(\x0cH\x00\x12#\n\x04\x62lob\x18\x06 \x01(\x0b\x32\x13.perdure.v1.BlobRefH\x00\x12!\n\x04refs\x18\x07 \x03(\x0b\x32\x13.perdure.v1.BlobRef\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04\x62ody\"-\n\x07\x42lobRef\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"I\n\tBlobChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x13\n\x06\x63rc32c\x18\x03 \x01(\x07H\x00\x88\x01\x01\x42\t\n\x07_crc32cBr\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +35,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYLOAD_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_PAYLOAD_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_PAYLOAD']._serialized_start=41
-  _globals['_PAYLOAD']._serialized_end=267
-  _globals['_PAYLOAD_ATTRIBUTESENTRY']._serialized_start=210
-  _globals['_PAYLOAD_ATTRIBUTESENTRY']._serialized_end=259
-  _globals['_BLOBREF']._serialized_start=269
-  _globals['_BLOBREF']._serialized_end=314
-  _globals['_BLOBCHUNK']._serialized_start=316
-  _globals['_BLOBCHUNK']._serialized_end=389
+  _globals['_PAYLOAD']._serialized_end=302
+  _globals['_PAYLOAD_ATTRIBUTESENTRY']._serialized_start=245
+  _globals['_PAYLOAD_ATTRIBUTESENTRY']._serialized_end=294
+  _globals['_BLOBREF']._serialized_start=304
+  _globals['_BLOBREF']._serialized_end=349
+  _globals['_BLOBCHUNK']._serialized_start=351
+  _globals['_BLOBCHUNK']._serialized_end=424
 # @@protoc_insertion_point(module_scope)

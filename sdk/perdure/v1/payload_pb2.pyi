@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Payload(_message.Message):
-    __slots__ = ("encoding", "type", "codecs", "attributes", "data", "blob")
+    __slots__ = ("encoding", "type", "codecs", "attributes", "data", "blob", "refs")
     class AttributesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -21,13 +21,15 @@ class Payload(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
+    REFS_FIELD_NUMBER: _ClassVar[int]
     encoding: str
     type: str
     codecs: _containers.RepeatedScalarFieldContainer[str]
     attributes: _containers.ScalarMap[str, str]
     data: bytes
     blob: BlobRef
-    def __init__(self, encoding: _Optional[str] = ..., type: _Optional[str] = ..., codecs: _Optional[_Iterable[str]] = ..., attributes: _Optional[_Mapping[str, str]] = ..., data: _Optional[bytes] = ..., blob: _Optional[_Union[BlobRef, _Mapping]] = ...) -> None: ...
+    refs: _containers.RepeatedCompositeFieldContainer[BlobRef]
+    def __init__(self, encoding: _Optional[str] = ..., type: _Optional[str] = ..., codecs: _Optional[_Iterable[str]] = ..., attributes: _Optional[_Mapping[str, str]] = ..., data: _Optional[bytes] = ..., blob: _Optional[_Union[BlobRef, _Mapping]] = ..., refs: _Optional[_Iterable[_Union[BlobRef, _Mapping]]] = ...) -> None: ...
 
 class BlobRef(_message.Message):
     __slots__ = ("sha256", "size_bytes")

@@ -25,20 +25,22 @@ class WorkflowSpec(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., output: _Optional[_Union[Arg, _Mapping]] = ..., default_options: _Optional[_Union[TaskOptions, _Mapping]] = ..., functions: _Optional[_Iterable[_Union[FunctionRef, _Mapping]]] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("id", "task", "event", "timer", "after", "options")
+    __slots__ = ("id", "task", "event", "timer", "wait", "after", "options")
     ID_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
     TIMER_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     id: str
     task: TaskNode
     event: EventNode
     timer: TimerNode
+    wait: WaitNode
     after: _containers.RepeatedScalarFieldContainer[str]
     options: TaskOptions
-    def __init__(self, id: _Optional[str] = ..., task: _Optional[_Union[TaskNode, _Mapping]] = ..., event: _Optional[_Union[EventNode, _Mapping]] = ..., timer: _Optional[_Union[TimerNode, _Mapping]] = ..., after: _Optional[_Iterable[str]] = ..., options: _Optional[_Union[TaskOptions, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., task: _Optional[_Union[TaskNode, _Mapping]] = ..., event: _Optional[_Union[EventNode, _Mapping]] = ..., timer: _Optional[_Union[TimerNode, _Mapping]] = ..., wait: _Optional[_Union[WaitNode, _Mapping]] = ..., after: _Optional[_Iterable[str]] = ..., options: _Optional[_Union[TaskOptions, _Mapping]] = ...) -> None: ...
 
 class TaskNode(_message.Message):
     __slots__ = ("function", "args", "kwargs", "arguments", "refs")
@@ -62,12 +64,22 @@ class TaskNode(_message.Message):
     def __init__(self, function: _Optional[_Union[FunctionRef, _Mapping]] = ..., args: _Optional[_Iterable[_Union[Arg, _Mapping]]] = ..., kwargs: _Optional[_Mapping[str, Arg]] = ..., arguments: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., refs: _Optional[_Iterable[_Union[Ref, _Mapping]]] = ...) -> None: ...
 
 class Ref(_message.Message):
-    __slots__ = ("node", "input")
+    __slots__ = ("node", "input", "task")
     NODE_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     node: NodeRef
     input: InputRef
-    def __init__(self, node: _Optional[_Union[NodeRef, _Mapping]] = ..., input: _Optional[_Union[InputRef, _Mapping]] = ...) -> None: ...
+    task: TaskRef
+    def __init__(self, node: _Optional[_Union[NodeRef, _Mapping]] = ..., input: _Optional[_Union[InputRef, _Mapping]] = ..., task: _Optional[_Union[TaskRef, _Mapping]] = ...) -> None: ...
+
+class TaskRef(_message.Message):
+    __slots__ = ("task_id", "path")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    path: _containers.RepeatedCompositeFieldContainer[PathStep]
+    def __init__(self, task_id: _Optional[str] = ..., path: _Optional[_Iterable[_Union[PathStep, _Mapping]]] = ...) -> None: ...
 
 class EventNode(_message.Message):
     __slots__ = ("event_key", "timeout")
@@ -84,6 +96,16 @@ class TimerNode(_message.Message):
     delay: _duration_pb2.Duration
     time: _timestamp_pb2.Timestamp
     def __init__(self, delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class WaitNode(_message.Message):
+    __slots__ = ("refs", "num_returns", "timeout")
+    REFS_FIELD_NUMBER: _ClassVar[int]
+    NUM_RETURNS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    refs: _containers.RepeatedCompositeFieldContainer[Ref]
+    num_returns: int
+    timeout: _duration_pb2.Duration
+    def __init__(self, refs: _Optional[_Iterable[_Union[Ref, _Mapping]]] = ..., num_returns: _Optional[int] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Arg(_message.Message):
     __slots__ = ("payload", "node", "input", "list", "map")
@@ -181,7 +203,7 @@ class WorkflowSource(_message.Message):
     def __init__(self, spec: _Optional[_Union[WorkflowSpec, _Mapping]] = ..., spec_blob: _Optional[_Union[_payload_pb2.BlobRef, _Mapping]] = ...) -> None: ...
 
 class TaskOptions(_message.Message):
-    __slots__ = ("task_id", "resources", "retry", "attempt_timeout", "catch_exceptions", "checkpoint", "metadata", "runtime_env", "scheduling")
+    __slots__ = ("task_id", "resources", "retry", "attempt_timeout", "catch_exceptions", "checkpoint", "metadata", "runtime_env", "scheduling", "allow_inplace")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
@@ -191,6 +213,7 @@ class TaskOptions(_message.Message):
     METADATA_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_ENV_FIELD_NUMBER: _ClassVar[int]
     SCHEDULING_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_INPLACE_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     resources: Resources
     retry: RetryPolicy
@@ -200,7 +223,8 @@ class TaskOptions(_message.Message):
     metadata: _struct_pb2.Struct
     runtime_env: _struct_pb2.Struct
     scheduling: SchedulingStrategy
-    def __init__(self, task_id: _Optional[str] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., attempt_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., catch_exceptions: bool = ..., checkpoint: bool = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., runtime_env: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., scheduling: _Optional[_Union[SchedulingStrategy, _Mapping]] = ...) -> None: ...
+    allow_inplace: bool
+    def __init__(self, task_id: _Optional[str] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., attempt_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., catch_exceptions: bool = ..., checkpoint: bool = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., runtime_env: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., scheduling: _Optional[_Union[SchedulingStrategy, _Mapping]] = ..., allow_inplace: bool = ...) -> None: ...
 
 class SchedulingStrategy(_message.Message):
     __slots__ = ("name", "node_affinity", "pickled")
