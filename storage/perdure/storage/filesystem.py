@@ -28,6 +28,8 @@ STALE_S: Final = 3600.0
 """Temporary files of writers that died are removed after this time."""
 TEMPORARY: Final = "tmp"
 HASH_STEP: Final = 4 * 1024 * 1024
+CHECKED_MAX: Final = 100_000
+"""So many blobs a process remembers to have checked."""
 
 
 class FilesystemBlobStore:
@@ -36,6 +38,7 @@ class FilesystemBlobStore:
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
         self._checked: dict[str, tuple[int, int]] = {}
+        self._secured: set[Path] = set()
         self._is_ready = False
 
     # -------------------------------------------------------------------------- writing
@@ -70,12 +73,28 @@ class FilesystemBlobStore:
 
     def _prepare(self) -> None:
         temporary = self._root / TEMPORARY
-        _make_directory(temporary)
+        self.secure(temporary)
         for file in temporary.iterdir():
             with suppress(FileNotFoundError):
                 if time.time() - file.stat().st_mtime > STALE_S:
                     file.unlink()
         self._is_ready = True
+
+    def secure(self, folder: Path) -> None:
+        """Have a folder below the root, and its name on the disk. One that is there is no proof of that:
+        whoever made it may have died before it was flushed."""
+        if folder in self._secured and folder.is_dir():
+            return
+        if folder == self._root:
+            _make_directory(folder)
+            for above in folder.parents:  # mostly not ours, and then not to be flushed by us
+                with suppress(OSError):
+                    _sync_directory(above)
+        else:
+            self.secure(folder.parent)
+            folder.mkdir(exist_ok=True)
+            _sync_directory(folder.parent)
+        self._secured.add(folder)
 
     def path_of(self, sha256: str) -> Path:
         """Where a blob is, or would be."""
@@ -97,12 +116,23 @@ class FilesystemBlobStore:
             raise BlobNotFound(sha256) from error
         except OSError as error:
             raise _meaning(error) from error
-        mark = (status.st_size, status.st_mtime_ns)
-        if self._checked.get(sha256) != mark:
+        if self._checked.get(sha256) != _mark(status):
             if hashlib.sha256(view).hexdigest() != sha256:
                 raise CorruptData(f"the bytes of blob {sha256} have another hash", subject=sha256)
-            self._checked[sha256] = mark
+            self.trust(sha256, status)
         return view
+
+    def is_whole(self, sha256: str, size: int) -> bool:
+        """Whether the blob is there. One that was damaged is not, and is written anew."""
+        try:
+            status = self.path_of(sha256).stat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+                return False
+            if self._checked.get(sha256) != _mark(status):
+                self._get(sha256)
+        except (FileNotFoundError, BlobNotFound, CorruptData):
+            return False
+        return True
 
     async def size(self, sha256: str) -> int | None:
         def look() -> int | None:
@@ -126,7 +156,7 @@ class FilesystemBlobStore:
         def look() -> list[BlobRef]:
             found = []
             for path in self._root.glob("??/??/*"):
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, ValueError):  # gone, or a file of somebody else
                     found.append(BlobRef(path.name, path.stat().st_size))
             return found
 
@@ -134,8 +164,10 @@ class FilesystemBlobStore:
             yield blob
 
     def trust(self, sha256: str, status: os.stat_result) -> None:
-        """This process wrote the file itself: its hash is known."""
-        self._checked[sha256] = (status.st_size, status.st_mtime_ns)
+        """This process wrote or read the file itself: its hash is known."""
+        if len(self._checked) >= CHECKED_MAX:
+            self._checked.clear()
+        self._checked[sha256] = _mark(status)
 
 
 class _Writer:
@@ -175,12 +207,14 @@ class _Writer:
         sha256 = self._hash.hexdigest()
         path = self._store.path_of(sha256)
         try:
-            if not _is_whole(path, self._size):
+            is_there = self._store.is_whole(sha256, self._size)
+            self._store.secure(path.parent)
+            if not is_there:
                 os.fsync(self._file.fileno())
-                _make_directory(path.parent)
                 self._path.replace(path)
-                _sync_directory(path.parent)
                 self._store.trust(sha256, os.fstat(self._file.fileno()))
+            # Also of a blob that was there: its writer may have died, or be, between the rename and this.
+            _sync_directory(path.parent)
         except OSError as error:
             raise _meaning(error) from error
         return BlobRef(sha256, self._size)
@@ -188,19 +222,16 @@ class _Writer:
     def abandon(self) -> None:
         """Leave nothing behind but what was finished."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
             self._file = None
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
 
-def _is_whole(path: Path, size: int) -> bool:
-    """Whether the blob is there. One of another length was damaged, and is written anew."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_size == size
+def _mark(status: os.stat_result) -> tuple[int, int]:
+    """What changes when somebody writes to a file."""
+    return (status.st_size, status.st_mtime_ns)
 
 
 def _make_directory(path: Path) -> None:
