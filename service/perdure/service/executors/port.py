@@ -17,7 +17,11 @@ from perdure.storage.rows import ValueKey
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One attempt of one task. `inputs` are where the values of `call.refs` are, in their order."""
+    """One attempt of one task. `inputs` are where the values of `call.refs` are, in their order.
+
+    `beside` names a task of the run, "" for none: if the worker that ran it is still there, this attempt
+    should run there too, whatever shape it has.
+    """
 
     namespace: str
     workflow_id: str
@@ -27,6 +31,7 @@ class Work:
     call: Call
     shape: Shape
     inputs: tuple[Source, ...]
+    beside: str = ""
 
     @property
     def key(self) -> tuple[str, str, int]:
