@@ -41,7 +41,7 @@ PURE = {
     "engine": {"__future__", "collections", "dataclasses", "typing", "zlib"},
     "model": {"__future__", "dataclasses", "enum", "typing"},
 }
-NOBODY_IMPORTS = {"cli", "testing"}
+NOBODY_IMPORTS = {"cli", "testing", "pytest_plugin"}
 
 
 def sources() -> list[tuple[str, Path]]:

@@ -288,7 +288,8 @@ def from_rpc_error(error: grpc.RpcError) -> PerdureError:
             return found
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message" in text and "larger than" in text:
         return PayloadTooLargeError(f"the message is larger than the service reads: {text}")
-    if code is grpc.StatusCode.UNAVAILABLE:
+    # CANCELLED: by the other side, which is going away. A call cancelled on this side raises no RpcError.
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return ServiceUnavailableError(text or "the service does not answer")
     unknown = PerdureError(f"{code.name}: {text}")
     unknown.fields = {"code": code.name}

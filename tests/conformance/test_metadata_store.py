@@ -210,6 +210,8 @@ async def test_events_are_numbered_kept_and_consumed(store: MetadataStore) -> No
     assert again.results[0].sequence == numbers[0]
     assert not (await put(store, (AddEvent("run-a", "e1", "another key", b"4", 8),))).results[0].is_duplicate
     await put(store, (ConsumeEvent("run-a", numbers[0], "t"),))
+    assert [await store.find_event("run-a", "k", name) for name in ("e1", "e2", "e3")] == [*numbers[:2], None]
+    assert await store.find_event("run-c", "k", "e1") is None
     stored = await store.load_run("run-a")
     assert stored is not None
     assert [event.payload for event in stored.events] == [b"2", b"4"]

@@ -102,7 +102,7 @@ async def running_server(
         stack.push_async_callback(store.close)
         await store.open()
         blobs = blobs or blob_store(settings.blob_url)
-        executor, pool = _executor(settings, blobs, engine_id)
+        executor, pool = _executor(settings, blobs, engine_id, clock)
         kernel = Kernel(store, executor, owner=engine_id, clock=clock)
         server = grpc.aio.server(interceptors=[ErrorInterceptor(gate)], options=OPTIONS)
         _add_servicers(server, kernel, executor, store, blobs, engine_id)
@@ -135,11 +135,13 @@ async def running_server(
         await server.stop(settings.drain_s)
 
 
-def _executor(settings: Settings, blobs: BlobStore, engine_id: str) -> tuple[Executor, LeasePool | None]:
+def _executor(
+    settings: Settings, blobs: BlobStore, engine_id: str, clock: Callable[[], int]
+) -> tuple[Executor, LeasePool | None]:
     if settings.executor == "local":
         from perdure.service.executors.local import LocalExecutor
 
-        return LocalExecutor(blobs, threads=settings.local_threads), None
+        return LocalExecutor(blobs, threads=settings.local_threads, clock=clock), None
     pool = LeasePool(engine_id=engine_id, blob_url=settings.blob_url, idle_s=settings.lease_idle_s)
     return pool, pool
 

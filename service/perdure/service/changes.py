@@ -153,6 +153,10 @@ class Changes:
             if not waits:
                 del self._waits[run_id]
 
+    def count_waits(self) -> int:
+        """How many wait for something of a run and have seen all that there is to see."""
+        return sum(not event.is_set() for events in self._waits.values() for event in events)
+
     def close(self) -> None:
         """Shut down: waits end as if their time were up, subscriptions end with Closed."""
         self._is_closed = True

@@ -230,11 +230,15 @@ class Commands:
         """Record an event for a run and hand it to whoever waits for it. It is kept until somebody does."""
         self._refuse_while_failing()
         row = await self._current(namespace, workflow_id, "")
-        if row.status.is_final:
-            raise errors.WorkflowAlreadyFinalError(
-                f"workflow {workflow_id!r} is {row.status} and takes no events", status=str(row.status)
-            )
         now_ms = self._scheduler.clock()
+        if row.status.is_final:
+            # The event may have ended it, and its sender may not have heard.
+            sequence = await self._store.find_event(row.run_id, key, event_id)
+            if sequence is None:
+                raise errors.WorkflowAlreadyFinalError(
+                    f"workflow {workflow_id!r} is {row.status} and takes no events", status=str(row.status)
+                )
+            return SentEvent(row.run_id, sequence, True, False, now_ms)
         write = AddEvent(row.run_id, event_id, key, wire.encode_payload(payload), now_ms)
         sent: asyncio.Future[EntryResult] = asyncio.get_running_loop().create_future()
 

@@ -56,6 +56,11 @@ class Journal:
         """What the store says while it fails; None while it works."""
         return self._error
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that was appended is durable."""
+        return self._idle.is_set()
+
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="journal")
 
@@ -63,10 +68,11 @@ class Journal:
         """Flush what is there, for at most so long. False: something was not flushed."""
         if self._task is None:
             return True
-        try:
-            await asyncio.wait_for(self._idle.wait(), grace_s)
-        except TimeoutError:
-            log.error("journal not flushed", extra={"entries": len(self._pending)})
+        if not self._idle.is_set():
+            try:
+                await asyncio.wait_for(self._idle.wait(), grace_s)
+            except TimeoutError:
+                log.error("journal not flushed", extra={"entries": len(self._pending)})
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None

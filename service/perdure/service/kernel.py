@@ -60,6 +60,11 @@ class Kernel:
             log.info("recovered", extra={"runs": count})
         self.is_ready = True
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing goes on but attempts: what happens next comes from them, from a caller or from the clock."""
+        return self.is_ready and self.journal.is_idle and not self.scheduler.is_loading
+
     def drain(self) -> None:
         """Answer everybody who waits, so that calls can end. Work goes on."""
         self.is_ready = False

@@ -18,11 +18,14 @@ from typing import Final, TypeVar, assert_never
 
 from perdure import graphwire, wire
 from perdure.engine.messages import (
+    Act,
     CancelAttempt,
     Command,
     ConsumeEvent,
     Dispatch,
+    DropOutput,
     Event,
+    KeepOutput,
     RecordRun,
     RecordTask,
     SetTimer,
@@ -68,7 +71,7 @@ class Live:
 class _Acts:
     """What is to be done once an entry is durable."""
 
-    commands: list[Dispatch | CancelAttempt | SetTimer] = field(default_factory=list)
+    commands: list[Act] = field(default_factory=list)
     values: list[tuple[str, Payload]] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
     end: SetRun | None = None
@@ -180,6 +183,7 @@ class Scheduler:
             spec = graphwire.decode_spec(report.spec)
             if missing := spec.inputs():
                 raise InvalidSpec(f"a returned graph has no inputs of its own, but uses {sorted(missing)}")
+            live.run.graph.check(spec, live.run.graph.tasks.get(report.task_id))
         except InvalidSpec as error:
             failure = Failure(FailureKind.SERIALIZATION, "perdure.InvalidSpec", f"the task returned a graph: {error}")
             self._apply(live, TaskFailed(report.task_id, report.attempt, failure, report.at_ms))
@@ -215,7 +219,10 @@ class Scheduler:
     def _carry_out(self, live: Live, commands: Iterable[Command], *also: Write) -> None:
         writes, acts = self._sort_out(live, commands)
         live.pending += 1
-        self._journal.append((*also, *writes), lambda _result, change: self._act(live, acts, change))
+        if writes or also or live.pending > 1:
+            self._journal.append((*also, *writes), lambda _result, change: self._act(live, acts, change))
+        else:  # nothing of it has to be durable, nor has anything before it
+            self._act(live, acts, 0)
 
     def _sort_out(self, live: Live, commands: Iterable[Command]) -> tuple[list[Write], _Acts]:
         """Records become writes, the rest waits for them."""
@@ -237,7 +244,7 @@ class Scheduler:
                     acts.end = end
                 case ConsumeEvent():
                     writes.append(write_of(run_id, command, None))
-                case Dispatch() | CancelAttempt() | SetTimer():
+                case Dispatch() | KeepOutput() | DropOutput() | CancelAttempt() | SetTimer():
                     acts.commands.append(command)
                 case _:
                     assert_never(command)
@@ -258,6 +265,10 @@ class Scheduler:
             match command:
                 case Dispatch():
                     self._executor.submit(_work(row, command))
+                case KeepOutput():
+                    self._values.pin(ValueKey(row.run_id, task_id=command.task_id), command.output)
+                case DropOutput():
+                    self._values.unpin(ValueKey(row.run_id, task_id=command.task_id))
                 case CancelAttempt():
                     self._executor.cancel(row.run_id, command.task_id, command.attempt)
                 case SetTimer():
@@ -278,9 +289,13 @@ class Scheduler:
         """Drop a run that is over, or that nothing but a later moment or an event moves on."""
         if live.pending or not live.run.is_dormant:
             return
-        wake_ms = live.run.next_wake_ms
-        if live.run.status.is_final or wake_ms is None or wake_ms > self.clock() + STAY_MS:
+        if live.run.status.is_final:
+            self._values.unpin_run(live.row.run_id)
             self._dismiss(live)
+        elif not live.run.keeps_values:
+            wake_ms = live.run.next_wake_ms
+            if wake_ms is None or wake_ms > self.clock() + STAY_MS:
+                self._dismiss(live)
 
     def _publish_run(self, live: Live, change: int) -> None:
         change_of_run = Change(change, self.clock(), live.row.namespace, run=RunView(live.row))
@@ -318,6 +333,11 @@ class Scheduler:
             del self._live[live.row.run_id]
         if self._current.get((live.row.namespace, live.row.workflow_id)) is live:
             del self._current[live.row.namespace, live.row.workflow_id]
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a run is on its way from the store into memory."""
+        return bool(self._loading)
 
     def live_count(self) -> int:
         return len(self._live)

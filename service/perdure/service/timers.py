@@ -21,6 +21,8 @@ HORIZON_MS: Final = 60_000
 PAGE: Final = 10_000
 POLL_S: Final = 20.0
 TROUBLE_S: Final = 1.0
+END_OF_TIME_MS: Final = (1 << 63) - 1
+"""The largest moment that a store can hold."""
 
 
 class Timers:
@@ -45,6 +47,17 @@ class Timers:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    async def next_ms(self) -> int | None:
+        """The moment of the earliest timer that there is, here or in the store; None if there is none."""
+        stored = await self._store.next_timers(until_ms=END_OF_TIME_MS, limit=1)
+        moments = [timer.wake_ms for timer in stored] + [item[0] for item in self._heap[:1]]
+        return min(moments, default=None)
+
+    async def clock_moved(self) -> None:
+        """Whoever moves the clock by hand says so here: what is due by now is fired."""
+        await self._poll()
+        self._fire_due()
 
     def set(self, timer: Timer, *, is_recorded: bool) -> None:
         """Fire at the moment. A recorded one beyond the horizon is left to the store."""

@@ -52,6 +52,12 @@ class _Kept:
     tasks: dict[str, TaskRow] = field(default_factory=dict)
     events: dict[int, EventRow] = field(default_factory=dict)
 
+    def find_event(self, key: str, event_id: str) -> int | None:
+        for event in self.events.values():
+            if (event.key, event.event_id) == (key, event_id):
+                return event.sequence
+        return None
+
 
 class MemoryMetadataStore:
     """Implements MetadataStore."""
@@ -141,9 +147,8 @@ class MemoryMetadataStore:
         kept = self._runs.get(write.run_id)
         if kept is None:
             return None
-        for event in kept.events.values():
-            if (event.event_id, event.key) == (write.event_id, write.key):
-                return EntryResult(sequence=event.sequence, is_duplicate=True)
+        if (known := kept.find_event(write.key, write.event_id)) is not None:
+            return EntryResult(sequence=known, is_duplicate=True)
         self._sequence += 1
         kept.events[self._sequence] = EventRow(
             write.run_id, self._sequence, write.event_id, write.key, write.payload, write.arrived_ms
@@ -176,6 +181,10 @@ class MemoryMetadataStore:
     async def get_run(self, run_id: str) -> RunRow | None:
         kept = self._runs.get(run_id)
         return kept.row if kept is not None else None
+
+    async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:
+        kept = self._runs.get(run_id)
+        return kept.find_event(key, event_id) if kept is not None else None
 
     async def load_run(self, run_id: str) -> StoredRun | None:
         kept = self._runs.get(run_id)

@@ -76,6 +76,10 @@ class MetadataStore(Protocol):
         """A run by its own id, current or not."""
         ...
 
+    async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:
+        """The sequence of a recorded event, consumed or not."""
+        ...
+
     async def load_run(self, run_id: str) -> StoredRun | None:
         """All that recovery needs, read at one moment."""
         ...

@@ -103,6 +103,9 @@ class SqliteMetadataStore:
     async def get_run(self, run_id: str) -> RunRow | None:
         return await self._read(lambda connection: sqlite_read.get_run(connection, run_id))
 
+    async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:
+        return await self._read(lambda connection: sqlite_read.find_event(connection, run_id, key, event_id))
+
     async def load_run(self, run_id: str) -> StoredRun | None:
         return await self._read(lambda connection: sqlite_read.load_run(connection, run_id))
 

@@ -61,6 +61,12 @@ def get_run(sql: sqlite3.Connection, run_id: str) -> RunRow | None:
     return _one_run(sql, "run_id = ?", (run_id,))
 
 
+def find_event(sql: sqlite3.Connection, run_id: str, key: str, event_id: str) -> int | None:
+    where = "run_id = ? AND key = ? AND event_id = ?"
+    found = sql.execute(f"SELECT sequence FROM events WHERE {where}", (run_id, key, event_id)).fetchone()
+    return None if found is None else int(found[0])
+
+
 def load_run(sql: sqlite3.Connection, run_id: str) -> StoredRun | None:
     """One transaction, so that all of it is of one moment."""
     sql.execute("BEGIN")

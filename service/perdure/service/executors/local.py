@@ -40,8 +40,9 @@ class _Running:
 class LocalExecutor:
     """Implements Executor."""
 
-    def __init__(self, blobs: BlobStore, *, threads: int = THREADS) -> None:
+    def __init__(self, blobs: BlobStore, *, threads: int = THREADS, clock: Callable[[], int] = now_ms) -> None:
         self._blobs = blobs
+        self._clock = clock
         self._threads_max = threads
         self._queue: queue.SimpleQueue[tuple[_Running, Assignment] | None] = queue.SimpleQueue()
         self._here: dict[Key, _Running] = {}
@@ -82,6 +83,11 @@ class LocalExecutor:
         if not self._loop_thread.is_alive():
             self._async_loop.close()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no attempt is here."""
+        return not self._here
+
     def python_versions(self) -> frozenset[str]:
         return frozenset({PYTHON_VERSION})
 
@@ -105,7 +111,7 @@ class LocalExecutor:
         try:
             payloads = await self._values.read(keys)
         except StorageError as error:
-            self._end(work, AttemptLost(work.task_id, work.attempt, f"inputs not read: {error}", now_ms()))
+            self._end(work, AttemptLost(work.task_id, work.attempt, f"inputs not read: {error}", self._clock()))
             return
         self._enqueue(work, payloads)
 
@@ -147,7 +153,7 @@ class LocalExecutor:
     def _run(self, running: _Running, assignment: Assignment) -> None:
         thread_id = threading.get_ident()
         result: Result | None = None
-        began_ms = now_ms()
+        began_ms = self._clock()
         try:
             with running.lock:
                 if running.is_cancelled:
@@ -167,7 +173,7 @@ class LocalExecutor:
         async def run() -> Result:
             return await self._runner.run_async(assignment)
 
-        began_ms = now_ms()
+        began_ms = self._clock()
         self._began(running)
         with running.lock:
             running.task = task = self._async_loop.create_task(run())
@@ -181,7 +187,7 @@ class LocalExecutor:
 
     def _began(self, running: _Running) -> None:
         work = running.work
-        self._post(lambda: self._send(work, AttemptStarted(work.task_id, work.attempt, now_ms())))
+        self._post(lambda: self._send(work, AttemptStarted(work.task_id, work.attempt, self._clock())))
 
     def _tell(self, running: _Running, result: Result | None, began_ms: int | None = None) -> None:
         """None: it was cancelled, or ended itself like a worker that exits."""
@@ -189,13 +195,13 @@ class LocalExecutor:
         report: Report
         match result:
             case Returned(output):
-                report = TaskSucceeded(work.task_id, work.attempt, output, now_ms(), began_ms)
+                report = TaskSucceeded(work.task_id, work.attempt, output, self._clock(), began_ms)
             case Continued(spec):
-                report = GraphReturned(work.task_id, work.attempt, spec, now_ms(), began_ms)
+                report = GraphReturned(work.task_id, work.attempt, spec, self._clock(), began_ms)
             case Failed(failure):
-                report = TaskFailed(work.task_id, work.attempt, failure, now_ms())
+                report = TaskFailed(work.task_id, work.attempt, failure, self._clock())
             case None:
-                report = AttemptLost(work.task_id, work.attempt, "the attempt was interrupted", now_ms())
+                report = AttemptLost(work.task_id, work.attempt, "the attempt was interrupted", self._clock())
         self._post(lambda: self._end(work, report))
 
     def _post(self, step: Callable[[], None]) -> None:
