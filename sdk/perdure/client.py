@@ -135,7 +135,7 @@ class Client:
         """End a run; gives its state, which is another one than CANCELED if it was final before."""
         request = workflow_service_pb2.CancelRequest(namespace=self.namespace, workflow_id=workflow_id, reason=reason)
         answer = await self._call(lambda: self._workflows.Cancel(request))
-        return wire.RUN_STATUS_BACK[answer.workflow.status]
+        return wire.run_status(answer.workflow.status)
 
     async def send_event(self, workflow_id: str, key: str, payload: Any = None, *, event_id: str = "") -> bool:
         """Send an event; returns once it is durable. True: it is new. Idempotent by `event_id` (made here

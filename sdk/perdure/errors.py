@@ -1,7 +1,7 @@
 """Every error of the API, once: its stable reason, its status code, what it means and what to do.
 
 On the wire an error is a google.rpc.Status with one google.rpc.ErrorInfo (domain "perdure.v1", the
-reason, the fields as metadata), in all below 4 KiB because clients limit trailers. A client raises
+reason, the fields as metadata), in all below 6 KiB because clients limit trailers to 8. A client raises
 the same class with the same fields. Nothing here depends on the text of a message.
 
 Failures of user code are not errors of the API: `WorkflowExecutionError` and its kin say how a run
@@ -23,8 +23,8 @@ from perdure.model import Failure
 
 DOMAIN: Final = "perdure.v1"
 DETAILS_KEY: Final = "grpc-status-details-bin"
-MESSAGE_CHARS_MAX: Final = 1_000
-FIELD_CHARS_MAX: Final = 256
+MESSAGE_BYTES_MAX: Final = 1_000
+FIELD_BYTES_MAX: Final = 256
 FIELDS_MAX: Final = 8
 
 
@@ -262,11 +262,17 @@ BY_REASON: Final = {error.reason: error for error in _classes(PerdureError) if e
 # ------------------------------------------------------------------------------ the wire
 
 
+def cut(text: str, bytes_max: int) -> str:
+    """As much of a text as fits into so many bytes of UTF-8. What UTF-8 has no place for is escaped."""
+    data = text[:bytes_max].encode("utf-8", "backslashreplace")
+    return data[:bytes_max].decode("utf-8", "ignore")
+
+
 def to_status(error: PerdureError) -> Status:
     """The error as it travels."""
-    message = error.message[:MESSAGE_CHARS_MAX]
+    message = cut(error.message, MESSAGE_BYTES_MAX)
     status = Status(code=error.status.value[0], message=message)
-    fields = {key: value[:FIELD_CHARS_MAX] for key, value in list(error.fields.items())[:FIELDS_MAX]}
+    fields = {key: cut(value, FIELD_BYTES_MAX) for key, value in list(error.fields.items())[:FIELDS_MAX]}
     status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=fields))
     if error.retry_after_s is not None:
         seconds = int(error.retry_after_s)
@@ -327,6 +333,9 @@ class WorkflowExecutionError(Exception):
         self.workflow_id = workflow_id
         self.failure = failure
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.workflow_id, self.failure), vars(self)
+
 
 class WorkflowCancellationError(WorkflowExecutionError):
     """The run was canceled."""
@@ -338,6 +347,9 @@ class RemoteError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.type}: {failure.message}")
         self.failure = failure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.failure,), vars(self)
 
 
 class TaskLostError(RemoteError):

@@ -54,7 +54,7 @@ def _chain(error: BaseException) -> list[BaseException]:
     while len(chain) < CAUSES_MAX:
         last = chain[-1]
         cause = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
-        if cause is None or cause in chain:
+        if cause is None or any(cause is link for link in chain):  # not `in`: errors may define equality
             break
         chain.append(cause)
     return chain
@@ -62,14 +62,19 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return _utf8(str(error))
     except Exception as broken:
         return f"(its text cannot be made: {type(broken).__name__})"
 
 
 def _stack(error: BaseException, skip_frames: int) -> str:
     frames = traceback.extract_tb(error.__traceback__)[skip_frames:]
-    return "".join(traceback.format_list(frames))
+    return _utf8("".join(traceback.format_list(frames)))
+
+
+def _utf8(text: str) -> str:
+    """Lone surrogates (of file names that are no UTF-8, say) are escaped: no message can carry them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _pickled(error: BaseException) -> Any:
@@ -98,7 +103,9 @@ def _unpickled(failure: Failure) -> BaseException | None:
 def to_exception(failure: Failure) -> BaseException:
     """The user's own exception if it can be rebuilt here, else one that tells of it. The remote
     traceback is a note on it (PEP 678)."""
-    error = _unpickled(failure) or _STANDS_FOR.get(failure.kind, RemoteError)(failure)
+    error = _unpickled(failure)
+    if error is None:
+        error = _STANDS_FOR.get(failure.kind, RemoteError)(failure)
     if failure.stack_trace:
         error.add_note(f"Remote traceback (most recent call last):\n{failure.stack_trace.rstrip()}")
     if failure.cause is not None and error.__cause__ is None:

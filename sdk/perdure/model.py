@@ -34,6 +34,7 @@ class RunStatus(enum.StrEnum):
         return self in _FINAL_RUNS
 
 
+_INFINITE: Final = float("inf")
 _FINAL_RUNS = frozenset({RunStatus.SUCCESSFUL, RunStatus.FAILED, RunStatus.CANCELED})
 
 
@@ -143,10 +144,10 @@ class Resources:
 
     def __post_init__(self) -> None:
         for name, amount in (("num_cpus", self.num_cpus), ("num_gpus", self.num_gpus), ("memory", self.memory_bytes)):
-            if amount is not None and not amount >= 0:
+            if amount is not None and not 0 <= amount < _INFINITE:
                 raise ValueError(f"{name} must be 0 or more, not {amount}")
         for name, amount in self.custom:
-            if not name or not amount >= 0:
+            if not name or not 0 <= amount < _INFINITE:
                 raise ValueError(f"resource {name!r} must be 0 or more, not {amount}")
 
     def amounts(self) -> dict[str, float]:
@@ -191,7 +192,7 @@ class RetryPolicy:
             raise ValueError("max_attempts is 1 or more, or -1 for no limit")
         if self.initial_interval_ms < 0 or self.max_interval_ms < 0:
             raise ValueError("intervals must be 0 or more")
-        if not self.backoff_coefficient >= 1:
+        if not 1 <= self.backoff_coefficient < _INFINITE:
             raise ValueError("backoff_coefficient must be 1 or more")
         if not 0 <= self.jitter <= 1:
             raise ValueError("jitter must be between 0 and 1")

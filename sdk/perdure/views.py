@@ -41,7 +41,7 @@ class RunInfo:
         return cls(
             workflow_id=message.workflow_id,
             run_id=message.run_id,
-            status=wire.RUN_STATUS_BACK[message.status],
+            status=wire.run_status(message.status),
             name=message.name,
             labels=dict(message.labels),
             created=_moment(message.create_time, message.HasField("create_time")),
@@ -76,7 +76,7 @@ class TaskInfo:
             task_id=message.task_id,
             parent_task_id=message.parent_task_id,
             function=message.function_name,
-            status=wire.TASK_STATUS_BACK[message.status],
+            status=wire.task_status(message.status),
             attempts=message.attempts,
             started=_moment(message.start_time, message.HasField("start_time")),
             ended=_moment(message.end_time, message.HasField("end_time")),

@@ -35,6 +35,9 @@ CAUSES_MAX: Final = 16
 OUTCOME: Final = "perdure/outcome"
 DURATION_MAX_S: Final = 315_576_000_000
 """Ten thousand years, the bound of google.protobuf.Duration."""
+TIMESTAMP_MIN_S: Final = -62_135_596_800
+TIMESTAMP_MAX_S: Final = 253_402_300_799
+"""The years 1 and 9999, the bounds of google.protobuf.Timestamp."""
 
 RUN_STATUS: Final[dict[RunStatus, Any]] = {
     status: workflow_pb2.WorkflowStatus.Value(f"WORKFLOW_STATUS_{status}") for status in RunStatus
@@ -50,6 +53,20 @@ FAILURE_KIND: Final[dict[FailureKind, Any]] = {
 FAILURE_KIND_BACK: Final[dict[int, FailureKind]] = {number: kind for kind, number in FAILURE_KIND.items()}
 
 
+def run_status(number: int) -> RunStatus:
+    """ValueError for one that this version does not know."""
+    if number not in RUN_STATUS_BACK:
+        raise ValueError(f"a run has the unknown state {number}; the other side is another version of Perdure")
+    return RUN_STATUS_BACK[number]
+
+
+def task_status(number: int) -> TaskStatus:
+    """ValueError for one that this version does not know."""
+    if number not in TASK_STATUS_BACK:
+        raise ValueError(f"a task has the unknown state {number}; the other side is another version of Perdure")
+    return TASK_STATUS_BACK[number]
+
+
 # ------------------------------------------------------------------------------ times
 
 
@@ -59,6 +76,9 @@ def to_timestamp(ms: int | None) -> Timestamp | None:
 
 
 def from_timestamp(stamp: Timestamp) -> int:
+    """Milliseconds; before the year 1 or after 9999 raises ValueError."""
+    if not TIMESTAMP_MIN_S <= stamp.seconds <= TIMESTAMP_MAX_S or not 0 <= stamp.nanos < 1_000_000_000:
+        raise ValueError("a time must be between the years 1 and 9999")
     return stamp.seconds * 1000 + stamp.nanos // 1_000_000
 
 

@@ -1,7 +1,7 @@
 """The command line. One file a group of commands; what a command needs is imported when it runs.
 
-Exit codes: 0 well, 1 the run failed or was canceled, 2 wrong usage, 3 not found, 4 the service does not
-answer, 5 the service refused.
+Exit codes: 0 well, 1 the run failed or was canceled or its value cannot be read here, 2 wrong usage or
+settings, 3 not found, 4 the service does not answer or not in time, 5 the service refused.
 """
 
 from __future__ import annotations

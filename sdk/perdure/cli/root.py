@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from perdure import errors
+from perdure import codec, errors
 from perdure.cli.events import event
 from perdure.cli.runs import COMMANDS
 from perdure.cli.serve import agent, serve
@@ -69,22 +69,24 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         code = root.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.ClickException as error:
+    except click.UsageError as error:
         error.show()
         return USAGE
+    except click.ClickException as error:
+        return _say(error.format_message(), USAGE)
     except click.exceptions.Abort:
         return _say("interrupted", FAILED)
     except errors.WorkflowExecutionError as error:
         cause = f"\n{_remote(error.__cause__)}" if error.__cause__ is not None else ""
         return _say(f"{error}{cause}", FAILED)
-    except LookupError as error:
-        if isinstance(error, errors.PerdureError):
-            return _say(f"{error.message} [{error.reason}]", NOT_FOUND)
-        raise
+    except TimeoutError as error:
+        return _say(str(error), UNAVAILABLE)
+    except codec.CodecError as error:
+        return _say(str(error), FAILED)
     except errors.ServiceUnavailableError as error:
         return _say(f"the service does not answer: {error.message}", UNAVAILABLE)
     except errors.PerdureError as error:
-        return _say(f"{error.message} [{error.reason}]", REFUSED)
+        return _say(f"{error.message} [{error.reason}]", NOT_FOUND if isinstance(error, LookupError) else REFUSED)
 
 
 def _remote(error: BaseException) -> str:

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import click
 
-from perdure import errors
 from perdure.cli.values import as_json, load_graph, moment, parse_json, run_fields
 from perdure.client import Client
 from perdure.model import RunStatus
@@ -34,7 +33,7 @@ def run(session: Session, place: str, text: str, workflow_id: str, wait: bool) -
     """Run a graph: a node, a task, or a function that returns a node."""
     inputs = parse_json(text, "--input")
     if not isinstance(inputs, dict):
-        raise click.UsageError("--input is a JSON object")
+        raise click.ClickException("--input is a JSON object")
     graph = load_graph(place, inputs)
 
     async def start(client: Client) -> tuple[str, Any]:
@@ -48,8 +47,10 @@ def run(session: Session, place: str, text: str, workflow_id: str, wait: bool) -
 
 @click.command("list")
 @click.option("--filter", "filter_", default="", help='such as: status = FAILED AND labels.team = "pay"')
-@click.option("--status", type=click.Choice([str(status) for status in RunStatus], case_sensitive=False))
-@click.option("--limit", default=100, show_default=True)
+@click.option(
+    "--status", type=click.Choice([str(status) for status in RunStatus], case_sensitive=False), help="only those"
+)
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="list at most so many")
 @click.pass_obj
 def list_(session: Session, filter_: str, status: str | None, limit: int) -> None:
     """List workflows, the newest first."""
@@ -121,10 +122,7 @@ def tasks(session: Session, workflow_id: str) -> None:
 @click.pass_obj
 def output(session: Session, workflow_id: str, task_id: str, timeout: float | None) -> None:
     """Wait for the output of a workflow and print it."""
-    try:
-        value = session.call(lambda client: client.handle(workflow_id).output(task_id, timeout=timeout))
-    except TimeoutError as error:
-        raise errors.ServiceUnavailableError(str(error)) from error
+    value = session.call(lambda client: client.handle(workflow_id).output(task_id, timeout=timeout))
     session.show({"output": as_json(value)}, lambda: click.echo(value))
 
 
@@ -149,7 +147,10 @@ async def _follow_lines(client: Client, workflow_id: str, session: Session) -> R
     async for update in client.handle(workflow_id).watch():
         final = update.run.status if update.run is not None else final
         info: Any = update.run or update.task
-        name = workflow_id if update.run is not None else getattr(info, "task_id", "")
+        if info is None:
+            session.show({"deleted": workflow_id}, lambda: click.echo(f"deleted {workflow_id}"))
+            continue
+        name = workflow_id if update.run is not None else info.task_id
         session.show(run_fields(info), lambda info=info, name=name: click.echo(f"{info.status:12} {name}"))
     return final
 

@@ -34,7 +34,12 @@ def _knobs() -> list[click.Parameter]:
 @click.command(cls=_ServeCommand)
 def serve(**flags: Any) -> None:
     """Run the service: an engine, and with it an agent for a local Ray."""
-    from perdure.service.app import serve as run
+    try:
+        from perdure.service.app import serve as run
+    except ImportError as error:
+        raise click.ClickException(
+            f"the service needs more packages: pip install 'perdure[server]' ({error})"
+        ) from error
     from perdure.service.logs import configure
     from perdure.service.settings import Settings, SettingsError
     from perdure.storage.ports import StorageError
@@ -53,6 +58,9 @@ def serve(**flags: Any) -> None:
 @click.option("--ray-cpus", default=0, help="CPUs of a local Ray; 0: those of the machine")
 def agent(engine: str, ray_address: str, ray_cpus: int) -> None:
     """Give an engine the use of a Ray cluster; runs inside the cluster, for ever."""
-    from perdure.worker.agent import AgentSettings, run_agent
+    try:
+        from perdure.worker.agent import AgentSettings, run_agent
+    except ImportError as error:
+        raise click.ClickException(f"an agent needs Ray: pip install 'perdure[ray]' ({error})") from error
 
     run_agent(AgentSettings(engine, ray_address, ray_cpus))

@@ -7,7 +7,7 @@ from zlib import crc32
 from perdure.model import Failure, FailureKind, RetryPolicy
 
 EXPONENT_MAX = 62
-"""Beyond it every interval has long reached its maximum, and floats would overflow."""
+"""Beyond it every interval that grows notably has long reached its maximum."""
 
 
 def is_retryable(policy: RetryPolicy, failure: Failure) -> bool:
@@ -36,7 +36,10 @@ def next_attempt_ms(policy: RetryPolicy, failure: Failure, failures: int, at_ms:
         return None
     if policy.max_attempts != -1 and failures >= policy.max_attempts:
         return None
-    grown = policy.initial_interval_ms * policy.backoff_coefficient ** min(failures - 1, EXPONENT_MAX)
+    try:
+        grown = policy.initial_interval_ms * policy.backoff_coefficient ** min(failures - 1, EXPONENT_MAX)
+    except OverflowError:  # of floats
+        grown = policy.max_interval_ms if policy.initial_interval_ms else 0
     interval = min(grown, policy.max_interval_ms)
     spread = crc32(f"{salt}:{failures}".encode()) / 0x8000_0000 - 1.0  # -1 to 1
     return at_ms + round(interval * (1 + policy.jitter * spread))

@@ -3,7 +3,7 @@
 filter     = and-part { "OR" and-part }
 and-part   = term { "AND" term }
 term       = "(" filter ")" | field operator value
-field      = name | "labels." key
+field      = name | "labels." key                               (a word without ":")
 operator   = "=" | "!=" | "<" | "<=" | ">" | ">=" | ":"          (":" has the prefix)
 value      = word | "quoted"
 """
@@ -25,9 +25,12 @@ FILTER_CHARS_MAX: Final = 4_000
 DEPTH_MAX: Final = 16
 
 _TOKEN: Final = re.compile(
-    r'\s*(?:(?P<paren>[()])|(?P<operator><=|>=|!=|=|<|>|:)|"(?P<quoted>(?:[^"\\]|\\.)*)"'
-    r'|(?P<word>[^\s()<>=!:"]+(?::[^\s()<>=!"]+)*))'
+    r'(?P<paren>[()])|(?P<operator><=|>=|!=|=|<|>|:)|"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<word>[^\s()<>=!:"]+)', re.DOTALL
 )
+_VALUE: Final = re.compile(r'(?P<word>[^\s()<>=!:"]+(?::[^\s()<>=!"]+)*)')
+"""After an operator a word may have colons in it, as times have."""
+_INTEGER: Final = re.compile(r"-?[0-9]{1,9}")
+_SPACE: Final = re.compile(r"\s*")
 
 
 def parse_filter(text: str) -> Condition | None:
@@ -54,16 +57,16 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
         self._tokens: list[tuple[str, str, int]] = []
-        position = 0
-        while text[position:].strip():
-            match = _TOKEN.match(text, position)
+        position, kind = 0, ""
+        while (position := _SPACE.match(text, position).end()) < len(text):  # type: ignore[union-attr]
+            match = (_VALUE.match(text, position) if kind == "operator" else None) or _TOKEN.match(text, position)
             if match is None:
                 raise _wrong("this does not belong here", position)
             kind = str(match.lastgroup)
             value = match[kind]
             if kind == "quoted":
-                value = re.sub(r"\\(.)", r"\1", value)
-            self._tokens.append((kind, value, match.start(kind)))
+                value = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+            self._tokens.append((kind, value, position))
             position = match.end()
         self._next = 0
 
@@ -130,10 +133,9 @@ def _comparison(name: str, operator: str, text: str, position: int, value_positi
             raise _wrong(f"status is compared by = or != with {', '.join(RunStatus.__members__)}", value_position)
         return Comparison(name, operator, status)
     if name == "priority":
-        try:
-            return Comparison(name, operator, int(text))
-        except ValueError:
-            raise _wrong("priority is an integer", value_position) from None
+        if _INTEGER.fullmatch(text) is None:
+            raise _wrong("priority is an integer", value_position)
+        return Comparison(name, operator, int(text))
     if name in TIMES:
         return Comparison(TIMES[name], operator, _moment(text, value_position))
     known = ", ".join(sorted({*TEXTS, *TIMES, "status", "priority", "labels.KEY"}))

@@ -51,7 +51,7 @@ class Settings:
             value, choices = getattr(self, knob_.name), knob_.metadata["choices"]
             if choices and value not in choices:
                 raise SettingsError(f"{knob_.name} is one of {', '.join(choices)}, not {value!r}")
-            if isinstance(value, (int, float)) and value < 0:
+            if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
                 raise SettingsError(f"{knob_.name} must be 0 or more, not {value}")
         host, _, port = self.listen.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65_535:

@@ -69,7 +69,7 @@ def translate(error: Exception, method: str) -> errors.PerdureError:
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.PerdureError) -> NoReturn:
     details = (errors.DETAILS_KEY, errors.to_status(error).SerializeToString())
-    await context.abort(error.status, error.message[: errors.MESSAGE_CHARS_MAX], (details,))
+    await context.abort(error.status, errors.cut(error.message, errors.MESSAGE_BYTES_MAX), (details,))
     raise AssertionError("abort raises")
 
 
