@@ -6,12 +6,38 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
+from pathlib import PurePath
+from types import ModuleType
 from typing import Any, Final
 
 from perdure import codec
 from perdure.failures import type_name
 from perdure.model import ID_CHARS_MAX, Payload, Resources, Shape, TaskOptions
 from perdure.model import RetryPolicy as ModelRetryPolicy
+
+SECONDS_MAX: Final = 315_576_000_000
+"""Ten thousand years, the bound of google.protobuf.Duration."""
+MEMORY_BYTES_MAX: Final = 2**63 - 1
+RETRIES_MAX: Final = 2**31 - 1
+_OWN_OPTION: Final = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is a number, not a {type(value).__name__}")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a string, not a {type(value).__name__}")
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is True or False, not {value!r:.80}")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +49,15 @@ class RetryPolicy:
     max_interval: float = 100.0
     backoff: float = 2.0
     jitter: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("initial_interval", "max_interval"):
+            if not 0 <= _number(f"retry_policy.{name}", getattr(self, name)) <= SECONDS_MAX:
+                raise ValueError(f"retry_policy.{name} is between 0 seconds and 10,000 years")
+        if not 1 <= _number("retry_policy.backoff", self.backoff) < float("inf"):
+            raise ValueError("retry_policy.backoff is 1 or more")
+        if not 0 <= _number("retry_policy.jitter", self.jitter) <= 1:
+            raise ValueError("retry_policy.jitter is between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,18 +72,24 @@ class Options:
     accelerator_type: str | None = None
     runtime_env: Mapping[str, Any] | None = None
     scheduling_strategy: Any = None
+    label_selector: Mapping[str, str] | None = None
+    fallback_strategy: Sequence[Mapping[str, Any]] | None = None
     max_retries: int = 3
     retry_exceptions: bool | Sequence[type[BaseException]] = False
     retry_policy: RetryPolicy = RetryPolicy()
     timeout: float | timedelta | None = None
     catch_exceptions: bool = False
-    checkpoint: bool = True
+    checkpoint: bool | None = None
     metadata: Mapping[str, Any] | None = None
+    allow_inplace: bool = False
 
     def merged(self, options: Mapping[str, Any]) -> Options:
-        """With these over them. TypeError for one that does not exist, ValueError for a value that cannot be."""
+        """With these over them. TypeError for one that does not exist or is of a wrong type, ValueError for a
+        value that cannot be."""
         named = dict(options)
         if "name" in named:
+            if "task_id" in named:
+                raise TypeError("name is another word for task_id; give one of them")
             named["task_id"] = named.pop("name")
         if unknown := named.keys() - _NAMES:
             raise TypeError(f"unknown option {sorted(unknown)[0]!r}; there are {', '.join(sorted(_NAMES))}")
@@ -57,39 +98,74 @@ class Options:
         return merged
 
     def to_model(self) -> TaskOptions:
-        if len(self.task_id) > ID_CHARS_MAX:
+        if len(_text("task_id", self.task_id)) > ID_CHARS_MAX:
             raise ValueError(f"a task id has at most {ID_CHARS_MAX} characters")
         return TaskOptions(
             task_id=self.task_id,
             shape=self._shape(),
             retry=self._retry(),
             attempt_timeout_ms=self._timeout_ms(),
-            catch_exceptions=bool(self.catch_exceptions),
-            checkpoint=bool(self.checkpoint),
+            catch_exceptions=_flag("catch_exceptions", self.catch_exceptions),
+            checkpoint=None if self.checkpoint is None else _flag("checkpoint", self.checkpoint),
             metadata=_json("metadata", self.metadata),
+            allow_inplace=_flag("allow_inplace", self.allow_inplace),
         )
 
     def _shape(self) -> Shape:
         resources = Resources(
-            num_cpus=self.num_cpus,
-            num_gpus=self.num_gpus,
-            memory_bytes=None if self.memory is None else int(self.memory),
-            custom=tuple(sorted((self.resources or {}).items())),
-            accelerator_type=self.accelerator_type or "",
+            num_cpus=None if self.num_cpus is None else _number("num_cpus", self.num_cpus),
+            num_gpus=None if self.num_gpus is None else _number("num_gpus", self.num_gpus),
+            memory_bytes=self._memory(),
+            custom=self._custom(),
+            accelerator_type=_text("accelerator_type", self.accelerator_type or ""),
         )
-        return Shape(resources, _json("runtime_env", self.runtime_env), _scheduling(self.scheduling_strategy))
+        return Shape(resources, _runtime_env(self.runtime_env), self._scheduling())
+
+    def _scheduling(self) -> str | Payload:
+        labels, fallbacks = self.label_selector, self.fallback_strategy
+        if labels is None and fallbacks is None:
+            return _scheduling(self.scheduling_strategy)
+        if not isinstance(labels or {}, Mapping) or not all(
+            isinstance(text, str) for item in (labels or {}).items() for text in item
+        ):
+            raise TypeError("label_selector is a mapping of labels to conditions, all strings")
+        if not isinstance(fallbacks or [], (list, tuple)):
+            raise TypeError(f"fallback_strategy is a list of options, not a {type(fallbacks).__name__}")
+        named = {
+            "fallback_strategy": list(fallbacks or ()),
+            "label_selector": dict(sorted((labels or {}).items())),
+            "scheduling_strategy": self.scheduling_strategy,
+        }
+        _scheduling(self.scheduling_strategy)
+        return _pickled({name: value for name, value in named.items() if value}, self.scheduling_strategy)
+
+    def _memory(self) -> int | None:
+        if self.memory is None:
+            return None
+        if not 0 <= _number("memory", self.memory) <= MEMORY_BYTES_MAX:
+            raise ValueError(f"memory is a number of bytes, not {self.memory}")
+        return int(self.memory)
+
+    def _custom(self) -> tuple[tuple[str, float], ...]:
+        custom = {} if self.resources is None else self.resources
+        if not isinstance(custom, Mapping):
+            raise TypeError("resources is a mapping of names to amounts")
+        for name, amount in custom.items():
+            if _text("a name in resources", name) in _OWN_OPTION:
+                raise ValueError(f"resources has no {name}; that is the option {_OWN_OPTION[name]}")
+            _number(f"the resource {name!r}", amount)
+        return tuple(sorted(custom.items()))
 
     def _retry(self) -> ModelRetryPolicy:
         retries = self.max_retries
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < -1:
+        if isinstance(retries, bool) or not isinstance(retries, int):
+            raise TypeError(f"max_retries is an integer, not a {type(retries).__name__}")
+        if not -1 <= retries < RETRIES_MAX:
             raise ValueError("max_retries is 0 or more, or -1 for no limit")
-        types: tuple[str, ...] = ()
-        if not isinstance(self.retry_exceptions, bool):
-            kinds = tuple(self.retry_exceptions)
-            if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
-                raise TypeError("retry_exceptions is True, False or a list of exception types")
-            types = tuple(type_name(kind) for kind in kinds)
+        types = () if isinstance(self.retry_exceptions, bool) else _types(self.retry_exceptions)
         policy = self.retry_policy
+        if not isinstance(policy, RetryPolicy):
+            raise TypeError(f"retry_policy is a perdure.RetryPolicy, not a {type(policy).__name__}")
         return ModelRetryPolicy(
             max_attempts=-1 if retries == -1 else retries + 1,
             initial_interval_ms=round(policy.initial_interval * 1000),
@@ -103,22 +179,87 @@ class Options:
     def _timeout_ms(self) -> int | None:
         if self.timeout is None:
             return None
-        seconds = self.timeout.total_seconds() if isinstance(self.timeout, timedelta) else float(self.timeout)
-        if not 0 < seconds < float("inf"):
-            raise ValueError("timeout must be above 0 seconds")
+        given = self.timeout
+        seconds = given.total_seconds() if isinstance(given, timedelta) else _number("timeout", given)
+        if not 0 < seconds <= SECONDS_MAX:
+            raise ValueError("timeout must be above 0 seconds, and at most 10,000 years")
         return max(round(seconds * 1000), 1)
 
 
 _NAMES: Final = frozenset(field.name for field in fields(Options))
 
+OF_WORKFLOWS: Final = frozenset(
+    {
+        "task_id",
+        "name",
+        "checkpoint",
+        "catch_exceptions",
+        "metadata",
+        "allow_inplace",
+        "retry_policy",
+        "timeout",
+    }
+)
+"""What `workflow.options` takes; everything else is Ray's."""
+
+
+def workflow_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check options as `workflow.options` takes them; gives those that say something. ValueError for one that
+    does not exist and for a value that cannot be, TypeError for a value of a wrong type."""
+    if unknown := given.keys() - OF_WORKFLOWS:
+        known = ", ".join(sorted(OF_WORKFLOWS))
+        raise ValueError(f"{sorted(unknown)[0]!r} is no option of a workflow; there are {known}")
+    said = {name: value for name, value in given.items() if value is not None}
+    if "name" in said:
+        _text("name", said["name"])
+    Options().merged({name: value for name, value in said.items() if name != "name"})
+    return said
+
+
+def _types(kinds: Any) -> tuple[str, ...]:
+    is_list = isinstance(kinds, (list, tuple, set, frozenset))
+    if not is_list or not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+        raise TypeError("retry_exceptions is True, False or a list of exception types")
+    return tuple(type_name(kind) for kind in kinds)
+
 
 def _json(name: str, value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is a mapping, not a {type(value).__name__}")
     if not value:
         return ""
+    if not all(isinstance(key, str) for key in value):
+        raise TypeError(f"the keys of {name} are strings")
     try:
-        return json.dumps(dict(value), sort_keys=True, separators=(",", ":"))
+        return json.dumps(dict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be JSON: {error}") from error
+
+
+def _runtime_env(value: Mapping[str, Any] | None) -> str:
+    """As JSON: paths as text, imported modules as where they were imported from."""
+    if not isinstance(value, Mapping):
+        return _json("runtime_env", value)
+    plain = dict(value)
+    for name in ("working_dir", "py_modules", "pip", "uv", "conda"):
+        if name in plain:
+            plain[name] = _places(plain[name])
+    return _json("runtime_env", plain)
+
+
+def _places(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_places(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    if not isinstance(value, ModuleType):
+        return value
+    places = list(getattr(value, "__path__", None) or [value.__file__])
+    if len(places) != 1 or places[0] is None:
+        raise ValueError(f"the module {value.__name__} is not in one place, so it cannot be sent along")
+    return str(places[0])
 
 
 def _scheduling(strategy: Any) -> str | Payload:
@@ -131,4 +272,10 @@ def _scheduling(strategy: Any) -> str | Payload:
         return strategy
     if type(strategy).__name__ == "NodeAffinitySchedulingStrategy":
         return f"{'node?' if strategy.soft else 'node'}:{strategy.node_id}"
-    return codec.encode(strategy).inline()
+    return _pickled(strategy, strategy)
+
+
+def _pickled(value: Any, strategy: Any) -> Payload:
+    """The type tells the engine, which does not unpickle, what sort of strategy it is."""
+    kind = "" if strategy is None or isinstance(strategy, str) else type(strategy).__name__
+    return replace(codec.encode(value).inline(), type=kind)

@@ -1,14 +1,21 @@
-"""Ray's own graphs: `ray.remote` functions with `.bind()`. Ray is looked at only if it is loaded already."""
+"""Ray's own graphs: `ray.remote` functions with `.bind()`, and what their options mean here.
+
+Ray is looked at only if it is loaded already. Each option that Ray takes for a task is honoured, or means
+nothing to a worker that runs many tasks and is let pass, or is refused with a sentence that says why.
+"""
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from perdure.model import InputRef
-from perdure.options import Options
+from perdure.options import Options, workflow_options
 
+METADATA: Final = "_metadata"
 WORKFLOW_OPTIONS: Final = "workflow.io/options"
 _TAKEN: Final = (
     "num_cpus",
@@ -18,9 +25,27 @@ _TAKEN: Final = (
     "accelerator_type",
     "runtime_env",
     "scheduling_strategy",
+    "label_selector",
+    "fallback_strategy",
     "max_retries",
     "retry_exceptions",
 )
+_PASSED: Final = frozenset(
+    {
+        "name",  # the task's id, if nothing else names it
+        "num_returns",  # checked below
+        "max_calls",  # workers end when they are idle; those with GPUs after each attempt
+        "enable_task_events",  # of Ray's own tasks, of which there is one a worker
+        "placement_group",  # older names of scheduling_strategy
+        "placement_group_bundle_index",
+        "placement_group_capture_child_tasks",
+        METADATA,
+    }
+)
+_REFUSED: Final = {
+    "object_store_memory": "Ray has no such option for tasks either",
+}
+KNOWN_MAX: Final = 1_000
 
 
 def _classes() -> Any:
@@ -41,14 +66,126 @@ def input_ref(node: Any) -> InputRef | None:
 
 
 def parts_of(node: Any) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Options]:
-    """Function, arguments and options of a FunctionNode. TypeError for nodes that are no function calls."""
+    """Function, arguments and options of a FunctionNode. TypeError for nodes that are no function calls,
+    TypeError or ValueError for options that cannot be honoured."""
     dag = _classes()
     if not isinstance(node, dag.FunctionNode):
-        raise TypeError(f"a workflow is made of functions; {type(node).__name__} cannot be a step of one")
-    given = dict(node._bound_options or {})
-    if (returns := given.get("num_returns", 1)) not in (1, None):
-        raise ValueError(f"a step of a workflow returns one value, not num_returns={returns}; return a tuple")
+        raise TypeError(_not_a_step(node))
+    function = node._body
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        name = getattr(function, "__qualname__", "the function")
+        raise TypeError(f"{name}() is a generator, and a step of a workflow returns one value; return a list")
+    return function, tuple(node._bound_args), dict(node._bound_kwargs), _options_of(node._bound_options)
+
+
+def _not_a_step(node: Any) -> str:
+    kind = type(node).__name__
+    if kind.startswith("Class"):  # ClassNode, ClassMethodNode and their kin
+        return f"a workflow is made of functions; {kind}, an actor or a call of one, cannot be a step of it"
+    return f"a workflow is made of functions; {kind} cannot be a step of one"
+
+
+# ------------------------------------------------------------------------------ options
+
+_known: OrderedDict[int, tuple[dict[str, Any], dict[str, Any], Options]] = OrderedDict()
+"""By the identity of the dictionary that the nodes of a function share: it, what it held, what that means."""
+
+
+def _options_of(given: dict[str, Any]) -> Options:
+    found = _known.get(id(given))
+    if found is not None and found[0] is given and found[1] == given:
+        return found[2]
+    options = options_from_ray(given)
+    _known[id(given)] = (given, dict(given), options)
+    if len(_known) > KNOWN_MAX:
+        _known.popitem(last=False)
+    return options
+
+
+def options_from_ray(given: Mapping[str, Any]) -> Options:
+    """Options of `ray.remote` and `.options`, merged by Ray, with those of `workflow.options` among them."""
+    returns = given.get("num_returns")
+    if returns is not None and (returns != 1 or isinstance(returns, bool)):
+        raise ValueError(f"a step of a workflow returns one value, not num_returns={returns!r}; return a tuple")
+    for name, value in given.items():
+        if value is None or name in _TAKEN or name in _PASSED or name.startswith("_"):
+            continue
+        why = _REFUSED.get(name, "it is not known here what it means")
+        raise ValueError(f"the option {name}={value!r:.80} cannot be given to a step of a workflow: {why}")
     options = {name: given[name] for name in _TAKEN if given.get(name) is not None}
-    own = (given.get("_metadata") or {}).get(WORKFLOW_OPTIONS, {})
-    options |= {name: value for name, value in own.items() if value is not None}
-    return node._body, tuple(node._bound_args), dict(node._bound_kwargs), Options().merged(options)
+    if (group := _placement_group(given)) is not None:
+        options.setdefault("scheduling_strategy", group)
+    own = workflow_options((given.get(METADATA) or {}).get(WORKFLOW_OPTIONS, {}))
+    task_id = own.pop("task_id", None) or own.pop("name", None) or given.get("name")
+    own.pop("name", None)
+    if task_id is not None:
+        own["task_id"] = task_id
+    return Options().merged(options | own)
+
+
+def _placement_group(given: Mapping[str, Any]) -> Any:
+    """What the older options for placement groups say, as a strategy; None if they say nothing."""
+    group = given.get("placement_group")
+    if group is None or isinstance(group, str):
+        return None
+    strategies: Any = sys.modules["ray.util.scheduling_strategies"]
+    return strategies.PlacementGroupSchedulingStrategy(
+        group,
+        given.get("placement_group_bundle_index", -1),
+        given.get("placement_group_capture_child_tasks"),
+    )
+
+
+# ------------------------------------------------------------------------------ workflow.options
+
+
+class Metadata(dict[str, Any]):
+    """What `_metadata` holds. Loading a function that carries one prepares Ray for it there, too."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _metadata, (dict(self),)
+
+
+def _metadata(content: dict[str, Any]) -> Metadata:
+    accept_metadata()
+    return Metadata(content)
+
+
+def metadata_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a workflow as keyword arguments for `ray.remote` and `.options`. They are checked now."""
+    return {METADATA: _metadata({WORKFLOW_OPTIONS: workflow_options(options)})}
+
+
+def decorate(remote_function: Any, options: Mapping[str, Any]) -> Any:
+    """Give a function made by `ray.remote` options of a workflow, over those it has; returns it."""
+    kind = getattr(sys.modules.get("ray.remote_function"), "RemoteFunction", None)
+    if kind is None or not isinstance(remote_function, kind):
+        raise ValueError("workflow.options decorates functions made by ray.remote; put it above @ray.remote")
+    defaults = remote_function._default_options
+    defaults[METADATA] = _merged(defaults.get(METADATA) or {}, metadata_of(options)[METADATA])
+    return remote_function
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Metadata:
+    """Two `_metadata`, each namespace merged by itself."""
+    merged = Metadata(under)
+    for namespace, content in over.items():
+        merged[namespace] = {**merged.get(namespace, {}), **content}
+    return merged
+
+
+def accept_metadata() -> None:
+    """Have Ray take `_metadata` as an option of tasks and merge it. Ray did so itself up to 2.47."""
+    ray_options: Any = sys.modules.get("ray._common.ray_option_utils")
+    if ray_options is None or METADATA in ray_options.task_options:
+        return
+    plain_update = ray_options.update_options
+
+    def update_options(original: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        updated: dict[str, Any] = plain_update(original, new)
+        if original.get(METADATA) is not None and new.get(METADATA) is not None:
+            updated[METADATA] = _merged(original[METADATA], new[METADATA])
+        return updated
+
+    ray_options.update_options = update_options
+    ray_options.task_options[METADATA] = ray_options.Option((dict, type(None)))
