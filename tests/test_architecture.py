@@ -13,7 +13,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LINES_MAX = 500
 
-SDK_BASE = {"model", "v1", "errors", "wire", "graphwire", "codec", "failures", "context", "options", "raydag", "graph"}
+SDK_BASE = {
+    "model",
+    "v1",
+    "errors",
+    "wire",
+    "graphwire",
+    "codec",
+    "failures",
+    "context",
+    "options",
+    "raydag",
+    "graph",
+    "conversion",
+}
 ROOMS = {
     # room: what of Perdure it may import
     "model": set[str](),
@@ -25,7 +38,8 @@ ROOMS = {
     "failures": {"model", "codec", "errors"},
     "options": {"model", "codec", "failures"},
     "raydag": {"model", "options"},
-    "graph": {"model", "codec", "options", "raydag"},
+    "graph": {"model", "options", "raydag"},
+    "conversion": {"model", "codec", "options", "raydag", "graph"},
     "connection": {"v1"},
     "views": {"model", "v1", "wire"},
     "client": SDK_BASE | {"connection", "views"},
@@ -39,7 +53,7 @@ EXCEPTIONS = {"service/executors/local.py": {"worker", "codec", "context"}}
 RAY_ROOMS = {"worker/agent.py", "worker/lease.py"}
 PURE = {
     "engine": {"__future__", "collections", "dataclasses", "typing", "zlib"},
-    "model": {"__future__", "dataclasses", "enum", "typing"},
+    "model": {"__future__", "dataclasses", "enum", "json", "typing"},
 }
 NOBODY_IMPORTS = {"cli", "testing", "pytest_plugin"}
 

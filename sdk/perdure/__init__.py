@@ -19,7 +19,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 from perdure.client import Client, Handle
 from perdure.context import Context, context
 from perdure.errors import PerdureError, WorkflowCancellationError, WorkflowExecutionError
-from perdure.graph import Node, Task, event, input, sleep, sleep_until, task
+from perdure.graph import Node, Task, event, input, sleep, sleep_until, task, wait
 from perdure.model import RunStatus, TaskStatus
 from perdure.options import RetryPolicy
 from perdure.sync import SyncClient, SyncHandle
@@ -48,4 +48,5 @@ __all__ = [
     "sleep",
     "sleep_until",
     "task",
+    "wait",
 ]

@@ -19,8 +19,9 @@ from google.protobuf.struct_pb2 import Struct
 
 from perdure import codec, errors, failures, graphwire, wire
 from perdure.connection import open_channel
-from perdure.graph import to_spec
-from perdure.model import INLINE_BYTES_MAX, BlobRef, FailureKind, Payload, RunStatus, TaskStatus
+from perdure.conversion import to_spec
+from perdure.graph import TaskNode
+from perdure.model import INLINE_BYTES_MAX, WAITED, BlobRef, FailureKind, Payload, RunStatus, TaskStatus, Waited
 from perdure.v1 import (
     blob_service_pb2,
     blob_service_pb2_grpc,
@@ -278,11 +279,23 @@ class Handle:
 
     async def _value(self, outcome: workflow_pb2.Outcome) -> Any:
         if outcome.WhichOneof("kind") == "output":
-            return await self._client.value_of(wire.payload_from_proto(outcome.output))
+            return await self._value_of(wire.payload_from_proto(outcome.output))
         failure = wire.failure_from_proto(outcome.failure)
         if failure.kind is FailureKind.CANCELED:
             raise errors.WorkflowCancellationError(self.workflow_id, failure)
         raise errors.WorkflowExecutionError(self.workflow_id, failure) from failures.to_exception(failure)
+
+    async def _value_of(self, payload: Payload) -> Any:
+        """Like Client.value_of, but knows where the values are that a `wait` found."""
+        if payload.encoding == WAITED:
+            waited = Waited.from_payload(payload)
+            ready = [await self.output(task_id) for task_id, _, _ in waited.ready]
+            return ready, [TaskNode(task_id) for task_id in waited.remaining]
+        if payload.encoding == codec.OUTCOME:
+            outcome = workflow_pb2.Outcome.FromString(payload.data)
+            if outcome.WhichOneof("kind") == "output":
+                return await self._value_of(wire.payload_from_proto(outcome.output)), None
+        return await self._client.value_of(payload)
 
     async def metadata(self, task_id: str = "") -> workflow_pb2.Metadata:
         """User metadata, options and times of the run or of a task."""

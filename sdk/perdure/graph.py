@@ -1,4 +1,4 @@
-"""Graphs of Python functions: `@task`, `.bind()`, events, timers, inputs; and their conversion to a Spec.
+"""Graphs of Python functions: `@task`, `.bind()`, events, timers, waits, inputs.
 
 A node stands for a value that does not exist yet. To the type checker `.bind()` gives the function's
 own return type, so graphs are checked like calls. Ray's DAG nodes (`ray.remote` functions with
@@ -11,37 +11,39 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from perdure import codec, raydag
-from perdure.model import (
-    Action,
-    Attribute,
-    Call,
-    Function,
-    Index,
-    InputRef,
-    Key,
-    NodeRef,
-    Path,
-    Ref,
-    Sleep,
-    Spec,
-    TaskOptions,
-    WaitEvent,
-)
-from perdure.model import Node as SpecNode
-from perdure.options import Options, RetryPolicy
+from perdure import raydag
+from perdure.model import Attribute, Index, Key, Path, Sleep, WaitEvent
+from perdure.options import SECONDS_MAX, Options, RetryPolicy
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _SLUG: Final = re.compile(r"[^A-Za-z0-9_.-]+")
+SLUG_CHARS_MAX: Final = 200
+"""Leaves room in an id for the number that tells namesakes apart."""
+
+
+def _step(step: object) -> Index | Key:
+    if isinstance(step, int):
+        return Index(step)
+    if isinstance(step, str):
+        return Key(step)
+    raise TypeError(f"a part of a value is picked by an integer or a string, not by a {type(step).__name__}")
+
+
+def _refuse_use(what: str) -> NoReturn:
+    raise TypeError(f"{what} has no value yet and cannot be tested; branch inside a task and return a graph")
+
+
+def _refuse_iteration(what: str) -> NoReturn:
+    raise TypeError(f"{what} has no value yet and cannot be iterated over; do it inside a task")
 
 
 class Node(Generic[R]):
@@ -53,13 +55,13 @@ class Node(Generic[R]):
         self.options = options
 
     def __getitem__(self, step: int | str) -> Part:
-        return Part(self, (Index(step) if isinstance(step, int) else Key(step),))
+        return Part(self, (_step(step),))
 
     def __iter__(self) -> NoReturn:
-        raise TypeError("a node has no value yet and cannot be iterated over; do it inside a task")
+        _refuse_iteration("a node")
 
     def __bool__(self) -> NoReturn:
-        raise TypeError("a node has no value yet and cannot be tested; branch inside a task and return a graph")
+        _refuse_use("a node")
 
     def __repr__(self) -> str:
         return f"<perdure node {self.name}>"
@@ -100,6 +102,49 @@ class WaitNode(Node[R]):
         return self.options.task_id or ("event" if isinstance(self.action, WaitEvent) else "sleep")
 
 
+class WaitForNode(Node[R]):
+    """Some of several nodes to wait for."""
+
+    __slots__ = ("nodes", "num_returns", "timeout_ms")
+
+    def __init__(self, nodes: tuple[Any, ...], num_returns: int, timeout_ms: int | None, options: Options) -> None:
+        super().__init__(options)
+        self.nodes = nodes
+        self.num_returns = num_returns
+        self.timeout_ms = timeout_ms
+
+    @property
+    def name(self) -> str:
+        return self.options.task_id or "wait"
+
+
+class TaskNode(Node[R]):
+    """A task that the run has already, as `wait` gives those that have no value yet. Use it like any other
+    node in a graph that a task returns."""
+
+    __slots__ = ("task_id",)
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(_PLAIN)
+        self.task_id = task_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TaskNode, (self.task_id,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TaskNode) and other.task_id == self.task_id
+
+    def __hash__(self) -> int:
+        return hash(self.task_id)
+
+    @property
+    def name(self) -> str:
+        return self.task_id
+
+
+_PLAIN: Final = Options()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """A part of a node's value."""
@@ -108,10 +153,13 @@ class Part:
     path: Path
 
     def __getitem__(self, step: int | str) -> Part:
-        return Part(self.node, (*self.path, Index(step) if isinstance(step, int) else Key(step)))
+        return Part(self.node, (*self.path, _step(step)))
 
     def __iter__(self) -> NoReturn:
-        raise TypeError("a node has no value yet and cannot be iterated over; do it inside a task")
+        _refuse_iteration("a part of a node")
+
+    def __bool__(self) -> NoReturn:
+        _refuse_use("a part of a node")
 
 
 class Input:
@@ -124,7 +172,7 @@ class Input:
         self._path = path
 
     def __getitem__(self, step: int | str) -> Input:
-        return Input(self._name, (*self._path, Index(step) if isinstance(step, int) else Key(step)))
+        return Input(self._name, (*self._path, _step(step)))
 
     def __getattr__(self, name: str) -> Input:
         if name.startswith("__"):
@@ -132,10 +180,10 @@ class Input:
         return Input(self._name, (*self._path, Attribute(name)))
 
     def __iter__(self) -> NoReturn:
-        raise TypeError("an input has no value yet and cannot be iterated over; do it inside a task")
+        _refuse_iteration("an input")
 
-    def ref(self) -> InputRef:
-        return InputRef(self._name, self._path)
+    def __bool__(self) -> NoReturn:
+        _refuse_use("an input")
 
 
 # ------------------------------------------------------------------------------ building
@@ -147,12 +195,15 @@ class Task(Generic[P, R]):
     __perdure_task__ = True
 
     def __init__(self, function: Callable[P, R], options: Options, original: Task[P, R] | None = None) -> None:
+        if not callable(function):
+            raise TypeError(f"a task is made of a function, not of a {type(function).__name__}")
         self.function = function
         self.default_options = options
+        self._signature: inspect.Signature | None = None
         self._original = original or self  # what the module has under the name, whatever options this one has
-        self.__name__ = function.__name__
-        self.__qualname__ = function.__qualname__
-        self.__module__ = function.__module__
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
+        self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
+        self.__module__ = getattr(function, "__module__", type(function).__module__)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
 
@@ -160,8 +211,14 @@ class Task(Generic[P, R]):
         return self.function(*args, **kwargs)
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """A node for this call. The type checker sees the value that it will have."""
-        inspect.signature(self.function).bind(*args, **kwargs)
+        """A node for this call. The type checker sees the value that it will have. TypeError if the
+        function cannot be called like this."""
+        if self._signature is None:
+            self._signature = inspect.signature(self.function)
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.__qualname__}(): {error}") from None
         return cast(R, CallNode(self._original, args, kwargs, self.default_options))
 
     def options(self, **options: Any) -> Task[P, R]:
@@ -222,6 +279,28 @@ def sleep_until(moment: datetime, *, after: Any = (), **options: Any) -> Any:
     return WaitNode(Sleep(until_ms=until_ms), Options().merged(options), _nodes(after))
 
 
+def wait(
+    nodes: Sequence[R], num_returns: int = 1, timeout: float | timedelta | None = None, *, task_id: str = ""
+) -> tuple[list[R], list[R]]:
+    """A node that waits until `num_returns` of these nodes have values, or for `timeout` seconds.
+
+    Its value is `(ready, remaining)`: the values of those that are done, in the order given and no more
+    than `num_returns`, and the others as nodes, for graphs that tasks return. They go on running.
+    """
+    waited = tuple(nodes)
+    for node in waited:
+        if isinstance(node, (Part, Input)) or not is_node(node):
+            raise TypeError(f"wait takes a list of nodes (made by .bind()), not of {type(node).__name__}")
+    if len({id(node) for node in waited}) < len(waited):
+        raise ValueError("wait takes each node once")
+    if isinstance(num_returns, bool) or not isinstance(num_returns, int):
+        raise TypeError("num_returns is an integer")
+    if not 1 <= num_returns <= len(waited):
+        raise ValueError(f"num_returns must be between 1 and the number of nodes ({len(waited)}), not {num_returns}")
+    timeout_ms = None if timeout is None else _ms(timeout)
+    return cast("tuple[list[R], list[R]]", WaitForNode(waited, num_returns, timeout_ms, Options(task_id=task_id)))
+
+
 def input(name: str) -> Any:
     """An input that `run(..., inputs={name: value})` gives."""
     if not name:
@@ -237,161 +316,23 @@ def _nodes(after: Any) -> tuple[Node[Any], ...]:
 
 
 def _ms(seconds: float | timedelta) -> int:
-    value = seconds.total_seconds() if isinstance(seconds, timedelta) else float(seconds)
-    if not 0 <= value < float("inf"):
-        raise ValueError("a time must be 0 seconds or more")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float, timedelta)):
+        raise TypeError(f"a time is a number of seconds or a timedelta, not a {type(seconds).__name__}")
+    value = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+    if not 0 <= value <= SECONDS_MAX:
+        raise ValueError("a time must be between 0 seconds and 10,000 years")
     return round(value * 1000)
 
 
 def is_node(value: object) -> bool:
-    """Whether a task that returns this value returns a graph."""
-    return isinstance(value, Node) or raydag.is_dag_node(value)
+    """Whether a task that returns this value returns a graph, be it one that `to_spec` refuses."""
+    return isinstance(value, (Node, Part, Input)) or raydag.is_dag_node(value)
 
 
 def slug_of(function: Callable[..., Any]) -> str:
     """ "module.qualname" with nothing in it that an id may not have."""
     name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', 'task')}"
-    return _SLUG.sub("", name).strip(".") or "task"
-
-
-# ------------------------------------------------------------------------------ conversion
-
-
-@dataclass(slots=True)
-class _Found:
-    """A node on its way into a spec: its refs and needs are positions among the found."""
-
-    name: str
-    options: TaskOptions
-    function: Callable[..., Any] | None = None
-    action: Action | None = None
-    refs: tuple[Ref, ...] = ()
-    after: tuple[int, ...] = ()
-
-
-def to_spec(graph: object) -> Spec:
-    """The graph whose value is this node's. TypeError if it is no node; CodecError if an argument
-    cannot be pickled. Arguments are captured now."""
-    if isinstance(graph, Task):
-        graph = graph.bind()
-    if not is_node(graph):
-        raise TypeError(f"expected a node (made by .bind()), not {type(graph).__name__}")
-    return _Converter().convert(graph)
-
-
-class _Converter:
-    """Finds every node once, orders them inner first, names them."""
-
-    def __init__(self) -> None:
-        self._nodes: list[Any] = []
-        self._positions: dict[int, int] = {}
-        self._functions: dict[int, Function] = {}
-        self._options: dict[int, TaskOptions] = {}
-        self._kept: list[object] = []  # what id() was taken of must live as long
-
-    def convert(self, graph: Any) -> Spec:
-        self._position(graph)
-        found = [self._find(node) for node in self._nodes]  # grows while it is walked
-        order = _inner_first(found)
-        ids = _names([found[position].name for position in order])
-        id_of = dict(zip(order, ids, strict=True))
-        return Spec(tuple(self._node(found[position], id_of[position], id_of) for position in order), id_of[0])
-
-    def _position(self, node: Any) -> int:
-        position = self._positions.get(id(node))
-        if position is None:
-            position = self._positions[id(node)] = len(self._nodes)
-            self._nodes.append(node)
-        return position
-
-    def _ref_of(self, value: object) -> Ref | None:
-        if isinstance(value, Node):
-            return NodeRef(str(self._position(value)))
-        if type(value) is Part:
-            return NodeRef(str(self._position(value.node)), value.path)
-        if type(value) is Input:
-            return value.ref()
-        if raydag.is_dag_node(value):
-            return raydag.input_ref(value) or NodeRef(str(self._position(value)))
-        return None
-
-    def _find(self, node: Any) -> _Found:
-        if isinstance(node, WaitNode):
-            after = tuple(self._position(need) for need in node.after)
-            return _Found(node.name, self._task_options(node.options), action=node.action, after=after)
-        if not isinstance(node, CallNode):
-            node = CallNode(*raydag.parts_of(node))
-            self._kept.append(node)
-        function = self._function(node.function)
-        arguments, refs = codec.encode_arguments(node.args, node.kwargs, self._ref_of)
-        return _Found(node.name, self._task_options(node.options), action=Call(function, arguments), refs=refs)
-
-    def _function(self, function: Callable[..., Any]) -> Function:
-        if id(function) not in self._functions:
-            self._kept.append(function)
-            self._functions[id(function)] = codec.encode_function(function)
-        return self._functions[id(function)]
-
-    def _task_options(self, options: Options) -> TaskOptions:
-        if id(options) not in self._options:
-            self._kept.append(options)
-            self._options[id(options)] = options.to_model()
-        return self._options[id(options)]
-
-    def _node(self, found: _Found, node_id: str, id_of: Mapping[int, str]) -> SpecNode:
-        action = found.action
-        assert action is not None
-        if isinstance(action, Call):
-            refs = tuple(_renamed(ref, id_of) for ref in found.refs)
-            action = Call(action.function, action.arguments, refs)
-        options = found.options
-        wanted = "" if found.name == node_id else found.name
-        if options.task_id != wanted:
-            options = replace(options, task_id=wanted)
-        return SpecNode(node_id, action, tuple(id_of[need] for need in found.after), options)
-
-
-def _renamed(ref: Ref, id_of: Mapping[int, str]) -> Ref:
-    return NodeRef(id_of[int(ref.node_id)], ref.path) if isinstance(ref, NodeRef) else ref
-
-
-def _needs(found: _Found) -> Iterator[int]:
-    yield from (int(ref.node_id) for ref in found.refs if isinstance(ref, NodeRef))
-    yield from found.after
-
-
-def _inner_first(found: list[_Found]) -> list[int]:
-    """Positions in post-order from the first one. Graphs of nodes have no cycles: a node is made after
-    what it is bound to."""
-    order: list[int] = []
-    seen = {0}
-    stack = [(0, _needs(found[0]))]
-    while stack:
-        position, needs = stack[-1]
-        for need in needs:
-            if need not in seen:
-                seen.add(need)
-                stack.append((need, _needs(found[need])))
-                break
-        else:
-            stack.pop()
-            order.append(position)
-    return order
-
-
-def _names(wanted: list[str]) -> list[str]:
-    """Ids that are given once each: duplicates get _1, _2, ... in their order."""
-    taken: set[str] = set()
-    counts: dict[str, int] = {}
-    names = []
-    for name in wanted:
-        fresh = name
-        while fresh in taken:
-            counts[name] = counts.get(name, 0) + 1
-            fresh = f"{name}_{counts[name]}"
-        taken.add(fresh)
-        names.append(fresh)
-    return names
+    return _SLUG.sub("", name).strip(".")[:SLUG_CHARS_MAX] or "task"
 
 
 __all__ = [
@@ -405,5 +346,5 @@ __all__ = [
     "sleep",
     "sleep_until",
     "task",
-    "to_spec",
+    "wait",
 ]

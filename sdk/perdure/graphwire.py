@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -29,6 +29,8 @@ from perdure.model import (
     Sleep,
     Spec,
     TaskOptions,
+    TaskRef,
+    Wait,
     WaitEvent,
 )
 from perdure.v1 import spec_pb2, worker_service_pb2
@@ -151,13 +153,15 @@ def _options_to_proto(options: TaskOptions) -> spec_pb2.TaskOptions:
         task_id=options.task_id,
         retry=_retry_to_proto(options.retry),
         catch_exceptions=options.catch_exceptions,
-        checkpoint=options.checkpoint,
         metadata=json_to_struct(options.metadata),
         runtime_env=json_to_struct(shape.runtime_env),
         scheduling=scheduling_to_proto(shape.scheduling),
+        allow_inplace=options.allow_inplace,
     )
     if shape.resources != Resources():
         message.resources.CopyFrom(resources_to_proto(shape.resources))
+    if options.checkpoint is not None:
+        message.checkpoint = options.checkpoint
     if options.attempt_timeout_ms is not None:
         message.attempt_timeout.CopyFrom(to_duration(options.attempt_timeout_ms))
     return message
@@ -182,6 +186,7 @@ def _options_from_proto(message: spec_pb2.TaskOptions, base: TaskOptions) -> Tas
         catch_exceptions=message.catch_exceptions if has("catch_exceptions") else base.catch_exceptions,
         checkpoint=message.checkpoint if has("checkpoint") else base.checkpoint,
         metadata=struct_to_json(message.metadata) if has("metadata") else "",
+        allow_inplace=message.allow_inplace,
     )
 
 
@@ -219,9 +224,15 @@ def _refs_of(arg: spec_pb2.Arg, depth: int) -> Iterator[Ref]:
 
 def _ref_to_proto(ref: Ref) -> spec_pb2.Ref:
     path = path_to_proto(ref.path)
-    if isinstance(ref, NodeRef):
-        return spec_pb2.Ref(node=spec_pb2.NodeRef(node_id=ref.node_id, path=path))
-    return spec_pb2.Ref(input=spec_pb2.InputRef(name=ref.name, path=path))
+    match ref:
+        case NodeRef():
+            return spec_pb2.Ref(node=spec_pb2.NodeRef(node_id=ref.node_id, path=path))
+        case TaskRef():
+            return spec_pb2.Ref(task=spec_pb2.TaskRef(task_id=ref.task_id, path=path))
+        case InputRef():
+            return spec_pb2.Ref(input=spec_pb2.InputRef(name=ref.name, path=path))
+        case _:
+            assert_never(ref)
 
 
 def _ref_from_proto(message: spec_pb2.Ref) -> Ref:
@@ -230,8 +241,10 @@ def _ref_from_proto(message: spec_pb2.Ref) -> Ref:
             return NodeRef(message.node.node_id, path_from_proto(message.node.path))
         case "input":
             return InputRef(message.input.name, path_from_proto(message.input.path))
+        case "task":
+            return TaskRef(message.task.task_id, path_from_proto(message.task.path))
         case _:
-            raise ValueError("a reference is to a node or to an input")
+            raise ValueError("a reference is to a node, to a task or to an input")
 
 
 def function_to_proto(function: Function) -> spec_pb2.FunctionRef:
@@ -291,6 +304,11 @@ def spec_to_proto(spec: Spec) -> spec_pb2.WorkflowSpec:
                     out.timer.delay.CopyFrom(to_duration(delay_ms))
                 else:
                     out.timer.time.CopyFrom(to_timestamp(until_ms) or Timestamp())
+            case Wait(refs, num_returns, timeout_ms):
+                out.wait.refs.extend([_ref_to_proto(ref) for ref in refs])
+                out.wait.num_returns = num_returns
+                if timeout_ms is not None:
+                    out.wait.timeout.CopyFrom(to_duration(timeout_ms))
     return message
 
 
@@ -312,6 +330,15 @@ def spec_from_proto(message: spec_pb2.WorkflowSpec) -> Spec:
     decoder = _SpecDecoder(message)
     nodes = tuple(decoder.node(node) for node in message.nodes)
     return Spec(nodes, message.output.node.node_id)
+
+
+def _wait_from_proto(message: spec_pb2.WaitNode) -> Wait:
+    refs = tuple(_ref_from_proto(ref) for ref in message.refs)
+    timeout_ms = from_duration(message.timeout) if message.HasField("timeout") else None
+    waited = tuple(ref for ref in refs if not isinstance(ref, InputRef))
+    if len(waited) < len(refs):
+        raise ValueError("an input has its value from the start and cannot be waited for")
+    return Wait(waited, message.num_returns or 1, timeout_ms)
 
 
 class _SpecDecoder:
@@ -371,8 +398,10 @@ class _SpecDecoder:
                         return Sleep(until_ms=from_timestamp(message.timer.time))
                     case _:
                         raise ValueError("a timer has a delay or a time")
+            case "wait":
+                return _wait_from_proto(message.wait)
             case _:
-                raise ValueError("a node is a task, an event or a timer")
+                raise ValueError("a node is a task, an event, a timer or a wait")
 
     def _call(self, task: spec_pb2.TaskNode) -> Call:
         function = self._function(task.function)

@@ -8,6 +8,7 @@ in fields that end in `_ms` and name a moment, milliseconds in those that name a
 from __future__ import annotations
 
 import enum
+import json
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -85,7 +86,10 @@ class BlobRef:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """Bytes of the user's and how to read them: inline in `data`, or stored as `blob`."""
+    """Bytes of the user's and how to read them: inline in `data`, or stored as `blob`.
+
+    `refs` are blobs that the bytes refer to: they live as long as the payload does.
+    """
 
     encoding: str
     data: bytes = b""
@@ -93,6 +97,7 @@ class Payload:
     type: str = ""
     codecs: tuple[str, ...] = ()
     attributes: tuple[tuple[str, str], ...] = ()
+    refs: tuple[BlobRef, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.encoding) <= 64:
@@ -104,9 +109,34 @@ class Payload:
     def size(self) -> int:
         return len(self.data) if self.blob is None else self.blob.size
 
+    def blobs(self) -> tuple[BlobRef, ...]:
+        """Every blob that must live for this payload to be read."""
+        return self.refs if self.blob is None else (self.blob, *self.refs)
+
 
 NULL: Final = Payload("binary/null")
 """No value: None, null, nil."""
+WAITED: Final = "perdure/wait"
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """The value of a Wait: which tasks had values, and which had none yet.
+
+    `ready`, in the order waited for: the task, the task whose stored output is its value, and the number of
+    pairs (value, None) to put around that.
+    """
+
+    ready: tuple[tuple[str, str, int], ...]
+    remaining: tuple[str, ...]
+
+    def to_payload(self) -> Payload:
+        return Payload(WAITED, json.dumps([self.ready, self.remaining], separators=(",", ":")).encode())
+
+    @classmethod
+    def from_payload(cls, payload: Payload) -> Waited:
+        ready, remaining = json.loads(payload.data)
+        return cls(tuple((task_id, source, wraps) for task_id, source, wraps in ready), tuple(remaining))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,15 +230,19 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """How a task runs. `metadata` is a JSON object as text, "" for none. `task_id` "": the node's id."""
+    """How a task runs. `metadata` is a JSON object as text, "" for none. `task_id` "": the node's id.
+
+    `checkpoint` None: as the task that returned the graph; True in a run's own graph.
+    """
 
     task_id: str = ""
     shape: Shape = Shape()
     retry: RetryPolicy = RetryPolicy()
     attempt_timeout_ms: int | None = None
     catch_exceptions: bool = False
-    checkpoint: bool = True
+    checkpoint: bool | None = None
     metadata: str = ""
+    allow_inplace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +285,15 @@ class InputRef:
     path: Path = ()
 
 
-Ref: TypeAlias = NodeRef | InputRef
+@dataclass(frozen=True, slots=True)
+class TaskRef:
+    """The value of a task that the run has already, or a part of it; in graphs that tasks return."""
+
+    task_id: str
+    path: Path = ()
+
+
+Ref: TypeAlias = NodeRef | InputRef | TaskRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +341,22 @@ class Sleep:
             raise ValueError("a delay must be 0 or more")
 
 
-Action: TypeAlias = Call | WaitEvent | Sleep
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Waits until `num_returns` of some tasks have values, or for so long; the value is a `Waited`."""
+
+    refs: tuple[NodeRef | TaskRef, ...]
+    num_returns: int = 1
+    timeout_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        if any(ref.path for ref in self.refs) or len(set(self.refs)) < len(self.refs):
+            raise ValueError("a wait is for whole values, each named once")
+        if not 1 <= self.num_returns <= len(self.refs):
+            raise ValueError("num_returns must be between 1 and the number of nodes that are waited for")
+
+
+Action: TypeAlias = Call | WaitEvent | Sleep | Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,14 +368,26 @@ class Node:
     after: tuple[str, ...] = ()
     options: TaskOptions = TaskOptions()
 
+    def __post_init__(self) -> None:
+        if self.after and isinstance(self.action, Wait):
+            raise ValueError("a wait comes after nothing but what it waits for")
+
     def needs(self) -> tuple[str, ...]:
-        """Ids of the nodes that come first, each once."""
+        """Ids of the nodes that come first, each once. Of a Wait: those of which some do."""
         match self.action:
-            case Call(refs=refs) if refs:
+            case Call(refs=refs) | Wait(refs=refs) if refs:
                 named = [ref.node_id for ref in refs if isinstance(ref, NodeRef)]
                 return tuple(dict.fromkeys((*named, *self.after)))
             case _:
                 return self.after
+
+    def task_needs(self) -> tuple[str, ...]:
+        """Ids of the tasks outside of this graph that come first, each once. Of a Wait: of which some do."""
+        match self.action:
+            case Call(refs=refs) | Wait(refs=refs) if refs:
+                return tuple(dict.fromkeys(ref.task_id for ref in refs if isinstance(ref, TaskRef)))
+            case _:
+                return ()
 
 
 class InvalidSpec(ValueError):

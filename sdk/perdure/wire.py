@@ -109,6 +109,8 @@ def payload_to_proto(payload: Payload) -> payload_pb2.Payload:
         message.blob.size_bytes = payload.blob.size
     else:
         message.data = payload.data
+    for ref in payload.refs:
+        message.refs.add(sha256=ref.sha256, size_bytes=ref.size)
     return message
 
 
@@ -122,6 +124,7 @@ def payload_from_proto(message: payload_pb2.Payload) -> Payload:
         type=message.type,
         codecs=tuple(message.codecs) if message.codecs else (),
         attributes=tuple(sorted(message.attributes.items())) if message.attributes else (),
+        refs=tuple(BlobRef(ref.sha256, ref.size_bytes) for ref in message.refs) if message.refs else (),
     )
 
 

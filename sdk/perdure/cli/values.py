@@ -12,46 +12,48 @@ from typing import Any
 
 import click
 
-from perdure import graph
+from perdure import conversion, graph
 from perdure.views import RunInfo, TaskInfo
 
 
 def parse_json(text: str, what: str) -> Any:
-    """The value of an argument. A usage error says where the JSON is broken."""
+    """The value of an argument. The error says where the JSON is broken."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise click.UsageError(f"{what} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise click.ClickException(f"{what} is not JSON: {error}") from error
 
 
 def load_graph(place: str, inputs: dict[str, Any]) -> Any:
-    """`module:name` is a node, a task, or a function that takes the inputs and returns a node."""
+    """`module:name` is a node, a task, or a function that takes the inputs and returns a node. What is
+    wrong with it is said in one line, whatever the module raises."""
     module, _, name = place.partition(":")
     if not module or not name:
-        raise click.UsageError(f"{place!r}: expected module:name")
+        raise click.ClickException(f"{place!r}: expected module:name")
     sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise click.UsageError(f"{place}: {error}") from error
-    if isinstance(found, graph.Task):
-        return found.bind(**inputs)
-    if callable(found) and not graph.is_node(found):
-        found = found(**inputs)
-    if not graph.is_node(found):
-        raise click.UsageError(
-            f"{place} is a {type(found).__name__}, and not a node, a task or a function that makes one"
-        )
-    return found
+        if isinstance(found, graph.Task):
+            found = found.bind(**inputs)
+        elif callable(found) and not graph.is_node(found):
+            found = found(**inputs)
+        if graph.is_node(found):
+            conversion.to_spec(found)
+            return found
+    except Exception as error:
+        raise click.ClickException(f"{place}: {type(error).__name__}: {error}") from error
+    raise click.ClickException(
+        f"{place} is a {type(found).__name__}, and not a node, a task or a function that makes one"
+    )
 
 
 def as_json(value: Any) -> Any:
     """A value as JSON takes it; what it cannot take becomes text."""
     try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError):
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
         return repr(value)
 
 

@@ -174,12 +174,29 @@ class RecordRun:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Run an attempt of a task. `inputs` are where the values of its refs are, in their order."""
+    """Run an attempt of a task. `inputs` are where the values of its refs are, in their order; `beside`
+    names the task in whose process it should run, if that is possible."""
 
     task_id: str
     attempt: int
     node: Node
     inputs: tuple[Source, ...]
+    beside: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepOutput:
+    """Have the output of a volatile task at hand until DropOutput or the end of the run."""
+
+    task_id: str
+    output: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class DropOutput:
+    """Nobody needs the output of a volatile task any more."""
+
+    task_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,5 +218,5 @@ class SetTimer:
 
 
 Record: TypeAlias = RecordTask | ConsumeEvent | RecordRun
-Act: TypeAlias = Dispatch | CancelAttempt | SetTimer
+Act: TypeAlias = Dispatch | KeepOutput | DropOutput | CancelAttempt | SetTimer
 Command: TypeAlias = Record | Act

@@ -4,7 +4,7 @@ Rules of this file: no clock, no randomness, no I/O, no await, no log, no recurs
 An event is applied wholly or, if it is late, repeated or unknown, not at all.
 
 Theory: a task starts when its last need is done; a task that is done releases its dependents; a
-scope whose last task is done makes its owner done; the run ends with its root scope. A failure
+scope whose last required task is done makes its owner done; the run ends with its root scope. A failure
 looks for the nearest task around it that catches exceptions and stops everything below that; if
 there is none it stops the run. What has to survive is a record in the list of commands, in front of
 the acts it allows. A run is rebuilt (`restore`) from its graph and its records alone, whatever was
@@ -30,8 +30,10 @@ from perdure.engine.messages import (
     Command,
     ConsumeEvent,
     Dispatch,
+    DropOutput,
     Event,
     EventArrived,
+    KeepOutput,
     RecordRun,
     RecordTask,
     ResumeRequested,
@@ -48,12 +50,12 @@ from perdure.model import (
     NULL,
     Call,
     Failure,
-    NodeRef,
     Payload,
     RunStatus,
     Sleep,
     Spec,
     TaskStatus,
+    Wait,
     WaitEvent,
 )
 
@@ -71,6 +73,7 @@ class Run:
         self._mailbox: defaultdict[str, deque[EventArrived]] = defaultdict(deque)  # nobody waited yet
         self._timed: dict[str, Task] = {}  # wait for a recorded moment
         self._ready: deque[Task] = deque()  # to be started before apply returns
+        self._kept: set[str] = set()  # volatile tasks whose outputs are at hand
         self._last_event = 0
         self._next_seq = 0
         self._commands: list[Command] = []
@@ -79,6 +82,11 @@ class Run:
     def is_dormant(self) -> bool:
         """Only time or an event moves it on, so that it need not be in memory."""
         return not self._in_flight
+
+    @property
+    def keeps_values(self) -> bool:
+        """Values are at hand that no store has: better not forget the run without need."""
+        return bool(self._kept)
 
     @property
     def next_wake_ms(self) -> int | None:
@@ -98,6 +106,7 @@ class Run:
         Attempts that were in flight were never recorded, so they cost no retry.
         """
         self._try_anew()
+        self.graph.skip_unneeded()
         self._start_all(at_ms)
         return self._take()
 
@@ -153,11 +162,7 @@ class Run:
     # -------------------------------------------------------------------------- starting
 
     def _start_all(self, at_ms: int) -> None:
-        self._ready.extend(
-            task
-            for task in self.graph
-            if not task.missing and not task.done and not task.spec_key and task.scope.is_live()
-        )
+        self._ready.extend(task for task in self.graph if task.is_startable and task.scope.is_live())
         self._start_ready(at_ms)
 
     def _start_ready(self, at_ms: int) -> None:
@@ -182,6 +187,12 @@ class Run:
             case Sleep(delay_ms=delay_ms, until_ms=until_ms):
                 task.attempt = 1
                 self._wait_until(task, until_ms if delay_ms is None else at_ms + delay_ms, at_ms)
+            case Wait(timeout_ms=timeout_ms):
+                task.attempt = 1
+                if task.missing <= 0:
+                    self._wait_ended(task, task.node.action, at_ms)
+                else:
+                    self._wait_until(task, None if timeout_ms is None else at_ms + timeout_ms, at_ms)
             case _:
                 assert_never(task.node.action)
 
@@ -190,21 +201,9 @@ class Run:
         task.status = TaskStatus.READY
         task.wake_ms = task.deadline_ms = None
         self._in_flight[task.id] = task
-        self._commands.append(Dispatch(task.id, task.attempt, task.node, self._sources(task)))
-
-    def _sources(self, task: Task) -> tuple[Source, ...]:
-        call = task.node.action
-        if not isinstance(call, Call) or not call.refs:
-            return ()
-        siblings = task.scope.tasks
-        sources = []
-        for ref in call.refs:
-            if isinstance(ref, NodeRef):
-                need = siblings[ref.node_id]
-                sources.append(Source(task_id=need.source, wraps=need.wraps, path=ref.path))
-            else:
-                sources.append(Source(input=ref.name, path=ref.path))
-        return tuple(sources)
+        owner = task.scope.owner
+        beside = owner.id if owner is not None and task.node.options.allow_inplace else ""
+        self._commands.append(Dispatch(task.id, task.attempt, task.node, self.graph.sources(task), beside))
 
     def _wait_until(self, task: Task, wake_ms: int | None, at_ms: int) -> None:
         """Wait without a worker. The moment is made durable once, so that a restart does not move it."""
@@ -234,44 +233,42 @@ class Run:
         self._close(task, TaskStatus.SUCCESSFUL, at_ms)
         task.output_bytes = output.size
         task.wraps = int(task.node.options.catch_exceptions)
-        self._record(task, output=output)
+        if task.is_volatile:
+            self._kept.add(task.id)
+            self._commands.append(KeepOutput(task.id, output))
+            if task.seq >= 0:  # what was recorded of its earlier attempts must not wake anybody
+                self._record(task, status=TaskStatus.READY)
+        else:
+            self._record(task, output=output)
         self._release(task, at_ms)
 
     def _continue(self, task: Task, event: TaskContinued) -> None:
+        scope = self.graph.add_scope(event.spec, task)
         self._close(task, TaskStatus.SUCCESSFUL, event.at_ms)
         task.spec_key = event.spec_key
         self._record(task)
-        scope = self.graph.add_scope(event.spec, task)
-        self._ready.extend(child for child in scope.tasks.values() if not child.missing)
+        self._ready.extend(child for child in scope.tasks.values() if child.is_startable)
 
     def _release(self, task: Task, at_ms: int) -> None:
         """The value of a task is known: what waited for it is ready, what ends with it ends."""
-        ended = [task]
-        while ended:
-            task = ended.pop()
-            self._ready.extend(self._mark_done(task))
-            scope = task.scope
-            if scope.remaining:
-                continue
-            output = scope.tasks[scope.output]
-            if scope.owner is None:
-                self.output = Source(task_id=output.source, wraps=output.wraps)
-                self._end(RunStatus.SUCCESSFUL, at_ms, output=self.output)
-            else:
-                _inherit(scope.owner, output)
-                ended.append(scope.owner)
+        ended: Task | None = task
+        while ended is not None:
+            task = ended
+            self._ready.extend(self.graph.mark_done(task))
+            for freed in self.graph.consumed_by(task):
+                if freed.id in self._kept:
+                    self._kept.discard(freed.id)
+                    self._commands.append(DropOutput(freed.id))
+            ended = self.graph.ended_with(task)
+        root = self.graph.root
+        if task.scope is root and not root.remaining and self.status is RunStatus.RUNNING:
+            output = root.tasks[root.output]
+            self.output = Source(task_id=output.source, wraps=output.wraps)
+            self._end(RunStatus.SUCCESSFUL, at_ms, output=self.output)
 
-    def _mark_done(self, task: Task) -> list[Task]:
-        """Count a task as done; gives the dependents that now have all they need."""
-        task.done = True
-        task.scope.remaining -= 1
-        ready = []
-        for dependent in task.dependents:
-            dependent.missing -= 1
-            if not dependent.missing:
-                ready.append(dependent)
-        task.dependents = []
-        return ready
+    def _wait_ended(self, task: Task, wait: Wait, at_ms: int) -> None:
+        """Enough of what it waits for is done, or its time is over."""
+        self._succeed(task, self.graph.waited(task, wait).to_payload(), at_ms)
 
     # -------------------------------------------------------------------------- ending badly
 
@@ -301,6 +298,8 @@ class Run:
             self._record(task, failure=failure)
         if catcher is None:
             self._end(RunStatus.FAILED, at_ms, failure=failure)
+            return
+        if catcher.done:  # it did not wait for this one
             return
         if catcher is not task:
             self._stop(stopped, at_ms)
@@ -356,6 +355,7 @@ class Run:
         self.failure = None
         self._commands.append(RecordRun(RunStatus.RUNNING, at_ms))
         self._try_anew()
+        self.graph.skip_unneeded()
         self._start_all(at_ms)
 
     def _try_anew(self) -> None:
@@ -400,19 +400,28 @@ class Run:
             case WaitEvent(key=key):
                 self._waiting[key].remove(waiting)
                 self._fail(waiting, event_timed_out(key), event.at_ms)
+            case Wait():
+                self._wait_ended(waiting, waiting.node.action, event.at_ms)
             case _:
                 assert_never(waiting.node.action)
 
     # -------------------------------------------------------------------------- records
 
-    def _record(self, task: Task, *, output: Payload | None = None, failure: Failure | None = None) -> None:
+    def _record(
+        self,
+        task: Task,
+        *,
+        output: Payload | None = None,
+        failure: Failure | None = None,
+        status: TaskStatus | None = None,
+    ) -> None:
         if not task.spec_key or task.seq < 0:  # a graph it returned keeps its place in the order
             task.seq, self._next_seq = self._next_seq, self._next_seq + 1
         self._commands.append(
             RecordTask(
                 seq=task.seq,
                 task_id=task.id,
-                status=task.status,
+                status=status or task.status,
                 attempt=task.attempt,
                 failures=task.failures,
                 output=output,
@@ -473,17 +482,8 @@ class Run:
             self._restore_done(task)
 
     def _restore_done(self, task: Task) -> None:
-        ended = [task]
-        while ended:
-            task = ended.pop()
-            self._mark_done(task)
-            owner = task.scope.owner
-            if owner is not None and not task.scope.remaining and not task.scope.stopped:
-                _inherit(owner, task.scope.tasks[task.scope.output])
-                ended.append(owner)
-
-
-def _inherit(owner: Task, output: Task) -> None:
-    """The value of a scope becomes its owner's."""
-    owner.source = output.source
-    owner.wraps = output.wraps + int(owner.node.options.catch_exceptions)
+        ended: Task | None = task
+        while ended is not None:
+            self.graph.mark_done(ended)
+            self.graph.consumed_by(ended)
+            ended = self.graph.ended_with(ended)

@@ -2,23 +2,33 @@
 
 A *scope* is one graph at work: the run's own, or the graph that a task returned (its *owner*). A
 task is *done* when its value is known: its own output is recorded, its scope has ended, or its
-failure was caught. No field holds bytes of the user's; values are named by the task that made them.
+failure was caught. A *volatile* task (`checkpoint=False`) is done without a record: after a crash it
+runs again if anybody still needs its value. A task that is *optional* is only waited for by a Wait,
+and so its scope may end before it. No field holds bytes of the user's; values are named by the task
+that made them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from perdure.model import Failure, Node, Spec, TaskStatus
+from perdure.engine.messages import Source
+from perdure.model import Call, Failure, InputRef, InvalidSpec, Node, NodeRef, Spec, TaskRef, TaskStatus, Wait, Waited
 
 
 class Task:
-    """One step of a run. `attempt` fences, `failures` counts against the retry policy."""
+    """One step of a run. `attempt` fences, `failures` counts against the retry policy.
+
+    `missing` counts the needs that have to be done before it starts, `consumers` the dependents that
+    are not done. `must_keep`: its output is recorded whatever its options say.
+    """
 
     __slots__ = (
         "attempt",
+        "checkpoint",
+        "consumers",
         "deadline_ms",
         "dependents",
         "done",
@@ -26,7 +36,10 @@ class Task:
         "failure",
         "failures",
         "id",
+        "inner",
+        "is_optional",
         "missing",
+        "must_keep",
         "node",
         "output_bytes",
         "scope",
@@ -43,9 +56,14 @@ class Task:
         self.id = task_id
         self.node = node
         self.scope = scope
+        self.inner: Scope | None = None
         self.status = TaskStatus.BLOCKED
         self.missing = 0
         self.dependents: list[Task] = []
+        self.consumers = 0
+        self.is_optional = False
+        self.checkpoint = True
+        self.must_keep = False
         self.done = False
         self.attempt = 0
         self.failures = 0
@@ -60,16 +78,29 @@ class Task:
         self.output_bytes = 0
         self.failure: Failure | None = None
 
+    @property
+    def is_volatile(self) -> bool:
+        """Its output is not recorded. What comes from outside or from a Wait always is."""
+        return not self.checkpoint and not self.must_keep and isinstance(self.node.action, Call)
+
+    @property
+    def is_startable(self) -> bool:
+        """There is something to do for it now. A Wait may have a time-out to keep from the start."""
+        if self.done or self.spec_key:
+            return False
+        return self.missing <= 0 or isinstance(self.node.action, Wait)
+
 
 @dataclass(slots=True, eq=False)
 class Scope:
-    """One graph at work. `remaining` counts its tasks that are not done; `stopped`: none of them counts any more."""
+    """One graph at work. `remaining` counts its tasks that have to be done for it to end; `stopped`: none
+    of them counts any more."""
 
     owner: Task | None
+    output: str
     tasks: dict[str, Task] = field(default_factory=dict)
     remaining: int = 0
     stopped: bool = False
-    output: str = ""
 
     def is_live(self) -> bool:
         """Neither this scope nor one around it was stopped."""
@@ -94,23 +125,48 @@ class Graph:
 
     def __init__(self, spec: Spec) -> None:
         self.tasks: dict[str, Task] = {}
+        self.has_volatile = False
         self._suffixes: defaultdict[str, int] = defaultdict(int)
         self.root = self.add_scope(spec, owner=None)
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.tasks.values())
 
+    # -------------------------------------------------------------------------- growing
+
+    def check(self, spec: Spec, owner: Task | None) -> None:
+        """Raises InvalidSpec if a graph names a task that the run does not have, or that waits for this
+        very graph."""
+        around = set(_owners(owner))
+        for node in spec.nodes:
+            for task_id in node.task_needs():
+                task = self.tasks.get(task_id)
+                if task is None:
+                    raise InvalidSpec(f"node {node.id!r} needs the task {task_id!r:.80}, which is not there", node.id)
+                if task in around:
+                    raise InvalidSpec(f"node {node.id!r} needs the task {task_id!r:.80}, which waits for it", node.id)
+
     def add_scope(self, spec: Spec, owner: Task | None) -> Scope:
-        """Give every node of a graph a task with an id that the run never had."""
-        scope = Scope(owner, output=spec.output, remaining=len(spec.nodes))
+        """Give every node of a graph a task with an id that the run never had. Raises InvalidSpec like
+        `check`, and has changed nothing then."""
+        self.check(spec, owner)
+        scope = Scope(owner, spec.output)
+        if owner is not None:
+            owner.inner = scope
+        inherited = owner.checkpoint if owner is not None else True
         for node in spec.nodes:
             task = Task(self._fresh_id(node.options.task_id or node.id), node, scope)
             self.tasks[task.id] = scope.tasks[node.id] = task
+            task.checkpoint = inherited if node.options.checkpoint is None else node.options.checkpoint
+            self.has_volatile |= not task.checkpoint
+        scope.tasks[spec.output].must_keep = owner is None or owner.must_keep
+        has_wait = False
         for task in scope.tasks.values():
-            needs = task.node.needs()
-            task.missing = len(needs)
-            for need in needs:
-                scope.tasks[need].dependents.append(task)
+            self._connect(task)
+            has_wait |= isinstance(task.node.action, Wait)
+        if has_wait:
+            _find_optional(scope)
+        scope.remaining = sum(not task.is_optional for task in scope.tasks.values())
         return scope
 
     def _fresh_id(self, wanted: str) -> str:
@@ -119,3 +175,142 @@ class Graph:
             self._suffixes[wanted] += 1
             task_id = f"{wanted}_{self._suffixes[wanted]}"
         return task_id
+
+    def _connect(self, task: Task) -> None:
+        action = task.node.action
+        is_wait = isinstance(action, Wait)
+        missing = 0
+        there = 0
+        for need in self.needs_of(task):
+            need.consumers += 1
+            if is_wait:
+                need.must_keep = True  # a Wait's value names it, for as long as the run lives
+            if need.done:
+                there += 1
+            else:
+                need.dependents.append(task)
+                missing += 1
+        task.missing = action.num_returns - there if isinstance(action, Wait) else missing
+
+    def needs_of(self, task: Task) -> Iterable[Task]:
+        """The tasks that come before it, each once."""
+        siblings = task.scope.tasks
+        needs = [siblings[need] for need in task.node.needs()]
+        if outer := task.node.task_needs():
+            needs += [self.tasks[need] for need in outer]
+        return needs
+
+    def sources(self, task: Task) -> tuple[Source, ...]:
+        """Where the values that a call refers to are."""
+        call = task.node.action
+        if not isinstance(call, Call) or not call.refs:
+            return ()
+        sources = []
+        for ref in call.refs:
+            if isinstance(ref, InputRef):
+                sources.append(Source(input=ref.name, path=ref.path))
+            else:
+                need = self.named(task.scope, ref)
+                sources.append(Source(task_id=need.source, wraps=need.wraps, path=ref.path))
+        return tuple(sources)
+
+    def named(self, scope: Scope, ref: NodeRef | TaskRef) -> Task:
+        """The task that a reference in this scope names."""
+        return scope.tasks[ref.node_id] if isinstance(ref, NodeRef) else self.tasks[ref.task_id]
+
+    def waited(self, task: Task, wait: Wait) -> Waited:
+        """What a Wait has found: the first tasks that are done, as many as it asks for, and the others."""
+        needs = [self.named(task.scope, ref) for ref in wait.refs]
+        ready = [need for need in needs if need.done][: wait.num_returns]
+        chosen = set(ready)
+        return Waited(
+            tuple((need.id, need.source, need.wraps) for need in ready),
+            tuple(need.id for need in needs if need not in chosen),
+        )
+
+    # -------------------------------------------------------------------------- being done
+
+    def mark_done(self, task: Task) -> list[Task]:
+        """Count a task as done; gives the dependents that now have all they need."""
+        task.done = True
+        if not task.is_optional:
+            task.scope.remaining -= 1
+        ready = []
+        for dependent in task.dependents:
+            dependent.missing -= 1
+            if dependent.missing or dependent.done or dependent.spec_key:
+                continue
+            if dependent.scope is task.scope or dependent.scope.is_live():
+                ready.append(dependent)
+        task.dependents = []
+        return ready
+
+    def ended_with(self, task: Task) -> Task | None:
+        """The owner whose scope ends because this task is done, with the value that it inherits."""
+        scope = task.scope
+        owner = scope.owner
+        if owner is None or owner.done or scope.remaining or scope.stopped or task.is_optional:
+            return None
+        output = scope.tasks[scope.output]
+        owner.source = output.source
+        owner.wraps = output.wraps + int(owner.node.options.catch_exceptions)
+        return owner
+
+    def consumed_by(self, task: Task) -> list[Task]:
+        """Volatile tasks whose values nobody needs any more now that this one is done."""
+        if not self.has_volatile:
+            return []
+        freed = []
+        for need in self.needs_of(task):
+            need.consumers -= 1
+            if not need.consumers and need.is_volatile and need is not need.scope.tasks[need.scope.output]:
+                freed.append(need)
+        return freed
+
+    def skip_unneeded(self) -> None:
+        """After a restart: volatile tasks whose values nobody asks for any more count as done.
+
+        Everything else that is not done is wanted, and so is what it needs.
+        """
+        if not self.has_volatile:
+            return
+        wanted: set[Task] = set()
+        stack = [task for task in self if not task.done and not task.is_volatile and task.inner is None]
+        stack += _ends(self.root)
+        while stack:
+            task = stack.pop()
+            if task.done or task in wanted:
+                continue
+            wanted.add(task)
+            stack.extend(self.needs_of(task) if task.inner is None else _ends(task.inner))
+        for task in self:
+            if not task.done and task not in wanted:
+                task.status = TaskStatus.SUCCESSFUL
+                self.mark_done(task)
+
+
+def _owners(task: Task | None) -> Iterator[Task]:
+    while task is not None:
+        yield task
+        task = task.scope.owner
+
+
+def _ends(scope: Scope) -> list[Task]:
+    """The tasks that a scope is there for: its output, and those that nothing depends on."""
+    output = scope.tasks[scope.output]
+    return [task for task in scope.tasks.values() if task is output or not (task.done or task.dependents)]
+
+
+def _find_optional(scope: Scope) -> None:
+    """A task is optional unless something other than a Wait leads from it to an end of the graph."""
+    required: set[Task] = set()
+    stack = _ends(scope)
+    while stack:
+        task = stack.pop()
+        if task in required:
+            continue
+        required.add(task)
+        if not isinstance(task.node.action, Wait):
+            stack.extend(scope.tasks[need] for need in task.node.needs())
+    for task in scope.tasks.values():
+        task.is_optional = task not in required

@@ -425,6 +425,7 @@ def _work(row: RunRow, command: Dispatch) -> Work:
         call=call,
         shape=command.node.options.shape,
         inputs=command.inputs,
+        beside=command.beside,
     )
 
 

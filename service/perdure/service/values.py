@@ -1,6 +1,7 @@
 """Bytes of values, by the task or input that they belong to: the store, and a bounded cache before it.
 
-Only durable values get in here, so whatever is read here may be told to anybody.
+What is read here may be told to anybody: it is durable, or the output of a task that its user did not
+want to be (`checkpoint=False`); such values are pinned as long as somebody may need them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Values:
     def __init__(self, store: MetadataStore, *, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
         self._store = store
         self._cache: OrderedDict[ValueKey, Payload] = OrderedDict()
+        self._pinned: dict[str, dict[str, Payload]] = {}  # by run, by task
         self._bytes = 0
         self._bytes_max = cache_bytes_max
 
@@ -38,22 +40,36 @@ class Values:
             _, oldest = self._cache.popitem(last=False)
             self._bytes -= len(oldest.data) + ENTRY_BYTES
 
+    def pin(self, key: ValueKey, payload: Payload) -> None:
+        """Have a value that no store has."""
+        self._pinned.setdefault(key.run_id, {})[key.task_id] = payload
+
+    def unpin(self, key: ValueKey) -> None:
+        if (values := self._pinned.get(key.run_id)) is not None:
+            values.pop(key.task_id, None)
+
+    def unpin_run(self, run_id: str) -> None:
+        self._pinned.pop(run_id, None)
+
     def cached(self, key: ValueKey) -> Payload | None:
-        return self._cache.get(key)
+        payload = self._cache.get(key)
+        if payload is None and (pinned := self._pinned.get(key.run_id)) is not None:
+            return pinned.get(key.task_id)
+        return payload
 
     async def find(self, key: ValueKey) -> Payload | None:
-        """The value, or None if it is not durable."""
-        if (payload := self._cache.get(key)) is not None:
+        """The value, or None if there is none, or none any more."""
+        if (payload := self.cached(key)) is not None:
             return payload
         (data,) = await self._store.read_values([key])
         return None if data is None else wire.decode_payload(data)
 
     async def read(self, keys: Sequence[ValueKey]) -> list[Payload]:
-        stored = await self._store.read_values(keys)
-        payloads = []
-        for key, data in zip(keys, stored, strict=True):
+        found = {key: payload for key in keys if (payload := self.cached(key)) is not None}
+        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        for key, data in zip(missing, await self._store.read_values(missing) if missing else (), strict=True):
             if data is None:
                 name = f"task {key.task_id!r}" if key.task_id else f"input {key.input!r}"
                 raise CorruptData(f"run {key.run_id} has no value of {name}", subject=key.run_id)
-            payloads.append(wire.decode_payload(data))
-        return payloads
+            found[key] = wire.decode_payload(data)
+        return [found[key] for key in keys]

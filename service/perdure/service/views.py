@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from perdure.engine.state import Task
-from perdure.model import Call, Failure, Payload, RunStatus, Sleep, Spec, TaskOptions, TaskStatus
+from perdure.model import Call, Failure, Payload, RunStatus, Sleep, Spec, TaskOptions, TaskStatus, Wait, WaitEvent
 from perdure.storage.rows import RunRow
 
 
@@ -137,7 +138,7 @@ def view_task(task: Task) -> TaskView:
         started_ms=task.started_ms,
         ended_ms=task.ended_ms,
         output_bytes=task.output_bytes,
-        checkpointed=task.status is TaskStatus.SUCCESSFUL,
+        checkpointed=task.status is TaskStatus.SUCCESSFUL and not task.is_volatile,
         failure=task.failure,
         next_attempt_ms=task.wake_ms if task.status is TaskStatus.BACKING_OFF else None,
         metadata=options.metadata,
@@ -151,5 +152,9 @@ def _name_of(task: Task) -> str:
             return function.name
         case Sleep():
             return "sleep"
-        case _:
+        case WaitEvent():
             return "event"
+        case Wait():
+            return "wait"
+        case action:
+            assert_never(action)

@@ -7,16 +7,17 @@ all become a result.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias
 
-from perdure import codec, failures, graph, graphwire
+from perdure import codec, conversion, failures, graph, graphwire
 from perdure.context import Context, bind_context
-from perdure.model import INLINE_BYTES_MAX, BlobRef, Failure, FailureKind, Function, InvalidSpec, Path, Payload
+from perdure.model import INLINE_BYTES_MAX, WAITED, BlobRef, Failure, FailureKind, Function, Path, Payload, Waited
 from perdure.worker.interrupt import Interrupted
 
 FUNCTIONS_MAX: Final = 1_000
@@ -36,11 +37,15 @@ class Blobs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What an argument refers to: a stored value, put into `wraps` pairs (value, None), and a part of it."""
+    """What an argument refers to: a stored value, put into `wraps` pairs (value, None), and a part of it.
+
+    If the payload is the outcome of a Wait, `ready` are the values that it names.
+    """
 
     payload: Payload
     wraps: int = 0
     path: Path = ()
+    ready: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,16 @@ class Failed:
 
 
 Result: TypeAlias = Returned | Continued | Failed
+
+
+async def with_ready(value: Value, read: Callable[[Sequence[str]], Awaitable[Sequence[Payload]]]) -> Value:
+    """The value with what it names, if it is the outcome of a Wait. `read` gives the outputs of tasks."""
+    if value.payload.encoding != WAITED:
+        return value
+    named = Waited.from_payload(value.payload).ready
+    outputs = await read([source for _, source, _ in named]) if named else ()
+    ready = [Value(output, wraps) for output, (_, _, wraps) in zip(outputs, named, strict=True)]
+    return replace(value, ready=tuple([await with_ready(inner, read) for inner in ready]))
 
 
 class _Bad(Exception):
@@ -119,7 +134,11 @@ class Runner:
             with bind_context(assignment.context):
                 try:
                     value = await function(*args, **kwargs)
-                except Exception as error:
+                except (SystemExit, KeyboardInterrupt) as exit_:  # out of a coroutine it would end the loop
+                    return Failed(Failure(FailureKind.SYSTEM, "perdure.WorkerExited", f"the task ended with {exit_!r}"))
+                except BaseException as error:
+                    if _is_end(error):
+                        raise
                     return Failed(failures.from_exception(error, skip_frames=1))
             return self._finish(value, assignment.context.task_id)
         except _Bad as bad:
@@ -127,21 +146,24 @@ class Runner:
 
     def _prepare(self, assignment: Assignment) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         function = self._load(assignment.function)
-        decoded: dict[int, Any] = {}
-
-        def resolve(index: int, _is_nested: bool) -> Any:
-            if index not in decoded:
-                decoded[index] = self._decode(assignment.values[index])
-            return decoded[index]
-
+        data = self._bytes_of(assignment.arguments)
         try:
-            args, kwargs = codec.decode_arguments(assignment.arguments, resolve, self._bytes_of(assignment.arguments))
-        except (codec.CodecError, LookupError, AttributeError, TypeError) as error:
+            # Before the arguments, so that a blob that cannot be read now is not taken for a broken pickle.
+            values = [self._decode(value) for value in assignment.values]
+            args, kwargs = codec.decode_arguments(assignment.arguments, lambda index, _is_nested: values[index], data)
+        except _Bad:
+            raise
+        except Exception as error:  # stepping into a value runs code of the user's
             raise _Bad(_serialization(error, assignment.context.task_id, "its arguments")) from error
         return function, args, kwargs
 
     def _decode(self, value: Value) -> Any:
-        decoded = codec.decode(value.payload, self._bytes_of(value.payload))
+        decoded: Any
+        if value.payload.encoding == WAITED:
+            remaining = Waited.from_payload(value.payload).remaining
+            decoded = ([self._decode(ready) for ready in value.ready], [graph.TaskNode(task) for task in remaining])
+        else:
+            decoded = codec.decode(value.payload, self._bytes_of(value.payload))
         for _ in range(value.wraps):
             decoded = (decoded, None)
         return codec.apply_path(decoded, value.path)
@@ -165,7 +187,7 @@ class Runner:
         data = self._load_blob(code.blob) if code is not None and code.blob is not None else None
         try:
             found = codec.load_function(function, data)
-        except codec.FunctionUnavailable as error:
+        except (codec.FunctionUnavailable, SystemExit) as error:
             failure = failures.from_exception(error, FailureKind.FUNCTION_UNAVAILABLE, skip_frames=1)
             raise _Bad(failure) from error
         self._functions[function.key] = found
@@ -176,9 +198,9 @@ class Runner:
     def _finish(self, value: Any, task_id: str) -> Result:
         try:
             if graph.is_node(value):
-                return Continued(graphwire.encode_spec(graph.to_spec(value)))
+                return Continued(graphwire.encode_spec(conversion.to_spec(value)))
             encoded = codec.encode_value(value)
-        except (codec.CodecError, InvalidSpec, TypeError, ValueError) as error:
+        except Exception as error:
             raise _Bad(_serialization(error, task_id, "what it returned")) from error
         if encoded.size <= INLINE_BYTES_MAX:
             return Returned(encoded.inline())
@@ -187,6 +209,14 @@ class Runner:
         except Exception as error:
             message = f"the value of task {task_id!r} cannot be stored: {error}"
             raise _Bad(Failure(FailureKind.SYSTEM, failures.type_name(type(error)), message)) from error
+
+
+def _is_end(error: BaseException) -> bool:
+    """Whether it is the coroutine that is to end, and not one that it waited for."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, GeneratorExit)
 
 
 def _serialization(error: Exception, task_id: str, what: str) -> Failure:

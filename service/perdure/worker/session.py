@@ -9,7 +9,7 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -20,11 +20,11 @@ import grpc.aio
 from perdure import graphwire, wire
 from perdure.codec import PYTHON_VERSION
 from perdure.context import Context
-from perdure.model import Function, Payload
+from perdure.model import Failure, FailureKind, Function, Payload
 from perdure.storage.urls import blob_store
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc
-from perdure.worker.attempt import Assignment, Value
+from perdure.worker.attempt import Assignment, Value, with_ready
 from perdure.worker.blobs import BlockingBlobs
 
 MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -156,7 +156,11 @@ class Session:
         for function in message.functions:
             self._functions[function.key] = graphwire.function_from_proto(function.function)
         for attempt in message.attempts:
-            values = await self._values(attempt)
+            try:
+                values = await self._values(attempt)
+            except (grpc.RpcError, ValueError) as error:  # this attempt alone: the others can go on
+                self.send_receipt(_without_inputs(attempt.token, error))
+                continue
             self._inbox.assign(attempt.token, self._assignment(attempt, values))
         if message.cancel:
             self._inbox.cancel(message.cancel)
@@ -177,8 +181,12 @@ class Session:
         values = []
         for value in attempt.refs:
             payload = wire.payload_from_proto(value.payload) if value.WhichOneof("kind") == "payload" else next(fetched)
-            values.append(Value(payload, value.wraps, wire.path_from_proto(value.path)))
+            value_ = Value(payload, value.wraps, wire.path_from_proto(value.path))
+            values.append(await with_ready(value_, lambda tasks: self._outputs(attempt.run_id, tasks)))
         return values
+
+    async def _outputs(self, run_id: str, task_ids: Sequence[str]) -> list[Payload]:
+        return await self._fetch([pb.ValueKey(run_id=run_id, task_id=task_id) for task_id in task_ids])
 
     async def _fetch(self, keys: list[pb.ValueKey]) -> list[Payload]:
         payloads: list[Payload] = []
@@ -186,3 +194,10 @@ class Session:
             answer = await self._stub.FetchValues(pb.FetchValuesRequest(keys=keys[len(payloads) :]))
             payloads += [wire.payload_from_proto(value) for value in answer.values]
         return payloads
+
+
+def _without_inputs(token: int, error: Exception) -> pb.Receipt:
+    """Of an attempt that did not begin, since the engine did not give the values it needs."""
+    text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+    failure = Failure(FailureKind.SYSTEM, "perdure.InputsUnavailable", f"inputs not read: {text}")
+    return pb.Receipt(token=token, failure=wire.failure_to_proto(failure))

@@ -8,20 +8,24 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from perdure.codec import PYTHON_VERSION
 from perdure.context import Context
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
+from perdure.model import WAITED, Payload
 from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
 from perdure.storage.ports import BlobStore, StorageError
 from perdure.storage.rows import ValueKey
-from perdure.worker.attempt import Assignment, Continued, Failed, Result, Returned, Runner, Value, now_ms
+from perdure.worker.attempt import Assignment, Continued, Failed, Result, Returned, Runner, Value, now_ms, with_ready
 from perdure.worker.blobs import BlockingBlobs
 from perdure.worker.interrupt import Interrupted, interrupt_thread, spare_thread
 
 THREADS: Final = 4
+STOP_S: Final = 5.0
+"""User code that does not end by then is left behind: a thread cannot be killed."""
 
 Key = tuple[str, str, int]
 
@@ -46,7 +50,9 @@ class LocalExecutor:
         self._threads_max = threads
         self._queue: queue.SimpleQueue[tuple[_Running, Assignment] | None] = queue.SimpleQueue()
         self._here: dict[Key, _Running] = {}
+        self._busy: set[tuple[str, str]] = set()  # the tasks of those that are here
         self._held: dict[tuple[str, str], list[Work]] = {}  # behind an older attempt that was cancelled
+        self._fetching: set[asyncio.Task[None]] = set()
         self._threads: list[threading.Thread] = []
         self._report: Callable[[Reports], None] | None = None
 
@@ -56,7 +62,7 @@ class LocalExecutor:
         self._values = values
         self._runner = Runner(BlockingBlobs(self._blobs, self._loop))
         self._async_loop = asyncio.new_event_loop()
-        loop_thread = threading.Thread(target=self._async_loop.run_forever, name="perdure-async", daemon=True)
+        loop_thread = threading.Thread(target=self._serve_async, name="perdure-async", daemon=True)
         workers = [
             threading.Thread(target=self._work, name=f"perdure-{number}", daemon=True)
             for number in range(self._threads_max)
@@ -69,19 +75,33 @@ class LocalExecutor:
         if self._report is None:
             return
         self._report = None
-        for key in list(self._here):
-            self.cancel(*key)
+        self._held.clear()
+        for running in self._here.values():
+            self._interrupt(running)
+        for task in self._fetching:
+            task.cancel()
+        await asyncio.gather(*self._fetching, return_exceptions=True)
         for _ in self._threads:
             self._queue.put(None)
         await asyncio.to_thread(self._join)
 
     def _join(self) -> None:
+        deadline_s = time.monotonic() + STOP_S
         for thread in self._threads:
-            thread.join(timeout=5)
+            thread.join(timeout=max(deadline_s - time.monotonic(), 0))
         self._async_loop.call_soon_threadsafe(self._async_loop.stop)
-        self._loop_thread.join(timeout=5)
-        if not self._loop_thread.is_alive():
-            self._async_loop.close()
+        self._loop_thread.join(timeout=STOP_S)
+
+    def _serve_async(self) -> None:
+        """Ends what is left when it is stopped, so that no user code is cut off without its `finally`."""
+        loop = self._async_loop
+        loop.run_forever()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=STOP_S / 2))
+        loop.close()
 
     @property
     def is_idle(self) -> bool:
@@ -94,44 +114,54 @@ class LocalExecutor:
     def submit(self, work: Work) -> None:
         if work.key in self._here:
             return
-        older = [key for key in self._here if key[:2] == work.key[:2]]
-        if older:
-            self._held.setdefault(work.key[:2], []).append(work)
+        if work.key[:2] in self._busy:
+            held = self._held.setdefault(work.key[:2], [])
+            if all(other.attempt != work.attempt for other in held):
+                held.append(work)
             return
         self._here[work.key] = _Running(work)
-        keys = [_key(work, source.task_id, source.input) for source in work.inputs]
-        payloads = [self._values.cached(key) for key in keys]
-        if all(payload is not None for payload in payloads):
-            self._enqueue(work, [payload for payload in payloads if payload is not None])
+        self._busy.add(work.key[:2])
+        payloads = [self._values.cached(_key(work, source.task_id, source.input)) for source in work.inputs]
+        if all(payload is not None and payload.encoding != WAITED for payload in payloads):
+            self._enqueue(work, [Value(p, s.wraps, s.path) for p, s in zip(payloads, work.inputs, strict=True) if p])
         else:
-            task = self._loop.create_task(self._fetch(work, keys))
-            task.add_done_callback(lambda _: None)
+            task = self._loop.create_task(self._fetch(work))
+            self._fetching.add(task)
+            task.add_done_callback(self._fetching.discard)
 
-    async def _fetch(self, work: Work, keys: list[ValueKey]) -> None:
+    async def _fetch(self, work: Work) -> None:
+        async def read(task_ids: Sequence[str]) -> list[Payload]:
+            return await self._values.read([ValueKey(work.run_id, task_id=task_id) for task_id in task_ids])
+
         try:
-            payloads = await self._values.read(keys)
-        except StorageError as error:
+            payloads = await self._values.read([_key(work, source.task_id, source.input) for source in work.inputs])
+            values = [
+                await with_ready(Value(payload, source.wraps, source.path), read)
+                for payload, source in zip(payloads, work.inputs, strict=True)
+            ]
+        except (StorageError, ValueError) as error:
             self._end(work, AttemptLost(work.task_id, work.attempt, f"inputs not read: {error}", self._clock()))
             return
-        self._enqueue(work, payloads)
+        self._enqueue(work, values)
 
-    def _enqueue(self, work: Work, payloads: list) -> None:  # type: ignore[type-arg]
+    def _enqueue(self, work: Work, values: Sequence[Value]) -> None:
         running = self._here.get(work.key)
         if running is None:
             return
         context = Context(work.namespace, work.workflow_id, work.run_id, work.task_id, work.attempt)
-        values = [
-            Value(payload, source.wraps, source.path) for payload, source in zip(payloads, work.inputs, strict=True)
-        ]
         self._queue.put((running, Assignment(context, work.call.function, work.call.arguments, values)))
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
         held = self._held.get((run_id, task_id), [])
         held[:] = [work for work in held if work.attempt != attempt]
         running = self._here.get((run_id, task_id, attempt))
-        if running is None:
-            return
+        if running is not None and self._report is not None:
+            self._interrupt(running)
+
+    def _interrupt(self, running: _Running) -> None:
         with running.lock:
+            if running.is_cancelled:  # no attempt is interrupted twice
+                return
             running.is_cancelled = True
             if running.thread_id is not None:
                 interrupt_thread(running.thread_id)
@@ -155,18 +185,18 @@ class LocalExecutor:
         result: Result | None = None
         began_ms = self._clock()
         try:
-            with running.lock:
-                if running.is_cancelled:
-                    raise Interrupted
-                running.thread_id = thread_id
-            self._began(running)
-            result = self._runner.run(assignment)
+            try:
+                with running.lock:
+                    if running.is_cancelled:
+                        raise Interrupted
+                    running.thread_id = thread_id
+                self._began(running)
+                result = self._runner.run(assignment)
+            finally:
+                _leave(running, thread_id)
         except (Interrupted, KeyboardInterrupt, SystemExit):
             result = None
-        finally:
-            with running.lock:
-                running.thread_id = None
-                spare_thread(thread_id)
+            _leave(running, thread_id)  # the interrupt may have come while it left
         self._tell(running, result, began_ms)
 
     def _begin_async(self, running: _Running, assignment: Assignment) -> None:
@@ -212,6 +242,7 @@ class LocalExecutor:
 
     def _end(self, work: Work, report: Report) -> None:
         self._here.pop(work.key, None)
+        self._busy.discard(work.key[:2])
         self._send(work, report)
         for held in self._held.pop(work.key[:2], []):
             self.submit(held)
@@ -219,6 +250,13 @@ class LocalExecutor:
     def _send(self, work: Work, report: Report) -> None:
         if self._report is not None:
             self._report([(work.run_id, report)])
+
+
+def _leave(running: _Running, thread_id: int) -> None:
+    """From here on nothing is interrupted."""
+    with running.lock:
+        running.thread_id = None
+        spare_thread(thread_id)
 
 
 def _key(work: Work, task_id: str, name: str) -> ValueKey:

@@ -1,0 +1,174 @@
+"""From Python graphs to a Spec: every node once, inner ones first, each with an id that is given once.
+
+Nothing here recurses over a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from perdure import codec, raydag
+from perdure.graph import CallNode, Input, Node, Part, Task, TaskNode, WaitForNode, WaitNode, is_node, task
+from perdure.model import Action, Call, Function, InputRef, NodeRef, Ref, Spec, TaskOptions, TaskRef, Wait
+from perdure.model import Node as SpecNode
+from perdure.options import Options
+
+AnyRef = TypeVar("AnyRef", bound=Ref)
+
+
+@dataclass(slots=True)
+class _Found:
+    """A node on its way into a spec: its refs and needs are positions among the found."""
+
+    name: str
+    options: TaskOptions
+    function: Callable[..., Any] | None = None
+    action: Action | None = None
+    refs: tuple[Ref, ...] = ()
+    after: tuple[int, ...] = ()
+
+
+def to_spec(graph: object) -> Spec:
+    """The graph whose value is this node's. TypeError if it is no node; CodecError if an argument
+    cannot be pickled. Arguments are captured now."""
+    if isinstance(graph, Task):
+        graph = graph.bind()
+    if isinstance(graph, TaskNode):
+        graph = _value_of.bind(graph)
+    if isinstance(graph, (Part, Input)):
+        raise TypeError("a graph ends in a node, not in a part of one or in an input; pass it to a task")
+    if not is_node(graph):
+        raise TypeError(f"expected a node (made by .bind()), not {type(graph).__name__}")
+    return _Converter().convert(graph)
+
+
+@task
+def _value_of(value: object) -> object:
+    """Makes a graph of a node that is a task already."""
+    return value
+
+
+class _Converter:
+    """Finds every node once, orders them inner first, names them."""
+
+    def __init__(self) -> None:
+        self._nodes: list[Any] = []
+        self._positions: dict[int, int] = {}
+        self._functions: dict[int, Function] = {}
+        self._options: dict[int, TaskOptions] = {}
+        self._kept: list[object] = []  # what id() was taken of must live as long
+
+    def convert(self, graph: Any) -> Spec:
+        self._position(graph)
+        found = [self._find(node) for node in self._nodes]  # grows while it is walked
+        order = _inner_first(found)
+        ids = _names([found[position].name for position in order])
+        id_of = dict(zip(order, ids, strict=True))
+        return Spec(tuple(self._node(found[position], id_of[position], id_of) for position in order), id_of[0])
+
+    def _position(self, node: Any) -> int:
+        position = self._positions.get(id(node))
+        if position is None:
+            position = self._positions[id(node)] = len(self._nodes)
+            self._nodes.append(node)
+        return position
+
+    def _ref_of(self, value: object) -> Ref | None:
+        if isinstance(value, TaskNode):
+            return TaskRef(value.task_id)
+        if isinstance(value, Node):
+            return NodeRef(str(self._position(value)))
+        if type(value) is Part:
+            if isinstance(value.node, TaskNode):
+                return TaskRef(value.node.task_id, value.path)
+            return NodeRef(str(self._position(value.node)), value.path)
+        if type(value) is Input:
+            return InputRef(value._name, value._path)
+        if raydag.is_dag_node(value):
+            return raydag.input_ref(value) or NodeRef(str(self._position(value)))
+        return None
+
+    def _find(self, node: Any) -> _Found:
+        if isinstance(node, WaitNode):
+            after = tuple(self._position(need) for need in node.after)
+            return _Found(node.name, self._task_options(node.options), action=node.action, after=after)
+        if isinstance(node, WaitForNode):
+            waited = tuple(ref for need in node.nodes if isinstance(ref := self._ref_of(need), (NodeRef, TaskRef)))
+            wait = Wait(waited, node.num_returns, node.timeout_ms)
+            return _Found(node.name, self._task_options(node.options), action=wait, refs=waited)
+        if not isinstance(node, CallNode):
+            node = CallNode(*raydag.parts_of(node))
+            self._kept.append(node)
+        function = self._function(node.function)
+        arguments, refs = codec.encode_arguments(node.args, node.kwargs, self._ref_of)
+        return _Found(node.name, self._task_options(node.options), action=Call(function, arguments), refs=refs)
+
+    def _function(self, function: Callable[..., Any]) -> Function:
+        if id(function) not in self._functions:
+            self._kept.append(function)
+            self._functions[id(function)] = codec.encode_function(function)
+        return self._functions[id(function)]
+
+    def _task_options(self, options: Options) -> TaskOptions:
+        if id(options) not in self._options:
+            self._kept.append(options)
+            self._options[id(options)] = options.to_model()
+        return self._options[id(options)]
+
+    def _node(self, found: _Found, node_id: str, id_of: Mapping[int, str]) -> SpecNode:
+        action = found.action
+        assert action is not None
+        if isinstance(action, Call):
+            action = replace(action, refs=tuple(_renamed(ref, id_of) for ref in found.refs))
+        elif isinstance(action, Wait):
+            action = replace(action, refs=tuple(_renamed(ref, id_of) for ref in action.refs))
+        options = found.options
+        wanted = "" if found.name == node_id else found.name
+        if options.task_id != wanted:
+            options = replace(options, task_id=wanted)
+        return SpecNode(node_id, action, tuple(id_of[need] for need in found.after), options)
+
+
+def _renamed(ref: AnyRef, id_of: Mapping[int, str]) -> AnyRef:
+    return replace(ref, node_id=id_of[int(ref.node_id)]) if isinstance(ref, NodeRef) else ref
+
+
+def _needs(found: _Found) -> Iterator[int]:
+    yield from (int(ref.node_id) for ref in found.refs if isinstance(ref, NodeRef))
+    yield from found.after
+
+
+def _inner_first(found: list[_Found]) -> list[int]:
+    """Positions in post-order from the first one. Graphs of nodes have no cycles: a node is made after
+    what it is bound to."""
+    order: list[int] = []
+    seen = {0}
+    stack = [(0, _needs(found[0]))]
+    while stack:
+        position, needs = stack[-1]
+        for need in needs:
+            if need not in seen:
+                seen.add(need)
+                stack.append((need, _needs(found[need])))
+                break
+        else:
+            stack.pop()
+            order.append(position)
+    return order
+
+
+def _names(wanted: list[str]) -> list[str]:
+    """Ids that are given once each: duplicates get _1, _2, ... in their order."""
+    taken: set[str] = set()
+    counts: dict[str, int] = {}
+    names = []
+    for name in wanted:
+        fresh = name
+        while fresh in taken:
+            counts[name] = counts.get(name, 0) + 1
+            fresh = f"{name}_{counts[name]}"
+        taken.add(fresh)
+        names.append(fresh)
+    return names
