@@ -4,20 +4,24 @@ A blob is written under a temporary name, flushed to the disk, renamed, and its 
 is there whole or not at all. Reading maps the file, so that a large array is not copied. The length
 is part of no name, so the hash is checked the first time a process reads a blob; a file that passed is
 not checked again while its size and time of change stay the same.
+
+When a blob was put last is its time of access: putting one that is there sets that. A lock on a file
+in the folder, shared by those who put and alone for who deletes, keeps the two apart.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import mmap
 import os
 import secrets
 import stat
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -27,6 +31,7 @@ from perdure.storage.ports import BlobNotFound, BlobWriter, CorruptData, Storage
 STALE_S: Final = 3600.0
 """Temporary files of writers that died are removed after this time."""
 TEMPORARY: Final = "tmp"
+LOCK: Final = "lock"
 HASH_STEP: Final = 4 * 1024 * 1024
 CHECKED_MAX: Final = 100_000
 """So many blobs a process remembers to have checked."""
@@ -145,12 +150,44 @@ class FilesystemBlobStore:
 
         return await asyncio.to_thread(look)
 
-    async def delete(self, sha256: str) -> None:
+    async def renew(self, sha256: str) -> int | None:
+        def renew() -> int | None:
+            try:
+                with self.locked(fcntl.LOCK_SH):
+                    return _renew(self.path_of(sha256)).st_size
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise _meaning(error) from error
+
+        return await asyncio.to_thread(renew)
+
+    async def delete(self, sha256: str, *, idle_s: float = 0) -> bool:
         self._checked.pop(sha256, None)
+        return await asyncio.to_thread(self._delete, self.path_of(sha256), idle_s)
+
+    def _delete(self, path: Path, idle_s: float) -> bool:
         try:
-            await asyncio.to_thread(self.path_of(sha256).unlink, missing_ok=True)
+            with self.locked(fcntl.LOCK_EX):
+                status = path.stat()
+                if time.time() - max(status.st_atime, status.st_mtime) < idle_s:
+                    return False
+                path.unlink()
+        except FileNotFoundError:
+            return True
         except OSError as error:
             raise _meaning(error) from error
+        return True
+
+    @contextmanager
+    def locked(self, how: int) -> Iterator[None]:
+        """Hold the lock of the folder. Without a folder there is nothing to keep apart: FileNotFoundError."""
+        descriptor = os.open(self._root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
 
     async def list(self) -> AsyncIterator[BlobRef]:
         def look() -> list[BlobRef]:
@@ -207,11 +244,15 @@ class _Writer:
         sha256 = self._hash.hexdigest()
         path = self._store.path_of(sha256)
         try:
-            is_there = self._store.is_whole(sha256, self._size)
             self._store.secure(path.parent)
+            with self._store.locked(fcntl.LOCK_SH):
+                is_there = self._store.is_whole(sha256, self._size)
+                if is_there:
+                    _renew(path)
             if not is_there:
                 os.fsync(self._file.fileno())
-                self._path.replace(path)
+                with self._store.locked(fcntl.LOCK_SH):
+                    self._path.replace(path)
                 self._store.trust(sha256, os.fstat(self._file.fileno()))
             # Also of a blob that was there: its writer may have died, or be, between the rename and this.
             _sync_directory(path.parent)
@@ -227,6 +268,13 @@ class _Writer:
             self._file = None
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
+
+
+def _renew(path: Path) -> os.stat_result:
+    """The time of change stays: it tells whether the bytes are those that were checked."""
+    status = path.stat()
+    os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
+    return status
 
 
 def _mark(status: os.stat_result) -> tuple[int, int]:

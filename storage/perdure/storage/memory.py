@@ -6,6 +6,7 @@ is as deterministic as its caller.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
@@ -17,6 +18,7 @@ from perdure.storage.rows import (
     AddRun,
     AllOf,
     AnyOf,
+    BlobMark,
     Committed,
     Comparison,
     Condition,
@@ -24,6 +26,7 @@ from perdure.storage.rows import (
     DeleteRun,
     EntryResult,
     EventRow,
+    MarkBlobs,
     PutSpec,
     PutTask,
     RunQuery,
@@ -34,6 +37,8 @@ from perdure.storage.rows import (
     StoredRun,
     TaskRow,
     Timer,
+    Unmark,
+    UseBlobs,
     ValueKey,
     Write,
 )
@@ -51,6 +56,7 @@ class _Kept:
     is_current: bool = True
     tasks: dict[str, TaskRow] = field(default_factory=dict)
     events: dict[int, EventRow] = field(default_factory=dict)
+    blobs: set[str] = field(default_factory=set)
 
     def find_event(self, key: str, event_id: str) -> int | None:
         for event in self.events.values():
@@ -67,6 +73,8 @@ class MemoryMetadataStore:
         self._current: dict[tuple[str, str], _Kept] = {}
         self._requests: dict[tuple[str, str], _Kept] = {}
         self._specs: dict[str, bytes] = {}
+        self._uses: Counter[str] = Counter()  # how many runs use a blob
+        self._marks: dict[str, int] = {}
         self._change = 0
         self._sequence = 0
 
@@ -123,6 +131,14 @@ class MemoryMetadataStore:
             case ConsumeEvent():
                 if (kept := self._runs.get(write.run_id)) and (event := kept.events.get(write.sequence)):
                     kept.events[write.sequence] = replace(event, consumed_by=write.task_id)
+            case UseBlobs():
+                self._use(write)
+            case MarkBlobs(blobs=blobs):
+                self._marks.update(dict.fromkeys(blobs, self._change))
+            case Unmark(marks=marks):
+                for mark in marks:
+                    if self._marks.get(mark.sha256) == mark.change:
+                        del self._marks[mark.sha256]
             case DeleteRun():
                 self._delete(write.run_id)
             case _:
@@ -155,6 +171,15 @@ class MemoryMetadataStore:
         )
         return EntryResult(sequence=self._sequence)
 
+    def _use(self, write: UseBlobs) -> None:
+        kept = self._runs.get(write.run_id)
+        if kept is None:
+            self._marks.update(dict.fromkeys(write.blobs, self._change))
+            return
+        new = set(write.blobs) - kept.blobs
+        kept.blobs |= new
+        self._uses.update(new)
+
     def _delete(self, run_id: str) -> None:
         kept = self._runs.pop(run_id, None)
         if kept is None:
@@ -164,6 +189,8 @@ class MemoryMetadataStore:
             del self._current[row.namespace, row.workflow_id]
         if row.request_id:
             del self._requests[row.namespace, row.request_id]
+        self._uses -= Counter(kept.blobs)
+        self._marks.update(dict.fromkeys(kept.blobs, self._change))
         used = {key for other in self._runs.values() for key in _spec_keys(other)}
         for key in _spec_keys(kept) - used:
             self._specs.pop(key, None)
@@ -215,7 +242,20 @@ class MemoryMetadataStore:
 
     async def unfinished_runs(self, *, after: str, limit: int) -> list[RunRow]:
         rows = (kept.row for run_id, kept in sorted(self._runs.items()) if run_id > after)
-        return [row for row in rows if row.status in UNFINISHED and not row.is_dormant][:limit]
+        return [row for row in rows if row.status is RunStatus.RUNNING and not row.is_dormant][:limit]
+
+    async def running_runs(self) -> list[tuple[str, str]]:
+        rows = (kept.row for kept in self._runs.values())
+        return [(row.namespace, row.run_id) for row in rows if row.status is RunStatus.RUNNING]
+
+    async def count_pending(self) -> Mapping[str, int]:
+        rows = (kept.row for kept in self._runs.values())
+        return Counter(row.namespace for row in rows if row.status is RunStatus.PENDING)
+
+    async def pending_runs(self, namespace: str, *, limit: int) -> list[RunRow]:
+        rows = (kept.row for kept in self._runs.values())
+        pending = [row for row in rows if row.status is RunStatus.PENDING and row.namespace == namespace]
+        return sorted(pending, key=lambda row: (row.change, row.run_id))[:limit]
 
     async def next_timers(self, *, until_ms: int, limit: int) -> list[Timer]:
         timers = [
@@ -254,6 +294,10 @@ class MemoryMetadataStore:
         changed = [row for row in kept.tasks.values() if row.change > after] if kept is not None else []
         return [(row.task_id, row.change) for row in sorted(changed, key=lambda row: (row.change, row.seq))]
 
+    async def marked_blobs(self, *, after: str, limit: int) -> list[BlobMark]:
+        marks = sorted((sha256, change) for sha256, change in self._marks.items() if sha256 > after)
+        return [BlobMark(sha256, change, self._uses[sha256] > 0) for sha256, change in marks[:limit]]
+
     async def last_change(self) -> int:
         return self._change
 
@@ -263,6 +307,7 @@ def _set(row: RunRow, write: SetRun, change: int) -> RunRow:
         row,
         status=write.status,
         update_ms=write.at_ms,
+        start_ms=write.at_ms if write.status is RunStatus.RUNNING and row.start_ms is None else row.start_ms,
         end_ms=write.at_ms if write.status.is_final else None,
         output_task=write.output_task,
         output_wraps=write.output_wraps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
@@ -11,8 +12,9 @@ from perdure.storage.ports import BlobNotFound, BlobWriter
 
 
 class _Writer:
-    def __init__(self, blobs: dict[str, bytes]) -> None:
+    def __init__(self, blobs: dict[str, bytes], puts: dict[str, float]) -> None:
         self._blobs = blobs
+        self._puts = puts
         self._parts: list[bytes] = []
 
     async def write(self, chunk: bytes | memoryview) -> None:
@@ -25,6 +27,7 @@ class _Writer:
         data = b"".join(self._parts)
         sha256 = hashlib.sha256(data).hexdigest()
         self._blobs.setdefault(sha256, data)
+        self._puts[sha256] = time.monotonic()
         return BlobRef(sha256, len(data))
 
 
@@ -33,13 +36,14 @@ class MemoryBlobStore:
 
     def __init__(self) -> None:
         self._blobs: dict[str, bytes] = {}
+        self._puts: dict[str, float] = {}
 
     @asynccontextmanager
     async def writer(self) -> AsyncIterator[BlobWriter]:
-        yield _Writer(self._blobs)
+        yield _Writer(self._blobs, self._puts)
 
     async def put(self, chunks: Iterable[bytes | memoryview]) -> BlobRef:
-        writer = _Writer(self._blobs)
+        writer = _Writer(self._blobs, self._puts)
         for chunk in chunks:
             await writer.write(chunk)
         return await writer.commit()
@@ -52,8 +56,17 @@ class MemoryBlobStore:
     async def size(self, sha256: str) -> int | None:
         return len(self._blobs[sha256]) if sha256 in self._blobs else None
 
-    async def delete(self, sha256: str) -> None:
+    async def renew(self, sha256: str) -> int | None:
+        if sha256 in self._blobs:
+            self._puts[sha256] = time.monotonic()
+        return await self.size(sha256)
+
+    async def delete(self, sha256: str, *, idle_s: float = 0) -> bool:
+        if sha256 in self._puts and time.monotonic() - self._puts[sha256] < idle_s:
+            return False
         self._blobs.pop(sha256, None)
+        self._puts.pop(sha256, None)
+        return True
 
     async def list(self) -> AsyncIterator[BlobRef]:
         for sha256, data in list(self._blobs.items()):

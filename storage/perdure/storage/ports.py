@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias
 
 from perdure.model import BlobRef
-from perdure.storage.rows import Committed, RunQuery, RunRow, StoredRun, Timer, ValueKey, Write
+from perdure.storage.rows import BlobMark, Committed, RunQuery, RunRow, StoredRun, Timer, ValueKey, Write
 
 Entry: TypeAlias = Sequence[Write]
 """Writes that belong together: all of them happen, or none."""
@@ -93,7 +93,19 @@ class MetadataStore(Protocol):
         ...
 
     async def unfinished_runs(self, *, after: str, limit: int) -> list[RunRow]:
-        """RUNNING and PENDING runs that are not dormant with a run id above `after`, by run id."""
+        """RUNNING runs that are not dormant with a run id above `after`, by run id."""
+        ...
+
+    async def running_runs(self) -> list[tuple[str, str]]:
+        """Namespace and run id of every RUNNING run, dormant ones included."""
+        ...
+
+    async def count_pending(self) -> Mapping[str, int]:
+        """How many runs are PENDING, by namespace; namespaces without any are left out."""
+        ...
+
+    async def pending_runs(self, namespace: str, *, limit: int) -> list[RunRow]:
+        """PENDING runs, in the order in which they became that: by change and then run id."""
         ...
 
     async def next_timers(self, *, until_ms: int, limit: int) -> list[Timer]:
@@ -114,6 +126,10 @@ class MetadataStore(Protocol):
 
     async def read_tasks(self, run_id: str, *, after: int) -> list[tuple[str, int]]:
         """Id and change of the run's tasks with a `change` above `after`, by change and then `seq`."""
+        ...
+
+    async def marked_blobs(self, *, after: str, limit: int) -> list[BlobMark]:
+        """Marked blobs with a hash above `after`, by hash; `is_used` says whether any run uses it now."""
         ...
 
     async def last_change(self) -> int:
@@ -146,7 +162,7 @@ class BlobStore(Protocol):
 
     async def put(self, chunks: Iterable[bytes | memoryview]) -> BlobRef:
         """Write a blob whole. When it returns, the blob survives the loss of power. A blob that is
-        there already is not written again."""
+        there already is not written again, but counts as put now."""
         ...
 
     async def get(self, sha256: str) -> memoryview:
@@ -158,8 +174,14 @@ class BlobStore(Protocol):
         """Length in bytes, None if there is no such blob."""
         ...
 
-    async def delete(self, sha256: str) -> None:
-        """Remove a blob. Memory mapped before stays readable. Removing twice is no error."""
+    async def renew(self, sha256: str) -> int | None:
+        """Let a blob count as put now. Length in bytes, None if there is no such blob."""
+        ...
+
+    async def delete(self, sha256: str, *, idle_s: float = 0) -> bool:
+        """Remove a blob, unless it was put within the last `idle_s` seconds: then False, and it stays.
+        Whoever puts it at the same time has it. Memory mapped before stays readable. Removing twice
+        is no error."""
         ...
 
     def list(self) -> AsyncIterator[BlobRef]:

@@ -113,6 +113,15 @@ class StoredRun:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobMark:
+    """A blob that perhaps nobody uses, and the commit that marked it last."""
+
+    sha256: str
+    change: int
+    is_used: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ValueKey:
     """Names a stored value: the output of a task, or an input of the run."""
 
@@ -141,7 +150,8 @@ class AddRun:
 
 @dataclass(frozen=True, slots=True)
 class SetRun:
-    """Change the state of a run. `resumed` adds one to `resume_count` and clears `end_ms`."""
+    """Change the state of a run. `resumed` adds one to `resume_count`; `end_ms` is set by a final state and
+    cleared by any other; `start_ms` is set by RUNNING if it was not set."""
 
     run_id: str
     status: RunStatus
@@ -197,8 +207,31 @@ class ConsumeEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class UseBlobs:
+    """Note that a run uses blobs, in the entry that mentions them. If there is no such run, mark them."""
+
+    run_id: str
+    blobs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MarkBlobs:
+    """Mark blobs that perhaps nobody uses. One that is marked already is marked anew."""
+
+    blobs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unmark:
+    """Remove marks, but for those of blobs that were marked anew since `change`."""
+
+    marks: tuple[BlobMark, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteRun:
-    """Remove a run with everything that is its own. Removing one that is not there changes nothing."""
+    """Remove a run with everything that is its own, and mark the blobs that it used. Removing one that
+    is not there changes nothing."""
 
     run_id: str
 
@@ -210,7 +243,20 @@ class SetAsideRuns:
     at_ms: int
 
 
-Write: TypeAlias = AddRun | SetRun | SetAsideRuns | SetDormant | PutTask | PutSpec | AddEvent | ConsumeEvent | DeleteRun
+Write: TypeAlias = (
+    AddRun
+    | SetRun
+    | SetAsideRuns
+    | SetDormant
+    | PutTask
+    | PutSpec
+    | AddEvent
+    | ConsumeEvent
+    | UseBlobs
+    | MarkBlobs
+    | Unmark
+    | DeleteRun
+)
 
 
 @dataclass(frozen=True, slots=True)

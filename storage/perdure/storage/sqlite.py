@@ -18,7 +18,7 @@ from typing import IO, Final, TypeVar
 from perdure.storage import sqlite_read, sqlite_write
 from perdure.storage.migrate import migrate_sqlite
 from perdure.storage.ports import CorruptData, Entry, StorageError, StorageFull, StorageUnavailable
-from perdure.storage.rows import Committed, RunQuery, RunRow, StoredRun, Timer, ValueKey
+from perdure.storage.rows import BlobMark, Committed, RunQuery, RunRow, StoredRun, Timer, ValueKey
 
 T = TypeVar("T")
 
@@ -119,6 +119,15 @@ class SqliteMetadataStore:
     async def unfinished_runs(self, *, after: str, limit: int) -> list[RunRow]:
         return await self._read(lambda connection: sqlite_read.unfinished_runs(connection, after, limit))
 
+    async def running_runs(self) -> list[tuple[str, str]]:
+        return await self._read(sqlite_read.running_runs)
+
+    async def count_pending(self) -> Mapping[str, int]:
+        return await self._read(sqlite_read.count_pending)
+
+    async def pending_runs(self, namespace: str, *, limit: int) -> list[RunRow]:
+        return await self._read(lambda connection: sqlite_read.pending_runs(connection, namespace, limit))
+
     async def next_timers(self, *, until_ms: int, limit: int) -> list[Timer]:
         return await self._read(lambda connection: sqlite_read.next_timers(connection, until_ms, limit))
 
@@ -130,6 +139,9 @@ class SqliteMetadataStore:
 
     async def read_tasks(self, run_id: str, *, after: int) -> list[tuple[str, int]]:
         return await self._read(lambda connection: sqlite_read.read_tasks(connection, run_id, after))
+
+    async def marked_blobs(self, *, after: str, limit: int) -> list[BlobMark]:
+        return await self._read(lambda connection: sqlite_read.marked_blobs(connection, after, limit))
 
     async def last_change(self) -> int:
         return await self._read(sqlite_read.last_change)

@@ -11,6 +11,7 @@ from perdure.model import RunStatus, TaskStatus
 from perdure.storage.rows import (
     AllOf,
     AnyOf,
+    BlobMark,
     Comparison,
     Condition,
     EventRow,
@@ -119,10 +120,36 @@ def unfinished_runs(sql: sqlite3.Connection, after: str, limit: int) -> list[Run
     return [
         _run(values)
         for values in sql.execute(
-            f"{_RUN} WHERE status IN ('RUNNING', 'PENDING') AND is_dormant = 0 AND run_id > ? ORDER BY run_id LIMIT ?",
+            # the first test is that of the index
+            f"{_RUN} WHERE status IN ('RUNNING', 'PENDING') AND is_dormant = 0 AND status = 'RUNNING' AND run_id > ? "
+            "ORDER BY run_id LIMIT ?",
             (after, limit),
         )
     ]
+
+
+def running_runs(sql: sqlite3.Connection) -> list[tuple[str, str]]:
+    # From namespace to namespace, so that runs that have ended are not looked at. One that is not current has.
+    found: list[tuple[str, str]] = []
+    namespace = ""
+    while row := sql.execute(
+        "SELECT namespace FROM runs WHERE is_current = 1 AND namespace > ? ORDER BY namespace LIMIT 1", (namespace,)
+    ).fetchone():
+        (namespace,) = row
+        found += sql.execute(
+            "SELECT namespace, run_id FROM runs WHERE is_current = 1 AND namespace = ? AND status = 'RUNNING'",
+            (namespace,),
+        )
+    return found
+
+
+def count_pending(sql: sqlite3.Connection) -> Mapping[str, int]:
+    return dict(sql.execute("SELECT namespace, count(*) FROM runs WHERE status = 'PENDING' GROUP BY namespace"))
+
+
+def pending_runs(sql: sqlite3.Connection, namespace: str, limit: int) -> list[RunRow]:
+    statement = f"{_RUN} WHERE namespace = ? AND status = 'PENDING' ORDER BY change, run_id LIMIT ?"
+    return [_run(values) for values in sql.execute(statement, (namespace, limit))]
 
 
 def next_timers(sql: sqlite3.Connection, until_ms: int, limit: int) -> list[Timer]:
@@ -202,6 +229,17 @@ def read_tasks(sql: sqlite3.Connection, run_id: str, after: int) -> list[tuple[s
     return sql.execute(
         "SELECT task_id, change FROM tasks WHERE run_id = ? AND change > ? ORDER BY change, seq", (run_id, after)
     ).fetchall()
+
+
+def marked_blobs(sql: sqlite3.Connection, after: str, limit: int) -> list[BlobMark]:
+    return [
+        BlobMark(sha256, change, bool(is_used))
+        for sha256, change, is_used in sql.execute(
+            "SELECT sha256, change, EXISTS (SELECT 1 FROM blob_uses WHERE blob_uses.sha256 = blob_marks.sha256) "
+            "FROM blob_marks WHERE sha256 > ? ORDER BY sha256 LIMIT ?",
+            (after, limit),
+        )
+    ]
 
 
 def last_change(sql: sqlite3.Connection) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Final, assert_never
 
+from perdure.model import RunStatus
 from perdure.storage.ports import Entry
 from perdure.storage.rows import (
     AddEvent,
@@ -16,6 +17,7 @@ from perdure.storage.rows import (
     ConsumeEvent,
     DeleteRun,
     EntryResult,
+    MarkBlobs,
     PutSpec,
     PutTask,
     RunRow,
@@ -23,6 +25,8 @@ from perdure.storage.rows import (
     SetDormant,
     SetRun,
     TaskRow,
+    Unmark,
+    UseBlobs,
     Write,
 )
 
@@ -40,9 +44,10 @@ _PUT_TASK: Final = _insert("INSERT OR REPLACE", "tasks", TASK_COLUMNS)
 _ADD_EVENT: Final = _insert(
     "INSERT", "events", ("run_id", "sequence", "event_id", "key", "payload", "arrived_ms", "consumed_by")
 )
+_MARK: Final = "INSERT OR REPLACE INTO blob_marks (sha256, change) VALUES (?, ?)"
 _SET_RUN: Final = """
-    UPDATE runs SET status = ?, update_ms = ?, end_ms = ?, output_task = ?, output_wraps = ?, failure = ?,
-        resume_count = resume_count + ?, change = ?
+    UPDATE runs SET status = ?, update_ms = ?, start_ms = coalesce(start_ms, ?), end_ms = ?,
+        output_task = ?, output_wraps = ?, failure = ?, resume_count = resume_count + ?, change = ?
     WHERE run_id = ?
 """
 
@@ -99,10 +104,11 @@ class _Commit:
             case AddRun():
                 self._add_run(write)
             case SetRun():
+                start_ms = write.at_ms if write.status is RunStatus.RUNNING else None
                 end_ms = write.at_ms if write.status.is_final else None
                 outcome = (write.output_task, write.output_wraps, write.failure, int(write.resumed))
                 self._sql.execute(
-                    _SET_RUN, (write.status.value, write.at_ms, end_ms, *outcome, self.change, write.run_id)
+                    _SET_RUN, (write.status.value, write.at_ms, start_ms, end_ms, *outcome, self.change, write.run_id)
                 )
             case SetAsideRuns(at_ms=at_ms):
                 self._sql.execute(
@@ -122,6 +128,15 @@ class _Commit:
                 self._sql.execute(
                     "UPDATE events SET consumed_by = ? WHERE run_id = ? AND sequence = ?",
                     (write.task_id, write.run_id, write.sequence),
+                )
+            case UseBlobs():
+                self._use(write)
+            case MarkBlobs(blobs=blobs):
+                self._sql.executemany(_MARK, [(sha256, self.change) for sha256 in blobs])
+            case Unmark(marks=marks):
+                self._sql.executemany(
+                    "DELETE FROM blob_marks WHERE sha256 = ? AND change = ?",
+                    [(mark.sha256, mark.change) for mark in marks],
                 )
             case DeleteRun():
                 self._delete(write.run_id)
@@ -188,6 +203,13 @@ class _Commit:
         )
         return EntryResult(sequence=sequence)
 
+    def _use(self, write: UseBlobs) -> None:
+        if self._sql.execute("SELECT 1 FROM runs WHERE run_id = ?", (write.run_id,)).fetchone():
+            statement = "INSERT OR IGNORE INTO blob_uses (run_id, sha256) VALUES (?, ?)"
+            self._sql.executemany(statement, [(write.run_id, sha256) for sha256 in write.blobs])
+        else:
+            self._sql.executemany(_MARK, [(sha256, self.change) for sha256 in write.blobs])
+
     def _delete(self, run_id: str) -> None:
         self.finish()
         keys = self._sql.execute(
@@ -195,7 +217,11 @@ class _Commit:
             "UNION SELECT spec_key FROM tasks WHERE run_id = :run_id AND spec_key <> ''",
             {"run_id": run_id},
         ).fetchall()
-        for table in ("runs", "labels", "inputs", "tasks", "events"):
+        self._sql.execute(
+            "INSERT OR REPLACE INTO blob_marks (sha256, change) SELECT sha256, ? FROM blob_uses WHERE run_id = ?",
+            (self.change, run_id),
+        )
+        for table in ("runs", "labels", "inputs", "tasks", "events", "blob_uses"):
             self._sql.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
         for (key,) in keys:
             self._sql.execute(

@@ -1,0 +1,79 @@
+"""What every blob store promises about deleting blobs while somebody puts them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from perdure.storage.filesystem import FilesystemBlobStore
+from perdure.storage.memory_blobs import MemoryBlobStore
+from perdure.storage.ports import BlobStore
+
+HOUR_S = 3600.0
+NOWHERE = "0" * 64
+
+
+@pytest.fixture(params=["memory", "filesystem"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    return MemoryBlobStore() if request.param == "memory" else FilesystemBlobStore(tmp_path / "blobs")
+
+
+async def test_a_blob_that_was_put_lately_stays(store: BlobStore) -> None:
+    blob = await store.put([b"value"])
+    assert await store.delete(blob.sha256, idle_s=HOUR_S) is False
+    assert await store.get(blob.sha256) == b"value"
+    assert await store.delete(blob.sha256) is True
+    assert await store.size(blob.sha256) is None
+    assert await store.delete(blob.sha256, idle_s=HOUR_S) is True
+
+
+async def test_there_is_nothing_to_delete_or_renew(store: BlobStore) -> None:
+    assert await store.delete(NOWHERE, idle_s=HOUR_S) is True
+    assert await store.renew(NOWHERE) is None
+    await store.put([b"other"])
+    assert await store.renew(NOWHERE) is None
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FilesystemBlobStore:
+    return FilesystemBlobStore(tmp_path / "blobs")
+
+
+def age(path: Path) -> None:
+    """As if it was put two hours ago."""
+    long_ago = time.time() - 2 * HOUR_S
+    os.utime(path, (long_ago, long_ago))
+
+
+@pytest.mark.parametrize("how", ["put", "writer", "renew"])
+async def test_an_old_blob_goes_unless_it_is_put_again(files: FilesystemBlobStore, how: str) -> None:
+    blob = await files.put([b"value"])
+    path = files.path_of(blob.sha256)
+    age(path)
+    changed = path.stat().st_mtime_ns
+    if how == "put":
+        assert await files.put([b"value"]) == blob
+    elif how == "writer":
+        async with files.writer() as writer:
+            await writer.write(b"value")
+            await writer.commit()
+    else:
+        assert await files.renew(blob.sha256) == 5
+    assert path.stat().st_mtime_ns == changed  # it is not checked anew, nor was it written again
+    assert await files.delete(blob.sha256, idle_s=HOUR_S) is False
+    age(path)
+    assert await files.delete(blob.sha256, idle_s=HOUR_S) is True
+    assert await files.size(blob.sha256) is None
+
+
+async def test_whoever_puts_while_another_deletes_has_the_blob(files: FilesystemBlobStore, tmp_path: Path) -> None:
+    blob = await files.put([b"value"])
+    others = [FilesystemBlobStore(tmp_path / "blobs") for _ in range(4)]
+    for _ in range(100):
+        age(files.path_of(blob.sha256))
+        await asyncio.gather(files.delete(blob.sha256, idle_s=HOUR_S), *(other.put([b"value"]) for other in others))
+        assert await files.size(blob.sha256) == 5

@@ -1,0 +1,196 @@
+"""What every metadata store promises about waiting runs and about who uses which blob."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from perdure.model import RunStatus, TaskStatus
+from perdure.storage.memory import MemoryMetadataStore
+from perdure.storage.migrate import migrations
+from perdure.storage.ports import MetadataStore
+from perdure.storage.rows import (
+    AddRun,
+    BlobMark,
+    DeleteRun,
+    MarkBlobs,
+    RunRow,
+    SetAsideRuns,
+    SetDormant,
+    SetRun,
+    Unmark,
+    UseBlobs,
+)
+from perdure.storage.sqlite import SqliteMetadataStore
+
+RUNNING, PENDING = RunStatus.RUNNING, RunStatus.PENDING
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MetadataStore]:
+    store: MetadataStore = MemoryMetadataStore()
+    if request.param == "sqlite":
+        store = SqliteMetadataStore(tmp_path / "perdure.db")
+    await store.open()
+    yield store
+    await store.close()
+
+
+def add(name: str, status: RunStatus = RUNNING, *, namespace: str = "default") -> AddRun:
+    start_ms = 1 if status is RUNNING else None
+    row = RunRow(name, namespace, f"id-{name}", status, "spec", create_ms=1, update_ms=1, start_ms=start_ms)
+    return AddRun(row, b"graph")
+
+
+async def pending(store: MetadataStore, limit: int = 99, namespace: str = "default") -> list[str]:
+    return [row.run_id for row in await store.pending_runs(namespace, limit=limit)]
+
+
+# ------------------------------------------------------------------------------ the queue
+
+
+async def test_pending_runs_come_in_the_order_in_which_they_became_that(store: MetadataStore) -> None:
+    await store.commit([(add("c", PENDING),)])
+    await store.commit([(add("b", PENDING),), (add("a", PENDING),), (add("x"),), (add("o", PENDING, namespace="n"),)])
+    await store.commit([(SetRun("x", RunStatus.FAILED, 5),)])
+    await store.commit([(SetRun("x", PENDING, 6, resumed=True),)])
+    assert await pending(store) == ["c", "a", "b", "x"]
+    assert await pending(store, 2) == ["c", "a"]
+    assert await pending(store, namespace="n") == ["o"]
+    assert await store.count_pending() == {"default": 4, "n": 1}
+
+
+async def test_events_and_dormancy_do_not_move_a_run_in_the_queue(store: MetadataStore) -> None:
+    await store.commit([(add("b", PENDING),)])
+    await store.commit([(add("a", PENDING),)])
+    await store.commit([(SetDormant("b", True),)])
+    assert await pending(store) == ["b", "a"]
+
+
+async def test_who_starts_or_is_canceled_has_left_the_queue(store: MetadataStore) -> None:
+    await store.commit([(add("a", PENDING),), (add("b", PENDING),), (add("c", PENDING),)])
+    await store.commit([(SetRun("a", RUNNING, 7),), (SetRun("b", RunStatus.CANCELED, 8),)])
+    assert await pending(store) == ["c"]
+    started = await store.get_run("a")
+    assert started is not None
+    assert (started.status, started.start_ms, started.end_ms) == (RUNNING, 7, None)
+    canceled = await store.get_run("b")
+    assert canceled is not None
+    assert (canceled.start_ms, canceled.end_ms) == (None, 8)
+    await store.commit([(SetAsideRuns(9),)])
+    assert await store.count_pending() == {}
+
+
+async def test_the_first_start_is_kept(store: MetadataStore) -> None:
+    await store.commit([(add("a"),), (add("b", PENDING),)])
+    await store.commit([(SetRun("a", RUNNING, 7, resumed=True),), (SetRun("b", RunStatus.FAILED, 8),)])
+    await store.commit([(SetRun("b", RUNNING, 9, resumed=True),)])
+    rows = [await store.get_run("a"), await store.get_run("b")]
+    assert [row.start_ms for row in rows if row is not None] == [1, 9]
+
+
+async def test_every_running_run_is_known_and_those_to_recover_do_not_wait(store: MetadataStore) -> None:
+    await store.commit([(add("a"),), (add("b"),), (add("c", PENDING),), (add("d", namespace="n"),), (add("e"),)])
+    await store.commit([(SetDormant("b", True),), (SetRun("e", RunStatus.SUCCESSFUL, 3),)])
+    assert sorted(await store.running_runs()) == [("default", "a"), ("default", "b"), ("n", "d")]
+    assert [row.run_id for row in await store.unfinished_runs(after="", limit=9)] == ["a", "d"]
+
+
+# ------------------------------------------------------------------------------ who uses which blob
+
+
+def sha(letter: str) -> str:
+    return letter * 64
+
+
+async def marks(store: MetadataStore) -> dict[str, bool]:
+    return {mark.sha256[0]: mark.is_used for mark in await store.marked_blobs(after="", limit=99)}
+
+
+async def test_the_blobs_of_a_deleted_run_are_marked(store: MetadataStore) -> None:
+    await store.commit([(add("a"), UseBlobs("a", (sha("1"), sha("2"))))])
+    await store.commit([(UseBlobs("a", (sha("2"), sha("3"))),)])
+    await store.commit([(add("b"), UseBlobs("b", (sha("2"),)))])
+    assert await marks(store) == {}
+    await store.commit([(DeleteRun("a"),)])
+    assert await marks(store) == {"1": False, "2": True, "3": False}
+    await store.commit([(DeleteRun("b"),)])
+    await store.commit([(DeleteRun("b"),)])
+    assert await marks(store) == {"1": False, "2": False, "3": False}
+
+
+async def test_uses_are_refused_with_their_run(store: MetadataStore) -> None:
+    await store.commit([(add("a"),)])
+    twin = AddRun(RunRow("b", "default", "id-a", RUNNING, "spec", 1, 1), b"graph")
+    committed = await store.commit([(twin, UseBlobs("b", (sha("1"),)))])
+    assert committed.results[0].is_refused
+    assert await marks(store) == {}
+
+
+async def test_blobs_for_a_run_that_is_gone_are_marked(store: MetadataStore) -> None:
+    await store.commit([(UseBlobs("nobody", (sha("1"),)),), (MarkBlobs((sha("2"),)),)])
+    assert await marks(store) == {"1": False, "2": False}
+
+
+async def test_a_mark_that_was_made_anew_stays(store: MetadataStore) -> None:
+    await store.commit([(MarkBlobs((sha("1"), sha("2"))),)])
+    seen = tuple(await store.marked_blobs(after="", limit=9))
+    await store.commit([(MarkBlobs((sha("2"),)),)])
+    await store.commit([(Unmark(seen),), (Unmark((BlobMark(sha("9"), 1),)),)])
+    assert await marks(store) == {"2": False}
+
+
+async def test_marks_are_paged(store: MetadataStore) -> None:
+    await store.commit([(MarkBlobs(tuple(sha(letter) for letter in "3142")),)])
+    first = await store.marked_blobs(after="", limit=3)
+    assert [mark.sha256 for mark in first] == [sha("1"), sha("2"), sha("3")]
+    rest = await store.marked_blobs(after=first[-1].sha256, limit=3)
+    assert [mark.sha256 for mark in rest] == [sha("4")]
+
+
+# ------------------------------------------------------------------------------ of SQLite
+
+
+async def test_blobs_of_an_older_database_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "perdure.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    number, name, sql = migrations("sqlite")[0]
+    connection.executescript("CREATE TABLE migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
+    connection.executescript(f"{sql} INSERT INTO migrations VALUES ({number}, '{name}')")
+    connection.execute(
+        "INSERT INTO tasks (run_id, task_id, seq, status, attempt, failures, change, output_bytes, output_blob, "
+        "spec_key) VALUES ('a', 't', 0, ?, 1, 0, 1, 9, ?, '')",
+        (TaskStatus.SUCCESSFUL.value, sha("1")),
+    )
+    connection.close()
+    store = SqliteMetadataStore(path)
+    await store.open()
+    await store.commit([(MarkBlobs((sha("1"), sha("2"))),)])
+    assert await marks(store) == {"1": True, "2": False}
+    await store.close()
+
+
+async def test_waiting_and_unfinished_runs_are_read_by_their_indexes(tmp_path: Path) -> None:
+    store = SqliteMetadataStore(tmp_path / "perdure.db")
+    await store.open()
+    assert store._read_connection is not None
+    await store.commit([(add("a"),), (add("b", PENDING),)])
+    statements: list[str] = []
+    store._read_connection.set_trace_callback(statements.append)
+    await store.pending_runs("default", limit=9)
+    await store.count_pending()
+    await store.unfinished_runs(after="a", limit=9)
+    await store.running_runs()
+    store._read_connection.set_trace_callback(None)
+    await store.close()
+    connection = sqlite3.connect(tmp_path / "perdure.db")
+    plans = [" ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}")) for text in statements]
+    connection.close()
+    assert ["runs_pending" in plan for plan in plans[:2]] == [True, True], plans
+    assert "runs_unfinished" in plans[2]
+    assert all("SEARCH" in plan for plan in plans[3:]), plans
+    assert "(namespace=? AND status=?)" in plans[4]
+    assert not any("TEMP B-TREE" in plan for plan in plans), plans
