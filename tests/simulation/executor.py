@@ -18,7 +18,10 @@ from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import Failure, FailureKind, Payload, Spec
 from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
+from perdure.storage.rows import ValueKey
 
+VOLATILE = "v_"
+"""How the ids of tasks without checkpoints begin."""
 DELAY_MAX_S = 2.0
 REPEAT_SHARE = 0.1
 STRAY_LOSS_SHARE = 0.03
@@ -55,6 +58,7 @@ class FakeExecutor:
 
     async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
         self._report = report
+        self._values = values
 
     async def stop(self) -> None:
         self.die()
@@ -70,6 +74,10 @@ class FakeExecutor:
 
     def submit(self, work: Work) -> None:
         self._on_submit(work)
+        for source in work.inputs:
+            if source.task_id.startswith(VOLATILE):
+                at_hand = self._values.cached(ValueKey(work.run_id, task_id=source.task_id))
+                assert at_hand is not None, f"{work.task_id} starts and the value of {source.task_id} is gone"
         if work.key in self._here:
             return
         self._here[work.key] = work

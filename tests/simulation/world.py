@@ -26,6 +26,8 @@ from perdure.model import (
     Sleep,
     Spec,
     TaskOptions,
+    TaskRef,
+    Wait,
     WaitEvent,
 )
 from perdure.service.executors.port import Work
@@ -35,7 +37,7 @@ from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.ports import StorageError
 from perdure.storage.rows import RunQuery
 from simulation.clock import VirtualLoop, run_virtually
-from simulation.executor import FakeExecutor, Ledger
+from simulation.executor import VOLATILE, FakeExecutor, Ledger
 from simulation.store import FaultyStore, Watch
 
 T = TypeVar("T")
@@ -51,8 +53,14 @@ class Crash(BaseException):
 
 
 def call(node_id: str, program: str, *needs: str, catch: bool = False, limit_ms: int | None = None) -> Node:
+    """A task with an id that begins with "v_" is volatile."""
     base = ONCE if program == "broken" else RETRY
-    options = TaskOptions(retry=base.retry, catch_exceptions=catch, attempt_timeout_ms=limit_ms)
+    options = TaskOptions(
+        retry=base.retry,
+        catch_exceptions=catch,
+        attempt_timeout_ms=limit_ms,
+        checkpoint=not node_id.startswith(VOLATILE),
+    )
     return Node(node_id, Call(Function(program, program), NULL, tuple(NodeRef(n) for n in needs)), options=options)
 
 
@@ -66,6 +74,8 @@ GRAPHS = {
     "deep": spec(call("d", "grow:pair"), call("e", "value", "d")),
     "bad": spec(call("x", "value"), call("y", "broken", "x")),
     "sleepy": spec(Node("s", Sleep(delay_ms=700)), call("t", "value", "s")),
+    "rest": spec(Node("v", Wait((TaskRef("a"), TaskRef("b")), num_returns=2)), call("r", "value", "v")),
+    "loose": spec(call("v_x", "flaky:1"), call("y", "value", "v_x"), call("v_z", "value", "y")),
 }
 
 SHAPES: dict[str, tuple[Spec, int, RunStatus]] = {
@@ -111,6 +121,30 @@ SHAPES: dict[str, tuple[Spec, int, RunStatus]] = {
             call("a", "value", "w"),
         ),
         0,
+        RunStatus.SUCCESSFUL,
+    ),
+    "races": (
+        spec(
+            call("a", "value"),
+            call("b", "flaky:1"),
+            call("never", "hang:99"),
+            Node("w", Wait((NodeRef("a"), NodeRef("b"), NodeRef("never")), timeout_ms=30_000)),
+            call("c", "grow:rest", "w"),
+        ),
+        0,
+        RunStatus.SUCCESSFUL,
+    ),
+    "forgets": (
+        spec(
+            call("v_a", "value"),
+            call("v_b", "lost:1", "v_a"),
+            call("c", "value", "v_b"),
+            Node("w1", WaitEvent("k"), after=("c",)),
+            call("v_d", "grow:loose", "v_b", "w1"),
+            call("e", "value", "v_d", "c"),
+            call("v_f", "value", "e"),
+        ),
+        1,
         RunStatus.SUCCESSFUL,
     ),
     "hangs": (spec(call("a", "hang:1", limit_ms=3_000), call("b", "value", "a")), 0, RunStatus.SUCCESSFUL),
@@ -222,7 +256,7 @@ class World:
     def _on_submit(self, work: Work) -> None:
         assert not self.watch.is_done(work.run_id, work.task_id), f"finished task {work.task_id} is dispatched again"
         for source in work.inputs:
-            if source.task_id:
+            if source.task_id and not source.task_id.startswith(VOLATILE):
                 assert self.watch.is_done(work.run_id, source.task_id), f"{work.task_id} starts before {source.task_id}"
 
     def _new_id(self, now_ms: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -10,9 +9,7 @@ import pytest
 from perdure.engine.messages import (
     AttemptLost,
     AttemptStarted,
-    CancelAttempt,
     CancelRequested,
-    Command,
     ConsumeEvent,
     Dispatch,
     Event,
@@ -27,17 +24,12 @@ from perdure.engine.messages import (
     TaskSucceeded,
     TimerFired,
 )
-from perdure.engine.run import Run
 from perdure.model import (
     NULL,
     Call,
-    Failure,
     FailureKind,
-    Function,
     InputRef,
     Node,
-    NodeRef,
-    Payload,
     RetryPolicy,
     RunStatus,
     Sleep,
@@ -46,97 +38,7 @@ from perdure.model import (
     TaskStatus,
     WaitEvent,
 )
-
-FUNCTION = Function("key", "module.function")
-VALUE = Payload("json/plain", b"1")
-ONCE = TaskOptions(retry=RetryPolicy(max_attempts=1))
-CATCH = TaskOptions(retry=RetryPolicy(max_attempts=1), catch_exceptions=True)
-ERROR = Failure(FailureKind.APPLICATION, "builtins.ValueError", "no", base_types=())
-
-
-def call(node_id: str, *needs: str, options: TaskOptions = ONCE) -> Node:
-    return Node(node_id, Call(FUNCTION, NULL, tuple(NodeRef(need) for need in needs)), options=options)
-
-
-def graph(*nodes: Node) -> Spec:
-    return Spec(nodes, nodes[-1].id)
-
-
-class Driver:
-    """A run, its commands by kind, and the records that a store would have."""
-
-    def __init__(self, spec: Spec, run: Run | None = None) -> None:
-        self.spec = spec
-        self.run = run or Run(spec)
-        self.specs = {"root": spec}
-        self.records: dict[str, RecordTask] = {}
-        self.status = RunStatus.RUNNING
-        self.consumed: list[tuple[int, str]] = []
-        self.dispatched: list[tuple[str, int]] = []
-        self.inputs: dict[str, tuple[Source, ...]] = {}
-        self.cancelled: list[tuple[str, int]] = []
-        self.timers: list[SetTimer] = []
-        self.ends: list[RecordRun] = []
-        self.mail: list[EventArrived] = []
-        if run is None:
-            self.take(self.run.start(at_ms=0))
-
-    def take(self, commands: Iterable[Command]) -> list[Command]:
-        commands = list(commands)
-        for command in commands:
-            match command:
-                case RecordTask():
-                    self.records[command.task_id] = command
-                case ConsumeEvent():
-                    self.consumed.append((command.sequence, command.task_id))
-                case RecordRun():
-                    self.status = command.status
-                    self.ends.append(command)
-                case Dispatch():
-                    self.dispatched.append((command.task_id, command.attempt))
-                    self.inputs[command.task_id] = command.inputs
-                case CancelAttempt():
-                    self.cancelled.append((command.task_id, command.attempt))
-                case SetTimer():
-                    self.timers.append(command)
-        return commands
-
-    def apply(self, event: Event) -> list[Command]:
-        if isinstance(event, EventArrived):
-            self.mail.append(event)
-        return self.take(self.run.apply(event))
-
-    def succeed(self, task_id: str, attempt: int = 1) -> list[Command]:
-        return self.apply(TaskSucceeded(task_id, attempt, VALUE, at_ms=10))
-
-    def fail(self, task_id: str, attempt: int = 1, failure: Failure = ERROR, at_ms: int = 10) -> list[Command]:
-        return self.apply(TaskFailed(task_id, attempt, failure, at_ms))
-
-    def go_on(self, task_id: str, spec: Spec, attempt: int = 1) -> list[Command]:
-        key = f"{task_id}'s graph"
-        self.specs[key] = spec
-        return self.apply(TaskContinued(task_id, attempt, spec, key, at_ms=10))
-
-    def restarted(self, at_ms: int = 1_000) -> Driver:
-        """The same run in a new process: rebuilt from its records alone."""
-        consumed = {sequence for sequence, _ in self.consumed}
-        run = Run.restore(
-            self.spec,
-            self.status,
-            sorted(self.records.values(), key=lambda record: record.seq),
-            self.specs,
-            [mail for mail in self.mail if mail.sequence not in consumed],
-            max((mail.sequence for mail in self.mail), default=0),
-        )
-        again = Driver(self.spec, run)
-        again.specs, again.records, again.status = self.specs, dict(self.records), self.status
-        again.mail, again.consumed = self.mail, list(self.consumed)
-        if run.status is RunStatus.RUNNING:
-            again.take(run.recover(at_ms))
-        return again
-
-    def state(self) -> dict[str, tuple[TaskStatus, str, int, bool]]:
-        return {task.id: (task.status, task.source, task.wraps, task.done) for task in self.run.graph}
+from unit.driver import CATCH, ERROR, FUNCTION, VALUE, Driver, call, graph
 
 
 def test_a_task_starts_once_all_it_needs_is_done() -> None:

@@ -1,0 +1,175 @@
+"""The machine of one run: tasks whose outputs are not checkpointed, and tasks that run beside others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from perdure.engine.messages import Dispatch, ResumeRequested, TaskFailed, TaskSucceeded, TimerFired
+from perdure.model import Call, Node, NodeRef, RetryPolicy, RunStatus, TaskOptions, TaskStatus, Wait
+from unit.driver import CATCH, ERROR, ONCE, VALUE, Driver, call, graph
+
+NOT = replace(ONCE, checkpoint=False)
+KEPT = replace(ONCE, checkpoint=True)
+
+
+def test_an_output_without_a_checkpoint_is_at_hand_and_not_recorded() -> None:
+    driver = Driver(graph(call("a", options=NOT), call("b", "a")))
+    driver.succeed("a")
+    assert driver.kept == ["a"]
+    assert "a" not in driver.records
+    assert driver.dispatched == [("a", 1), ("b", 1)]
+    assert driver.run.keeps_values
+    driver.succeed("b")
+    assert driver.kept == []
+    assert driver.run.status is RunStatus.SUCCESSFUL
+
+
+def test_it_is_dropped_with_its_last_user() -> None:
+    driver = Driver(graph(call("a", options=NOT), call("b", "a"), call("c", "a"), call("d", "b", "c")))
+    driver.succeed("a")
+    driver.succeed("b")
+    assert driver.kept == ["a"]
+    driver.succeed("c")
+    assert driver.kept == []
+    assert not driver.run.keeps_values
+
+
+def test_after_a_restart_it_runs_again_if_somebody_needs_it() -> None:
+    driver = Driver(graph(call("a"), call("b", "a", options=NOT), call("c", "b", options=NOT), call("d", "c")))
+    driver.succeed("a")
+    driver.succeed("b")
+    driver.succeed("c")
+    driver = driver.restarted()
+    assert driver.dispatched == [("b", 1)], "a is checkpointed, c waits for b"
+    driver.succeed("b")
+    driver.succeed("c")
+    driver.succeed("d")
+    assert driver.run.status is RunStatus.SUCCESSFUL
+
+
+def test_after_a_restart_it_does_not_run_again_if_nobody_needs_it() -> None:
+    driver = Driver(graph(call("a", options=NOT), call("b", "a", options=NOT), call("c", "b"), call("d", "c")))
+    for task in "abc":
+        driver.succeed(task)
+    driver = driver.restarted()
+    assert driver.dispatched == [("d", 1)]
+    assert driver.run.graph.tasks["a"].status is TaskStatus.SUCCESSFUL
+    driver.succeed("d")
+    assert driver.run.status is RunStatus.SUCCESSFUL
+
+
+def test_only_the_branch_that_needs_it_makes_it_run_again() -> None:
+    driver = Driver(graph(call("a", options=NOT), call("b", "a"), call("c", "a"), call("d", "b", "c")))
+    driver.succeed("a")
+    driver.succeed("b")
+    driver = driver.restarted()
+    assert driver.dispatched == [("a", 1)]
+    driver.succeed("a")
+    assert driver.dispatched == [("a", 1), ("c", 1)], "b is done"
+
+
+def test_a_task_that_has_returned_its_graph_needs_its_arguments_no_more() -> None:
+    driver = Driver(graph(call("a", options=NOT), call("b", "a"), call("c", "b")))
+    driver.succeed("a")
+    driver.go_on("b", graph(call("inner")))
+    driver = driver.restarted()
+    assert driver.dispatched == [("inner", 1)]
+
+
+def test_when_it_runs_again_for_one_it_does_not_start_another_that_returned_its_graph() -> None:
+    driver = Driver(graph(call("a", options=NOT), call("b", "a"), call("c", "a"), call("d", "b", "c")))
+    driver.succeed("a")
+    driver.go_on("b", graph(call("inner")))
+    driver = driver.restarted()
+    assert sorted(driver.dispatched) == [("a", 1), ("inner", 1)]
+    driver.succeed("a")
+    assert sorted(driver.dispatched) == [("a", 1), ("c", 1), ("inner", 1)]
+    driver.succeed("inner")
+    driver.succeed("c")
+    driver.succeed("d")
+    assert driver.run.status is RunStatus.SUCCESSFUL
+
+
+def test_the_value_of_the_run_is_recorded_whatever_its_options_say() -> None:
+    driver = Driver(graph(call("a", options=NOT)))
+    driver.go_on("a", graph(call("x", options=NOT), call("b", "x", options=NOT)))
+    driver.succeed("x")
+    driver.succeed("b")
+    assert driver.records["b"].output == VALUE
+    assert driver.kept == []
+    assert driver.run.status is RunStatus.SUCCESSFUL
+
+
+def test_unset_is_as_the_task_that_returned_the_graph() -> None:
+    driver = Driver(graph(call("a", options=NOT), call("b", options=KEPT), call("c", "a", "b")))
+    driver.go_on("a", graph(call("a1"), call("a2", options=KEPT), call("a3", "a1", "a2")))
+    driver.go_on("b", graph(call("b1"), call("b2", "b1")))
+    for task in ("a1", "a2", "a3", "b1", "b2"):
+        driver.succeed(task)
+    assert sorted(driver.kept) == ["a3"], "a1 was dropped with a3"
+    assert {"a2", "b1", "b2"} <= set(driver.records)
+
+
+def test_a_graph_whose_volatile_value_was_lost_makes_it_again() -> None:
+    driver = Driver(graph(call("a", options=KEPT), call("c", "a"), call("d", "c")))
+    driver.go_on("a", graph(call("x"), call("y", "x", options=NOT)))
+    driver.succeed("x")
+    driver.succeed("y")
+    lost = driver.restarted()
+    assert lost.dispatched == [("y", 1)]
+    driver.succeed("c")
+    used = driver.restarted()
+    assert used.dispatched == [("d", 1)]
+    used.succeed("d")
+    assert used.run.status is RunStatus.SUCCESSFUL
+
+
+def test_what_is_waited_for_is_recorded() -> None:
+    wait = Node("w", Wait((NodeRef("a"), NodeRef("b"))))
+    driver = Driver(graph(call("a", options=NOT), call("b", options=NOT), wait, call("d", "w")))
+    driver.go_on("a", graph(call("inner", options=NOT)))
+    driver.succeed("inner")
+    assert driver.records["inner"].output == VALUE
+    assert driver.kept == []
+
+
+def test_a_failure_that_was_caught_is_recorded() -> None:
+    driver = Driver(graph(call("a", options=replace(CATCH, checkpoint=False)), call("b", "a")))
+    driver.fail("a")
+    assert driver.records["a"].failure is not None
+    assert driver.restarted().dispatched == [("b", 1)]
+
+
+def test_an_attempt_that_was_recorded_for_its_pause_wakes_nobody_once_it_succeeded() -> None:
+    options = TaskOptions(retry=RetryPolicy(max_attempts=2, jitter=0), checkpoint=False)
+    driver = Driver(graph(call("a", options=options), call("b", "a")))
+    driver.apply(TaskFailed("a", 1, ERROR, at_ms=0))
+    assert driver.records["a"].wake_ms == 1_000
+    driver.apply(TimerFired("a", 1, at_ms=1_000))
+    driver.apply(TaskSucceeded("a", 2, VALUE, at_ms=1_001))
+    assert driver.records["a"].wake_ms is None
+    assert driver.records["a"].status is TaskStatus.READY
+    again = driver.restarted()
+    assert again.dispatched == [("a", 3)], "fenced against the attempts of before"
+
+
+def test_a_resumed_run_makes_again_what_it_needs_and_no_more() -> None:
+    driver = Driver(graph(call("a", options=NOT), call("b", "a"), call("c", "b")))
+    driver.succeed("a")
+    driver.succeed("b")
+    driver.fail("c")
+    again = driver.restarted()
+    assert again.run.status is RunStatus.FAILED
+    again.apply(ResumeRequested(at_ms=20))
+    assert again.dispatched == [("c", 2)]
+
+
+def test_a_task_of_a_returned_graph_may_run_where_its_owner_ran() -> None:
+    beside = replace(ONCE, allow_inplace=True)
+    driver = Driver(graph(call("a", options=beside)))
+    commands = driver.go_on("a", graph(call("b", options=beside), call("c", "b")))
+    dispatches = [command for command in commands if isinstance(command, Dispatch)]
+    assert [(command.task_id, command.beside) for command in dispatches] == [("b", "a")]
+    assert isinstance(dispatches[0].node.action, Call)
+    (last,) = [command for command in driver.succeed("b") if isinstance(command, Dispatch)]
+    assert last.beside == ""
