@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -339,7 +340,7 @@ async def test_a_disk_that_is_full_in_the_middle_of_a_blob(folder: Path) -> None
     store = FilesystemBlobStore(folder)
     await store.put([b"before"])
     async with store.writer() as writer:
-        full = Path("/dev/full").open("wb", buffering=0)
+        full = io.FileIO("/dev/full", "wb")
         inner: Any = writer
         inner._file.close()
         inner._file = full

@@ -8,13 +8,14 @@ runs: nobody would hear of the result, and a successor may be starting elsewhere
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from perdure import wire
 from perdure.model import Failure, FailureKind
@@ -29,14 +30,26 @@ EXIT_CODE: Final = 86
 
 
 def run_lease(
-    address: str, engine_id: str, lease_id: str, blob_url: str, paths: Sequence[str] = (), node_id: str = ""
+    address: str,
+    engine_id: str,
+    lease_id: str,
+    blob_url: str,
+    paths: Sequence[str] = (),
+    node_id: str = "",
+    environment: str = "",
 ) -> int:
-    """Serve until told to finish, or until the engine is gone; gives the number of attempts run."""
+    """Serve until told to finish, or until the engine is gone; gives the number of attempts run.
+
+    `paths` are where modules may be, besides those of the runtime environment; `environment` is that, as
+    the shape of the lease has it.
+    """
+    named = json.loads(environment) if environment else {}
+    has_code = bool(named.get("working_dir") or named.get("py_modules"))
     for path in paths:
         if path not in sys.path:
-            sys.path.insert(0, path)
+            sys.path.insert(len(sys.path) if has_code else 0, path)
     session = Session(address, engine_id, lease_id, blob_url, node_id)
-    lease = _Lease(session)
+    lease = _Lease(session, named)
     session.start(lease)
     try:
         return lease.work()
@@ -47,14 +60,15 @@ def run_lease(
 class _Lease:
     """Implements Inbox: the upper methods run in the stream's thread, the lower ones in the main thread."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, environment: Mapping[str, Any]) -> None:
         self._session = session
-        self._runner = Runner(session.blobs)
+        self._runner = Runner(session.blobs, environment)
         self._queue: queue.SimpleQueue[tuple[int, Assignment] | None] = queue.SimpleQueue()
         self._main = threading.get_ident()
         self._lock = threading.Lock()
         self._waiting: set[int] = set()  # assigned, not begun, not dropped
         self._current: int | None = None  # what runs in the main thread itself
+        self._interrupted: int | None = None  # no attempt is interrupted twice
         self._tasks: dict[int, asyncio.Task[Result]] = {}  # what runs on its loop
         self._async_loop: asyncio.AbstractEventLoop | None = None
         self._async_wake: asyncio.Event | None = None
@@ -104,7 +118,9 @@ class _Lease:
     def _interrupt(self, token: int) -> None:
         """Ends the attempt, or if it does not end, the process. The lock is held."""
         if token == self._current:
-            interrupt_thread(self._main)
+            if token != self._interrupted:
+                self._interrupted = token
+                interrupt_thread(self._main)
         elif self._async_loop is not None:
             self._async_loop.call_soon_threadsafe(self._tasks[token].cancel)
         guard = threading.Timer(GRACE_S, self._end_process, (token,))
@@ -151,20 +167,26 @@ class _Lease:
         began_ms, began_s = now_ms(), time.perf_counter()
         result: Result | None = None
         try:
-            with self._lock:
-                if not self._begin(token):
-                    return
-                self._current = token
-            result = self._runner.run(assignment)
+            try:
+                with self._lock:
+                    if not self._begin(token):
+                        return
+                    self._current = token
+                result = self._runner.run(assignment)
+            finally:
+                self._leave()
         except (Interrupted, KeyboardInterrupt):
             result = None
+            self._leave()  # the interrupt may have come while it left
         except SystemExit as exit_:
             result = Failed(Failure(FailureKind.SYSTEM, "perdure.WorkerExited", f"the task called exit({exit_.code})"))
-        finally:
-            with self._lock:
-                self._current = None
-                spare_thread(self._main)
         self._session.send_receipt(_receipt(token, result, began_ms, time.perf_counter() - began_s))
+
+    def _leave(self) -> None:
+        """From here on nothing is interrupted."""
+        with self._lock:
+            self._current = None
+            spare_thread(self._main)
 
     # -------------------------------------------------------------------------- async functions
 

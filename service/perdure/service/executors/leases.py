@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from perdure import graphwire
 from perdure.model import Shape
@@ -15,6 +15,8 @@ from perdure.v1 import worker_service_pb2 as pb
 
 MESSAGE_BYTES_SOFT: Final = 2 * 1024 * 1024
 """A message to a lease is sent on when it has grown to this; a value inline is far smaller."""
+
+Key: TypeAlias = tuple[str, str, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -58,9 +60,10 @@ class Lease:
         self.is_finishing = False
         self.is_gone = False
         self.in_flight: dict[int, Placed] = {}  # in the order in which they were sent
-        self.idle_since_s = 0.0
+        self.idle_since_s = 0.0  # until it is connected: when it was asked for
         self.python_version = ""
         self.served = 0
+        self._is_finish_sent = False
         self._functions: set[str] = set()
         self._queue: deque[tuple[pb.Attempt, Work]] = deque()
         self._cancel: list[int] = []
@@ -104,14 +107,10 @@ class Lease:
         if self._recall:
             message.recall.extend(self._recall)
             self._recall.clear()
-        if self.is_finishing and not self._queue:
-            message.finish = True
+        if self.is_finishing and not self._queue and not self._is_finish_sent:
+            message.finish = self._is_finish_sent = True
         is_empty = not (message.attempts or message.cancel or message.recall or message.finish)
         return None if is_empty else message
-
-    @property
-    def has_more(self) -> bool:
-        return bool(self._queue)
 
 
 @dataclass(slots=True, eq=False)
@@ -131,9 +130,11 @@ class AgentSession:
         self.outbox.wake()
 
     def free(self) -> dict[str, float]:
-        """What is not held by our leases, by our own count."""
+        """What is not held by our leases, by our own count. One that waits for the cluster to grow holds nothing."""
         left = dict(self.capacity)
         for lease in self.leases.values():
+            if not lease.is_connected and not self.fits(lease.shape, self.capacity):
+                continue
             for name, amount in lease.shape.resources.amounts().items():
                 left[name] = left.get(name, 0) - amount
         return left
@@ -147,12 +148,23 @@ class ShapeQueue:
     """Work of one shape, first come first served."""
 
     shape: Shape
-    waiting: deque[Work] = field(default_factory=deque)
+    waiting: OrderedDict[Key, Work] = field(default_factory=OrderedDict)
     leases: dict[str, Lease] = field(default_factory=dict)  # asked for or connected, not gone
     waiting_since_s: float | None = None
     failures: int = 0
     not_before_s: float = 0.0
     last_reason: str = ""
+
+    def add(self, work: Work, *, first: bool = False) -> None:
+        self.waiting[work.key] = work
+        if first:
+            self.waiting.move_to_end(work.key, last=False)
+
+    def head(self) -> Work:
+        return next(iter(self.waiting.values()))
+
+    def take(self) -> Work:
+        return self.waiting.popitem(last=False)[1]
 
     def ready(self) -> list[Lease]:
         return [lease for lease in self.leases.values() if lease.is_connected and not lease.is_finishing]

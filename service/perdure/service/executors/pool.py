@@ -21,7 +21,7 @@ from typing import Final
 from perdure import graphwire, wire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import FailureKind, Shape
-from perdure.service.executors.leases import AgentSession, Lease, Placed, ShapeQueue
+from perdure.service.executors.leases import AgentSession, Key, Lease, Placed, ShapeQueue
 from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
 from perdure.storage.rows import ValueKey
 from perdure.v1 import worker_service_pb2 as pb
@@ -34,6 +34,8 @@ CONCURRENT_MAX: Final = 1000
 STUCK_S: Final = 0.05
 TICK_S: Final = 0.05
 UNFAIR_S: Final = 1.0
+KILL_S: Final = 5.0
+"""A lease that says nothing for so long after a cancellation is killed: user code holds its interpreter."""
 BACKOFF_S: Final = 0.2
 FAILURES_MAX: Final = 3
 FREE_SHAPE_LEASES_MAX: Final = 4
@@ -53,10 +55,11 @@ class LeasePool:
         self._shapes: dict[Shape, ShapeQueue] = {}
         self._agents: dict[str, AgentSession] = {}
         self._leases: dict[str, Lease] = {}
-        self._queued: dict[tuple[str, str, int], Work] = {}
-        self._placed: dict[tuple[str, str, int], tuple[Lease, Placed]] = {}
+        self._queued: dict[Key, Work] = {}
+        self._placed: dict[Key, tuple[Lease, Placed]] = {}
+        self._cancelled: dict[int, tuple[Lease, float]] = {}  # by token: where, and since when
         self._held: dict[tuple[str, str], list[Work]] = {}  # behind an older attempt that was cancelled
-        self._busy: dict[tuple[str, str], tuple[str, str, int]] = {}  # the attempt of a task that is at a lease
+        self._busy: dict[tuple[str, str], Key] = {}  # the attempt of a task that is at a lease
         self._durations_ms: dict[str, float] = {}
         self._concurrent: set[str] = set()
         self._tokens = itertools.count(1)
@@ -100,11 +103,13 @@ class LeasePool:
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
         key = (run_id, task_id, attempt)
         if (work := self._queued.pop(key, None)) is not None:
-            self._shapes[work.shape].waiting.remove(work)
+            del self._shapes[work.shape].waiting[key]
         elif (found := self._placed.get(key)) is not None:
             lease, placed = found
-            placed.is_cancelled = True
-            lease.send_cancel(placed.token)
+            if not placed.is_cancelled:
+                placed.is_cancelled = True
+                self._cancelled[placed.token] = (lease, self._now())
+                lease.send_cancel(placed.token)
         elif (held := self._held.get((run_id, task_id))) is not None:
             held[:] = [work for work in held if work.attempt != attempt]
 
@@ -113,10 +118,7 @@ class LeasePool:
         if queue is None:
             queue = self._shapes[work.shape] = ShapeQueue(work.shape)
         self._queued[work.key] = work
-        if first:
-            queue.waiting.appendleft(work)
-        else:
-            queue.waiting.append(work)
+        queue.add(work, first=first)
 
     # -------------------------------------------------------------------------- agents
 
@@ -161,7 +163,7 @@ class LeasePool:
         log.warning("lease did not start", extra={"reason": reason[:500], "failures": queue.failures})
         if queue.failures >= FAILURES_MAX and queue.waiting:
             queue.failures = 0
-            work = queue.waiting.popleft()
+            work = queue.take()
             del self._queued[work.key]
             self._tell(work, AttemptLost(work.task_id, work.attempt, f"no worker could be started: {reason}", _ms()))
 
@@ -182,11 +184,14 @@ class LeasePool:
     def lease_lost(self, lease: Lease) -> None:
         """Its stream ended. If it did not say goodbye its process is killed, to be sure."""
         if not lease.is_finishing or lease.in_flight:
-            agent = self._agents.get(lease.agent_id)
-            if agent is not None and lease.id in agent.leases:
-                agent.send(pb.ServeAgentResponse(kill=pb.KillLease(lease_id=lease.id)))
+            self._kill(lease)
         self._lease_gone(lease, "the worker process is gone")
         self._pump_soon()
+
+    def _kill(self, lease: Lease) -> None:
+        agent = self._agents.get(lease.agent_id)
+        if agent is not None and lease.id in agent.leases:
+            agent.send(pb.ServeAgentResponse(kill=pb.KillLease(lease_id=lease.id)))
 
     def _lease_gone(self, lease: Lease, reason: str) -> None:
         if lease.is_gone:
@@ -246,13 +251,16 @@ class LeasePool:
         work = placed.work
         del lease.in_flight[placed.token]
         self._placed.pop(work.key, None)
+        self._cancelled.pop(placed.token, None)
         task = (work.run_id, work.task_id)
         self._busy.pop(task, None)
         for held in self._held.pop(task, ()):
             self._enqueue(held)
 
     def _learn(self, function: str, receipt: pb.Receipt) -> None:
-        took_ms = wire.from_duration(receipt.duration) if receipt.HasField("duration") else 0
+        if not receipt.HasField("duration"):  # it did not get as far as the function
+            return
+        took_ms = wire.from_duration(receipt.duration)
         took = float(took_ms) + receipt.duration.nanos % 1_000_000 / 1e6
         known = self._durations_ms.get(function)
         self._durations_ms[function] = took if known is None else known + SMOOTHING * (took - known)
@@ -267,9 +275,11 @@ class LeasePool:
     def _pump(self) -> None:
         self._is_pumping = False
         now_s = self._now()
-        for queue in list(self._shapes.values()):
+        queues = list(self._shapes.values())
+        for queue in queues:  # all of them first: a lease that is about to get work is not idle
             if queue.waiting:
                 self._place(queue)
+        for queue in queues:
             if queue.waiting:
                 queue.waiting_since_s = queue.waiting_since_s or now_s
                 self._ask_for_leases(queue, now_s)
@@ -284,18 +294,18 @@ class LeasePool:
         is_single = bool(queue.shape.resources.num_gpus)
         for lease in leases:
             if waiting and not lease.in_flight:
-                self._put(lease, waiting.popleft())
+                self._put(lease, queue.take())
                 if is_single:
                     lease.finish()
         if is_single:
             return
         while waiting:
-            function = waiting[0].call.function.key
+            function = queue.head().call.function.key
             room = self._room(function)
             least = min(leases, key=lambda lease: len(lease.in_flight), default=None)
             if least is None or len(least.in_flight) >= room:
                 return
-            self._put(least, waiting.popleft())
+            self._put(least, queue.take())
 
     def _room(self, function: str) -> int:
         """How many attempts of a function a lease may have at a time."""
@@ -359,6 +369,7 @@ class LeasePool:
 
     def _start_lease(self, agent: AgentSession, queue: ShapeQueue) -> None:
         lease = Lease(secrets.token_hex(8), queue.shape, agent.id)
+        lease.idle_since_s = self._now()
         self._leases[lease.id] = agent.leases[lease.id] = queue.leases[lease.id] = lease
         start = pb.StartLease(lease_id=lease.id, shape=graphwire.shape_to_proto(queue.shape))
         agent.send(pb.ServeAgentResponse(start=start))
@@ -399,6 +410,10 @@ class LeasePool:
                 log.exception("the lease pool stumbled")
 
     def _tick(self, now_s: float) -> None:
+        for token, (lease, since_s) in list(self._cancelled.items()):
+            if now_s - since_s >= KILL_S:
+                self._cancelled[token] = (lease, now_s)
+                self._kill(lease)
         for queue in list(self._shapes.values()):
             ready = queue.ready()
             has_idle = any(not lease.in_flight for lease in ready)
@@ -410,9 +425,18 @@ class LeasePool:
                     head = next(iter(lease.in_flight.values()))
                     if head.began_s is not None and now_s - head.began_s > STUCK_S:
                         self._recall(lease)
+            if not queue.waiting:
+                self._give_up_starting(queue, now_s)
             if not queue.waiting and not queue.leases:
                 del self._shapes[queue.shape]
         self._pump_soon()
+
+    def _give_up_starting(self, queue: ShapeQueue, now_s: float) -> None:
+        """Nobody needs any more what the cluster could not give so far."""
+        for lease in list(queue.leases.values()):
+            if not lease.is_connected and now_s - lease.idle_since_s >= self._idle_s:
+                self._kill(lease)
+                self._lease_gone(lease, "nobody waits for it")
 
     # -------------------------------------------------------------------------- reporting
 

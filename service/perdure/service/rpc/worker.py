@@ -75,9 +75,6 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
                 await lease.outbox.wait()
                 while (message := lease.next_message()) is not None:
                     yield message
-                    if message.finish:
-                        await reader  # it says goodbye by ending its stream
-                        break
         finally:
             reader.cancel()
             self._pool.lease_lost(lease)
