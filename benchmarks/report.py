@@ -1,0 +1,55 @@
+"""From the results of a run to a table: medians, their spread, and how far they are from the floor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FLOOR_OF = {
+    # workload and figure: floor and figure, how many of it one unit needs at the least
+    ("W1 one step", "median_s"): ("unary RPC", "median_s", 1),
+    ("W1 one step", "p99_s"): ("unary RPC", "median_s", 1),
+    ("W2 many runs", "runs_per_s"): ("unary RPC", "per_s", 1),
+    ("W3 chain of 200", "steps_per_s"): ("SQLite commit", "per_s", 1),
+    ("W4 fan-out of 1,000", "steps_per_s"): ("stream item", "per_s", 1),
+    ("W5 64 MiB, 3 steps", "s"): ("64 MiB write", "s", 2),
+    ("W6 event", "median_s"): ("unary RPC", "median_s", 1),
+    ("W6 event", "p99_s"): ("unary RPC", "median_s", 1),
+    ("W7 sleepers", "starts_per_s"): ("unary RPC", "per_s", 1),
+}
+NOISY = 0.25
+"""Cores that others took; beyond it a figure is a lower bound."""
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = [f"{'':24}{'figure':20}{'median':>12}{'min':>12}{'max':>12}  {'to its floor':32}noise"]
+    for group in ("floors", "workloads"):
+        for name, result in results[group].items():
+            label = name
+            for figure, values in result["figures"].items():
+                floor = _ratio(results, name, figure, values["median"])
+                cells = "".join(f"{_show(figure, values[key]):>12}" for key in ("median", "min", "max"))
+                noise = f"{result['others']:.2f} cores" + (" !" if result["others"] > NOISY else "")
+                lines.append(f"{label:24}{figure:20}{cells}  {floor:32}{noise if label else ''}".rstrip())
+                label = ""
+    return "\n".join(lines)
+
+
+def _ratio(results: dict[str, Any], name: str, figure: str, value: float) -> str:
+    """Above 1: so many times slower than the floor."""
+    floor, of, times = FLOOR_OF.get((name, figure), ("", "", 1))
+    if floor not in results["floors"]:
+        return ""
+    base = results["floors"][floor]["figures"][of]["median"]
+    ratio = base / value / times if of.endswith("per_s") else value / (base * times)
+    count = f"{times} x " if times > 1 else ""
+    return f"{ratio:.1f} x {count}{floor}"
+
+
+def _show(figure: str, value: float) -> str:
+    if figure.endswith("_per_s") or figure == "per_s":
+        return f"{value:,.0f}/s"
+    if figure == "s" or figure.endswith("_s"):
+        return f"{value:,.2f} s" if value >= 1 else f"{value * 1000:,.2f} ms"
+    if "bytes" in figure:
+        return f"{value / 1024:,.1f} KiB"
+    return f"{value:,.0f}"

@@ -1,0 +1,177 @@
+"""What is measured: each function does one round and gives its figures, times in seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import meters
+import steps
+from service import Service
+
+import perdure
+
+Figures = dict[str, float]
+
+IN_FLIGHT = 128
+SLEEP_S = 6 * 3600
+SETTLE_S = 0.1
+"""From the start of a run that waits for an event to the sending of it."""
+
+
+@dataclass
+class Stage:
+    """What a workload works with. `scale` divides the sizes of a quick run."""
+
+    client: perdure.Client
+    service: Service
+    scale: int = 1
+
+    def size(self, full: int) -> int:
+        return max(full // self.scale, 1)
+
+
+Workload = Callable[[Stage], Awaitable[Figures]]
+
+
+async def abreast(count: int, width: int, work: Callable[[], Awaitable[Any]]) -> float:
+    """Do it so many times, `width` at a time; gives the seconds."""
+    left = iter(range(count))
+
+    async def lane() -> None:
+        for _ in left:
+            await work()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(lane() for _ in range(width)))
+    return time.perf_counter() - began
+
+
+async def warm_up(stage: Stage) -> None:
+    """Leases on all CPUs, functions loaded."""
+    for _ in range(10):
+        await stage.client.run(steps.step.bind(0))
+    await stage.client.run(steps.fan_out(100))
+
+
+async def one_step(stage: Stage) -> Figures:
+    """W1: a run of one step, from its start to its output, one run at a time."""
+    times = []
+    for _ in range(stage.size(200)):
+        began = time.perf_counter()
+        await stage.client.run(steps.step.bind(0))
+        times.append(time.perf_counter() - began)
+    return {"median_s": meters.median(times), "p99_s": meters.percentile(times, 99)}
+
+
+async def many_runs(stage: Stage) -> Figures:
+    """W2: runs of one step, 128 in flight."""
+    count = stage.size(1_000)
+    seconds = await abreast(count, IN_FLIGHT, lambda: stage.client.run(steps.step.bind(0)))
+    return {"runs_per_s": count / seconds}
+
+
+async def chain(stage: Stage) -> Figures:
+    """W3: a run of 200 steps in a row."""
+    length = 200
+    began = time.perf_counter()
+    assert await stage.client.run(steps.chain(length)) == length
+    return {"steps_per_s": length / (time.perf_counter() - began)}
+
+
+async def fan_out(stage: Stage) -> Figures:
+    """W4: a run of 1,000 steps side by side, and one that takes them all."""
+    width = 1_000
+    began = time.perf_counter()
+    assert await stage.client.run(steps.fan_out(width)) == width * (width - 1) // 2
+    return {"steps_per_s": width / (time.perf_counter() - began)}
+
+
+async def payload(stage: Stage) -> Figures:
+    """W5: 64 MiB through three steps."""
+    mib = 64
+    began = time.perf_counter()
+    assert await stage.client.run(steps.payload(mib)) == mib * steps.MIB // 8
+    return {"s": time.perf_counter() - began}
+
+
+async def event(stage: Stage) -> Figures:
+    """W6: from the sending of an event to the output of the run that waited for it."""
+    times = []
+    for _ in range(stage.size(50)):
+        handle = await stage.client.start(perdure.event("go"))
+        await asyncio.sleep(SETTLE_S)
+        began = time.perf_counter()
+        await handle.send_event("go", "went")
+        assert await handle.output() == "went"
+        times.append(time.perf_counter() - began)
+    return {"median_s": meters.median(times), "p99_s": meters.percentile(times, 99)}
+
+
+async def sleepers(stage: Stage) -> Figures:
+    """W7: 10,000 runs that fall asleep for hours: how fast, and the memory that each takes in all processes
+    together and in the engine alone."""
+    count = stage.size(10_000)
+    gc.collect()
+    all_before, engine_before = meters.resident_bytes(), meters.resident_bytes(of=stage.service.pid)
+    seconds = await abreast(count, 64, lambda: stage.client.start(perdure.sleep(SLEEP_S)))
+    gc.collect()
+    all_grown = meters.resident_bytes() - all_before
+    engine_grown = meters.resident_bytes(of=stage.service.pid) - engine_before
+    return {"starts_per_s": count / seconds, "bytes_each": all_grown / count, "engine_bytes_each": engine_grown / count}
+
+
+async def recover_chain(stage: Stage) -> Figures:
+    """W8: everything is killed half way through a chain of 200."""
+    return await _recovery(stage, runs=1, length=200)
+
+
+async def recover_many(stage: Stage) -> Figures:
+    """W8: everything is killed half way through 100 chains of 10."""
+    return await _recovery(stage, runs=100, length=10)
+
+
+async def _recovery(stage: Stage, *, runs: int, length: int) -> Figures:
+    """Seconds from the restart to the end of all runs, those to the first answer of the engine, and how many
+    steps were executed again."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = Path(folder) / "lines"
+        lines.touch()
+        ids = [uuid.uuid4().hex for _ in range(runs)]
+        graph = steps.chain(length, str(lines))
+        handles = await asyncio.gather(*(stage.client.start(graph, workflow_id=name) for name in ids))
+        while _count(lines) < runs * length // 2:
+            await asyncio.sleep(0.003)
+        await asyncio.to_thread(stage.service.kill)
+        began = time.perf_counter()
+        await asyncio.to_thread(stage.service.start)
+        up_s = time.perf_counter() - began
+        assert await asyncio.gather(*(handle.output() for handle in handles)) == [length] * runs
+        seconds = time.perf_counter() - began
+        return {"s": seconds, "of_it_start_s": up_s, "steps_again": _count(lines) - runs * length}
+
+
+def _count(lines: Path) -> int:
+    return lines.read_bytes().count(b"\n")
+
+
+ROUNDS = 5
+WORKLOADS: dict[str, tuple[Workload, int]] = {
+    "W1 one step": (one_step, ROUNDS),
+    "W2 many runs": (many_runs, ROUNDS),
+    "W3 chain of 200": (chain, ROUNDS),
+    "W4 fan-out of 1,000": (fan_out, ROUNDS),
+    "W5 64 MiB, 3 steps": (payload, ROUNDS),
+    "W6 event": (event, ROUNDS),
+    "W8 recovery, chain": (recover_chain, 3),
+    "W8 recovery, 100 runs": (recover_many, 3),
+    "W7 sleepers": (sleepers, 1),
+}
+"""Each with its rounds. Sleepers come last: they stay."""
