@@ -26,6 +26,7 @@ SDK_BASE = {
     "raydag",
     "graph",
     "conversion",
+    "runtimeenv",
 }
 ROOMS = {
     # room: what of Perdure it may import
@@ -40,6 +41,7 @@ ROOMS = {
     "raydag": {"model", "options"},
     "graph": {"model", "options", "raydag"},
     "conversion": {"model", "codec", "options", "raydag", "graph"},
+    "runtimeenv": {"model", "graphwire"},
     "connection": {"v1"},
     "views": {"model", "v1", "wire"},
     "client": SDK_BASE | {"connection", "views"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
@@ -17,11 +18,11 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 
-from perdure import codec, errors, failures, graphwire, wire
+from perdure import codec, errors, failures, graphwire, runtimeenv, wire
 from perdure.connection import open_channel
 from perdure.conversion import to_spec
 from perdure.graph import TaskNode
-from perdure.model import INLINE_BYTES_MAX, WAITED, BlobRef, FailureKind, Payload, RunStatus, TaskStatus, Waited
+from perdure.model import INLINE_BYTES_MAX, WAITED, BlobRef, FailureKind, Payload, RunStatus, Spec, TaskStatus, Waited
 from perdure.v1 import (
     blob_service_pb2,
     blob_service_pb2_grpc,
@@ -101,7 +102,7 @@ class Client:
             namespace=self.namespace,
             workflow_id=workflow_id,
             request_id=request_id or uuid.uuid4().hex,
-            source=await self._source(graphwire.spec_to_proto(to_spec(graph))),
+            source=await self._source(graphwire.spec_to_proto(await self._snapshot(to_spec(graph)))),
             id_reuse_policy=f"WORKFLOW_ID_REUSE_POLICY_{id_reuse.upper()}",
             id_conflict_policy=f"WORKFLOW_ID_CONFLICT_POLICY_{id_conflict.upper()}",
             labels=labels,
@@ -177,6 +178,22 @@ class Client:
 
     # -------------------------------------------------------------------------- values
 
+    async def _snapshot(self, spec: Spec) -> Spec:
+        """The graph with the local code that its runtime environments name stored; packed in a thread."""
+        base = runtimeenv.of_this_process()
+        if not runtimeenv.is_needed(spec, base):
+            return spec
+        return await asyncio.to_thread(runtimeenv.snapshot, spec, base, _Packages(self, asyncio.get_running_loop()))
+
+    async def has_blob(self, blob: BlobRef) -> bool:
+        """Whether the service has it, and not for the next minute only."""
+        request = blob_service_pb2.GetBlobRequest(namespace=self.namespace, sha256=blob.sha256)
+        try:
+            answer = await self._call(lambda: self._blobs.GetBlob(request))
+        except errors.BlobNotFoundError:
+            return False
+        return not answer.HasField("expire_time") or answer.expire_time.ToSeconds() > time.time() + 60
+
     async def _source(self, spec: spec_pb2.WorkflowSpec) -> spec_pb2.WorkflowSource:
         if spec.ByteSize() <= SPEC_BYTES_MAX:
             return spec_pb2.WorkflowSource(spec=spec)
@@ -234,6 +251,20 @@ class Client:
                 raise error
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, AWAY_MAX_S)
+
+
+class _Packages:
+    """Implements runtimeenv.Store over a client, for a thread that is not the client's."""
+
+    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
+        self._client = client
+        self._loop = loop
+
+    def has(self, blob: BlobRef) -> bool:
+        return asyncio.run_coroutine_threadsafe(self._client.has_blob(blob), self._loop).result()
+
+    def put(self, data: bytes) -> BlobRef:
+        return asyncio.run_coroutine_threadsafe(self._client._upload((data,)), self._loop).result()
 
 
 class Handle:

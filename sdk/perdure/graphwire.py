@@ -7,6 +7,7 @@ What is malformed raises `InvalidSpec` with the node it is about.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, assert_never
 
@@ -15,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from perdure.model import (
     Action,
+    BlobRef,
     Call,
     Function,
     InputRef,
@@ -49,6 +51,7 @@ from perdure.wire import (
 
 NESTING_MAX: Final = 32
 ARGUMENTS: Final = "perdure/arguments"
+SNAPSHOT: Final = "perdure-blob://"
 
 
 def resources_to_proto(resources: Resources) -> spec_pb2.Resources:
@@ -428,3 +431,68 @@ def decode_spec(data: bytes) -> Spec:
     except DecodeError as error:
         raise InvalidSpec(f"not a serialized WorkflowSpec: {error}") from error
     return spec_from_proto(message)
+
+
+# ------------------------------------------------------------------------------ blobs
+
+
+def snapshot_uri(blob: BlobRef, name: str) -> str:
+    """How a runtime environment names a stored package. `name` is a file name: its ending says what it is."""
+    return f"{SNAPSHOT}{blob.sha256}/{blob.size}/{name}"
+
+
+def snapshot_of(uri: object) -> tuple[BlobRef, str] | None:
+    """The package that such a URI names; None for everything else. ValueError if it is malformed."""
+    if not isinstance(uri, str) or not uri.startswith(SNAPSHOT):
+        return None
+    sha256, size, name = (*uri.removeprefix(SNAPSHOT).split("/"), "", "")[:3]
+    if not size.isdecimal() or not name:
+        raise ValueError(f"not the URI of a stored package: {uri!r:.200}")
+    return BlobRef(sha256, int(size)), name
+
+
+def blobs_of_spec(spec: Spec) -> Iterator[BlobRef]:
+    """Every blob that must live for the graph to run, some of them more than once: code, arguments and what
+    they refer to, packages of runtime environments."""
+    environments: set[str] = set()
+    functions: set[str] = set()
+    for node in spec.nodes:
+        scheduling = node.options.shape.scheduling
+        if isinstance(scheduling, Payload):
+            yield from scheduling.blobs()
+        environments.add(node.options.shape.runtime_env)
+        if not isinstance(node.action, Call):
+            continue
+        function, arguments = node.action.function, node.action.arguments
+        if function.key not in functions and function.code is not None:
+            functions.add(function.key)
+            yield from function.code.blobs()
+        yield from arguments.blobs()
+        if arguments.encoding == ARGUMENTS and arguments.blob is None:
+            composed = worker_service_pb2.Arguments.FromString(arguments.data)
+            for payload in _payloads_of((*composed.args, *composed.kwargs.values())):
+                yield from payload.blobs()
+    for environment in environments:
+        yield from _snapshots_of(environment)
+
+
+def _payloads_of(args: Iterable[spec_pb2.Arg]) -> Iterator[Payload]:
+    for arg in args:
+        match arg.WhichOneof("kind"):
+            case "payload":
+                yield payload_from_proto(arg.payload)
+            case "list":
+                yield from _payloads_of(arg.list.items)
+            case "map":
+                yield from _payloads_of(arg.map.entries.values())
+            case _:
+                pass
+
+
+def _snapshots_of(environment: str) -> Iterator[BlobRef]:
+    if SNAPSHOT not in environment:
+        return
+    named = json.loads(environment)
+    for uri in (named.get("working_dir"), *(named.get("py_modules") or ())):
+        if (found := snapshot_of(uri)) is not None:
+            yield found[0]

@@ -16,7 +16,7 @@ import secrets
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,9 +28,11 @@ import grpc.aio
 
 from perdure import codec, graphwire
 from perdure.codec import PYTHON_VERSION
-from perdure.model import Payload, Shape
+from perdure.model import BlobRef, Payload, Shape
+from perdure.storage.urls import blob_store
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc
+from perdure.worker.blobs import BlockingBlobs
 from perdure.worker.lease import run_lease
 
 log = logging.getLogger(__name__)
@@ -173,7 +175,8 @@ class Agent:
             return
         loop = asyncio.get_running_loop()
         try:
-            ref = await loop.run_in_executor(self._threads, self._submit, start)
+            assert self._welcome is not None
+            ref = await loop.run_in_executor(self._threads, self._submit, start, self._welcome, loop)
         except Exception as error:
             log.warning("lease not submitted", extra={"error": str(error)})
             self._ended(start.lease_id, f"{type(error).__name__}: {error}")
@@ -188,14 +191,20 @@ class Agent:
 
         ref.future().add_done_callback(done)
 
-    def _submit(self, start: pb.StartLease) -> Any:
+    def _submit(self, start: pb.StartLease, welcome: pb.AgentWelcome, loop: asyncio.AbstractEventLoop) -> Any:
         import ray
 
-        assert self._welcome is not None
-        options = ray_options(graphwire.shape_from_proto(start.shape))
+        shape = graphwire.shape_from_proto(start.shape)
+        blobs = BlockingBlobs(blob_store(welcome.blob_url), loop)
+        options = ray_options(shape, lambda blob, name: _package(blobs, blob, name))
         lease: Any = ray.remote(run_lease).options(name="perdure.lease", max_retries=0, **options)
         return lease.remote(
-            self._settings.address, self._welcome.engine_id, start.lease_id, self._welcome.blob_url, [os.getcwd()]
+            self._settings.address,
+            welcome.engine_id,
+            start.lease_id,
+            welcome.blob_url,
+            [os.getcwd()],
+            environment=shape.runtime_env,
         )
 
     def _ended(self, lease_id: str, reason: str) -> None:
@@ -214,22 +223,50 @@ class Agent:
             self._kill(lease_id)
 
 
-def ray_options(shape: Shape) -> dict[str, Any]:
-    """A shape as options of a Ray task."""
+def ray_options(shape: Shape, package: Callable[[BlobRef, str], str]) -> dict[str, Any]:
+    """A shape as options of a Ray task. `package` puts a stored package into this cluster and gives its URI."""
     resources = shape.resources
+    strategy = _strategy(shape.scheduling)
     named: dict[str, Any] = {
         "num_cpus": resources.num_cpus,
         "num_gpus": resources.num_gpus,
         "memory": resources.memory_bytes,
         "resources": dict(resources.custom) or None,
         "accelerator_type": resources.accelerator_type or None,
-        "runtime_env": json.loads(shape.runtime_env) if shape.runtime_env else None,
-        "scheduling_strategy": _strategy(shape.scheduling),
+        "runtime_env": _environment(json.loads(shape.runtime_env), package) if shape.runtime_env else None,
     }
+    named |= strategy if isinstance(strategy, dict) else {"scheduling_strategy": strategy}
     return {name: value for name, value in named.items() if value is not None}
 
 
+def _environment(named: dict[str, Any], package: Callable[[BlobRef, str], str]) -> dict[str, Any]:
+    """A runtime environment with packages of this cluster in the place of stored ones."""
+
+    def here(uri: object) -> object:
+        found = graphwire.snapshot_of(uri)
+        return uri if found is None else package(*found)
+
+    if "working_dir" in named:
+        named["working_dir"] = here(named["working_dir"])
+    if "py_modules" in named:
+        named["py_modules"] = [here(uri) for uri in named["py_modules"]]
+    return named
+
+
+def _package(blobs: BlockingBlobs, blob: BlobRef, name: str) -> str:
+    """The cluster may have lost it since the last time, so it is always asked."""
+    from ray._private.runtime_env.packaging import package_exists, upload_package_to_gcs
+
+    endings = {".tar.gz": ".tar.gz", ".tgz": ".tar.gz", ".tar.xz": ".tar.xz"}
+    ending = next((meant for ending, meant in endings.items() if name.endswith(ending)), ".zip")
+    uri = f"gcs://{name}" if name.endswith(".whl") else f"gcs://_ray_pkg_{blob.sha256}{ending}"
+    if not package_exists(uri):
+        upload_package_to_gcs(uri, bytes(blobs.load(blob)))
+    return uri
+
+
 def _strategy(scheduling: str | Payload) -> Any:
+    """As Ray takes it; a dictionary if other options belong to it."""
     if isinstance(scheduling, Payload):
         return codec.decode(scheduling)
     if scheduling.startswith(("node:", "node?:")):

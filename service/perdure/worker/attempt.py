@@ -11,11 +11,11 @@ import asyncio
 import inspect
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias
 
-from perdure import codec, conversion, failures, graph, graphwire
+from perdure import codec, conversion, failures, graph, graphwire, runtimeenv
 from perdure.context import Context, bind_context
 from perdure.model import INLINE_BYTES_MAX, WAITED, BlobRef, Failure, FailureKind, Function, Path, Payload, Waited
 from perdure.worker.interrupt import Interrupted
@@ -90,6 +90,19 @@ async def with_ready(value: Value, read: Callable[[Sequence[str]], Awaitable[Seq
     return replace(value, ready=tuple([await with_ready(inner, read) for inner in ready]))
 
 
+@dataclass(frozen=True, slots=True)
+class _Packages:
+    """Where the code goes that a returned graph brings along."""
+
+    blobs: Blobs
+
+    def has(self, blob: BlobRef) -> bool:
+        return False  # storing what is there costs little
+
+    def put(self, data: bytes) -> BlobRef:
+        return self.blobs.store(codec.Encoded(codec.BINARY, (data,)))
+
+
 class _Bad(Exception):
     """Something around the user's code went wrong, as a failure."""
 
@@ -101,8 +114,9 @@ class _Bad(Exception):
 class Runner:
     """Runs attempts, and keeps the functions it has loaded."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, environment: Mapping[str, Any] | None = None) -> None:
         self._blobs = blobs
+        self._environment = environment or {}  # what graphs that tasks return inherit
         self._functions: OrderedDict[str, Callable[..., Any]] = OrderedDict()
 
     def is_async(self, function: Function) -> bool:
@@ -198,7 +212,8 @@ class Runner:
     def _finish(self, value: Any, task_id: str) -> Result:
         try:
             if graph.is_node(value):
-                return Continued(graphwire.encode_spec(conversion.to_spec(value)))
+                spec = runtimeenv.snapshot(conversion.to_spec(value), self._environment, _Packages(self._blobs))
+                return Continued(graphwire.encode_spec(spec))
             encoded = codec.encode_value(value)
         except Exception as error:
             raise _Bad(_serialization(error, task_id, "what it returned")) from error
