@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 
 import perdure
+from integration.wire_calls import Stubs
 from perdure.service.app import RunningServer, running_server
 from perdure.service.settings import Settings
 
@@ -36,3 +37,8 @@ async def client(server: RunningServer) -> AsyncIterator[perdure.Client]:
 async def channel(server: RunningServer) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(server.address) as channel:
         yield channel
+
+
+@pytest.fixture
+async def stubs(channel: grpc.aio.Channel) -> Stubs:
+    return Stubs.on(channel)

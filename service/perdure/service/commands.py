@@ -22,7 +22,7 @@ from perdure.service.journal import Journal
 from perdure.service.scheduler import Scheduler, spec_key
 from perdure.service.values import Values
 from perdure.service.views import Conflict, NewRun, Reuse, RunView, SentEvent
-from perdure.storage.ports import MetadataStore, StorageError
+from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import AddEvent, AddRun, DeleteRun, EntryResult, RunRow, SetDormant, SetRun, ValueKey
 
 TRIES_MAX: Final = 8
@@ -91,7 +91,7 @@ class Commands:
             if not inserted.done():
                 inserted.set_result(not result.is_refused)
 
-        def trouble(error: StorageError) -> None:
+        def trouble(error: Exception) -> None:
             if not inserted.done():
                 inserted.set_exception(error)
 
@@ -245,16 +245,16 @@ class Commands:
         def then(result: EntryResult, _change: int) -> None:
             # Here and not after the await, since events arrive in the order of commits. A duplicate is handed
             # over too: its first commit may have happened without anybody hearing of it.
-            self._scheduler.roused(row.run_id)
             self._scheduler.deliver(row.run_id, EventArrived(result.sequence, key, payload, now_ms))
             if not sent.done():
                 sent.set_result(result)
 
-        def trouble(error: StorageError) -> None:
+        def trouble(error: Exception) -> None:
             if not sent.done():
                 sent.set_exception(error)
 
         # Not dormant: if the engine dies before the event is handed over, recovery has to look at the run.
+        self._scheduler.roused(row.run_id)
         entry = (write, SetDormant(row.run_id, False))
         self._journal.append(entry, then, trouble=trouble, droppable=True)
         result = await sent

@@ -6,7 +6,8 @@ the entries. The journal knows nothing of runs, and whether to refuse work is th
 
 When the store fails, the journal goes on trying the same batch with growing pauses: memory is ahead
 of it and nothing that a worker reported may be lost. Entries that nothing in memory depends on yet
-(`droppable`) are given up when the store says for certain that they did not happen.
+(`droppable`) are given up when the store says for certain that they did not happen, or when it raises
+what no store should raise: an entry that it cannot digest must not stand in the way of all others.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ Then: TypeAlias = Callable[[EntryResult, int], None]
 class _Pending:
     entry: Entry
     then: Then
-    trouble: Callable[[StorageError], None] | None
+    trouble: Callable[[Exception], None] | None
     droppable: bool
+    dropped: Callable[[], None] | None = None
 
 
 class Journal:
@@ -49,10 +51,10 @@ class Journal:
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
-        self._error: StorageError | None = None
+        self._error: Exception | None = None
 
     @property
-    def error(self) -> StorageError | None:
+    def error(self) -> Exception | None:
         """What the store says while it fails; None while it works."""
         return self._error
 
@@ -83,30 +85,31 @@ class Journal:
         entry: Entry,
         then: Then,
         *,
-        trouble: Callable[[StorageError], None] | None = None,
+        trouble: Callable[[Exception], None] | None = None,
         droppable: bool = False,
+        dropped: Callable[[], None] | None = None,
     ) -> None:
         """Add an entry. An empty one waits for those before it only.
 
-        `trouble` is called once if the store fails while the entry is at it; unless the entry is
-        droppable and the store is full, the entry stays and may yet happen.
+        `trouble` is called once if the store fails while the entry is at it; unless the entry is given
+        up (see above), it stays and may yet happen. `dropped` is called when it is given up.
         """
         if not entry and self._idle.is_set():
             then(EntryResult(), 0)
             return
-        self._pending.append(_Pending(entry, then, trouble, droppable))
+        self._pending.append(_Pending(entry, then, trouble, droppable, dropped))
         self._idle.clear()
         self._wake.set()
 
     async def write(self, entry: Entry, *, droppable: bool = False) -> EntryResult:
-        """Append an entry and wait for it. Raises StorageError when the store fails."""
+        """Append an entry and wait for it. Raises what the store raises, StorageError as a rule."""
         result: asyncio.Future[EntryResult] = asyncio.get_running_loop().create_future()
 
         def then(outcome: EntryResult, _change: int) -> None:
             if not result.done():
                 result.set_result(outcome)
 
-        def trouble(error: StorageError) -> None:
+        def trouble(error: Exception) -> None:
             if not result.done():
                 result.set_exception(error)
 
@@ -142,28 +145,34 @@ class Journal:
             entries = [pending.entry for pending in batch if pending.entry]
             try:
                 committed = await self._store.commit(entries) if entries else Committed(0, ())
-            except StorageError as error:
+            except Exception as error:
+                if not isinstance(error, StorageError):
+                    log.exception("the store raised what it should not")
                 self._error = error
-                log.error("commit failed, trying again", extra={"error": str(error), "entries": len(entries)})
+                log.error("commit failed", extra={"error": str(error), "entries": len(entries)})
                 batch = self._after_trouble(batch, error)
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, RETRY_MAX_S)
+                if batch:
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, RETRY_MAX_S)
             else:
                 self._error = None
                 _finish(batch, committed)
                 return
         self._error = None
 
-    def _after_trouble(self, batch: list[_Pending], error: StorageError) -> list[_Pending]:
+    def _after_trouble(self, batch: list[_Pending], error: Exception) -> list[_Pending]:
         """Tell those who wait, and give up what certainly did not happen and nobody builds on."""
         batch, self._pending = batch + self._pending, []
         for pending in batch:
             if pending.trouble is not None:
                 pending.trouble(error)
                 pending.trouble = None
-        if isinstance(error, StorageFull):
-            return [pending for pending in batch if not pending.droppable]
-        return batch
+        if not isinstance(error, StorageFull) and isinstance(error, StorageError):
+            return batch
+        for pending in batch:
+            if pending.droppable and pending.dropped is not None:
+                pending.dropped()
+        return [pending for pending in batch if not pending.droppable]
 
 
 def _finish(batch: Sequence[_Pending], committed: Committed) -> None:

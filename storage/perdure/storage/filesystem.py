@@ -50,7 +50,12 @@ class FilesystemBlobStore:
 
     @asynccontextmanager
     async def writer(self) -> AsyncIterator[BlobWriter]:
-        writer = await asyncio.to_thread(self._begin)
+        beginning = asyncio.ensure_future(asyncio.to_thread(self._begin))
+        try:
+            writer = await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(_abandon_begun)  # the thread goes on, and opens the file
+            raise
         try:
             yield writer
         finally:
@@ -275,6 +280,11 @@ def _renew(path: Path) -> os.stat_result:
     status = path.stat()
     os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
     return status
+
+
+def _abandon_begun(beginning: asyncio.Future[_Writer]) -> None:
+    if not beginning.cancelled() and beginning.exception() is None:
+        beginning.result().abandon()
 
 
 def _mark(status: os.stat_result) -> tuple[int, int]:

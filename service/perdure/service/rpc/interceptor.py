@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from perdure import errors
 from perdure.model import InvalidSpec
@@ -91,7 +92,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         handler = await continuation(handler_call_details)
         if handler is None or not method.startswith(OURS):
             return handler  # not there: gRPC answers UNIMPLEMENTED; health and reflection: their own business
-        is_gated = method not in ALWAYS and not method.startswith(INTERNAL)
+        is_internal = method.startswith(INTERNAL)
+        if not is_internal:
+            handler = handler._replace(request_deserializer=_reader(handler.request_deserializer))
+        is_gated = method not in ALWAYS and not is_internal
         wrapped = self._wrap(handler, method, self._gate if is_gated else None)
         self._wrapped[method] = wrapped
         return wrapped
@@ -105,19 +109,62 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             guarded = _guard(handler.unary_unary, method, gate)
             return grpc.unary_unary_rpc_method_handler(guarded, **codecs)
         if handler.stream_unary:
-            return grpc.stream_unary_rpc_method_handler(_guard(handler.stream_unary, method, gate), **codecs)
+            guarded = _guard(handler.stream_unary, method, gate, is_stream=True)
+            return grpc.stream_unary_rpc_method_handler(guarded, **codecs)
         if handler.unary_stream:
             guarded_stream = _guard_stream(handler.unary_stream, method, gate)
             return grpc.unary_stream_rpc_method_handler(guarded_stream, **codecs)
         return grpc.stream_stream_rpc_method_handler(_guard_stream(handler.stream_stream, method, gate), **codecs)
 
 
-def _guard(call: Callable[..., Awaitable[Any]], method: str, gate: Gate | None) -> Callable[..., Awaitable[Any]]:
+class _Malformed:
+    """Stands for a request that is no message of its type, until there is a context to refuse it in."""
+
+
+_MALFORMED: Final = _Malformed()
+
+
+def _reader(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """gRPC would tell the caller UNKNOWN and the text of the exception."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _MALFORMED
+
+    return read
+
+
+def _checked(request: Any) -> Any:
+    if request is _MALFORMED:
+        raise errors.InvalidFieldError("the request is no message of its type, or one nested too deep", field="")
+    return request
+
+
+class _CheckedStream:
+    """The requests of a stream; a malformed one raises."""
+
+    def __init__(self, stream: AsyncIterator[Any]) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> _CheckedStream:
+        return self
+
+    async def __anext__(self) -> Any:
+        return _checked(await anext(self._stream))
+
+
+def _guard(
+    call: Callable[..., Awaitable[Any]], method: str, gate: Gate | None, *, is_stream: bool = False
+) -> Callable[..., Awaitable[Any]]:
+    check: Callable[[Any], Any] = _CheckedStream if is_stream else _checked
+
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             if gate is not None and gate.error is not None:
                 raise gate.error
-            return await call(request, context)
+            return await call(check(request), context)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -133,7 +180,7 @@ def _guard_stream(
         try:
             if gate is not None and gate.error is not None:
                 raise gate.error
-            async for answer in call(request, context):
+            async for answer in call(_checked(request), context):
                 yield answer
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import grpc
@@ -13,7 +13,7 @@ import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 
 from perdure import errors, graphwire, wire
-from perdure.model import Call, Payload, Spec
+from perdure.model import BlobRef, Call, Payload, Spec
 from perdure.service import limits
 from perdure.service.views import Conflict, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
@@ -133,6 +133,17 @@ def _check_payloads(graph: Spec) -> None:
             )
 
 
+def blobs_of(new: NewRun) -> set[BlobRef]:
+    """The blobs that a request to run refers to."""
+    payloads = list(new.inputs.values())
+    for node in new.spec.nodes:
+        if isinstance(node.action, Call):
+            payloads.append(node.action.arguments)
+            if node.action.function.code is not None:
+                payloads.append(node.action.function.code)
+    return {payload.blob for payload in payloads if payload.blob is not None}
+
+
 def _name_of(graph: Spec) -> str:
     output = next(node for node in graph.nodes if node.id == graph.output)
     name = output.action.function.name if isinstance(output.action, Call) else output.id
@@ -172,17 +183,31 @@ def make_token(query: Iterable[object], place: object) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def read_token(token: str, query: Iterable[object]) -> Any:
-    """The place in a token, None for none. Raises InvalidPageTokenError."""
+def read_token(token: str, query: Iterable[object], is_place: Callable[[Any], bool]) -> Any:
+    """The place in a token, None for none. Raises InvalidPageTokenError for what no token of this question holds."""
     if not token:
         return None
     try:
         mark, place = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    except ValueError as error:
-        raise errors.InvalidPageTokenError("this is not a page token") from error
-    if mark != _mark(query):
-        raise errors.InvalidPageTokenError("the page token belongs to another question; start over")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise errors.InvalidPageTokenError("this is not a token of this service") from error
+    if mark != _mark(query) or not is_place(place):
+        raise errors.InvalidPageTokenError("the token belongs to another question; start over")
     return place
+
+
+def is_number(place: Any) -> bool:
+    """A position or the number of a commit."""
+    return type(place) is int and 0 <= place < 1 << 63
+
+
+def is_row(place: Any, kind: type) -> bool:
+    """The value of a column of a kind, and a run id."""
+    match place:
+        case [value, str()]:
+            return is_number(value) if kind is int else isinstance(value, kind)
+        case _:
+            return False
 
 
 def _mark(query: Iterable[object]) -> str:

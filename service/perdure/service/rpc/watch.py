@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from perdure import wire
+from perdure import errors, wire
 from perdure.service import limits
 from perdure.service.changes import Change, Changes, Subscription
 from perdure.service.filters import parse_filter
@@ -63,15 +63,20 @@ class Watcher:
         progress_s = _seconds(request, "progress_interval", PROGRESS_S, PROGRESS_S_MIN, 3600)
         batch_s = _seconds(request, "max_batch_delay", BATCH_S, 0, BATCH_S_MAX)
         watch = await self._open(request)
-        since = requests.read_token(request.resume_token, ("watch",))
+        since: int | None = requests.read_token(request.resume_token, ("watch",), requests.is_number)
         with self._changes.subscribe(watch.runs.keys() if watch.runs else None) as subscription:
-            watch.told = watch.read = await self._store.last_change() if since is None else int(since)
+            last = await self._store.last_change()
+            if since is not None and since > last:
+                raise errors.InvalidPageTokenError("the token names changes that this storage has not seen; list again")
+            # A snapshot of runs is read after this and covers it; all other changes are read from the token on.
+            watch.told = watch.read = last if since is None or watch.runs else since
             yield self._answer(watch, await self._caught_up(watch, since))
             while not (watch.until_final and watch.final >= watch.runs.keys()):
                 batch = await subscription.next_batch(progress_s)
                 if batch and batch_s and not _has_end(batch):
                     batch += await _more(subscription, batch_s)
                 events = [event for change in batch if (event := self._event(watch, change)) is not None]
+                events = await self._matching(watch, events)
                 if events or not batch:
                     yield self._answer(watch, events)
 
@@ -126,11 +131,15 @@ class Watcher:
     async def _matching(
         self, watch: _Watch, events: list[workflow_service_pb2.WatchEvent]
     ) -> list[workflow_service_pb2.WatchEvent]:
-        """Those that the filter lets through, asked of the store, which knows how to compare."""
-        if watch.where is None:
+        """Those that the filter lets through, asked of the store, which knows how to compare. A run that was
+        deleted cannot be asked about, so deletions are told to all."""
+        if watch.where is None or watch.runs:
             return events
         kept = []
         for event in events:
+            if event.WhichOneof("kind") != "workflow":
+                kept.append(event)
+                continue
             same = Comparison("workflow_id", "=", event.workflow.workflow_id)
             query = RunQuery(watch.namespace, 1, AllOf((same, watch.where)))
             if await self._store.list_runs(query):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, TypeAlias
 
 import grpc
@@ -10,7 +10,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from perdure import errors, wire
-from perdure.model import RunStatus, Spec
+from perdure.model import BlobRef, RunStatus, Spec
 from perdure.service import limits
 from perdure.service.changes import Changes
 from perdure.service.commands import Commands
@@ -42,7 +42,9 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
 
     async def Run(self, request: pb.RunRequest, context: Context) -> pb.RunResponse:
         spec, data = await self._spec(request.source)
-        view, started = await self._commands.submit(requests.run(request, spec, data))
+        new = requests.run(request, spec, data)
+        await self._check_blobs(requests.blobs_of(new))
+        view, started = await self._commands.submit(new)
         return pb.RunResponse(
             workflow=answers.workflow(view), started=started, watch_token=self._watcher.token(view.row.change)
         )
@@ -62,6 +64,17 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
                     raise errors.InvalidSpecError("the blob is not a serialized WorkflowSpec") from error
             case _:
                 raise requests.invalid("source", "is required")
+
+    async def _check_blobs(self, blobs: Iterable[BlobRef]) -> None:
+        """A run with a blob that is not there would fail later, and less clearly."""
+        for blob in blobs:
+            size = await self._blobs.size(blob.sha256)
+            if size is None:
+                raise errors.BlobNotFoundError(f"there is no blob {blob.sha256}; upload it first", sha256=blob.sha256)
+            if size != blob.size:
+                raise errors.BlobHashMismatchError(
+                    f"blob {blob.sha256} has {size} bytes, not {blob.size}", expected=str(blob.size), actual=str(size)
+                )
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeResponse:
         view, resumed = await self._commands.resume(*_named(request), request.expected_etag)
@@ -87,11 +100,14 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
             raise errors.CapabilityMissingError(
                 "this server acknowledges stored events only", capability="ack-consumed"
             )
+        payload = requests.payload(request.payload, "payload")
+        if payload.blob is not None:
+            await self._check_blobs((payload.blob,))
         sent = await self._commands.send_event(
             *_named(request),
             key=requests.text(request.event_key, "event_key"),
             event_id=requests.text(request.event_id, "event_id", limit=limits.REQUEST_ID_CHARS_MAX),
-            payload=requests.payload(request.payload, "payload"),
+            payload=payload,
         )
         return pb.SendEventResponse(
             sequence=sent.sequence,
@@ -125,8 +141,9 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def ListWorkflows(self, request: pb.ListWorkflowsRequest, context: Context) -> pb.ListWorkflowsResponse:
         namespace, limit = requests.namespace(request.namespace), requests.page_size(request.page_size)
         question = (namespace, request.filter, request.order_by)
-        place = requests.read_token(request.page_token, question)
         order_by, descending = parse_order(request.order_by)
+        kind = str if order_by == "workflow_id" else int
+        place = requests.read_token(request.page_token, question, lambda place: requests.is_row(place, kind))
         where = parse_filter(request.filter)
         after = (place[0], place[1]) if place else None
         change = await self._store.last_change()
@@ -143,11 +160,13 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
 
     async def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksResponse:
         namespace, workflow_id = _named(request)
+        if unknown := [number for number in request.statuses if number not in wire.TASK_STATUS_BACK]:
+            raise requests.invalid("statuses", f"has the unknown state {unknown[0]}")
+        wanted = {wire.TASK_STATUS_BACK[number] for number in request.statuses}
         question = (namespace, workflow_id, sorted(request.statuses))
-        start = int(requests.read_token(request.page_token, question) or 0)
+        start = requests.read_token(request.page_token, question, requests.is_number) or 0
         limit = requests.page_size(request.page_size)
         tasks = await self._queries.tasks(namespace, workflow_id)
-        wanted = {wire.TASK_STATUS_BACK.get(number) for number in request.statuses}
         page: list[workflow_pb2.Task] = []
         for position in range(start, len(tasks)):
             if wanted and tasks[position].status not in wanted:

@@ -1,0 +1,646 @@
+"""Bad input of every kind gets a precise answer, changes nothing, and the engine goes on serving."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.struct_pb2 import Struct
+
+import perdure
+from integration import wire_calls
+from integration.wire_calls import Stubs, call_node, event_node, graph, json_value, refused, run_request, sum_of
+from perdure import errors
+from perdure.service import limits
+from perdure.service.app import RunningServer, running_server
+from perdure.service.settings import Settings
+from perdure.storage.memory import MemoryMetadataStore
+from perdure.v1 import failure_pb2, payload_pb2, spec_pb2, workflow_pb2
+from perdure.v1 import workflow_service_pb2 as pb
+
+Code = grpc.StatusCode
+
+NO_BLOB = "0" * 64
+
+
+@pytest.fixture
+async def stubs(stubs: Stubs) -> AsyncIterator[Stubs]:
+    """After every test of this file the engine goes on serving: new work is done."""
+    yield stubs
+    await stubs.workflows.Run(run_request(sum_of(20, 22), "afterwards"))
+    assert (await wire_calls.output_of(stubs, "afterwards")).output.data == pickle_of(42)
+
+
+def pickle_of(value: object) -> bytes:
+    return pickle.dumps(value, protocol=5)
+
+
+async def stored(stubs: Stubs) -> list[str]:
+    answer = await stubs.workflows.ListWorkflows(pb.ListWorkflowsRequest())
+    return [workflow.workflow_id for workflow in answer.workflows]
+
+
+def nested(depth: int) -> spec_pb2.Arg:
+    arg = spec_pb2.Arg(payload=json_value(1))
+    for _ in range(depth):
+        arg = spec_pb2.Arg(list=spec_pb2.ArgList(items=[arg]))
+    return arg
+
+
+def with_arg(arg: spec_pb2.Arg) -> spec_pb2.WorkflowSpec:
+    node = call_node("n", "builtins:len")
+    node.task.args.append(arg)
+    return graph(node)
+
+
+def pickled(version: str) -> spec_pb2.Node:
+    node = spec_pb2.Node(id="n")
+    code = payload_pb2.Payload(encoding="python/pickle", data=pickle.dumps(len))
+    node.task.function.pickled.CopyFrom(
+        spec_pb2.PickledFunction(code=code, qualified_name="builtins.len", python_version=version)
+    )
+    return node
+
+
+def timer(seconds: int) -> spec_pb2.Node:
+    node = spec_pb2.Node(id="n")
+    node.timer.time.seconds = seconds
+    return node
+
+
+def optioned(**options: Any) -> spec_pb2.WorkflowSpec:
+    node = call_node("n", "builtins:len", [])
+    node.options.CopyFrom(spec_pb2.TaskOptions(**options))
+    return graph(node)
+
+
+A, B = "a", "b"
+INVALID_GRAPHS: dict[str, tuple[spec_pb2.WorkflowSpec, str]] = {
+    "empty": (spec_pb2.WorkflowSpec(), ""),
+    "no output": (spec_pb2.WorkflowSpec(nodes=[call_node(A, "builtins:len", [])]), ""),
+    "unknown output": (graph(call_node(A, "builtins:len", []), output="z"), ""),
+    "cycle of one": (graph(call_node(A, "builtins:len", {"node": A})), A),
+    "cycle of two": (graph(call_node(A, "builtins:len", {"node": B}), call_node(B, "builtins:len", {"node": A})), A),
+    "unknown node": (graph(call_node(A, "builtins:len", {"node": "z"})), A),
+    "unknown after": (graph(call_node(A, "builtins:len", [], after=("z",))), A),
+    "duplicate": (graph(event_node(A, "k"), event_node(A, "l")), A),
+    "no id": (graph(event_node("", "k"), event_node(B, "l")), ""),
+    "long id": (graph(event_node("x" * 300, "k")), "x" * 80),
+    "no kind": (graph(spec_pb2.Node(id=A)), A),
+    "no function": (graph(spec_pb2.Node(id=A, task=spec_pb2.TaskNode())), A),
+    "unknown shared function": (
+        graph(spec_pb2.Node(id=A, task=spec_pb2.TaskNode(function=spec_pb2.FunctionRef(shared=7)))),
+        A,
+    ),
+    "no event key": (graph(event_node(A, "")), A),
+    "timer without time": (graph(spec_pb2.Node(id=A, timer=spec_pb2.TimerNode())), A),
+    "timer out of all time": (graph(timer(9_000_000_000_000_000_000)), "n"),
+    "empty argument": (with_arg(spec_pb2.Arg()), "n"),
+    "argument of no encoding": (with_arg(spec_pb2.Arg(payload=payload_pb2.Payload(data=b"1"))), "n"),
+    "arguments too deep": (with_arg(nested(33)), "n"),
+    "missing input": (with_arg(spec_pb2.Arg(input=spec_pb2.InputRef(name="order"))), ""),
+    "attempts": (optioned(retry=spec_pb2.RetryPolicy(max_attempts=-2)), "n"),
+    "backoff": (optioned(retry=spec_pb2.RetryPolicy(backoff_coefficient=0.5)), "n"),
+    "jitter": (optioned(retry=spec_pb2.RetryPolicy(jitter=2)), "n"),
+    "cpus": (optioned(resources=spec_pb2.Resources(num_cpus=-1)), "n"),
+    "scheduling": (optioned(scheduling=spec_pb2.SchedulingStrategy(name="SOMEWHERE")), "n"),
+    "two kinds of arguments": (
+        graph(
+            spec_pb2.Node(
+                id="n",
+                task=spec_pb2.TaskNode(
+                    function=spec_pb2.FunctionRef(registered=spec_pb2.RegisteredFunction(name="builtins:len")),
+                    args=[spec_pb2.Arg(payload=json_value([]))],
+                    arguments=json_value([]),
+                ),
+            )
+        ),
+        "n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INVALID_GRAPHS)
+async def test_invalid_graphs(stubs: Stubs, name: str) -> None:
+    spec, node_id = INVALID_GRAPHS[name]
+    refusal = await refused(stubs.workflows.Run(run_request(spec)), Code.INVALID_ARGUMENT, "INVALID_SPEC")
+    assert refusal.metadata.get("node_id", "") == node_id
+    assert await stored(stubs) == []
+    await refused(stubs.workflows.GetStatus(pb.GetStatusRequest(workflow_id="w")), Code.NOT_FOUND, "WORKFLOW_NOT_FOUND")
+
+
+async def test_a_graph_that_came_as_a_blob(stubs: Stubs, client: perdure.Client) -> None:
+    missing = spec_pb2.WorkflowSource(spec_blob=payload_pb2.BlobRef(sha256=NO_BLOB, size_bytes=1))
+    refusal = await refused(
+        stubs.workflows.Run(pb.RunRequest(workflow_id="w", source=missing)), Code.NOT_FOUND, "BLOB_NOT_FOUND"
+    )
+    assert refusal.metadata == {"sha256": NO_BLOB}
+    for data, reason in ((b"\xff" * 100, "INVALID_SPEC"), (graph(spec_pb2.Node(id="n")), "INVALID_SPEC")):
+        body = data if isinstance(data, bytes) else data.SerializeToString()
+        blob = await client._upload((body,))
+        named = spec_pb2.WorkflowSource(spec_blob=payload_pb2.BlobRef(sha256=blob.sha256, size_bytes=blob.size))
+        await refused(stubs.workflows.Run(pb.RunRequest(workflow_id="w", source=named)), Code.INVALID_ARGUMENT, reason)
+    await refused(stubs.workflows.Run(pb.RunRequest(workflow_id="w")), Code.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert await stored(stubs) == []
+
+
+async def test_blobs_that_nobody_uploaded(stubs: Stubs, client: perdure.Client) -> None:
+    missing = payload_pb2.Payload(encoding="python/pickle", blob=payload_pb2.BlobRef(sha256=NO_BLOB, size_bytes=1))
+    by_code = pickled("")
+    by_code.task.function.pickled.code.CopyFrom(missing)
+    by_arguments = call_node("n", "builtins:len")
+    by_arguments.task.arguments.CopyFrom(missing)
+    for request in (
+        run_request(sum_of(1, 2), inputs={"x": missing}),
+        run_request(graph(by_code)),
+        run_request(graph(by_arguments)),
+    ):
+        refusal = await refused(stubs.workflows.Run(request), Code.NOT_FOUND, "BLOB_NOT_FOUND")
+        assert refusal.metadata == {"sha256": NO_BLOB}
+    assert await stored(stubs) == []
+    await stubs.workflows.Run(run_request(graph(event_node("wait", "k"))))
+    await refused(stubs.workflows.SendEvent(an_event(payload=missing)), Code.NOT_FOUND, "BLOB_NOT_FOUND")
+    blob = await client._upload((b"12",))
+    longer = payload_pb2.Payload(encoding="e", blob=payload_pb2.BlobRef(sha256=blob.sha256, size_bytes=3))
+    refusal = await refused(
+        stubs.workflows.SendEvent(an_event(payload=longer)),
+        Code.INVALID_ARGUMENT,
+        "BLOB_HASH_MISMATCH",
+    )
+    assert refusal.metadata == {"expected": "3", "actual": "2"}
+
+
+def many_labels(count: int) -> dict[str, str]:
+    return {f"k{index}": "v" for index in range(count)}
+
+
+def large_struct() -> Struct:
+    struct = Struct()
+    struct["text"] = "x" * limits.METADATA_BYTES_MAX
+    return struct
+
+
+SUM = sum_of(1, 2)
+ODD: Any = 99
+
+
+def an_event(workflow_id: str = "w", key: str = "k", event_id: str = "e", **fields: Any) -> pb.SendEventRequest:
+    return pb.SendEventRequest(workflow_id=workflow_id, event_key=key, event_id=event_id, **fields)
+
+
+INVALID_FIELDS: dict[str, tuple[str, Any, str]] = {
+    "no id at all": ("Run", run_request(SUM, ""), "request_id"),
+    "id too long": ("Run", run_request(SUM, "x" * 257), "workflow_id"),
+    "id not printable": ("Run", run_request(SUM, "a\nb"), "workflow_id"),
+    "request id too long": ("Run", run_request(SUM, "w", "r" * 129), "request_id"),
+    "request id not ASCII": ("Run", run_request(SUM, "w", "ü"), "request_id"),
+    "namespace": ("Run", run_request(SUM, namespace="n" * 64), "namespace"),
+    "queue": ("Run", run_request(SUM, queue="\0"), "queue"),
+    "priority": ("Run", run_request(SUM, priority=101), "priority"),
+    "display name": ("Run", run_request(SUM, display_name="\n"), "display_name"),
+    "labels": ("Run", run_request(SUM, labels=many_labels(33)), "labels"),
+    "label without key": ("Run", run_request(SUM, labels={"": "v"}), "labels"),
+    "long label": ("Run", run_request(SUM, labels={"k": "v" * 257}), "labels['k']"),
+    "reuse policy": ("Run", run_request(SUM, id_reuse_policy=99), "id_reuse_policy"),
+    "conflict policy": ("Run", run_request(SUM, id_conflict_policy=99), "id_conflict_policy"),
+    "input without encoding": ("Run", run_request(SUM, inputs={"x": payload_pb2.Payload(data=b"1")}), "inputs['x']"),
+    "status without id": ("GetStatus", pb.GetStatusRequest(), "workflow_id"),
+    "unknown state": ("GetStatus", pb.GetStatusRequest(workflow_id="w", wait_for=[ODD]), "wait_for"),
+    "unknown task state": ("ListTasks", pb.ListTasksRequest(workflow_id="w", statuses=[ODD]), "statuses"),
+    "negative wait": ("GetOutput", pb.GetOutputRequest(workflow_id="w", wait={"seconds": -1}), "wait"),
+    "page size": ("ListWorkflows", pb.ListWorkflowsRequest(page_size=-1), "page_size"),
+    "event without key": ("SendEvent", an_event(key=""), "event_key"),
+    "event without id": ("SendEvent", an_event(event_id=""), "event_id"),
+    "event without encoding": ("SendEvent", an_event(payload={"data": b"1"}), "payload"),
+    "event with a bad blob": (
+        "SendEvent",
+        an_event(payload={"encoding": "e", "blob": {"sha256": "X"}}),
+        "payload",
+    ),
+    "reason": ("Cancel", pb.CancelRequest(workflow_id="w", reason="x" * 1025), "reason"),
+    "task id": ("GetOutput", pb.GetOutputRequest(workflow_id="w", task_id="\n"), "task_id"),
+    "watch of nothing to its end": ("Watch", pb.WatchRequest(until_final=True), "until_final"),
+    "watch of all tasks": ("Watch", pb.WatchRequest(include_tasks=True), "include_tasks"),
+    "watch interval": ("Watch", pb.WatchRequest(progress_interval={"seconds": -1}), "progress_interval"),
+    "watch of too many": ("Watch", pb.WatchRequest(workflow_ids=["w"] * 1001), "workflow_ids"),
+}
+
+
+@pytest.mark.parametrize("name", INVALID_FIELDS)
+async def test_invalid_fields(stubs: Stubs, name: str) -> None:
+    method, request, field = INVALID_FIELDS[name]
+    call = getattr(stubs.workflows, method)(request)
+    refusal = await refused(
+        wire_calls.events_of(call) if method == "Watch" else call, Code.INVALID_ARGUMENT, "INVALID_FIELD"
+    )
+    assert refusal.metadata == {"field": field}
+    assert refusal.fields == (field,)
+    assert await stored(stubs) == []
+
+
+async def test_too_large(stubs: Stubs) -> None:
+    large = payload_pb2.Payload(encoding="binary/plain", data=bytes(limits.INLINE_PAYLOAD_BYTES_MAX + 1))
+    for request, field in (
+        (run_request(sum_of(1, 1), inputs={"x": large}), "inputs['x']"),
+        (run_request(graph(call_node("n", "builtins:len", large))), "nodes['n'].arguments"),
+        (run_request(sum_of(1, 1), metadata=large_struct()), "metadata"),
+    ):
+        refusal = await refused(stubs.workflows.Run(request), Code.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE")
+        assert refusal.metadata["field"] == field
+        assert int(refusal.metadata["size"]) > int(refusal.metadata["limit"])
+    assert await stored(stubs) == []
+
+
+async def test_a_message_above_the_limit(server: RunningServer, stubs: Stubs) -> None:
+    """gRPC itself refuses it before it is read; the SDK gives that the same name."""
+    large = payload_pb2.Payload(encoding="binary/plain", data=bytes(limits.MESSAGE_BYTES_MAX))
+    options = [("grpc.max_send_message_length", -1)]
+    async with grpc.aio.insecure_channel(server.address, options=options) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await Stubs.on(channel).workflows.SendEvent(an_event(payload=large))
+        assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+        assert isinstance(errors.from_rpc_error(caught.value), errors.PayloadTooLargeError)
+    assert await stored(stubs) == []
+
+
+UNKNOWN: dict[str, Any] = {
+    "Resume": pb.ResumeRequest(workflow_id="no"),
+    "Cancel": pb.CancelRequest(workflow_id="no"),
+    "GetOutput": pb.GetOutputRequest(workflow_id="no"),
+    "GetStatus": pb.GetStatusRequest(workflow_id="no"),
+    "GetMetadata": pb.GetMetadataRequest(workflow_id="no"),
+    "ListTasks": pb.ListTasksRequest(workflow_id="no"),
+    "SendEvent": an_event("no"),
+    "DeleteWorkflow": pb.DeleteWorkflowRequest(workflow_id="no"),
+    "Watch": pb.WatchRequest(workflow_ids=["no"]),
+}
+
+
+@pytest.mark.parametrize("method", UNKNOWN)
+async def test_unknown_workflows(stubs: Stubs, method: str) -> None:
+    call = getattr(stubs.workflows, method)(UNKNOWN[method])
+    refusal = await refused(
+        wire_calls.events_of(call) if method == "Watch" else call, Code.NOT_FOUND, "WORKFLOW_NOT_FOUND"
+    )
+    assert refusal.metadata == {"namespace": "default", "workflow_id": "no"}
+
+
+async def test_unknown_runs_and_tasks(stubs: Stubs) -> None:
+    await stubs.workflows.Run(run_request(sum_of(1, 2)))
+    await wire_calls.output_of(stubs, "w")
+    ask = stubs.workflows
+    await refused(
+        ask.GetOutput(pb.GetOutputRequest(workflow_id="w", run_id="no")), Code.NOT_FOUND, "WORKFLOW_NOT_FOUND"
+    )
+    await refused(
+        ask.GetStatus(pb.GetStatusRequest(namespace="other", workflow_id="w")), Code.NOT_FOUND, "WORKFLOW_NOT_FOUND"
+    )
+    for call in (
+        ask.GetOutput(pb.GetOutputRequest(workflow_id="w", task_id="no")),
+        ask.GetMetadata(pb.GetMetadataRequest(workflow_id="w", task_id="no")),
+    ):
+        refusal = await refused(call, Code.NOT_FOUND, "TASK_NOT_FOUND")
+        assert refusal.metadata == {"workflow_id": "w", "task_id": "no"}
+
+
+async def test_a_state_that_forbids_it(stubs: Stubs) -> None:
+    ask = stubs.workflows
+    await ask.Run(run_request(graph(event_node("wait", "k"))))
+    refusal = await refused(
+        ask.DeleteWorkflow(pb.DeleteWorkflowRequest(workflow_id="w")), Code.FAILED_PRECONDITION, "WORKFLOW_STILL_ACTIVE"
+    )
+    assert refusal.metadata == {"status": "RUNNING"}
+    for call in (
+        ask.Cancel(pb.CancelRequest(workflow_id="w", expected_etag="other")),
+        ask.Resume(pb.ResumeRequest(workflow_id="w", expected_etag="other")),
+        ask.DeleteWorkflow(pb.DeleteWorkflowRequest(workflow_id="w", expected_etag="other")),
+    ):
+        refusal = await refused(call, Code.ABORTED, "ETAG_MISMATCH")
+        current = (await ask.GetStatus(pb.GetStatusRequest(workflow_id="w"))).workflow
+        assert refusal.metadata == {"etag": current.etag}
+    await ask.SendEvent(an_event(payload=json_value(1)))
+    await wire_calls.output_of(stubs, "w")
+    for call in (
+        ask.SendEvent(an_event(event_id="late")),
+        ask.Resume(pb.ResumeRequest(workflow_id="w")),
+    ):
+        refusal = await refused(call, Code.FAILED_PRECONDITION, "WORKFLOW_ALREADY_FINAL")
+        assert refusal.metadata == {"status": "SUCCESSFUL"}
+
+
+async def test_pickles_of_another_python(stubs: Stubs) -> None:
+    refusal = await refused(
+        stubs.workflows.Run(run_request(graph(pickled("2.7")))), Code.INVALID_ARGUMENT, "PYTHON_VERSION_UNSUPPORTED"
+    )
+    assert refusal.metadata["python_version"] == "2.7"
+    info = await stubs.system.GetSystemInfo(wire_calls.SYSTEM_INFO)
+    assert refusal.metadata["available"] == ",".join(info.python_versions)
+    assert await stored(stubs) == []
+
+
+async def test_a_capability_that_is_not_there(stubs: Stubs) -> None:
+    await stubs.workflows.Run(run_request(graph(event_node("wait", "k"))))
+    refusal = await refused(
+        stubs.workflows.SendEvent(an_event(ack=pb.EVENT_ACK_CONSUMED)),
+        Code.UNIMPLEMENTED,
+        "CAPABILITY_MISSING",
+    )
+    assert refusal.metadata == {"capability": "ack-consumed"}
+
+
+# ------------------------------------------------------------------------------ what only workers can tell
+
+
+async def failure_of(stubs: Stubs, spec: spec_pb2.WorkflowSpec) -> failure_pb2.Failure:
+    await stubs.workflows.Run(run_request(spec))
+    outcome = await wire_calls.output_of(stubs, "w")
+    status = (await stubs.workflows.GetStatus(pb.GetStatusRequest(workflow_id="w"))).workflow.status
+    assert status == workflow_pb2.WORKFLOW_STATUS_FAILED
+    assert outcome.failure.task_id == "n"
+    assert outcome.failure.attempts == 1
+    return outcome.failure
+
+
+async def test_arguments_that_the_function_does_not_take(stubs: Stubs) -> None:
+    """Python callers hear of it at once; for others the engine, which never loads a function, cannot tell."""
+    bind: Any = one.bind
+    for args, kwargs in (((), {}), ((1, 2), {}), ((), {"other": 1})):
+        with pytest.raises(TypeError, match="argument"):
+            bind(*args, **kwargs)
+    failure = await failure_of(stubs, graph(call_node("n", "operator:add", 1)))
+    assert failure.kind == failure_pb2.FAILURE_KIND_APPLICATION
+    assert failure.type == "builtins.TypeError"
+
+
+@perdure.task
+def one(value: int) -> int:
+    return value
+
+
+async def test_a_payload_that_does_not_decode(stubs: Stubs) -> None:
+    bad = payload_pb2.Payload(encoding="json/plain", data=b"{not json")
+    failure = await failure_of(stubs, graph(call_node("n", "builtins:len", bad)))
+    assert failure.kind == failure_pb2.FAILURE_KIND_SERIALIZATION
+    assert "'n'" in failure.message
+
+
+async def test_an_encoding_that_nobody_knows(stubs: Stubs) -> None:
+    odd = payload_pb2.Payload(encoding="cobol/plain", data=b"1")
+    failure = await failure_of(stubs, graph(call_node("n", "builtins:len", odd)))
+    assert failure.kind == failure_pb2.FAILURE_KIND_SERIALIZATION
+    assert "cobol/plain" in failure.message
+
+
+async def test_an_event_that_does_not_decode(stubs: Stubs) -> None:
+    await stubs.workflows.Run(run_request(graph(event_node("e", "k"), call_node("n", "builtins:len", {"node": "e"}))))
+    bad = payload_pb2.Payload(encoding="python/pickle", data=b"no pickle")
+    await stubs.workflows.SendEvent(an_event(payload=bad))
+    failure = (await wire_calls.output_of(stubs, "w")).failure
+    assert (failure.kind, failure.task_id) == (failure_pb2.FAILURE_KIND_SERIALIZATION, "n")
+
+
+@pytest.mark.parametrize("name", ["no_such_module:f", "builtins:no_such_function", "nonsense", "sys:path"])
+async def test_a_function_that_is_not_there(stubs: Stubs, name: str) -> None:
+    failure = await failure_of(stubs, graph(call_node("n", name, 1)))
+    assert failure.kind == failure_pb2.FAILURE_KIND_FUNCTION_UNAVAILABLE
+
+
+async def test_a_pickle_that_is_none(stubs: Stubs) -> None:
+    node = pickled("")
+    node.task.function.pickled.code.data = b"garbage"
+    node.options.retry.max_attempts = 1
+    failure = await failure_of(stubs, graph(node))
+    assert failure.kind == failure_pb2.FAILURE_KIND_FUNCTION_UNAVAILABLE
+
+
+# ------------------------------------------------------------------------------ bytes that are no request
+
+
+async def test_bytes_that_are_no_message(stubs: Stubs) -> None:
+    for method in ("Run", "GetStatus", "SendEvent"):
+        call = stubs.raw.unary_unary(f"/perdure.v1.WorkflowService/{method}")
+        refusal = await refused(call(b"\xff\xff\xff\xff"), Code.INVALID_ARGUMENT, "INVALID_FIELD")
+        assert refusal.metadata == {"field": ""}
+    watch = stubs.raw.unary_stream("/perdure.v1.WorkflowService/Watch")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in watch(b"\xff\xff\xff\xff"):
+            pass
+    assert wire_calls.refusal_of(caught.value).reason == "INVALID_FIELD"
+    too_deep = b""
+    for number in (*((1, 4) * 60), 2, 2, 1, 1, 4):  # from inside: lists of lists, args, task, nodes, spec, source
+        too_deep = bytes([number << 3 | 2, *varint(len(too_deep))]) + too_deep
+    call = stubs.raw.unary_unary("/perdure.v1.WorkflowService/Run")
+    await refused(call(too_deep), Code.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert await stored(stubs) == []
+
+
+def varint(number: int) -> bytes:
+    return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + varint(number >> 7)
+
+
+async def test_a_method_that_is_not_there(stubs: Stubs) -> None:
+    for method in ("/perdure.v1.WorkflowService/Fly", "/perdure.v2.WorkflowService/Run", "/nonsense"):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stubs.raw.unary_unary(method)(b"")
+        assert caught.value.code() is Code.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # the hello of TLS
+        bytes(range(256)) * 256,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 4096,
+        b"PRI * HTTP/2.0\r\n",
+    ],
+    ids=["http", "tls", "noise", "bad-frames", "half-a-hello"],
+)
+async def test_bytes_that_are_no_grpc(server: RunningServer, stubs: Stubs, data: bytes) -> None:
+    host, _, port = server.address.rpartition(":")
+
+    def throw() -> bool:
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            try:
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(4096):
+                    pass
+            except OSError:  # it has hung up, as it should
+                pass
+        return True
+
+    assert await asyncio.to_thread(throw)
+    assert await stored(stubs) == []
+
+
+# ------------------------------------------------------------------------------ listings
+
+
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [
+        ("status", 6),
+        ("status = FLYING", 9),
+        ("status < FAILED", 9),
+        ("flavour = sweet", 0),
+        ("priority = high", 11),
+        ("priority = 99999999999999999999", 11),
+        ("create_time > yesterday", 14),
+        ("create_time > 2026-01-01", 14),
+        ("(status = FAILED", 16),
+        ("status = FAILED AND", 19),
+        ("status = FAILED OR OR", 21),
+        ("status = FAILED status = FAILED", 16),
+        ("status : FAI", 0),
+        ('name = "open', 7),
+        ("(" * 20 + "status = FAILED" + ")" * 20, 16),
+        ("name = " + "x" * 5_000, 4_000),
+        ("= 1", 0),
+    ],
+)
+async def test_filters_that_do_not_parse(stubs: Stubs, text: str, position: int) -> None:
+    refusal = await refused(
+        stubs.workflows.ListWorkflows(pb.ListWorkflowsRequest(filter=text)), Code.INVALID_ARGUMENT, "INVALID_FILTER"
+    )
+    assert refusal.metadata == {"position": str(position)}
+    call = stubs.workflows.Watch(pb.WatchRequest(filter=text))
+    await refused(wire_calls.events_of(call), Code.INVALID_ARGUMENT, "INVALID_FILTER")
+
+
+@pytest.mark.parametrize("text", ["flavour", "create_time up", "create_time desc asc", "create_time;"])
+async def test_orders_that_there_are_not(stubs: Stubs, text: str) -> None:
+    request = pb.ListWorkflowsRequest(order_by=text)
+    await refused(stubs.workflows.ListWorkflows(request), Code.INVALID_ARGUMENT, "INVALID_FILTER")
+
+
+async def test_filters_are_data(stubs: Stubs) -> None:
+    for value in ("'; DROP TABLE runs; --", '\\" OR 1=1', "%", "\\\\"):
+        text = f'workflow_id = "{value}" OR labels.x = "{value}"'
+        assert not (await stubs.workflows.ListWorkflows(pb.ListWorkflowsRequest(filter=text))).workflows
+        run = run_request(sum_of(1, 1), value)
+        await stubs.workflows.Run(run)
+        await wire_calls.output_of(stubs, value)
+
+
+def forged(text: str) -> str:
+    import base64
+
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+TOKENS = ["x", "????", "ü", forged("5"), forged("null"), forged("[]"), forged('{"a": 1, "b": 2}'), forged("[" * 9_999)]
+
+
+@pytest.mark.parametrize("token", [*TOKENS, forged('["0123456789abcdef", 1]')], ids=range(len(TOKENS) + 1))
+async def test_page_tokens_of_nobody(stubs: Stubs, token: str) -> None:
+    ask = stubs.workflows
+    await ask.Run(run_request(graph(event_node("wait", "k"))))
+    for call in (
+        ask.ListWorkflows(pb.ListWorkflowsRequest(page_token=token)),
+        ask.ListTasks(pb.ListTasksRequest(workflow_id="w", page_token=token)),
+        wire_calls.events_of(ask.Watch(pb.WatchRequest(resume_token=token))),
+    ):
+        await refused(call, Code.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN")
+
+
+async def test_page_tokens_of_another_question(stubs: Stubs) -> None:
+    ask = stubs.workflows
+    for name in ("a", "b", "c"):
+        await ask.Run(run_request(sum_of(1, 1), name))
+    page = await ask.ListWorkflows(pb.ListWorkflowsRequest(page_size=1))
+    token = page.next_page_token
+    assert len((await ask.ListWorkflows(pb.ListWorkflowsRequest(page_size=5, page_token=token))).workflows) == 2
+    for call in (
+        ask.ListWorkflows(pb.ListWorkflowsRequest(page_token=token, filter="status = FAILED")),
+        ask.ListWorkflows(pb.ListWorkflowsRequest(page_token=token, order_by="create_time")),
+        ask.ListWorkflows(pb.ListWorkflowsRequest(page_token=token, namespace="other")),
+        ask.ListTasks(pb.ListTasksRequest(workflow_id="a", page_token=token)),
+        wire_calls.events_of(ask.Watch(pb.WatchRequest(resume_token=token))),
+    ):
+        await refused(call, Code.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN")
+
+
+# ------------------------------------------------------------------------------ a store in trouble
+
+
+async def test_a_full_disk(tmp_path: Path) -> None:
+    """Refused with nothing changed; what is stored stays readable."""
+    url = f"sqlite:///{tmp_path / 'small.db'}?max_bytes={400 * 1024}"
+    settings = Settings(listen="127.0.0.1:0", storage=url, executor="local", drain_s=2.0)
+    body = payload_pb2.Payload(encoding="binary/plain", data=bytes(60 * 1024))
+    async with running_server(settings) as server, grpc.aio.insecure_channel(server.address) as channel:
+        stubs = Stubs.on(channel)
+        await stubs.workflows.Run(run_request(graph(event_node("wait", "k")), "first"))
+        accepted = 0
+        while True:
+            request = run_request(graph(event_node("wait", "k")), f"w{accepted}", inputs={"x": body})
+            try:
+                await stubs.workflows.Run(request)
+            except grpc.aio.AioRpcError as error:
+                refusal = wire_calls.refusal_of(error)
+                break
+            accepted += 1
+        assert (refusal.code, refusal.reason) == (Code.RESOURCE_EXHAUSTED, "STORAGE_FULL")
+        names = {"first", *(f"w{index}" for index in range(accepted))}
+        assert set(await stored(stubs)) == names
+        event = an_event("first", payload=body)
+        await refused(stubs.workflows.SendEvent(event), Code.RESOURCE_EXHAUSTED, "STORAGE_FULL")
+        await stubs.workflows.Cancel(pb.CancelRequest(workflow_id="w0"))
+        await stubs.workflows.DeleteWorkflow(pb.DeleteWorkflowRequest(workflow_id="w0"))
+        await stubs.workflows.Run(request)  # there is room again: the same request succeeds
+        await stubs.workflows.SendEvent(an_event("first"))
+        assert (await wire_calls.output_of(stubs, "first")).output.encoding == "binary/null"
+
+
+class Broken(MemoryMetadataStore):
+    """Has a bug in one method until it is mended."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method = method
+
+    def __getattribute__(self, name: str) -> Any:
+        if name != "method" and name == self.method:
+            return _raise_secret
+        return super().__getattribute__(name)
+
+
+async def _raise_secret(*_args: object, **_kwargs: object) -> Any:
+    raise RuntimeError("secret")
+
+
+CALLS: dict[str, Callable[[Stubs], Any]] = {
+    "commit": lambda stubs: stubs.workflows.Run(run_request(sum_of(1, 2))),
+    "find_run": lambda stubs: stubs.workflows.GetStatus(pb.GetStatusRequest(workflow_id="w")),
+    "list_runs": lambda stubs: stubs.workflows.ListWorkflows(pb.ListWorkflowsRequest()),
+    "last_change": lambda stubs: wire_calls.events_of(stubs.workflows.Watch(pb.WatchRequest())),
+}
+
+
+@pytest.mark.parametrize("method", CALLS)
+async def test_a_bug_inside_stays_inside(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = Broken("")
+    settings = Settings(listen="127.0.0.1:0", storage="memory:", executor="local", drain_s=2.0)
+    async with (
+        running_server(settings, store=store) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        stubs = Stubs.on(channel)
+        store.method = method
+        refusal = await refused(CALLS[method](stubs), Code.INTERNAL, "INTERNAL")
+        store.method = ""
+        assert "secret" not in f"{refusal}"
+        error_id = refusal.metadata["error_id"]
+        assert any(getattr(record, "error_id", "") == error_id for record in caplog.records)
+        assert "secret" in caplog.text
+        await stubs.workflows.Run(run_request(sum_of(20, 22), "afterwards"))
+        assert (await wire_calls.output_of(stubs, "afterwards")).output.data == pickle_of(42)
+        assert await stored(stubs) == ["afterwards"]
