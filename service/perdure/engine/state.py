@@ -137,14 +137,13 @@ class Graph:
     def check(self, spec: Spec, owner: Task | None) -> None:
         """Raises InvalidSpec if a graph names a task that the run does not have, or that waits for this
         very graph."""
-        around = set(_owners(owner))
-        for node in spec.nodes:
-            for task_id in node.task_needs():
-                task = self.tasks.get(task_id)
-                if task is None:
-                    raise InvalidSpec(f"node {node.id!r} needs the task {task_id!r:.80}, which is not there", node.id)
-                if task in around:
-                    raise InvalidSpec(f"node {node.id!r} needs the task {task_id!r:.80}, which waits for it", node.id)
+        named = [(node.id, task_id) for node in spec.nodes for task_id in node.task_needs()]
+        around = {task.id for task in _owners(owner)} if named else set()
+        for node_id, task_id in named:
+            if task_id not in self.tasks:
+                raise InvalidSpec(f"node {node_id!r} needs the task {task_id!r:.80}, which is not there", node_id)
+            if task_id in around:
+                raise InvalidSpec(f"node {node_id!r} needs the task {task_id!r:.80}, which waits for it", node_id)
 
     def add_scope(self, spec: Spec, owner: Task | None) -> Scope:
         """Give every node of a graph a task with an id that the run never had. Raises InvalidSpec like

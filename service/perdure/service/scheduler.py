@@ -57,11 +57,13 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Live:
-    """A run in memory. `pending` counts its journal entries that are not durable yet."""
+    """A run in memory. `pending` counts its journal entries that are not durable yet; `dormant` is what the
+    store says of its dormancy once all of them are, None if nobody knows."""
 
     row: RunRow
     run: Run
     pending: int = 0
+    dormant: bool | None = None
 
     def view(self) -> RunView:
         return RunView(self.row, count_tasks(self.run.graph))
@@ -157,9 +159,10 @@ class Scheduler:
         self._with_live(run_id, then)
 
     def roused(self, run_id: str) -> None:
-        """The store says now that the run is not dormant; if it is in memory, note it there too."""
+        """Somebody else writes of the run's dormancy, or has tried to: what it is gets written anew with the
+        next change of the run."""
         if (live := self._live.get(run_id)) is not None:
-            live.row = replace(live.row, is_dormant=False)
+            live.dormant = None
 
     async def apply(self, run_id: str, event: Event) -> RunView | None:
         """Apply an event that asks for something and wait until the answer is durable.
@@ -195,7 +198,7 @@ class Scheduler:
 
     def begin(self, row: RunRow, spec: Spec) -> tuple[Live, list[Write], Callable[[EntryResult, int], None]]:
         """A new run: what its entry stores besides itself, and what to do once that is durable."""
-        live = Live(row, Run(spec))
+        live = Live(row, Run(spec), dormant=row.is_dormant)
         writes, acts = self._sort_out(live, live.run.start(row.create_ms))
         live.pending += 1
 
@@ -249,9 +252,9 @@ class Scheduler:
                 case _:
                     assert_never(command)
         is_dormant = live.run.is_dormant and not live.run.status.is_final
-        if is_dormant != live.row.is_dormant:
+        if is_dormant is not live.dormant:
             writes.append(SetDormant(run_id, is_dormant))
-            live.row = replace(live.row, is_dormant=is_dormant)
+            live.dormant = is_dormant
         return writes, acts
 
     # -------------------------------------------------------------------------- acting
