@@ -41,3 +41,9 @@ def test_dying_at_every_call_of_the_store(shape: str) -> None:
         if seen.lives == 1:
             break
     assert calls > 6, "the engine must have died at least once a step"
+
+
+@pytest.mark.parametrize("seed", [21772])
+def test_seeds_that_found_bugs(seed: int) -> None:
+    """21772: an event arrived while a run fell asleep; after a crash nobody woke it."""
+    run_seed(seed)
