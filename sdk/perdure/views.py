@@ -57,7 +57,7 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """A task. `error` is the text of its last failure, "" if it has none."""
+    """A task. `error` is the text of its last failure, "" if it has none; `checkpointed`: its output is durable."""
 
     task_id: str
     parent_task_id: str
@@ -67,6 +67,7 @@ class TaskInfo:
     started: datetime | None
     ended: datetime | None
     output_bytes: int
+    checkpointed: bool
     error: str
 
     @classmethod
@@ -81,6 +82,7 @@ class TaskInfo:
             started=_moment(message.start_time, message.HasField("start_time")),
             ended=_moment(message.end_time, message.HasField("end_time")),
             output_bytes=message.output_size_bytes,
+            checkpointed=message.checkpointed,
             error=f"{failure.type}: {failure.message}" if message.HasField("last_failure") else "",
         )
 

@@ -125,6 +125,8 @@ class Queries:
             return None
         if task is not None and row.failure is not None:
             return wire.decode_failure(row.failure)
+        if task is not None and task.is_volatile:
+            raise _not_stored(task_id)
         raise errors.TaskNotFoundError(
             f"workflow {row.workflow_id!r} ended without a task {task_id!r}",
             workflow_id=row.workflow_id,
@@ -134,7 +136,7 @@ class Queries:
     async def _read(self, run_id: str, task_id: str, wraps: int) -> Payload:
         payload = await self._values.find(ValueKey(run_id, task_id=task_id))
         if payload is None:
-            raise errors.OutputNotStoredError(f"the output of task {task_id!r} is not stored", task_id=task_id)
+            raise _not_stored(task_id)
         return wire.outcome_payload(payload, wraps) if wraps else payload
 
     async def _durable(self, row: RunRow) -> Live | None:
@@ -165,3 +167,9 @@ class Queries:
         while self._rebuilt_tasks > FINAL_TASKS_MAX and len(self._rebuilt) > 1:
             _, oldest = self._rebuilt.popitem(last=False)
             self._rebuilt_tasks -= len(oldest.graph.tasks)
+
+
+def _not_stored(task_id: str) -> errors.OutputNotStoredError:
+    return errors.OutputNotStoredError(
+        f"the output of task {task_id!r} was not to be stored (checkpoint=False)", task_id=task_id
+    )

@@ -102,6 +102,8 @@ class Scheduler:
         self._live: dict[str, Live] = {}
         self._current: dict[tuple[str, str], Live] = {}  # the same by namespace and workflow id
         self._loading: dict[str, list[Callable[[Live | None], None]]] = {}
+        self._outdated: set[str] = set()  # of those, what is read of them now may be too old
+        self.on_end: Callable[[str], None] = lambda _run_id: None
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -------------------------------------------------------------------------- lifetime
@@ -196,20 +198,20 @@ class Scheduler:
 
     # -------------------------------------------------------------------------- applying
 
-    def begin(self, row: RunRow, spec: Spec) -> tuple[Live, list[Write], Callable[[EntryResult, int], None]]:
-        """A new run: what its entry stores besides itself, and what to do once that is durable."""
+    def begin(self, row: RunRow, spec: Spec) -> tuple[list[Write], Callable[[int], RunView]]:
+        """A new run: what its entry stores besides itself, and what to do once that is durable in a commit."""
         live = Live(row, Run(spec), dormant=row.is_dormant)
         writes, acts = self._sort_out(live, live.run.start(row.create_ms))
         live.pending += 1
 
-        def then(result: EntryResult, change: int) -> None:
-            if result.is_refused:
-                return
+        def then(change: int) -> RunView:
+            live.row = replace(live.row, change=change)
             self._admit(live)
-            self._publish_run(live, change)
+            self.tell(live.row, change)
             self._act(live, acts, change)
+            return live.view()
 
-        return live, writes, then
+        return writes, then
 
     def _apply(self, live: Live, event: Event, *also: Write) -> Live:
         commands = live.run.apply(event)
@@ -247,7 +249,10 @@ class Scheduler:
                     acts.end = end
                 case ConsumeEvent():
                     writes.append(write_of(run_id, command, None))
-                case Dispatch() | KeepOutput() | DropOutput() | CancelAttempt() | SetTimer():
+                case KeepOutput():
+                    acts.commands.append(command)
+                    acts.tasks.append(command.task_id)
+                case Dispatch() | DropOutput() | CancelAttempt() | SetTimer():
                     acts.commands.append(command)
                 case _:
                     assert_never(command)
@@ -282,9 +287,10 @@ class Scheduler:
             for task_id in acts.tasks:
                 self._publish_task(live, task_id, change)
         if acts.end is not None:
-            live.row = _after(row, acts.end, change)
-            self._publish_run(live, change)
-        if acts.tasks or acts.end is not None:
+            live.row = acts.end.applied_to(row, change)
+            self.tell(live.row, change)
+            self.on_end(row.run_id)
+        elif acts.tasks:
             self._changes.stir(row.run_id)
         self._evict_if_idle(live)
 
@@ -300,9 +306,10 @@ class Scheduler:
             if wake_ms is None or wake_ms > self.clock() + STAY_MS:
                 self._dismiss(live)
 
-    def _publish_run(self, live: Live, change: int) -> None:
-        change_of_run = Change(change, self.clock(), live.row.namespace, run=RunView(live.row))
-        self._changes.publish(live.row.run_id, change_of_run)
+    def tell(self, row: RunRow, change: int) -> None:
+        """The state of a run is durably another one."""
+        self._changes.publish(row.run_id, Change(change, self.clock(), row.namespace, run=RunView(row)))
+        self._changes.stir(row.run_id)
 
     def _publish_task(self, live: Live, task_id: str, change: int) -> None:
         row = live.row
@@ -336,6 +343,12 @@ class Scheduler:
             del self._live[live.row.run_id]
         if self._current.get((live.row.namespace, live.row.workflow_id)) is live:
             del self._current[live.row.namespace, live.row.workflow_id]
+
+    def take_up(self, run_id: str) -> None:
+        """A run was made RUNNING in the store: it comes into memory and goes on."""
+        if run_id in self._loading:
+            self._outdated.add(run_id)
+        self._with_live(run_id, lambda _live: None)
 
     @property
     def is_loading(self) -> bool:
@@ -375,9 +388,11 @@ class Scheduler:
     async def _load(self, run_id: str) -> None:
         live: Live | None = None
         while True:
+            self._outdated.discard(run_id)
             try:
                 live = await self._read(run_id)
-                break
+                if run_id not in self._outdated:
+                    break
             except CorruptData as error:
                 log.error("run cannot be loaded", extra={"run_id": run_id, "error": str(error)})
                 self._fail_corrupt(run_id, error)
@@ -400,7 +415,7 @@ class Scheduler:
 
     async def _read(self, run_id: str) -> Live | None:
         stored = await self._store.load_run(run_id)
-        if stored is None or stored.run.status not in (RunStatus.RUNNING, RunStatus.FAILED):
+        if stored is None or stored.run.status is not RunStatus.RUNNING:
             return None
         return Live(stored.run, await restore_run(stored, self.specs))
 
@@ -408,7 +423,12 @@ class Scheduler:
         """A run whose records are broken ends; the others are not touched."""
         failure = Failure(FailureKind.SYSTEM, "perdure.CorruptData", f"{error} ({error.subject})")
         end = SetRun(run_id, RunStatus.FAILED, self.clock(), failure=wire.encode_failure(failure))
-        self._journal.append((end,), lambda _result, _change: self._changes.stir(run_id))
+
+        def then(_result: EntryResult, _change: int) -> None:
+            self._changes.stir(run_id)
+            self.on_end(run_id)
+
+        self._journal.append((end,), then)
 
 
 def spec_key(data: bytes) -> str:
@@ -429,19 +449,4 @@ def _work(row: RunRow, command: Dispatch) -> Work:
         shape=command.node.options.shape,
         inputs=command.inputs,
         beside=command.beside,
-    )
-
-
-def _after(row: RunRow, end: SetRun, change: int) -> RunRow:
-    """The row as the store has it after the write."""
-    return replace(
-        row,
-        status=end.status,
-        update_ms=end.at_ms,
-        end_ms=end.at_ms if end.status.is_final else None,
-        resume_count=row.resume_count + int(end.resumed),
-        output_task=end.output_task,
-        output_wraps=end.output_wraps,
-        failure=end.failure,
-        change=change,
     )
