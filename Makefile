@@ -29,9 +29,10 @@ run: $(STAMP) ## start a service with a local Ray, run the example against it, s
 	@$(BIN)/python tools/run_example.py
 
 test: lint types check-proto ## install what is needed, check everything, run all tests but the slow ones
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not slow"
 
-test-all: test ## all tests, with many more worlds of the simulation
+test-all: test ## all tests, the slow ones too, with many more worlds of the simulation
+	$(BIN)/python -m pytest -q -m slow
 	SIMULATION_SEEDS=5000 $(BIN)/python -m pytest -q tests/simulation
 
 lint: $(STAMP) ## check the style

@@ -29,8 +29,9 @@ from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc
 
 WAIT_S = 60
+AIO: Any = grpc.aio
+END = AIO.EOF
 RUN = "run"
-PLAIN = Shape()
 
 
 class Values:
@@ -59,6 +60,7 @@ class Bench:
         self.blobs = blobs
         self.values = values
         self.reports: list[Report] = []
+        self.shape = Shape()
         self._changed = asyncio.Event()
 
     def report(self, reports: Reports) -> None:
@@ -73,7 +75,7 @@ class Bench:
         *args: Any,
         task: str = "t",
         attempt: int = 1,
-        shape: Shape = PLAIN,
+        shape: Shape | None = None,
         wraps: int = 0,
     ) -> Work:
         """An argument that is a NodeRef stands for the value of that task."""
@@ -82,7 +84,7 @@ class Bench:
         inputs = tuple(
             Source(task_id=ref.node_id, path=ref.path, wraps=wraps) for ref in refs if isinstance(ref, NodeRef)
         )
-        return Work("default", "wf", RUN, task, attempt, Call(named, arguments, refs), shape, inputs)
+        return Work("default", "wf", RUN, task, attempt, Call(named, arguments, refs), shape or self.shape, inputs)
 
     def submit(self, function: Callable[..., Any] | Function, *args: Any, **given: Any) -> Work:
         work = self.work(function, *args, **given)
@@ -186,8 +188,8 @@ class Agent:
         self.killed = 0
 
     async def start(self) -> None:
-        self._channel = grpc.aio.insecure_channel(self._address)
-        stub = worker_service_pb2_grpc.WorkerServiceStub(self._channel)
+        self._channel: Any = grpc.aio.insecure_channel(self._address)
+        stub: Any = worker_service_pb2_grpc.WorkerServiceStub(self._channel)
         self._call: Any = stub.ServeAgent()
         total = pb.ClusterCapacity(total=self._capacity)
         hello = pb.AgentHello(agent_id=os.urandom(4).hex(), cluster_id="here", python_version=codec.PYTHON_VERSION)
@@ -221,7 +223,7 @@ class Agent:
 
     async def _serve(self) -> None:
         with suppress(grpc.RpcError, asyncio.CancelledError):
-            while (message := await self._call.read()) is not grpc.aio.EOF:
+            while (message := await self._call.read()) is not END:
                 match message.WhichOneof("kind"):
                     case "start":
                         await self._start(message.start.lease_id)

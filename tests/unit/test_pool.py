@@ -1,0 +1,574 @@
+"""The decisions of the lease pool, one at a time: no streams, no processes, a clock that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from perdure import wire
+from perdure.engine.messages import AttemptLost, AttemptStarted, Source, TaskFailed, TaskSucceeded
+from perdure.model import NULL, Call, Failure, FailureKind, Function, Payload, Resources, Shape
+from perdure.service.executors import pool as pool_module
+from perdure.service.executors.leases import AgentSession, Lease
+from perdure.service.executors.pool import (
+    BATCH_MAX,
+    CONCURRENT_MAX,
+    FAILURES_MAX,
+    FREE_SHAPE_LEASES_MAX,
+    INLINE_BYTES_MAX,
+    KILL_S,
+    STUCK_S,
+    UNFAIR_S,
+    LeasePool,
+)
+from perdure.service.executors.port import Report, Reports, Work
+from perdure.storage.rows import ValueKey
+from perdure.v1 import worker_service_pb2 as pb
+
+ONE = Shape(Resources(num_cpus=1))
+OTHER = Shape(Resources(num_cpus=1), runtime_env='{"env_vars":{"A":"1"}}')
+THREE = Shape(Resources(num_cpus=3))
+TWO = Shape(Resources(num_cpus=2))
+GPU = Shape(Resources(num_gpus=1))
+FREE = Shape(Resources(num_cpus=0))
+IDLE_S = 5.0
+
+
+class World:
+    """What the pool sees of the world, and what it tells it."""
+
+    def __init__(self, pool: LeasePool) -> None:
+        self.pool = pool
+        self.now_s = 1000.0
+        self.reports: list[Report] = []
+        self.values: dict[ValueKey, Payload] = {}
+        self.agent: AgentSession
+
+    def cached(self, key: ValueKey) -> Payload | None:
+        return self.values.get(key)
+
+    async def read(self, keys: Sequence[ValueKey]) -> list[Payload]:
+        raise AssertionError("the pool reads nothing by itself")
+
+    def report(self, reports: Reports) -> None:
+        self.reports += [report for _, report in reports]
+
+    def take_reports(self) -> list[tuple[str, type, int]]:
+        told = [(report.task_id, type(report), report.attempt) for report in self.reports]
+        self.reports.clear()
+        return told
+
+    async def cluster(self, **capacity: float) -> None:
+        hello = pb.AgentHello(agent_id="agent", cluster_id="c", python_version="3.11")
+        hello.capacity.total.update(capacity)
+        self.agent = self.pool.agent_connected(hello)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """What the pool put off until later happens."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def pass_(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.pool._tick(self.now_s)
+        await self.settle()
+
+    def told(self, kind: str) -> list[str]:
+        """Lease ids of the agent's new orders of a kind; those of other kinds stay."""
+        found = [message for message in self.agent.messages if message.WhichOneof("kind") == kind]
+        for message in found:
+            self.agent.messages.remove(message)
+        return [getattr(message, kind).lease_id for message in found]
+
+    async def submit(
+        self, *tasks: str, shape: Shape = ONE, function: str = "f", attempt: int = 1, inputs: tuple[Source, ...] = ()
+    ) -> None:
+        for task in tasks:
+            call = Call(Function(function, function), NULL)
+            self.pool.submit(Work("default", "wf", "run", task, attempt, call, shape, inputs))
+        await self.settle()
+
+    async def connect(self, lease_id: str) -> Lease:
+        lease = self.pool.lease_connected(pb.LeaseHello(lease_id=lease_id, engine_id="engine", python_version="3.11"))
+        assert lease is not None
+        await self.settle()
+        return lease
+
+    async def leases(self) -> list[Lease]:
+        """Those that were asked for, connected."""
+        return [await self.connect(lease_id) for lease_id in self.told("start")]
+
+    async def end(self, lease: Lease, *attempts: pb.Attempt, ms: float = 20, failure: Failure | None = None) -> None:
+        message = pb.ServeLeaseRequest()
+        for attempt in attempts:
+            receipt = message.receipts.add(token=attempt.token, start_time=wire.to_timestamp(1))
+            receipt.duration.FromNanoseconds(int(ms * 1e6))
+            if failure is None:
+                receipt.output.CopyFrom(wire.payload_to_proto(NULL))
+            else:
+                receipt.failure.CopyFrom(wire.failure_to_proto(failure))
+        self.pool.receive(lease, message)
+        await self.settle()
+
+    async def begin(self, lease: Lease, *attempts: pb.Attempt) -> None:
+        self.pool.receive(lease, pb.ServeLeaseRequest(started=[attempt.token for attempt in attempts]))
+        await self.settle()
+
+    async def learn(self, ms: float, function: str = "f") -> Lease:
+        """A connected lease, idle, and one thing known: how long the function takes."""
+        await self.submit("first", function=function)
+        (lease,) = await self.leases()
+        await self.end(lease, *sent(lease), ms=ms)
+        self.take_reports()
+        return lease
+
+    async def pair(self, ms: float) -> tuple[Lease, Lease]:
+        """Two such leases."""
+        await self.submit("first", "second")
+        one, two = await self.leases()
+        for lease in (one, two):
+            await self.end(lease, *sent(lease), ms=ms)
+        self.take_reports()
+        return one, two
+
+
+def sent(lease: Lease) -> list[pb.Attempt]:
+    """Attempts that go to a lease now."""
+    return list(message(lease).attempts)
+
+
+def message(lease: Lease) -> pb.ServeLeaseResponse:
+    return lease.next_message() or pb.ServeLeaseResponse()
+
+
+def names(attempts: Sequence[pb.Attempt]) -> list[str]:
+    return [attempt.task_id for attempt in attempts]
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(pool_module, "TICK_S", 3600.0)
+    pool = LeasePool(engine_id="engine", blob_url="memory:", idle_s=IDLE_S)
+    world = World(pool)
+    monkeypatch.setattr(pool, "_now", lambda: world.now_s)
+    await pool.start(world.report, world)
+    yield world
+    await pool.stop()
+
+
+# ------------------------------------------------------------------------------ leases wanted
+
+
+async def test_work_waits_for_a_cluster(world: World) -> None:
+    await world.submit("a")
+    assert world.pool.python_versions() == frozenset()
+    await world.cluster(CPU=2)
+    assert world.pool.python_versions() == {"3.11"}
+    (lease,) = await world.leases()
+    assert lease.shape == ONE
+    assert names(sent(lease)) == ["a"]
+    assert lease.next_message() is None
+
+
+async def test_as_many_leases_as_there_is_work_and_room_for(world: World) -> None:
+    await world.cluster(CPU=3)
+    await world.submit("a", "b")
+    await world.submit("c", "d", "e")
+    assert len(world.told("start")) == 3
+    await world.submit("f")
+    assert world.told("start") == []
+
+
+async def test_a_cluster_that_grows_is_used(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit("a", "b")
+    assert len(world.told("start")) == 1
+    world.pool.capacity_changed(world.agent, pb.ClusterCapacity(total={"CPU": 2}))
+    await world.settle()
+    assert len(world.told("start")) == 1
+
+
+async def test_a_shape_without_resources_has_few_leases(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit(*(f"t{index}" for index in range(20)), shape=FREE)
+    assert len(world.told("start")) == FREE_SHAPE_LEASES_MAX
+
+
+async def test_leases_that_nobody_asked_for_are_refused(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit("a")
+    (lease_id,) = world.told("start")
+    for hello in (
+        pb.LeaseHello(lease_id="unknown", engine_id="engine"),
+        pb.LeaseHello(lease_id=lease_id, engine_id="another"),
+    ):
+        assert world.pool.lease_connected(hello) is None
+    await world.connect(lease_id)
+    assert world.pool.lease_connected(pb.LeaseHello(lease_id=lease_id, engine_id="engine")) is None
+
+
+async def test_leases_that_do_not_start_are_tried_again_and_then_told_of(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit("a", "b")
+    for _ in range(FAILURES_MAX):
+        assert world.take_reports() == []
+        (lease_id,) = world.told("start")
+        world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason="no such environment"))
+        await world.settle()
+        assert world.told("start") == [], "not before some time has passed"
+        await world.pass_(60)
+    (lost,) = world.reports
+    assert isinstance(lost, AttemptLost)
+    assert lost.task_id == "a"
+    assert "no such environment" in lost.reason
+    (lease,) = await world.leases()
+    assert names(sent(lease)) == ["b"]
+
+
+# ------------------------------------------------------------------------------ batches
+
+
+@pytest.mark.parametrize(("ms", "room"), [(0.001, BATCH_MAX), (1, 8), (3, 2), (8, 1), (500, 1)])
+async def test_short_functions_go_in_batches(world: World, ms: float, room: int) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(ms)
+    await world.submit(*(f"t{index}" for index in range(200)))
+    batch = sent(lease)
+    assert names(batch) == [f"t{index}" for index in range(room)]
+    await world.end(lease, batch[0], ms=ms)
+    assert names(sent(lease)) == [f"t{room}"], "it is kept full"
+
+
+async def test_unknown_functions_go_alone(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(0.01)
+    await world.submit("a", "b", function="unknown")
+    assert names(sent(lease)) == ["a"]
+
+
+async def test_what_is_known_follows_what_happens(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(0.01)
+    for index in range(30):
+        await world.submit(f"slow{index}")
+        await world.end(lease, *sent(lease), ms=100)
+    await world.submit("a", "b")
+    assert names(sent(lease)) == ["a"]
+
+
+async def test_idle_leases_come_first(world: World) -> None:
+    await world.cluster(CPU=2)
+    one, two = await world.pair(1)
+    await world.submit("a")
+    await world.submit("b")
+    await world.submit("c", "d")
+    assert sorted((names(sent(one)), names(sent(two)))) == [["a", "c"], ["b", "d"]]
+    assert world.told("start") == []
+
+
+async def test_async_functions_share_a_lease(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit(*(f"t{index}" for index in range(CONCURRENT_MAX + 10)))
+    (lease,) = await world.leases()
+    assert names(sent(lease)) == ["t0"]
+    world.pool.receive(lease, pb.ServeLeaseRequest(concurrent=["f"]))
+    await world.settle()
+    assert len(sent(lease)) == CONCURRENT_MAX - 1
+
+
+async def test_what_a_stuck_lease_has_not_begun_goes_to_an_idle_one(world: World) -> None:
+    await world.cluster(CPU=2)
+    one, two = await world.pair(1)
+    await world.submit("stuck", "brief", "behind", "brief too")
+    stuck, behind = sent(one)
+    brief = sent(two)
+    await world.begin(one, stuck)
+    await world.pass_(STUCK_S * 2)
+    assert one.next_message() is None, "nobody idles"
+    await world.end(two, *brief, ms=1)
+    await world.pass_(STUCK_S * 2)
+    assert list(message(one).recall) == [behind.token]
+    world.take_reports()
+    world.pool.receive(one, pb.ServeLeaseRequest(returned=[behind.token]))
+    await world.settle()
+    assert names(sent(two)) == ["behind"]
+    assert world.take_reports() == []
+
+
+# ------------------------------------------------------------------------------ leases unwanted
+
+
+async def test_idle_leases_end(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(1)
+    await world.pass_(IDLE_S - 0.1)
+    assert lease.next_message() is None
+    await world.pass_(0.2)
+    assert message(lease).finish
+    assert lease.next_message() is None, "once"
+    await world.submit("a")
+    assert lease.next_message() is None, "it takes nothing any more"
+    world.pool.lease_lost(lease)
+    assert world.told("kill") == [], "it said goodbye"
+    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
+    await world.settle()
+    (successor,) = await world.leases()
+    assert names(sent(successor)) == ["a"]
+    assert world.take_reports() == []
+
+
+async def test_a_waiting_shape_gets_the_resources_of_idle_leases_of_others(world: World) -> None:
+    await world.cluster(CPU=2)
+    lease = await world.learn(1)
+    await world.submit("a", shape=TWO)
+    assert message(lease).finish
+    assert world.told("start") == [], "its resources are not free yet"
+    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
+    await world.settle()
+    (successor,) = await world.leases()
+    assert successor.shape == TWO
+
+
+@pytest.mark.parametrize("first", [ONE, OTHER])
+async def test_a_lease_with_work_to_come_is_not_idle(world: World, first: Shape) -> None:
+    """Else two shapes that are busy would end each other's leases after every attempt."""
+    await world.cluster(CPU=1)
+    await world.submit("x", shape=first)
+    (lease,) = await world.leases()
+    second = OTHER if first == ONE else ONE
+    for index in range(3):
+        await world.submit(f"mine{index}", shape=first)
+        await world.submit(f"theirs{index}", shape=second)
+        got = message(lease)
+        assert len(got.attempts) == 1
+        assert not got.finish
+        world.pool._shapes = dict(reversed(world.pool._shapes.items()))
+        await world.end(lease, *got.attempts)
+
+
+async def test_a_shape_that_waits_long_gets_a_busy_lease_of_the_largest_one(world: World) -> None:
+    await world.cluster(CPU=3)
+    await world.pair(1)
+    await world.submit("a", "b", "c", "d")
+    await world.submit("alone", shape=OTHER)
+    (alone,) = await world.leases()
+    await world.submit("waits", shape=THREE)
+    leases = list(world.pool._leases.values())
+    for lease in leases:
+        if attempts := sent(lease):
+            await world.begin(lease, attempts[0])
+    await world.pass_(UNFAIR_S / 2)
+    assert not any(lease.is_finishing for lease in leases)
+    await world.pass_(UNFAIR_S)
+    (chosen,) = [lease for lease in leases if lease.is_finishing]
+    assert chosen is not alone
+    told = message(chosen)
+    assert told.finish
+    assert list(told.recall) == [token for token, placed in chosen.in_flight.items() if placed.began_s is None]
+    assert len(told.recall) == 1
+
+
+async def test_what_fits_nowhere_asks_once_and_holds_nothing(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit("giant", "giant too", shape=Shape(Resources(num_cpus=64)))
+    await world.submit("gpu", shape=GPU)
+    assert len(world.told("start")) == 2, "so that a cluster that can grow sees the demand"
+    await world.submit("small")
+    (lease,) = await world.leases()
+    assert names(sent(lease)) == ["small"]
+
+
+async def test_what_nobody_waits_for_is_not_started(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit("giant", shape=TWO)
+    (lease_id,) = world.told("start")
+    world.pool.cancel("run", "giant", 1)
+    await world.pass_(IDLE_S - 0.1)
+    assert world.told("kill") == []
+    await world.pass_(0.2)
+    assert world.told("kill") == [lease_id]
+    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason="cancelled"))
+    assert world.pool.lease_connected(pb.LeaseHello(lease_id=lease_id, engine_id="engine")) is None
+    await world.submit("giant", shape=TWO, attempt=2)
+    assert len(world.told("start")) == 1
+
+
+async def test_a_lease_with_a_gpu_runs_one_attempt(world: World) -> None:
+    await world.cluster(CPU=4, GPU=1)
+    await world.submit("a", "b", shape=GPU)
+    (lease,) = await world.leases()
+    told = message(lease)
+    assert names(told.attempts) == ["a"]
+    assert told.finish
+    world.pool.cancel("run", "a", 1)
+    assert list(message(lease).cancel) == [told.attempts[0].token], "it still hears of cancellations"
+
+
+# ------------------------------------------------------------------------------ losses
+
+
+async def test_a_lost_lease(world: World) -> None:
+    """What began is lost, what waited behind it goes first elsewhere, and nobody hears of what was cancelled."""
+    await world.cluster(CPU=1)
+    lease = await world.learn(1)
+    await world.submit("a", "b", "c", "d", "e")
+    a, b, *_ = sent(lease)
+    await world.begin(lease, a, b)
+    world.pool.cancel("run", "b", 1)
+    world.pool.cancel("run", "c", 1)
+    world.take_reports()
+    await world.submit("later")
+    world.pool.lease_lost(lease)
+    assert world.take_reports() == [("a", AttemptLost, 1)]
+    assert world.told("kill") == [lease.id]
+    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id, reason="killed"))
+    await world.settle()
+    (successor,) = await world.leases()
+    assert names(sent(successor)) == ["d", "e", "later"]
+    assert world.take_reports() == []
+
+
+async def test_the_head_of_a_lost_lease_may_have_begun(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(1)
+    await world.submit("a", "b")
+    world.pool.lease_lost(lease)
+    world.pool.lease_lost(lease)
+    assert world.take_reports() == [("a", AttemptLost, 1)]
+
+
+async def test_a_lost_agent(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(1)
+    await world.submit("a", "b")
+    lost = world.agent
+    world.pool.agent_lost(lost)
+    assert world.take_reports() == [("a", AttemptLost, 1)]
+    assert lease.outbox.is_closed
+    assert lost.outbox.is_closed
+    assert world.pool.python_versions() == frozenset()
+    await world.cluster(CPU=1)
+    (successor,) = await world.leases()
+    assert names(sent(successor)) == ["b"]
+
+
+async def test_reports_from_the_dead_are_not_heard(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit("a")
+    (lease,) = await world.leases()
+    attempts = sent(lease)
+    world.pool.lease_lost(lease)
+    world.take_reports()
+    await world.end(lease, *attempts)
+    await world.begin(lease, *attempts)
+    assert world.take_reports() == []
+
+
+# ------------------------------------------------------------------------------ cancelling and reports
+
+
+async def test_what_is_queued_is_dropped(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(20)
+    await world.submit("a", "b", "c")
+    world.pool.cancel("run", "b", 1)
+    world.pool.cancel("run", "b", 1)
+    world.pool.cancel("run", "unknown", 1)
+    await world.end(lease, *sent(lease))
+    assert names(sent(lease)) == ["c"]
+
+
+async def test_a_successor_waits_until_the_cancelled_one_has_ended(world: World) -> None:
+    await world.cluster(CPU=2)
+    await world.submit("a")
+    (lease,) = await world.leases()
+    first = sent(lease)
+    world.pool.cancel("run", "a", 1)
+    world.pool.cancel("run", "a", 1)
+    assert list(message(lease).cancel) == [first[0].token]
+    await world.submit("a", "a", attempt=2)
+    assert world.told("start") == []
+    await world.end(lease, *first, failure=Failure(FailureKind.CANCELED, "x", "interrupted"))
+    assert world.take_reports() == []
+    assert [(attempt.task_id, attempt.attempt) for attempt in sent(lease)] == [("a", 2)]
+
+
+async def test_a_lease_that_does_not_react_is_killed(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit("a")
+    (lease,) = await world.leases()
+    await world.begin(lease, *sent(lease))
+    world.take_reports()
+    world.pool.cancel("run", "a", 1)
+    await world.submit("a", attempt=2)
+    await world.pass_(KILL_S - 0.1)
+    assert world.told("kill") == []
+    await world.pass_(0.2)
+    assert world.told("kill") == [lease.id]
+    world.pool.lease_lost(lease)
+    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id, reason="killed"))
+    await world.settle()
+    assert world.take_reports() == []
+    (successor,) = await world.leases()
+    assert names(sent(successor)) == ["a"]
+
+
+async def test_reports(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(1)
+    await world.submit("a", "b", "c")
+    a, b, c = sent(lease)
+    await world.begin(lease, a)
+    await world.end(lease, a)
+    await world.end(lease, b, failure=Failure(FailureKind.APPLICATION, "x", "no"))
+    await world.end(lease, c, failure=Failure(FailureKind.CANCELED, "x", "interrupted though nobody asked"))
+    await world.end(lease, a, b, c)
+    assert world.take_reports() == [
+        ("a", AttemptStarted, 1),
+        ("a", TaskSucceeded, 1),
+        ("b", TaskFailed, 1),
+        ("c", AttemptLost, 1),
+    ]
+
+
+async def test_after_the_end_nothing_is_reported(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit("a")
+    (lease,) = await world.leases()
+    attempts = sent(lease)
+    await world.pool.stop()
+    await world.end(lease, *attempts)
+    world.pool.lease_lost(lease)
+    world.pool.agent_lost(world.agent)
+    assert world.reports == []
+    assert lease.outbox.is_closed
+
+
+# ------------------------------------------------------------------------------ messages
+
+
+async def test_a_function_goes_to_a_lease_once(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit("a", function="g")
+    (lease,) = await world.leases()
+    told = message(lease)
+    assert [function.key for function in told.functions] == ["g"]
+    await world.end(lease, *told.attempts)
+    await world.submit("b", function="g")
+    assert list(message(lease).functions) == []
+
+
+async def test_small_values_at_hand_go_along_and_others_are_named(world: World) -> None:
+    world.values[ValueKey("run", "small")] = Payload("x", b"small")
+    world.values[ValueKey("run", "large")] = Payload("x", bytes(INLINE_BYTES_MAX + 1))
+    await world.cluster(CPU=1)
+    inputs = tuple(Source(task_id=task) for task in ("small", "large", "absent"))
+    await world.submit("a", inputs=(*inputs, Source(input="in", wraps=2)))
+    (lease,) = await world.leases()
+    small, large, absent, named = sent(lease)[0].refs
+    assert small.payload.data == b"small"
+    assert (large.key.task_id, absent.key.task_id, named.key.input) == ("large", "absent", "in")
+    assert named.wraps == 2
