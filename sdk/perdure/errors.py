@@ -10,6 +10,7 @@ ended, with the user's own exception as `__cause__`.
 
 from __future__ import annotations
 
+import queue
 from typing import Any, ClassVar, Final
 
 import grpc
@@ -182,6 +183,15 @@ class StorageFullError(PerdureError):
     reason = "STORAGE_FULL"
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
     retry_after_s = 10.0
+
+
+class QueueFullError(PerdureError, queue.Full):
+    """As many runs of the namespace are at work and wait as may (`max_running`, `max_pending`); nothing was
+    changed. Try again when some have ended, or have the limits of the service raised."""
+
+    reason = "QUEUE_FULL"
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry_after_s = 1.0
 
 
 class TooManyStreamsError(PerdureError):

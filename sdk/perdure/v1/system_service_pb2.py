@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fperdure/v1/system_service.proto\x12\nperdure.v1\x1a\x1egoogle/protobuf/duration.proto\"\x16\n\x14GetSystemInfoRequest\"\x96\x01\n\x15GetSystemInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\"\n\x06limits\x18\x03 \x01(\x0b\x32\x12.perdure.v1.Limits\x12\x12\n\nreplica_id\x18\x05 \x01(\t\x12\x17\n\x0fpython_versions\x18\x06 \x03(\t\"\x9d\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12 \n\x18max_inline_payload_bytes\x18\x02 \x01(\x03\x12\x16\n\x0emax_blob_bytes\x18\x03 \x01(\x03\x12\x11\n\tmax_nodes\x18\x04 \x01(\x05\x12+\n\x08max_wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration2j\n\rSystemService\x12Y\n\rGetSystemInfo\x12 .perdure.v1.GetSystemInfoRequest\x1a!.perdure.v1.GetSystemInfoResponse\"\x03\x90\x02\x01\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fperdure/v1/system_service.proto\x12\nperdure.v1\x1a\x1egoogle/protobuf/duration.proto\"\x16\n\x14GetSystemInfoRequest\"\xac\x01\n\x15GetSystemInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\"\n\x06limits\x18\x03 \x01(\x0b\x32\x12.perdure.v1.Limits\x12\x12\n\nreplica_id\x18\x05 \x01(\t\x12\x17\n\x0fpython_versions\x18\x06 \x03(\t\x12\x14\n\x0chttp_address\x18\x07 \x01(\t\"\xdb\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12 \n\x18max_inline_payload_bytes\x18\x02 \x01(\x03\x12\x16\n\x0emax_blob_bytes\x18\x03 \x01(\x03\x12\x11\n\tmax_nodes\x18\x04 \x01(\x05\x12+\n\x08max_wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15max_running_workflows\x18\x06 \x01(\x03\x12\x1d\n\x15max_pending_workflows\x18\x07 \x01(\x03\x32j\n\rSystemService\x12Y\n\rGetSystemInfo\x12 .perdure.v1.GetSystemInfoRequest\x1a!.perdure.v1.GetSystemInfoResponse\"\x03\x90\x02\x01\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,9 +38,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSYSTEMINFOREQUEST']._serialized_start=79
   _globals['_GETSYSTEMINFOREQUEST']._serialized_end=101
   _globals['_GETSYSTEMINFORESPONSE']._serialized_start=104
-  _globals['_GETSYSTEMINFORESPONSE']._serialized_end=254
-  _globals['_LIMITS']._serialized_start=257
-  _globals['_LIMITS']._serialized_end=414
-  _globals['_SYSTEMSERVICE']._serialized_start=416
-  _globals['_SYSTEMSERVICE']._serialized_end=522
+  _globals['_GETSYSTEMINFORESPONSE']._serialized_end=276
+  _globals['_LIMITS']._serialized_start=279
+  _globals['_LIMITS']._serialized_end=498
+  _globals['_SYSTEMSERVICE']._serialized_start=500
+  _globals['_SYSTEMSERVICE']._serialized_end=606
 # @@protoc_insertion_point(module_scope)

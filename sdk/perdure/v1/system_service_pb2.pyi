@@ -14,29 +14,35 @@ class GetSystemInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetSystemInfoResponse(_message.Message):
-    __slots__ = ("server_version", "capabilities", "limits", "replica_id", "python_versions")
+    __slots__ = ("server_version", "capabilities", "limits", "replica_id", "python_versions", "http_address")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     PYTHON_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    HTTP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     limits: Limits
     replica_id: str
     python_versions: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, server_version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., replica_id: _Optional[str] = ..., python_versions: _Optional[_Iterable[str]] = ...) -> None: ...
+    http_address: str
+    def __init__(self, server_version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., replica_id: _Optional[str] = ..., python_versions: _Optional[_Iterable[str]] = ..., http_address: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_inline_payload_bytes", "max_blob_bytes", "max_nodes", "max_wait")
+    __slots__ = ("max_message_bytes", "max_inline_payload_bytes", "max_blob_bytes", "max_nodes", "max_wait", "max_running_workflows", "max_pending_workflows")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_INLINE_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_BLOB_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_NODES_FIELD_NUMBER: _ClassVar[int]
     MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
+    MAX_RUNNING_WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PENDING_WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_inline_payload_bytes: int
     max_blob_bytes: int
     max_nodes: int
     max_wait: _duration_pb2.Duration
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_inline_payload_bytes: _Optional[int] = ..., max_blob_bytes: _Optional[int] = ..., max_nodes: _Optional[int] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    max_running_workflows: int
+    max_pending_workflows: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_inline_payload_bytes: _Optional[int] = ..., max_blob_bytes: _Optional[int] = ..., max_nodes: _Optional[int] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_running_workflows: _Optional[int] = ..., max_pending_workflows: _Optional[int] = ...) -> None: ...

@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from perdure import errors, wire
-from perdure.engine.messages import CancelRequested, EventArrived, ResumeRequested
-from perdure.model import Failure, FailureKind, Payload, RunStatus
+from perdure.engine.failures import run_canceled
+from perdure.engine.messages import CancelRequested, EventArrived
+from perdure.model import Payload, RunStatus
+from perdure.service.admission import Admission
 from perdure.service.changes import Change, Changes
 from perdure.service.executors.port import Executor
 from perdure.service.journal import Journal
@@ -23,7 +27,7 @@ from perdure.service.scheduler import Scheduler, spec_key
 from perdure.service.values import Values
 from perdure.service.views import Conflict, NewRun, Reuse, RunView, SentEvent
 from perdure.storage.ports import MetadataStore
-from perdure.storage.rows import AddEvent, AddRun, DeleteRun, EntryResult, RunRow, SetDormant, SetRun, ValueKey
+from perdure.storage.rows import AddEvent, AddRun, DeleteRun, EntryResult, RunRow, SetDormant, SetRun, ValueKey, Write
 
 TRIES_MAX: Final = 8
 """Races for one workflow id that a request may lose before it is told to try again itself."""
@@ -40,6 +44,7 @@ class Commands:
         values: Values,
         changes: Changes,
         executor: Executor,
+        admission: Admission,
         *,
         owner: str,
         new_id: Callable[[int], str] | None = None,
@@ -50,8 +55,9 @@ class Commands:
         self._values = values
         self._changes = changes
         self._executor = executor
+        self._admission = admission
         self._owner = owner
-        self._new_id = new_id or time_ordered_id
+        self._new_id = new_id or TimeOrderedIds()
 
     # -------------------------------------------------------------------------- run
 
@@ -66,37 +72,61 @@ class Commands:
         replaces = ""
         for _ in range(TRIES_MAX):
             row = self._row(new, digest)
-            if await self._insert(new, row, replaces):
-                live = self._scheduler.find_live(row.run_id)
-                return (live.view() if live is not None else RunView(row)), True
+            full: errors.QueueFullError | None = None
+            try:
+                status = self._admission.admit(new.namespace, row.run_id)
+            except errors.QueueFullError as error:
+                full = error  # who asks again for what is there has his answer all the same
+            else:
+                if status is RunStatus.PENDING:
+                    row = replace(row, status=status, start_ms=None)
+                if (view := await self._insert(new, row, replaces)) is not None:
+                    return view, True
             decided = await self._decide(new, row, digest)
             if isinstance(decided, RunView):
                 return decided, False
+            if full is not None and decided == replaces:
+                raise full
             replaces = decided
         raise errors.DatabaseUnavailableError("the workflow id changed hands too often while this request tried it")
 
-    async def _insert(self, new: NewRun, row: RunRow, replaces: str) -> bool:
-        self._scheduler.specs.keep(row.spec_key, new.spec)
-        live, writes, then = self._scheduler.begin(row, new.spec)
+    async def _insert(self, new: NewRun, row: RunRow, replaces: str) -> RunView | None:
+        """Store a run for which there is a slot or a place. None: its ids are taken."""
         inputs = {name: wire.encode_payload(payload) for name, payload in new.inputs.items()}
+        writes, begun = self._begin(new, row)
         entry = (AddRun(row, new.spec_bytes, inputs, replaces), *writes)
-        inserted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        inserted: asyncio.Future[RunView | None] = asyncio.get_running_loop().create_future()
 
         def done(result: EntryResult, change: int) -> None:
-            live.row = replace(live.row, change=change)
-            if not result.is_refused:
-                for name, payload in new.inputs.items():
-                    self._values.keep(ValueKey(row.run_id, input=name), payload)
-            then(result, change)
+            view = None
+            if result.is_refused:
+                self._admission.withdraw(row)
+            else:
+                view = begun(change)
             if not inserted.done():
-                inserted.set_result(not result.is_refused)
+                inserted.set_result(view)
 
         def trouble(error: Exception) -> None:
             if not inserted.done():
                 inserted.set_exception(error)
 
-        self._journal.append(entry, done, trouble=trouble, droppable=True)
+        dropped = partial(self._admission.withdraw, row)
+        self._journal.append(entry, done, trouble=trouble, droppable=True, dropped=dropped)
         return await inserted
+
+    def _begin(self, new: NewRun, row: RunRow) -> tuple[list[Write], Callable[[int], RunView]]:
+        """What the first entry of a run stores besides it, and what happens once it is durable."""
+        if row.status is RunStatus.PENDING:
+            return [], lambda change: self._admission.queued(replace(row, change=change))
+        self._scheduler.specs.keep(row.spec_key, new.spec)
+        writes, begun = self._scheduler.begin(row, new.spec)
+
+        def then(change: int) -> RunView:
+            for name, payload in new.inputs.items():
+                self._values.keep(ValueKey(row.run_id, input=name), payload)
+            return begun(change)
+
+        return writes, then
 
     async def _decide(self, new: NewRun, row: RunRow, digest: str) -> RunView | str:
         """The ids are taken: give the run that answers the request, or the one it may replace."""
@@ -169,56 +199,51 @@ class Commands:
     async def resume(self, namespace: str, workflow_id: str, etag: str = "") -> tuple[RunView, bool]:
         """Let a failed or resumable run go on. False: it is at work already. A canceled one stays canceled."""
         self._refuse_while_failing()
-        row = await self._current(namespace, workflow_id, etag)
-        match row.status:
-            case RunStatus.RUNNING | RunStatus.PENDING:
+        async with self._alone(namespace, workflow_id, etag) as row:
+            if row.status in (RunStatus.RUNNING, RunStatus.PENDING):
                 return RunView(row), False
-            case RunStatus.SUCCESSFUL | RunStatus.CANCELED:
+            if row.status in (RunStatus.SUCCESSFUL, RunStatus.CANCELED):
                 raise errors.WorkflowAlreadyFinalError(
                     f"workflow {workflow_id!r} is {row.status} and cannot be resumed", status=str(row.status)
                 )
-            case RunStatus.RESUMABLE:
-                now_ms = self._scheduler.clock()
-                await self._journal.write((SetRun(row.run_id, RunStatus.RUNNING, now_ms, resumed=True),))
-                view = await self._scheduler.when_live(
-                    row.run_id, lambda live: live.view() if live is not None else None
-                )
-            case RunStatus.FAILED:
-                view = await self._scheduler.apply(row.run_id, ResumeRequested(self._scheduler.clock()))
-        if view is None:
-            raise _not_found(namespace, workflow_id)
-        return view, True
+            status = self._admission.admit(namespace, row.run_id)
+            resume = SetRun(row.run_id, status, self._scheduler.clock(), resumed=True)
+            row = await self._admission.move(row, resume)
+        if row.status is RunStatus.RUNNING:
+            view = await self._scheduler.when_live(row.run_id, lambda live: live.view() if live is not None else None)
+            if view is not None:
+                return view, True
+        return RunView(row), True
 
     async def cancel(self, namespace: str, workflow_id: str, reason: str = "", etag: str = "") -> RunView:
         """End a run. One that is final stays as it is."""
         self._refuse_while_failing()
-        row = await self._current(namespace, workflow_id, etag)
-        if row.status.is_final:
-            return RunView(row)
-        now_ms = self._scheduler.clock()
-        if row.status is RunStatus.RESUMABLE:
-            failure = Failure(FailureKind.CANCELED, "perdure.Canceled", reason or "the run was canceled")
-            end = SetRun(row.run_id, RunStatus.CANCELED, now_ms, failure=wire.encode_failure(failure))
-            await self._journal.write((end,))
-            self._changes.stir(row.run_id)
-            return RunView(await self._current(namespace, workflow_id, ""))
-        view = await self._scheduler.apply(row.run_id, CancelRequested(reason, now_ms))
-        return view if view is not None else RunView(await self._current(namespace, workflow_id, ""))
+        async with self._alone(namespace, workflow_id, etag) as row:
+            if row.status.is_final:
+                return RunView(row)
+            now_ms = self._scheduler.clock()
+            if row.status is RunStatus.RUNNING:
+                view = await self._scheduler.apply(row.run_id, CancelRequested(reason, now_ms))
+                return view if view is not None else RunView(await self._current(namespace, workflow_id, ""))
+            failure = wire.encode_failure(run_canceled(reason))
+            end = SetRun(row.run_id, RunStatus.CANCELED, now_ms, failure=failure)
+            return RunView(await self._admission.move(row, end))
 
     async def delete(self, namespace: str, workflow_id: str, *, allow_missing: bool = False, etag: str = "") -> None:
         """Remove a run that is final or resumable, with everything that is its own."""
         self._refuse_while_failing()
         try:
-            row = await self._current(namespace, workflow_id, etag)
+            async with self._alone(namespace, workflow_id, etag) as row:
+                if not row.status.is_final and row.status is not RunStatus.RESUMABLE:
+                    raise errors.WorkflowStillActiveError(
+                        f"workflow {workflow_id!r} is {row.status}; cancel it before you delete it",
+                        status=str(row.status),
+                    )
+                await self._journal.write((DeleteRun(row.run_id),), droppable=True)
         except errors.WorkflowNotFoundError:
             if allow_missing:
                 return
             raise
-        if not row.status.is_final and row.status is not RunStatus.RESUMABLE:
-            raise errors.WorkflowStillActiveError(
-                f"workflow {workflow_id!r} is {row.status}; cancel it before you delete it", status=str(row.status)
-            )
-        await self._journal.write((DeleteRun(row.run_id),), droppable=True)
         self._changes.publish(row.run_id, Change(0, self._scheduler.clock(), namespace, deleted=workflow_id))
         self._changes.stir(row.run_id)
 
@@ -267,6 +292,17 @@ class Commands:
         if self._journal.error is not None:
             raise self._journal.error
 
+    @asynccontextmanager
+    async def _alone(self, namespace: str, workflow_id: str, etag: str) -> AsyncIterator[RunRow]:
+        """The current run of a workflow id, whose state nobody else changes meanwhile."""
+        while True:
+            before = await self._current(namespace, workflow_id, "")
+            async with self._admission.alone(before.run_id):
+                row = await self._current(namespace, workflow_id, etag)
+                if row.run_id == before.run_id:
+                    yield row
+                    return
+
     async def _current(self, namespace: str, workflow_id: str, expected_etag: str) -> RunRow:
         row = self._scheduler.find_row(namespace, workflow_id)
         if row is None:
@@ -278,12 +314,22 @@ class Commands:
         return row
 
 
-def time_ordered_id(now_ms: int) -> str:
-    """A UUIDv7 (RFC 9562): sorts by time, random otherwise."""
-    value = (now_ms & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    digits = f"{value:032x}"
+class TimeOrderedIds:
+    """UUIDv7 (RFC 9562), each above the one before: sorted by time, and those of one moment as they were made."""
+
+    def __init__(self) -> None:
+        self._last = 0  # 48 bits of time, 74 of chance
+
+    def __call__(self, now_ms: int) -> str:
+        value = (now_ms & (1 << 48) - 1) << 74 | int.from_bytes(os.urandom(10), "big") >> 6
+        if value <= self._last:
+            value = self._last + 1 + int.from_bytes(os.urandom(4), "big")
+        self._last = value
+        return _uuid7(value >> 74, value >> 62 & 0xFFF, value & (1 << 62) - 1)
+
+
+def _uuid7(time_ms: int, high: int, low: int) -> str:
+    digits = f"{time_ms << 80 | 0x7 << 76 | high << 64 | 0x2 << 62 | low:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 

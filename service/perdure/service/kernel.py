@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from perdure.service.admission import ANY, Admission
 from perdure.service.changes import Changes
 from perdure.service.commands import Commands
 from perdure.service.executors.port import Executor
@@ -37,14 +38,28 @@ class Kernel:
         owner: str,
         clock: Callable[[], int] = wall_clock_ms,
         new_id: Callable[[int], str] | None = None,
+        max_running: int = ANY,
+        max_pending: int = ANY,
     ) -> None:
         self.store = store
         self.journal = Journal(store)
         self.values = Values(store)
         self.changes = Changes()
         self.scheduler = Scheduler(store, self.journal, executor, self.values, self.changes, clock)
+        self.admission = Admission(
+            store, self.journal, self.scheduler, max_running=max_running, max_pending=max_pending
+        )
+        self.scheduler.on_end = self.admission.leave
         self.commands = Commands(
-            store, self.journal, self.scheduler, self.values, self.changes, executor, owner=owner, new_id=new_id
+            store,
+            self.journal,
+            self.scheduler,
+            self.values,
+            self.changes,
+            executor,
+            self.admission,
+            owner=owner,
+            new_id=new_id,
         )
         self.queries = Queries(store, self.journal, self.scheduler, self.values, self.changes)
         self.is_ready = False
@@ -54,16 +69,19 @@ class Kernel:
         await self.journal.start()
         if not recover:
             await self.journal.write((SetAsideRuns(self.scheduler.clock()),))
+        await self.admission.count()
         await self.scheduler.start()
         if recover:
             count = await self.scheduler.recover()
             log.info("recovered", extra={"runs": count})
+        await self.admission.start()
         self.is_ready = True
 
     @property
     def is_quiet(self) -> bool:
         """Whether nothing goes on but attempts: what happens next comes from them, from a caller or from the clock."""
-        return self.is_ready and self.journal.is_idle and not self.scheduler.is_loading
+        at_rest = self.journal.is_idle and self.admission.is_idle and not self.scheduler.is_loading
+        return self.is_ready and at_rest
 
     def drain(self) -> None:
         """Answer everybody who waits, so that calls can end. Work goes on."""
@@ -74,5 +92,6 @@ class Kernel:
         """End: nothing new, then what was reported is made durable."""
         self.is_ready = False
         self.changes.close()
+        await self.admission.stop()
         await self.scheduler.stop()
         await self.journal.stop(grace_s=grace_s)

@@ -21,8 +21,8 @@ class SettingsError(ValueError):
     """A knob is set to something it cannot be, or does not exist."""
 
 
-def knob(default: Any, text: str, *, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices})
+def knob(default: Any, text: str, *, choices: tuple[str, ...] = (), least: int = 0) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices, "least": least})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,17 @@ class Settings:
         "what runs tasks: a Ray agent started with the engine, threads of the engine, or agents that dial in",
         choices=("ray", "local", "agents"),
     )
+    http_listen: str = knob("", "host:port to take events over HTTP on; port 0 takes a free one; empty: nowhere")
+    max_running_workflows: int = knob(-1, "further workflows of a namespace wait; -1: any number", least=-1)
+    max_pending_workflows: int = knob(-1, "further waiting ones are refused; -1: any number", least=-1)
+    blob_grace_s: float = knob(600.0, "a value that nobody uses any more is removed after so many seconds")
     recovery: str = knob("auto", "what becomes of unfinished runs at the start", choices=("auto", "manual"))
     ray_address: str = knob("local", "for the agent: local starts a Ray of its own, auto or host:port joins one")
     ray_cpus: int = knob(0, "CPUs of the local Ray; 0: as many as the machine has")
     lease_idle_s: float = knob(5.0, "an idle lease gives its resources back after so many seconds")
     local_threads: int = knob(4, "threads of the local executor")
     drain_s: float = knob(10.0, "at a shutdown, calls and the journal have so many seconds to end")
+    with_parent: int = knob(0, "end when the process of this id, our parent, ends; 0: nobody's child")
     log_level: str = knob("info", "how much is logged", choices=("debug", "info", "warning", "error"))
     log_format: str = knob("text", "how it is logged", choices=("text", "json"))
 
@@ -51,11 +56,14 @@ class Settings:
             value, choices = getattr(self, knob_.name), knob_.metadata["choices"]
             if choices and value not in choices:
                 raise SettingsError(f"{knob_.name} is one of {', '.join(choices)}, not {value!r}")
-            if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
-                raise SettingsError(f"{knob_.name} must be 0 or more, not {value}")
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65_535:
-            raise SettingsError(f"listen is host:port, not {self.listen!r}")
+            least = knob_.metadata["least"]
+            if isinstance(value, (int, float)) and not least <= value < float("inf"):
+                raise SettingsError(f"{knob_.name} must be {least} or more, not {value}")
+        _check_address("listen", self.listen)
+        if self.http_listen:
+            _check_address("http_listen", self.http_listen)
+        if not self.max_running_workflows:
+            raise SettingsError("max_running_workflows must be 1 or more, or -1 for any number")
         if self.local_threads < 1:
             raise SettingsError("local_threads must be 1 or more")
         if self.executor != "local" and self.blob_url.startswith("memory:"):
@@ -84,6 +92,12 @@ class Settings:
             raise
         except ValueError as error:
             raise SettingsError(str(error)) from error
+
+
+def _check_address(name: str, address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise SettingsError(f"{name} is host:port, not {address!r}")
 
 
 def _parse(name: str, text: str, kind: type) -> Any:

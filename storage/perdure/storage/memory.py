@@ -113,7 +113,7 @@ class MemoryMetadataStore:
                 self._add_run(write)
             case SetRun():
                 if kept := self._runs.get(write.run_id):
-                    kept.row = _set(kept.row, write, self._change)
+                    kept.row = write.applied_to(kept.row, self._change)
             case SetAsideRuns(at_ms=at_ms):
                 for kept in self._runs.values():
                     if kept.row.status in UNFINISHED:
@@ -300,21 +300,6 @@ class MemoryMetadataStore:
 
     async def last_change(self) -> int:
         return self._change
-
-
-def _set(row: RunRow, write: SetRun, change: int) -> RunRow:
-    return replace(
-        row,
-        status=write.status,
-        update_ms=write.at_ms,
-        start_ms=write.at_ms if write.status is RunStatus.RUNNING and row.start_ms is None else row.start_ms,
-        end_ms=write.at_ms if write.status.is_final else None,
-        output_task=write.output_task,
-        output_wraps=write.output_wraps,
-        failure=write.failure,
-        resume_count=row.resume_count + int(write.resumed),
-        change=change,
-    )
 
 
 def _spec_keys(kept: _Kept) -> set[str]:

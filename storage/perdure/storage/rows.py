@@ -7,7 +7,7 @@ Payloads, failures and graphs are bytes here (serialized messages of `perdure.v1
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from perdure.model import RunStatus, TaskStatus
@@ -160,6 +160,22 @@ class SetRun:
     output_wraps: int = 0
     failure: bytes | None = None
     resumed: bool = False
+
+    def applied_to(self, row: RunRow, change: int) -> RunRow:
+        """The row after this write in that commit."""
+        started = self.status is RunStatus.RUNNING and row.start_ms is None
+        return replace(
+            row,
+            status=self.status,
+            update_ms=self.at_ms,
+            start_ms=self.at_ms if started else row.start_ms,
+            end_ms=self.at_ms if self.status.is_final else None,
+            output_task=self.output_task,
+            output_wraps=self.output_wraps,
+            failure=self.failure,
+            resume_count=row.resume_count + int(self.resumed),
+            change=change,
+        )
 
 
 @dataclass(frozen=True, slots=True)

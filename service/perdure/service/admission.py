@@ -1,0 +1,228 @@
+"""Who may run: the slots of every namespace, and the queue before them.
+
+A run that finds no slot is stored PENDING and left there: memory holds the number of those that wait,
+and nothing else of them. A slot is taken before the row that holds it is stored, and given back when
+the store refused that row or when the end of the run is durable, so there are never more RUNNING rows
+than slots. Slots live in memory alone and are counted from the store at the start: a crash neither
+loses nor leaks one. A run starts by the record that makes it RUNNING and is loaded once that holds.
+
+The order is that in which runs became PENDING. What a run is (its graph, its priority) does not matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+from weakref import WeakValueDictionary
+
+from perdure import errors
+from perdure.model import RunStatus
+from perdure.service.journal import Journal
+from perdure.service.scheduler import Scheduler
+from perdure.service.views import RunView
+from perdure.storage.ports import MetadataStore, StorageError
+from perdure.storage.rows import EntryResult, RunRow, SetRun
+
+log = logging.getLogger(__name__)
+
+ANY: Final = -1
+"""A limit that is none."""
+PAGE: Final = 100
+TROUBLE_S: Final = 1.0
+
+
+class Admission:
+    """Gives out slots, and changes the state of runs that are not in memory."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        journal: Journal,
+        scheduler: Scheduler,
+        *,
+        max_running: int = ANY,
+        max_pending: int = ANY,
+    ) -> None:
+        self.max_running = max_running
+        self.max_pending = max_pending
+        self._store = store
+        self._journal = journal
+        self._scheduler = scheduler
+        self._slots: dict[str, str] = {}  # run id: namespace; empty if there is no limit
+        self._running: Counter[str] = Counter()
+        self._pending: Counter[str] = Counter()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._doubtful: set[str] = set()
+        self._wake = asyncio.Event()
+        self._is_starting = False
+        self._task: asyncio.Task[None] | None = None
+
+    # -------------------------------------------------------------------------- lifetime
+
+    async def count(self) -> None:
+        """Learn from the store who holds a slot and how many wait. Comes before anything else happens."""
+        while True:
+            try:
+                running = await self._store.running_runs() if self.max_running != ANY else []
+                self._pending = Counter(await self._store.count_pending())
+                break
+            except StorageError as error:
+                log.warning("queue not read, trying again", extra={"error": str(error)})
+                await asyncio.sleep(TROUBLE_S)
+        for namespace, run_id in running:
+            self._take(namespace, run_id)
+
+    async def start(self) -> None:
+        """Begin to start those who wait."""
+        self._wake.set()
+        self._task = asyncio.create_task(self._start_forever(), name="admission")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is about to start."""
+        return not self._is_starting and not self._wake.is_set()
+
+    # -------------------------------------------------------------------------- slots
+
+    def admit(self, namespace: str, run_id: str) -> RunStatus:
+        """Take a slot (RUNNING) or a place in the queue (PENDING) for a row that is about to be stored.
+
+        Raises QueueFullError. Those for whom there is a slot already do not count as waiting.
+        """
+        if self.max_running == ANY:
+            return RunStatus.RUNNING
+        waiting = self._pending[namespace] - self._free(namespace)
+        if waiting < 0 and not self._pending[namespace]:
+            self._take(namespace, run_id)
+            return RunStatus.RUNNING
+        if self.max_pending != ANY and waiting >= self.max_pending:
+            raise errors.QueueFullError(
+                f"{self._running[namespace]} workflows run and {max(waiting, 0)} wait, which is as many as may",
+                namespace=namespace,
+                max_running=str(self.max_running),
+                max_pending=str(self.max_pending),
+            )
+        self._pending[namespace] += 1
+        return RunStatus.PENDING
+
+    def withdraw(self, row: RunRow) -> None:
+        """The row that `admit` was asked for was not stored."""
+        if row.status is RunStatus.PENDING:
+            self._pending[row.namespace] -= 1
+        else:
+            self.leave(row.run_id)
+
+    def leave(self, run_id: str) -> None:
+        """A run has ended for good or for now: its slot is free. Leaving twice is no error."""
+        namespace = self._slots.pop(run_id, None)
+        if namespace is not None:
+            self._running[namespace] -= 1
+            if self._pending[namespace]:
+                self._wake.set()
+
+    def queued(self, row: RunRow) -> RunView:
+        """A run is durably PENDING."""
+        self._scheduler.tell(row, row.change)
+        self._wake.set()  # its turn may have come before its row was there
+        return RunView(row)
+
+    def _take(self, namespace: str, run_id: str) -> None:
+        if run_id not in self._slots:
+            self._slots[run_id] = namespace
+            self._running[namespace] += 1
+
+    def _free(self, namespace: str) -> int:
+        return PAGE if self.max_running == ANY else max(self.max_running - self._running[namespace], 0)
+
+    # -------------------------------------------------------------------------- states
+
+    @asynccontextmanager
+    async def alone(self, run_id: str) -> AsyncIterator[None]:
+        """Meanwhile nobody else changes the state of a run that is not in memory, and whatever was changed
+        before is decided: what is read inside is what holds. Raises StorageError while the store fails."""
+        lock = self._locks.get(run_id)
+        if lock is None:
+            lock = self._locks[run_id] = asyncio.Lock()
+        async with lock:
+            if run_id in self._doubtful:
+                await self._journal.barrier()
+            try:
+                yield
+            except BaseException:
+                # Whoever was inside has gone, but what he wrote may still be on its way.
+                self._doubtful.add(run_id)
+                self._journal.append((), lambda _result, _change: self._doubtful.discard(run_id))
+                raise
+
+    async def move(self, row: RunRow, write: SetRun) -> RunRow:
+        """Change the state of a run that is not in memory, alone; gives the row after that.
+
+        The slot or place of the new state has been taken before. Raises StorageError when the store
+        fails; the change happens all the same, once the store works again.
+        """
+        moved: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
+
+        def then(_result: EntryResult, change: int) -> None:
+            after = write.applied_to(row, change)
+            if row.status is RunStatus.PENDING:
+                self._pending[row.namespace] -= 1
+            if after.status is RunStatus.PENDING:
+                self.queued(after)
+            else:
+                self._scheduler.tell(after, change)
+            if after.status is RunStatus.RUNNING:
+                self._scheduler.take_up(row.run_id)
+            if not moved.done():
+                moved.set_result(after)
+
+        def trouble(error: Exception) -> None:
+            if not moved.done():
+                moved.set_exception(error)
+
+        self._journal.append((write,), then, trouble=trouble)
+        return await moved
+
+    # -------------------------------------------------------------------------- the queue
+
+    async def _start_forever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._is_starting = True
+            self._wake.clear()
+            try:
+                for namespace in [namespace for namespace, count in self._pending.items() if count > 0]:
+                    await self._start_oldest(namespace)
+            except Exception as error:
+                log.warning("nobody started, trying again", exc_info=not isinstance(error, StorageError))
+                self._wake.set()
+                await asyncio.sleep(TROUBLE_S)
+            finally:
+                self._is_starting = False
+
+    async def _start_oldest(self, namespace: str) -> None:
+        while free := self._free(namespace):
+            page = await self._store.pending_runs(namespace, limit=min(free, PAGE))
+            if not page:
+                return
+            started = await asyncio.gather(*(self._start(row.run_id) for row in page), return_exceptions=True)
+            for error in started:
+                if isinstance(error, BaseException):
+                    raise error
+
+    async def _start(self, run_id: str) -> None:
+        async with self.alone(run_id):
+            row = await self._store.get_run(run_id)
+            if row is None or row.status is not RunStatus.PENDING:
+                return  # it was canceled meanwhile
+            if self.max_running != ANY:
+                self._take(row.namespace, run_id)
+            await self.move(row, SetRun(run_id, RunStatus.RUNNING, self._scheduler.clock()))
