@@ -22,7 +22,18 @@ from perdure import codec, errors, failures, graphwire, runtimeenv, wire
 from perdure.connection import open_channel
 from perdure.conversion import to_spec
 from perdure.graph import TaskNode
-from perdure.model import INLINE_BYTES_MAX, WAITED, BlobRef, FailureKind, Payload, RunStatus, Spec, TaskStatus, Waited
+from perdure.model import (
+    INLINE_BYTES_MAX,
+    WAITED,
+    BlobRef,
+    Failure,
+    FailureKind,
+    Payload,
+    RunStatus,
+    Spec,
+    TaskStatus,
+    Waited,
+)
 from perdure.v1 import (
     blob_service_pb2,
     blob_service_pb2_grpc,
@@ -45,6 +56,7 @@ SPEC_BYTES_MAX: Final = 1024 * 1024
 AWAY_FIRST_S: Final = 0.05
 AWAY_MAX_S: Final = 1.0
 
+Decode = Callable[[Payload, bytes | memoryview | None], Any]
 IdReuse = Literal["reject", "allow_if_unsuccessful", "allow"]
 IdConflict = Literal["fail", "use_existing", "cancel_existing"]
 
@@ -64,6 +76,14 @@ class Client:
         self._workflows = workflow_service_pb2_grpc.WorkflowServiceStub(self._channel)
         self._blobs = blob_service_pb2_grpc.BlobServiceStub(self._channel)
         self._system = system_service_pb2_grpc.SystemServiceStub(self._channel)
+
+    @classmethod
+    async def local(cls, **how: Any) -> Self:
+        """A client of the engine of this process's Ray cluster, which is started if there is none; Ray too.
+        Takes what the class takes but the address. RuntimeError if the engine does not start."""
+        from perdure.workflow.connection import local_address
+
+        return cls(await asyncio.to_thread(local_address), **how)
 
     async def __aenter__(self) -> Self:
         return self
@@ -92,7 +112,8 @@ class Client:
         id_reuse: IdReuse = "reject",
         id_conflict: IdConflict = "fail",
     ) -> Handle:
-        """Record a graph and run it; returns once it is durable.
+        """Record a graph and run it; returns once it is durable. The graph is a node, or what
+        `perdure.conversion.to_spec` made of one before.
 
         Idempotent by `request_id` (made here if none is given, so that retries of this call are
         safe). Raises WorkflowAlreadyExistsError if the id is in use, InvalidSpecError for a graph
@@ -101,8 +122,10 @@ class Client:
         request = workflow_service_pb2.RunRequest(
             namespace=self.namespace,
             workflow_id=workflow_id,
-            request_id=request_id or uuid.uuid4().hex,
-            source=await self._source(graphwire.spec_to_proto(await self._snapshot(to_spec(graph)))),
+            request_id=request_id or _time_ordered_id(),
+            source=await self._source(
+                graphwire.spec_to_proto(await self._snapshot(graph if isinstance(graph, Spec) else to_spec(graph)))
+            ),
             id_reuse_policy=f"WORKFLOW_ID_REUSE_POLICY_{id_reuse.upper()}",
             id_conflict_policy=f"WORKFLOW_ID_CONFLICT_POLICY_{id_conflict.upper()}",
             labels=labels,
@@ -223,11 +246,11 @@ class Client:
         answer = await self._call(lambda: self._blobs.UploadBlob(messages()))
         return BlobRef(answer.blob.sha256, answer.blob.size_bytes)
 
-    async def value_of(self, payload: Payload) -> Any:
+    async def value_of(self, payload: Payload, decode: Decode = codec.decode) -> Any:
         """Decode a payload, fetching its blob if it has one."""
         if payload.blob is None:
-            return codec.decode(payload)
-        return codec.decode(payload, await self._call(lambda blob=payload.blob: self._download(blob)))  # type: ignore[misc]
+            return decode(payload, None)
+        return decode(payload, await self._call(lambda blob=payload.blob: self._download(blob)))  # type: ignore[misc]
 
     async def _download(self, blob: BlobRef) -> memoryview:
         data = bytearray(blob.size)
@@ -290,6 +313,15 @@ class Handle:
         Raises WorkflowExecutionError or WorkflowCancellationError if there will be none, TimeoutError
         after `timeout` seconds, TaskNotFoundError if the run ends without such a task.
         """
+        outcome = await self.outcome(task_id, timeout=timeout)
+        if isinstance(outcome, Payload):
+            return await self.value_of(outcome)
+        if outcome.kind is FailureKind.CANCELED:
+            raise errors.WorkflowCancellationError(self.workflow_id, outcome)
+        raise errors.WorkflowExecutionError(self.workflow_id, outcome) from failures.to_exception(outcome)
+
+    async def outcome(self, task_id: str = "", *, timeout: float | None = None) -> Payload | Failure:
+        """What `output` gives or raises, as it is stored. Raises TimeoutError and TaskNotFoundError as `output`."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         while True:
@@ -304,29 +336,30 @@ class Handle:
             )
             answer = await self._client._call(lambda request=request: self._client._workflows.GetOutput(request))  # type: ignore[misc]
             if answer.done:
-                return await self._value(answer.outcome)
+                if answer.outcome.WhichOneof("kind") == "output":
+                    return wire.payload_from_proto(answer.outcome.output)
+                return wire.failure_from_proto(answer.outcome.failure)
             if deadline is not None and loop.time() >= deadline:
                 raise TimeoutError(f"workflow {self.workflow_id!r} had no output after {timeout} s")
 
-    async def _value(self, outcome: workflow_pb2.Outcome) -> Any:
-        if outcome.WhichOneof("kind") == "output":
-            return await self._value_of(wire.payload_from_proto(outcome.output))
-        failure = wire.failure_from_proto(outcome.failure)
-        if failure.kind is FailureKind.CANCELED:
-            raise errors.WorkflowCancellationError(self.workflow_id, failure)
-        raise errors.WorkflowExecutionError(self.workflow_id, failure) from failures.to_exception(failure)
-
-    async def _value_of(self, payload: Payload) -> Any:
-        """Like Client.value_of, but knows where the values are that a `wait` found."""
+    async def value_of(self, payload: Payload, decode: Decode = codec.decode) -> Any:
+        """Like Client.value_of, but knows where the values are that a `wait` found. `decode` makes values of
+        payloads and the bytes of their blobs."""
         if payload.encoding == WAITED:
             waited = Waited.from_payload(payload)
-            ready = [await self.output(task_id) for task_id, _, _ in waited.ready]
+            ready = [await self._value_of_task(task_id, decode) for task_id, _, _ in waited.ready]
             return ready, [TaskNode(task_id) for task_id in waited.remaining]
         if payload.encoding == codec.OUTCOME:
             outcome = workflow_pb2.Outcome.FromString(payload.data)
             if outcome.WhichOneof("kind") == "output":
-                return await self._value_of(wire.payload_from_proto(outcome.output)), None
-        return await self._client.value_of(payload)
+                return await self.value_of(wire.payload_from_proto(outcome.output), decode), None
+        return await self._client.value_of(payload, decode)
+
+    async def _value_of_task(self, task_id: str, decode: Decode) -> Any:
+        outcome = await self.outcome(task_id)
+        if isinstance(outcome, Failure):  # it had a value when it was waited for
+            raise errors.WorkflowExecutionError(self.workflow_id, outcome) from failures.to_exception(outcome)
+        return await self.value_of(outcome, decode)
 
     async def metadata(self, task_id: str = "") -> workflow_pb2.Metadata:
         """User metadata, options and times of the run or of a task."""
@@ -392,3 +425,9 @@ class Handle:
     async def send_event(self, key: str, payload: Any = None, *, event_id: str = "") -> bool:
         """See Client.send_event."""
         return await self._client.send_event(self.workflow_id, key, payload, event_id=event_id)
+
+
+def _time_ordered_id() -> str:
+    """32 hexadecimal digits that sort by time: a UUIDv7 (RFC 9562)."""
+    head = (time.time_ns() // 1_000_000) << 80 | uuid.uuid4().int & ((1 << 80) - 1)
+    return f"{head & ~(0xF << 76) | 0x7 << 76:032x}"

@@ -36,6 +36,11 @@ def context() -> Context:
     return current
 
 
+def is_bound() -> bool:
+    """Whether there is one: whether a task asks."""
+    return _current.get() is not None
+
+
 @contextmanager
 def bind_context(context: Context) -> Iterator[None]:
     """Code inside is the task's."""

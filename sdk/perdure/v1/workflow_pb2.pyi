@@ -8,7 +8,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -145,16 +145,20 @@ class Outcome(_message.Message):
     def __init__(self, output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ...) -> None: ...
 
 class Metadata(_message.Message):
-    __slots__ = ("status", "user_metadata", "stats", "task_options")
+    __slots__ = ("status", "user_metadata", "stats", "task_options", "name", "upstream_task_ids")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     USER_METADATA_FIELD_NUMBER: _ClassVar[int]
     STATS_FIELD_NUMBER: _ClassVar[int]
     TASK_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_TASK_IDS_FIELD_NUMBER: _ClassVar[int]
     status: str
     user_metadata: _struct_pb2.Struct
     stats: Stats
     task_options: _struct_pb2.Struct
-    def __init__(self, status: _Optional[str] = ..., user_metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., stats: _Optional[_Union[Stats, _Mapping]] = ..., task_options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    name: str
+    upstream_task_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, status: _Optional[str] = ..., user_metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., stats: _Optional[_Union[Stats, _Mapping]] = ..., task_options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., name: _Optional[str] = ..., upstream_task_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Stats(_message.Message):
     __slots__ = ("start_time", "end_time", "attempts")

@@ -7,6 +7,7 @@ of its lines: callers first, then the work, then the journal, then the stores.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
 import secrets
@@ -50,6 +51,7 @@ from perdure.v1 import (
 
 log = logging.getLogger(__name__)
 
+PR_SET_PDEATHSIG: Final = 1
 SERVICES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
@@ -203,11 +205,20 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    if settings.with_parent:
+        _end_with_parent(settings.with_parent)
     async with running_server(settings) as server, _agent(settings, server.address):
         announce(f"perdure {package_version()} serves on {server.address}, storage {settings.storage}")
         await stopping.wait()
         log.info("draining")
         server.drain()
+
+
+def _end_with_parent(parent: int) -> None:
+    """The kernel sends us SIGTERM when the parent is gone."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it went before we asked
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @asynccontextmanager

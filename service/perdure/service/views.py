@@ -50,6 +50,7 @@ class TaskView:
     next_attempt_ms: int | None
     metadata: str
     options: TaskOptions
+    upstream: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,14 @@ def view_task(task: Task) -> TaskView:
         next_attempt_ms=task.wake_ms if task.status is TaskStatus.BACKING_OFF else None,
         metadata=options.metadata,
         options=options,
+        upstream=_upstream(task),
     )
+
+
+def _upstream(task: Task) -> tuple[str, ...]:
+    """Tasks that it needs, in the order in which its node names them."""
+    inner = (task.scope.tasks[node_id].id for node_id in task.node.needs())
+    return tuple(dict.fromkeys((*inner, *task.node.task_needs())))
 
 
 def _name_of(task: Task) -> str:

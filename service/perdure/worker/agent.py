@@ -203,7 +203,7 @@ class Agent:
             welcome.engine_id,
             start.lease_id,
             welcome.blob_url,
-            [os.getcwd()],
+            _import_paths(),
             environment=shape.runtime_env,
         )
 
@@ -221,6 +221,11 @@ class Agent:
     def _kill_all(self) -> None:
         for lease_id in list(self._leases):
             self._kill(lease_id)
+
+
+def _import_paths() -> list[str]:
+    """Where leases look for modules beside what Ray gives them: where the agent does."""
+    return [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
 def ray_options(shape: Shape, package: Callable[[BlobRef, str], str]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def run_lease(
     for path in paths:
         if path not in sys.path:
             sys.path.insert(len(sys.path) if has_code else 0, path)
+    os.environ["PERDURE_ADDRESS"] = address  # what tasks start is run by the same engine
     session = Session(address, engine_id, lease_id, blob_url, node_id)
     lease = _Lease(session, named)
     session.start(lease)

@@ -109,6 +109,7 @@ def run_metadata(view: RunView) -> workflow_pb2.Metadata:
             end_time=wire.to_timestamp(row.end_ms),
             attempts=1 + row.resume_count,
         ),
+        name=row.name,
     )
 
 
@@ -122,6 +123,8 @@ def task_metadata(view: TaskView) -> workflow_pb2.Metadata:
             attempts=view.attempts,
         ),
         task_options=_options(view.options),
+        name=view.function_name,
+        upstream_task_ids=view.upstream,
     )
 
 

@@ -1,0 +1,72 @@
+"""Durable workflows as Ray Workflows had them: `from perdure import workflow` for `from ray import workflow`.
+
+Every function may be called from any thread, with or without a running event loop, and in tasks and actors. The first
+call finds the engine: the one at PERDURE_ADDRESS, or the one of this Ray cluster, which is started if need be.
+"""
+
+from __future__ import annotations
+
+from perdure.workflow import event_listener, exceptions, http_event_provider
+from perdure.workflow.connection import init
+from perdure.workflow.dynamic import continuation, wait
+from perdure.workflow.event_listener import EventListener
+from perdure.workflow.events import sleep, wait_for_event
+from perdure.workflow.exceptions import (
+    WorkflowCancellationError,
+    WorkflowError,
+    WorkflowExecutionError,
+    WorkflowNotFoundError,
+    WorkflowNotResumableError,
+    WorkflowStillActiveError,
+)
+from perdure.workflow.management import (
+    cancel,
+    delete,
+    get_metadata,
+    get_output,
+    get_output_async,
+    get_status,
+    list_all,
+)
+from perdure.workflow.running import create, resume, resume_all, resume_async, run, run_async
+from perdure.workflow.status import CANCELED, FAILED, PENDING, RESUMABLE, RUNNING, SUCCESSFUL, WorkflowStatus
+from perdure.workflow.step_options import options
+
+__all__ = [
+    "CANCELED",
+    "FAILED",
+    "PENDING",
+    "RESUMABLE",
+    "RUNNING",
+    "SUCCESSFUL",
+    "EventListener",
+    "WorkflowCancellationError",
+    "WorkflowError",
+    "WorkflowExecutionError",
+    "WorkflowNotFoundError",
+    "WorkflowNotResumableError",
+    "WorkflowStatus",
+    "WorkflowStillActiveError",
+    "cancel",
+    "continuation",
+    "create",
+    "delete",
+    "event_listener",
+    "exceptions",
+    "get_metadata",
+    "get_output",
+    "get_output_async",
+    "get_status",
+    "http_event_provider",
+    "init",
+    "list_all",
+    "options",
+    "resume",
+    "resume_all",
+    "resume_async",
+    "run",
+    "run_async",
+    "sleep",
+    "wait",
+    "wait_for_event",
+]

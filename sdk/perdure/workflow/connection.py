@@ -1,0 +1,236 @@
+"""Which engine the functions of this package talk to, and how they wait for it.
+
+PERDURE_ADDRESS or `init(address=)` names one; otherwise it is the engine of the Ray cluster that this process is
+part of, which is started when it is first needed. One loop thread and one client for each engine serve every
+thread of the process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from perdure import errors
+from perdure.client import Client
+from perdure.sync import _LoopThread
+from perdure.workflow import outcomes
+
+T = TypeVar("T")
+
+PATIENCE_S: Final = 60.0
+"""An engine that died is back well before that."""
+PASSED_ON: Final = "PERDURE_"
+CLIENTS_OWN: Final = frozenset({"PERDURE_ADDRESS", "PERDURE_NAMESPACE", "PERDURE_STORAGE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a program asked of its engine; "" and None: whatever it is."""
+
+    address: str = ""
+    storage: str = ""
+    max_running_workflows: int | None = None
+    max_pending_workflows: int | None = None
+
+    def over(self, other: Wanted) -> Wanted:
+        """This, and the other one's where this says nothing. RuntimeError if they contradict each other."""
+        for name in self.__dataclass_fields__:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine not in ("", None) and theirs not in ("", None, mine):
+                raise RuntimeError(
+                    f"this program is connected to an engine with {name}={theirs!r}; {name}={mine!r} needs another: "
+                    "another process or another Ray cluster"
+                )
+        given = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return replace(other, **{name: value for name, value in given.items() if value not in ("", None)})
+
+
+class Connection:
+    """One engine."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+        async def make() -> Client:
+            return Client(address, patience=PATIENCE_S)
+
+        self.client = _loop().wait(make())
+
+    def ask(self, work: Coroutine[Any, Any, T], workflow_id: str = "") -> T:
+        """Wait for an answer. What the engine refuses is raised by the names of `exceptions`."""
+        try:
+            return _loop().wait(work)
+        except errors.ServiceUnavailableError:
+            _forget(self)
+            raise
+        except errors.PerdureError as error:
+            raise outcomes.refused(error, workflow_id) from None
+
+
+_lock: Final = threading.RLock()
+_thread: _LoopThread | None = None
+_connections: Final[dict[str, Connection]] = {}
+_wanted = Wanted()
+_cluster: object = None
+_found = ""
+"""The address of the engine of `_cluster`."""
+
+
+def _loop() -> _LoopThread:
+    global _thread
+    with _lock:
+        if _thread is None:
+            _thread = _LoopThread()
+        return _thread
+
+
+def init(
+    storage: str | os.PathLike[str] | None = None,
+    *,
+    address: str | None = None,
+    max_running_workflows: int | None = None,
+    max_pending_workflows: int | None = None,
+) -> None:
+    """Connect now, and say to what. Not needed: the first call of any other function connects.
+
+    `address` (host:port) or PERDURE_ADDRESS: an engine that runs. Otherwise the engine of this Ray cluster is found
+    or started; Ray is started too if need be. For one that is started, `storage` (a folder or URL) or
+    PERDURE_STORAGE says where runs are kept, `max_running_workflows` how many run at a time and
+    `max_pending_workflows` how many more may wait (-1: any number; None: as it is).
+
+    Calling it again with the same settings does nothing, with others it is a RuntimeError.
+    """
+    wanted = Wanted(
+        address=_text("address", address),
+        storage=_storage(storage),
+        max_running_workflows=_limit("max_running_workflows", max_running_workflows, least=1),
+        max_pending_workflows=_limit("max_pending_workflows", max_pending_workflows, least=0),
+    )
+    global _wanted
+    with _lock:
+        _notice_cluster()
+        engine = wanted.address or _wanted.address or os.environ.get("PERDURE_ADDRESS", "")
+        if engine and wanted != Wanted(address=wanted.address):
+            raise ValueError(f"storage and limits are settings of the engine at {engine}: give them to `perdure serve`")
+        before = _wanted
+        _wanted = wanted.over(_wanted)
+        try:
+            connect()
+        except BaseException:
+            _wanted = before
+            raise
+
+
+def _text(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a string, not a {type(value).__name__}")
+    return value
+
+
+def _storage(value: object) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    text = _text("storage", value)
+    return os.path.abspath(text) if text and not urlsplit(text).scheme else text
+
+
+def _limit(name: str, value: object, *, least: int) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is an integer or None, not a {type(value).__name__}")
+    if value != -1 and value < least:
+        raise ValueError(f"{name} is {least} or more, or -1 for no limit; not {value}")
+    return value
+
+
+def connect() -> Connection:
+    """The connection of this process, made when it is first needed."""
+    with _lock:
+        address = _wanted.address or os.environ.get("PERDURE_ADDRESS", "") or _engine_of_the_cluster()
+        if address not in _connections:
+            _connections[address] = Connection(address)
+        return _connections[address]
+
+
+def local_address() -> str:
+    """The engine of this Ray cluster, started if there is none."""
+    with _lock:
+        return _engine_of_the_cluster()
+
+
+def _engine_of_the_cluster() -> str:
+    global _found
+    from perdure.workflow import host
+
+    start_ray()
+    _notice_cluster()
+    if not _found:
+        environment = {
+            name: value for name, value in os.environ.items() if name.startswith(PASSED_ON) and name not in CLIENTS_OWN
+        }
+        wanted = host.EngineSettings(
+            storage=_wanted.storage or _storage(os.environ.get("PERDURE_STORAGE")),
+            max_running_workflows=_wanted.max_running_workflows,
+            max_pending_workflows=_wanted.max_pending_workflows,
+            folder=os.getcwd(),
+            paths=_import_paths(),
+            environment=environment,
+        )
+        _found = host.find_or_start(wanted)
+    return _found
+
+
+def _import_paths() -> tuple[str, ...]:
+    """Where workers look for the modules of the script, as Ray's own do."""
+    script = os.path.dirname(os.path.realpath(sys.argv[0])) if sys.argv and sys.argv[0] else ""
+    return (script,) if script in sys.path else ()
+
+
+def start_ray() -> None:
+    """Ray as the program started it, else with its defaults."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init()
+
+
+def _notice_cluster() -> None:
+    """Another cluster than before has another engine, and what was wanted of that one does not count any more."""
+    global _cluster, _found, _wanted
+    cluster = _cluster_identity()
+    if cluster != _cluster:
+        if _cluster is not None:
+            _wanted = Wanted()
+        _cluster, _found = cluster, ""
+
+
+def _cluster_identity() -> object:
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
+    worker = ray.get_runtime_context().worker
+    return (worker.gcs_client.address, worker.gcs_client.cluster_id.hex())
+
+
+def _forget(connection: Connection) -> None:
+    """Look for the engine anew at the next call."""
+    global _found
+    with _lock:
+        if connection.address == _found:
+            _found = ""
+
+
+def in_main_thread_of_a_worker() -> bool:
+    """Whether a `ray.get` here gives the CPU of the Ray task back while it waits."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized() or threading.current_thread() is not threading.main_thread():
+        return False
+    return bool(ray.get_runtime_context().worker.mode == ray.WORKER_MODE)

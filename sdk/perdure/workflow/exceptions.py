@@ -1,0 +1,41 @@
+"""The errors of this package, by the names of Ray Workflows.
+
+Each is also the error of `perdure.errors` that says the same, so code that knows either catches it.
+Knows nothing of how they come about: that is `outcomes.py`.
+"""
+
+from __future__ import annotations
+
+from perdure import errors
+
+
+class WorkflowError(Exception):
+    """The base of what goes wrong with workflows."""
+
+
+class WorkflowExecutionError(WorkflowError, errors.WorkflowExecutionError):
+    """A workflow failed. `__cause__` is the exception of the user's task, with its remote traceback as a note.
+    Where Ray is installed it is a ray.exceptions.RayTaskError too."""
+
+
+class WorkflowCancellationError(WorkflowExecutionError, errors.WorkflowCancellationError):
+    """The workflow was canceled."""
+
+
+class WorkflowNotResumableError(WorkflowError):
+    """The workflow is in a state that it cannot go on from: it was canceled, or does not exist."""
+
+
+class WorkflowTaskNotRecoverableError(WorkflowNotResumableError):
+    """A task's output is gone and cannot be made again."""
+
+
+class WorkflowNotFoundError(WorkflowNotResumableError, errors.WorkflowNotFoundError):
+    """There is no workflow of this id."""
+
+
+class WorkflowStillActiveError(WorkflowError, errors.WorkflowStillActiveError):
+    """The workflow has not ended, and what was asked for needs that it has."""
+
+
+WorkflowRunningError = WorkflowStillActiveError

@@ -1,0 +1,154 @@
+"""Asking about workflows, canceling and deleting them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from perdure.model import RunStatus
+from perdure.v1 import workflow_pb2
+from perdure.views import RunInfo
+from perdure.workflow.connection import connect
+from perdure.workflow.running import Started, check_id
+
+
+def get_output(workflow_id: str, *, task_id: str | None = None) -> Any:
+    """The value of a workflow or of one of its tasks; waits for it, also for a task that does not exist yet.
+
+    Raises the error of a run that failed, WorkflowNotFoundError, and ValueError if the run ends without such a task
+    or the task's value is not stored.
+    """
+    return _output(workflow_id, task_id).wait()
+
+
+def get_output_async(workflow_id: str, *, task_id: str | None = None) -> Any:
+    """Like `get_output`, but returns a ray.ObjectRef of the value at once."""
+    return _output(workflow_id, task_id).ref()
+
+
+def _output(workflow_id: str, task_id: str | None) -> Started:
+    if task_id is not None and not isinstance(task_id, str):
+        raise TypeError(f"a task id is a string, not a {type(task_id).__name__}")
+    connection = connect()
+    handle = connection.client.handle(check_id(workflow_id))
+    # Asked now, so that an unknown id is an error of this call; and the run is the one that there is now.
+    return Started(connection, workflow_id, connection.ask(handle.status(), workflow_id).run_id, task_id or "")
+
+
+def get_status(workflow_id: str) -> RunStatus:
+    """The state of a workflow. Raises WorkflowNotFoundError."""
+    return _status(workflow_id).status
+
+
+def _status(workflow_id: str) -> RunInfo:
+    connection = connect()
+    return connection.ask(connection.client.handle(check_id(workflow_id)).status(), workflow_id)
+
+
+def list_all(*filters: Any, status_filter: Any = None, filter: Any = None) -> list[tuple[str, RunStatus]]:
+    """(workflow id, state) of all workflows, newest first, or of those in certain states: give states or their names,
+    one by one or in lists or sets. ValueError for a name that is no state's, TypeError for what is no name."""
+    statuses = _statuses([*filters, *(given for given in (status_filter, filter) if given is not None)])
+    connection = connect()
+
+    async def listing() -> list[tuple[str, RunStatus]]:
+        condition = " OR ".join(f"status = {status}" for status in sorted(statuses))
+        runs = connection.client.list(condition, page_size=1000)
+        return [(known.workflow_id, known.status) async for known in runs]
+
+    return connection.ask(listing())
+
+
+def _statuses(given: Iterable[Any]) -> set[RunStatus]:
+    found: set[RunStatus] = set()
+    for item in given:
+        if item is None:
+            continue
+        if isinstance(item, str):
+            if item not in RunStatus.__members__:
+                raise ValueError(f"{item!r:.80} is no state of a workflow; there are {', '.join(RunStatus)}")
+            found.add(RunStatus(item))
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            found |= _statuses(item)
+        else:
+            raise TypeError(
+                f"states are given as WorkflowStatus, strings or sets of them, not as {type(item).__name__}"
+            )
+    return found
+
+
+def cancel(workflow_id: str) -> None:
+    """End a workflow: what runs is stopped, nothing of it starts any more, and whoever waits for it gets
+    WorkflowCancellationError. One that has ended stays as it is. Raises WorkflowNotFoundError."""
+    connection = connect()
+    connection.ask(connection.client.cancel(check_id(workflow_id)), workflow_id)
+
+
+def delete(workflow_id: str) -> None:
+    """Remove a workflow and what it stored; its id may be used again. Raises WorkflowStillActiveError if it has not
+    ended, WorkflowNotFoundError."""
+    connection = connect()
+    connection.ask(connection.client.delete(check_id(workflow_id)), workflow_id)
+
+
+# ------------------------------------------------------------------------------ metadata
+
+
+def get_metadata(workflow_id: str, task_id: str | None = None) -> dict[str, Any]:
+    """What is known of a workflow or of one of its tasks, as a dictionary. Times are seconds since the epoch.
+
+    Of a workflow: status, user_metadata, stats (start_time, and end_time once it has ended) and tasks, which counts
+    them (total, running, successful, failed). Of a task: task_id, name, status, task_options, user_metadata,
+    workflow_refs (ids of the tasks whose values it was given), stats and attempts.
+    Raises WorkflowNotFoundError, and ValueError for a task that there is not.
+    """
+    connection = connect()
+    handle = connection.client.handle(check_id(workflow_id))
+    metadata = connection.ask(handle.metadata(task_id or ""), workflow_id)
+    told: dict[str, Any] = {
+        "status": metadata.status,
+        "user_metadata": _plain(metadata.user_metadata),
+        "stats": _stats(metadata.stats),
+    }
+    if not task_id:
+        known = connection.ask(handle.status(), workflow_id)
+        told["tasks"] = {
+            "total": known.tasks,
+            "running": known.tasks_running,
+            "successful": known.tasks_successful,
+            "failed": known.tasks_failed,
+        }
+        return told
+    return {
+        "task_id": task_id,
+        "name": metadata.name,
+        **told,
+        "task_options": _plain(metadata.task_options),
+        "workflow_refs": list(metadata.upstream_task_ids),
+        "attempts": metadata.stats.attempts,
+    }
+
+
+def _stats(stats: workflow_pb2.Stats) -> dict[str, float]:
+    times = {"start_time": stats.start_time, "end_time": stats.end_time}
+    return {name: stamp.ToNanoseconds() / 1e9 for name, stamp in times.items() if stats.HasField(name)}
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    return {name: _whole(value) for name, value in MessageToDict(message).items()}
+
+
+def _whole(value: Any) -> Any:
+    """Messages have floats only; whole numbers were integers before."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case Mapping():
+            return {name: _whole(item) for name, item in value.items()}
+        case list():
+            return [_whole(item) for item in value]
+        case _:
+            return value

@@ -1,0 +1,122 @@
+"""From how a run ended, or what the engine refused, to what this package returns or raises.
+
+An error of a failed run is Ray's RayTaskError as well, where Ray is installed. Outcomes travel between processes
+as they are stored and become values where they arrive: whoever carries them needs none of the user's code.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import queue
+from importlib.util import find_spec
+from typing import Any
+
+from perdure import codec, errors, failures
+from perdure.model import Failure, FailureKind, Payload
+from perdure.workflow import exceptions
+
+
+def failed(workflow_id: str, failure: Failure) -> exceptions.WorkflowExecutionError:
+    """The error of a run that failed or was canceled, with its cause."""
+    canceled = failure.kind is FailureKind.CANCELED
+    error = _failure_class(canceled)(workflow_id, failure)
+    if not canceled:
+        error.__cause__ = failures.to_exception(failure)
+    return error
+
+
+@functools.cache
+def _failure_class(canceled: bool) -> type[exceptions.WorkflowExecutionError]:
+    plain = exceptions.WorkflowCancellationError if canceled else exceptions.WorkflowExecutionError
+    if find_spec("ray") is None:
+        return plain
+    from ray.exceptions import RayTaskError
+
+    bases: tuple[Any, ...] = (_AsRayTaskError, plain, RayTaskError)
+    both: type[exceptions.WorkflowExecutionError] = type(f"RayTaskError({plain.__name__})", bases, {"plain": plain})
+    return both
+
+
+class _AsRayTaskError:
+    """What makes an error of ours one of Ray's, too."""
+
+    plain: type[exceptions.WorkflowExecutionError]
+    __cause__: BaseException | None
+
+    def __init__(self, workflow_id: str, failure: Failure) -> None:
+        alone = self.plain(workflow_id, failure)  # RayTaskError cannot be initialised in a row of classes
+        self.args = alone.args
+        self.__dict__.update(alone.__dict__)
+        self.workflow_id, self.failure = workflow_id, failure
+        self.function_name = failure.task_id or workflow_id
+        self.traceback_str = failure.stack_trace or f"{failure.type}: {failure.message}"
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return failed, (self.workflow_id, self.failure)
+
+    @property
+    def cause(self) -> Any:
+        """Ray's word for `__cause__`."""
+        return self.__cause__ or self
+
+    def as_instanceof_cause(self) -> Any:
+        """What Ray raises for this one."""
+        return self
+
+
+# ------------------------------------------------------------------------------ what was refused
+
+
+def refused(error: errors.PerdureError, workflow_id: str) -> BaseException:
+    """The error by which programs of Ray Workflows know it."""
+    match error:
+        case errors.WorkflowNotFoundError():
+            return _like(exceptions.WorkflowNotFoundError, error)
+        case errors.WorkflowStillActiveError():
+            return _like(exceptions.WorkflowStillActiveError, error)
+        case errors.TaskNotFoundError() | errors.OutputNotStoredError():
+            return ValueError(error.message)
+        case _ if error.reason in ("QUEUE_FULL", "QUOTA_EXCEEDED"):
+            return queue.Full(error.message)
+        case _:
+            return error
+
+
+def _like(kind: type[errors.PerdureError], error: errors.PerdureError) -> errors.PerdureError:
+    made = kind(error.message)
+    made.fields = error.fields
+    return made
+
+
+# ------------------------------------------------------------------------------ travelling
+
+
+class FailedRun:
+    """The error of a run on its way; whoever unpickles it gets the error."""
+
+    def __init__(self, workflow_id: str, failure: Failure) -> None:
+        self._of = (workflow_id, failure)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return failed, self._of
+
+
+class Carried:
+    """A value on its way: pickled as it is stored, unpickled to the value itself."""
+
+    def __init__(self, payload: Payload, data: bytes | memoryview | None = None) -> None:
+        self._encoding = payload.encoding
+        self._data = payload.data if data is None else data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return decoded, (self._encoding, pickle.PickleBuffer(self._data))
+
+
+def decoded(encoding: str, data: Any) -> Any:
+    """The value; its buffers are those of `data`."""
+    view = memoryview(data)
+    return codec.decode(Payload(encoding, b""), view)

@@ -1,0 +1,42 @@
+"""`workflow.options(...)`: options that Ray does not have, given to its remote functions.
+
+How they travel in Ray's own options is known to `perdure.raydag` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, cast
+
+from perdure import raydag
+from perdure.graph import Task
+
+F = TypeVar("F")
+
+
+class options:
+    """Options of a task of a workflow.
+
+    As a decorator above `@ray.remote` or `@perdure.task`, or for `.options(num_cpus=1, **workflow.options(...))`.
+    Those that are not named stay as they are. There are task_id (or name), metadata (JSON), catch_exceptions,
+    checkpoint, allow_inplace, retry_policy (perdure.RetryPolicy) and timeout (seconds an attempt may take).
+    Unknown and malformed ones raise TypeError or ValueError here.
+    """
+
+    def __init__(self, **workflow_options: Any) -> None:
+        self._carried = raydag.metadata_of(workflow_options)
+        self.options: Mapping[str, Any] = workflow_options
+
+    def keys(self) -> Iterator[str]:
+        """With `__getitem__`, what `**` asks for."""
+        raydag.accept_metadata()  # Ray may have been loaded since
+        return iter(self._carried)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._carried[key]
+
+    def __call__(self, function: F) -> F:
+        """The function with these options over its own. ValueError for what is no remote function or task."""
+        made: Any = function
+        made = made.options(**self.options) if isinstance(made, Task) else raydag.decorate(made, self.options)
+        return cast(F, made)
