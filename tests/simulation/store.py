@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from perdure.service.admission import ANY
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
 from perdure.storage.rows import Committed, ConsumeEvent, DeleteRun, PutTask, SetRun
@@ -18,7 +19,12 @@ from perdure.storage.rows import Committed, ConsumeEvent, DeleteRun, PutTask, Se
 class Watch:
     """The invariants over everything ever committed, by any engine."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: MemoryMetadataStore, max_running: int, max_pending: int) -> None:
+        self._store = store
+        self._max_running = max_running
+        self._max_pending = max_pending
+        self._queue: list[str] = []
+        self._queued: set[str] = set()
         self.outputs: dict[tuple[str, str], bytes] = {}
         self.consumed: dict[tuple[str, int], str] = {}
         self.finals: dict[str, str] = {}
@@ -48,6 +54,27 @@ class Watch:
                         assert write.run_id in self.finals, "an active run was deleted"
                     case _:
                         pass
+
+    async def see_queue(self) -> None:
+        """Never more at work than may, never more waiting; who starts is the one that waited longest."""
+        if self._max_running == ANY:
+            return
+        running = {run_id for _, run_id in await self._store.running_runs()}
+        rows = await self._store.pending_runs("default", limit=1_000)
+        assert len(running) <= self._max_running, f"{len(running)} runs at work"
+        assert self._max_pending == ANY or len(rows) <= self._max_pending + self._max_running, f"{len(rows)} runs wait"
+        queue = [row.run_id for row in rows]
+        stayed = [run_id for run_id in self._queue if run_id in queue]
+        assert queue[: len(stayed)] == stayed, "the order of the queue changed"
+        for place, run_id in enumerate(self._queue):
+            passed = [other for other in self._queue[:place] if other in queue]
+            assert run_id not in running or not passed, f"{run_id} passed {passed} in the queue"
+        self._queue = queue
+        self._queued.update(row.workflow_id for row in rows)
+
+    def waited(self, workflow_id: str) -> bool:
+        """Whether it was ever PENDING."""
+        return workflow_id in self._queued
 
     def is_done(self, run_id: str, task_id: str) -> bool:
         return (run_id, task_id) in self.outputs
@@ -81,6 +108,7 @@ class FaultyStore:
             raise StorageFull("no room")
         committed = await self._inner.commit(entries)
         self._watch.see(entries, committed)
+        await self._watch.see_queue()
         self._on_call("after commit")
         if roll > 1 - self.trouble:
             raise StorageUnavailable("the answer was lost")

@@ -10,6 +10,7 @@ import pytest
 from simulation.world import SHAPES, run_seed
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "300"))
+LIMITS = [(-1, -1), (1, -1), (2, 0), (1, 1), (2, 3)]
 FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
 
 
@@ -18,13 +19,26 @@ def test_every_world_keeps_its_promises_and_everything_happens_in_some() -> None
     statuses: Counter[str] = Counter()
     marks: Counter[str] = Counter()
     for seed in range(FIRST, FIRST + SEEDS):
-        seen = run_seed(seed)
+        seen = run_seed(seed, limits=LIMITS[seed % len(LIMITS)])
         lives += seen.lives
         statuses += seen.statuses
         marks += seen.marks
     assert lives > SEEDS, "no engine ever died"
     assert {"SUCCESSFUL", "FAILED", "CANCELED"} <= set(statuses)
-    assert {"asked again", "cancel", "resume"} <= set(marks)
+    assert {"asked again", "cancel", "resume", "full", "waited"} <= set(marks)
+
+
+@pytest.mark.parametrize("limits", [(1, -1), (1, 1)])
+def test_dying_at_every_call_while_runs_wait(limits: tuple[int, int]) -> None:
+    calls, waited = 0, 0
+    while True:
+        calls += 1
+        seen = run_seed(1_000, shapes=["one", "fails", "waits", "one"], trouble=0.0, crash_at=calls, limits=limits)
+        waited += seen.marks["waited"]
+        if seen.lives == 1:
+            break
+    assert calls > 20
+    assert waited > calls, "hardly anybody had to wait"
 
 
 def test_a_seed_replays_exactly() -> None:

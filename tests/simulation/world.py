@@ -30,6 +30,7 @@ from perdure.model import (
     Wait,
     WaitEvent,
 )
+from perdure.service.admission import ANY
 from perdure.service.executors.port import Work
 from perdure.service.kernel import Kernel
 from perdure.service.views import NewRun
@@ -162,18 +163,26 @@ class Seen:
 
 
 class World:
-    """Runs one seed. `crash_at`: die at this store call instead of at random moments."""
+    """Runs one seed. `crash_at`: die at this store call instead of at random moments. `limits`: how many
+    runs may run, and how many wait."""
 
     def __init__(
-        self, seed: int, *, shapes: list[str] | None = None, trouble: float | None = None, crash_at: int | None = None
+        self,
+        seed: int,
+        *,
+        shapes: list[str] | None = None,
+        trouble: float | None = None,
+        crash_at: int | None = None,
+        limits: tuple[int, int] = (ANY, ANY),
     ) -> None:
+        self.limits = limits
         self.dice = random.Random(seed)
         self.trouble = self.dice.choice((0.0, 0.02, 0.1)) if trouble is None else trouble
         self.shapes = shapes or [self.dice.choice(list(SHAPES)) for _ in range(self.dice.randint(1, 6))]
         self.crash_at = crash_at
         self.calls = 0
         self.store = MemoryMetadataStore()
-        self.watch = Watch()
+        self.watch = Watch(self.store, *limits)
         self.ledger = Ledger()
         self.seen = Seen()
         self.kernel: Kernel | None = None
@@ -201,6 +210,7 @@ class World:
                 if life.done():
                     life.result()
                 else:
+                    await self._check_slots()
                     life.cancel()
                     await asyncio.gather(life, return_exceptions=True)
         await everybody
@@ -214,7 +224,16 @@ class World:
             self.store, self.watch, self.dice, trouble=self.trouble, on_call=lambda name: self._on_call(name, crashed)
         )
         executor = FakeExecutor(self.dice, self.ledger, GRAPHS, loop.clock_ms, self._on_submit)
-        kernel = Kernel(store, executor, owner="engine", clock=loop.clock_ms, new_id=self._new_id)  # type: ignore[arg-type]
+        max_running, max_pending = self.limits
+        kernel = Kernel(
+            store,  # type: ignore[arg-type]
+            executor,
+            owner="engine",
+            clock=loop.clock_ms,
+            new_id=self._new_id,
+            max_running=max_running,
+            max_pending=max_pending,
+        )
         before = asyncio.all_tasks()
         try:
             await kernel.start()
@@ -274,7 +293,7 @@ class World:
         workflow_id = f"{shape}-{index}"
         await asyncio.sleep(self.dice.random() * 10)
         new = NewRun("default", workflow_id, f"request-{index}", graph, graphwire.encode_spec(graph))
-        await self._insist(lambda kernel: kernel.commands.submit(new))
+        await self._submit(new)
         for number in range(events):
             await asyncio.sleep(self.dice.random() * 5)
             for _ in range(self.dice.choice((1, 1, 2))):  # producers repeat themselves
@@ -287,12 +306,30 @@ class World:
         status = await self._wait(workflow_id)
         if status is RunStatus.FAILED and self.dice.random() < 0.5:
             with contextlib.suppress(errors.WorkflowAlreadyFinalError):
-                await self._insist(lambda kernel: kernel.commands.resume("default", workflow_id))
+                await self._resume(workflow_id)
             self.seen.marks["resume"] += 1
             status = await self._wait(workflow_id)
         assert status is expected or (cancels and status is RunStatus.CANCELED), f"{workflow_id} ended {status}"
+        self.seen.marks["waited"] += self.watch.waited(workflow_id)
         self.told[workflow_id] = status
         self.seen.statuses[str(status)] += 1
+
+    async def _submit(self, new: NewRun) -> None:
+        while True:
+            try:
+                await self._insist(lambda kernel: kernel.commands.submit(new))
+                return
+            except errors.QueueFullError:
+                self.seen.marks["full"] += 1
+                await asyncio.sleep(self.dice.random() * 10)
+
+    async def _resume(self, workflow_id: str) -> None:
+        while True:
+            try:
+                await self._insist(lambda kernel: kernel.commands.resume("default", workflow_id))
+                return
+            except errors.QueueFullError:
+                await asyncio.sleep(self.dice.random() * 10)
 
     async def _send(self, workflow_id: str, event_id: str) -> None:
         payload = Payload("binary/plain", event_id.encode())
@@ -330,12 +367,22 @@ class World:
 
     # -------------------------------------------------------------------------- the end
 
+    async def _check_slots(self) -> None:
+        """Everybody has ended: no slot is held and nobody waits for one."""
+        kernel = self.kernel
+        if kernel is None:
+            return
+        with contextlib.suppress(StorageError, Crash):
+            await kernel.journal.barrier()
+            assert kernel.admission.count_running("default") == kernel.admission.count_pending("default") == 0
+
     async def _check(self) -> None:
         """What was told is what is stored, and every event went to one task or to none."""
         rows = {row.workflow_id: row for row in await self.store.list_runs(RunQuery("default", 1_000))}
         assert {workflow_id: row.status for workflow_id, row in rows.items()} == self.told
         for row in rows.values():
             assert row.end_ms is not None
+            assert row.start_ms is not None or row.status is RunStatus.CANCELED
             stored = await self.store.load_run(row.run_id)
             assert stored is not None
             if row.status is RunStatus.SUCCESSFUL and row.workflow_id.startswith("waits"):

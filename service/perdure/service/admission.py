@@ -135,6 +135,14 @@ class Admission:
         self._wake.set()  # its turn may have come before its row was there
         return RunView(row)
 
+    def count_running(self, namespace: str) -> int:
+        """How many hold a slot; 0 if there is no limit."""
+        return self._running[namespace]
+
+    def count_pending(self, namespace: str) -> int:
+        """How many wait for one."""
+        return self._pending[namespace]
+
     def _take(self, namespace: str, run_id: str) -> None:
         if run_id not in self._slots:
             self._slots[run_id] = namespace
