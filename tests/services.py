@@ -27,8 +27,9 @@ def free_port() -> int:
 class Process:
     """A process of ours with all its children."""
 
-    def __init__(self, *arguments: str, log: Path) -> None:
+    def __init__(self, *arguments: str, log: Path, cwd: Path | None = None) -> None:
         self._arguments = arguments
+        self._cwd = cwd
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -42,7 +43,12 @@ class Process:
         environment |= {"RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(__file__).parent)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *self._arguments], env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [sys.executable, *self._arguments],
+                env=environment,
+                cwd=self._cwd,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
 
     def wait_for(self, text: str, *, since: int = 0) -> None:
@@ -62,6 +68,11 @@ class Process:
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
+
+    def wait_for_end(self) -> int:
+        """Until it ends by itself; gives the exit code."""
+        assert self._process is not None
+        return self._process.wait(STOP_S)
 
     def stop(self) -> int:
         """SIGTERM; gives the exit code. What is left after a while is killed."""
@@ -90,12 +101,12 @@ def _children(pid: int) -> list[psutil.Process]:
 
 
 class Service(Process):
-    """`perdure serve` on a fixed port, so that it can be started again."""
+    """`perdure serve` on a fixed port, so that it can be started again. What it imports may be in `cwd`."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str, cwd: Path | None = None) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         arguments = ("--listen", self.address, "--storage", str(folder / "storage"), *flags)
-        super().__init__("-m", "perdure.cli", "serve", *arguments, log=folder / "serve.log")
+        super().__init__("-m", "perdure.cli", "serve", *arguments, log=folder / "serve.log", cwd=cwd)
 
     def up(self) -> None:
         since = self.said()

@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, 
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from perdure.client import Client, Handle, IdConflict, IdReuse
-from perdure.model import RunStatus, TaskStatus
+from perdure import codec
+from perdure.client import Client, Decode, Handle, IdConflict, IdReuse
+from perdure.model import BlobRef, Failure, Payload, RunStatus, TaskStatus
 from perdure.v1 import system_service_pb2, workflow_pb2
 from perdure.views import RunInfo, TaskInfo, Update
 
@@ -146,9 +147,13 @@ class SyncClient:
         """See Client.info."""
         return self._thread.wait(self._client.info())
 
-    def value_of(self, payload: Any) -> Any:
+    def has_blob(self, blob: BlobRef) -> bool:
+        """See Client.has_blob."""
+        return self._thread.wait(self._client.has_blob(blob))
+
+    def value_of(self, payload: Payload, decode: Decode = codec.decode) -> Any:
         """See Client.value_of."""
-        return self._thread.wait(self._client.value_of(payload))
+        return self._thread.wait(self._client.value_of(payload, decode))
 
 
 class SyncHandle:
@@ -167,6 +172,14 @@ class SyncHandle:
     def output(self, task_id: str = "", *, timeout: float | None = None) -> Any:
         """See Handle.output."""
         return self._thread.wait(self._handle.output(task_id, timeout=timeout))
+
+    def outcome(self, task_id: str = "", *, timeout: float | None = None) -> Payload | Failure:
+        """See Handle.outcome."""
+        return self._thread.wait(self._handle.outcome(task_id, timeout=timeout))
+
+    def value_of(self, payload: Payload, decode: Decode = codec.decode) -> Any:
+        """See Handle.value_of."""
+        return self._thread.wait(self._handle.value_of(payload, decode))
 
     def metadata(self, task_id: str = "") -> workflow_pb2.Metadata:
         """See Handle.metadata."""

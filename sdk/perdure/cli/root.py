@@ -53,7 +53,7 @@ class Session:
 @click.option("--address", envvar="PERDURE_ADDRESS", default=DEFAULT_ADDRESS, help="host:port of the service")
 @click.option("--namespace", envvar="PERDURE_NAMESPACE", default="", help="namespace of the workflows")
 @click.option("-o", "--output", "style", type=click.Choice(["text", "json"]), default="text", help="how to answer")
-@click.version_option(package_name="perdure")
+@click.version_option(package_name="perdure", prog_name="perdure")
 @click.pass_context
 def root(context: click.Context, address: str, namespace: str, style: str) -> None:
     """Durable workflows on Ray."""
@@ -67,7 +67,8 @@ for command in (*COMMANDS, event, serve, agent):
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; gives the exit code. Errors are one line on standard error."""
     try:
-        code = root.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        given = list(arguments) if arguments is not None else None
+        code = root.main(args=given, prog_name="perdure", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.UsageError as error:
         error.show()

@@ -60,7 +60,9 @@ def agent(engine: str, ray_address: str, ray_cpus: int) -> None:
     """Give an engine the use of a Ray cluster; runs inside the cluster, for ever."""
     try:
         from perdure.worker.agent import AgentSettings, run_agent
-    except ImportError as error:
-        raise click.ClickException(f"an agent needs Ray: pip install 'perdure[ray]' ({error})") from error
 
-    run_agent(AgentSettings(engine, ray_address, ray_cpus))
+        run_agent(AgentSettings(engine, ray_address, ray_cpus))
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise click.ClickException(f"an agent needs Ray: pip install 'perdure[ray]' ({error})") from error

@@ -191,7 +191,7 @@ def _add_reflection(server: grpc.aio.Server) -> None:
 
 
 def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
-    """Run until SIGTERM or SIGINT, then end in good order."""
+    """Run until SIGTERM or SIGINT, then end in good order; a second signal ends the process at once."""
     try:
         import uvloop
     except ImportError:
@@ -203,8 +203,16 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> Non
 async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        if stopping.is_set():  # whoever asks twice does not want to wait; a restart recovers like after any death
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stop, number)
     if settings.with_parent:
         _end_with_parent(settings.with_parent)
     async with running_server(settings) as server, _agent(settings, server.address):

@@ -43,8 +43,11 @@ class SqliteMetadataStore:
         await self._run(self._writer, self._open)
 
     def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self._path.with_name(self._path.name + ".lock"))
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self._path.with_name(self._path.name + ".lock"))
+        except OSError as error:
+            raise StorageError(f"the store {self._path} cannot be opened: {error}") from error
         self._write_connection = self._connect()
         if self._max_bytes is not None:
             self._write_connection.execute(f"PRAGMA max_page_count={max(self._max_bytes // PAGE_BYTES, 1)}")

@@ -1,0 +1,297 @@
+"""The command line against `perdure serve` as a process of its own; tasks run in its threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from perdure.cli.root import run
+from services import Service, running
+
+MODULE = """
+import threading
+
+import perdure
+
+
+@perdure.task
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+@perdure.task
+def double(number: int) -> int:
+    return 2 * number
+
+
+@perdure.task
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+@perdure.task
+def shape() -> object:
+    class Strange:
+        def __repr__(self) -> str:
+            return "<strange>"
+    return Strange()
+
+
+node = double.bind(double.bind(1))
+waiting = double.bind(perdure.event("go"))
+
+
+def twice(number: int):
+    return double.bind(double.bind(perdure.input("number")))
+"""
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "flows.py").write_text(MODULE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[Service]:
+    service = Service(folder, "--executor", "local", cwd=folder)
+    with running(service):
+        service.up()
+        yield service
+
+
+@pytest.fixture
+def cli(
+    service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Cli]:
+    """Runs a command line in this process, which is faster; what it prints is what a process would."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setenv("PERDURE_ADDRESS", service.address)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = run(arguments)
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    yield call
+    sys.modules.pop("flows", None)
+
+
+def as_json(answer: tuple[int, str, str]) -> Any:
+    code, out, err = answer
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def one_line(answer: tuple[int, str, str], code: int, text: str) -> None:
+    assert answer[0] == code
+    assert answer[1] == ""
+    assert answer[2].startswith("perdure: ")
+    assert answer[2].count("\n") == 1
+    assert text in answer[2]
+
+
+# ------------------------------------------------------------------------------ running
+
+
+def test_a_task_a_node_and_a_function_can_be_run(cli: Cli) -> None:
+    assert cli("run", "flows:add", "--input", '{"left": 1, "right": 2}') == (0, "3\n", "")
+    assert cli("run", "flows:node") == (0, "4\n", "")
+    assert cli("run", "flows:twice", "--input", '{"number": 5}') == (0, "20\n", "")
+
+
+def test_answers_in_json(cli: Cli) -> None:
+    answer = as_json(cli("-o", "json", "run", "flows:node", "--id", "json-1"))
+    assert answer == {"workflow_id": "json-1", "output": 4}
+    assert as_json(cli("-o", "json", "output", "json-1")) == {"output": 4}
+    state = as_json(cli("-o", "json", "status", "json-1"))
+    assert (state["workflow_id"], state["status"], state["tasks"]) == ("json-1", "SUCCESSFUL", 2)
+    assert [task["status"] for task in as_json(cli("-o", "json", "tasks", "json-1"))] == ["SUCCESSFUL"] * 2
+    listed = as_json(cli("-o", "json", "list", "--filter", "workflow_id:json-"))
+    assert [info["workflow_id"] for info in listed] == ["json-1"]
+    assert as_json(cli("-o", "json", "cancel", "json-1")) == {"status": "SUCCESSFUL"}
+    assert as_json(cli("-o", "json", "delete", "json-1")) == {"deleted": "json-1"}
+
+
+def test_a_value_that_is_no_json_is_shown_as_text(cli: Cli) -> None:
+    assert as_json(cli("-o", "json", "run", "flows:shape"))["output"] == "<strange>"
+
+
+def test_a_run_that_waits_for_an_event(cli: Cli) -> None:
+    assert cli("run", "flows:waiting", "--id", "waits", "--no-wait") == (0, "waits\n", "")
+    code, out, _ = cli("status", "waits")
+    assert code == 0
+    assert out.startswith("waits  RUNNING")
+    code, out, _ = cli("list", "--status", "running")
+    assert code == 0
+    assert "waits" in out
+    one_line(cli("output", "waits", "--timeout", "0"), 4, "workflow 'waits' had no output after 0.0 s")
+    assert cli("event", "send", "waits", "go", "21", "--event-id", "e1") == (0, "sent\n", "")
+    assert cli("output", "waits") == (0, "42\n", "")
+    code, out, _ = cli("watch", "waits")
+    assert code == 0
+    assert out.splitlines()[-1].split() == ["SUCCESSFUL", "waits"]
+    code, out, err = cli("-o", "json", "watch", "waits")
+    assert (code, err) == (0, "")
+    assert {json.loads(line)["status"] for line in out.splitlines()} == {"SUCCESSFUL"}
+    one_line(cli("event", "send", "waits", "go", "1"), 5, "[WORKFLOW_ALREADY_FINAL]")
+
+
+def test_the_same_event_is_taken_once(cli: Cli) -> None:
+    cli("run", "flows:waiting", "--id", "once", "--no-wait")
+    assert as_json(cli("-o", "json", "event", "send", "once", "other", '{"a": 1}', "--event-id", "e")) == {"new": True}
+    assert cli("event", "send", "once", "other", '{"a": 1}', "--event-id", "e") == (0, "was sent before\n", "")
+    assert cli("cancel", "once", "--reason", "enough") == (0, "CANCELED\n", "")
+
+
+def test_a_run_that_is_canceled(cli: Cli) -> None:
+    cli("run", "flows:waiting", "--id", "ends", "--no-wait")
+    assert cli("cancel", "ends", "--reason", "enough") == (0, "CANCELED\n", "")
+    code, _, err = cli("output", "ends")
+    assert code == 1
+    assert "enough" in err
+    code, out, _ = cli("watch", "ends")
+    assert code == 1
+    assert out.splitlines()[-1].split() == ["CANCELED", "ends"]
+    assert cli("resume", "ends")[0] == 5
+
+
+def test_a_run_that_fails_shows_the_remote_traceback_and_can_be_resumed(cli: Cli) -> None:
+    code, out, err = cli("run", "flows:fail", "--input", '{"text": "no good"}', "--id", "fails")
+    assert (code, out) == (1, "")
+    assert err.startswith("perdure: workflow 'fails' failed in task 'flows.fail': builtins.ValueError: no good\n")
+    assert "Remote traceback (most recent call last):\n" in err
+    assert "in fail\n    raise ValueError(text)" in err
+    assert "root.py" not in err
+    code, out, _ = cli("tasks", "fails")
+    assert code == 0
+    assert out.startswith("FAILED       flows.fail  1 attempts  builtins.ValueError: no good")
+    assert cli("resume", "fails") == (0, "resumed\n", "")
+    assert cli("output", "fails")[0] == 1
+
+
+# ------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize("command", ["status", "tasks", "output", "watch", "cancel", "resume", "delete"])
+def test_an_unknown_id_is_3(cli: Cli, command: str) -> None:
+    one_line(cli(command, "nobody"), 3, "[WORKFLOW_NOT_FOUND]")
+
+
+def test_an_event_for_nobody_is_3(cli: Cli) -> None:
+    one_line(cli("event", "send", "nobody", "k"), 3, "[WORKFLOW_NOT_FOUND]")
+
+
+def test_a_task_that_is_not_there_is_3(cli: Cli) -> None:
+    cli("run", "flows:node", "--id", "no-task")
+    one_line(cli("output", "no-task", "--task", "nothing"), 3, "[TASK_NOT_FOUND]")
+
+
+def test_an_id_in_use_is_5(cli: Cli) -> None:
+    cli("run", "flows:node", "--id", "used")
+    one_line(cli("run", "flows:node", "--id", "used"), 5, "[WORKFLOW_ALREADY_EXISTS]")
+
+
+def test_a_filter_that_is_wrong_is_5(cli: Cli) -> None:
+    one_line(cli("list", "--filter", "colour = red"), 5, "unknown field 'colour'")
+
+
+# ------------------------------------------------------------------------------ processes
+
+
+def perdure(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as a process."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
+    command = [sys.executable, "-m", "perdure.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, env=clean | environment, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_is_a_process_with_an_exit_code(service: Service, folder: Path) -> None:
+    ended = perdure("-o", "json", "run", "flows:add", "--input", '{"left": 1}', cwd=folder)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "perdure: flows:add: TypeError: add(): missing a required argument: 'right'\n"
+    ended = perdure("-o", "json", "status", "nobody", cwd=folder, PERDURE_ADDRESS=service.address)
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_port_in_use_is_one_line(service: Service, folder: Path) -> None:
+    ended = perdure("serve", "--listen", service.address, "--storage", "memory:", "--executor", "local", cwd=folder)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.splitlines()[-1].startswith(f"perdure: cannot listen on {service.address}")
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_storage_that_is_in_use_or_no_folder_is_one_line(service: Service, folder: Path) -> None:
+    file = folder / "flows.py"
+    for storage in (folder / "storage", file):
+        ended = perdure(
+            "serve", "--listen", "127.0.0.1:0", "--storage", str(storage), "--executor", "local", cwd=folder
+        )
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr.splitlines()[-1].startswith("perdure: ")
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_misspelt_variable_is_one_line(folder: Path) -> None:
+    ended = perdure("serve", cwd=folder, PERDURE_LISEN="x")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("perdure: unknown variable PERDURE_LISEN; there are ")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_service_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
+    service = Service(tmp_path, "--executor", "local")
+    with running(service):
+        service.up()
+        process = psutil.Process(service.pid)
+        process.send_signal(number)
+        assert service.wait_for_end() == 0
+    assert "Traceback" not in (tmp_path / "serve.log").read_text()
+
+
+SLOW = """
+import perdure, time
+
+@perdure.task
+def slow() -> None:
+    time.sleep(1000)
+"""
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    """The first one waits for a call that is open; nothing is lost by not waiting."""
+    service = Service(tmp_path, "--executor", "local", "--drain-s", "1000", cwd=tmp_path)
+    (tmp_path / "slow.py").write_text(SLOW)
+    with running(service):
+        service.up()
+        started = perdure("run", "slow:slow", "--no-wait", cwd=tmp_path, PERDURE_ADDRESS=service.address)
+        assert started.returncode == 0, started.stderr
+        process = psutil.Process(service.pid)
+        process.send_signal(signal.SIGTERM)
+        service.wait_for("draining")
+        process.send_signal(signal.SIGTERM)
+        assert service.wait_for_end() == -signal.SIGTERM
+
+
+def test_a_program_ends_when_the_reader_of_its_output_does(service: Service, folder: Path) -> None:
+    script = folder / "head.sh"
+    script.write_text(
+        f"{sys.executable} -m perdure.cli --address {service.address} list | head -n 0; exit ${{PIPESTATUS[0]}}\n"
+    )
+    ended = subprocess.run(["bash", str(script)], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in ended.stderr
