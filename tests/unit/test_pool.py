@@ -11,13 +11,14 @@ from perdure import wire
 from perdure.engine.messages import AttemptLost, AttemptStarted, Source, TaskFailed, TaskSucceeded
 from perdure.model import NULL, Call, Failure, FailureKind, Function, Payload, Resources, Shape
 from perdure.service.executors import pool as pool_module
+from perdure.service.executors.attempts import INLINE_BYTES_MAX
 from perdure.service.executors.leases import AgentSession, Lease
 from perdure.service.executors.pool import (
     BATCH_MAX,
     CONCURRENT_MAX,
+    CONCURRENT_SPREAD,
     FAILURES_MAX,
     FREE_SHAPE_LEASES_MAX,
-    INLINE_BYTES_MAX,
     KILL_S,
     STUCK_S,
     UNFAIR_S,
@@ -84,11 +85,17 @@ class World:
         return [getattr(message, kind).lease_id for message in found]
 
     async def submit(
-        self, *tasks: str, shape: Shape = ONE, function: str = "f", attempt: int = 1, inputs: tuple[Source, ...] = ()
+        self,
+        *tasks: str,
+        shape: Shape = ONE,
+        function: str = "f",
+        attempt: int = 1,
+        inputs: tuple[Source, ...] = (),
+        beside: str = "",
     ) -> None:
         for task in tasks:
             call = Call(Function(function, function), NULL)
-            self.pool.submit(Work("default", "wf", "run", task, attempt, call, shape, inputs))
+            self.pool.submit(Work("default", "wf", "run", task, attempt, call, shape, inputs, beside))
         await self.settle()
 
     async def connect(self, lease_id: str) -> Lease:
@@ -277,6 +284,149 @@ async def test_async_functions_share_a_lease(world: World) -> None:
     world.pool.receive(lease, pb.ServeLeaseRequest(concurrent=["f"]))
     await world.settle()
     assert len(sent(lease)) == CONCURRENT_MAX - 1
+
+
+async def concurrent(world: World, shape: Shape = ONE, function: str = "f") -> Lease:
+    """A lease that runs one attempt of a function that is known to be asynchronous."""
+    await world.submit(f"first {function}", shape=shape, function=function)
+    (lease,) = await world.leases()
+    await world.begin(lease, *sent(lease))
+    world.pool.receive(lease, pb.ServeLeaseRequest(concurrent=[function]))
+    await world.settle()
+    return lease
+
+
+async def test_async_functions_spread_when_they_are_many(world: World) -> None:
+    await world.cluster(CPU=2)
+    one = await concurrent(world)
+    await world.submit("other", function="g")
+    (two,) = await world.leases()
+    await world.end(two, *sent(two))
+    await world.submit(*(f"t{index}" for index in range(CONCURRENT_SPREAD + 99)))
+    assert (len(one.in_flight), len(two.in_flight)) == (CONCURRENT_SPREAD, 100)
+
+
+async def test_nobody_waits_behind_async_functions(world: World) -> None:
+    """They may wait for ever, and run on the thread that others would need."""
+    await world.cluster(CPU=1)
+    lease = await world.learn(1, "brief")
+    await world.submit("listener", function="listen")
+    await world.begin(lease, *sent(lease))
+    world.pool.receive(lease, pb.ServeLeaseRequest(concurrent=["listen"]))
+    await world.submit("brief", function="brief")
+    await world.submit("other listener", function="listen")
+    assert names(sent(lease)) == ["other listener"]
+    await world.end(lease, *[pb.Attempt(token=token) for token in list(lease.in_flight)])
+    assert names(sent(lease)) == ["brief"]
+
+
+async def test_async_functions_wait_for_no_other(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await concurrent(world)
+    (listening,) = lease.in_flight.values()
+    await world.end(lease, pb.Attempt(token=listening.token))
+    await world.submit("slow", function="slow")
+    await world.begin(lease, *sent(lease))
+    await world.submit("listener")
+    assert lease.next_message() is None
+
+
+async def test_leases_that_hold_nothing_are_few_of_each_sort(world: World) -> None:
+    await world.cluster(CPU=1)
+    await concurrent(world, FREE)
+    await world.submit(*(f"slow{index}" for index in range(100)), shape=FREE, function="slow")
+    leases = await world.leases()
+    assert len(leases) == FREE_SHAPE_LEASES_MAX
+    await world.submit("listener", shape=FREE)
+    assert world.told("start") == []
+
+
+async def test_a_thousand_listeners_hold_one_lease(world: World) -> None:
+    await world.cluster(CPU=2)
+    lease = await concurrent(world, FREE)
+    await world.submit(*(f"t{index}" for index in range(CONCURRENT_SPREAD - 1)), shape=FREE)
+    assert len(lease.in_flight) == CONCURRENT_SPREAD
+    await world.submit("cpu1", "cpu2", function="work")
+    assert len(world.told("start")) == 2
+
+
+async def test_nothing_is_put_where_an_attempt_is_being_stopped(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(20)
+    await world.submit("a")
+    (attempt,) = sent(lease)
+    await world.begin(lease, attempt)
+    world.pool.cancel("run", "a", 1)
+    await world.submit("b")
+    assert names(sent(lease)) == []
+    world.pool.lease_lost(lease)
+    await world.settle()
+    assert lease.id in world.told("kill")
+    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
+    await world.settle()
+    (successor,) = await world.leases()
+    assert names(sent(successor)) == ["b"]
+    assert [report for report in world.take_reports() if report[1] is AttemptLost] == []
+
+
+async def test_a_placement_group_has_its_resources(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(100)
+    await world.submit("busy")
+    await world.begin(lease, *sent(lease))
+    group = Payload("python/pickle", b"x", type="PlacementGroupSchedulingStrategy")
+    await world.submit("in group", "in group too", shape=Shape(Resources(num_cpus=1), scheduling=group))
+    assert len(world.told("start")) == 1
+
+
+# ------------------------------------------------------------------------------ in place
+
+
+async def parent(world: World, lease: Lease, task: str = "parent") -> None:
+    """A task that ran on the lease and returned a graph."""
+    await world.submit(task)
+    (attempt,) = sent(lease)
+    await world.begin(lease, attempt)
+    receipt = pb.Receipt(token=attempt.token, continuation=b"graph", start_time=wire.to_timestamp(1))
+    world.pool.receive(lease, pb.ServeLeaseRequest(receipts=[receipt]))
+    await world.settle()
+
+
+async def test_work_goes_beside_its_parent_whatever_its_shape(world: World) -> None:
+    await world.cluster(CPU=2)
+    one, two = await world.pair(100)
+    await world.submit("other")
+    busy = one if one.in_flight else two
+    free = two if busy is one else one
+    await parent(world, free)
+    await world.submit("child", "second child", shape=THREE, function="g", beside="parent")
+    assert names(sent(free)) == ["child", "second child"]
+    assert world.told("start") == []
+
+
+@pytest.mark.parametrize("beside", ["nobody", "parent"])
+async def test_work_goes_elsewhere_if_its_parent_s_worker_is_gone(world: World, beside: str) -> None:
+    await world.cluster(CPU=2)
+    lease = await world.learn(100)
+    await parent(world, lease)
+    if beside == "parent":
+        world.pool.lease_lost(lease)
+        world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
+    await world.submit("child", shape=OTHER, beside=beside)
+    (other,) = await world.leases()
+    assert names(sent(other)) == ["child"]
+
+
+async def test_work_does_not_wait_beside_something_long(world: World) -> None:
+    await world.cluster(CPU=2)
+    lease = await world.learn(100)
+    await parent(world, lease)
+    await world.submit("long")
+    await world.begin(lease, *sent(lease))
+    world.now_s += STUCK_S * 2
+    await world.submit("child", shape=OTHER, beside="parent")
+    (other,) = await world.leases()
+    assert names(sent(other)) == ["child"]
 
 
 async def test_what_a_stuck_lease_has_not_begun_goes_to_an_idle_one(world: World) -> None:

@@ -3,6 +3,10 @@
 The main thread, because a `ray.get` in user code gives the CPU back only there. `async def` functions
 run on a loop in the main thread, many at a time. When the stream breaks, the process stops what it
 runs: nobody would hear of the result, and a successor may be starting elsewhere.
+
+An attempt that is cancelled is interrupted. If it does not end within its grace, or leaves threads or
+tasks of Ray's behind, the process ends; if the process cannot even do that, since user code holds the
+interpreter, the engine has it killed.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from perdure import wire
 from perdure.model import Failure, FailureKind
@@ -74,6 +78,8 @@ class _Lease:
         self._async_loop: asyncio.AbstractEventLoop | None = None
         self._async_wake: asyncio.Event | None = None
         self._known_async: set[str] = set()
+        self._ends_s: dict[int, float] = {}  # when the process ends, by interrupted attempts
+        self._guard: threading.Thread | None = None
         self._is_ending = False
         self._count = 0
 
@@ -124,13 +130,25 @@ class _Lease:
                 interrupt_thread(self._main)
         elif self._async_loop is not None:
             self._async_loop.call_soon_threadsafe(self._tasks[token].cancel)
-        guard = threading.Timer(GRACE_S, self._end_process, (token,))
-        guard.daemon = True
-        guard.start()
+        self._ends_s.setdefault(token, time.monotonic() + GRACE_S)
+        if self._guard is None:
+            self._guard = threading.Thread(target=self._watch, name="perdure-guard", daemon=True)
+            self._guard.start()
 
-    def _end_process(self, token: int) -> None:
-        if self._is_running(token):
-            os._exit(EXIT_CODE)
+    def _watch(self) -> None:
+        """Ends the process if an interrupted attempt is still there after its grace. All have the same, so the
+        first is the next."""
+        while True:
+            with self._lock:
+                for token in [token for token in self._ends_s if not self._is_running(token)]:
+                    del self._ends_s[token]
+                if not self._ends_s:
+                    self._guard = None
+                    return
+                pause_s = next(iter(self._ends_s.values())) - time.monotonic()
+            if pause_s <= 0:
+                os._exit(EXIT_CODE)
+            time.sleep(pause_s)
 
     def _put(self, item: tuple[int, Assignment] | None) -> None:
         self._queue.put(item)
@@ -166,6 +184,7 @@ class _Lease:
 
     def _run(self, token: int, assignment: Assignment) -> None:
         began_ms, began_s = now_ms(), time.perf_counter()
+        threads = threading.active_count()
         result: Result | None = None
         try:
             try:
@@ -181,7 +200,26 @@ class _Lease:
             self._leave()  # the interrupt may have come while it left
         except SystemExit as exit_:
             result = Failed(Failure(FailureKind.SYSTEM, "perdure.WorkerExited", f"the task called exit({exit_.code})"))
+        if token == self._interrupted and self._has_left_work(threads):
+            self._abandon()
         self._session.send_receipt(_receipt(token, result, began_ms, time.perf_counter() - began_s))
+
+    def _has_left_work(self, threads: int) -> bool:
+        """Whether something of an interrupted attempt may go on by itself: threads, or tasks of Ray's."""
+        guard = self._guard
+        now = threading.active_count() - (guard is not None and guard.is_alive())
+        return now > threads or _has_children()
+
+    def _abandon(self) -> NoReturn:
+        """End the process, and with it all that its tasks started: Ray ends tasks whose owner is gone. The attempt
+        that was interrupted is left unanswered, so that nothing new comes in the meantime."""
+        with self._lock:
+            self._is_ending = True
+            for token in self._waiting:
+                self._session.send_returned(token)
+            self._waiting.clear()
+        self._session.close()
+        os._exit(EXIT_CODE)
 
     def _leave(self) -> None:
         """From here on nothing is interrupted."""
@@ -239,6 +277,15 @@ class _Lease:
             wake.set()
 
         task.add_done_callback(done)
+
+
+def _has_children() -> bool:
+    """Whether tasks of Ray's that this process started have not ended."""
+    ray: Any = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    worker = ray._private.worker.global_worker
+    return bool(worker.core_worker.get_pending_children_task_ids(worker.current_task_id))
 
 
 def _receipt(token: int, result: Result | None, began_ms: int, took_s: float) -> pb.Receipt:

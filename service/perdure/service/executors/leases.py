@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from perdure import graphwire
-from perdure.model import Shape
+from perdure.model import Payload, Shape
 from perdure.service.executors.port import Work
 from perdure.v1 import worker_service_pb2 as pb
 
@@ -25,6 +25,7 @@ class Placed:
 
     work: Work
     token: int
+    is_concurrent: bool = False
     is_cancelled: bool = False
     began_s: float | None = None
 
@@ -63,6 +64,8 @@ class Lease:
         self.idle_since_s = 0.0  # until it is connected: when it was asked for
         self.python_version = ""
         self.served = 0
+        self.concurrent = 0  # attempts in flight of asynchronous functions
+        self.cancelling = 0  # attempts in flight that were cancelled
         self._is_finish_sent = False
         self._functions: set[str] = set()
         self._queue: deque[tuple[pb.Attempt, Work]] = deque()
@@ -80,6 +83,30 @@ class Lease:
     def send_recall(self, tokens: Iterable[int]) -> None:
         self._recall.extend(tokens)
         self.outbox.wake()
+
+    def add(self, placed: Placed) -> None:
+        self.in_flight[placed.token] = placed
+        self.concurrent += placed.is_concurrent
+        self.served += 1
+
+    def remove(self, placed: Placed) -> None:
+        del self.in_flight[placed.token]
+        self.concurrent -= placed.is_concurrent
+        self.cancelling -= placed.is_cancelled
+
+    def regroup(self, function: str) -> None:
+        """A function turned out to be asynchronous."""
+        for placed in self.in_flight.values():
+            if not placed.is_concurrent and placed.work.call.function.key == function:
+                placed.is_concurrent = True
+                self.concurrent += 1
+
+    def takes(self, is_concurrent: bool) -> bool:
+        """Whether an attempt of such a function would not wait for others of the other sort. While an attempt
+        is being stopped nobody knows whether the process survives it."""
+        if self.is_finishing or self.cancelling or not self.is_connected:
+            return False
+        return not self.in_flight or bool(self.concurrent) == is_concurrent
 
     def finish(self) -> None:
         """Ask it to end once it has done what it has."""
@@ -113,6 +140,11 @@ class Lease:
         return None if is_empty else message
 
 
+def is_reserved(shape: Shape) -> bool:
+    """Whether its resources are those of a placement group."""
+    return isinstance(shape.scheduling, Payload) and shape.scheduling.type == "PlacementGroupSchedulingStrategy"
+
+
 @dataclass(slots=True, eq=False)
 class AgentSession:
     """A connected agent."""
@@ -129,10 +161,13 @@ class AgentSession:
         self.messages.append(message)
         self.outbox.wake()
 
-    def free(self) -> dict[str, float]:
-        """What is not held by our leases, by our own count. One that waits for the cluster to grow holds nothing."""
+    def free(self, shape: Shape) -> dict[str, float]:
+        """What is not held by our leases, by our own count. One that waits for the cluster to grow holds nothing.
+        A placement group has its resources already: leases in it are in nobody's way but their own."""
         left = dict(self.capacity)
         for lease in self.leases.values():
+            if is_reserved(shape) and lease.shape != shape:
+                continue
             if not lease.is_connected and not self.fits(lease.shape, self.capacity):
                 continue
             for name, amount in lease.shape.resources.amounts().items():
@@ -149,22 +184,44 @@ class ShapeQueue:
 
     shape: Shape
     waiting: OrderedDict[Key, Work] = field(default_factory=OrderedDict)
+    together: OrderedDict[Key, Work] = field(default_factory=OrderedDict)  # waiting calls of asynchronous functions
     leases: dict[str, Lease] = field(default_factory=dict)  # asked for or connected, not gone
     waiting_since_s: float | None = None
     failures: int = 0
     not_before_s: float = 0.0
     last_reason: str = ""
 
-    def add(self, work: Work, *, first: bool = False) -> None:
-        self.waiting[work.key] = work
+    @property
+    def is_wanted(self) -> bool:
+        return bool(self.waiting or self.together)
+
+    def add(self, work: Work, *, first: bool = False, together: bool = False) -> None:
+        waiting = self.together if together else self.waiting
+        waiting[work.key] = work
         if first:
-            self.waiting.move_to_end(work.key, last=False)
+            waiting.move_to_end(work.key, last=False)
+
+    def remove(self, work: Work) -> None:
+        if self.waiting.pop(work.key, None) is None:
+            del self.together[work.key]
+
+    def regroup(self, function: str) -> None:
+        """A function turned out to be asynchronous."""
+        for work in [work for work in self.waiting.values() if work.call.function.key == function]:
+            self.together[work.key] = self.waiting.pop(work.key)
 
     def head(self) -> Work:
         return next(iter(self.waiting.values()))
 
     def take(self) -> Work:
         return self.waiting.popitem(last=False)[1]
+
+    def take_together(self) -> Work:
+        return self.together.popitem(last=False)[1]
+
+    def hosts(self) -> int:
+        """How many leases run asynchronous functions."""
+        return sum(lease.concurrent > 0 for lease in self.leases.values())
 
     def ready(self) -> list[Lease]:
         return [lease for lease in self.leases.values() if lease.is_connected and not lease.is_finishing]

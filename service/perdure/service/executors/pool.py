@@ -1,9 +1,9 @@
 """Puts attempts onto leases of a Ray cluster, and asks agents for the leases that are wanted.
 
 The rules: an idle lease before a busy one; short functions in batches of some milliseconds of work,
-unknown and long ones alone; what a busy lease has not begun is called back when another one idles; a
-shape that waits gets the resources of idle leases of other shapes. Work that did not begin when its
-lease is lost runs elsewhere and nobody notices.
+unknown and long ones alone; asynchronous functions by the thousand on leases of their own; what a busy
+lease has not begun is called back when another one idles; a shape that waits gets the resources of idle
+leases of other shapes. Work that did not begin when its lease is lost runs elsewhere and nobody notices.
 
 All of it runs on the event loop, without a task for each attempt.
 """
@@ -15,33 +15,37 @@ import itertools
 import logging
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from perdure import graphwire, wire
-from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
-from perdure.model import FailureKind, Shape
+from perdure import graphwire
+from perdure.engine.messages import AttemptLost, AttemptStarted
+from perdure.model import Shape
+from perdure.service.executors.attempts import attempt_of, report_of, took_ms
 from perdure.service.executors.leases import AgentSession, Key, Lease, Placed, ShapeQueue
-from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
-from perdure.storage.rows import ValueKey
+from perdure.service.executors.port import Report, Reports, ValueReader, Work
 from perdure.v1 import worker_service_pb2 as pb
 
 log = logging.getLogger(__name__)
 
 BATCH_MS: Final = 8.0
 BATCH_MAX: Final = 64
-CONCURRENT_MAX: Final = 1000
+CONCURRENT_MAX: Final = 25_000
+"""Attempts of asynchronous functions that a lease may have at a time."""
+CONCURRENT_SPREAD: Final = 256
+"""With so many a lease shares with idle ones."""
 STUCK_S: Final = 0.05
 TICK_S: Final = 0.05
 UNFAIR_S: Final = 1.0
-KILL_S: Final = 5.0
-"""A lease that says nothing for so long after a cancellation is killed: user code holds its interpreter."""
+KILL_S: Final = 1.4
+"""A lease that says nothing for so long after a cancellation is killed: user code holds its interpreter.
+A little longer than a lease itself waits for user code to give up."""
 BACKOFF_S: Final = 0.2
 FAILURES_MAX: Final = 3
 FREE_SHAPE_LEASES_MAX: Final = 4
-"""Leases of a shape that holds no resources."""
-INLINE_BYTES_MAX: Final = 64 * 1024
-ATTEMPT_BYTES_MAX: Final = 1024 * 1024
+"""Leases of a shape that holds no resources: as many for asynchronous functions, as many for others."""
+REMEMBERED_MAX: Final = 10_000
 SMOOTHING: Final = 0.3
 
 
@@ -62,6 +66,7 @@ class LeasePool:
         self._busy: dict[tuple[str, str], Key] = {}  # the attempt of a task that is at a lease
         self._durations_ms: dict[str, float] = {}
         self._concurrent: set[str] = set()
+        self._ran_by: OrderedDict[tuple[str, str], Lease] = OrderedDict()  # tasks that returned graphs
         self._tokens = itertools.count(1)
         self._report: Callable[[Reports], None] | None = None
         self._is_pumping = False
@@ -97,17 +102,36 @@ class LeasePool:
             if all(other.attempt != work.attempt for other in held):
                 held.append(work)
             return
+        if (lease := self._beside(work)) is not None:
+            self._put(lease, work, is_concurrent=work.call.function.key in self._concurrent)
+            return
         self._enqueue(work)
         self._pump_soon()
+
+    def _remember(self, lease: Lease, work: Work) -> None:
+        """Where a task ran that returned a graph, for attempts that should run beside it."""
+        self._ran_by[work.run_id, work.task_id] = lease
+        if len(self._ran_by) > REMEMBERED_MAX:
+            self._ran_by.popitem(last=False)
+
+    def _beside(self, work: Work) -> Lease | None:
+        """The lease that the work asks for, unless it is gone or busy with something long."""
+        lease = self._ran_by.get((work.run_id, work.beside)) if work.beside else None
+        if lease is None or lease.is_gone or not lease.takes(work.call.function.key in self._concurrent):
+            return None
+        head = next(iter(lease.in_flight.values()), None)
+        is_stuck = head is not None and head.began_s is not None and self._now() - head.began_s > STUCK_S
+        return None if is_stuck and not lease.concurrent else lease
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
         key = (run_id, task_id, attempt)
         if (work := self._queued.pop(key, None)) is not None:
-            del self._shapes[work.shape].waiting[key]
+            self._shapes[work.shape].remove(work)
         elif (found := self._placed.get(key)) is not None:
             lease, placed = found
             if not placed.is_cancelled:
                 placed.is_cancelled = True
+                lease.cancelling += 1
                 self._cancelled[placed.token] = (lease, self._now())
                 lease.send_cancel(placed.token)
         elif (held := self._held.get((run_id, task_id))) is not None:
@@ -118,7 +142,7 @@ class LeasePool:
         if queue is None:
             queue = self._shapes[work.shape] = ShapeQueue(work.shape)
         self._queued[work.key] = work
-        queue.add(work, first=first)
+        queue.add(work, first=first, together=work.call.function.key in self._concurrent)
 
     # -------------------------------------------------------------------------- agents
 
@@ -161,9 +185,9 @@ class LeasePool:
         queue.last_reason = reason
         queue.not_before_s = self._now() + BACKOFF_S * 2**queue.failures
         log.warning("lease did not start", extra={"reason": reason[:500], "failures": queue.failures})
-        if queue.failures >= FAILURES_MAX and queue.waiting:
+        if queue.failures >= FAILURES_MAX and queue.is_wanted:
             queue.failures = 0
-            work = queue.take()
+            work = queue.take() if queue.waiting else queue.take_together()
             del self._queued[work.key]
             self._tell(work, AttemptLost(work.task_id, work.attempt, f"no worker could be started: {reason}", _ms()))
 
@@ -221,7 +245,12 @@ class LeasePool:
         """What a lease has to say."""
         now_s, now_ms = self._now(), _ms()
         reports: list[tuple[str, Report]] = []
-        self._concurrent.update(message.concurrent)
+        for function in message.concurrent:
+            lease.regroup(function)
+            if function not in self._concurrent:
+                self._concurrent.add(function)
+                for queue in self._shapes.values():
+                    queue.regroup(function)
         for token in message.started:
             placed = lease.in_flight.get(token)
             if placed is not None and not placed.is_cancelled:
@@ -234,8 +263,10 @@ class LeasePool:
                 continue
             self._take_off(lease, placed)
             self._learn(placed.work.call.function.key, receipt)
+            if receipt.WhichOneof("result") == "continuation":
+                self._remember(lease, placed.work)
             if not placed.is_cancelled:
-                reports.append((placed.work.run_id, _report_of(placed.work, receipt, now_ms)))
+                reports.append((placed.work.run_id, report_of(placed.work, receipt, now_ms)))
         for token in message.returned:
             placed = lease.in_flight.get(token)
             if placed is not None:
@@ -249,7 +280,7 @@ class LeasePool:
 
     def _take_off(self, lease: Lease, placed: Placed) -> None:
         work = placed.work
-        del lease.in_flight[placed.token]
+        lease.remove(placed)
         self._placed.pop(work.key, None)
         self._cancelled.pop(placed.token, None)
         task = (work.run_id, work.task_id)
@@ -258,10 +289,8 @@ class LeasePool:
             self._enqueue(held)
 
     def _learn(self, function: str, receipt: pb.Receipt) -> None:
-        if not receipt.HasField("duration"):  # it did not get as far as the function
+        if (took := took_ms(receipt)) is None:
             return
-        took_ms = wire.from_duration(receipt.duration)
-        took = float(took_ms) + receipt.duration.nanos % 1_000_000 / 1e6
         known = self._durations_ms.get(function)
         self._durations_ms[function] = took if known is None else known + SMOOTHING * (took - known)
 
@@ -277,89 +306,81 @@ class LeasePool:
         now_s = self._now()
         queues = list(self._shapes.values())
         for queue in queues:  # all of them first: a lease that is about to get work is not idle
-            if queue.waiting:
+            if queue.is_wanted:
                 self._place(queue)
         for queue in queues:
-            if queue.waiting:
+            if queue.is_wanted:
                 queue.waiting_since_s = queue.waiting_since_s or now_s
                 self._ask_for_leases(queue, now_s)
             else:
                 queue.waiting_since_s = None
 
     def _place(self, queue: ShapeQueue) -> None:
-        """Idle leases first, one each; then batches of short work."""
-        leases = queue.ready()
-        leases.sort(key=lambda lease: len(lease.in_flight))
+        leases = [lease for lease in queue.ready() if not lease.cancelling]
+        if queue.together:
+            self._place_together(queue, leases)
         waiting = queue.waiting
+        if not waiting:
+            return
+        leases = [lease for lease in leases if not lease.concurrent]
+        leases.sort(key=lambda lease: len(lease.in_flight))
         is_single = bool(queue.shape.resources.num_gpus)
-        for lease in leases:
+        for lease in leases:  # idle ones first, one attempt each
             if waiting and not lease.in_flight:
                 self._put(lease, queue.take())
                 if is_single:
                     lease.finish()
         if is_single:
             return
-        while waiting:
-            function = queue.head().call.function.key
-            room = self._room(function)
+        while waiting:  # then batches of short work
+            room = self._room(queue.head().call.function.key)
             least = min(leases, key=lambda lease: len(lease.in_flight), default=None)
             if least is None or len(least.in_flight) >= room:
                 return
             self._put(least, queue.take())
 
+    def _place_together(self, queue: ShapeQueue, leases: list[Lease]) -> None:
+        """Asynchronous functions share few leases, and share none with others, which would wait for them."""
+        hosts = [lease for lease in leases if lease.concurrent]
+        idle = [lease for lease in leases if not lease.in_flight]
+        while queue.together:
+            least = min(hosts, key=lambda lease: len(lease.in_flight), default=None)
+            if idle and (least is None or len(least.in_flight) >= CONCURRENT_SPREAD):
+                least = idle.pop()
+                hosts.append(least)
+            if least is None or len(least.in_flight) >= CONCURRENT_MAX:
+                return
+            self._put(least, queue.take_together(), is_concurrent=True)
+
     def _room(self, function: str) -> int:
         """How many attempts of a function a lease may have at a time."""
-        if function in self._concurrent:
-            return CONCURRENT_MAX
         took_ms = self._durations_ms.get(function)
         if took_ms is None or took_ms >= BATCH_MS:
             return 1
         return min(int(BATCH_MS / max(took_ms, 0.05)), BATCH_MAX)
 
-    def _put(self, lease: Lease, work: Work) -> None:
-        placed = Placed(work, next(self._tokens))
-        del self._queued[work.key]
-        lease.in_flight[placed.token] = placed
-        lease.served += 1
+    def _put(self, lease: Lease, work: Work, *, is_concurrent: bool = False) -> None:
+        placed = Placed(work, next(self._tokens), is_concurrent)
+        self._queued.pop(work.key, None)
+        lease.add(placed)
         self._placed[work.key] = (lease, placed)
         self._busy[work.run_id, work.task_id] = work.key
-        lease.send(self._attempt(work, placed.token), work)
-
-    def _attempt(self, work: Work, token: int) -> pb.Attempt:
-        attempt = pb.Attempt(
-            token=token,
-            namespace=work.namespace,
-            workflow_id=work.workflow_id,
-            run_id=work.run_id,
-            task_id=work.task_id,
-            attempt=work.attempt,
-            function=work.call.function.key,
-            arguments=wire.payload_to_proto(work.call.arguments),
-        )
-        size = 0
-        for source in work.inputs:
-            value = attempt.refs.add(wraps=source.wraps, path=wire.path_to_proto(source.path))
-            payload = self._values.cached(ValueKey(work.run_id, source.task_id, source.input))
-            if payload is not None and len(payload.data) <= INLINE_BYTES_MAX and size <= ATTEMPT_BYTES_MAX:
-                value.payload.CopyFrom(wire.payload_to_proto(payload))
-                size += len(payload.data)
-            elif source.task_id:
-                value.key.run_id, value.key.task_id = work.run_id, source.task_id
-            else:
-                value.key.run_id, value.key.input = work.run_id, source.input
-        return attempt
+        lease.send(attempt_of(work, placed.token, self._values.cached), work)
 
     # -------------------------------------------------------------------------- leases wanted
 
     def _ask_for_leases(self, queue: ShapeQueue, now_s: float) -> None:
         if now_s < queue.not_before_s or not self._agents:
             return
+        hosts = queue.hosts()
         wanted = len(queue.waiting) - queue.starting()
         is_free = not queue.shape.resources.amounts()
+        if queue.together and (not is_free or hosts < FREE_SHAPE_LEASES_MAX):
+            wanted += -(-len(queue.together) // CONCURRENT_SPREAD)
         if is_free:
-            wanted = min(wanted, FREE_SHAPE_LEASES_MAX - len(queue.leases))
+            wanted = min(wanted, FREE_SHAPE_LEASES_MAX - (len(queue.leases) - hosts))
         while wanted > 0:
-            agent = next((agent for agent in self._agents.values() if agent.fits(queue.shape, agent.free())), None)
+            agent = next((a for a in self._agents.values() if a.fits(queue.shape, a.free(queue.shape))), None)
             if agent is None:
                 break
             self._start_lease(agent, queue)
@@ -419,15 +440,15 @@ class LeasePool:
             has_idle = any(not lease.in_flight for lease in ready)
             for lease in ready:
                 if not lease.in_flight:
-                    if now_s - lease.idle_since_s >= self._idle_s and not queue.waiting:
+                    if now_s - lease.idle_since_s >= self._idle_s and not queue.is_wanted:
                         lease.finish()
-                elif has_idle and len(lease.in_flight) > 1:
+                elif has_idle and len(lease.in_flight) > 1 and not lease.concurrent:
                     head = next(iter(lease.in_flight.values()))
                     if head.began_s is not None and now_s - head.began_s > STUCK_S:
                         self._recall(lease)
-            if not queue.waiting:
+            if not queue.is_wanted:
                 self._give_up_starting(queue, now_s)
-            if not queue.waiting and not queue.leases:
+            if not queue.is_wanted and not queue.leases:
                 del self._shapes[queue.shape]
         self._pump_soon()
 
@@ -453,18 +474,3 @@ class LeasePool:
 
 def _ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _report_of(work: Work, receipt: pb.Receipt, now_ms: int) -> Report:
-    started_ms = wire.from_timestamp(receipt.start_time)
-    match receipt.WhichOneof("result"):
-        case "output":
-            output = wire.payload_from_proto(receipt.output)
-            return TaskSucceeded(work.task_id, work.attempt, output, now_ms, started_ms)
-        case "continuation":
-            return GraphReturned(work.task_id, work.attempt, receipt.continuation, now_ms, started_ms)
-        case _:
-            failure = wire.failure_from_proto(receipt.failure)
-            if failure.kind is FailureKind.CANCELED:  # interrupted though nobody asked: the worker is ending
-                return AttemptLost(work.task_id, work.attempt, "the attempt was interrupted", now_ms)
-            return TaskFailed(work.task_id, work.attempt, failure, now_ms)

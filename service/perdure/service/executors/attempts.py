@@ -1,0 +1,64 @@
+"""Work as a message to a lease, and what a lease says of it as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from perdure import wire
+from perdure.engine.messages import AttemptLost, TaskFailed, TaskSucceeded
+from perdure.model import FailureKind, Payload
+from perdure.service.executors.port import GraphReturned, Report, Work
+from perdure.storage.rows import ValueKey
+from perdure.v1 import worker_service_pb2 as pb
+
+INLINE_BYTES_MAX: Final = 64 * 1024
+ATTEMPT_BYTES_MAX: Final = 1024 * 1024
+
+
+def attempt_of(work: Work, token: int, cached: Callable[[ValueKey], Payload | None]) -> pb.Attempt:
+    """Small values that are at hand go along; the lease asks for the others."""
+    attempt = pb.Attempt(
+        token=token,
+        namespace=work.namespace,
+        workflow_id=work.workflow_id,
+        run_id=work.run_id,
+        task_id=work.task_id,
+        attempt=work.attempt,
+        function=work.call.function.key,
+        arguments=wire.payload_to_proto(work.call.arguments),
+    )
+    size = 0
+    for source in work.inputs:
+        value = attempt.refs.add(wraps=source.wraps, path=wire.path_to_proto(source.path))
+        payload = cached(ValueKey(work.run_id, source.task_id, source.input))
+        if payload is not None and len(payload.data) <= INLINE_BYTES_MAX and size <= ATTEMPT_BYTES_MAX:
+            value.payload.CopyFrom(wire.payload_to_proto(payload))
+            size += len(payload.data)
+        elif source.task_id:
+            value.key.run_id, value.key.task_id = work.run_id, source.task_id
+        else:
+            value.key.run_id, value.key.input = work.run_id, source.input
+    return attempt
+
+
+def took_ms(receipt: pb.Receipt) -> float | None:
+    """How long user code ran; None if it did not get as far as that."""
+    if not receipt.HasField("duration"):
+        return None
+    return float(wire.from_duration(receipt.duration)) + receipt.duration.nanos % 1_000_000 / 1e6
+
+
+def report_of(work: Work, receipt: pb.Receipt, now_ms: int) -> Report:
+    started_ms = wire.from_timestamp(receipt.start_time)
+    match receipt.WhichOneof("result"):
+        case "output":
+            output = wire.payload_from_proto(receipt.output)
+            return TaskSucceeded(work.task_id, work.attempt, output, now_ms, started_ms)
+        case "continuation":
+            return GraphReturned(work.task_id, work.attempt, receipt.continuation, now_ms, started_ms)
+        case _:
+            failure = wire.failure_from_proto(receipt.failure)
+            if failure.kind is FailureKind.CANCELED:  # interrupted though nobody asked: the worker is ending
+                return AttemptLost(work.task_id, work.attempt, "the attempt was interrupted", now_ms)
+            return TaskFailed(work.task_id, work.attempt, failure, now_ms)
