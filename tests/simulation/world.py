@@ -378,6 +378,7 @@ class World:
 
     async def _check(self) -> None:
         """What was told is what is stored, and every event went to one task or to none."""
+        assert not self.watch.broken, self.watch.broken[0]
         rows = {row.workflow_id: row for row in await self.store.list_runs(RunQuery("default", 1_000))}
         assert {workflow_id: row.status for workflow_id, row in rows.items()} == self.told
         for row in rows.values():

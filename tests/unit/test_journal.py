@@ -48,6 +48,13 @@ async def journal(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await journal.stop(grace_s=5)
 
 
+async def settled(journal: Journal) -> None:
+    """Until nothing is on its way any more."""
+    done = asyncio.Event()
+    journal.append((SetDormant("last", True),), lambda _result, _change: done.set())
+    await done.wait()
+
+
 def entry(name: str) -> Entry:
     return (SetDormant(name, True),)
 
@@ -138,6 +145,35 @@ async def test_a_full_store_drops_what_nobody_builds_on_and_keeps_the_rest(store
         await dropped
     await kept.wait()
     assert store.batches == [[entry("receipt")]]
+
+
+async def test_who_builds_on_what_was_dropped_is_told(store: Store, journal: Journal) -> None:
+    happened: list[str] = []
+    store.errors = [StorageFull("full")]
+    for name, droppable in (("a", True), ("b", False)):
+        journal.append(
+            entry(name),
+            lambda _result, _change, name=name: happened.append(f"{name} is there"),
+            droppable=droppable,
+            dropped=lambda name=name: happened.append(f"{name} was dropped"),
+        )
+    await settled(journal)
+    assert happened == ["a was dropped", "b is there"]
+
+
+async def test_what_may_have_happened_is_not_dropped(store: Store, journal: Journal) -> None:
+    """The first commit may have had its effect, so that the second one must not be the last."""
+    happened: list[str] = []
+    store.errors = [StorageUnavailable("no answer"), StorageFull("full"), StorageFull("full")]
+    journal.append(
+        entry("a"),
+        lambda _result, _change: happened.append("is there"),
+        droppable=True,
+        dropped=lambda: happened.append("was dropped"),
+    )
+    await settled(journal)
+    assert happened == ["is there"]
+    assert entry("a") in store.batches[0]
 
 
 async def test_the_error_shows_while_it_lasts(store: Store, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ class _Pending:
     trouble: Callable[[Exception], None] | None
     droppable: bool
     dropped: Callable[[], None] | None = None
+    may_have_happened: bool = False
 
 
 class Journal:
@@ -162,17 +163,23 @@ class Journal:
 
     def _after_trouble(self, batch: list[_Pending], error: Exception) -> list[_Pending]:
         """Tell those who wait, and give up what certainly did not happen and nobody builds on."""
+        is_certain = isinstance(error, StorageFull) or not isinstance(error, StorageError)
+        for pending in batch:
+            pending.may_have_happened |= not is_certain
         batch, self._pending = batch + self._pending, []
         for pending in batch:
             if pending.trouble is not None:
                 pending.trouble(error)
                 pending.trouble = None
-        if not isinstance(error, StorageFull) and isinstance(error, StorageError):
+        if not is_certain:
             return batch
+        kept = []
         for pending in batch:
-            if pending.droppable and pending.dropped is not None:
+            if not pending.droppable or pending.may_have_happened:  # by an attempt before this one
+                kept.append(pending)
+            elif pending.dropped is not None:
                 pending.dropped()
-        return [pending for pending in batch if not pending.droppable]
+        return kept
 
 
 def _finish(batch: Sequence[_Pending], committed: Committed) -> None:
