@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +12,29 @@ import pytest
 import perdure
 from perdure import codec, errors, failures, graphwire
 from perdure.context import Context
-from perdure.model import INLINE_BYTES_MAX, NULL, Attribute, BlobRef, FailureKind, Function, Index, NodeRef, Payload
-from perdure.worker.attempt import FUNCTIONS_MAX, Assignment, Continued, Failed, Result, Returned, Runner, Value
+from perdure.model import (
+    INLINE_BYTES_MAX,
+    NULL,
+    Attribute,
+    BlobRef,
+    FailureKind,
+    Function,
+    Index,
+    NodeRef,
+    Payload,
+    Waited,
+)
+from perdure.worker.attempt import (
+    FUNCTIONS_MAX,
+    Assignment,
+    Continued,
+    Failed,
+    Result,
+    Returned,
+    Runner,
+    Value,
+    with_ready,
+)
 from perdure.worker.interrupt import Interrupted
 
 CONTEXT = Context("default", "order-1", "run", "charge", 2)
@@ -111,6 +133,22 @@ def test_values_arguments_and_code_may_be_blobs(runner: Runner, blobs: Blobs) ->
     made = assign(code, 1, Value(Payload(data.encoding, blob=blobs.add(data.data))))
     arguments = Payload(made.arguments.encoding, blob=blobs.add(made.arguments.data))
     assert value_of(runner.run(Assignment(CONTEXT, code, arguments, made.values))) == 6
+
+
+async def test_what_was_waited_for_is_values_and_tasks(runner: Runner) -> None:
+    found = Waited((("a", "a", 0), ("b", "c", 1)), ("d",))
+    outputs = {"a": codec.encode_value(1).inline(), "c": codec.encode_value(2).inline()}
+
+    async def read(task_ids: Sequence[str]) -> list[Payload]:
+        return [outputs[task_id] for task_id in task_ids]
+
+    value = await with_ready(Value(found.to_payload()), read)
+    assert value_of(runner.run(assign(lambda waited: (waited[0], [node.name for node in waited[1]]), value))) == (
+        [1, (2, None)],
+        ["d"],
+    )
+    plain = stored(5)
+    assert await with_ready(plain, read) is plain
 
 
 @perdure.task

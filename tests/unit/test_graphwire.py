@@ -29,6 +29,8 @@ from perdure.model import (
     Sleep,
     Spec,
     TaskOptions,
+    TaskRef,
+    Wait,
     WaitEvent,
 )
 from perdure.v1 import payload_pb2, spec_pb2
@@ -72,8 +74,9 @@ options = st.just(TaskOptions()) | st.builds(
     retries,
     st.none() | durations.filter(bool),
     st.booleans(),
-    st.booleans(),
+    st.none() | st.booleans(),
     objects,
+    allow_inplace=st.booleans(),
 )
 paths = st.lists(st.builds(Index, st.integers(-9, 9)) | st.builds(Key, text), max_size=2).map(tuple)
 pickled = st.builds(
@@ -93,14 +96,22 @@ def specs(draw: st.DrawFn) -> Spec:
     for number in range(draw(st.integers(1, 6))):
         before = [node.id for node in nodes]
         some = st.lists(st.sampled_from(before), max_size=2, unique=True) if before else st.just([])
-        refs: Any = st.builds(InputRef, names, paths)
+        refs: Any = st.builds(InputRef, names, paths) | st.builds(TaskRef, names, paths)
         if before:
             refs |= st.builds(NodeRef, st.sampled_from(before), paths)
         calls = st.builds(Call, st.sampled_from(functions), payloads, st.lists(refs, max_size=3).map(tuple))
         waits = st.builds(WaitEvent, names, st.none() | durations)
+        waited: Any = st.builds(TaskRef, names) | (
+            st.builds(NodeRef, st.sampled_from(before)) if before else st.nothing()
+        )
+        groups = st.lists(waited, min_size=1, max_size=3, unique=True).map(tuple)
+        wait_fors = groups.flatmap(
+            lambda group: st.builds(Wait, st.just(group), st.integers(1, len(group)), st.none() | durations)
+        )
         sleeps = durations.map(lambda ms: Sleep(delay_ms=ms)) | moments.map(lambda ms: Sleep(until_ms=ms))
-        action = draw(calls | waits | sleeps)
-        nodes.append(Node(f"n{number}", action, tuple(draw(some)), draw(options)))
+        action = draw(calls | waits | sleeps | wait_fors)
+        after = () if isinstance(action, Wait) else tuple(draw(some))
+        nodes.append(Node(f"n{number}", action, after, draw(options)))
     return Spec(tuple(nodes), draw(st.sampled_from(nodes)).id)
 
 

@@ -21,8 +21,9 @@ names = st.text(min_size=1, max_size=20)
 blobs = st.builds(BlobRef, st.binary(min_size=32, max_size=32).map(bytes.hex), st.integers(0, 2**63 - 1))
 attributes = st.dictionaries(text, text, max_size=3).map(lambda found: tuple(sorted(found.items())))
 codecs = st.lists(text, max_size=2).map(tuple)
-inline = st.builds(Payload, names, st.binary(max_size=50), st.none(), text, codecs, attributes)
-stored = st.builds(Payload, names, st.just(b""), blobs, text, codecs, attributes)
+refs = st.lists(blobs, max_size=2).map(tuple)
+inline = st.builds(Payload, names, st.binary(max_size=50), st.none(), text, codecs, attributes, refs)
+stored = st.builds(Payload, names, st.just(b""), blobs, text, codecs, attributes, refs)
 payloads = inline | stored
 failures = st.recursive(
     st.none(),
