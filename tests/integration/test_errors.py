@@ -35,11 +35,7 @@ async def stubs(stubs: Stubs) -> AsyncIterator[Stubs]:
     """After every test of this file the engine goes on serving: new work is done."""
     yield stubs
     await stubs.workflows.Run(run_request(sum_of(20, 22), "afterwards"))
-    assert (await wire_calls.output_of(stubs, "afterwards")).output.data == pickle_of(42)
-
-
-def pickle_of(value: object) -> bytes:
-    return pickle.dumps(value, protocol=5)
+    assert (await wire_calls.output_of(stubs, "afterwards")).output.data == wire_calls.pickle_of(42)
 
 
 async def stored(stubs: Stubs) -> list[str]:
@@ -642,5 +638,5 @@ async def test_a_bug_inside_stays_inside(method: str, caplog: pytest.LogCaptureF
         assert any(getattr(record, "error_id", "") == error_id for record in caplog.records)
         assert "secret" in caplog.text
         await stubs.workflows.Run(run_request(sum_of(20, 22), "afterwards"))
-        assert (await wire_calls.output_of(stubs, "afterwards")).output.data == pickle_of(42)
+        assert (await wire_calls.output_of(stubs, "afterwards")).output.data == wire_calls.pickle_of(42)
         assert await stored(stubs) == ["afterwards"]

@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 
 from integration import wire_calls
-from integration.wire_calls import Stubs, call_node, event_node, graph, json_value, refused, run_request, sum_of
+from integration.wire_calls import END, Stubs, call_node, event_node, graph, json_value, refused, run_request, sum_of
 from perdure.service.app import RunningServer
 from perdure.service.rpc.requests import make_token
 from perdure.v1 import workflow_pb2
@@ -50,7 +50,7 @@ class Reader:
 
     async def _read(self) -> None:
         answer = await self.call.read()
-        assert answer is not grpc.aio.EOF
+        assert answer is not END
         self.token = answer.resume_token
         self._events += answer.events
 
@@ -95,7 +95,7 @@ async def test_changes_come_in_order(stubs: Stubs) -> None:
     done = [item for item in told(events) if item[1] in (SUCCESSFUL, workflow_pb2.TASK_STATUS_SUCCESSFUL)]
     assert [name for name, _ in done] == ["wait", "sum", ""]
     assert told(events).index(("", RUNNING)) < told(events).index(("", SUCCESSFUL))
-    assert await watch.call.read() is grpc.aio.EOF
+    assert await watch.call.read() is END
     assert await watch.call.code() is grpc.StatusCode.OK
 
 
@@ -170,7 +170,7 @@ async def test_several_runs_and_only_those(stubs: Stubs) -> None:
         if event.workflow.status == SUCCESSFUL:
             final.add(event.workflow.workflow_id)
     assert ids == {"a", "b"}
-    assert await watch.call.read() is grpc.aio.EOF
+    assert await watch.call.read() is END
 
 
 @pytest.mark.parametrize("text", ["labels.team = pay", "workflow_id : pay"])
@@ -203,7 +203,7 @@ async def test_a_watcher_that_leaves_is_forgotten(stubs: Stubs, server: RunningS
     second = await reader(stubs, to_the_end())
     await stubs.workflows.SendEvent(go())
     await second.until(SUCCESSFUL)
-    assert await second.call.read() is grpc.aio.EOF
+    assert await second.call.read() is END
     await second.call.code()
     await stubs.workflows.GetStatus(pb.GetStatusRequest(workflow_id="w"))
     assert not server.kernel.changes.wants_tasks(run_id)

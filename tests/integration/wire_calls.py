@@ -6,9 +6,10 @@ Errors are read from the trailers by the book (google.rpc.Status), not by the SD
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -31,6 +32,9 @@ from perdure.v1 import (
 DETAILS = "grpc-status-details-bin"
 TRAILERS_BYTES_MAX = 8 * 1024
 """What clients accept by default."""
+END: Any = cast(Any, grpc.aio).EOF
+"""What a stream's `read` gives once it has ended."""
+SYSTEM_INFO = system_service_pb2.GetSystemInfoRequest()
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,11 @@ def json_value(value: object) -> payload_pb2.Payload:
     return payload_pb2.Payload(encoding="json/plain", data=json.dumps(value).encode())
 
 
+def pickle_of(value: object) -> bytes:
+    """As a Python worker gives it."""
+    return pickle.dumps(value, protocol=5)
+
+
 def call_node(node_id: str, function: str, *args: Any, after: tuple[str, ...] = ()) -> spec_pb2.Node:
     """A call of a function by its name ("module:name"), tried once. An argument `{"node": id}` is that node's value."""
     node = spec_pb2.Node(id=node_id, after=after)
@@ -146,6 +155,3 @@ async def output_of(stubs: Stubs, workflow_id: str, task_id: str = "") -> workfl
 async def events_of(call: Any) -> list[workflow_service_pb2.WatchEvent]:
     """All events of a watch that ends."""
     return [event async for answer in call for event in answer.events]
-
-
-SYSTEM_INFO = system_service_pb2.GetSystemInfoRequest()

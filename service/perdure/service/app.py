@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -73,12 +73,15 @@ OPTIONS: Final = (
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server that takes calls. `address` is host:port."""
+    """A server that takes calls. `address` is host:port.
+
+    `drain` turns health to NOT_SERVING, refuses new calls and answers those that wait. Work goes on.
+    """
 
     address: str
     kernel: Kernel
     executor: Executor
-    drain: Callable[[], None]
+    drain: Callable[[], Awaitable[None]]
 
 
 def package_version() -> str:
@@ -123,7 +126,8 @@ async def running_server(
         gate.open()
         await _set_health(checker, health_pb2.HealthCheckResponse.SERVING)
 
-        def drain() -> None:
+        async def drain() -> None:
+            await checker.enter_graceful_shutdown()
             gate.drain()
             kernel.drain()
 
@@ -132,8 +136,7 @@ async def running_server(
 
         # Load balancers look elsewhere, new calls are refused, waits and streams are answered,
         # and only then do the things go away that calls depend on: the stack, backwards.
-        await checker.enter_graceful_shutdown()
-        drain()
+        await drain()
         await server.stop(settings.drain_s)
 
 
@@ -219,7 +222,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         announce(f"perdure {package_version()} serves on {server.address}, storage {settings.storage}")
         await stopping.wait()
         log.info("draining")
-        server.drain()
+        await server.drain()
 
 
 def _end_with_parent(parent: int) -> None:

@@ -1,0 +1,80 @@
+"""What every gRPC server offers: health and reflection, for tools that know nothing of Perdure."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+
+from perdure.service.app import RunningServer
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+PUBLIC = ("perdure.v1.WorkflowService", "perdure.v1.BlobService", "perdure.v1.SystemService")
+
+
+@pytest.fixture
+def storage() -> str:
+    return "memory:"
+
+
+@pytest.mark.parametrize("service", ["", *PUBLIC])
+async def test_health(server: RunningServer, channel: grpc.aio.Channel, service: str) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    request = health_pb2.HealthCheckRequest(service=service)
+    assert (await health.Check(request)).status == SERVING
+    watch = health.Watch(request)
+    assert (await watch.read()).status == SERVING
+    await server.drain()
+    assert (await watch.read()).status == NOT_SERVING
+    assert (await health.Check(request)).status == NOT_SERVING
+    watch.cancel()
+
+
+async def test_health_of_a_service_that_is_not_there(channel: grpc.aio.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await health.Check(health_pb2.HealthCheckRequest(service="no.such.Service"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def reflect(
+    channel: grpc.aio.Channel, version: str, *requests: reflection_pb2.ServerReflectionRequest
+) -> list[reflection_pb2.ServerReflectionResponse]:
+    call = channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+
+    async def ask() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+        for request in requests:
+            yield request
+
+    return [answer async for answer in call(ask())]
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection(channel: grpc.aio.Channel, version: str) -> None:
+    (listed,) = await reflect(channel, version, reflection_pb2.ServerReflectionRequest(list_services="*"))
+    names = {service.name for service in listed.list_services_response.service}
+    assert {*PUBLIC, "grpc.health.v1.Health"} <= names
+    assert not any("WorkerService" in name for name in names)  # internal
+    answers = await reflect(
+        channel,
+        version,
+        *(reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in PUBLIC),
+        reflection_pb2.ServerReflectionRequest(file_by_filename="perdure/v1/spec.proto"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="no.such.Service"),
+    )
+    for name, answer in zip(PUBLIC, answers, strict=False):
+        files = [FileDescriptorProto.FromString(data) for data in answer.file_descriptor_response.file_descriptor_proto]
+        services = {f"{file.package}.{service.name}" for file in files for service in file.service}
+        assert name in services
+    assert answers[3].file_descriptor_response.file_descriptor_proto
+    assert answers[4].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
