@@ -12,8 +12,8 @@ _USUAL: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctim
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What was given as `extra`."""
-    return {name: value for name, value in vars(record).items() if name not in _USUAL}
+    """What was given as `extra`. What begins with "_" is somebody else's (Ray marks every record)."""
+    return {name: value for name, value in vars(record).items() if name not in _USUAL and name[0] != "_"}
 
 
 class TextFormatter(logging.Formatter):
