@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 
 import perdure
-from integration.wire_calls import Stubs
+from integration.wire_calls import Stubs, output_of, pickle_of, run_request, sum_of
 from perdure.service.app import RunningServer, running_server
 from perdure.service.settings import Settings
 
@@ -42,3 +42,11 @@ async def channel(server: RunningServer) -> AsyncIterator[grpc.aio.Channel]:
 @pytest.fixture
 async def stubs(channel: grpc.aio.Channel) -> Stubs:
     return Stubs.on(channel)
+
+
+@pytest.fixture
+async def goes_on_serving(stubs: Stubs) -> AsyncIterator[None]:
+    """After the test, whatever it did, new work is done."""
+    yield
+    await stubs.workflows.Run(run_request(sum_of(20, 22), "afterwards"))
+    assert (await output_of(stubs, "afterwards")).output.data == pickle_of(42)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import pickle
-import socket
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,31 +12,28 @@ from google.protobuf.struct_pb2 import Struct
 
 import perdure
 from integration import wire_calls
-from integration.wire_calls import Stubs, call_node, event_node, graph, json_value, refused, run_request, sum_of
+from integration.wire_calls import (
+    Stubs,
+    an_event,
+    call_node,
+    event_node,
+    graph,
+    json_value,
+    refused,
+    run_request,
+    stored,
+    sum_of,
+)
 from perdure import errors
 from perdure.service import limits
-from perdure.service.app import RunningServer, running_server
-from perdure.service.settings import Settings
-from perdure.storage.memory import MemoryMetadataStore
+from perdure.service.app import RunningServer
 from perdure.v1 import failure_pb2, payload_pb2, spec_pb2, workflow_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 
 Code = grpc.StatusCode
+pytestmark = pytest.mark.usefixtures("goes_on_serving")
 
 NO_BLOB = "0" * 64
-
-
-@pytest.fixture
-async def stubs(stubs: Stubs) -> AsyncIterator[Stubs]:
-    """After every test of this file the engine goes on serving: new work is done."""
-    yield stubs
-    await stubs.workflows.Run(run_request(sum_of(20, 22), "afterwards"))
-    assert (await wire_calls.output_of(stubs, "afterwards")).output.data == wire_calls.pickle_of(42)
-
-
-async def stored(stubs: Stubs) -> list[str]:
-    answer = await stubs.workflows.ListWorkflows(pb.ListWorkflowsRequest())
-    return [workflow.workflow_id for workflow in answer.workflows]
 
 
 def nested(depth: int) -> spec_pb2.Arg:
@@ -185,10 +178,6 @@ def large_struct() -> Struct:
 
 SUM = sum_of(1, 2)
 ODD: Any = 99
-
-
-def an_event(workflow_id: str = "w", key: str = "k", event_id: str = "e", **fields: Any) -> pb.SendEventRequest:
-    return pb.SendEventRequest(workflow_id=workflow_id, event_key=key, event_id=event_id, **fields)
 
 
 INVALID_FIELDS: dict[str, tuple[str, Any, str]] = {
@@ -414,229 +403,3 @@ async def test_a_pickle_that_is_none(stubs: Stubs) -> None:
     node.options.retry.max_attempts = 1
     failure = await failure_of(stubs, graph(node))
     assert failure.kind == failure_pb2.FAILURE_KIND_FUNCTION_UNAVAILABLE
-
-
-# ------------------------------------------------------------------------------ bytes that are no request
-
-
-async def test_bytes_that_are_no_message(stubs: Stubs) -> None:
-    for method in ("Run", "GetStatus", "SendEvent"):
-        call = stubs.raw.unary_unary(f"/perdure.v1.WorkflowService/{method}")
-        refusal = await refused(call(b"\xff\xff\xff\xff"), Code.INVALID_ARGUMENT, "INVALID_FIELD")
-        assert refusal.metadata == {"field": ""}
-    watch = stubs.raw.unary_stream("/perdure.v1.WorkflowService/Watch")
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in watch(b"\xff\xff\xff\xff"):
-            pass
-    assert wire_calls.refusal_of(caught.value).reason == "INVALID_FIELD"
-    too_deep = b""
-    for number in (*((1, 4) * 60), 2, 2, 1, 1, 4):  # from inside: lists of lists, args, task, nodes, spec, source
-        too_deep = bytes([number << 3 | 2, *varint(len(too_deep))]) + too_deep
-    call = stubs.raw.unary_unary("/perdure.v1.WorkflowService/Run")
-    await refused(call(too_deep), Code.INVALID_ARGUMENT, "INVALID_FIELD")
-    assert await stored(stubs) == []
-
-
-def varint(number: int) -> bytes:
-    return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + varint(number >> 7)
-
-
-async def test_a_method_that_is_not_there(stubs: Stubs) -> None:
-    for method in ("/perdure.v1.WorkflowService/Fly", "/perdure.v2.WorkflowService/Run", "/nonsense"):
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stubs.raw.unary_unary(method)(b"")
-        assert caught.value.code() is Code.UNIMPLEMENTED
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # the hello of TLS
-        bytes(range(256)) * 256,
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 4096,
-        b"PRI * HTTP/2.0\r\n",
-    ],
-    ids=["http", "tls", "noise", "bad-frames", "half-a-hello"],
-)
-async def test_bytes_that_are_no_grpc(server: RunningServer, stubs: Stubs, data: bytes) -> None:
-    host, _, port = server.address.rpartition(":")
-
-    def throw() -> bool:
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
-            try:
-                connection.sendall(data)
-                connection.shutdown(socket.SHUT_WR)
-                while connection.recv(4096):
-                    pass
-            except OSError:  # it has hung up, as it should
-                pass
-        return True
-
-    assert await asyncio.to_thread(throw)
-    assert await stored(stubs) == []
-
-
-# ------------------------------------------------------------------------------ listings
-
-
-@pytest.mark.parametrize(
-    ("text", "position"),
-    [
-        ("status", 6),
-        ("status = FLYING", 9),
-        ("status < FAILED", 9),
-        ("flavour = sweet", 0),
-        ("priority = high", 11),
-        ("priority = 99999999999999999999", 11),
-        ("create_time > yesterday", 14),
-        ("create_time > 2026-01-01", 14),
-        ("(status = FAILED", 16),
-        ("status = FAILED AND", 19),
-        ("status = FAILED OR OR", 21),
-        ("status = FAILED status = FAILED", 16),
-        ("status : FAI", 0),
-        ('name = "open', 7),
-        ("(" * 20 + "status = FAILED" + ")" * 20, 16),
-        ("name = " + "x" * 5_000, 4_000),
-        ("= 1", 0),
-    ],
-)
-async def test_filters_that_do_not_parse(stubs: Stubs, text: str, position: int) -> None:
-    refusal = await refused(
-        stubs.workflows.ListWorkflows(pb.ListWorkflowsRequest(filter=text)), Code.INVALID_ARGUMENT, "INVALID_FILTER"
-    )
-    assert refusal.metadata == {"position": str(position)}
-    call = stubs.workflows.Watch(pb.WatchRequest(filter=text))
-    await refused(wire_calls.events_of(call), Code.INVALID_ARGUMENT, "INVALID_FILTER")
-
-
-@pytest.mark.parametrize("text", ["flavour", "create_time up", "create_time desc asc", "create_time;"])
-async def test_orders_that_there_are_not(stubs: Stubs, text: str) -> None:
-    request = pb.ListWorkflowsRequest(order_by=text)
-    await refused(stubs.workflows.ListWorkflows(request), Code.INVALID_ARGUMENT, "INVALID_FILTER")
-
-
-async def test_filters_are_data(stubs: Stubs) -> None:
-    for value in ("'; DROP TABLE runs; --", '\\" OR 1=1', "%", "\\\\"):
-        text = f'workflow_id = "{value}" OR labels.x = "{value}"'
-        assert not (await stubs.workflows.ListWorkflows(pb.ListWorkflowsRequest(filter=text))).workflows
-        run = run_request(sum_of(1, 1), value)
-        await stubs.workflows.Run(run)
-        await wire_calls.output_of(stubs, value)
-
-
-def forged(text: str) -> str:
-    import base64
-
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-TOKENS = ["x", "????", "ü", forged("5"), forged("null"), forged("[]"), forged('{"a": 1, "b": 2}'), forged("[" * 9_999)]
-
-
-@pytest.mark.parametrize("token", [*TOKENS, forged('["0123456789abcdef", 1]')], ids=range(len(TOKENS) + 1))
-async def test_page_tokens_of_nobody(stubs: Stubs, token: str) -> None:
-    ask = stubs.workflows
-    await ask.Run(run_request(graph(event_node("wait", "k"))))
-    for call in (
-        ask.ListWorkflows(pb.ListWorkflowsRequest(page_token=token)),
-        ask.ListTasks(pb.ListTasksRequest(workflow_id="w", page_token=token)),
-        wire_calls.events_of(ask.Watch(pb.WatchRequest(resume_token=token))),
-    ):
-        await refused(call, Code.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN")
-
-
-async def test_page_tokens_of_another_question(stubs: Stubs) -> None:
-    ask = stubs.workflows
-    for name in ("a", "b", "c"):
-        await ask.Run(run_request(sum_of(1, 1), name))
-    page = await ask.ListWorkflows(pb.ListWorkflowsRequest(page_size=1))
-    token = page.next_page_token
-    assert len((await ask.ListWorkflows(pb.ListWorkflowsRequest(page_size=5, page_token=token))).workflows) == 2
-    for call in (
-        ask.ListWorkflows(pb.ListWorkflowsRequest(page_token=token, filter="status = FAILED")),
-        ask.ListWorkflows(pb.ListWorkflowsRequest(page_token=token, order_by="create_time")),
-        ask.ListWorkflows(pb.ListWorkflowsRequest(page_token=token, namespace="other")),
-        ask.ListTasks(pb.ListTasksRequest(workflow_id="a", page_token=token)),
-        wire_calls.events_of(ask.Watch(pb.WatchRequest(resume_token=token))),
-    ):
-        await refused(call, Code.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN")
-
-
-# ------------------------------------------------------------------------------ a store in trouble
-
-
-async def test_a_full_disk(tmp_path: Path) -> None:
-    """Refused with nothing changed; what is stored stays readable."""
-    url = f"sqlite:///{tmp_path / 'small.db'}?max_bytes={400 * 1024}"
-    settings = Settings(listen="127.0.0.1:0", storage=url, executor="local", drain_s=2.0)
-    body = payload_pb2.Payload(encoding="binary/plain", data=bytes(60 * 1024))
-    async with running_server(settings) as server, grpc.aio.insecure_channel(server.address) as channel:
-        stubs = Stubs.on(channel)
-        await stubs.workflows.Run(run_request(graph(event_node("wait", "k")), "first"))
-        accepted = 0
-        while True:
-            request = run_request(graph(event_node("wait", "k")), f"w{accepted}", inputs={"x": body})
-            try:
-                await stubs.workflows.Run(request)
-            except grpc.aio.AioRpcError as error:
-                refusal = wire_calls.refusal_of(error)
-                break
-            accepted += 1
-        assert (refusal.code, refusal.reason) == (Code.RESOURCE_EXHAUSTED, "STORAGE_FULL")
-        names = {"first", *(f"w{index}" for index in range(accepted))}
-        assert set(await stored(stubs)) == names
-        event = an_event("first", payload=body)
-        await refused(stubs.workflows.SendEvent(event), Code.RESOURCE_EXHAUSTED, "STORAGE_FULL")
-        await stubs.workflows.Cancel(pb.CancelRequest(workflow_id="w0"))
-        await stubs.workflows.DeleteWorkflow(pb.DeleteWorkflowRequest(workflow_id="w0"))
-        await stubs.workflows.Run(request)  # there is room again: the same request succeeds
-        await stubs.workflows.SendEvent(an_event("first"))
-        assert (await wire_calls.output_of(stubs, "first")).output.encoding == "binary/null"
-
-
-class Broken(MemoryMetadataStore):
-    """Has a bug in one method until it is mended."""
-
-    def __init__(self, method: str) -> None:
-        super().__init__()
-        self.method = method
-
-    def __getattribute__(self, name: str) -> Any:
-        if name != "method" and name == self.method:
-            return _raise_secret
-        return super().__getattribute__(name)
-
-
-async def _raise_secret(*_args: object, **_kwargs: object) -> Any:
-    raise RuntimeError("secret")
-
-
-CALLS: dict[str, Callable[[Stubs], Any]] = {
-    "commit": lambda stubs: stubs.workflows.Run(run_request(sum_of(1, 2))),
-    "find_run": lambda stubs: stubs.workflows.GetStatus(pb.GetStatusRequest(workflow_id="w")),
-    "list_runs": lambda stubs: stubs.workflows.ListWorkflows(pb.ListWorkflowsRequest()),
-    "last_change": lambda stubs: wire_calls.events_of(stubs.workflows.Watch(pb.WatchRequest())),
-}
-
-
-@pytest.mark.parametrize("method", CALLS)
-async def test_a_bug_inside_stays_inside(method: str, caplog: pytest.LogCaptureFixture) -> None:
-    store = Broken("")
-    settings = Settings(listen="127.0.0.1:0", storage="memory:", executor="local", drain_s=2.0)
-    async with (
-        running_server(settings, store=store) as server,
-        grpc.aio.insecure_channel(server.address) as channel,
-    ):
-        stubs = Stubs.on(channel)
-        store.method = method
-        refusal = await refused(CALLS[method](stubs), Code.INTERNAL, "INTERNAL")
-        store.method = ""
-        assert "secret" not in f"{refusal}"
-        error_id = refusal.metadata["error_id"]
-        assert any(getattr(record, "error_id", "") == error_id for record in caplog.records)
-        assert "secret" in caplog.text
-        await stubs.workflows.Run(run_request(sum_of(20, 22), "afterwards"))
-        assert (await wire_calls.output_of(stubs, "afterwards")).output.data == wire_calls.pickle_of(42)
-        assert await stored(stubs) == ["afterwards"]

@@ -142,6 +142,18 @@ def sum_of(left: int, right: int) -> spec_pb2.WorkflowSpec:
     return graph(call_node("sum", "operator:add", left, right))
 
 
+def an_event(
+    workflow_id: str = "w", key: str = "k", event_id: str = "e", **fields: Any
+) -> workflow_service_pb2.SendEventRequest:
+    return workflow_service_pb2.SendEventRequest(workflow_id=workflow_id, event_key=key, event_id=event_id, **fields)
+
+
+async def stored(stubs: Stubs) -> list[str]:
+    """The workflow ids that there are."""
+    answer = await stubs.workflows.ListWorkflows(workflow_service_pb2.ListWorkflowsRequest())
+    return [workflow.workflow_id for workflow in answer.workflows]
+
+
 async def output_of(stubs: Stubs, workflow_id: str, task_id: str = "") -> workflow_pb2.Outcome:
     """What the run or task came to; long polls as a client makes them."""
     request = workflow_service_pb2.GetOutputRequest(workflow_id=workflow_id, task_id=task_id)
