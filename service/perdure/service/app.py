@@ -73,7 +73,7 @@ OPTIONS: Final = (
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server that takes calls. `address` is host:port.
+    """A server that takes calls. `address` is host:port, `http_address` is too, or "" without HTTP.
 
     `drain` turns health to NOT_SERVING, refuses new calls and answers those that wait. Work goes on.
     """
@@ -82,6 +82,7 @@ class RunningServer:
     kernel: Kernel
     executor: Executor
     drain: Callable[[], Awaitable[None]]
+    http_address: str = ""
 
 
 def package_version() -> str:
@@ -108,9 +109,25 @@ async def running_server(
         await store.open()
         blobs = blobs or blob_store(settings.blob_url)
         executor, pool = _executor(settings, blobs, engine_id, clock)
-        kernel = Kernel(store, executor, owner=engine_id, clock=clock)
+        kernel = Kernel(
+            store,
+            executor,
+            owner=engine_id,
+            clock=clock,
+            max_running=settings.max_running_workflows,
+            max_pending=settings.max_pending_workflows,
+            blobs=blobs,
+            blob_grace_s=settings.blob_grace_s,
+        )
         server = grpc.aio.server(interceptors=[ErrorInterceptor(gate)], options=OPTIONS)
-        _add_servicers(server, kernel, executor, store, blobs, engine_id)
+        system = SystemServicer(
+            executor,
+            version=package_version(),
+            engine_id=engine_id,
+            max_running=settings.max_running_workflows,
+            max_pending=settings.max_pending_workflows,
+        )
+        _add_servicers(server, kernel, store, blobs, system)
         if pool is not None:
             worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(pool, kernel.values), server)
         checker = _add_health(server)
@@ -122,6 +139,11 @@ async def running_server(
         await server.start()
         stack.push_async_callback(server.stop, 0)
         stack.push_async_callback(kernel.stop, grace_s=settings.drain_s)
+        if settings.http_listen:
+            from perdure.service.http import serving_http
+
+            http = serving_http(settings.http_listen, kernel.commands, gate, grace_s=settings.drain_s)
+            system.http_address = await stack.enter_async_context(http)
         await kernel.start(recover=settings.recovery == "auto")
         gate.open()
         await _set_health(checker, health_pb2.HealthCheckResponse.SERVING)
@@ -132,7 +154,7 @@ async def running_server(
             kernel.drain()
 
         host = settings.listen.rpartition(":")[0]
-        yield RunningServer(f"{host}:{port}", kernel, executor, drain)
+        yield RunningServer(f"{host}:{port}", kernel, executor, drain, system.http_address)
 
         # Load balancers look elsewhere, new calls are refused, waits and streams are answered,
         # and only then do the things go away that calls depend on: the stack, backwards.
@@ -152,12 +174,11 @@ def _executor(
 
 
 def _add_servicers(
-    server: grpc.aio.Server, kernel: Kernel, executor: Executor, store: MetadataStore, blobs: BlobStore, engine_id: str
+    server: grpc.aio.Server, kernel: Kernel, store: MetadataStore, blobs: BlobStore, system: SystemServicer
 ) -> None:
     workflows = WorkflowServicer(kernel.commands, kernel.queries, kernel.changes, store, blobs)
     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)
     blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(blobs), server)
-    system = SystemServicer(executor, version=package_version(), engine_id=engine_id)
     system_service_pb2_grpc.add_SystemServiceServicer_to_server(system, server)
 
 
@@ -219,7 +240,8 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     if settings.with_parent:
         _end_with_parent(settings.with_parent)
     async with running_server(settings) as server, _agent(settings, server.address):
-        announce(f"perdure {package_version()} serves on {server.address}, storage {settings.storage}")
+        http = f", HTTP on {server.http_address}" if server.http_address else ""
+        announce(f"perdure {package_version()} serves on {server.address}{http}, storage {settings.storage}")
         await stopping.wait()
         log.info("draining")
         await server.drain()

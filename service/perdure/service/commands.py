@@ -24,6 +24,7 @@ from perdure.service.changes import Change, Changes
 from perdure.service.executors.port import Executor
 from perdure.service.journal import Journal
 from perdure.service.scheduler import Scheduler, spec_key
+from perdure.service.uses import of_start, use
 from perdure.service.values import Values
 from perdure.service.views import Conflict, NewRun, Reuse, RunView, SentEvent
 from perdure.storage.ports import MetadataStore
@@ -48,6 +49,7 @@ class Commands:
         *,
         owner: str,
         new_id: Callable[[int], str] | None = None,
+        on_delete: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -57,6 +59,7 @@ class Commands:
         self._executor = executor
         self._admission = admission
         self._owner = owner
+        self._on_delete = on_delete
         self._new_id = new_id or TimeOrderedIds()
 
     # -------------------------------------------------------------------------- run
@@ -94,7 +97,8 @@ class Commands:
         """Store a run for which there is a slot or a place. None: its ids are taken."""
         inputs = {name: wire.encode_payload(payload) for name, payload in new.inputs.items()}
         writes, begun = self._begin(new, row)
-        entry = (AddRun(row, new.spec_bytes, inputs, replaces), *writes)
+        uses = use(row.run_id, of_start(new.spec, new.inputs.values(), new.source))
+        entry = (AddRun(row, new.spec_bytes, inputs, replaces), *uses, *writes)
         inserted: asyncio.Future[RunView | None] = asyncio.get_running_loop().create_future()
 
         def done(result: EntryResult, change: int) -> None:
@@ -240,6 +244,7 @@ class Commands:
                         status=str(row.status),
                     )
                 await self._journal.write((DeleteRun(row.run_id),), droppable=True)
+                self._on_delete()
         except errors.WorkflowNotFoundError:
             if allow_missing:
                 return
@@ -280,7 +285,7 @@ class Commands:
 
         # Not dormant: if the engine dies before the event is handed over, recovery has to look at the run.
         self._scheduler.roused(row.run_id)
-        entry = (write, SetDormant(row.run_id, False))
+        entry = (write, *use(row.run_id, payload.blobs()), SetDormant(row.run_id, False))
         self._journal.append(entry, then, trouble=trouble, droppable=True)
         result = await sent
         return SentEvent(row.run_id, result.sequence, result.is_duplicate, False, now_ms)

@@ -16,8 +16,9 @@ from perdure.service.executors.port import Executor
 from perdure.service.journal import Journal
 from perdure.service.queries import Queries
 from perdure.service.scheduler import Scheduler
+from perdure.service.sweep import Sweeper
 from perdure.service.values import Values
-from perdure.storage.ports import MetadataStore
+from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import SetAsideRuns
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ def wall_clock_ms() -> int:
 
 
 class Kernel:
-    """One engine over one store. The store is opened and closed by whoever made it."""
+    """One engine over one store. The store is opened and closed by whoever made it. With `blobs` it also
+    removes those that nobody uses any more."""
 
     def __init__(
         self,
@@ -40,6 +42,8 @@ class Kernel:
         new_id: Callable[[int], str] | None = None,
         max_running: int = ANY,
         max_pending: int = ANY,
+        blobs: BlobStore | None = None,
+        blob_grace_s: float = 0,
     ) -> None:
         self.store = store
         self.journal = Journal(store)
@@ -50,6 +54,7 @@ class Kernel:
             store, self.journal, self.scheduler, max_running=max_running, max_pending=max_pending
         )
         self.scheduler.on_end = self.admission.leave
+        self.sweeper = Sweeper(store, self.journal, blobs, grace_s=blob_grace_s) if blobs is not None else None
         self.commands = Commands(
             store,
             self.journal,
@@ -60,6 +65,7 @@ class Kernel:
             self.admission,
             owner=owner,
             new_id=new_id,
+            on_delete=self.sweeper.wake if self.sweeper is not None else lambda: None,
         )
         self.queries = Queries(store, self.journal, self.scheduler, self.values, self.changes)
         self.is_ready = False
@@ -75,6 +81,8 @@ class Kernel:
             count = await self.scheduler.recover()
             log.info("recovered", extra={"runs": count})
         await self.admission.start()
+        if self.sweeper is not None:
+            await self.sweeper.start()
         self.is_ready = True
 
     @property
@@ -92,6 +100,8 @@ class Kernel:
         """End: nothing new, then what was reported is made durable."""
         self.is_ready = False
         self.changes.close()
+        if self.sweeper is not None:
+            await self.sweeper.stop()
         await self.admission.stop()
         await self.scheduler.stop()
         await self.journal.stop(grace_s=grace_s)

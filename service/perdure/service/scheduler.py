@@ -31,6 +31,7 @@ from perdure.engine.messages import (
     SetTimer,
     TaskContinued,
     TaskFailed,
+    TaskSucceeded,
     TimerFired,
 )
 from perdure.engine.run import Run
@@ -40,10 +41,11 @@ from perdure.service.executors.port import Executor, GraphReturned, Reports, Wor
 from perdure.service.journal import Journal
 from perdure.service.restore import Specs, output_of, restore_run, write_of
 from perdure.service.timers import Timers
+from perdure.service.uses import of_record, use
 from perdure.service.values import Values
 from perdure.service.views import RunView, count_tasks, view_task
 from perdure.storage.ports import CorruptData, MetadataStore, StorageError
-from perdure.storage.rows import EntryResult, PutSpec, RunRow, SetDormant, SetRun, Timer, ValueKey, Write
+from perdure.storage.rows import EntryResult, MarkBlobs, PutSpec, RunRow, SetDormant, SetRun, Timer, ValueKey, Write
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +147,8 @@ class Scheduler:
         for run_id, report in reports:
             live = self._live.get(run_id)
             if live is None:
-                continue
-            if isinstance(report, GraphReturned):
+                self._came_too_late(report)
+            elif isinstance(report, GraphReturned):
                 self._graph_returned(live, report)
             else:
                 self._apply(live, report)
@@ -194,7 +196,14 @@ class Scheduler:
             self._apply(live, TaskFailed(report.task_id, report.attempt, failure, report.at_ms))
             return
         event = TaskContinued(report.task_id, report.attempt, spec, key, report.at_ms, report.started_ms)
-        self._apply(live, event, PutSpec(key, report.spec))
+        uses = use(live.row.run_id, graphwire.blobs_of_spec(spec))
+        self._apply(live, event, PutSpec(key, report.spec), *uses)
+
+    def _came_too_late(self, event: Event | GraphReturned) -> None:
+        """What an attempt made for nobody is to be removed, unless somebody has it from another attempt."""
+        if isinstance(event, TaskSucceeded) and (blobs := event.output.blobs()):
+            marked = MarkBlobs(tuple(blob.sha256 for blob in blobs))
+            self._journal.append((marked,), lambda _result, _change: None, droppable=True)
 
     # -------------------------------------------------------------------------- applying
 
@@ -217,6 +226,8 @@ class Scheduler:
         commands = live.run.apply(event)
         if commands:
             self._carry_out(live, commands, *also)
+        elif isinstance(event, TaskSucceeded):
+            self._came_too_late(event)
         elif self._changes.wants_tasks(live.row.run_id) and not live.run.status.is_final:
             self._publish_begun(live, event)
         return live
@@ -239,6 +250,8 @@ class Scheduler:
                 case RecordTask():
                     output = output_of(command)
                     writes.append(write_of(run_id, command, output))
+                    if blobs := of_record(command, output):
+                        writes += use(run_id, blobs)
                     acts.tasks.append(command.task_id)
                     if output is not None:
                         acts.values.append((command.task_id, output))
@@ -250,6 +263,7 @@ class Scheduler:
                 case ConsumeEvent():
                     writes.append(write_of(run_id, command, None))
                 case KeepOutput():
+                    writes += use(run_id, command.output.blobs())
                     acts.commands.append(command)
                     acts.tasks.append(command.task_id)
                 case Dispatch() | DropOutput() | CancelAttempt() | SetTimer():

@@ -8,7 +8,19 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from perdure.engine.state import Task
-from perdure.model import Call, Failure, Payload, RunStatus, Sleep, Spec, TaskOptions, TaskStatus, Wait, WaitEvent
+from perdure.model import (
+    BlobRef,
+    Call,
+    Failure,
+    Payload,
+    RunStatus,
+    Sleep,
+    Spec,
+    TaskOptions,
+    TaskStatus,
+    Wait,
+    WaitEvent,
+)
 from perdure.storage.rows import RunRow
 
 
@@ -80,7 +92,8 @@ class Conflict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A request to run a graph. `workflow_id` "" takes the `request_id`, and without that a random id."""
+    """A request to run a graph. `workflow_id` "" takes the `request_id`, and without that a random id.
+    `source` is the blob that the graph came in, if it did."""
 
     namespace: str
     workflow_id: str
@@ -95,6 +108,7 @@ class NewRun:
     queue: str = "default"
     priority: int = 0
     name: str = ""
+    source: BlobRef | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class BlobServicer(blob_service_pb2_grpc.BlobServiceServicer):
     ) -> pb.UploadBlobResponse:
         stream = request_iterator
         header = await self._header(stream)
-        if header.sha256 and await self._blobs.size(header.sha256) == header.size_bytes:
+        if header.sha256 and await self._blobs.renew(header.sha256) == header.size_bytes:
             return _uploaded(BlobRef(header.sha256, header.size_bytes), existed=True)
         async with self._blobs.writer() as writer:
             size = 0

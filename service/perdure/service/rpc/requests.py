@@ -64,6 +64,13 @@ def payload(message: payload_pb2.Payload, field: str) -> Payload:
         raise invalid(field, str(error)) from error
 
 
+def blob(message: payload_pb2.BlobRef, field: str) -> BlobRef:
+    try:
+        return BlobRef(message.sha256, message.size_bytes)
+    except ValueError as error:
+        raise invalid(field, str(error)) from error
+
+
 def wait_s(asked: Duration, context: grpc.aio.ServicerContext[Any, Any]) -> float:
     """Bounded by the limit and by the deadline of the call, less a margin."""
     try:
@@ -110,6 +117,7 @@ def run(request: workflow_service_pb2.RunRequest, spec: Spec, spec_bytes: bytes)
         queue=text(request.queue, "queue", limit=63, required=False) or "default",
         priority=request.priority,
         name=text(request.display_name, "display_name", required=False) or _name_of(spec),
+        source=blob(request.source.spec_blob, "source.spec_blob") if request.source.HasField("spec_blob") else None,
     )
 
 
@@ -131,17 +139,6 @@ def _check_payloads(graph: Spec) -> None:
                 size=str(size),
                 limit=str(limits.INLINE_PAYLOAD_BYTES_MAX),
             )
-
-
-def blobs_of(new: NewRun) -> set[BlobRef]:
-    """The blobs that a request to run refers to."""
-    payloads = list(new.inputs.values())
-    for node in new.spec.nodes:
-        if isinstance(node.action, Call):
-            payloads.append(node.action.arguments)
-            if node.action.function.code is not None:
-                payloads.append(node.action.function.code)
-    return {payload.blob for payload in payloads if payload.blob is not None}
 
 
 def _name_of(graph: Spec) -> str:

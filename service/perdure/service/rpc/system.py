@@ -17,8 +17,13 @@ from perdure.v1 import system_service_pb2_grpc
 class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
     """Answers also while the engine starts or drains."""
 
-    def __init__(self, executor: Executor, *, version: str, engine_id: str) -> None:
+    http_address = ""
+    """Where HTTP is served, once it is."""
+
+    def __init__(self, executor: Executor, *, version: str, engine_id: str, max_running: int, max_pending: int) -> None:
         self._executor = executor
+        self._max_running = max_running
+        self._max_pending = max_pending
         self._version = version
         self._engine_id = engine_id
 
@@ -34,7 +39,10 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
                 max_blob_bytes=limits.BLOB_BYTES_MAX,
                 max_nodes=limits.NODES_MAX,
                 max_wait=wire.to_duration(int(limits.WAIT_S_MAX * 1000)),
+                max_running_workflows=self._max_running,
+                max_pending_workflows=self._max_pending,
             ),
             replica_id=self._engine_id,
             python_versions=sorted(self._executor.python_versions()),
+            http_address=self.http_address,
         )

@@ -18,6 +18,7 @@ from perdure.service.filters import parse_filter, parse_order
 from perdure.service.queries import Queries
 from perdure.service.rpc import answers, requests
 from perdure.service.rpc.watch import Watcher
+from perdure.service.uses import of_start
 from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import RunQuery
 from perdure.v1 import spec_pb2, workflow_pb2, workflow_service_pb2_grpc
@@ -43,7 +44,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def Run(self, request: pb.RunRequest, context: Context) -> pb.RunResponse:
         spec, data = await self._spec(request.source)
         new = requests.run(request, spec, data)
-        await self._check_blobs(requests.blobs_of(new))
+        await self._check_blobs(of_start(new.spec, new.inputs.values(), new.source))
         view, started = await self._commands.submit(new)
         return pb.RunResponse(
             workflow=answers.workflow(view), started=started, watch_token=self._watcher.token(view.row.change)
@@ -66,9 +67,10 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
                 raise requests.invalid("source", "is required")
 
     async def _check_blobs(self, blobs: Iterable[BlobRef]) -> None:
-        """A run with a blob that is not there would fail later, and less clearly."""
+        """A run with a blob that is not there would fail later, and less clearly. Those that are there stay
+        until their use is stored: they count as put now."""
         for blob in blobs:
-            size = await self._blobs.size(blob.sha256)
+            size = await self._blobs.renew(blob.sha256)
             if size is None:
                 raise errors.BlobNotFoundError(f"there is no blob {blob.sha256}; upload it first", sha256=blob.sha256)
             if size != blob.size:
@@ -101,8 +103,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
                 "this server acknowledges stored events only", capability="ack-consumed"
             )
         payload = requests.payload(request.payload, "payload")
-        if payload.blob is not None:
-            await self._check_blobs((payload.blob,))
+        await self._check_blobs(payload.blobs())
         sent = await self._commands.send_event(
             *_named(request),
             key=requests.text(request.event_key, "event_key"),

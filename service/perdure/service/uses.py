@@ -1,0 +1,45 @@
+"""Which blobs a thing mentions, so that the entry that stores it notes that its run uses them.
+
+Nothing is written for what mentions none, which is nearly everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from perdure import graphwire
+from perdure.engine.messages import RecordTask
+from perdure.model import BlobRef, Failure, Payload, Spec
+from perdure.storage.rows import UseBlobs, Write
+
+
+def use(run_id: str, blobs: Iterable[BlobRef]) -> list[Write]:
+    """The write that notes the uses; no write if there are no blobs."""
+    named = tuple(sorted({blob.sha256 for blob in blobs}))
+    return [UseBlobs(run_id, named)] if named else []
+
+
+def of_record(record: RecordTask, output: Payload | None) -> tuple[BlobRef, ...]:
+    """Those of a task's output, or of the error that it failed with."""
+    if output is not None and (output.blob is not None or output.refs):
+        return output.blobs()
+    return of_failure(record.failure) if record.failure is not None else ()
+
+
+def of_failure(failure: Failure) -> tuple[BlobRef, ...]:
+    """Those of the error and of its causes."""
+    found: list[BlobRef] = []
+    link: Failure | None = failure
+    while link is not None:
+        if link.error is not None:
+            found += link.error.blobs()
+        link = link.cause
+    return tuple(found)
+
+
+def of_start(spec: Spec, inputs: Iterable[Payload], source: BlobRef | None) -> set[BlobRef]:
+    """Those of a graph and its inputs, and the one that the graph itself came in."""
+    found = set(graphwire.blobs_of_spec(spec))
+    for payload in inputs:
+        found.update(payload.blobs())
+    return found if source is None else found | {source}
