@@ -174,14 +174,15 @@ class Admission:
     async def move(self, row: RunRow, write: SetRun) -> RunRow:
         """Change the state of a run that is not in memory, alone; gives the row after that.
 
-        The slot or place of the new state has been taken before. Raises StorageError when the store
+        What the new state needs has been taken before, a place that is left otherwise than for a slot is
+        given back. Raises StorageError when the store
         fails; the change happens all the same, once the store works again.
         """
         moved: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
 
         def then(_result: EntryResult, change: int) -> None:
             after = write.applied_to(row, change)
-            if row.status is RunStatus.PENDING:
+            if row.status is RunStatus.PENDING and after.status is not RunStatus.RUNNING:
                 self._pending[row.namespace] -= 1
             if after.status is RunStatus.PENDING:
                 self.queued(after)
@@ -233,4 +234,5 @@ class Admission:
                 return  # it was canceled meanwhile
             if self.max_running != ANY:
                 self._take(row.namespace, run_id)
+            self._pending[row.namespace] -= 1
             await self.move(row, SetRun(run_id, RunStatus.RUNNING, self._scheduler.clock()))
