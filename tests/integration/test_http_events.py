@@ -1,0 +1,220 @@
+"""Events over HTTP: what webhooks and shells send, and what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+
+import perdure
+from perdure.service.app import RunningServer, running_server
+from perdure.service.settings import Settings, SettingsError
+
+
+@perdure.task
+def pair(*values: Any) -> Any:
+    return list(values)
+
+
+@dataclass
+class Web:
+    server: RunningServer
+    client: perdure.Client
+    session: aiohttp.ClientSession
+
+    async def post(
+        self, workflow_id: str, body: object, *, headers: dict[str, str] | None = None, query: str = ""
+    ) -> tuple[int, Any]:
+        """A text is sent as it is, anything else as JSON."""
+        data = body if isinstance(body, str | bytes) else json.dumps(body)
+        sent = io.BytesIO(data if isinstance(data, bytes) else data.encode())
+        path = f"/event/send_event/{quote(workflow_id, safe='')}{query}"
+        headers = {"Content-Type": "application/json"} | (headers or {})
+        async with self.session.post(path, data=sent, headers=headers) as answer:
+            return answer.status, await answer.json()
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self.session.get(path) as answer:
+            return answer.status, await answer.json()
+
+    async def waiting(self, workflow_id: str, *keys: str) -> perdure.Handle:
+        keys = keys or ("k",)
+        return await self.client.start(pair.bind(*(perdure.event(key) for key in keys)), workflow_id=workflow_id)
+
+
+@pytest.fixture
+async def web(storage: str) -> AsyncIterator[Web]:
+    settings = Settings(listen="127.0.0.1:0", http_listen="127.0.0.1:0", storage=storage, executor="local", drain_s=2.0)
+    async with (
+        running_server(settings) as server,
+        perdure.Client(server.address, patience=2.0) as client,
+        aiohttp.ClientSession(f"http://{server.http_address}") as session,
+    ):
+        yield Web(server, client, session)
+
+
+def event(payload: object = None, key: str = "k") -> dict[str, object]:
+    return {"event_key": key, "event_payload": payload}
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [None, True, 0, -1.5, 2**80, "text", "日本 \u0000 \"'", [], [1, [2, {"a": None}]], {"b": 1, "a": {"": []}}],
+    ids=repr,
+)
+async def test_the_payload_arrives_as_it_was_sent(web: Web, payload: object) -> None:
+    handle = await web.waiting("w")
+    status, answer = await web.post("w", event(payload))
+    assert status == 200
+    assert answer["sequence"] > 0
+    assert answer["duplicate"] is False
+    assert await handle.output() == [payload]
+
+
+async def test_an_event_that_comes_early_is_kept(web: Web) -> None:
+    gate = await web.client.start(pair.bind(perdure.event("first"), perdure.event("second")), workflow_id="w")
+    assert (await web.post("w", event("b", "second")))[0] == 200
+    assert (await web.post("w", event("a", "first")))[0] == 200
+    assert await gate.output() == ["a", "b"]
+
+
+async def test_the_same_idempotency_key_is_one_event(web: Web) -> None:
+    handle = await web.client.start(pair.bind(perdure.event("k"), perdure.event("k")), workflow_id="w")
+    first = await web.post("w", event(1), headers={"Idempotency-Key": "id-1"})
+    again = await web.post("w", event(1), headers={"Idempotency-Key": "id-1"})
+    assert (first[1]["duplicate"], again[1]["duplicate"]) == (False, True)
+    assert first[1]["sequence"] == again[1]["sequence"]
+    assert (await web.post("w", event(2), headers={"Idempotency-Key": "id-2"}))[1]["duplicate"] is False
+    assert sorted(await handle.output()) == [1, 2]
+
+
+async def test_without_one_every_request_is_an_event(web: Web) -> None:
+    handle = await web.client.start(pair.bind(perdure.event("k"), perdure.event("k")), workflow_id="w")
+    await asyncio.gather(*(web.post("w", event("same")) for _ in range(2)))
+    assert await handle.output() == ["same", "same"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b?c#d", "ünï/cödé", "%2F", "a" * 256])
+async def test_ids_of_any_kind(web: Web, name: str) -> None:
+    handle = await web.waiting(name)
+    assert (await web.post(name, event("v")))[0] == 200
+    assert await handle.output() == ["v"]
+
+
+async def test_namespaces(web: Web) -> None:
+    async with perdure.Client(web.server.address, namespace="other") as other:
+        handle = await other.start(pair.bind(perdure.event("k")), workflow_id="w")
+        assert (await web.post("w", event(1)))[0] == 404
+        assert (await web.post("w", event(1), query="?namespace=other"))[0] == 200
+        assert await handle.output() == [1]
+
+
+async def test_unknown_and_finished_workflows(web: Web) -> None:
+    status, answer = await web.post("nobody", event())
+    assert status == 404
+    assert answer["error"]["reason"] == "WORKFLOW_NOT_FOUND"
+    assert answer["error"]["fields"]["workflow_id"] == "nobody"
+    assert "nobody" in answer["error"]["message"]
+    handle = await web.waiting("w")
+    await handle.cancel()
+    status, answer = await web.post("w", event())
+    assert (status, answer["error"]["reason"]) == (409, "WORKFLOW_ALREADY_FINAL")
+    assert answer["error"]["fields"]["status"] == "CANCELED"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ("", "body"),
+        ("{", "body"),
+        ("[" * 100_000, "body"),
+        (b"\xff\xfe", "body"),
+        ([], "body"),
+        ({"event_key": "k"}, "body"),
+        ({"event_payload": 1}, "event_key"),
+        ({"event_key": None, "event_payload": 1}, "event_key"),
+        ({"event_key": "", "event_payload": 1}, "event_key"),
+        ({"event_key": "k" * 257, "event_payload": 1}, "event_key"),
+        ({"event_key": "a\nb", "event_payload": 1}, "event_key"),
+        ('{"event_key": "k", "event_payload": 1e999}', "event_payload"),
+        ('{"event_key": "k", "event_payload": NaN}', "event_payload"),
+        ('{"event_key": "k", "event_payload": "\\ud800"}', "event_payload"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_bad_bodies_are_refused_and_nothing_is_stored(web: Web, body: object, field: str) -> None:
+    handle = await web.waiting("w")
+    status, answer = await web.post("w", body)
+    assert (status, answer["error"]["reason"]) == (400, "INVALID_FIELD")
+    assert answer["error"]["fields"]["field"] == field
+    await web.post("w", event("good"))
+    assert await handle.output() == ["good"]
+
+
+async def test_bad_ids_and_types(web: Web) -> None:
+    await web.waiting("w")
+    status, answer = await web.post("w", event(), headers={"Content-Type": "text/plain"})
+    assert (status, answer["error"]["fields"]["field"]) == (400, "Content-Type")
+    status, answer = await web.post("w", event(), headers={"Idempotency-Key": "x" * 129})
+    assert (status, answer["error"]["fields"]["field"]) == (400, "Idempotency-Key")
+    status, answer = await web.post("a" * 257, event())
+    assert (status, answer["error"]["fields"]["field"]) == (400, "workflow_id")
+    status, answer = await web.post("w", event(), query="?namespace=" + "n" * 64)
+    assert (status, answer["error"]["fields"]["field"]) == (400, "namespace")
+
+
+async def test_a_body_may_have_a_megabyte(web: Web) -> None:
+    handle = await web.waiting("w")
+    status, answer = await web.post("w", event("x" * (1024 * 1024)))
+    assert (status, answer["error"]["reason"]) == (413, "PAYLOAD_TOO_LARGE")
+    text = "x" * (1024 * 1024 - 100)
+    assert (await web.post("w", event(text)))[0] == 200
+    assert await handle.output() == [text]
+
+
+async def test_other_paths_and_methods(web: Web) -> None:
+    assert (await web.get("/"))[0] == 404
+    async with web.session.get("/event/send_event/w") as answer:
+        assert answer.status == 405
+        assert answer.headers["Allow"] == "POST"
+        assert (await answer.json())["error"]["message"]
+
+
+async def test_health_and_draining(web: Web) -> None:
+    assert await web.get("/healthz") == (200, {"status": "alive"})
+    assert await web.get("/readyz") == (200, {"status": "ready"})
+    await web.waiting("w")
+    await web.server.drain()
+    assert (await web.get("/healthz"))[0] == 200
+    for status, answer in (await web.get("/readyz"), await web.post("w", event())):
+        assert (status, answer["error"]["reason"]) == (503, "DRAINING")
+    async with web.session.get("/readyz") as answer:
+        assert answer.headers["Retry-After"] == "1"
+
+
+async def test_the_address_is_told(web: Web) -> None:
+    assert (await web.client.info()).http_address == web.server.http_address
+    assert web.server.http_address.startswith("127.0.0.1:")
+
+
+async def test_there_is_no_http_unless_it_is_asked_for(server: RunningServer, client: perdure.Client) -> None:
+    assert server.http_address == (await client.info()).http_address == ""
+
+
+async def test_an_address_in_use_is_said_clearly() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = Settings(listen="127.0.0.1:0", http_listen=address, storage="memory:", executor="local")
+        with pytest.raises(SettingsError, match=f"cannot listen on {address}"):
+            async with running_server(settings):
+                pass
