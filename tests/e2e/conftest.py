@@ -44,3 +44,17 @@ def agent(service: Service, ray_address: str, tmp_path: Path) -> Iterator[Proces
         agent.start()
         agent.wait_for("agent serves")
         yield agent
+
+
+@pytest.fixture(scope="session")
+def steady(ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """An engine with an agent, for all the tests that kill neither."""
+    folder = tmp_path_factory.mktemp("steady")
+    service = Service(folder, "--executor", "agents", "--lease-idle-s", "2")
+    arguments = ("--address", service.address, "--ray-address", ray_address)
+    agent = Process("-m", "perdure.worker.agent", *arguments, log=folder / "agent.log")
+    with running(service), running(agent):
+        service.up()
+        agent.start()
+        agent.wait_for("agent serves")
+        yield service

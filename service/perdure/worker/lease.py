@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from perdure import wire
@@ -30,6 +31,8 @@ from perdure.worker.session import Session
 
 GRACE_S: Final = 1.0
 """After an interrupt, user code has so long to end before the process does."""
+CHILDREN_S: Final = 0.5
+"""A process that ends waits so long for the tasks of Ray's that it cancelled."""
 EXIT_CODE: Final = 86
 
 
@@ -80,6 +83,7 @@ class _Lease:
         self._known_async: set[str] = set()
         self._ends_s: dict[int, float] = {}  # when the process ends, by interrupted attempts
         self._guard: threading.Thread | None = None
+        self._ray_task = _ray_task()
         self._is_ending = False
         self._count = 0
 
@@ -137,7 +141,11 @@ class _Lease:
 
     def _watch(self) -> None:
         """Ends the process if an interrupted attempt is still there after its grace. All have the same, so the
-        first is the next."""
+        first is the next. What it started on Ray is cancelled first, level by level: that the owner is gone
+        takes Ray some seconds to tell at each."""
+        if self._current is not None:
+            for child in _children_of(self._ray_task):
+                _cancel(child)
         while True:
             with self._lock:
                 for token in [token for token in self._ends_s if not self._is_running(token)]:
@@ -208,7 +216,7 @@ class _Lease:
         """Whether something of an interrupted attempt may go on by itself: threads, or tasks of Ray's."""
         guard = self._guard
         now = threading.active_count() - (guard is not None and guard.is_alive())
-        return now > threads or _has_children()
+        return now > threads or bool(_children_of(self._ray_task))
 
     def _abandon(self) -> NoReturn:
         """End the process, and with it all that its tasks started: Ray ends tasks whose owner is gone. The attempt
@@ -218,6 +226,11 @@ class _Lease:
             for token in self._waiting:
                 self._session.send_returned(token)
             self._waiting.clear()
+        until_s = time.monotonic() + CHILDREN_S
+        for child in _children_of(self._ray_task):
+            _cancel(child)
+        while _children_of(self._ray_task) and time.monotonic() < until_s:
+            time.sleep(0.01)
         self._session.close()
         os._exit(EXIT_CODE)
 
@@ -279,13 +292,34 @@ class _Lease:
         task.add_done_callback(done)
 
 
-def _has_children() -> bool:
-    """Whether tasks of Ray's that this process started have not ended."""
+def _ray_task() -> Any:
+    """Ray's id of the task that runs in this thread; None without Ray."""
     ray: Any = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
-        return False
-    worker = ray._private.worker.global_worker
-    return bool(worker.core_worker.get_pending_children_task_ids(worker.current_task_id))
+        return None
+    return ray._private.worker.global_worker.current_task_id
+
+
+def _children_of(task: Any) -> list[Any]:
+    """Ids of the tasks that it started and that have not ended."""
+    if task is None:
+        return []
+    import ray
+
+    worker: Any = ray._private.worker.global_worker
+    found: list[Any] = worker.core_worker.get_pending_children_task_ids(task)
+    return found
+
+
+def _cancel(child: Any) -> None:
+    """Cancel a task with all below it, by force; calls of actors, which stay, without."""
+    import ray
+
+    first_return: Any = ray.ObjectRef(child.binary() + (1).to_bytes(4, "little"))
+    for force in (True, False):
+        with suppress(Exception):  # it has just ended, or Ray sees it otherwise
+            ray.cancel(first_return, force=force, recursive=True)
+            return
 
 
 def _receipt(token: int, result: Result | None, began_ms: int, took_s: float) -> pb.Receipt:
