@@ -57,7 +57,8 @@ def test_dying_at_every_call_of_the_store(shape: str) -> None:
     assert calls > 6, "the engine must have died at least once a step"
 
 
-@pytest.mark.parametrize("seed", [21772])
-def test_seeds_that_found_bugs(seed: int) -> None:
-    """21772: an event arrived while a run fell asleep; after a crash nobody woke it."""
-    run_seed(seed)
+@pytest.mark.parametrize(("seed", "limits"), [(21772, (-1, -1)), (11939, (2, 3))])
+def test_seeds_that_found_bugs(seed: int, limits: tuple[int, int]) -> None:
+    """21772: an event arrived while a run fell asleep; after a crash nobody woke it.
+    11939: of two runs that were to start, the row of the first was not read, and the second passed it."""
+    run_seed(seed, limits=limits)

@@ -72,9 +72,10 @@ class Run:
         self._waiting: defaultdict[str, deque[Task]] = defaultdict(deque)  # by event key
         self._mailbox: defaultdict[str, deque[EventArrived]] = defaultdict(deque)  # nobody waited yet
         self._timed: dict[str, Task] = {}  # wait for a recorded moment
+        self._untimed: dict[str, Task] = {}  # wait without a worker, however long it takes
         self._ready: deque[Task] = deque()  # to be started before apply returns
         self._kept: set[str] = set()  # volatile tasks whose outputs are at hand
-        self._last_event = 0
+        self.last_event = 0
         self._next_seq = 0
         self._commands: list[Command] = []
 
@@ -220,6 +221,8 @@ class Run:
         if task.wake_ms is not None:
             self._timed[task.id] = task
             self._commands.append(SetTimer(task.id, task.attempt, task.wake_ms))
+        else:
+            self._untimed[task.id] = task
 
     def _limit(self, task: Task, at_ms: int) -> None:
         """An attempt began: it has so much time. Not recorded, since no attempt survives a restart."""
@@ -318,8 +321,8 @@ class Run:
         self._ready = deque(task for task in self._ready if not task.scope.is_within(scope))
 
     def _open(self) -> list[Task]:
-        """Tasks that are with the executor or wait for a moment."""
-        return [*self._in_flight.values(), *self._timed.values()]
+        """Tasks that are with the executor or wait."""
+        return [*self._in_flight.values(), *self._timed.values(), *self._untimed.values()]
 
     def _cancel(self, tasks: list[Task], at_ms: int) -> None:
         """The record keeps the moment that a task waited for: a resumed run does not sleep twice."""
@@ -334,6 +337,7 @@ class Run:
     def _close(self, task: Task, status: TaskStatus, at_ms: int) -> None:
         self._in_flight.pop(task.id, None)
         self._timed.pop(task.id, None)
+        self._untimed.pop(task.id, None)
         task.status = status
         task.wake_ms = None
         task.ended_ms = at_ms
@@ -369,9 +373,9 @@ class Run:
     # -------------------------------------------------------------------------- events and timers
 
     def _event_arrived(self, event: EventArrived) -> None:
-        if event.sequence <= self._last_event:
+        if event.sequence <= self.last_event:
             return
-        self._last_event = event.sequence
+        self.last_event = event.sequence
         if waiting := self._waiting.get(event.key):
             self._deliver(event, waiting.popleft(), event.at_ms)
         else:
@@ -455,7 +459,7 @@ class Run:
         run.status = status
         for event in mail:
             run._mailbox[event.key].append(event)
-        run._last_event = last_event
+        run.last_event = last_event
         return run
 
     def _restore_task(self, record: RecordTask, specs: Mapping[str, Spec]) -> None:

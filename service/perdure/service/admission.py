@@ -15,13 +15,13 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 from weakref import WeakValueDictionary
 
 from perdure import errors
 from perdure.model import RunStatus
-from perdure.service.journal import Journal
+from perdure.service.journal import Journal, Then
 from perdure.service.scheduler import Scheduler
 from perdure.service.views import RunView
 from perdure.storage.ports import MetadataStore, StorageError
@@ -174,11 +174,20 @@ class Admission:
     async def move(self, row: RunRow, write: SetRun) -> RunRow:
         """Change the state of a run that is not in memory, alone; gives the row after that.
 
-        What the new state needs has been taken before, a place that is left otherwise than for a slot is
-        given back. Raises StorageError when the store
-        fails; the change happens all the same, once the store works again.
+        What the new state needs has been taken before; a place in the queue is given back here. Raises
+        StorageError when the store fails; the change happens all the same, once the store works again.
         """
         moved: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
+
+        def trouble(error: Exception) -> None:
+            if not moved.done():
+                moved.set_exception(error)
+
+        self._journal.append((write,), self._moves(row, write, moved), trouble=trouble)
+        return await moved
+
+    def _moves(self, row: RunRow, write: SetRun, moved: asyncio.Future[RunRow]) -> Then:
+        """What happens once the change is durable."""
 
         def then(_result: EntryResult, change: int) -> None:
             after = write.applied_to(row, change)
@@ -193,12 +202,7 @@ class Admission:
             if not moved.done():
                 moved.set_result(after)
 
-        def trouble(error: Exception) -> None:
-            if not moved.done():
-                moved.set_exception(error)
-
-        self._journal.append((write,), then, trouble=trouble)
-        return await moved
+        return then
 
     # -------------------------------------------------------------------------- the queue
 
@@ -222,17 +226,20 @@ class Admission:
             page = await self._store.pending_runs(namespace, limit=min(free, PAGE))
             if not page:
                 return
-            started = await asyncio.gather(*(self._start(row.run_id) for row in page), return_exceptions=True)
-            for error in started:
-                if isinstance(error, BaseException):
-                    raise error
+            async with AsyncExitStack() as alone:
+                started = []
+                for row in page:  # one after the other: who cannot be started is not passed
+                    await alone.enter_async_context(self.alone(row.run_id))
+                    now = await self._store.get_run(row.run_id)
+                    if now is not None and now.status is RunStatus.PENDING:  # it was not canceled meanwhile
+                        started.append(self._start(now))
+                await asyncio.gather(*started)
 
-    async def _start(self, run_id: str) -> None:
-        async with self.alone(run_id):
-            row = await self._store.get_run(run_id)
-            if row is None or row.status is not RunStatus.PENDING:
-                return  # it was canceled meanwhile
-            if self.max_running != ANY:
-                self._take(row.namespace, run_id)
-            self._pending[row.namespace] -= 1
-            await self.move(row, SetRun(run_id, RunStatus.RUNNING, self._scheduler.clock()))
+    def _start(self, row: RunRow) -> asyncio.Future[RunRow]:
+        if self.max_running != ANY:
+            self._take(row.namespace, row.run_id)
+        self._pending[row.namespace] -= 1
+        write = SetRun(row.run_id, RunStatus.RUNNING, self._scheduler.clock())
+        moved: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
+        self._journal.append((write,), self._moves(row, write, moved))
+        return moved

@@ -1,0 +1,60 @@
+"""However a task ends, it has an end: in a run that is canceled or fails, and in a scope that is stopped."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.engine.messages import CancelRequested, EventArrived, ResumeRequested, TaskContinued, TaskFailed
+from perdure.model import Node, NodeRef, RunStatus, Sleep, TaskStatus, Wait, WaitEvent
+from unit.driver import CATCH, ERROR, VALUE, Driver, call, graph
+
+WAITING = {
+    "event": Node("w", WaitEvent("k")),
+    "event in time": Node("w", WaitEvent("k", timeout_ms=60_000)),
+    "sleep": Node("w", Sleep(delay_ms=60_000)),
+    "wait": Node("w", Wait((NodeRef("a"),))),
+    "wait in time": Node("w", Wait((NodeRef("a"),), timeout_ms=60_000)),
+}
+
+
+def waiting(kind: str) -> Driver:
+    return Driver(graph(call("a"), WAITING[kind], call("c", "a", "w")))
+
+
+@pytest.mark.parametrize("kind", WAITING)
+def test_canceling_a_run_ends_what_waits(kind: str) -> None:
+    run = waiting(kind)
+    assert run.run.graph.tasks["w"].status is TaskStatus.RUNNING
+    run.apply(CancelRequested("enough", 50))
+    for task_id in ("a", "w"):
+        record = run.records[task_id]
+        assert (record.status, record.ended_ms) == (TaskStatus.CANCELED, 50)
+    assert "c" not in run.records  # it never began
+
+
+@pytest.mark.parametrize("kind", WAITING)
+def test_a_failed_run_ends_what_waits_and_resumes_it(kind: str) -> None:
+    run = waiting(kind)
+    run.apply(TaskFailed("a", 1, ERROR, 50))
+    assert run.status is RunStatus.FAILED
+    assert (run.records["a"].status, run.records["a"].ended_ms) == (TaskStatus.FAILED, 50)
+    assert (run.records["w"].status, run.records["w"].ended_ms) == (TaskStatus.CANCELED, 50)
+    run.apply(ResumeRequested(60))
+    task = run.run.graph.tasks["w"]
+    assert (task.status, task.ended_ms) == (TaskStatus.RUNNING, None)
+    if kind.startswith("event"):
+        run.apply(EventArrived(1, "k", VALUE, 70))
+        assert run.records["w"].status is TaskStatus.SUCCESSFUL
+        assert run.records["w"].ended_ms == 70
+
+
+def test_a_stopped_scope_ends_what_waits_in_it() -> None:
+    run = Driver(graph(call("outer", options=CATCH), Node("beside", WaitEvent("k")), call("z", "outer", "beside")))
+    inner = graph(call("x"), Node("w", WaitEvent("k")), call("y", "x", "w"))
+    run.apply(TaskContinued("outer", 1, inner, "inner", 40))
+    run.apply(TaskFailed("x", 1, ERROR, 50))
+    assert (run.records["w"].status, run.records["w"].ended_ms) == (TaskStatus.CANCELED, 50)
+    assert run.run.graph.tasks["beside"].status is TaskStatus.RUNNING
+    run.apply(EventArrived(1, "k", VALUE, 60))  # goes to the one that still waits
+    assert run.records["beside"].status is TaskStatus.SUCCESSFUL
+    assert run.records["w"].status is TaskStatus.CANCELED
