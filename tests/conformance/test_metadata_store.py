@@ -216,6 +216,9 @@ async def test_events_are_numbered_kept_and_consumed(store: MetadataStore) -> No
     assert stored is not None
     assert [event.payload for event in stored.events] == [b"2", b"4"]
     assert stored.last_event > numbers[2]
+    assert await store.read_events("run-a", after=0) == list(stored.events)
+    assert await store.read_events("run-a", after=numbers[1]) == list(stored.events[1:])
+    assert await store.read_events("run-c", after=0) == []
 
 
 # ------------------------------------------------------------------------------ listing and changes

@@ -1,4 +1,4 @@
-"""Runs in a dict: the reference implementation of the metadata store.
+"""Runs in a dict: the reference implementation of the metadata store, embedded or shared.
 
 Keeps nothing over the end of the process. Everything happens at once, on the event loop, so that it
 is as deterministic as its caller.
@@ -6,13 +6,15 @@ is as deterministic as its caller.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 from perdure.model import RunStatus, TaskStatus
-from perdure.storage.ports import Entry
+from perdure.storage.ports import Entry, Fenced
 from perdure.storage.rows import (
     AddEvent,
     AddRun,
@@ -24,8 +26,13 @@ from perdure.storage.rows import (
     Condition,
     ConsumeEvent,
     DeleteRun,
+    DropMail,
+    EngineRow,
     EntryResult,
     EventRow,
+    Limit,
+    Mail,
+    MailRow,
     MarkBlobs,
     PutSpec,
     PutTask,
@@ -45,6 +52,9 @@ from perdure.storage.rows import (
 
 UNFINISHED = (RunStatus.RUNNING, RunStatus.PENDING)
 TIMED = (TaskStatus.RUNNING, TaskStatus.BACKING_OFF)
+DEAD_KEPT_MS: Final = 24 * 3600 * 1000
+TOLD: Final = (AddRun, SetRun, SetAsideRuns, DeleteRun, Mail)
+"""Writes that other members hear of."""
 
 
 @dataclass(slots=True)
@@ -64,39 +74,154 @@ class _Kept:
                 return event.sequence
         return None
 
+    def waiting(self) -> list[EventRow]:
+        return [event for _, event in sorted(self.events.items()) if not event.consumed_by]
+
+
+class SharedMemory:
+    """What several members share. `clock` is that by which leases end, in milliseconds."""
+
+    def __init__(self, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+        self.clock = clock
+        self.runs: dict[str, _Kept] = {}
+        self.current: dict[tuple[str, str], _Kept] = {}
+        self.requests: dict[tuple[str, str], _Kept] = {}
+        self.specs: dict[str, bytes] = {}
+        self.uses: Counter[str] = Counter()  # how many runs use a blob
+        self.marks: dict[str, int] = {}
+        self.mail: dict[int, MailRow] = {}
+        self.engines: dict[str, EngineRow] = {}
+        self.listeners: dict[MemoryMetadataStore, Callable[[], None]] = {}
+        self.change = 0
+        self.sequence = 0
+        self.mail_number = 0
+
+    def member(self) -> MemoryMetadataStore:
+        """The store as one more engine has it."""
+        return MemoryMetadataStore(self)
+
+    def is_alive(self, engine_id: str) -> bool:
+        engine = self.engines.get(engine_id)
+        return engine is not None and not engine.is_dead
+
 
 class MemoryMetadataStore:
-    """Implements MetadataStore."""
+    """Implements MetadataStore: embedded, or as a member of what is shared."""
 
-    def __init__(self) -> None:
-        self._runs: dict[str, _Kept] = {}
-        self._current: dict[tuple[str, str], _Kept] = {}
-        self._requests: dict[tuple[str, str], _Kept] = {}
-        self._specs: dict[str, bytes] = {}
-        self._uses: Counter[str] = Counter()  # how many runs use a blob
-        self._marks: dict[str, int] = {}
-        self._change = 0
-        self._sequence = 0
+    def __init__(self, shared: SharedMemory | None = None) -> None:
+        self.is_shared = shared is not None
+        self._all = all_ = shared or SharedMemory()
+        self._runs, self._current, self._requests = all_.runs, all_.current, all_.requests
+        self._specs, self._uses, self._marks, self._mail = all_.specs, all_.uses, all_.marks, all_.mail
+        self._engine_id = ""
 
     async def open(self) -> None:
         """Nothing to do."""
 
     async def close(self) -> None:
-        """Nothing to do: what is here stays for those who hold the object."""
+        """Nobody is called any more; what is here stays for those who hold the object."""
+        self._all.listeners.pop(self, None)
+
+    # -------------------------------------------------------------------------- members
+
+    async def join(self, engine: EngineRow, lease_ms: int) -> None:
+        if not self.is_shared:
+            return
+        if engine.engine_id in self._all.engines:
+            self._engine_id = engine.engine_id
+            return await self.renew(lease_ms)
+        now_ms = self._all.clock()
+        joined = replace(engine, started_ms=now_ms, expires_ms=now_ms + lease_ms, is_dead=False)
+        self._all.engines[engine.engine_id] = joined
+        self._engine_id = engine.engine_id
+
+    async def renew(self, lease_ms: int) -> None:
+        if self._engine_id:
+            self._check_fence()
+            mine = self._all.engines[self._engine_id]
+            self._all.engines[self._engine_id] = replace(mine, expires_ms=self._all.clock() + lease_ms)
+
+    async def leave(self) -> None:
+        if self._all.engines.pop(self._engine_id, None) is not None:
+            self._tell()
+
+    async def engines(self) -> list[EngineRow]:
+        return sorted(self._all.engines.values(), key=lambda engine: (engine.started_ms, engine.engine_id))
+
+    async def bury(self) -> list[str]:
+        now_ms = self._all.clock()
+        ended = [engine for engine in self._all.engines.values() if engine.expires_ms <= now_ms]
+        for engine in ended:
+            if engine.is_dead and engine.expires_ms <= now_ms - DEAD_KEPT_MS:
+                del self._all.engines[engine.engine_id]
+            else:
+                self._all.engines[engine.engine_id] = replace(engine, is_dead=True)
+        return sorted(engine.engine_id for engine in ended if not engine.is_dead)
+
+    async def take_over(self, limit: int) -> list[RunRow]:
+        if not self._engine_id:
+            return []
+        self._check_fence()
+        left = [
+            kept
+            for _, kept in sorted(self._runs.items())
+            if kept.row.status in UNFINISHED and not self._all.is_alive(kept.row.owner)
+        ][:limit]
+        for kept in left:
+            kept.row = replace(kept.row, owner=self._engine_id)
+        return [kept.row for kept in left]
+
+    async def read_mail(self, *, limit: int) -> list[MailRow]:
+        return [mail for _, mail in sorted(self._mail.items()) if self._is_mine(self._runs[mail.run_id].row)][:limit]
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        self._all.listeners[self] = heard
+
+    def _check_fence(self) -> None:
+        if self._engine_id and not self._all.is_alive(self._engine_id):
+            raise Fenced(f"engine {self._engine_id} is no member any more")
+
+    def _is_mine(self, row: RunRow) -> bool:
+        return not self._engine_id or row.owner == self._engine_id
+
+    def _tell(self) -> None:
+        for member, heard in self._all.listeners.items():
+            if member is not self:
+                asyncio.get_running_loop().call_soon(heard)
 
     # -------------------------------------------------------------------------- writing
 
     async def commit(self, entries: Sequence[Entry]) -> Committed:
-        self._change += 1
-        return Committed(self._change, tuple(self._apply(entry) for entry in entries))
+        self._check_fence()
+        self._all.change += 1
+        committed = Committed(self._all.change, tuple(self._apply(entry) for entry in entries))
+        if any(isinstance(write, TOLD) for entry in entries for write in entry):
+            self._tell()
+        return committed
 
     def _apply(self, entry: Entry) -> EntryResult:
-        if any(isinstance(write, AddRun) and self._is_taken(write) for write in entry):
+        if any(self._is_refused(write, entry) for write in entry):
             return EntryResult(is_refused=True)
         result = EntryResult()
         for write in entry:
             result = self._write(write) or result
         return result
+
+    def _is_refused(self, write: Write, entry: Entry) -> bool:
+        match write:
+            case AddRun():
+                return self._is_taken(write)
+            case SetRun():
+                kept = self._runs.get(write.run_id)
+                return not write.fits(kept.row if kept is not None else None)
+            case Limit():
+                own = {other.row.run_id for other in entry if isinstance(other, AddRun)}
+                own |= {other.run_id for other in entry if isinstance(other, SetRun)}
+                rows = (kept.row for run_id, kept in self._runs.items() if run_id not in own)
+                count = sum((row.namespace, row.status) == (write.namespace, write.status) for row in rows)
+                return count >= write.most
+            case _:
+                return False
 
     def _is_taken(self, write: AddRun) -> bool:
         row = write.row
@@ -113,17 +238,21 @@ class MemoryMetadataStore:
                 self._add_run(write)
             case SetRun():
                 if kept := self._runs.get(write.run_id):
-                    kept.row = write.applied_to(kept.row, self._change)
+                    kept.row = write.applied_to(kept.row, self._all.change)
             case SetAsideRuns(at_ms=at_ms):
                 for kept in self._runs.values():
-                    if kept.row.status in UNFINISHED:
-                        kept.row = replace(kept.row, status=RunStatus.RESUMABLE, update_ms=at_ms, change=self._change)
+                    if kept.row.status in UNFINISHED and (
+                        self._is_mine(kept.row) or not self._all.is_alive(kept.row.owner)
+                    ):
+                        kept.row = replace(
+                            kept.row, status=RunStatus.RESUMABLE, update_ms=at_ms, change=self._all.change
+                        )
             case SetDormant():
                 if kept := self._runs.get(write.run_id):
                     kept.row = replace(kept.row, is_dormant=write.is_dormant)
             case PutTask(row=row):
                 if kept := self._runs.get(row.run_id):
-                    kept.tasks[row.task_id] = replace(row, change=self._change)
+                    kept.tasks[row.task_id] = replace(row, change=self._all.change)
             case PutSpec():
                 self._specs.setdefault(write.key, write.data)
             case AddEvent():
@@ -134,13 +263,23 @@ class MemoryMetadataStore:
             case UseBlobs():
                 self._use(write)
             case MarkBlobs(blobs=blobs):
-                self._marks.update(dict.fromkeys(blobs, self._change))
+                self._marks.update(dict.fromkeys(blobs, self._all.change))
             case Unmark(marks=marks):
                 for mark in marks:
                     if self._marks.get(mark.sha256) == mark.change:
                         del self._marks[mark.sha256]
             case DeleteRun():
                 self._delete(write.run_id)
+            case Mail():
+                if write.run_id in self._runs:
+                    self._all.mail_number += 1
+                    number = self._all.mail_number
+                    self._mail[number] = MailRow(number, write.run_id, write.kind, write.data)
+            case DropMail(numbers=numbers):
+                for number in numbers:
+                    self._mail.pop(number, None)
+            case Limit():
+                pass
             case _:
                 assert_never(write)
         return None
@@ -149,7 +288,7 @@ class MemoryMetadataStore:
         row = write.row
         if row.run_id in self._runs:
             return
-        kept = _Kept(replace(row, change=self._change), dict(write.inputs))
+        kept = _Kept(replace(row, change=self._all.change), dict(write.inputs))
         before = self._current.get((row.namespace, row.workflow_id))
         if before is not None:
             before.is_current = False
@@ -165,16 +304,17 @@ class MemoryMetadataStore:
             return None
         if (known := kept.find_event(write.key, write.event_id)) is not None:
             return EntryResult(sequence=known, is_duplicate=True)
-        self._sequence += 1
-        kept.events[self._sequence] = EventRow(
-            write.run_id, self._sequence, write.event_id, write.key, write.payload, write.arrived_ms
+        self._all.sequence += 1
+        sequence = self._all.sequence
+        kept.events[sequence] = EventRow(
+            write.run_id, sequence, write.event_id, write.key, write.payload, write.arrived_ms
         )
-        return EntryResult(sequence=self._sequence)
+        return EntryResult(sequence=sequence)
 
     def _use(self, write: UseBlobs) -> None:
         kept = self._runs.get(write.run_id)
         if kept is None:
-            self._marks.update(dict.fromkeys(write.blobs, self._change))
+            self._marks.update(dict.fromkeys(write.blobs, self._all.change))
             return
         new = set(write.blobs) - kept.blobs
         kept.blobs |= new
@@ -190,7 +330,9 @@ class MemoryMetadataStore:
         if row.request_id:
             del self._requests[row.namespace, row.request_id]
         self._uses -= Counter(kept.blobs)
-        self._marks.update(dict.fromkeys(kept.blobs, self._change))
+        self._marks.update(dict.fromkeys(kept.blobs, self._all.change))
+        for number in [number for number, mail in self._mail.items() if mail.run_id == run_id]:
+            del self._mail[number]
         used = {key for other in self._runs.values() for key in _spec_keys(other)}
         for key in _spec_keys(kept) - used:
             self._specs.pop(key, None)
@@ -213,6 +355,10 @@ class MemoryMetadataStore:
         kept = self._runs.get(run_id)
         return kept.find_event(key, event_id) if kept is not None else None
 
+    async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
+        kept = self._runs.get(run_id)
+        return [event for event in kept.waiting() if event.sequence > after] if kept is not None else []
+
     async def load_run(self, run_id: str) -> StoredRun | None:
         kept = self._runs.get(run_id)
         if kept is None:
@@ -221,7 +367,7 @@ class MemoryMetadataStore:
             kept.row,
             tuple(sorted(kept.inputs)),
             tuple(replace(row, output=None) for row in sorted(kept.tasks.values(), key=lambda row: row.seq)),
-            tuple(kept.events[sequence] for sequence in sorted(kept.events) if not kept.events[sequence].consumed_by),
+            tuple(kept.waiting()),
             max(kept.events, default=0),
         )
 
@@ -242,7 +388,8 @@ class MemoryMetadataStore:
 
     async def unfinished_runs(self, *, after: str, limit: int) -> list[RunRow]:
         rows = (kept.row for run_id, kept in sorted(self._runs.items()) if run_id > after)
-        return [row for row in rows if row.status is RunStatus.RUNNING and not row.is_dormant][:limit]
+        mine = [row for row in rows if row.status is RunStatus.RUNNING and not row.is_dormant and self._is_mine(row)]
+        return mine[:limit]
 
     async def running_runs(self) -> list[tuple[str, str]]:
         rows = (kept.row for kept in self._runs.values())
@@ -261,7 +408,7 @@ class MemoryMetadataStore:
         timers = [
             Timer(row.run_id, row.task_id, row.attempt, row.wake_ms)
             for kept in self._runs.values()
-            if kept.row.status is RunStatus.RUNNING
+            if kept.row.status is RunStatus.RUNNING and self._is_mine(kept.row)
             for row in kept.tasks.values()
             if row.wake_ms is not None and row.wake_ms <= until_ms and row.status in TIMED
         ]
@@ -281,9 +428,13 @@ class MemoryMetadataStore:
             ]
         return rows[: query.limit]
 
-    async def read_changes(self, namespace: str, *, after: int, limit: int) -> list[RunRow]:
+    async def read_changes(self, namespace: str | None, *, after: int, limit: int) -> list[RunRow]:
         rows = sorted(
-            (kept.row for kept in self._runs.values() if kept.row.namespace == namespace and kept.row.change > after),
+            (
+                kept.row
+                for kept in self._runs.values()
+                if namespace in (None, kept.row.namespace) and kept.row.change > after
+            ),
             key=lambda row: (row.change, row.run_id),
         )
         last = rows[:limit][-1].change if rows else 0
@@ -299,7 +450,7 @@ class MemoryMetadataStore:
         return [BlobMark(sha256, change, self._uses[sha256] > 0) for sha256, change in marks[:limit]]
 
     async def last_change(self) -> int:
-        return self._change
+        return self._all.change
 
 
 def _spec_keys(kept: _Kept) -> set[str]:

@@ -4,12 +4,24 @@ implementation to it: a promise that is not tested there is not made.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias
 
 from perdure.model import BlobRef
-from perdure.storage.rows import BlobMark, Committed, RunQuery, RunRow, StoredRun, Timer, ValueKey, Write
+from perdure.storage.rows import (
+    BlobMark,
+    Committed,
+    EngineRow,
+    EventRow,
+    MailRow,
+    RunQuery,
+    RunRow,
+    StoredRun,
+    Timer,
+    ValueKey,
+    Write,
+)
 
 Entry: TypeAlias = Sequence[Write]
 """Writes that belong together: all of them happen, or none."""
@@ -23,8 +35,17 @@ class StorageUnavailable(StorageError):
     """The store does not answer now. Of a commit: it may or may not have happened; repeat it."""
 
 
+class StorageDenied(StorageError):
+    """The store does not let us in: credentials, rights, or a name that is not there. Nothing was changed."""
+
+
 class StorageFull(StorageError):
     """There is no room. Nothing was changed; it may work later."""
+
+
+class Fenced(StorageError):
+    """Other members declared this one dead, or it left. Nothing was changed, and nothing that it commits
+    ever will be: whoever it was may join anew, under another id."""
 
 
 class CorruptData(StorageError):
@@ -44,10 +65,22 @@ class BlobNotFound(StorageError):
 
 
 class MetadataStore(Protocol):
-    """Runs, tasks, events, timers. One commit at a time is the caller's duty; reads run beside it."""
+    """Runs, tasks, events, timers, for one engine. One commit at a time is the caller's duty; reads run
+    beside it.
+
+    A store that `is_shared` has many engines as members, each through an object of its own; members know
+    nothing of each other but what the store says. An embedded one has a single engine: joining it is a
+    formality, nobody is ever fenced, and all runs are its own.
+    """
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there may be other engines."""
+        ...
 
     async def open(self) -> None:
-        """Connect, and bring the schema up to date if the store is an embedded one."""
+        """Connect, and bring the schema up to date if the store is an embedded one. Raises StorageError if
+        the schema of a shared one is too old or too new."""
         ...
 
     async def close(self) -> None:
@@ -59,10 +92,58 @@ class MetadataStore(Protocol):
 
         When it returns, the data survive the loss of power. When it raises StorageFull, nothing was
         changed. After StorageUnavailable the same call may be repeated: whatever had happened, the
-        result is as if it had happened once. The number `change` grows from commit to commit and
-        is written into every run and task row that the commit touches, whatever `change` they bear.
+        result is as if it had happened once. The number `change` grows from commit to commit of a
+        member and is written into every run and task row that the commit touches, whatever `change`
+        they bear. Events of one run are numbered in the order of commits, whoever commits.
+
+        Raises Fenced if this member was buried or has left: a commit that was under way when it was
+        buried has either happened before, entirely, or never will.
         """
         ...
+
+    # -------------------------------------------------------------------------- members
+
+    async def join(self, engine: EngineRow, lease_ms: int) -> None:
+        """Become a member for so long, by the clock of the store. From then on every commit is fenced, and
+        reads that speak of this member's runs mean those with its id as `owner`. A member that has not
+        joined owns all and is never fenced: so do tools look at a store. Joining again is renewing."""
+        ...
+
+    async def renew(self, lease_ms: int) -> None:
+        """Be a member for so long from now on. Raises Fenced. Does not wait for a commit under way."""
+        ...
+
+    async def leave(self) -> None:
+        """Cease to be a member: what it owned is ownerless at once. Leaving twice is no error."""
+        ...
+
+    async def engines(self) -> list[EngineRow]:
+        """The members, those that died lately included, by `started_ms` and then id; [] if it is embedded."""
+        ...
+
+    async def bury(self) -> list[str]:
+        """Declare members dead whose lease has ended; gives their ids. Whatever they had under way has
+        happened or never will when this returns."""
+        ...
+
+    async def take_over(self, limit: int) -> list[RunRow]:
+        """Make this member the owner of RUNNING and PENDING runs, dormant ones too, whose owner is dead or
+        gone: at most so many, by run id. [] if there are no more. Members that do it at the same time
+        never get the same run, nor wait for each other. Neither `change` nor `update_ms` changes.
+        Raises Fenced. Before joining there is nothing to take over."""
+        ...
+
+    async def read_mail(self, *, limit: int) -> list[MailRow]:
+        """Mail for this member's runs, by number: what it took over with a run included."""
+        ...
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        """Have `heard` called on the event loop soon after commits of other members that changed runs or
+        left mail, and after one leaves, until the store is closed; several may be one call. It is a hint:
+        some get lost, some come twice. It is called, too, when the connection was lost and is back."""
+        ...
+
+    # -------------------------------------------------------------------------- runs
 
     async def find_run(self, namespace: str, workflow_id: str) -> RunRow | None:
         """The current run of a workflow id."""
@@ -80,6 +161,10 @@ class MetadataStore(Protocol):
         """The sequence of a recorded event, consumed or not."""
         ...
 
+    async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
+        """Events of the run that no task took with a sequence above `after`, by sequence."""
+        ...
+
     async def load_run(self, run_id: str) -> StoredRun | None:
         """All that recovery needs, read at one moment."""
         ...
@@ -93,23 +178,23 @@ class MetadataStore(Protocol):
         ...
 
     async def unfinished_runs(self, *, after: str, limit: int) -> list[RunRow]:
-        """RUNNING runs that are not dormant with a run id above `after`, by run id."""
+        """RUNNING runs of this member that are not dormant with a run id above `after`, by run id."""
         ...
 
     async def running_runs(self) -> list[tuple[str, str]]:
-        """Namespace and run id of every RUNNING run, dormant ones included."""
+        """Namespace and run id of every RUNNING run of all members, dormant ones included."""
         ...
 
     async def count_pending(self) -> Mapping[str, int]:
-        """How many runs are PENDING, by namespace; namespaces without any are left out."""
+        """How many runs of all members are PENDING, by namespace; namespaces without any are left out."""
         ...
 
     async def pending_runs(self, namespace: str, *, limit: int) -> list[RunRow]:
-        """PENDING runs, in the order in which they became that: by change and then run id."""
+        """PENDING runs of all members, in the order in which they became that: by change and then run id."""
         ...
 
     async def next_timers(self, *, until_ms: int, limit: int) -> list[Timer]:
-        """Timers of RUNNING runs due at `until_ms` or before, the earliest first.
+        """Timers of this member's RUNNING runs due at `until_ms` or before, the earliest first.
 
         A task has one while its row has a `wake_ms` and the status RUNNING or BACKING_OFF.
         """
@@ -119,9 +204,12 @@ class MetadataStore(Protocol):
         """A page of runs."""
         ...
 
-    async def read_changes(self, namespace: str, *, after: int, limit: int) -> list[RunRow]:
-        """Runs with a `change` above `after`, by change and then run id. If the limit cuts a commit in
-        two, the rest of that commit comes all the same: a page never ends inside one."""
+    async def read_changes(self, namespace: str | None, *, after: int, limit: int) -> list[RunRow]:
+        """Runs (None: of all namespaces) with a `change` above `after`, by change and then run id. If the limit
+        cuts a commit in two, the rest of that commit comes all the same: a page never ends inside one.
+
+        Whoever reads on from the last change of a page misses nothing: a commit shows once every commit
+        with a lower number is decided. A member's commit may thus show a moment after it returned."""
         ...
 
     async def read_tasks(self, run_id: str, *, after: int) -> list[tuple[str, int]]:
@@ -133,7 +221,8 @@ class MetadataStore(Protocol):
         ...
 
     async def last_change(self) -> int:
-        """The number of the last commit, 0 before the first."""
+        """The highest number up to which every commit is decided: later ones get higher numbers. Of an
+        embedded store it is the number of the last commit, 0 before the first."""
         ...
 
 

@@ -20,7 +20,8 @@ class RunRow:
     """A run. `change` is the number of the commit that touched the row last.
 
     The newest run of a workflow id is its *current* one; older ones stay readable by `run_id`.
-    `is_dormant`: only time or an event moves it on, so recovery need not load it.
+    `is_dormant`: only time or an event moves it on, so recovery need not load it. `owner` is the engine
+    that works on it, or did last.
     """
 
     run_id: str
@@ -130,6 +131,33 @@ class ValueKey:
     input: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineRow:
+    """A member of a shared store. `name`, `address` and `version` are for people. `started_ms` and
+    `expires_ms` are by the clock of the store; what `join` is given for them does not count.
+
+    A dead one is kept for a day, for people; one that left is not.
+    """
+
+    engine_id: str
+    name: str = ""
+    address: str = ""
+    version: str = ""
+    started_ms: int = 0
+    expires_ms: int = 0
+    is_dead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MailRow:
+    """Something for the owner of a run. Numbers are unique; those of one run grow."""
+
+    number: int
+    run_id: str
+    kind: str
+    data: bytes
+
+
 # ------------------------------------------------------------------------------ writes
 
 
@@ -151,7 +179,12 @@ class AddRun:
 @dataclass(frozen=True, slots=True)
 class SetRun:
     """Change the state of a run. `resumed` adds one to `resume_count`; `end_ms` is set by a final state and
-    cleared by any other; `start_ms` is set by RUNNING if it was not set."""
+    cleared by any other; `start_ms` is set by RUNNING if it was not set; an `owner` that is not "" takes
+    the run over. With `expects` the whole entry is refused unless the run has that state.
+
+    A run that has the state and moment of this write already was changed by it before (the commit is
+    repeated): that is accepted whatever it `expects`, and `resumed` adds nothing.
+    """
 
     run_id: str
     status: RunStatus
@@ -160,6 +193,19 @@ class SetRun:
     output_wraps: int = 0
     failure: bytes | None = None
     resumed: bool = False
+    expects: RunStatus | None = None
+    owner: str = ""
+
+    def fits(self, row: RunRow | None) -> bool:
+        """Whether the run has the state that the write expects."""
+        if self.expects is None:
+            return True
+        return row is not None and (row.status is self.expects or self.was_applied_to(row))
+
+    def was_applied_to(self, row: RunRow) -> bool:
+        """Whether the row is as this write left it."""
+        is_mine = not self.owner or row.owner == self.owner
+        return row.status is self.status and row.update_ms == self.at_ms and is_mine
 
     def applied_to(self, row: RunRow, change: int) -> RunRow:
         """The row after this write in that commit."""
@@ -173,7 +219,8 @@ class SetRun:
             output_task=self.output_task,
             output_wraps=self.output_wraps,
             failure=self.failure,
-            resume_count=row.resume_count + int(self.resumed),
+            resume_count=row.resume_count + int(self.resumed and not self.was_applied_to(row)),
+            owner=self.owner or row.owner,
             change=change,
         )
 
@@ -203,8 +250,8 @@ class PutSpec:
 
 @dataclass(frozen=True, slots=True)
 class AddEvent:
-    """Insert an event; its number follows the last one of the store. One with the same `event_id` and
-    `key` for the same run is a duplicate and changes nothing."""
+    """Insert an event; its number follows all that the run has. One with the same `event_id` and `key` for
+    the same run is a duplicate and changes nothing."""
 
     run_id: str
     event_id: str
@@ -254,9 +301,38 @@ class DeleteRun:
 
 @dataclass(frozen=True, slots=True)
 class SetAsideRuns:
-    """Mark every RUNNING and PENDING run of every namespace RESUMABLE."""
+    """Mark every RUNNING and PENDING run of every namespace RESUMABLE, but for those of other members
+    that live."""
 
     at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Refuse the whole entry if so many runs of the namespace have that state already: those that earlier
+    entries of the commit changed count, those that this entry adds or sets do not. Whoever else commits
+    a Limit for the namespace waits meanwhile, so it holds over all members."""
+
+    namespace: str
+    status: RunStatus
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """Leave something for the owner of a run, whoever that is when it is read. To a run that is not there
+    it is lost. A commit that is repeated may leave it twice."""
+
+    run_id: str
+    kind: str
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class DropMail:
+    """Remove mail. Removing what is not there changes nothing."""
+
+    numbers: tuple[int, ...]
 
 
 Write: TypeAlias = (
@@ -272,6 +348,9 @@ Write: TypeAlias = (
     | MarkBlobs
     | Unmark
     | DeleteRun
+    | Limit
+    | Mail
+    | DropMail
 )
 
 

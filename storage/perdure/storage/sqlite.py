@@ -18,7 +18,18 @@ from typing import IO, Final, TypeVar
 from perdure.storage import sqlite_read, sqlite_write
 from perdure.storage.migrate import migrate_sqlite
 from perdure.storage.ports import CorruptData, Entry, StorageError, StorageFull, StorageUnavailable
-from perdure.storage.rows import BlobMark, Committed, RunQuery, RunRow, StoredRun, Timer, ValueKey
+from perdure.storage.rows import (
+    BlobMark,
+    Committed,
+    EngineRow,
+    EventRow,
+    MailRow,
+    RunQuery,
+    RunRow,
+    StoredRun,
+    Timer,
+    ValueKey,
+)
 
 T = TypeVar("T")
 
@@ -29,6 +40,8 @@ PAGE_BYTES: Final = 4096
 
 class SqliteMetadataStore:
     """Implements MetadataStore. `max_bytes` bounds the file: beyond it commits raise StorageFull."""
+
+    is_shared: Final = False
 
     def __init__(self, path: str | Path, *, max_bytes: int | None = None) -> None:
         self._path = Path(path)
@@ -97,6 +110,30 @@ class SqliteMetadataStore:
         connection = self._write_connection
         return await self._run(self._writer, lambda: sqlite_write.commit(connection, entries))
 
+    async def join(self, engine: EngineRow, lease_ms: int) -> None:
+        """The lock on the file is what keeps others out."""
+
+    async def renew(self, lease_ms: int) -> None:
+        """There is nobody who would wait for it."""
+
+    async def leave(self) -> None:
+        """Closing does it."""
+
+    async def engines(self) -> list[EngineRow]:
+        return []
+
+    async def bury(self) -> list[str]:
+        return []
+
+    async def take_over(self, limit: int) -> list[RunRow]:
+        return []
+
+    async def read_mail(self, *, limit: int) -> list[MailRow]:
+        return await self._read(lambda connection: sqlite_read.read_mail(connection, limit))
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        """Nobody else commits."""
+
     async def find_run(self, namespace: str, workflow_id: str) -> RunRow | None:
         return await self._read(lambda connection: sqlite_read.find_run(connection, namespace, workflow_id))
 
@@ -108,6 +145,9 @@ class SqliteMetadataStore:
 
     async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:
         return await self._read(lambda connection: sqlite_read.find_event(connection, run_id, key, event_id))
+
+    async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
+        return await self._read(lambda connection: sqlite_read.read_events(connection, run_id, after))
 
     async def load_run(self, run_id: str) -> StoredRun | None:
         return await self._read(lambda connection: sqlite_read.load_run(connection, run_id))
@@ -137,7 +177,7 @@ class SqliteMetadataStore:
     async def list_runs(self, query: RunQuery) -> list[RunRow]:
         return await self._read(lambda connection: sqlite_read.list_runs(connection, query))
 
-    async def read_changes(self, namespace: str, *, after: int, limit: int) -> list[RunRow]:
+    async def read_changes(self, namespace: str | None, *, after: int, limit: int) -> list[RunRow]:
         return await self._read(lambda connection: sqlite_read.read_changes(connection, namespace, after, limit))
 
     async def read_tasks(self, run_id: str, *, after: int) -> list[tuple[str, int]]:

@@ -15,6 +15,7 @@ from perdure.storage.rows import (
     Comparison,
     Condition,
     EventRow,
+    MailRow,
     RunQuery,
     RunRow,
     StoredRun,
@@ -45,27 +46,35 @@ def _task(values: Sequence[Any]) -> TaskRow:
     return TaskRow(**named)
 
 
-def _one_run(sql: sqlite3.Connection, where: str, arguments: Sequence[Any]) -> RunRow | None:
+def one_run(sql: sqlite3.Connection, where: str, arguments: Sequence[Any]) -> RunRow | None:
     found = sql.execute(f"{_RUN} WHERE {where}", arguments).fetchone()
     return None if found is None else _run(found)
 
 
 def find_run(sql: sqlite3.Connection, namespace: str, workflow_id: str) -> RunRow | None:
-    return _one_run(sql, "namespace = ? AND workflow_id = ? AND is_current = 1", (namespace, workflow_id))
+    return one_run(sql, "namespace = ? AND workflow_id = ? AND is_current = 1", (namespace, workflow_id))
 
 
 def find_request(sql: sqlite3.Connection, namespace: str, request_id: str) -> RunRow | None:
-    return _one_run(sql, "namespace = ? AND request_id = ? AND request_id <> ''", (namespace, request_id))
+    return one_run(sql, "namespace = ? AND request_id = ? AND request_id <> ''", (namespace, request_id))
 
 
 def get_run(sql: sqlite3.Connection, run_id: str) -> RunRow | None:
-    return _one_run(sql, "run_id = ?", (run_id,))
+    return one_run(sql, "run_id = ?", (run_id,))
 
 
 def find_event(sql: sqlite3.Connection, run_id: str, key: str, event_id: str) -> int | None:
     where = "run_id = ? AND key = ? AND event_id = ?"
     found = sql.execute(f"SELECT sequence FROM events WHERE {where}", (run_id, key, event_id)).fetchone()
     return None if found is None else int(found[0])
+
+
+def read_events(sql: sqlite3.Connection, run_id: str, after: int) -> list[EventRow]:
+    statement = (
+        "SELECT run_id, sequence, event_id, key, payload, arrived_ms, consumed_by FROM events "
+        "WHERE run_id = ? AND consumed_by = '' AND sequence > ? ORDER BY sequence"
+    )
+    return [EventRow(*values) for values in sql.execute(statement, (run_id, after))]
 
 
 def load_run(sql: sqlite3.Connection, run_id: str) -> StoredRun | None:
@@ -77,11 +86,7 @@ def load_run(sql: sqlite3.Connection, run_id: str) -> StoredRun | None:
             return None
         inputs = sql.execute("SELECT name FROM inputs WHERE run_id = ? ORDER BY name", (run_id,)).fetchall()
         tasks = sql.execute(f"{_TASK} WHERE run_id = ? ORDER BY seq", (run_id,)).fetchall()
-        events = sql.execute(
-            "SELECT run_id, sequence, event_id, key, payload, arrived_ms, consumed_by FROM events "
-            "WHERE run_id = ? AND consumed_by = '' ORDER BY sequence",
-            (run_id,),
-        ).fetchall()
+        events = read_events(sql, run_id, 0)
         (last_event,) = sql.execute("SELECT max(sequence) FROM events WHERE run_id = ?", (run_id,)).fetchone()
     finally:
         sql.execute("COMMIT")
@@ -89,7 +94,7 @@ def load_run(sql: sqlite3.Connection, run_id: str) -> StoredRun | None:
         row,
         tuple(name for (name,) in inputs),
         tuple(map(_task, tasks)),
-        tuple(EventRow(*event) for event in events),
+        tuple(events),
         last_event or 0,
     )
 
@@ -208,19 +213,19 @@ def _comparison(column: str, operator: str, value: str | int, arguments: list[An
     return f"{column} {operator} ?"
 
 
-def read_changes(sql: sqlite3.Connection, namespace: str, after: int, limit: int) -> list[RunRow]:
+def read_changes(sql: sqlite3.Connection, namespace: str | None, after: int, limit: int) -> list[RunRow]:
+    which, arguments = ("namespace = ? AND ", (namespace,)) if namespace is not None else ("", ())
     rows = [
         _run(values)
         for values in sql.execute(
-            f"{_RUN} WHERE namespace = ? AND change > ? ORDER BY change, run_id LIMIT ?", (namespace, after, limit)
+            f"{_RUN} WHERE {which}change > ? ORDER BY change, run_id LIMIT ?", (*arguments, after, limit)
         )
     ]
     if len(rows) < limit:
         return rows
     last = rows[-1]
     rest = sql.execute(
-        f"{_RUN} WHERE namespace = ? AND change = ? AND run_id > ? ORDER BY run_id",
-        (namespace, last.change, last.run_id),
+        f"{_RUN} WHERE {which}change = ? AND run_id > ? ORDER BY run_id", (*arguments, last.change, last.run_id)
     )
     return rows + [_run(values) for values in rest]
 
@@ -240,6 +245,11 @@ def marked_blobs(sql: sqlite3.Connection, after: str, limit: int) -> list[BlobMa
             (after, limit),
         )
     ]
+
+
+def read_mail(sql: sqlite3.Connection, limit: int) -> list[MailRow]:
+    statement = "SELECT number, run_id, kind, data FROM mail ORDER BY number LIMIT ?"
+    return [MailRow(*values) for values in sql.execute(statement, (limit,))]
 
 
 def last_change(sql: sqlite3.Connection) -> int:

@@ -16,7 +16,10 @@ from perdure.storage.rows import (
     Committed,
     ConsumeEvent,
     DeleteRun,
+    DropMail,
     EntryResult,
+    Limit,
+    Mail,
     MarkBlobs,
     PutSpec,
     PutTask,
@@ -46,9 +49,16 @@ _ADD_EVENT: Final = _insert(
 )
 _MARK: Final = "INSERT OR REPLACE INTO blob_marks (sha256, change) VALUES (?, ?)"
 _SET_RUN: Final = """
-    UPDATE runs SET status = ?, update_ms = ?, start_ms = coalesce(start_ms, ?), end_ms = ?,
-        output_task = ?, output_wraps = ?, failure = ?, resume_count = resume_count + ?, change = ?
-    WHERE run_id = ?
+    UPDATE runs SET status = :status, update_ms = :at_ms, start_ms = coalesce(start_ms, :start_ms), end_ms = :end_ms,
+        output_task = :output_task, output_wraps = :output_wraps, failure = :failure, change = :change,
+        resume_count = resume_count
+            + (:resumed AND NOT (status = :status AND update_ms = :at_ms AND :owner IN ('', owner))),
+        owner = CASE :owner WHEN '' THEN owner ELSE :owner END
+    WHERE run_id = :run_id
+"""
+_FITS: Final = """
+    SELECT 1 FROM runs WHERE run_id = ?
+        AND (status = ? OR (status = ? AND update_ms = ? AND ? IN ('', owner)))
 """
 
 
@@ -79,7 +89,7 @@ class _Commit:
 
     def apply(self, entry: Entry) -> EntryResult:
         for write in entry:
-            if type(write) is AddRun and self._is_taken(write):
+            if type(write) in _MAY_BE_REFUSED and self._is_refused(write, entry):
                 return EntryResult(is_refused=True)
         result: EntryResult | None = None
         for write in entry:
@@ -104,12 +114,7 @@ class _Commit:
             case AddRun():
                 self._add_run(write)
             case SetRun():
-                start_ms = write.at_ms if write.status is RunStatus.RUNNING else None
-                end_ms = write.at_ms if write.status.is_final else None
-                outcome = (write.output_task, write.output_wraps, write.failure, int(write.resumed))
-                self._sql.execute(
-                    _SET_RUN, (write.status.value, write.at_ms, start_ms, end_ms, *outcome, self.change, write.run_id)
-                )
+                self._set_run(write)
             case SetAsideRuns(at_ms=at_ms):
                 self._sql.execute(
                     "UPDATE runs SET status = 'RESUMABLE', update_ms = ?, change = ? "
@@ -140,9 +145,55 @@ class _Commit:
                 )
             case DeleteRun():
                 self._delete(write.run_id)
+            case Mail():
+                self._sql.execute(
+                    "INSERT INTO mail (run_id, kind, data) SELECT run_id, ?, ? FROM runs WHERE run_id = ?",
+                    (write.kind, write.data, write.run_id),
+                )
+            case DropMail(numbers=numbers):
+                self._sql.executemany("DELETE FROM mail WHERE number = ?", [(number,) for number in numbers])
+            case Limit():
+                pass
             case _:
                 assert_never(write)
         return None
+
+    def _is_refused(self, write: Write, entry: Entry) -> bool:
+        match write:
+            case AddRun():
+                return self._is_taken(write)
+            case SetRun(expects=RunStatus() as expected):
+                values = (write.run_id, expected.value, write.status.value, write.at_ms, write.owner)
+                return self._sql.execute(_FITS, values).fetchone() is None
+            case Limit():
+                own = [other.row.run_id for other in entry if isinstance(other, AddRun)]
+                own += [other.run_id for other in entry if isinstance(other, SetRun)]
+                (count,) = self._sql.execute(
+                    "SELECT count(*) FROM runs WHERE is_current = 1 AND namespace = ? AND status = ? "
+                    "AND run_id NOT IN (SELECT value FROM json_each(?))",
+                    (write.namespace, write.status.value, json.dumps(own)),
+                ).fetchone()
+                return bool(count >= write.most)
+            case _:
+                return False
+
+    def _set_run(self, write: SetRun) -> None:
+        self._sql.execute(
+            _SET_RUN,
+            {
+                "run_id": write.run_id,
+                "status": write.status.value,
+                "at_ms": write.at_ms,
+                "start_ms": write.at_ms if write.status is RunStatus.RUNNING else None,
+                "end_ms": write.at_ms if write.status.is_final else None,
+                "output_task": write.output_task,
+                "output_wraps": write.output_wraps,
+                "failure": write.failure,
+                "resumed": int(write.resumed),
+                "owner": write.owner,
+                "change": self.change,
+            },
+        )
 
     def _is_taken(self, write: AddRun) -> bool:
         row = write.row
@@ -221,7 +272,7 @@ class _Commit:
             "INSERT OR REPLACE INTO blob_marks (sha256, change) SELECT sha256, ? FROM blob_uses WHERE run_id = ?",
             (self.change, run_id),
         )
-        for table in ("runs", "labels", "inputs", "tasks", "events", "blob_uses"):
+        for table in ("runs", "labels", "inputs", "tasks", "events", "blob_uses", "mail"):
             self._sql.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
         for (key,) in keys:
             self._sql.execute(
@@ -232,3 +283,4 @@ class _Commit:
 
 
 _DONE: Final = EntryResult()
+_MAY_BE_REFUSED: Final = {AddRun, SetRun, Limit}
