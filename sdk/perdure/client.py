@@ -16,9 +16,8 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.struct_pb2 import Struct
 
-from perdure import codec, errors, failures, graphwire, runtimeenv, wire
+from perdure import codec, errors, failures, graphwire, rayobjects, runtimeenv, wire
 from perdure.connection import open_channel
 from perdure.conversion import to_spec
 from perdure.graph import TaskNode
@@ -34,6 +33,7 @@ from perdure.model import (
     TaskStatus,
     Waited,
 )
+from perdure.options import to_json
 from perdure.v1 import (
     blob_service_pb2,
     blob_service_pb2_grpc,
@@ -56,7 +56,7 @@ SPEC_BYTES_MAX: Final = 1024 * 1024
 AWAY_FIRST_S: Final = 0.05
 AWAY_MAX_S: Final = 1.0
 
-Decode = Callable[[Payload, bytes | memoryview | None], Any]
+Decode = Callable[[Payload, bytes | memoryview | None, codec.Objects | None], Any]
 IdReuse = Literal["reject", "allow_if_unsuccessful", "allow"]
 IdConflict = Literal["fail", "use_existing", "cancel_existing"]
 
@@ -72,6 +72,7 @@ class Client:
         self.address = address or os.environ.get("PERDURE_ADDRESS") or DEFAULT_ADDRESS
         self.namespace = namespace or os.environ.get("PERDURE_NAMESPACE") or ""
         self.patience = patience
+        self._objects = rayobjects.AsyncObjects(self._upload, self._load, self.has_blob)
         self._channel = open_channel(self.address)
         self._workflows = workflow_service_pb2_grpc.WorkflowServiceStub(self._channel)
         self._blobs = blob_service_pb2_grpc.BlobServiceStub(self._channel)
@@ -117,15 +118,14 @@ class Client:
 
         Idempotent by `request_id` (made here if none is given, so that retries of this call are
         safe). Raises WorkflowAlreadyExistsError if the id is in use, InvalidSpecError for a graph
-        that cannot run.
+        that cannot run, QueueFullError, and ValueError or TypeError for metadata that are no JSON object.
         """
+        about = wire.json_to_struct(to_json("metadata", metadata))
         request = workflow_service_pb2.RunRequest(
             namespace=self.namespace,
             workflow_id=workflow_id,
             request_id=request_id or _time_ordered_id(),
-            source=await self._source(
-                graphwire.spec_to_proto(await self._snapshot(graph if isinstance(graph, Spec) else to_spec(graph)))
-            ),
+            source=await self._source(graphwire.spec_to_proto(await self._snapshot(await self._spec(graph)))),
             id_reuse_policy=f"WORKFLOW_ID_REUSE_POLICY_{id_reuse.upper()}",
             id_conflict_policy=f"WORKFLOW_ID_CONFLICT_POLICY_{id_conflict.upper()}",
             labels=labels,
@@ -133,10 +133,8 @@ class Client:
         )
         for key, value in (inputs or {}).items():
             request.inputs[key].CopyFrom(wire.payload_to_proto(await self._payload(value)))
-        if metadata:
-            struct = Struct()
-            struct.update(metadata)
-            request.metadata.CopyFrom(struct)
+        if about is not None:
+            request.metadata.CopyFrom(about)
         answer = await self._call(lambda: self._workflows.Run(request))
         return Handle(self, answer.workflow.workflow_id, answer.workflow.run_id)
 
@@ -201,6 +199,13 @@ class Client:
 
     # -------------------------------------------------------------------------- values
 
+    async def objects(self) -> rayobjects.RayObjects:
+        """Objects of Ray whose contents are kept by this client's engine, for threads other than its loop's."""
+        return self._objects.blocking()
+
+    async def _spec(self, graph: object) -> Spec:
+        return graph if isinstance(graph, Spec) else await self._objects.apply(lambda objects: to_spec(graph, objects))
+
     async def _snapshot(self, spec: Spec) -> Spec:
         """The graph with the local code that its runtime environments name stored; packed in a thread."""
         base = runtimeenv.of_this_process()
@@ -224,10 +229,17 @@ class Client:
         return spec_pb2.WorkflowSource(spec_blob=payload_pb2.BlobRef(sha256=blob.sha256, size_bytes=blob.size))
 
     async def _payload(self, value: Any) -> Payload:
-        encoded = codec.encode_value(value)
+        def encode(objects: codec.Objects | None) -> codec.Encoded | Payload:
+            if codec.is_object(value):  # stands for its contents, as an argument does
+                return codec.known(objects).store(value)
+            return codec.encode_value(value, objects)
+
+        encoded = await self._objects.apply(encode)
+        if isinstance(encoded, Payload):
+            return encoded
         if encoded.size <= INLINE_BYTES_MAX:
             return encoded.inline()
-        return Payload(encoded.encoding, blob=await self._upload(encoded.chunks))
+        return encoded.stored(await self._upload(encoded.chunks))
 
     async def _upload(self, chunks: tuple[bytes | memoryview, ...]) -> BlobRef:
         """Repeated as a whole if the service goes away in the middle: a blob is named by its content."""
@@ -247,10 +259,13 @@ class Client:
         return BlobRef(answer.blob.sha256, answer.blob.size_bytes)
 
     async def value_of(self, payload: Payload, decode: Decode = codec.decode) -> Any:
-        """Decode a payload, fetching its blob if it has one."""
-        if payload.blob is None:
-            return decode(payload, None)
-        return decode(payload, await self._call(lambda blob=payload.blob: self._download(blob)))  # type: ignore[misc]
+        """Decode a payload, fetching its blob if it has one. Objects of Ray in it are objects of the cluster that
+        this process is connected to; CodecError if it is connected to none."""
+        data = None if payload.blob is None else await self._load(payload.blob)
+        return await self._objects.apply(lambda objects: decode(payload, data, objects))
+
+    async def _load(self, blob: BlobRef) -> memoryview:
+        return await self._call(lambda: self._download(blob))
 
     async def _download(self, blob: BlobRef) -> memoryview:
         data = bytearray(blob.size)

@@ -2,10 +2,14 @@
 
 Only workers and Python clients import this: the engine never decodes. Large buffers (numpy, Arrow) are
 kept out of the pickle (protocol 5, PEP 574) and laid out so that a mapped file is read without a copy.
+
+Objects of Ray in a value are named by their stored contents, in a table before the pickle. How contents
+are fetched and stored is not known here: that is for `Objects`. Ray is looked at only if it is loaded.
 """
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import importlib
 import io
@@ -13,26 +17,27 @@ import json
 import pickle
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from perdure.model import NULL, Attribute, Function, Index, Key, Path, Payload, Ref
-from perdure.v1 import spec_pb2, worker_service_pb2, workflow_pb2
+from perdure.model import NULL, Attribute, BlobRef, Function, Index, Key, Path, Payload
+from perdure.v1 import workflow_pb2
 
 PICKLE: Final = "python/pickle"
 BUFFERS: Final = "python/pickle+buffers"
+OBJECTS: Final = "python/pickle+objects"
 JSON: Final = "json/plain"
 BINARY: Final = "binary/plain"
 OUTCOME: Final = "perdure/outcome"
-ARGUMENTS: Final = "perdure/arguments"
 
 BUFFER_BYTES_MIN: Final = 4096
 """Smaller buffers stay in the pickle, where they cost less than a place of their own."""
 ALIGNMENT: Final = 64
 MAGIC: Final = b"PERDURE1"
+MAGIC_OBJECTS: Final = b"PERDUREO"
 
 PYTHON_VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -45,6 +50,32 @@ class FunctionUnavailable(ImportError):
     """A function could not be loaded here."""
 
 
+class Unresolved(Exception):
+    """What a value refers to cannot be had. Passes through encoding and decoding as it is."""
+
+
+class Objects(Protocol):
+    """Objects of Ray by their stored contents. Everything here may raise CodecError and Unresolved."""
+
+    def store(self, ref: Any) -> Payload:
+        """The contents of a ray.ObjectRef; durable, with all that they refer to, when it returns."""
+        ...
+
+    def load(self, payload: Payload) -> Any:
+        """A ray.ObjectRef of these contents."""
+        ...
+
+    def value(self, payload: Payload) -> Any:
+        """These contents themselves."""
+        ...
+
+
+def is_object(value: object) -> bool:
+    """Whether it is a ray.ObjectRef."""
+    raylet = sys.modules.get("ray._raylet")
+    return raylet is not None and isinstance(value, raylet.ObjectRef)
+
+
 # ------------------------------------------------------------------------------ values
 
 
@@ -54,6 +85,7 @@ class Encoded:
 
     encoding: str
     chunks: tuple[bytes | memoryview, ...]
+    refs: tuple[BlobRef, ...] = ()
 
     @property
     def size(self) -> int:
@@ -61,10 +93,14 @@ class Encoded:
 
     def inline(self) -> Payload:
         """As one piece, copied."""
-        return Payload(self.encoding, b"".join(self.chunks))
+        return Payload(self.encoding, b"".join(self.chunks), refs=self.refs)
+
+    def stored(self, blob: BlobRef) -> Payload:
+        """As the blob that it was stored as."""
+        return Payload(self.encoding, blob=blob, refs=self.refs)
 
 
-def encode(value: object) -> Encoded:
+def encode(value: object, objects: Objects | None = None) -> Encoded:
     """Pickle a value. Raises CodecError if it cannot be pickled."""
     buffers: list[memoryview] = []
 
@@ -78,35 +114,37 @@ def encode(value: object) -> Encoded:
         buffers.append(view)
         return False
 
+    out = io.BytesIO()
+    nested = Nested(objects)
     try:
-        data = _dump(value, keep_out)
+        Pickler(out, nested, keep_out).dump(value)
+    except (CodecError, Unresolved):
+        raise
     except Exception as error:
         raise CodecError(f"a value of type {_name(type(value))} cannot be pickled: {error}") from error
-    if not buffers:
-        return Encoded(PICKLE, (data,))
-    lengths = [len(data), *(len(view) for view in buffers)]
-    header = MAGIC + struct.pack(f"<Q{len(lengths)}Q", len(lengths), *lengths)
-    chunks: list[bytes | memoryview] = [header, data]
-    end = len(header) + len(data)
-    for view in buffers:
-        padding = -end % ALIGNMENT
-        chunks += [bytes(padding), view]
-        end += padding + len(view)
-    return Encoded(BUFFERS, tuple(chunks))
+    chunks: list[bytes | memoryview] = [out.getvalue()]
+    encoding = PICKLE
+    if buffers:
+        encoding = BUFFERS
+        lengths = [len(chunks[0]), *(len(view) for view in buffers)]
+        header = MAGIC + struct.pack(f"<Q{len(lengths)}Q", len(lengths), *lengths)
+        chunks.insert(0, header)
+        end = len(header) + lengths[0]
+        for view in buffers:
+            padding = -end % ALIGNMENT
+            chunks += [bytes(padding), view]
+            end += padding + len(view)
+    if nested.payloads:
+        return Encoded(OBJECTS, (nested.table(), *chunks), nested.blobs())
+    return Encoded(encoding, tuple(chunks))
 
 
-def _dump(value: object, keep_out: Callable[[pickle.PickleBuffer], bool]) -> bytes:
-    out = io.BytesIO()
-    cloudpickle.Pickler(out, protocol=5, buffer_callback=keep_out).dump(value)
-    return out.getvalue()
-
-
-def encode_value(value: object) -> Encoded:
+def encode_value(value: object, objects: Objects | None = None) -> Encoded:
     """Like `encode`, but None is the null that every language knows."""
-    return Encoded(NULL.encoding, ()) if value is None else encode(value)
+    return Encoded(NULL.encoding, ()) if value is None else encode(value, objects)
 
 
-def decode(payload: Payload, data: bytes | memoryview | None = None) -> Any:
+def decode(payload: Payload, data: bytes | memoryview | None = None, objects: Objects | None = None) -> Any:
     """The value of a payload; `data` are the bytes of its blob if it has one. Buffers are not copied,
     so arrays are read-only. Raises CodecError."""
     data = payload.data if data is None else data
@@ -116,6 +154,8 @@ def decode(payload: Payload, data: bytes | memoryview | None = None) -> Any:
                 return pickle.loads(data)
             case "python/pickle+buffers":
                 return _decode_buffers(memoryview(data))
+            case "python/pickle+objects":
+                return _decode_objects(memoryview(data), objects)
             case "json/plain":
                 return json.loads(bytes(data))
             case "binary/plain":
@@ -126,13 +166,18 @@ def decode(payload: Payload, data: bytes | memoryview | None = None) -> Any:
                 return _decode_outcome(bytes(data))
             case encoding:
                 raise CodecError(f"no decoder for the encoding {encoding!r}")
-    except CodecError:
+    except (CodecError, Unresolved):
         raise
     except Exception as error:
         raise CodecError(f"a {payload.encoding} value cannot be decoded: {type(error).__name__}: {error}") from error
 
 
 def _decode_buffers(data: memoryview) -> Any:
+    pickled, buffers = _split_buffers(data)
+    return pickle.loads(pickled, buffers=buffers)
+
+
+def _split_buffers(data: memoryview) -> tuple[memoryview, list[memoryview]]:
     if bytes(data[:8]) != MAGIC:
         raise CodecError("not a pickle with buffers")
     (count,) = struct.unpack_from("<Q", data, 8)
@@ -144,7 +189,7 @@ def _decode_buffers(data: memoryview) -> Any:
         start = end + -end % ALIGNMENT
         end = start + length
         buffers.append(data[start:end].toreadonly())
-    return pickle.loads(pickled, buffers=buffers)
+    return pickled, buffers
 
 
 def _decode_outcome(data: bytes) -> tuple[Any, BaseException | None]:
@@ -169,119 +214,159 @@ def apply_path(value: Any, path: Path) -> Any:
     return value
 
 
-# ------------------------------------------------------------------------------ arguments
+# ------------------------------------------------------------------------------ objects in values
 
 
-def encode_arguments(
-    args: tuple[Any, ...], kwargs: dict[str, Any], ref_of: Callable[[object], Ref | None]
-) -> tuple[Payload, tuple[Ref, ...]]:
-    """Pickle a call. What `ref_of` names is left out and stands in the refs instead, each once.
+class Nested:
+    """The objects that are met while a value is pickled, each once."""
 
-    A reference that is an argument itself and one inside a container are told apart, since workers
-    may hand them over differently.
-    """
-    refs: dict[Ref, int] = {}
-    direct = [ref_of(arg) for arg in args]
-    direct_named = {name: ref_of(arg) for name, arg in kwargs.items()}
+    def __init__(self, objects: Objects | None) -> None:
+        self._objects = objects
+        self.payloads: dict[Payload, int] = {}
 
-    def position(ref: Ref) -> int:
-        return refs.setdefault(ref, len(refs))
+    def position(self, ref: Any) -> int:
+        if self._objects is None:
+            raise CodecError(
+                "a ray.ObjectRef can be stored by processes that are connected to Ray, and not in every place"
+            )
+        return self.payloads.setdefault(self._objects.store(ref), len(self.payloads))
 
-    plain_args = tuple(arg if ref is None else _Direct(position(ref)) for arg, ref in zip(args, direct, strict=True))
-    plain_kwargs = {
-        name: arg if (ref := direct_named[name]) is None else _Direct(position(ref)) for name, arg in kwargs.items()
-    }
+    def blobs(self) -> tuple[BlobRef, ...]:
+        """Every blob that the value refers to, directly or not."""
+        return tuple(dict.fromkeys(blob for payload in self.payloads for blob in payload.blobs()))
 
-    out = io.BytesIO()
-    try:
-        _ArgumentsPickler(out, ref_of, position).dump((plain_args, plain_kwargs))
-    except Exception as error:
-        raise CodecError(f"the arguments cannot be pickled: {error}") from error
-    return Payload(PICKLE, out.getvalue()), tuple(refs)
+    def table(self) -> bytes:
+        """What stands before the pickle. Its end is aligned."""
+        from perdure import wire
 
-
-class _ArgumentsPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Leaves references out."""
-
-    def __init__(self, out: io.BytesIO, ref_of: Callable[[object], Ref | None], position: Callable[[Ref], int]) -> None:
-        super().__init__(out, protocol=5)
-        self._ref_of = ref_of
-        self._position = position
-
-    def persistent_id(self, value: object) -> tuple[str, int] | None:
-        if type(value) is _Direct:
-            return ("value", value.index)
-        ref = self._ref_of(value)
-        return None if ref is None else ("nested", self._position(ref))
+        items = [wire.encode_payload(payload) for payload in self.payloads]
+        table = MAGIC_OBJECTS + struct.pack(f"<Q{len(items)}Q", len(items), *map(len, items)) + b"".join(items)
+        return table + bytes(-len(table) % ALIGNMENT)
 
 
-@dataclass(frozen=True, slots=True)
-class _Direct:
-    """Stands for a reference that is an argument itself."""
-
-    index: int
-
-
-def decode_arguments(
-    payload: Payload, resolve: Callable[[int, bool], Any], data: bytes | memoryview | None = None
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call. `resolve(index, is_nested)` gives the value of a reference."""
-    data = payload.data if data is None else data
-    if payload.encoding == ARGUMENTS:
-        return _compose(worker_service_pb2.Arguments.FromString(bytes(data)), resolve)
-
-    class Unpickler(pickle.Unpickler):
-        def persistent_load(self, pid: Any) -> Any:
-            kind, index = pid
-            return resolve(index, kind == "nested")
-
-    try:
-        args, kwargs = Unpickler(io.BytesIO(data)).load()
-    except Exception as error:
-        raise CodecError(f"the arguments cannot be decoded: {type(error).__name__}: {error}") from error
-    return args, kwargs
+def with_table(pickled: bytes, nested: Nested) -> Payload:
+    """A pickle that has no buffers, and what it needs."""
+    if nested.payloads:
+        return Payload(OBJECTS, nested.table() + pickled, refs=nested.blobs())
+    return Payload(PICKLE, pickled)
 
 
-def _compose(
-    arguments: worker_service_pb2.Arguments, resolve: Callable[[int, bool], Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """References are numbered in the order of `graphwire.arguments_refs`."""
-    count = 0
+def split_objects(data: memoryview) -> tuple[tuple[Payload, ...], memoryview]:
+    """The table, and what stands after it."""
+    from perdure import wire
 
-    def value_of(arg: spec_pb2.Arg, *, is_nested: bool) -> Any:
-        nonlocal count
-        match arg.WhichOneof("kind"):
-            case "list":
-                return [value_of(item, is_nested=True) for item in arg.list.items]
-            case "map":
-                return {key: value_of(arg.map.entries[key], is_nested=True) for key in sorted(arg.map.entries)}
-            case "payload":
-                from perdure import wire
+    if bytes(data[:8]) != MAGIC_OBJECTS:
+        raise CodecError("not a pickle with objects")
+    (count,) = struct.unpack_from("<Q", data, 8)
+    end = 16 + 8 * count
+    payloads = []
+    for length in struct.unpack_from(f"<{count}Q", data, 16):
+        payloads.append(wire.decode_payload(bytes(data[end : end + length])))
+        end += length
+    return tuple(payloads), data[end + -end % ALIGNMENT :]
 
-                return decode(wire.payload_from_proto(arg.payload))
-            case _:
-                count += 1
-                return resolve(count - 1, is_nested)
 
-    args = tuple(value_of(arg, is_nested=False) for arg in arguments.args)
-    return args, {name: value_of(arguments.kwargs[name], is_nested=False) for name in sorted(arguments.kwargs)}
+def nested_objects(payload: Payload, data: bytes | memoryview) -> tuple[Payload, ...]:
+    """The contents of the objects that stand in a value, whose own bytes are not looked into."""
+    return split_objects(memoryview(data))[0] if payload.encoding == OBJECTS else ()
+
+
+def _decode_objects(data: memoryview, objects: Objects | None) -> Any:
+    nested, rest = split_objects(data)
+    pickled, buffers = _split_buffers(rest) if bytes(rest[:8]) == MAGIC else (rest, [])
+    return Unpickler(io.BytesIO(pickled), nested, objects, buffers).load()
+
+
+def stored_object(index: int) -> Any:
+    """Stands in pickles for the object at this place of the table."""
+    raise CodecError("a value with objects of Ray is read by perdure.codec only")
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Knows objects and actors of Ray. By their types, so that other values cost what they always do."""
+
+    def __init__(
+        self,
+        out: io.BytesIO,
+        nested: Nested,
+        keep_out: Callable[[pickle.PickleBuffer], bool] | None = None,
+        *,
+        is_code: bool = False,
+    ) -> None:
+        raylet = sys.modules.get("ray._raylet")
+        if raylet is not None and hasattr(raylet, "ObjectRef"):
+            reducers = {**copyreg.dispatch_table, **cloudpickle.Pickler._dispatch_table}
+            reducers[raylet.ObjectRef] = lambda ref: (stored_object, (nested.position(ref),))
+            actor = sys.modules.get("ray.actor")
+            if not is_code and actor is not None and hasattr(actor, "ActorHandle"):
+                reducers[actor.ActorHandle] = _refuse_actor
+            self.dispatch_table = reducers
+        super().__init__(out, protocol=5, buffer_callback=keep_out)
+
+
+def _refuse_actor(handle: object) -> Any:
+    raise CodecError("actor handles cannot be passed between tasks; name the actor, and get it by its name")
+
+
+class Unpickler(pickle.Unpickler):
+    """Finds the objects that stand in a pickle."""
+
+    def __init__(
+        self,
+        pickled: io.BytesIO,
+        nested: Sequence[Payload],
+        objects: Objects | None,
+        buffers: Sequence[memoryview] = (),
+    ) -> None:
+        super().__init__(pickled, buffers=buffers)
+        self._load = _loader(nested, objects)
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == stored_object.__name__ and module == __name__:
+            return self._load
+        return super().find_class(module, name)
+
+
+def _loader(nested: Sequence[Payload], objects: Objects | None) -> Callable[[int], Any]:
+    """Gives objects, each once. Not a method, since the unpickler keeps it: values would wait for the collector."""
+    loaded: dict[int, Any] = {}
+
+    def load(index: int) -> Any:
+        if index not in loaded:
+            loaded[index] = known(objects).load(nested[index])
+        return loaded[index]
+
+    return load
+
+
+def known(objects: Objects | None) -> Objects:
+    """CodecError if there are none."""
+    if objects is None:
+        raise CodecError("objects of Ray are for processes that are connected to Ray, which this one is not")
+    return objects
 
 
 # ------------------------------------------------------------------------------ functions
 
 
-def encode_function(function: Callable[..., Any]) -> Function:
+def encode_function(function: Callable[..., Any], objects: Objects | None = None) -> Function:
     """A function to be called elsewhere: by reference if it can be imported, else with its code."""
     name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"
+    out = io.BytesIO()
+    nested = Nested(objects)
     try:
-        code: bytes = cloudpickle.dumps(function, protocol=5)
+        Pickler(out, nested, is_code=True).dump(function)
+    except Unresolved:
+        raise
     except Exception as error:
         raise CodecError(f"the function {name} cannot be pickled: {error}") from error
-    key = hashlib.sha256(code).hexdigest()
-    return Function(key, name, Payload(PICKLE, code), python_version=PYTHON_VERSION)
+    code = with_table(out.getvalue(), nested)
+    return Function(hashlib.sha256(code.data).hexdigest(), name, code, python_version=PYTHON_VERSION)
 
 
-def load_function(function: Function, data: bytes | memoryview | None = None) -> Callable[..., Any]:
+def load_function(
+    function: Function, data: bytes | memoryview | None = None, objects: Objects | None = None
+) -> Callable[..., Any]:
     """The function itself. Raises FunctionUnavailable with what has to be done about it."""
     try:
         if function.code is None:
@@ -294,8 +379,10 @@ def load_function(function: Function, data: bytes | memoryview | None = None) ->
                 raise FunctionUnavailable(
                     f"{function.name} was pickled by Python {function.python_version}, and this is {PYTHON_VERSION}"
                 )
-            found = pickle.loads(function.code.data if data is None else data)
-    except FunctionUnavailable:
+            data = function.code.data if data is None else data
+            with_objects = function.code.encoding == OBJECTS
+            found = _decode_objects(memoryview(data), objects) if with_objects else pickle.loads(data)
+    except (FunctionUnavailable, Unresolved):
         raise
     except Exception as error:
         raise FunctionUnavailable(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from perdure import codec, raydag
+from perdure.arguments import encode_arguments
 from perdure.graph import CallNode, Input, Node, Part, Task, TaskNode, WaitForNode, WaitNode, is_node, task
 from perdure.model import Action, Call, Function, InputRef, NodeRef, Ref, Spec, TaskOptions, TaskRef, Wait
 from perdure.model import Node as SpecNode
@@ -30,9 +31,9 @@ class _Found:
     after: tuple[int, ...] = ()
 
 
-def to_spec(graph: object) -> Spec:
+def to_spec(graph: object, objects: codec.Objects | None = None) -> Spec:
     """The graph whose value is this node's. TypeError if it is no node; CodecError if an argument
-    cannot be pickled. Arguments are captured now."""
+    cannot be pickled. Arguments are captured now; objects of Ray in them are stored by `objects`."""
     if isinstance(graph, Task):
         graph = graph.bind()
     if isinstance(graph, TaskNode):
@@ -41,7 +42,7 @@ def to_spec(graph: object) -> Spec:
         raise TypeError("a graph ends in a node, not in a part of one or in an input; pass it to a task")
     if not is_node(graph):
         raise TypeError(f"expected a node (made by .bind()), not {type(graph).__name__}")
-    return _Converter().convert(graph)
+    return _Converter(objects).convert(graph)
 
 
 @task
@@ -53,7 +54,8 @@ def _value_of(value: object) -> object:
 class _Converter:
     """Finds every node once, orders them inner first, names them."""
 
-    def __init__(self) -> None:
+    def __init__(self, objects: codec.Objects | None) -> None:
+        self._objects = objects
         self._nodes: list[Any] = []
         self._positions: dict[int, int] = {}
         self._functions: dict[int, Function] = {}
@@ -98,17 +100,20 @@ class _Converter:
             waited = tuple(ref for need in node.nodes if isinstance(ref := self._ref_of(need), (NodeRef, TaskRef)))
             wait = Wait(waited, node.num_returns, node.timeout_ms)
             return _Found(node.name, self._task_options(node.options), action=wait, refs=waited)
-        if not isinstance(node, CallNode):
+        is_rays = not isinstance(node, CallNode)
+        if is_rays:
             node = CallNode(*raydag.parts_of(node))
             self._kept.append(node)
         function = self._function(node.function)
-        arguments, refs = codec.encode_arguments(node.args, node.kwargs, self._ref_of)
+        arguments, refs = encode_arguments(
+            node.args, node.kwargs, self._ref_of, self._objects, nested_as_objects=is_rays
+        )
         return _Found(node.name, self._task_options(node.options), action=Call(function, arguments), refs=refs)
 
     def _function(self, function: Callable[..., Any]) -> Function:
         if id(function) not in self._functions:
             self._kept.append(function)
-            self._functions[id(function)] = codec.encode_function(function)
+            self._functions[id(function)] = codec.encode_function(function, self._objects)
         return self._functions[id(function)]
 
     def _task_options(self, options: Options) -> TaskOptions:

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 from perdure import codec
 from perdure.client import Client, Decode, Handle, IdConflict, IdReuse
 from perdure.model import BlobRef, Failure, Payload, RunStatus, TaskStatus
+from perdure.rayobjects import RayObjects
 from perdure.v1 import system_service_pb2, workflow_pb2
 from perdure.views import RunInfo, TaskInfo, Update
 
@@ -150,6 +151,10 @@ class SyncClient:
     def has_blob(self, blob: BlobRef) -> bool:
         """See Client.has_blob."""
         return self._thread.wait(self._client.has_blob(blob))
+
+    def objects(self) -> RayObjects:
+        """See Client.objects."""
+        return self._thread.wait(self._client.objects())
 
     def value_of(self, payload: Payload, decode: Decode = codec.decode) -> Any:
         """See Client.value_of."""

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 
 from perdure import codec
+from perdure.arguments import encode_arguments
 from perdure.engine.messages import AttemptStarted, Source
 from perdure.model import Call, Function, NodeRef, Payload, Shape
 from perdure.service.executors.local import LocalExecutor
@@ -79,7 +80,7 @@ class Bench:
         wraps: int = 0,
     ) -> Work:
         """An argument that is a NodeRef stands for the value of that task."""
-        arguments, refs = codec.encode_arguments(args, {}, lambda arg: arg if isinstance(arg, NodeRef) else None)
+        arguments, refs = encode_arguments(args, {}, lambda arg: arg if isinstance(arg, NodeRef) else None)
         named = function if isinstance(function, Function) else codec.encode_function(function)
         inputs = tuple(
             Source(task_id=ref.node_id, path=ref.path, wraps=wraps) for ref in refs if isinstance(ref, NodeRef)

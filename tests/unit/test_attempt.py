@@ -11,6 +11,7 @@ import pytest
 
 import perdure
 from perdure import codec, errors, failures, graphwire
+from perdure.arguments import encode_arguments
 from perdure.context import Context
 from perdure.model import (
     INLINE_BYTES_MAX,
@@ -75,7 +76,7 @@ def assign(function: Any, *args: Any, **kwargs: Any) -> Assignment:
     """A call as the engine hands it out; arguments that are Values travel as references."""
     values = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Value)]
     found = function if isinstance(function, Function) else codec.encode_function(function)
-    arguments, _ = codec.encode_arguments(
+    arguments, _ = encode_arguments(
         args, kwargs, lambda arg: NodeRef(str(values.index(arg))) if isinstance(arg, Value) else None
     )
     return Assignment(CONTEXT, found, arguments, values)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import perdure
 from perdure import codec, conversion, graph
+from perdure.arguments import decode_arguments
 from perdure.conversion import to_spec
 from perdure.model import Attribute, Call, Index, InputRef, Key, Node, NodeRef, Sleep, Spec, WaitEvent
 
@@ -41,7 +42,7 @@ def call_of(spec: Spec, node_id: str) -> Call:
 
 
 def arguments_of(call: Call) -> tuple[Any, Any]:
-    return codec.decode_arguments(call.arguments, lambda index, nested: call.refs[index])
+    return decode_arguments(call.arguments, lambda index, nested: call.refs[index])
 
 
 def output_of(spec: Spec) -> Node:

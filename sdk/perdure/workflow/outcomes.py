@@ -7,13 +7,12 @@ as they are stored and become values where they arrive: whoever carries them nee
 from __future__ import annotations
 
 import functools
-import pickle
 import queue
 from importlib.util import find_spec
 from typing import Any
 
-from perdure import codec, errors, failures
-from perdure.model import Failure, FailureKind, Payload
+from perdure import errors, failures, rayobjects
+from perdure.model import Failure, FailureKind
 from perdure.workflow import exceptions
 
 
@@ -105,18 +104,5 @@ class FailedRun:
         return failed, self._of
 
 
-class Carried:
-    """A value on its way: pickled as it is stored, unpickled to the value itself."""
-
-    def __init__(self, payload: Payload, data: bytes | memoryview | None = None) -> None:
-        self._encoding = payload.encoding
-        self._data = payload.data if data is None else data
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return decoded, (self._encoding, pickle.PickleBuffer(self._data))
-
-
-def decoded(encoding: str, data: Any) -> Any:
-    """The value; its buffers are those of `data`."""
-    view = memoryview(data)
-    return codec.decode(Payload(encoding, b""), view)
+Carried = rayobjects.contents
+"""A value on its way: pickled as it is stored, unpickled to the value itself."""

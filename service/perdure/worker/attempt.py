@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias
 
-from perdure import codec, conversion, failures, graph, graphwire, runtimeenv
+from perdure import codec, conversion, failures, graph, graphwire, rayobjects, runtimeenv
+from perdure.arguments import decode_arguments
 from perdure.context import Context, bind_context
 from perdure.model import INLINE_BYTES_MAX, WAITED, BlobRef, Failure, FailureKind, Function, Path, Payload, Waited
 from perdure.worker.interrupt import Interrupted
@@ -32,6 +33,22 @@ class Blobs(Protocol):
 
     def store(self, encoded: codec.Encoded) -> BlobRef:
         """Durable when it returns."""
+        ...
+
+
+class Objects(codec.Objects, Protocol):
+    """Objects of Ray, where there are any."""
+
+    def store(self, ref: Any, *, innermost: bool = False) -> Payload:
+        """With `innermost`, if the contents are an object themselves, those of that one, and so on."""
+        ...
+
+    def contents(self, ref: Any) -> Any:
+        """Of an object of Ray."""
+        ...
+
+    def put(self, value: Any) -> Any:
+        """An object of Ray with this value."""
         ...
 
 
@@ -103,7 +120,35 @@ class _Packages:
         return self.blobs.store(codec.Encoded(codec.BINARY, (data,)))
 
 
-class _Bad(Exception):
+class _NoObjects:
+    """Implements Objects for a process that is not part of a Ray cluster."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+
+    def value(self, payload: Payload) -> Any:
+        return codec.decode(payload, payload.data if payload.blob is None else self._blobs.load(payload.blob), self)
+
+    def store(self, ref: Any, *, innermost: bool = False) -> Payload:
+        raise codec.CodecError(_NO_RAY)
+
+    def contents(self, ref: Any) -> Any:
+        raise codec.CodecError(_NO_RAY)
+
+    def load(self, payload: Payload) -> Any:
+        raise codec.CodecError(_NO_RAY)
+
+    def put(self, value: Any) -> Any:
+        raise codec.CodecError(_NO_RAY)
+
+
+_NO_RAY: Final = (
+    "objects of Ray are for workers of a Ray cluster, and this is none; a node inside of a container reaches a "
+    "@perdure.task as its value, and a ray.remote function as an object"
+)
+
+
+class _Bad(codec.Unresolved):
     """Something around the user's code went wrong, as a failure."""
 
     def __init__(self, failure: Failure) -> None:
@@ -114,8 +159,11 @@ class _Bad(Exception):
 class Runner:
     """Runs attempts, and keeps the functions it has loaded."""
 
-    def __init__(self, blobs: Blobs, environment: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, blobs: Blobs, environment: Mapping[str, Any] | None = None, objects: Objects | None = None
+    ) -> None:
         self._blobs = blobs
+        self._objects: Objects = _NoObjects(blobs) if objects is None else objects
         self._environment = environment or {}  # what graphs that tasks return inherit
         self._functions: OrderedDict[str, Callable[..., Any]] = OrderedDict()
 
@@ -136,7 +184,7 @@ class Runner:
                 except (Interrupted, KeyboardInterrupt, SystemExit):
                     raise
                 except BaseException as error:
-                    return Failed(failures.from_exception(error, skip_frames=1))
+                    return Failed(failures.from_exception(error, _kind(error), skip_frames=1))
             return self._finish(value, assignment.context.task_id)
         except _Bad as bad:
             return Failed(bad.failure)
@@ -153,7 +201,7 @@ class Runner:
                 except BaseException as error:
                     if _is_end(error):
                         raise
-                    return Failed(failures.from_exception(error, skip_frames=1))
+                    return Failed(failures.from_exception(error, _kind(error), skip_frames=1))
             return self._finish(value, assignment.context.task_id)
         except _Bad as bad:
             return Failed(bad.failure)
@@ -161,12 +209,19 @@ class Runner:
     def _prepare(self, assignment: Assignment) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         function = self._load(assignment.function)
         data = self._bytes_of(assignment.arguments)
+        resolved: dict[tuple[int, bool], Any] = {}
+
+        def resolve(index: int, as_object: bool) -> Any:
+            key = (index, as_object)
+            if key not in resolved:
+                value = assignment.values[index]
+                resolved[key] = self._object(value) if as_object else self._decode(value)
+            return resolved[key]
+
         try:
-            # Before the arguments, so that a blob that cannot be read now is not taken for a broken pickle.
-            values = [self._decode(value) for value in assignment.values]
-            args, kwargs = codec.decode_arguments(assignment.arguments, lambda index, _is_nested: values[index], data)
-        except _Bad:
-            raise
+            args, kwargs = decode_arguments(assignment.arguments, resolve, data, self._objects)
+        except codec.Unresolved as unresolved:
+            raise _bad(unresolved) from unresolved
         except Exception as error:  # stepping into a value runs code of the user's
             raise _Bad(_serialization(error, assignment.context.task_id, "its arguments")) from error
         return function, args, kwargs
@@ -177,10 +232,19 @@ class Runner:
             remaining = Waited.from_payload(value.payload).remaining
             decoded = ([self._decode(ready) for ready in value.ready], [graph.TaskNode(task) for task in remaining])
         else:
-            decoded = codec.decode(value.payload, self._bytes_of(value.payload))
+            decoded = codec.decode(value.payload, self._bytes_of(value.payload), self._objects)
         for _ in range(value.wraps):
             decoded = (decoded, None)
-        return codec.apply_path(decoded, value.path)
+        if not value.path:
+            return decoded
+        part = codec.apply_path(decoded, value.path)
+        return self._objects.contents(part) if codec.is_object(part) else part
+
+    def _object(self, value: Value) -> Any:
+        """An object of Ray with the value, which is not decoded here if it need not be."""
+        if value.wraps or value.path or value.payload.encoding == WAITED:
+            return self._objects.put(self._decode(value))
+        return self._objects.load(value.payload)
 
     def _bytes_of(self, payload: Payload) -> bytes | memoryview:
         return payload.data if payload.blob is None else self._load_blob(payload.blob)
@@ -200,7 +264,9 @@ class Runner:
         code = function.code
         data = self._load_blob(code.blob) if code is not None and code.blob is not None else None
         try:
-            found = codec.load_function(function, data)
+            found = codec.load_function(function, data, self._objects)
+        except codec.Unresolved as unresolved:
+            raise _bad(unresolved) from unresolved
         except (codec.FunctionUnavailable, SystemExit) as error:
             failure = failures.from_exception(error, FailureKind.FUNCTION_UNAVAILABLE, skip_frames=1)
             raise _Bad(failure) from error
@@ -212,15 +278,20 @@ class Runner:
     def _finish(self, value: Any, task_id: str) -> Result:
         try:
             if graph.is_node(value):
-                spec = runtimeenv.snapshot(conversion.to_spec(value), self._environment, _Packages(self._blobs))
+                spec = conversion.to_spec(value, self._objects)
+                spec = runtimeenv.snapshot(spec, self._environment, _Packages(self._blobs))
                 return Continued(graphwire.encode_spec(spec))
-            encoded = codec.encode_value(value)
+            if codec.is_object(value):
+                return Returned(self._objects.store(value, innermost=True))
+            encoded = codec.encode_value(value, self._objects)
+        except codec.Unresolved as unresolved:
+            raise _bad(unresolved) from unresolved
         except Exception as error:
             raise _Bad(_serialization(error, task_id, "what it returned")) from error
         if encoded.size <= INLINE_BYTES_MAX:
             return Returned(encoded.inline())
         try:
-            return Returned(Payload(encoded.encoding, blob=self._blobs.store(encoded)))
+            return Returned(encoded.stored(self._blobs.store(encoded)))
         except Exception as error:
             message = f"the value of task {task_id!r} cannot be stored: {error}"
             raise _Bad(Failure(FailureKind.SYSTEM, failures.type_name(type(error)), message)) from error
@@ -232,6 +303,21 @@ def _is_end(error: BaseException) -> bool:
         task = asyncio.current_task()
         return task is not None and task.cancelling() > 0
     return isinstance(error, GeneratorExit)
+
+
+def _kind(error: BaseException) -> FailureKind:
+    return FailureKind.SYSTEM if rayobjects.is_loss(error) else FailureKind.APPLICATION
+
+
+def _bad(unresolved: codec.Unresolved) -> _Bad:
+    """As a failure: of the task if an object is an error, else of the system."""
+    if isinstance(unresolved, _Bad):
+        return unresolved
+    if isinstance(unresolved, rayobjects.ObjectFailed):
+        failure = failures.from_exception(unresolved.error, _kind(unresolved.error))
+        return _Bad(replace(failure, stack_trace=failure.stack_trace or unresolved.trace))
+    kind = type(unresolved.__cause__ or unresolved)
+    return _Bad(Failure(FailureKind.SYSTEM, failures.type_name(kind), str(unresolved)))
 
 
 def _serialization(error: Exception, task_id: str, what: str) -> Failure:

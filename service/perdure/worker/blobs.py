@@ -26,5 +26,8 @@ class BlockingBlobs:
     def store(self, encoded: Encoded) -> BlobRef:
         return self._wait(self._store.put(encoded.chunks))
 
+    def renew(self, blob: BlobRef) -> bool:
+        return self._wait(self._store.renew(blob.sha256)) is not None
+
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

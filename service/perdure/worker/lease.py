@@ -24,6 +24,7 @@ from typing import Any, Final, NoReturn
 
 from perdure import wire
 from perdure.model import Failure, FailureKind
+from perdure.rayobjects import RayObjects
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.worker.attempt import Assignment, Continued, Failed, Result, Returned, Runner, now_ms
 from perdure.worker.interrupt import Interrupted, interrupt_thread, spare_thread
@@ -70,7 +71,7 @@ class _Lease:
 
     def __init__(self, session: Session, environment: Mapping[str, Any]) -> None:
         self._session = session
-        self._runner = Runner(session.blobs, environment)
+        self._runner = Runner(session.blobs, environment, RayObjects(session.blobs))
         self._queue: queue.SimpleQueue[tuple[int, Assignment] | None] = queue.SimpleQueue()
         self._main = threading.get_ident()
         self._lock = threading.Lock()

@@ -1,0 +1,149 @@
+"""Arguments of calls, and the references in them to what is known only when the call is made.
+
+References are found by a function that is given, and are numbered; what they refer to is not known here.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from perdure import codec, wire
+from perdure.model import Payload, Ref
+from perdure.v1 import spec_pb2, worker_service_pb2
+
+ARGUMENTS: Final = "perdure/arguments"
+
+
+def encode_arguments(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    ref_of: Callable[[object], Ref | None],
+    objects: codec.Objects | None = None,
+    *,
+    nested_as_objects: bool = False,
+) -> tuple[Payload, tuple[Ref, ...]]:
+    """Pickle a call. What `ref_of` names is left out and stands in the refs instead, each once.
+
+    A reference that is an argument itself arrives as its value; one inside of a container too, unless
+    `nested_as_objects`: then as a ray.ObjectRef. Objects of Ray likewise, but inside of containers they stay objects.
+    """
+    refs: dict[Ref, int] = {}
+    nested = codec.Nested(objects)
+
+    def position(ref: Ref) -> int:
+        return refs.setdefault(ref, len(refs))
+
+    def direct(arg: object) -> object:
+        ref = ref_of(arg)
+        if ref is not None:
+            return _Direct("value", position(ref))
+        return _Direct("contents", nested.position(arg)) if codec.is_object(arg) else arg
+
+    out = io.BytesIO()
+    try:
+        plain = tuple(direct(arg) for arg in args), {name: direct(arg) for name, arg in kwargs.items()}
+        _Pickler(out, nested, ref_of, position, "object" if nested_as_objects else "nested").dump(plain)
+    except (codec.CodecError, codec.Unresolved):
+        raise
+    except Exception as error:
+        raise codec.CodecError(f"the arguments cannot be pickled: {error}") from error
+    return codec.with_table(out.getvalue(), nested), tuple(refs)
+
+
+class _Pickler(codec.Pickler):
+    """Leaves references out."""
+
+    def __init__(
+        self,
+        out: io.BytesIO,
+        nested: codec.Nested,
+        ref_of: Callable[[object], Ref | None],
+        position: Callable[[Ref], int],
+        inside: str,
+    ) -> None:
+        super().__init__(out, nested)
+        self._ref_of = ref_of
+        self._position = position
+        self._inside = inside
+
+    def persistent_id(self, value: object) -> tuple[str, int] | None:
+        if type(value) is _Direct:
+            return (value.kind, value.index)
+        ref = self._ref_of(value)
+        return None if ref is None else (self._inside, self._position(ref))
+
+
+@dataclass(frozen=True, slots=True)
+class _Direct:
+    """Stands for a reference or an object that is an argument itself."""
+
+    kind: str
+    index: int
+
+
+def decode_arguments(
+    payload: Payload,
+    resolve: Callable[[int, bool], Any],
+    data: bytes | memoryview | None = None,
+    objects: codec.Objects | None = None,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call. `resolve(index, as_object)` gives the value of a reference, or an object of it."""
+    data = payload.data if data is None else data
+    try:
+        if payload.encoding == ARGUMENTS:
+            return _compose(worker_service_pb2.Arguments.FromString(bytes(data)), resolve)
+        nested, pickled = codec.split_objects(memoryview(data)) if payload.encoding == codec.OBJECTS else ((), data)
+        args, kwargs = _Unpickler(io.BytesIO(pickled), nested, objects, resolve).load()
+    except (codec.CodecError, codec.Unresolved):
+        raise
+    except Exception as error:
+        raise codec.CodecError(f"the arguments cannot be decoded: {type(error).__name__}: {error}") from error
+    return args, kwargs
+
+
+class _Unpickler(codec.Unpickler):
+    """Puts references in."""
+
+    def __init__(
+        self,
+        pickled: io.BytesIO,
+        nested: Sequence[Payload],
+        objects: codec.Objects | None,
+        resolve: Callable[[int, bool], Any],
+    ) -> None:
+        super().__init__(pickled, nested, objects)
+        self._nested = nested
+        self._objects = objects
+        self._resolve = resolve
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind, index = pid
+        if kind == "contents":
+            return codec.known(self._objects).value(self._nested[index])
+        return self._resolve(index, kind == "object")
+
+
+def _compose(
+    arguments: worker_service_pb2.Arguments, resolve: Callable[[int, bool], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """References are numbered in the order of `graphwire.arguments_refs`."""
+    count = 0
+
+    def value_of(arg: spec_pb2.Arg) -> Any:
+        nonlocal count
+        match arg.WhichOneof("kind"):
+            case "list":
+                return [value_of(item) for item in arg.list.items]
+            case "map":
+                return {key: value_of(arg.map.entries[key]) for key in sorted(arg.map.entries)}
+            case "payload":
+                return codec.decode(wire.payload_from_proto(arg.payload))
+            case _:
+                count += 1
+                return resolve(count - 1, False)
+
+    args = tuple(value_of(arg) for arg in arguments.args)
+    return args, {name: value_of(arguments.kwargs[name]) for name in sorted(arguments.kwargs)}

@@ -1,0 +1,393 @@
+"""Objects of Ray: their contents go to the blobs of an engine once, and come back from there as objects.
+
+The blob is the truth. In a cluster an actor, the keeper, puts the bytes of a blob into Ray's object store and
+owns what it put, so tasks share it at the speed of memory and it outlives whoever asked for it; when the keeper
+or the cluster is gone, everything is put again. The keeper never decodes: that is done by whoever gets the object.
+Ray is looked at only if the program has loaded it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import pickle
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, TypeVar
+
+from perdure import codec, wire
+from perdure.model import BlobRef, Payload
+
+T = TypeVar("T")
+
+INLINE_BYTES_MAX: Final = 1024
+"""Smaller contents travel with the value that the object stands in."""
+KNOWN_MAX: Final = 10_000
+KEEPER: Final = "objects"
+NAMESPACE: Final = "perdure"
+KEEPER_TRIES: Final = 5
+KEPT_SHARE: Final = 4
+"""The keeper holds on to a quarter of the cluster's object store."""
+
+
+class Blobs(Protocol):
+    """Large values of an engine, for code that is not asynchronous."""
+
+    def load(self, blob: BlobRef) -> memoryview:
+        """All bytes."""
+        ...
+
+    def store(self, encoded: codec.Encoded) -> BlobRef:
+        """Durable when it returns."""
+        ...
+
+    def renew(self, blob: BlobRef) -> bool:
+        """Whether it is there, and stays for as long as if it had just been stored."""
+        ...
+
+
+class ObjectFailed(codec.Unresolved):
+    """The object is an error, that of the task of Ray's that was to make it."""
+
+    def __init__(self, error: BaseException, trace: str) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.trace = trace
+
+
+class ObjectUnavailable(codec.Unresolved):
+    """Contents could not be fetched or stored this time. `__cause__` says why."""
+
+
+def _ray() -> Any:
+    return sys.modules["ray"]
+
+
+def is_connected() -> bool:
+    """Whether this process is part of a Ray cluster."""
+    ray = sys.modules.get("ray")
+    return ray is not None and hasattr(ray, "is_initialized") and bool(ray.is_initialized())
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether an error says that an object was lost with a worker or a node, and not that a program is wrong."""
+    exceptions: Any = sys.modules.get("ray.exceptions")
+    return exceptions is not None and isinstance(_users_own(error), exceptions.ObjectLostError)
+
+
+def _users_own(error: BaseException) -> BaseException:
+    """Without what Ray wraps around the errors of its tasks."""
+    kind: Any = sys.modules["ray.exceptions"].RayTaskError
+    own: Any = error
+    while isinstance(own, kind) and isinstance(own.cause, BaseException) and own.cause is not own:
+        own = own.cause
+    return own  # type: ignore[no-any-return]
+
+
+# ------------------------------------------------------------------------------ in every process
+
+
+class RayObjects:
+    """Implements codec.Objects for the cluster that this process is connected to. Safe to use from threads.
+
+    Nothing is asked of Ray before there is an object.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._known: OrderedDict[tuple[str, bytes], tuple[Payload, bool]] = OrderedDict()
+        self._storing: dict[tuple[str, bytes], threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def store(self, ref: Any, *, innermost: bool = False) -> Payload:
+        """See codec.Objects; waits for the object. With `innermost`, if the contents are an object
+        themselves, those of that one, and so on."""
+        # An id alone may come again in another cluster.
+        key = (_ray().get_runtime_context().get_node_id(), ref.binary())
+        with self._lock:
+            storing = self._storing.setdefault(key, threading.Lock())
+        try:
+            with storing:
+                known = self._known.get(key)
+                if known is not None and not (innermost and known[1]) and self._is_there(known[0]):
+                    return known[0]
+                value = self.contents(ref)
+                is_chain = codec.is_object(value)
+                if not (innermost and is_chain):
+                    payload = self._put_away(value)
+                    with self._lock:
+                        self._known[key] = (payload, is_chain)
+                        if len(self._known) > KNOWN_MAX:
+                            self._known.popitem(last=False)
+                    return payload
+        finally:
+            with self._lock:
+                self._storing.pop(key, None)
+        return self.store(value, innermost=True)
+
+    def _is_there(self, payload: Payload) -> bool:
+        """A blob goes when the last run that used it is deleted."""
+        try:
+            return all(self._blobs.renew(blob) for blob in payload.blobs())
+        except Exception as error:
+            raise ObjectUnavailable(f"a blob cannot be renewed: {error}") from error
+
+    def _put_away(self, value: Any) -> Payload:
+        encoded = codec.encode_value(value, self)
+        if encoded.size <= INLINE_BYTES_MAX:
+            return encoded.inline()
+        try:
+            return encoded.stored(self._blobs.store(encoded))
+        except Exception as error:
+            raise ObjectUnavailable(f"the contents of an object cannot be stored: {error}") from error
+
+    def contents(self, ref: Any) -> Any:
+        """What `ray.get` gives. Raises ObjectFailed, ObjectUnavailable."""
+        exceptions: Any = sys.modules["ray.exceptions"]
+        try:
+            return _ray().get(ref)
+        except exceptions.RayTaskError as error:
+            if is_loss(error):
+                raise ObjectUnavailable(str(error)) from error
+            raise ObjectFailed(_users_own(error), str(error)) from error
+        except Exception as error:
+            raise ObjectUnavailable(f"an object cannot be had: {error}") from error
+
+    def put(self, value: Any) -> Any:
+        """A ray.ObjectRef of a value, which is one already perhaps."""
+        return value if codec.is_object(value) else _ray().put(value)
+
+    def load(self, payload: Payload) -> Any:
+        """See codec.Objects. Small contents are put by this process, others by the keeper."""
+        if payload.blob is None:
+            inner = [self.load(nested) for nested in codec.nested_objects(payload, payload.data)]
+            return _ray().put(Contents(payload, payload.data, inner))
+        key = f"{payload.encoding} {payload.blob.sha256}"
+        found = self._ask("find", key)
+        if found is None:
+            data = self._load_blob(payload.blob)
+            inner = [self.load(nested) for nested in codec.nested_objects(payload, data)]
+            found = self._ask("keep", key, bare(payload), pickle.PickleBuffer(data), inner)
+        (ref,) = found
+        return ref
+
+    def value(self, payload: Payload) -> Any:
+        """See codec.Objects."""
+        data = payload.data if payload.blob is None else self._load_blob(payload.blob)
+        return codec.decode(payload, data, self)
+
+    def _load_blob(self, blob: BlobRef) -> memoryview:
+        try:
+            return self._blobs.load(blob)
+        except Exception as error:
+            raise ObjectUnavailable(f"blob {blob.sha256} cannot be read: {error}") from error
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        """Ask the keeper; if it is gone, a new one, which has nothing yet. Both methods may be repeated."""
+        ray = _ray()
+        last: Exception | None = None
+        for _ in range(KEEPER_TRIES):
+            try:
+                return ray.get(getattr(_keeper(), method).remote(*args))
+            except ray.exceptions.RayActorError as error:
+                last = error
+            except Exception as error:
+                raise ObjectUnavailable(f"Ray's object store cannot be used: {error}") from error
+        raise ObjectUnavailable(f"the keeper of objects cannot be reached: {last}") from last
+
+
+# ------------------------------------------------------------------------------ in the object store
+
+
+class Contents:
+    """A stored value on its way through Ray: pickled as it is stored, unpickled to the value itself by whoever
+    gets it. `inner` are the objects in it."""
+
+    def __init__(self, payload: Payload | bytes, data: bytes | memoryview, inner: list[Any]) -> None:
+        self._parts = (bare(payload) if isinstance(payload, Payload) else payload, data, inner)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        kind, data, inner = self._parts
+        return decoded, (kind, pickle.PickleBuffer(data), inner)
+
+
+def contents(
+    payload: Payload, data: bytes | memoryview | None = None, objects: codec.Objects | None = None
+) -> Contents:
+    """Takes what codec.decode takes, and leaves the decoding to others."""
+    data = payload.data if data is None else data
+    return Contents(
+        payload, data, [codec.known(objects).load(nested) for nested in codec.nested_objects(payload, data)]
+    )
+
+
+def bare(payload: Payload) -> bytes:
+    """How to decode contents, without them."""
+    return wire.encode_payload(Payload(payload.encoding, type=payload.type, codecs=payload.codecs))
+
+
+def decoded(kind: bytes, data: Any, inner: list[Any]) -> Any:
+    """The value of contents, whose own objects are `inner`."""
+    view = memoryview(data)
+    payload = wire.decode_payload(kind)
+    nested = codec.nested_objects(payload, view)
+    return codec.decode(payload, view, _Inner(dict(zip(nested, inner, strict=True))))
+
+
+class _Inner:
+    """Implements codec.Objects for reading contents whose objects are known."""
+
+    def __init__(self, refs: dict[Payload, Any]) -> None:
+        self._refs = refs
+
+    def store(self, ref: Any) -> Payload:
+        raise codec.CodecError("objects are not stored while one is read")
+
+    def load(self, payload: Payload) -> Any:
+        return self._refs[payload]
+
+    def value(self, payload: Payload) -> Any:
+        return _ray().get(self._refs[payload])
+
+
+class Keeper:
+    """The actor: owns what tasks share, the most recently used up to a share of the object store."""
+
+    def __init__(self, bytes_max: int = 0) -> None:
+        store_bytes = int(_ray().cluster_resources().get("object_store_memory", 0))
+        self._bytes_max = bytes_max or store_bytes // KEPT_SHARE
+        self._bytes = 0
+        self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+
+    def find(self, key: str) -> list[Any] | None:
+        """The object in a list, so that it stays one; None if it has to be kept first."""
+        found = self._kept.get(key)
+        if found is None:
+            return None
+        self._kept.move_to_end(key)
+        return [found[0]]
+
+    def keep(self, key: str, kind: bytes, data: Any, inner: list[Any]) -> list[Any]:
+        """Put contents, unless they are there already."""
+        if (found := self.find(key)) is not None:
+            return found
+        view = memoryview(data)
+        ref = _ray().put(Contents(kind, view, inner))
+        self._kept[key] = (ref, view.nbytes)
+        self._bytes += view.nbytes
+        while self._bytes > self._bytes_max and self._kept:
+            _, (_, size) = self._kept.popitem(last=False)
+            self._bytes -= size
+        return [ref]
+
+
+def _keeper() -> Any:
+    options = {
+        "name": KEEPER,
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "max_task_retries": -1,
+    }
+    return _ray().remote(Keeper).options(**options).remote()
+
+
+# ------------------------------------------------------------------------------ for asynchronous clients
+
+
+Upload = Callable[[tuple[bytes | memoryview, ...]], Coroutine[Any, Any, BlobRef]]
+Download = Callable[[BlobRef], Coroutine[Any, Any, memoryview]]
+Has = Callable[[BlobRef], Coroutine[Any, Any, bool]]
+
+
+class _BlockingBlobs:
+    """Implements Blobs over those of a client, for threads that are not its loop's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, upload: Upload, download: Download, has: Has) -> None:
+        self._loop = loop
+        self._upload = upload
+        self._download = download
+        self._has = has
+
+    def load(self, blob: BlobRef) -> memoryview:
+        return self._wait(self._download(blob))
+
+    def store(self, encoded: codec.Encoded) -> BlobRef:
+        return self._wait(self._upload(encoded.chunks))
+
+    def renew(self, blob: BlobRef) -> bool:
+        return self._wait(self._has(blob))
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+class _Met(codec.Unresolved):
+    """There is an object."""
+
+
+class _Scout:
+    """Implements codec.Objects to find out whether there are any."""
+
+    def store(self, ref: Any) -> Payload:
+        raise _Met
+
+    def load(self, payload: Payload) -> Any:
+        raise _Met
+
+    def value(self, payload: Payload) -> Any:
+        raise _Met
+
+
+class AsyncObjects:
+    """Lets a client encode and decode what may hold objects."""
+
+    def __init__(self, upload: Upload, download: Download, has: Has) -> None:
+        self._blobs = (upload, download, has)
+        self._objects: RayObjects | None = None
+
+    def blocking(self) -> RayObjects:
+        """For threads that are not the loop's. Asked for on the loop."""
+        if self._objects is None:
+            self._objects = RayObjects(_BlockingBlobs(asyncio.get_running_loop(), *self._blobs))
+        return self._objects
+
+    async def apply(self, work: Callable[[codec.Objects | None], T]) -> T:
+        """What `work` gives. If it meets objects, it is begun again in a thread, where they can be waited for.
+        Raises what `ray.get` would raise for them."""
+        if not is_connected():
+            return work(None)
+        try:
+            return work(_Scout())
+        except _Met:
+            objects = self.blocking()
+        try:
+            return await _in_thread(lambda: work(objects))
+        except codec.Unresolved as unresolved:
+            raise unresolved.__cause__ or unresolved from None
+
+
+def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """In a thread of its own, which keeps no process alive: an object may never come."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def finish(settle: Callable[[], None]) -> None:
+        if not future.done():
+            settle()
+
+    def run() -> None:
+        try:
+            settle = functools.partial(future.set_result, work())
+        except BaseException as error:
+            settle = functools.partial(future.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+            loop.call_soon_threadsafe(finish, settle)
+
+    threading.Thread(target=run, name="perdure-objects", daemon=True).start()
+    return future
