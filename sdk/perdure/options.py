@@ -107,7 +107,7 @@ class Options:
             attempt_timeout_ms=self._timeout_ms(),
             catch_exceptions=_flag("catch_exceptions", self.catch_exceptions),
             checkpoint=None if self.checkpoint is None else _flag("checkpoint", self.checkpoint),
-            metadata=_json("metadata", self.metadata),
+            metadata=to_json("metadata", self.metadata),
             allow_inplace=_flag("allow_inplace", self.allow_inplace),
         )
 
@@ -223,7 +223,8 @@ def _types(kinds: Any) -> tuple[str, ...]:
     return tuple(type_name(kind) for kind in kinds)
 
 
-def _json(name: str, value: Mapping[str, Any] | None) -> str:
+def to_json(name: str, value: Mapping[str, Any] | None) -> str:
+    """Canonical text, "" for nothing. TypeError for what is no mapping of strings, ValueError for what is no JSON."""
     if value is None:
         return ""
     if not isinstance(value, Mapping):
@@ -241,12 +242,12 @@ def _json(name: str, value: Mapping[str, Any] | None) -> str:
 def _runtime_env(value: Mapping[str, Any] | None) -> str:
     """As JSON: paths as text, imported modules as where they were imported from."""
     if not isinstance(value, Mapping):
-        return _json("runtime_env", value)
+        return to_json("runtime_env", value)
     plain = dict(value)
     for name in ("working_dir", "py_modules", "pip", "uv", "conda"):
         if name in plain:
             plain[name] = _places(plain[name])
-    return _json("runtime_env", plain)
+    return to_json("runtime_env", plain)
 
 
 def _places(value: Any) -> Any:

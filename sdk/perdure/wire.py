@@ -33,6 +33,7 @@ MESSAGE_CHARS_MAX: Final = 8 * 1024
 STACK_CHARS_MAX: Final = 64 * 1024
 CAUSES_MAX: Final = 16
 OUTCOME: Final = "perdure/outcome"
+EXACT_MAX: Final = 2**53
 DURATION_MAX_S: Final = 315_576_000_000
 """Ten thousand years, the bound of google.protobuf.Duration."""
 TIMESTAMP_MIN_S: Final = -62_135_596_800
@@ -232,12 +233,19 @@ def path_from_proto(steps: Iterable[spec_pb2.PathStep]) -> Path:
 
 
 def json_to_struct(text: str) -> Struct | None:
-    """ "" is no struct."""
+    """ "" is no struct. ValueError for an integer that a number of a struct does not hold exactly."""
     if not text:
         return None
     struct = Struct()
-    struct.update(json.loads(text))
+    struct.update(json.loads(text, parse_int=_exact))
     return struct
+
+
+def _exact(digits: str) -> int:
+    number = int(digits)
+    if abs(number) > EXACT_MAX:
+        raise ValueError(f"the integer {digits:.40} is beyond 2**53 and would be rounded; give it as a string")
+    return number
 
 
 def struct_to_json(struct: Struct) -> str:
@@ -247,7 +255,7 @@ def struct_to_json(struct: Struct) -> str:
 
 def _whole(value: Any) -> Any:
     match value:
-        case float() if value.is_integer() and abs(value) < 2**53:
+        case float() if value.is_integer() and abs(value) <= EXACT_MAX:
             return int(value)
         case dict():
             return {key: _whole(item) for key, item in value.items()}

@@ -158,7 +158,10 @@ def _metadata(request: workflow_service_pb2.RunRequest) -> str:
             size=str(size),
             limit=str(limits.METADATA_BYTES_MAX),
         )
-    return wire.struct_to_json(request.metadata)
+    try:
+        return wire.struct_to_json(request.metadata)
+    except (ValueError, RecursionError) as error:  # NaN, say
+        raise invalid("metadata", f"is no JSON: {error}") from error
 
 
 def _labels(labels: Mapping[str, str]) -> dict[str, str]:

@@ -164,10 +164,11 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         if unknown := [number for number in request.statuses if number not in wire.TASK_STATUS_BACK]:
             raise requests.invalid("statuses", f"has the unknown state {unknown[0]}")
         wanted = {wire.TASK_STATUS_BACK[number] for number in request.statuses}
-        question = (namespace, workflow_id, sorted(request.statuses))
+        run = await self._queries.row(namespace, workflow_id)
+        question = (namespace, run.run_id, sorted(request.statuses))  # pages are of one run
         start = requests.read_token(request.page_token, question, requests.is_number) or 0
         limit = requests.page_size(request.page_size)
-        tasks = await self._queries.tasks(namespace, workflow_id)
+        tasks = await self._queries.tasks(namespace, workflow_id, run.run_id)
         page: list[workflow_pb2.Task] = []
         for position in range(start, len(tasks)):
             if wanted and tasks[position].status not in wanted:
