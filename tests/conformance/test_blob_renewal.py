@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,25 @@ import pytest
 from perdure.storage.filesystem import FilesystemBlobStore
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import BlobStore
+from perdure.storage.urls import blob_store
+from s3 import S3Server
 
 HOUR_S = 3600.0
 NOWHERE = "0" * 64
 
 
-@pytest.fixture(params=["memory", "filesystem"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return MemoryBlobStore() if request.param == "memory" else FilesystemBlobStore(tmp_path / "blobs")
+@pytest.fixture(params=["memory", "filesystem", "s3", "cached-s3"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
+    store: BlobStore
+    if request.param == "memory":
+        store = MemoryBlobStore()
+    elif request.param == "filesystem":
+        store = FilesystemBlobStore(tmp_path / "blobs")
+    else:
+        server: S3Server = request.getfixturevalue("s3_server")
+        store = blob_store(server.blobs_url(cache="off" if request.param == "s3" else tmp_path / "cache"))
+    yield store
+    await store.close()
 
 
 async def test_a_blob_that_was_put_lately_stays(store: BlobStore) -> None:

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from perdure.model import BlobRef
 from perdure.storage.filesystem import TEMPORARY, FilesystemBlobStore
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import BlobNotFound, BlobStore, CorruptData, StorageFull, StorageUnavailable
+from perdure.storage.urls import blob_store
+from s3 import S3Server
 
 MIB = 1024 * 1024
 NOWHERE = "0" * 64
@@ -27,9 +29,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "not" / "made" / "yet"
 
 
-@pytest.fixture(params=["memory", "filesystem"])
-def store(request: pytest.FixtureRequest, folder: Path) -> BlobStore:
-    return MemoryBlobStore() if request.param == "memory" else FilesystemBlobStore(folder)
+@pytest.fixture(params=["memory", "filesystem", "s3", "cached-s3"])
+async def store(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> AsyncIterator[BlobStore]:
+    store: BlobStore
+    if request.param == "memory":
+        store = MemoryBlobStore()
+    elif request.param == "filesystem":
+        store = FilesystemBlobStore(folder)
+    else:
+        server: S3Server = request.getfixturevalue("s3_server")
+        store = blob_store(server.blobs_url(cache="off" if request.param == "s3" else tmp_path / "cache"))
+    yield store
+    await store.close()
 
 
 @pytest.fixture

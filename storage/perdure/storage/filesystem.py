@@ -205,6 +205,9 @@ class FilesystemBlobStore:
         for blob in await asyncio.to_thread(look):
             yield blob
 
+    async def close(self) -> None:
+        pass
+
     def trust(self, sha256: str, status: os.stat_result) -> None:
         """This process wrote or read the file itself: its hash is known."""
         if len(self._checked) >= CHECKED_MAX:

@@ -71,3 +71,6 @@ class MemoryBlobStore:
     async def list(self) -> AsyncIterator[BlobRef]:
         for sha256, data in list(self._blobs.items()):
             yield BlobRef(sha256, len(data))
+
+    async def close(self) -> None:
+        pass

@@ -276,3 +276,7 @@ class BlobStore(Protocol):
     def list(self) -> AsyncIterator[BlobRef]:
         """Every blob, in no particular order."""
         ...
+
+    async def close(self) -> None:
+        """Release the connections of this event loop. Closing twice is no error, nor is a call afterwards."""
+        ...

@@ -8,7 +8,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from perdure.storage.ports import BlobStore, MetadataStore
 
-LATER: Final = {"postgresql", "postgres", "s3"}
+LATER: Final = {"postgresql", "postgres"}
+S3_OPTIONS: Final = frozenset({"endpoint", "region", "cache", "cache_bytes"})
 DATABASE: Final = "perdure.db"
 BLOBS: Final = "blobs"
 
@@ -32,12 +33,19 @@ def metadata_store(url: str) -> MetadataStore:
 
 
 def blob_store(url: str) -> BlobStore:
-    """`file:///absolute/folder`, `memory:`, or a folder, whose `blobs` are in a folder of their own."""
+    """`file:///absolute/folder`, `memory:`, `s3://bucket/prefix` (see below), or a folder, whose `blobs` are
+    in a folder of their own.
+
+    S3 has `?endpoint=http://host:port`, `region=`, `cache=` (the folder of this machine's cache, or off)
+    and `cache_bytes=`. Credentials come from the environment, never from the URL.
+    """
     parts = urlsplit(url)
     if parts.scheme == "memory":
         from perdure.storage.memory_blobs import MemoryBlobStore
 
         return MemoryBlobStore()
+    if parts.scheme == "s3":
+        return _s3(url)
     from perdure.storage.filesystem import FilesystemBlobStore
 
     if parts.scheme == "file":
@@ -52,6 +60,28 @@ def default_blobs(storage: str) -> str:
         return "memory:"
     folder = _path(storage).parent if parts.scheme == "sqlite" else _folder(storage)
     return (folder.absolute() / BLOBS).as_uri()
+
+
+def _s3(url: str) -> BlobStore:
+    parts = urlsplit(url)
+    options = {name: values[-1] for name, values in parse_qs(parts.query, strict_parsing=bool(parts.query)).items()}
+    if unknown := options.keys() - S3_OPTIONS:
+        raise ValueError(f"{url}: unknown option {sorted(unknown)[0]!r}; s3 has {', '.join(sorted(S3_OPTIONS))}")
+    if not parts.netloc or "@" in parts.netloc:
+        raise ValueError(f"{url}: expected s3://bucket/prefix; credentials belong in the environment")
+    try:
+        from perdure.storage.s3 import S3BlobStore
+        from perdure.storage.s3_client import Endpoint
+    except ModuleNotFoundError as error:
+        raise ValueError(f"blobs on S3 need more packages: pip install 'perdure[s3]' ({error})") from error
+    from perdure.storage.cached_blobs import BYTES, CachedBlobStore, default_folder
+
+    endpoint = Endpoint(options.get("endpoint", ""), options.get("region", ""))
+    far = S3BlobStore(parts.netloc, unquote(parts.path), endpoint)
+    if options.get("cache") == "off":
+        return far
+    max_bytes = int(options.get("cache_bytes", BYTES))
+    return CachedBlobStore(far, options.get("cache") or default_folder(), max_bytes)
 
 
 def _path(url: str) -> Path:

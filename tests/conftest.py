@@ -1,0 +1,35 @@
+"""What tests of several folders share: a Ray cluster that this process is a driver of, and an S3 service."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from s3 import S3Server, running_s3
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
+@pytest.fixture(scope="session")
+def own_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Two CPUs, without an engine: the first call of `perdure.workflow` starts it, as for any program."""
+    import ray
+
+    storage = tmp_path_factory.mktemp("engine")
+    os.environ["PERDURE_STORAGE"] = str(storage)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        del os.environ["PERDURE_STORAGE"]
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A process of its own, started by the first test that asks for it. Tests take a bucket each."""
+    with running_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
