@@ -340,7 +340,7 @@ class Run:
         self._untimed.pop(task.id, None)
         task.status = status
         task.wake_ms = None
-        task.ended_ms = at_ms
+        task.ended_ms = max(at_ms, task.started_ms or at_ms)  # by another clock, perhaps
 
     def _end(
         self, status: RunStatus, at_ms: int, *, output: Source | None = None, failure: Failure | None = None

@@ -190,7 +190,7 @@ class LocalExecutor:
                     if running.is_cancelled:
                         raise Interrupted
                     running.thread_id = thread_id
-                self._began(running)
+                self._began(running, began_ms)
                 result = self._runner.run(assignment)
             finally:
                 _leave(running, thread_id)
@@ -204,7 +204,7 @@ class LocalExecutor:
             return await self._runner.run_async(assignment)
 
         began_ms = self._clock()
-        self._began(running)
+        self._began(running, began_ms)
         with running.lock:
             running.task = task = self._async_loop.create_task(run())
             if running.is_cancelled:
@@ -215,9 +215,9 @@ class LocalExecutor:
 
         task.add_done_callback(done)
 
-    def _began(self, running: _Running) -> None:
+    def _began(self, running: _Running, began_ms: int) -> None:
         work = running.work
-        self._post(lambda: self._send(work, AttemptStarted(work.task_id, work.attempt, self._clock())))
+        self._post(lambda: self._send(work, AttemptStarted(work.task_id, work.attempt, began_ms)))
 
     def _tell(self, running: _Running, result: Result | None, began_ms: int | None = None) -> None:
         """None: it was cancelled, or ended itself like a worker that exits."""
