@@ -185,6 +185,9 @@ async def test_uploading_or_naming_what_is_there_renews_it(blobs: Blobs) -> None
         assert (await stream).existed
         assert not await blobs.delete(blob.sha256, idle_s=3600)
         blobs._puts[blob.sha256] -= 7200
+        assert await client.has_blob(blob)
+        assert not await blobs.delete(blob.sha256, idle_s=3600)
+        blobs._puts[blob.sha256] -= 7200
         payload = payload_pb2.Payload(encoding="binary/plain")
         payload.blob.sha256, payload.blob.size_bytes = blob.sha256, blob.size
         handle = await client.start(perdure.event("text"))

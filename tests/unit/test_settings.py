@@ -38,6 +38,15 @@ def test_variables_of_others_are_left_alone() -> None:
     assert Settings.load(environment, {}) == Settings()
 
 
+def test_limits_are_off_and_http_is_off_unless_they_are_asked_for() -> None:
+    usual = Settings()
+    assert (usual.max_running_workflows, usual.max_pending_workflows, usual.http_listen) == (-1, -1, "")
+    given = {"PERDURE_MAX_RUNNING_WORKFLOWS": "3", "PERDURE_MAX_PENDING_WORKFLOWS": "0"}
+    settings = Settings.load(given, {"max_running_workflows": -1, "http_listen": "[::1]:0"})
+    assert (settings.max_running_workflows, settings.max_pending_workflows) == (-1, 0)
+    assert settings.http_listen == "[::1]:0"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
@@ -57,6 +66,12 @@ def test_variables_of_others_are_left_alone() -> None:
         ("PERDURE_DRAIN_S", "-0.5", "drain_s must be 0 or more, not -0.5"),
         ("PERDURE_DRAIN_S", "nan", "drain_s must be 0 or more, not nan"),
         ("PERDURE_LEASE_IDLE_S", "inf", "lease_idle_s must be 0 or more, not inf"),
+        ("PERDURE_MAX_RUNNING_WORKFLOWS", "0", "max_running_workflows must be 1 or more, or -1 for any number"),
+        ("PERDURE_MAX_RUNNING_WORKFLOWS", "-2", "max_running_workflows must be -1 or more, not -2"),
+        ("PERDURE_MAX_RUNNING_WORKFLOWS", "few", "PERDURE_MAX_RUNNING_WORKFLOWS is a int, not 'few'"),
+        ("PERDURE_MAX_PENDING_WORKFLOWS", "-2", "max_pending_workflows must be -1 or more, not -2"),
+        ("PERDURE_HTTP_LISTEN", "8250", "http_listen is host:port, not '8250'"),
+        ("PERDURE_BLOB_GRACE_S", "-1", "blob_grace_s must be 0 or more, not -1"),
         ("PERDURE_STORAGE", "", "'' is no storage"),
         ("PERDURE_STORAGE", "mysql://host/x", "is no storage"),
         ("PERDURE_STORAGE", "memory:", "blobs in memory are out of reach for a cluster"),

@@ -40,7 +40,9 @@ class BlobServiceStub:
     DownloadBlob: _grpc.UnaryStreamMultiCallable[_blob_service_pb2.DownloadBlobRequest, _blob_service_pb2.DownloadBlobResponse]
     """Reads a blob or a range of one."""
     GetBlob: _grpc.UnaryUnaryMultiCallable[_blob_service_pb2.GetBlobRequest, _blob_service_pb2.GetBlobResponse]
-    """Tells whether a blob is there; a client asks before it uploads."""
+    """Tells whether a blob is there; a client asks before it uploads. One that is there stays for a while
+    after that, as if it had been uploaded, though nobody uses it yet.
+    """
 
 @_typing.type_check_only
 class BlobServiceAsyncStub(BlobServiceStub):
@@ -54,7 +56,9 @@ class BlobServiceAsyncStub(BlobServiceStub):
     DownloadBlob: _aio.UnaryStreamMultiCallable[_blob_service_pb2.DownloadBlobRequest, _blob_service_pb2.DownloadBlobResponse]  # type: ignore[assignment]
     """Reads a blob or a range of one."""
     GetBlob: _aio.UnaryUnaryMultiCallable[_blob_service_pb2.GetBlobRequest, _blob_service_pb2.GetBlobResponse]  # type: ignore[assignment]
-    """Tells whether a blob is there; a client asks before it uploads."""
+    """Tells whether a blob is there; a client asks before it uploads. One that is there stays for a while
+    after that, as if it had been uploaded, though nobody uses it yet.
+    """
 
 class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Large values, sent and fetched in chunks. A blob is named by the hash of its bytes, so uploads
@@ -83,6 +87,8 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _blob_service_pb2.GetBlobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_blob_service_pb2.GetBlobResponse, _abc.Awaitable[_blob_service_pb2.GetBlobResponse]]:
-        """Tells whether a blob is there; a client asks before it uploads."""
+        """Tells whether a blob is there; a client asks before it uploads. One that is there stays for a while
+        after that, as if it had been uploaded, though nobody uses it yet.
+        """
 
 def add_BlobServiceServicer_to_server(servicer: BlobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -88,7 +88,7 @@ class BlobServicer(blob_service_pb2_grpc.BlobServiceServicer):
 
     async def GetBlob(self, request: pb.GetBlobRequest, context: Context) -> pb.GetBlobResponse:
         _ref(request.sha256)
-        size = await self._blobs.size(request.sha256)
+        size = await self._blobs.renew(request.sha256)  # who asks is about to use it instead of uploading it
         if size is None:
             raise errors.BlobNotFoundError(f"there is no blob {request.sha256}", sha256=request.sha256)
         return pb.GetBlobResponse(blob=payload_pb2.BlobRef(sha256=request.sha256, size_bytes=size))
