@@ -15,6 +15,7 @@ from perdure.service.executors.attempts import INLINE_BYTES_MAX
 from perdure.service.executors.leases import AgentSession, Lease
 from perdure.service.executors.pool import (
     BATCH_MAX,
+    BLOCKED_S,
     CONCURRENT_MAX,
     CONCURRENT_SPREAD,
     FAILURES_MAX,
@@ -437,15 +438,14 @@ async def test_what_a_stuck_lease_has_not_begun_goes_to_an_idle_one(world: World
     brief = sent(two)
     await world.begin(one, stuck)
     await world.pass_(STUCK_S * 2)
-    assert one.next_message() is None, "nobody idles"
-    await world.end(two, *brief, ms=1)
-    await world.pass_(STUCK_S * 2)
     assert list(message(one).recall) == [behind.token]
     world.take_reports()
     world.pool.receive(one, pb.ServeLeaseRequest(returned=[behind.token]))
     await world.settle()
-    assert names(sent(two)) == ["behind"]
+    assert one.next_message() is None, "it would wait again"
     assert world.take_reports() == []
+    await world.end(two, *brief, ms=1)
+    assert names(sent(two)) == ["behind"]
 
 
 # ------------------------------------------------------------------------------ leases unwanted
@@ -519,6 +519,24 @@ async def test_a_shape_that_waits_long_gets_a_busy_lease_of_the_largest_one(worl
     assert told.finish
     assert list(told.recall) == [token for token, placed in chosen.in_flight.items() if placed.began_s is None]
     assert len(told.recall) == 1
+
+
+async def test_work_that_something_long_may_be_waiting_for_gets_one_lease_more(world: World) -> None:
+    """Which Ray starts when a worker that waits gives its CPU back."""
+    await world.cluster(CPU=1)
+    lease = await world.learn(1)
+    await world.submit("long", "waited for")
+    long, behind = sent(lease)
+    await world.begin(lease, long)
+    await world.pass_(STUCK_S * 2)
+    world.pool.receive(lease, pb.ServeLeaseRequest(returned=[behind.token]))
+    await world.settle()
+    assert world.told("start") == []
+    await world.pass_(BLOCKED_S)
+    (other,) = world.told("start")
+    await world.pass_(BLOCKED_S * 2)
+    assert world.told("start") == [], "one at a time"
+    assert names(sent(await world.connect(other))) == ["waited for"]
 
 
 async def test_what_fits_nowhere_asks_once_and_holds_nothing(world: World) -> None:

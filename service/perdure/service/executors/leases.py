@@ -27,6 +27,7 @@ class Placed:
     token: int
     is_concurrent: bool = False
     is_cancelled: bool = False
+    is_recalled: bool = False
     began_s: float | None = None
 
 
@@ -100,6 +101,13 @@ class Lease:
             if not placed.is_concurrent and placed.work.call.function.key == function:
                 placed.is_concurrent = True
                 self.concurrent += 1
+
+    def is_stuck(self, now_s: float, after_s: float) -> bool:
+        """Whether what runs first takes so long that nothing should wait behind it."""
+        if self.concurrent or not self.in_flight:
+            return False
+        began_s = next(iter(self.in_flight.values())).began_s
+        return began_s is not None and now_s - began_s > after_s
 
     def takes(self, is_concurrent: bool) -> bool:
         """Whether an attempt of such a function would not wait for others of the other sort. While an attempt

@@ -1,9 +1,9 @@
 """Puts attempts onto leases of a Ray cluster, and asks agents for the leases that are wanted.
 
 The rules: an idle lease before a busy one; short functions in batches of some milliseconds of work,
-unknown and long ones alone; asynchronous functions by the thousand on leases of their own; what a busy
-lease has not begun is called back when another one idles; a shape that waits gets the resources of idle
-leases of other shapes. Work that did not begin when its lease is lost runs elsewhere and nobody notices.
+unknown and long ones alone; asynchronous functions by the thousand on leases of their own; what waits
+behind an attempt that takes long is called back; a shape that waits gets the resources of idle leases of
+other shapes. Work that did not begin when its lease is lost runs elsewhere and nobody notices.
 
 All of it runs on the event loop, without a task for each attempt.
 """
@@ -38,6 +38,8 @@ CONCURRENT_SPREAD: Final = 256
 STUCK_S: Final = 0.05
 TICK_S: Final = 0.05
 UNFAIR_S: Final = 1.0
+BLOCKED_S: Final = 0.3
+"""An attempt that runs for so long may be waiting itself."""
 KILL_S: Final = 1.4
 """A lease that says nothing for so long after a cancellation is killed: user code holds its interpreter.
 A little longer than a lease itself waits for user code to give up."""
@@ -119,9 +121,7 @@ class LeasePool:
         lease = self._ran_by.get((work.run_id, work.beside)) if work.beside else None
         if lease is None or lease.is_gone or not lease.takes(work.call.function.key in self._concurrent):
             return None
-        head = next(iter(lease.in_flight.values()), None)
-        is_stuck = head is not None and head.began_s is not None and self._now() - head.began_s > STUCK_S
-        return None if is_stuck and not lease.concurrent else lease
+        return None if lease.is_stuck(self._now(), STUCK_S) else lease
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
         key = (run_id, task_id, attempt)
@@ -322,7 +322,8 @@ class LeasePool:
         waiting = queue.waiting
         if not waiting:
             return
-        leases = [lease for lease in leases if not lease.concurrent]
+        now_s = self._now()
+        leases = [lease for lease in leases if not lease.concurrent and not lease.is_stuck(now_s, STUCK_S)]
         leases.sort(key=lambda lease: len(lease.in_flight))
         is_single = bool(queue.shape.resources.num_gpus)
         for lease in leases:  # idle ones first, one attempt each
@@ -398,7 +399,8 @@ class LeasePool:
     def _make_room(self, queue: ShapeQueue, now_s: float) -> None:
         """Idle leases of other shapes end at once; after a while a busy one of the largest shape, too. A
         shape that does not fit the cluster at all asks for one lease, so that a cluster that grows on
-        demand sees the demand."""
+        demand sees the demand. So does one whose leases all run something long: Ray starts it when one
+        of those gives its resources back while it waits, perhaps for what is waiting here."""
         others = [lease for lease in self._leases.values() if lease.shape != queue.shape and not lease.is_finishing]
         idle = [lease for lease in others if lease.is_connected and not lease.in_flight]
         if idle:
@@ -406,6 +408,8 @@ class LeasePool:
                 lease.finish()
             return
         if queue.leases:
+            if not queue.starting() and all(lease.is_stuck(now_s, BLOCKED_S) for lease in queue.leases.values()):
+                self._start_lease(self._agents[next(iter(queue.leases.values())).agent_id], queue)
             return
         if not any(agent.fits(queue.shape, agent.capacity) for agent in self._agents.values()):
             self._start_lease(next(iter(self._agents.values())), queue)
@@ -418,9 +422,11 @@ class LeasePool:
             largest.finish()
 
     def _recall(self, lease: Lease) -> None:
-        tokens = [token for token, placed in lease.in_flight.items() if placed.began_s is None]
-        if tokens:
-            lease.send_recall(tokens)
+        unbegun = [placed for placed in lease.in_flight.values() if placed.began_s is None and not placed.is_recalled]
+        for placed in unbegun:
+            placed.is_recalled = True
+        if unbegun:
+            lease.send_recall(placed.token for placed in unbegun)
 
     async def _tick_forever(self) -> None:
         while True:
@@ -437,15 +443,12 @@ class LeasePool:
                 self._kill(lease)
         for queue in list(self._shapes.values()):
             ready = queue.ready()
-            has_idle = any(not lease.in_flight for lease in ready)
             for lease in ready:
                 if not lease.in_flight:
                     if now_s - lease.idle_since_s >= self._idle_s and not queue.is_wanted:
                         lease.finish()
-                elif has_idle and len(lease.in_flight) > 1 and not lease.concurrent:
-                    head = next(iter(lease.in_flight.values()))
-                    if head.began_s is not None and now_s - head.began_s > STUCK_S:
-                        self._recall(lease)
+                elif len(lease.in_flight) > 1 and lease.is_stuck(now_s, STUCK_S):
+                    self._recall(lease)
             if not queue.is_wanted:
                 self._give_up_starting(queue, now_s)
             if not queue.is_wanted and not queue.leases:
