@@ -11,7 +11,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from perdure.service.app import RunningServer
+from perdure.service.app import RunningServer, running_server
+from perdure.service.settings import Settings
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -33,7 +34,22 @@ async def test_health(server: RunningServer, channel: grpc.aio.Channel, service:
     await server.drain()
     assert (await watch.read()).status == NOT_SERVING
     assert (await health.Check(request)).status == NOT_SERVING
-    watch.cancel()
+    assert await watch.read() is grpc.aio.EOF
+
+
+async def test_who_watches_health_does_not_hold_up_the_end() -> None:
+    """The time that calls have to end is longer than the test may take."""
+    settings = Settings(listen="127.0.0.1:0", storage="memory:", executor="local", drain_s=100_000)
+    async with running_server(settings) as server:
+        channel = grpc.aio.insecure_channel(server.address)
+        health = health_pb2_grpc.HealthStub(channel)
+        watches = [health.Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", "no.such.Service")]
+        for watch in watches:
+            await watch.read()
+    assert (await watches[0].read()).status == NOT_SERVING
+    for watch in watches:
+        assert await watch.code() is grpc.StatusCode.OK
+    await channel.close()
 
 
 async def test_health_of_a_service_that_is_not_there(channel: grpc.aio.Channel) -> None:

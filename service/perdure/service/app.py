@@ -16,9 +16,8 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Final
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
@@ -32,6 +31,7 @@ from perdure.service.executors.pool import LeasePool
 from perdure.service.executors.port import Executor
 from perdure.service.kernel import Kernel, wall_clock_ms
 from perdure.service.rpc.blob import BlobServicer
+from perdure.service.rpc.health import HealthServicer
 from perdure.service.rpc.interceptor import ErrorInterceptor, Gate
 from perdure.service.rpc.system import SystemServicer
 from perdure.service.rpc.worker import WorkerServicer
@@ -108,6 +108,7 @@ async def running_server(
         stack.push_async_callback(store.close)
         await store.open()
         blobs = blobs or blob_store(settings.blob_url)
+        stack.push_async_callback(blobs.close)
         executor, pool = _executor(settings, blobs, engine_id, clock)
         kernel = Kernel(
             store,
@@ -130,7 +131,8 @@ async def running_server(
         _add_servicers(server, kernel, store, blobs, system)
         if pool is not None:
             worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(pool, kernel.values), server)
-        checker = _add_health(server)
+        health = HealthServicer(SERVICES)
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
         _add_reflection(server)
         try:
             port = server.add_insecure_port(settings.listen)
@@ -146,10 +148,10 @@ async def running_server(
             system.http_address = await stack.enter_async_context(http)
         await kernel.start(recover=settings.recovery == "auto")
         gate.open()
-        await _set_health(checker, health_pb2.HealthCheckResponse.SERVING)
+        health.open()
 
         async def drain() -> None:
-            await checker.enter_graceful_shutdown()
+            health.drain()
             gate.drain()
             kernel.drain()
 
@@ -180,18 +182,6 @@ def _add_servicers(
     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)
     blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(blobs), server)
     system_service_pb2_grpc.add_SystemServiceServicer_to_server(system, server)
-
-
-def _add_health(server: grpc.aio.Server) -> Any:
-    aio_health: Any = import_module("grpc_health.v1._async")
-    checker = aio_health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
-    return checker
-
-
-async def _set_health(checker: Any, status: Any) -> None:
-    for service in ("", *SERVICES):
-        await checker.set(service, status)
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:

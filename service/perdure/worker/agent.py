@@ -29,6 +29,7 @@ import grpc.aio
 from perdure import codec, graphwire
 from perdure.codec import PYTHON_VERSION
 from perdure.model import BlobRef, Payload, Shape
+from perdure.storage.ports import BlobStore
 from perdure.storage.urls import blob_store
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc
@@ -66,6 +67,7 @@ class Agent:
         self._wake = asyncio.Event()
         self._threads = ThreadPoolExecutor(2, "perdure-agent")
         self._welcome: pb.AgentWelcome | None = None
+        self._blobs: BlobStore | None = None  # of the engine that welcomed us
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until told to stop."""
@@ -135,6 +137,8 @@ class Agent:
                     await self._take(message)
             finally:
                 refresh.cancel()
+                if self._blobs is not None:
+                    await self._blobs.close()
 
     async def _messages(self) -> AsyncIterator[pb.ServeAgentRequest]:
         while True:
@@ -160,6 +164,7 @@ class Agent:
         match message.WhichOneof("kind"):
             case "welcome":
                 self._welcome = message.welcome
+                self._blobs = blob_store(message.welcome.blob_url)
                 log.info("agent serves", extra={"engine": self._settings.address})
             case "start":
                 await self._start(message.start)
@@ -195,7 +200,8 @@ class Agent:
         import ray
 
         shape = graphwire.shape_from_proto(start.shape)
-        blobs = BlockingBlobs(blob_store(welcome.blob_url), loop)
+        assert self._blobs is not None
+        blobs = BlockingBlobs(self._blobs, loop)
         options = ray_options(shape, lambda blob, name: _package(blobs, blob, name))
         lease: Any = ray.remote(run_lease).options(name="perdure.lease", max_retries=0, **options)
         return lease.remote(

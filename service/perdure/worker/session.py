@@ -10,6 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -56,7 +57,8 @@ class Session:
         self._is_waking = False
         self._is_closing = False
         self._functions: dict[str, Function] = {}
-        self.blobs = BlockingBlobs(blob_store(blob_url), self._loop)
+        self._store = blob_store(blob_url)
+        self.blobs = BlockingBlobs(self._store, self._loop)
         self._thread = threading.Thread(target=self._run, name="perdure-stream", daemon=True)
 
     def start(self, inbox: Inbox) -> None:
@@ -116,13 +118,14 @@ class Session:
             ("grpc.keepalive_time_ms", 10_000),
             ("grpc.keepalive_timeout_ms", 10_000),
         ]
-        async with grpc.aio.insecure_channel(self._address, options=options) as channel:
-            self._stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
-            try:
-                async for message in self._stub.ServeLease(self._messages()):
-                    await self._take(message)
-            except grpc.RpcError:
-                pass
+        try:
+            async with grpc.aio.insecure_channel(self._address, options=options) as channel:
+                self._stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
+                with suppress(grpc.RpcError):
+                    async for message in self._stub.ServeLease(self._messages()):
+                        await self._take(message)
+        finally:
+            await self._store.close()
 
     async def _messages(self) -> AsyncIterator[pb.ServeLeaseRequest]:
         yield pb.ServeLeaseRequest(hello=self._hello)

@@ -1,0 +1,66 @@
+"""grpc.health.v1.Health: whether this engine takes calls.
+
+The one of the library keeps its streams open for ever, and a server that stops waits for open streams.
+Here they end, with NOT_SERVING as their last word, when the engine drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2 as pb
+from grpc_health.v1 import health_pb2_grpc
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """All services have the same health. The one named "" is the server as a whole."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self._services = frozenset(("", *services))
+        self._is_serving = False
+        self._is_over = False
+        self._changed = asyncio.Event()
+
+    def open(self) -> None:
+        """Calls are taken from now on."""
+        self._is_serving = not self._is_over
+        self._tell()
+
+    def drain(self) -> None:
+        """No calls are taken any more, for ever."""
+        self._is_serving, self._is_over = False, True
+        self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def Check(self, request: Any, context: Context) -> Any:
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r} here")
+        return pb.HealthCheckResponse(status=self._status_of(request.service))
+
+    async def Watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        last = None
+        while True:
+            changed = self._changed
+            status = self._status_of(request.service)
+            if status != last:
+                last = status
+                yield pb.HealthCheckResponse(status=status)
+            if self._is_over:
+                return
+            if changed is self._changed:  # nothing happened while the answer was on its way
+                await changed.wait()
+
+    def _status_of(self, service: str) -> Any:
+        if service not in self._services:
+            return pb.HealthCheckResponse.SERVICE_UNKNOWN
+        serves = pb.HealthCheckResponse.SERVING
+        return serves if self._is_serving else pb.HealthCheckResponse.NOT_SERVING
