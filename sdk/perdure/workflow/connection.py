@@ -61,7 +61,7 @@ class Connection:
 
         self.client = _loop().wait(make())
 
-    def ask(self, work: Coroutine[Any, Any, T], workflow_id: str = "") -> T:
+    def ask(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for an answer. What the engine refuses is raised by the names of `exceptions`."""
         try:
             return _loop().wait(work)
@@ -69,7 +69,7 @@ class Connection:
             _forget(self)
             raise
         except errors.PerdureError as error:
-            raise outcomes.refused(error, workflow_id) from None
+            raise outcomes.refused(error) from None
 
 
 _lock: Final = threading.RLock()
@@ -111,18 +111,20 @@ def init(
         max_running_workflows=_limit("max_running_workflows", max_running_workflows, least=1),
         max_pending_workflows=_limit("max_pending_workflows", max_pending_workflows, least=0),
     )
-    global _wanted
+    global _wanted, _found
     with _lock:
         _notice_cluster()
         engine = wanted.address or _wanted.address or os.environ.get("PERDURE_ADDRESS", "")
         if engine and wanted != Wanted(address=wanted.address):
             raise ValueError(f"storage and limits are settings of the engine at {engine}: give them to `perdure serve`")
-        before = _wanted
+        before = (_wanted, _found)
         _wanted = wanted.over(_wanted)
+        if _wanted != before[0]:
+            _found = ""  # ask whether it is so
         try:
             connect()
         except BaseException:
-            _wanted = before
+            _wanted, _found = before
             raise
 
 

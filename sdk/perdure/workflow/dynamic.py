@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -29,7 +30,10 @@ def continuation(dag: T) -> T:
         )
     raydag.accept_metadata()
     node: Any = dag
-    value: T = sys.modules["ray"].get(node.execute())
+    with warnings.catch_warnings():  # Ray warns that `execute` goes some day
+        warnings.simplefilter("ignore")
+        ref = node.execute()
+    value: T = sys.modules["ray"].get(ref)
     return value
 
 

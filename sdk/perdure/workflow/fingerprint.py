@@ -36,7 +36,11 @@ def of(spec: Spec, inputs: Mapping[str, Any]) -> str:
 
 
 def _encoded(value: Any) -> Payload:
-    return codec.encode_value(value).inline()
+    """Objects of Ray have other names in every process, so a value that holds some is as good as any."""
+    try:
+        return codec.encode_value(value).inline()
+    except codec.CodecError:
+        return Payload(codec.OBJECTS)
 
 
 class _NotPlain(Exception):

@@ -36,7 +36,7 @@ class Gateway:
                 return outcomes.FailedRun(workflow_id, outcome)
             return await handle.value_of(outcome, outcomes.Carried)
         except errors.PerdureError as error:
-            raise outcomes.refused(error, workflow_id) from None
+            raise outcomes.refused(error) from None
 
 
 def output_ref(address: str, workflow_id: str, run_id: str = "", task_id: str = "") -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ NAMESPACE: Final = "perdure"
 """Ray's namespace for our actors."""
 NAME: Final = "engine"
 DEFAULT_STORAGE: Final = ".perdure"
-START_S: Final = 60.0
+START_S: Final = 30.0
 """An engine has so long to start, which includes waiting for the end of a predecessor on the same storage."""
 PAUSE_S: Final = 0.2
 PAUSE_MAX_S: Final = 5.0
@@ -60,7 +61,9 @@ class EngineHost:
         self._settings = settings
         self._folder = settings.folder if os.path.isdir(settings.folder) else os.path.expanduser("~")
         self._storage = settings.storage or os.path.join(self._folder, DEFAULT_STORAGE)
-        self._listen = _recall_address() or f"{_listening_host()}:0"
+        host = _listening_host()
+        self._listen = _recall_address() or f"{host}:0"
+        self._http_listen = f"{host}:{_free_port(host)}"
         self._lock = threading.Lock()
         self._serving: Future[tuple[str, float]] = Future()
         self._last_lines: deque[str] = deque(maxlen=LINES_KEPT)
@@ -73,8 +76,12 @@ class EngineHost:
         with self._lock:
             serving = self._serving
         address, since = await asyncio.shield(asyncio.wrap_future(serving))
-        limits = (self._settings.max_running_workflows, self._settings.max_pending_workflows)
-        return address, since, EngineSettings(self._storage, *limits)
+        running, pending = self._limit("max_running_workflows"), self._limit("max_pending_workflows")
+        return address, since, EngineSettings(self._storage, running, pending)
+
+    def _limit(self, name: str) -> int:
+        given = getattr(self._settings, name)
+        return int(self._settings.environment.get(f"PERDURE_{name.upper()}", -1)) if given is None else int(given)
 
     # -------------------------------------------------------------------------- in the thread
 
@@ -137,14 +144,17 @@ class EngineHost:
             "--executor": "ray",
             "--ray-address": ray.get_runtime_context().gcs_address,
             "--listen": self._listen,
+            "--http-listen": self._http_listen,
             "--storage": self._storage,
             "--drain-s": str(DRAIN_S),
             "--with-parent": str(os.getpid()),
+            "--log-level": "warning",
             "--max-running-workflows": self._settings.max_running_workflows,
             "--max-pending-workflows": self._settings.max_pending_workflows,
         }
-        if "PERDURE_LOG_LEVEL" not in self._settings.environment:
-            flags["--log-level"] = "warning"
+        for name, flag in (("PERDURE_LOG_LEVEL", "--log-level"), ("PERDURE_HTTP_LISTEN", "--http-listen")):
+            if name in self._settings.environment:
+                del flags[flag]
         given = [part for flag, value in flags.items() if value is not None for part in (flag, str(value))]
         return [sys.executable, "-m", "perdure.cli", "serve", *given]
 
@@ -167,6 +177,13 @@ def _listening_host() -> str:
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     machines = {node["NodeManagerAddress"] for node in _nodes()}
     return "127.0.0.1" if len(machines) == 1 else address
+
+
+def _free_port(host: str) -> int:
+    """One for all lives of the engine, so it cannot be left to the engine."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def _nodes() -> list[dict[str, Any]]:

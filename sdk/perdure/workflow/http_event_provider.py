@@ -6,8 +6,9 @@ The engine itself takes them, at `POST /event/send_event/{workflow_id}` of its H
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
+from perdure.workflow.connection import connect
 from perdure.workflow.event_listener import EventListener
 
 
@@ -19,3 +20,32 @@ class HTTPListener(EventListener):
 
     async def poll_for_event(self, event_key: str) -> tuple[str, Any]:
         raise NotImplementedError("the engine waits for these events; use workflow.wait_for_event(HTTPListener, ...)")
+
+
+class HTTPEventProvider:
+    """Where events are sent to. Ray Workflows needed a deployment of Ray Serve for it; here there is nothing to
+    deploy, since the engine listens itself."""
+
+    @staticmethod
+    def url() -> str:
+        """The address of the engine's endpoint, to which a workflow's id is appended:
+        `requests.post(url() + "my-workflow", json={"event_key": ..., "event_payload": ...})`.
+        RuntimeError if the engine has no HTTP port."""
+        connection = connect()
+        address = connection.ask(connection.client.info()).http_address
+        if not address:
+            raise RuntimeError("this engine takes no events by HTTP; start it with --http-listen")
+        return f"http://{address}/event/send_event/"
+
+    @classmethod
+    def deploy(cls) -> str:
+        """Nothing to do; gives `url()`."""
+        return cls.url()
+
+    @classmethod
+    def bind(cls) -> NoReturn:
+        """There is no deployment to bind: TypeError with what to do instead."""
+        raise TypeError(
+            "the engine takes events by HTTP itself, so there is nothing to deploy with Ray Serve: leave serve.run "
+            "out, and send events to HTTPEventProvider.url()"
+        )

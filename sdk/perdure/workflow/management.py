@@ -35,7 +35,7 @@ def _output(workflow_id: str, task_id: str | None) -> Started:
     connection = connect()
     handle = connection.client.handle(check_id(workflow_id))
     # Asked now, so that an unknown id is an error of this call; and the run is the one that there is now.
-    return Started(connection, workflow_id, connection.ask(handle.status(), workflow_id).run_id, task_id or "")
+    return Started(connection, workflow_id, connection.ask(handle.status()).run_id, task_id or "")
 
 
 def get_status(workflow_id: str) -> RunStatus:
@@ -45,7 +45,7 @@ def get_status(workflow_id: str) -> RunStatus:
 
 def _status(workflow_id: str) -> RunInfo:
     connection = connect()
-    return connection.ask(connection.client.handle(check_id(workflow_id)).status(), workflow_id)
+    return connection.ask(connection.client.handle(check_id(workflow_id)).status())
 
 
 def list_all(*filters: Any, status_filter: Any = None, filter: Any = None) -> list[tuple[str, RunStatus]]:
@@ -84,14 +84,14 @@ def cancel(workflow_id: str) -> None:
     """End a workflow: what runs is stopped, nothing of it starts any more, and whoever waits for it gets
     WorkflowCancellationError. One that has ended stays as it is. Raises WorkflowNotFoundError."""
     connection = connect()
-    connection.ask(connection.client.cancel(check_id(workflow_id)), workflow_id)
+    connection.ask(connection.client.cancel(check_id(workflow_id)))
 
 
 def delete(workflow_id: str) -> None:
     """Remove a workflow and what it stored; its id may be used again. Raises WorkflowStillActiveError if it has not
     ended, WorkflowNotFoundError."""
     connection = connect()
-    connection.ask(connection.client.delete(check_id(workflow_id)), workflow_id)
+    connection.ask(connection.client.delete(check_id(workflow_id)))
 
 
 # ------------------------------------------------------------------------------ metadata
@@ -107,14 +107,14 @@ def get_metadata(workflow_id: str, task_id: str | None = None) -> dict[str, Any]
     """
     connection = connect()
     handle = connection.client.handle(check_id(workflow_id))
-    metadata = connection.ask(handle.metadata(task_id or ""), workflow_id)
+    metadata = connection.ask(handle.metadata(task_id or ""))
     told: dict[str, Any] = {
         "status": metadata.status,
         "user_metadata": _plain(metadata.user_metadata),
         "stats": _stats(metadata.stats),
     }
     if not task_id:
-        known = connection.ask(handle.status(), workflow_id)
+        known = connection.ask(handle.status())
         told["tasks"] = {
             "total": known.tasks,
             "running": known.tasks_running,

@@ -7,7 +7,6 @@ as they are stored and become values where they arrive: whoever carries them nee
 from __future__ import annotations
 
 import functools
-import queue
 from importlib.util import find_spec
 from typing import Any
 
@@ -70,8 +69,8 @@ class _AsRayTaskError:
 # ------------------------------------------------------------------------------ what was refused
 
 
-def refused(error: errors.PerdureError, workflow_id: str) -> BaseException:
-    """The error by which programs of Ray Workflows know it."""
+def refused(error: errors.PerdureError) -> BaseException:
+    """The error by which programs of Ray Workflows know it. That no more may wait is a queue.Full as it is."""
     match error:
         case errors.WorkflowNotFoundError():
             return _like(exceptions.WorkflowNotFoundError, error)
@@ -79,8 +78,6 @@ def refused(error: errors.PerdureError, workflow_id: str) -> BaseException:
             return _like(exceptions.WorkflowStillActiveError, error)
         case errors.TaskNotFoundError() | errors.OutputNotStoredError():
             return ValueError(error.message)
-        case _ if error.reason in ("QUEUE_FULL", "QUOTA_EXCEEDED"):
-            return queue.Full(error.message)
         case _:
             return error
 

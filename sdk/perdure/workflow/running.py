@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from perdure import errors
+from perdure import errors, rayobjects
 from perdure.client import Handle
 from perdure.conversion import to_spec
 from perdure.graph import is_node
@@ -40,7 +40,7 @@ class Started:
 
             # The worker's CPU is free while it waits, and may be what the run needs.
             return ray.get(self.ref())
-        return self.connection.ask(self._wait(), self.workflow_id)
+        return self.connection.ask(self._wait())
 
     async def _wait(self) -> Any:
         handle = self.connection.client.handle(self.workflow_id, self.run_id)
@@ -110,7 +110,8 @@ def _start(
     _check_graph(dag)
     named = check_id(workflow_id) if workflow_id is not None else ""
     _check_metadata(metadata)
-    spec = to_spec(dag)
+    with rayobjects.as_ray_raises():
+        spec = to_spec(dag, rayobjects.LaterObjects(_objects))
     inputs = {str(position): value for position, value in enumerate(args)} | dict(kwargs)
     if missing := sorted(spec.inputs() - inputs.keys()):
         raise ValueError(f"the graph uses inputs that were not given: {', '.join(map(_input_name, missing))}")
@@ -125,15 +126,20 @@ def _start(
         labels={fingerprint.LABEL: mark} if mark else None,
     )
     try:
-        handle: Handle = connection.ask(starting, named)
+        handle: Handle = connection.ask(starting)
     except errors.WorkflowAlreadyExistsError:
         return _attach(connection, named, mark)
     return Started(connection, handle.workflow_id, handle.run_id)
 
 
+def _objects() -> rayobjects.RayObjects:
+    connection = connect()
+    return connection.ask(connection.client.objects())
+
+
 def _attach(connection: Connection, workflow_id: str, mark: str) -> Started:
     """The id is in use: by this very graph, one hopes."""
-    known = connection.ask(connection.client.handle(workflow_id).status(), workflow_id)
+    known = connection.ask(connection.client.handle(workflow_id).status())
     if known.status in (RunStatus.RUNNING, RunStatus.PENDING) and not _was_taken_over(connection, known):
         raise _active(workflow_id)
     if known.labels.get(fingerprint.LABEL, mark) != mark:
@@ -220,7 +226,7 @@ def resume_all(include_failed: bool = False) -> list[tuple[str, Any]]:
 
 def _resume(connection: Connection, workflow_id: str) -> Started:
     try:
-        resumed = connection.ask(connection.client.resume(workflow_id), workflow_id)
+        resumed = connection.ask(connection.client.resume(workflow_id))
     except errors.WorkflowAlreadyFinalError as error:
         if error.fields.get("status") != RunStatus.SUCCESSFUL:
             raise exceptions.WorkflowNotResumableError(
@@ -228,7 +234,7 @@ def _resume(connection: Connection, workflow_id: str) -> Started:
             ) from None
         return Started(connection, workflow_id)
     if not resumed:
-        known = connection.ask(connection.client.handle(workflow_id).status(), workflow_id)
+        known = connection.ask(connection.client.handle(workflow_id).status())
         if known.status in (RunStatus.RUNNING, RunStatus.PENDING) and not _was_taken_over(connection, known):
             raise _active(workflow_id)
     return Started(connection, workflow_id)

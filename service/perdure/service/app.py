@@ -252,6 +252,7 @@ async def _agent(settings: Settings, address: str) -> AsyncIterator[None]:
         return
     command = [sys.executable, "-m", "perdure.worker.agent", "--address", address, "--with-parent", str(os.getpid())]
     command += ["--ray-address", settings.ray_address, "--ray-cpus", str(settings.ray_cpus)]
+    command += ["--log-level", settings.log_level]
     process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
     watch = asyncio.create_task(_watch_agent(process))
     try:

@@ -338,8 +338,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ray-address", default="auto", help="local, auto or host:port")
     parser.add_argument("--ray-cpus", type=int, default=0, help="CPUs of a local Ray; 0: those of the machine")
     parser.add_argument("--with-parent", type=int, default=0, help="end when this process ends")
+    parser.add_argument("--log-level", default="info", help="how much is logged")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(levelname)s agent %(message)s")
+    logging.basicConfig(
+        level=given.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s agent %(message)s"
+    )
     run_agent(AgentSettings(given.address, given.ray_address, given.ray_cpus, given.with_parent))
 
 
