@@ -223,7 +223,7 @@ async def test_a_shape_has_its_own_environment_and_gets_the_resources_of_idle_on
         assert await client.run(greeting.bind()) == "hello"
 
 
-@perdure.task(runtime_env={"working_dir": "/nowhere/at/all"}, max_retries=0)
+@perdure.task(runtime_env={"working_dir": "local:///nowhere/at/all"}, max_retries=0)
 def nowhere() -> None: ...
 
 
