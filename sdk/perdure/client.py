@@ -11,6 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -19,7 +20,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from perdure import codec, errors, failures, graphwire, rayobjects, runtimeenv, wire
 from perdure.connection import open_channel
-from perdure.conversion import to_spec
+from perdure.conversion import large_parts, to_spec, with_stored
 from perdure.graph import TaskNode
 from perdure.model import (
     INLINE_BYTES_MAX,
@@ -53,6 +54,7 @@ DEFAULT_ADDRESS: Final = "127.0.0.1:7233"
 POLL_S: Final = 25.0
 CHUNK_BYTES: Final = 512 * 1024
 SPEC_BYTES_MAX: Final = 1024 * 1024
+UPLOADS_MAX: Final = 16
 AWAY_FIRST_S: Final = 0.05
 AWAY_MAX_S: Final = 1.0
 
@@ -204,7 +206,14 @@ class Client:
         return self._objects.blocking()
 
     async def _spec(self, graph: object) -> Spec:
-        return graph if isinstance(graph, Spec) else await self._objects.apply(lambda objects: to_spec(graph, objects))
+        spec = graph if isinstance(graph, Spec) else await self._objects.apply(lambda objects: to_spec(graph, objects))
+        parts = list(large_parts(spec, INLINE_BYTES_MAX))
+        stored: dict[Payload, Payload] = {}
+        for start in range(0, len(parts), UPLOADS_MAX):
+            some = parts[start : start + UPLOADS_MAX]
+            blobs = await asyncio.gather(*[self._upload((part.data,)) for part in some])
+            stored |= {part: replace(part, data=b"", blob=blob) for part, blob in zip(some, blobs, strict=True)}
+        return with_stored(spec, stored)
 
     async def _snapshot(self, spec: Spec) -> Spec:
         """The graph with the local code that its runtime environments name stored; packed in a thread."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from perdure import codec, raydag
-from perdure.arguments import encode_arguments
+from perdure.arguments import ARGUMENTS, encode_arguments
 from perdure.graph import CallNode, Input, Node, Part, Task, TaskNode, WaitForNode, WaitNode, is_node, task
-from perdure.model import Action, Call, Function, InputRef, NodeRef, Ref, Spec, TaskOptions, TaskRef, Wait
+from perdure.model import Action, Call, Function, InputRef, NodeRef, Payload, Ref, Spec, TaskOptions, TaskRef, Wait
 from perdure.model import Node as SpecNode
 from perdure.options import Options
 
@@ -43,6 +43,32 @@ def to_spec(graph: object, objects: codec.Objects | None = None) -> Spec:
     if not is_node(graph):
         raise TypeError(f"expected a node (made by .bind()), not {type(graph).__name__}")
     return _Converter(objects).convert(graph)
+
+
+def large_parts(spec: Spec, bytes_max: int) -> set[Payload]:
+    """Arguments and code in a graph that are larger than they may travel: to be stored as blobs."""
+    calls = (node.action for node in spec.nodes if isinstance(node.action, Call))
+    parts = (part for call in calls for part in (call.arguments, call.function.code) if part is not None)
+    return {part for part in parts if part.blob is None and part.size > bytes_max and part.encoding != ARGUMENTS}
+
+
+def with_stored(spec: Spec, stored: Mapping[Payload, Payload]) -> Spec:
+    """The graph with some of its arguments and code as blobs."""
+    if not stored:
+        return spec
+
+    def changed(node: SpecNode) -> SpecNode:
+        if not isinstance(node.action, Call):
+            return node
+        call, code = node.action, node.action.function.code
+        known = code is not None and stored.get(code)
+        function = replace(call.function, code=known) if known else call.function
+        if function is call.function and call.arguments not in stored:
+            return node
+        arguments = stored.get(call.arguments, call.arguments)
+        return replace(node, action=replace(call, function=function, arguments=arguments))
+
+    return replace(spec, nodes=tuple(changed(node) for node in spec.nodes))
 
 
 @task

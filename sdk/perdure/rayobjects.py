@@ -15,7 +15,7 @@ import pickle
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, Protocol, TypeVar
 
 from perdure import codec, wire
@@ -327,6 +327,35 @@ class _BlockingBlobs:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
+@contextlib.contextmanager
+def as_ray_raises() -> Iterator[None]:
+    """What is unresolved becomes what `ray.get` raises for it."""
+    try:
+        yield
+    except codec.Unresolved as unresolved:
+        raise unresolved.__cause__ or unresolved from None
+
+
+class LaterObjects:
+    """Implements codec.Objects by another one, which is asked for when there is an object."""
+
+    def __init__(self, made: Callable[[], codec.Objects]) -> None:
+        self._made = made
+
+    @functools.cached_property
+    def _objects(self) -> codec.Objects:
+        return self._made()
+
+    def store(self, ref: Any) -> Payload:
+        return self._objects.store(ref)
+
+    def load(self, payload: Payload) -> Any:
+        return self._objects.load(payload)
+
+    def value(self, payload: Payload) -> Any:
+        return self._objects.value(payload)
+
+
 class _Met(codec.Unresolved):
     """There is an object."""
 
@@ -366,10 +395,8 @@ class AsyncObjects:
             return work(_Scout())
         except _Met:
             objects = self.blocking()
-        try:
+        with as_ray_raises():
             return await _in_thread(lambda: work(objects))
-        except codec.Unresolved as unresolved:
-            raise unresolved.__cause__ or unresolved from None
 
 
 def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:

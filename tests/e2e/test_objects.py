@@ -414,3 +414,40 @@ async def test_actor_handles_cannot_travel(client: perdure.Client) -> None:
         await client.run(returns_an_actor.bind())
     with pytest.raises(codec.CodecError, match="actor handles cannot be passed between tasks"):
         await client.run(do_add.bind(Actor.remote(), 1))
+
+
+# ------------------------------------------------------------------------------ Ray Workflows, datasets
+
+
+def test_workflow_run_and_run_async(engine: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    from perdure import workflow
+
+    monkeypatch.setenv("PERDURE_ADDRESS", engine.address)
+    graph = do_add.bind(ray.put(1), do_add.bind(perdure.input("0"), 1))
+    for _ in range(2):
+        assert workflow.run(graph, ray.put(3), workflow_id="with-objects") == 5
+    value: Any = get(workflow.run_async(words.bind()))
+    assert [get(word) for word in value] == ["hello", "world"]
+    large: Any = get(workflow.run_async(nested_result.bind()))
+    assert get(large["large"])[3] == 3
+    with pytest.raises(ValueError, match="broken"):
+        workflow.run(do_add.bind(broken.remote(), 1))
+
+
+@remote(num_cpus=CPU)
+def make_dataset() -> Any:
+    import ray.data
+
+    return ray.data.range(100).materialize()
+
+
+@remote(num_cpus=CPU)
+def double_all(dataset: Any) -> Any:
+    return dataset.map(lambda row: {"id": row["id"] * 2}).materialize()
+
+
+async def test_datasets_travel(client: perdure.Client) -> None:
+    pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    made: Any = await client.run(double_all.bind(make_dataset.bind()))
+    assert made.sum("id") == 9900

@@ -88,7 +88,7 @@ async def test_a_deleted_run_frees_outputs_and_inputs(storage: str, blobs: Blobs
         graph = lengths.bind([make.bind("a"), perdure.input("text")])
         handle = await client.start(graph, inputs={"text": "b" * LARGE})
         assert await handle.output() == LARGE + 2
-        assert len(await names(blobs)) == 2  # an output and an input
+        assert len(await names(blobs)) == 3  # an output, an input and an argument of the returned graph
         await client.delete(handle.workflow_id)
         with pytest.raises(errors.WorkflowNotFoundError):
             await handle.status()

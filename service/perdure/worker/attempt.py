@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from perdure import codec, conversion, failures, graph, graphwire, rayobjects, runtimeenv
 from perdure.arguments import decode_arguments
 from perdure.context import Context, bind_context
-from perdure.model import INLINE_BYTES_MAX, WAITED, BlobRef, Failure, FailureKind, Function, Path, Payload, Waited
+from perdure.model import INLINE_BYTES_MAX, WAITED, BlobRef, Failure, FailureKind, Function, Path, Payload, Spec, Waited
 from perdure.worker.interrupt import Interrupted
 
 FUNCTIONS_MAX: Final = 1_000
@@ -278,7 +278,7 @@ class Runner:
     def _finish(self, value: Any, task_id: str) -> Result:
         try:
             if graph.is_node(value):
-                spec = conversion.to_spec(value, self._objects)
+                spec = self._without_large_parts(conversion.to_spec(value, self._objects), task_id)
                 spec = runtimeenv.snapshot(spec, self._environment, _Packages(self._blobs))
                 return Continued(graphwire.encode_spec(spec))
             if codec.is_object(value):
@@ -290,8 +290,19 @@ class Runner:
             raise _Bad(_serialization(error, task_id, "what it returned")) from error
         if encoded.size <= INLINE_BYTES_MAX:
             return Returned(encoded.inline())
+        return Returned(encoded.stored(self._store(encoded, task_id)))
+
+    def _without_large_parts(self, spec: Spec, task_id: str) -> Spec:
+        parts = conversion.large_parts(spec, INLINE_BYTES_MAX)
+        stored = {
+            part: replace(part, data=b"", blob=self._store(codec.Encoded(part.encoding, (part.data,)), task_id))
+            for part in parts
+        }
+        return conversion.with_stored(spec, stored)
+
+    def _store(self, encoded: codec.Encoded, task_id: str) -> BlobRef:
         try:
-            return Returned(encoded.stored(self._blobs.store(encoded)))
+            return self._blobs.store(encoded)
         except Exception as error:
             message = f"the value of task {task_id!r} cannot be stored: {error}"
             raise _Bad(Failure(FailureKind.SYSTEM, failures.type_name(type(error)), message)) from error
