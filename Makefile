@@ -8,7 +8,7 @@ SECONDS ?= 60
 STAMP := $(VENV)/.installed
 PROTO_STAMP := $(PROTO_VENV)/.installed
 
-.PHONY: help dev run test test-all lint fmt types proto check-proto simulate bench build clean
+.PHONY: help dev run test test-all lint fmt types proto check-proto simulate bench docs build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,8 +63,11 @@ simulate: $(STAMP) ## run fresh worlds of the simulation for SECONDS
 bench: $(STAMP) ## measure, with floors of the same run beside
 	$(BIN)/python benchmarks/run.py
 
+docs: $(STAMP) ## build the site into site/; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 build: $(STAMP) ## make the wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(PROTO_VENV) dist
+	rm -rf $(VENV) $(PROTO_VENV) dist site

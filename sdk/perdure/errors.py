@@ -64,7 +64,7 @@ class InvalidSpecError(PerdureError, ValueError):
 
 
 class InvalidFilterError(PerdureError, ValueError):
-    """The filter or order does not parse; `position` counts characters from 0."""
+    """The filter or order does not parse; `position` counts characters from 0. Correct it there."""
 
     reason = "INVALID_FILTER"
     status = grpc.StatusCode.INVALID_ARGUMENT
@@ -116,7 +116,7 @@ class WorkflowNotFoundError(PerdureError, LookupError):
 
 
 class TaskNotFoundError(PerdureError, LookupError):
-    """The workflow has no such task and will have none."""
+    """The workflow has no such task and will have none (`task_id`). List its tasks to see what there is."""
 
     reason = "TASK_NOT_FOUND"
     status = grpc.StatusCode.NOT_FOUND
@@ -140,7 +140,7 @@ class WorkflowAlreadyExistsError(PerdureError):
 
 
 class WorkflowAlreadyFinalError(PerdureError):
-    """The run has ended and takes no more of this (`status`)."""
+    """The run has ended and takes no more of this (`status`). Read its output, or start a new run."""
 
     reason = "WORKFLOW_ALREADY_FINAL"
     status = grpc.StatusCode.FAILED_PRECONDITION
@@ -154,7 +154,8 @@ class WorkflowStillActiveError(PerdureError):
 
 
 class OutputNotStoredError(PerdureError):
-    """The task ended but its output is not stored any more (`task_id`)."""
+    """The task ended but its output is not stored (`task_id`): it has checkpoint=False. Give it a checkpoint if its
+    output is to be read later."""
 
     reason = "OUTPUT_NOT_STORED"
     status = grpc.StatusCode.FAILED_PRECONDITION
@@ -168,7 +169,7 @@ class EtagMismatchError(PerdureError):
 
 
 class OffsetOutOfRangeError(PerdureError, ValueError):
-    """The offset lies beyond the end (`size`)."""
+    """The offset lies beyond the end (`size`). Ask for a smaller one."""
 
     reason = "OFFSET_OUT_OF_RANGE"
     status = grpc.StatusCode.OUT_OF_RANGE
@@ -218,7 +219,7 @@ class ServiceUnavailableError(PerdureError):
 
 
 class DrainingError(ServiceUnavailableError):
-    """This replica is shutting down; another one, or the next one, serves."""
+    """This replica is shutting down; another one, or the next one, serves. Try again."""
 
     reason = "DRAINING"
     retry_after_s = 0.5
@@ -232,7 +233,7 @@ class DatabaseUnavailableError(ServiceUnavailableError):
 
 
 class StartingError(ServiceUnavailableError):
-    """The replica is not ready yet."""
+    """The replica is not ready yet. Try again."""
 
     reason = "STARTING"
     retry_after_s = 0.5
@@ -242,7 +243,7 @@ class StartingError(ServiceUnavailableError):
 
 
 class CapabilityMissingError(PerdureError, NotImplementedError):
-    """This server does not offer that (`capability`)."""
+    """This server does not offer that (`capability`). Ask GetSystemInfo what it offers, or use a newer one."""
 
     reason = "CAPABILITY_MISSING"
     status = grpc.StatusCode.UNIMPLEMENTED

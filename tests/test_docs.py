@@ -1,0 +1,237 @@
+"""What the site says is true: its programs run, its links lead somewhere, its tables are complete, and it builds."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+
+import perdure
+import perdure.workflow
+from perdure import errors, testing
+from perdure.cli.root import root
+from perdure.service.settings import Settings
+from perdure.v1 import errors_pb2
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+_BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+_NOT_RUN = re.compile(r"<!-- not run: \S.* -->")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(DOCS).as_posix()
+
+
+# ------------------------------------------------------------------------------ programs
+
+
+def program(page: Path) -> str:
+    """The Python blocks of a page in a row, each at its lines, without those that say why they are not run."""
+    text = page.read_text()
+    lines = [""] * (text.count("\n") + 1)
+    for block in _BLOCK.finditer(text):
+        before = text[: block.start()].rstrip("\n").rpartition("\n")[2]
+        if _NOT_RUN.fullmatch(before):
+            continue
+        first = text.count("\n", 0, block.start("code"))
+        for number, line in enumerate(block["code"].splitlines()):
+            lines[first + number] = line
+    return "\n".join(lines)
+
+
+def runnable() -> list[Path]:
+    return [page for page in PAGES if program(page).strip()]
+
+
+def run_page(page: Path) -> None:
+    """As a script: what it defines belongs to `__main__` and so travels with its code."""
+    names: dict[str, Any] = {"__name__": "__main__", "__file__": str(page)}
+    try:
+        exec(compile(program(page), str(page), "exec"), names)
+    finally:
+        for value in names.values():
+            if isinstance(value, perdure.SyncClient):
+                value.close()
+
+
+@pytest.mark.parametrize("page", runnable(), ids=name_of)
+async def test_the_programs_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with testing.engine(threads=8) as engine:
+        monkeypatch.setenv("PERDURE_ADDRESS", engine.address)
+        await asyncio.to_thread(run_page, page)
+
+
+def test_most_pages_of_concepts_have_programs() -> None:
+    concepts = [page for page in runnable() if page.parent.name == "concepts"]
+    assert len(concepts) >= 10
+
+
+async def test_the_calls_of_other_languages_run(tmp_path: Path) -> None:
+    """Those of `buf curl`, which sends what any client sends."""
+    text = (DOCS / "how-to/other-languages.md").read_text()
+    (request,) = re.findall(r"^```json\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (calls,) = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "sums.json").write_text(request)
+    async with testing.engine() as engine:
+        shell = await asyncio.create_subprocess_exec(
+            *("bash", "-euc", calls.replace("127.0.0.1:7233", engine.address)),
+            cwd=tmp_path,
+            env=environment(),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, error = await shell.communicate()
+        assert shell.returncode == 0, error.decode()
+        assert '"started": true' in out.decode()
+        assert '"done": true' in out.decode()
+        assert await engine.client.handle("sums-1").output() == 20
+
+
+# ------------------------------------------------------------------------------ generated parts
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_part_is_on_a_page_and_every_mark_has_a_part(generate: ModuleType) -> None:
+    marks = [name for page in PAGES for name in re.findall(r"^<!-- generate: (\w+) -->$", page.read_text(), re.M)]
+    assert sorted(marks) == sorted(generate.TEXTS)
+
+
+def test_the_settings_are_complete(generate: ModuleType) -> None:
+    rows = generate.on_page_markdown("<!-- generate: settings -->").splitlines()[2:]
+    assert len(rows) == len(fields(Settings))
+    for row, knob in zip(rows, fields(Settings), strict=True):
+        assert f"`PERDURE_{knob.name.upper()}`" in row
+        assert f"`--{knob.name.replace('_', '-')}`" in row
+        assert f"`{knob.default}`" in row or knob.default == ""
+
+
+def test_the_errors_are_complete(generate: ModuleType) -> None:
+    rows = generate.errors().splitlines()[2:]
+    reasons = {name.removeprefix("ERROR_REASON_") for name in errors_pb2.ErrorReason.DESCRIPTOR.values_by_name} - {
+        "UNSPECIFIED"
+    }
+    assert {row.split("`")[1] for row in rows} == reasons == errors.BY_REASON.keys()
+    for row in rows:
+        kind = errors.BY_REASON[row.split("`")[1]]
+        assert f"`{kind.__name__}`" in row
+        assert f"`{kind.status.name}`" in row
+        assert re.search(r"[.;] \w", row.split("|")[4]), f"what is to be done about it? {row}"
+
+
+def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    for inner in getattr(command, "commands", {}).values():
+        yield from commands(inner, f"{path} {inner.name}")
+
+
+@pytest.mark.parametrize(("path", "command"), list(commands(root, "perdure")), ids=lambda given: str(given))
+def test_a_command_is_described_with_all_its_options(generate: ModuleType, path: str, command: click.Command) -> None:
+    (text,) = re.findall(rf"^## {path}$(.*?)(?=^## |\Z)", generate.commands(), re.MULTILINE | re.DOTALL)
+    for parameter in command.get_params(click.Context(command)):
+        for flag in parameter.opts if isinstance(parameter, click.Option) else ():
+            assert flag in text
+
+
+def test_the_grpc_page_has_every_method_message_and_comment(generate: ModuleType) -> None:
+    text = generate.grpc()
+    for proto in (ROOT / "protos/perdure/v1").glob("*.proto"):
+        if proto.name in ("worker_service.proto", "errors.proto"):
+            continue
+        source = proto.read_text()
+        for method in re.findall(r"^ +rpc (\w+)\(", source, re.MULTILINE):
+            assert f"| `{method}` |" in text
+        for found in re.findall(r"^(?:message|enum) (\w+)", source, re.MULTILINE):
+            assert f"### {found}\n" in text
+        for found in re.findall(r"^ +(?:optional |repeated )?[\w.<>, ]+ (\w+) = \d+", source, re.MULTILINE):
+            assert f"| `{found}` |" in text
+    assert "WorkerService" not in text
+    assert not re.search(r"\| +\|$", text, re.MULTILINE), "something has no comment"
+
+
+@pytest.mark.parametrize(
+    ("page", "module"), [("reference/perdure.md", "perdure"), ("reference/workflow.md", "perdure.workflow")]
+)
+def test_every_public_name_is_in_the_reference(page: str, module: str) -> None:
+    text = (DOCS / page).read_text()
+    missing = [name for name in vars(sys.modules[module])["__all__"] if not re.search(rf"\b{name}\b", text)]
+    assert not missing
+
+
+# ------------------------------------------------------------------------------ migrating
+
+RAY_WORKFLOW = """
+    init run run_async resume resume_async resume_all get_output get_output_async get_status get_metadata list_all
+    cancel delete sleep wait_for_event continuation options event_listener exceptions http_event_provider
+    EventListener TimerListener HTTPListener HTTPEventProvider WorkflowStatus WorkflowError WorkflowExecutionError
+    WorkflowCancellationError WorkflowNotFoundError WorkflowNotResumableError WorkflowStillActiveError
+    WorkflowRunningError WorkflowTaskNotRecoverableError PENDING RUNNING RESUMABLE SUCCESSFUL FAILED CANCELED
+    create wait
+"""
+"""What `ray.workflow` of Ray 2.0 to 2.47 has, in it and in its public submodules."""
+
+
+def test_every_name_of_ray_workflow_is_mapped_and_exists() -> None:
+    text = (DOCS / "migrating-from-ray-workflows.md").read_text()
+    package = perdure.workflow
+    places = [package, package.event_listener, package.exceptions, package.http_event_provider]
+    for name in RAY_WORKFLOW.split():
+        assert re.search(rf"`[^`]*\b{name}\b[^`]*`", text), f"{name} is not in the page"
+        assert any(hasattr(place, name) for place in places), f"{name} does not exist"
+
+
+# ------------------------------------------------------------------------------ links, site
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files(page: Path) -> None:
+    for link in _LINK.findall(re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)):
+        path = link.partition("#")[0]
+        if path and "://" not in link:
+            assert (page.parent / path).is_file(), f"{name_of(page)} links to {link}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    named = set(re.findall(r"^ +- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    left_out = {"performance.md", "reliability.md"}
+    assert {name_of(page) for page in PAGES} - left_out <= named
+
+
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    """With all anchors of links, and every name of the reference."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
+    page = (tmp_path / "site/reference/perdure.html").read_text()
+    for name in perdure.__all__:
+        assert f'id="perdure.{name}"' in page
+
+
+def environment() -> dict[str, str]:
+    """With the tools that are beside this Python."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"NO_MKDOCS_2_WARNING": "1", "PATH": path}
