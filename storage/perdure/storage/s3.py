@@ -38,6 +38,7 @@ PART: Final = 8 * 1024 * 1024
 """Larger blobs travel in parts of this size, several at once."""
 AT_ONCE: Final = 8
 READ_TRIES: Final = 5
+"""An answer may break off so often without a byte."""
 READ_PAUSE_S: Final = 0.1
 CHUNK: Final = 256 * 1024
 DELETE_S: Final = 60.0
@@ -203,44 +204,35 @@ class S3BlobStore:
     async def _read_whole(self, key: str, allocate: Allocate) -> memoryview:
         """The first part tells the length, the others come side by side."""
         client = await self._clients.get()
-        view: memoryview | None = None
-        etag: dict[str, str] = {}
-        done, end, tries = 0, PART, 0
-        while view is None or done < end:
-            try:
-                answer = await client.get_object(Bucket=self._bucket, Key=key, Range=f"bytes={done}-{end - 1}", **etag)
-                if view is None:
-                    view = allocate(_length(answer))
-                    etag = {"IfMatch": answer["ETag"]} if "ETag" in answer else {}
-                    end = min(PART, len(view))
-                done = await _pour(answer["Body"], view, done, end)
-            except ClientError as error:
-                if status_of(error) == 416 and view is None:  # there are no bytes
-                    return allocate(0)
-                raise
-            except (BotoCoreError, aiohttp.ClientError, TimeoutError, OSError, _Short) as error:
-                done = error.done if isinstance(error, _Short) else done
-                tries += 1
-                if tries >= READ_TRIES:
-                    raise _outer(error) from error
-                await asyncio.sleep(READ_PAUSE_S * 2**tries)
-        whole = view
-        starts = range(PART, len(whole), PART)
-        await _at_once(partial(self._read_part, key, whole, start, etag) for start in starts)
-        return whole
+        try:
+            answer = await client.get_object(Bucket=self._bucket, Key=key, Range=f"bytes=0-{PART - 1}")
+        except ClientError as error:
+            if status_of(error) == 416:  # there are no bytes
+                return allocate(0)
+            raise
+        view = allocate(_length(answer))
+        same = {"IfMatch": answer["ETag"]} if "ETag" in answer else {}
+        await self._read_part(key, view, 0, same, answer)
+        await _at_once(partial(self._read_part, key, view, start, same) for start in range(PART, len(view), PART))
+        return view
 
-    async def _read_part(self, key: str, view: memoryview, start: int, etag: dict[str, str]) -> None:
+    async def _read_part(
+        self, key: str, view: memoryview, start: int, same: dict[str, str], answer: Any = None
+    ) -> None:
+        """Requests are repeated by the client; an answer that breaks off is asked for again from there on."""
         client = await self._clients.get()
         done, end, tries = start, min(start + PART, len(view)), 0
-        while done < end:
+        while True:
+            if answer is None:
+                answer = await client.get_object(Bucket=self._bucket, Key=key, Range=f"bytes={done}-{end - 1}", **same)
             try:
-                answer = await client.get_object(Bucket=self._bucket, Key=key, Range=f"bytes={done}-{end - 1}", **etag)
-                done = await _pour(answer["Body"], view, done, end)
-            except (BotoCoreError, aiohttp.ClientError, TimeoutError, OSError, _Short) as error:
-                done = error.done if isinstance(error, _Short) else done
-                tries += 1
+                await _pour(answer["Body"], view, done, end)
+                return
+            except _Short as short:
+                tries = 0 if short.done > done else tries + 1
+                done, answer = short.done, None
                 if tries >= READ_TRIES:
-                    raise _outer(error) from error
+                    raise StorageUnavailable(f"the answer of S3 breaks off again and again ({short})") from short
                 await asyncio.sleep(READ_PAUSE_S * 2**tries)
 
     async def size(self, sha256: str) -> int | None:
@@ -390,12 +382,12 @@ class _Short(Exception):
     """A body ended before its time; what came is kept."""
 
     def __init__(self, done: int, cause: BaseException | None) -> None:
-        super().__init__(f"the answer broke off: {cause}")
+        super().__init__(str(cause or "it ended too early"))
         self.done = done
 
 
-async def _pour(body: Any, view: memoryview, start: int, end: int) -> int:
-    """Read a body into its place. Gives where it ended; raises _Short if that is too early."""
+async def _pour(body: Any, view: memoryview, start: int, end: int) -> None:
+    """Read a body into its place. Raises _Short if it ends too early."""
     done = start
     try:
         async with body as stream:
@@ -408,11 +400,6 @@ async def _pour(body: Any, view: memoryview, start: int, end: int) -> int:
         raise _Short(done, error) from error
     if done < end:
         raise _Short(done, None)
-    return done
-
-
-def _outer(error: BaseException) -> BaseException:
-    return StorageUnavailable(f"S3 does not answer ({error})") if isinstance(error, _Short) else error
 
 
 async def _at_once(works: Iterable[Callable[[], Awaitable[Any]]]) -> list[Any]:
