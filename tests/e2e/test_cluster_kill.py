@@ -97,9 +97,7 @@ def tell(folder: str, name: str, outcome: Any, *before: Any) -> str:
 
 @perdure.task(num_cpus=0.25, max_retries=5)
 def version(before: Any) -> str:
-    import code_of_the_run  # type: ignore[import-not-found]
-
-    return str(code_of_the_run.VERSION)
+    return str(__import__("code_of_the_run").VERSION)
 
 
 def named(task: Any, folder: Path, name: str, *args: Any, **options: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -117,7 +118,7 @@ async def test_what_rays_options_ask_for(steady: Service, ray_address: str) -> N
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-    await asyncio.to_thread(ray.init, address=ray_address, logging_level="error", log_to_driver=False)
+    await asyncio.to_thread(ray.init, address=ray_address, logging_level=logging.ERROR, log_to_driver=False)
     try:
         group = placement_group([{"CPU": 0.5}])
         await asyncio.to_thread(ray.get, group.ready())

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import pytest
@@ -26,11 +27,10 @@ HARNESS_S = 120
 @perdure.task(num_cpus=0)
 async def listen(gate: str, index: int) -> tuple[int, int]:
     """Until the file is there; all of a process look with one pair of eyes."""
-    seen = getattr(asyncio.get_running_loop(), "perdure_test_gate", None)
-    if seen is None:
-        seen = asyncio.get_running_loop().create_task(_look(Path(gate)))
-        asyncio.get_running_loop().perdure_test_gate = seen  # type: ignore[attr-defined]
-    await asyncio.shield(seen)
+    loop: Any = asyncio.get_running_loop()
+    if not hasattr(loop, "perdure_test_gate"):
+        loop.perdure_test_gate = loop.create_task(_look(Path(gate)))
+    await asyncio.shield(loop.perdure_test_gate)
     return index, os.getpid()
 
 
@@ -49,7 +49,7 @@ def meet(folder: str, name: str, other: str) -> str:
 
 
 @perdure.task(num_cpus=0)
-def summary(*heard: tuple[int, int]) -> tuple[int, int, int]:
+def summary(*heard: Any) -> tuple[int, int, int]:
     return len(heard), sum(index for index, _ in heard), len({pid for _, pid in heard})
 
 

@@ -305,9 +305,8 @@ def _children_of(task: Any) -> list[Any]:
     """Ids of the tasks that it started and that have not ended."""
     if task is None:
         return []
-    import ray
-
-    worker: Any = ray._private.worker.global_worker
+    ray: Any = sys.modules["ray"]
+    worker = ray._private.worker.global_worker
     found: list[Any] = worker.core_worker.get_pending_children_task_ids(task)
     return found
 
