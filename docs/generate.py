@@ -33,7 +33,14 @@ def on_page_markdown(markdown: str, **_about: Any) -> str:
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     titles = list(head)
     lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_outside_code(cell, r"\|") for cell in line) + " |" for line in lines)
+
+
+def _outside_code(text: str, characters: str) -> str:
+    """The text with these characters (a pattern) escaped, but for those between backquotes."""
+    parts = text.split("`")
+    parts[::2] = [re.sub(characters, r"\\\g<0>", part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _sentences(text: str | None) -> str:
@@ -79,12 +86,13 @@ def commands() -> str:
 
 
 def _command(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
-    context = click.Context(command, info_name=name, parent=parent)
+    context = click.Context(command, info_name=name, parent=parent, **command.context_settings)
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     yield f"## {context.command_path}"
     yield command.get_short_help_str(limit=1_000) if parent is None else inspect.cleandoc(command.help or "")
     yield f"```text\n{usage}\n```"
-    records = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
+    options = [parameter for parameter in command.get_params(context) if isinstance(parameter, click.Option)]
+    records = [record for option in options if (record := option.get_help_record(context))]
     if records:
         yield _table(["option", "meaning"], [[f"`{flags}`", _plain(text)] for flags, text in records])
     for inner in sorted(getattr(command, "commands", {}).values(), key=lambda found: str(found.name)):
@@ -93,7 +101,7 @@ def _command(command: click.Command, name: str, parent: click.Context | None) ->
 
 def _plain(text: str) -> str:
     """Text in which Markdown is to see nothing."""
-    return re.sub(r"([*_<>\[\]])", r"\\\1", text)
+    return _outside_code(text, r"[*_<>\[\]]")
 
 
 # ------------------------------------------------------------------------------ gRPC
