@@ -15,7 +15,7 @@ import pickle
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from perdure import codec, wire
@@ -101,12 +101,13 @@ class RayObjects:
         self._known: OrderedDict[tuple[str, bytes], tuple[Payload, bool]] = OrderedDict()
         self._storing: dict[tuple[str, bytes], threading.Lock] = {}
         self._lock = threading.Lock()
+        self._keeper: tuple[str, Any] | None = None
 
     def store(self, ref: Any, *, innermost: bool = False) -> Payload:
         """See codec.Objects; waits for the object. With `innermost`, if the contents are an object
         themselves, those of that one, and so on."""
         # An id alone may come again in another cluster.
-        key = (_ray().get_runtime_context().get_node_id(), ref.binary())
+        key = (_node_id(), ref.binary())
         with self._lock:
             storing = self._storing.setdefault(key, threading.Lock())
         try:
@@ -174,6 +175,12 @@ class RayObjects:
         (ref,) = found
         return ref
 
+    def load_all(self, payloads: Sequence[Payload]) -> list[Any]:
+        """Like `load`, for many small contents at once: Ray needs a tenth of the time for each."""
+        if any(payload.blob is not None or payload.encoding == codec.OBJECTS for payload in payloads):
+            return [self.load(payload) for payload in payloads]
+        return list(self._ask("put_all", [(bare(payload), payload.data) for payload in payloads]))
+
     def value(self, payload: Payload) -> Any:
         """See codec.Objects."""
         data = payload.data if payload.blob is None else self._load_blob(payload.blob)
@@ -186,17 +193,33 @@ class RayObjects:
             raise ObjectUnavailable(f"blob {blob.sha256} cannot be read: {error}") from error
 
     def _ask(self, method: str, *args: Any) -> Any:
-        """Ask the keeper; if it is gone, a new one, which has nothing yet. Both methods may be repeated."""
+        """Ask the keeper; if it is gone, a new one, which has nothing yet. Its methods may be repeated."""
         ray = _ray()
         last: Exception | None = None
         for _ in range(KEEPER_TRIES):
             try:
-                return ray.get(getattr(_keeper(), method).remote(*args))
+                keeper = self._known_keeper()
+                if method != "put_all":
+                    return ray.get(getattr(keeper, method).remote(*args))
+                *refs, done = keeper.put_all.options(num_returns=len(args[0]) + 1).remote(*args)
+                ray.get(done)
+                return refs
             except ray.exceptions.RayActorError as error:
-                last = error
+                last, self._keeper = error, None
             except Exception as error:
                 raise ObjectUnavailable(f"Ray's object store cannot be used: {error}") from error
         raise ObjectUnavailable(f"the keeper of objects cannot be reached: {last}") from last
+
+    def _known_keeper(self) -> Any:
+        node_id, known = _node_id(), self._keeper
+        if known is None or known[0] != node_id:
+            known = self._keeper = (node_id, _find_keeper())
+        return known[1]
+
+
+def _node_id() -> str:
+    """Also says in which cluster this process is."""
+    return str(_ray().get_runtime_context().get_node_id())
 
 
 # ------------------------------------------------------------------------------ in the object store
@@ -283,8 +306,13 @@ class Keeper:
             self._bytes -= size
         return [ref]
 
+    def put_all(self, parts: list[tuple[bytes, bytes]]) -> list[Any]:
+        """Called with as many returns: an object for each of these contents, owned by the caller; and one that
+        says that all went well."""
+        return [*[Contents(kind, data, []) for kind, data in parts], None]
 
-def _keeper() -> Any:
+
+def _find_keeper() -> Any:
     options = {
         "name": KEEPER,
         "namespace": NAMESPACE,

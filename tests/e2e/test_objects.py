@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,10 @@ def outcome_of(refs: list[Any]) -> str:
 
 async def test_a_caught_failure_inside_of_a_container_is_an_object_too(client: perdure.Client) -> None:
     assert await client.run(outcome_of.bind([fails.bind()])) == "None caught"
+
+
+async def test_many_nested_nodes(client: perdure.Client) -> None:
+    assert await client.run(add_all.bind([get_val.bind() for _ in range(200)], {})) == 2000
 
 
 async def test_events_and_inputs_carry_objects(client: perdure.Client) -> None:
@@ -446,8 +451,12 @@ def double_all(dataset: Any) -> Any:
     return dataset.map(lambda row: {"id": row["id"] * 2}).materialize()
 
 
+@remote(num_cpus=CPU)
+def total_of_ids(dataset: Any) -> int:
+    return int(dataset.sum("id"))
+
+
+@pytest.mark.skipif(find_spec("pandas") is None or find_spec("pyarrow") is None, reason="ray.data needs them")
 async def test_datasets_travel(client: perdure.Client) -> None:
-    pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
-    made: Any = await client.run(double_all.bind(make_dataset.bind()))
-    assert made.sum("id") == 9900
+    handle = await client.start(total_of_ids.bind(double_all.bind(make_dataset.bind())))
+    assert await handle.output(timeout=120) == 9900

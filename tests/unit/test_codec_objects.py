@@ -8,12 +8,14 @@ import os
 import pickle
 import sys
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import OwnerDiedError, RayTaskError
 
 from perdure import codec, conversion, failures, graphwire
 from perdure.arguments import decode_arguments, encode_arguments
@@ -35,6 +37,7 @@ class Objects:
         self.held: dict[Any, Any] = {}
         self.kept: dict[str, bytes] = {}
         self.stored: list[Any] = []
+        self.loads = 0
 
     def put(self, value: Any) -> Any:
         ref = Ref(os.urandom(28))
@@ -59,6 +62,10 @@ class Objects:
 
     def load(self, payload: Payload) -> Any:
         return self.put(self.value(payload))
+
+    def load_all(self, payloads: Sequence[Payload]) -> list[Any]:
+        self.loads += 1
+        return [self.load(payload) for payload in payloads]
 
     def value(self, payload: Payload) -> Any:
         return codec.decode(payload, None if payload.blob is None else self.kept[payload.blob.sha256], self)
@@ -314,6 +321,15 @@ def test_a_nested_node_is_an_object_with_its_value(objects: Objects) -> None:
     assert objects.contents(second) == (3, None)
 
 
+def test_many_small_nested_nodes_are_made_objects_at_once(objects: Objects) -> None:
+    values = tuple(Value(codec.encode_value(index).inline(), wraps=index // 98) for index in range(100))
+    names = [f"#{index}" for index in range(100)]
+    result = attempt(objects, lambda refs: refs, names, kinds=True, values=values)
+    refs = codec.decode(result.output, None, objects)
+    assert [objects.contents(ref) for ref in refs] == [*range(98), (98, None), (99, None)]
+    assert objects.loads == 1
+
+
 def test_results_name_the_blobs_of_their_objects(objects: Objects) -> None:
     result = attempt(objects, lambda refs: refs, [objects.put(LARGE)])
     assert [blob.sha256 for blob in result.output.refs] == list(objects.kept)
@@ -350,6 +366,23 @@ def test_an_object_that_cannot_be_had_is_a_failure_of_the_system() -> None:
     result = attempt(objects, lambda refs: refs, [objects.put(1)])
     assert isinstance(result, Failed)
     assert (result.failure.kind, result.failure.message) == (FailureKind.SYSTEM, "away")
+
+
+def test_an_object_that_is_lost_under_a_task_is_a_failure_of_the_system(objects: Objects) -> None:
+    lost: Any = OwnerDiedError("ff" * 28, None, "")
+    wrapped: Any = RayTaskError("inner", "trace", lost)
+
+    def raises(error: Any) -> None:
+        raise error
+
+    for error, kind in (
+        (lost, FailureKind.SYSTEM),
+        (wrapped, FailureKind.SYSTEM),
+        (KeyError(), FailureKind.APPLICATION),
+    ):
+        result = attempt(objects, lambda error=error: raises(error))
+        assert isinstance(result, Failed)
+        assert result.failure.kind is kind
 
 
 def test_without_ray_an_object_as_an_argument_is_its_value_still(objects: Objects) -> None:

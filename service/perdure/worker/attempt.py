@@ -22,6 +22,7 @@ from perdure.model import INLINE_BYTES_MAX, WAITED, BlobRef, Failure, FailureKin
 from perdure.worker.interrupt import Interrupted
 
 FUNCTIONS_MAX: Final = 1_000
+MANY_OBJECTS: Final = 32
 
 
 class Blobs(Protocol):
@@ -51,6 +52,10 @@ class Objects(codec.Objects, Protocol):
         """An object of Ray with this value."""
         ...
 
+    def load_all(self, payloads: Sequence[Payload]) -> list[Any]:
+        """Like `load`, for many at once."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -63,6 +68,11 @@ class Value:
     wraps: int = 0
     path: Path = ()
     ready: tuple[Value, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is what the payload says, no less and no more."""
+        return not (self.wraps or self.path or self.payload.encoding == WAITED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +151,9 @@ class _NoObjects:
     def put(self, value: Any) -> Any:
         raise codec.CodecError(_NO_RAY)
 
+    def load_all(self, payloads: Sequence[Payload]) -> list[Any]:
+        raise codec.CodecError(_NO_RAY)
+
 
 _NO_RAY: Final = (
     "objects of Ray are for workers of a Ray cluster, and this is none; a node inside of a container reaches a "
@@ -211,8 +224,14 @@ class Runner:
         data = self._bytes_of(assignment.arguments)
         resolved: dict[tuple[int, bool], Any] = {}
 
+        is_first = True
+
         def resolve(index: int, as_object: bool) -> Any:
+            nonlocal is_first
             key = (index, as_object)
+            if as_object and is_first:
+                is_first = False
+                resolved.update(self._small_objects(assignment.values))
             if key not in resolved:
                 value = assignment.values[index]
                 resolved[key] = self._object(value) if as_object else self._decode(value)
@@ -240,9 +259,21 @@ class Runner:
         part = codec.apply_path(decoded, value.path)
         return self._objects.contents(part) if codec.is_object(part) else part
 
+    def _small_objects(self, values: Sequence[Value]) -> dict[tuple[int, bool], Any]:
+        """Objects of the small values if they are many, by (position, True)."""
+        small = [
+            (index, value.payload)
+            for index, value in enumerate(values)
+            if value.is_whole and value.payload.blob is None and value.payload.encoding != codec.OBJECTS
+        ]
+        if len(small) < MANY_OBJECTS:
+            return {}
+        refs = self._objects.load_all([payload for _, payload in small])
+        return {(index, True): ref for (index, _), ref in zip(small, refs, strict=True)}
+
     def _object(self, value: Value) -> Any:
         """An object of Ray with the value, which is not decoded here if it need not be."""
-        if value.wraps or value.path or value.payload.encoding == WAITED:
+        if not value.is_whole:
             return self._objects.put(self._decode(value))
         return self._objects.load(value.payload)
 
