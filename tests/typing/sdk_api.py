@@ -3,7 +3,7 @@
 from typing import assert_type
 
 import perdure
-from perdure import Client, SyncClient
+from perdure import Client, SyncClient, workflow
 
 
 @perdure.task
@@ -30,3 +30,27 @@ async def check(client: Client, sync: SyncClient) -> None:
     double.bind(number="x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await client.start(length.bind("x"), workflow=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await client.start(length.bind("x"), id_reuse="never")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@workflow.options(checkpoint=False, task_id="half")
+@perdure.task
+def half(number: int) -> float:
+    return number / 2
+
+
+@perdure.task
+def quarter(number: int) -> float:
+    return workflow.continuation(half.bind(number // 2))
+
+
+def check_workflow() -> None:
+    assert_type(workflow.run(half.bind(1), workflow_id="id", metadata={"a": 1}), float)
+    assert_type(workflow.create(quarter.bind(1)).run(), float)
+    assert_type(workflow.get_status("id"), workflow.WorkflowStatus)
+    assert_type(workflow.list_all("FAILED", {workflow.RUNNING}), list[tuple[str, perdure.RunStatus]])
+
+    half.bind("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    workflow.run(half.bind(1), workflow_id=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    workflow.init(max_running_workflows="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    workflow.get_output("id", "task")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    workflow.wait_for_event(object)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 import textwrap
 import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ import ray
 
 import perdure
 from perdure import workflow
+from perdure.workflow.connection import connect
+from perdure.workflow.http_event_provider import HTTPEventProvider, HTTPListener
 from workflow.steps import double, lines
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("own_ray")]
@@ -206,8 +210,6 @@ def test_runs_inside_of_tasks_leave_room_for_what_they_wait_for() -> None:
 
 
 def _tasks(workflow_id: str) -> list[str]:
-    from perdure.workflow.connection import connect
-
     with perdure.SyncClient(connect().address) as client:
         return [task.task_id for task in client.handle(workflow_id).tasks()]
 
@@ -234,6 +236,22 @@ def test_nodes_of_both_kinds_in_one_graph() -> None:
 
     node = gather.bind(workflow.sleep(0.01), double.bind(1), named=double.bind(2))
     assert workflow.run(gather.bind(node, double.bind(3))) == ((((None, 2), 4), 6), None)
+
+
+def test_events_over_http(fresh_id: Callable[[], str]) -> None:
+    @ray.remote
+    def gather(*values: Any) -> Any:
+        return values
+
+    named = fresh_id()
+    event = workflow.wait_for_event(HTTPListener, event_key="paid")
+    ref = workflow.run_async(gather.bind(event, "x"), workflow_id=named)
+    body = json.dumps({"event_key": "paid", "event_payload": {"euros": 5}}).encode()
+    request = urllib.request.Request(HTTPEventProvider.deploy() + named, data=body, method="POST")
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status == 200
+    assert ray.get(ref) == (("paid", {"euros": 5}), "x")
 
 
 # ------------------------------------------------------------------------------ the engine
@@ -330,8 +348,23 @@ def test_a_run_that_the_engine_took_up_again_may_be_resumed(fresh_id: Callable[[
     engine.wait(30)
     again = workflow.resume_async(named)
     also = dict(workflow.resume_all())[named]
-    from perdure.workflow.connection import connect
-
     with perdure.SyncClient(connect().address) as client:
         client.send_event(named, "go", "gone")
     assert ray.get([ref, again, also]) == ["gone", "gone", "gone"]
+
+
+def test_the_actor_that_hosts_the_engine_is_killed(fresh_id: Callable[[], str]) -> None:
+    named = fresh_id()
+    ref = workflow.run_async(workflow.wait_for_event(key="go"), workflow_id=named)
+    address = connect().address
+    (engine,) = engines()
+    host = engine.parent()
+    assert host is not None
+    host.kill()
+    engine.wait(30)
+    assert workflow.run(double.bind(4)) == 8
+    assert connect().address == address
+    with perdure.SyncClient(address) as client:
+        client.send_event(named, "go", "gone")
+    assert ray.get(ref) == "gone"
+    assert len(engines()) == 1

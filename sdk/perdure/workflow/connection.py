@@ -85,7 +85,7 @@ def _loop() -> _LoopThread:
     global _thread
     with _lock:
         if _thread is None:
-            _thread = _LoopThread()
+            _thread = _LoopThread("perdure-workflow")
         return _thread
 
 

@@ -29,6 +29,8 @@ START_S: Final = 30.0
 PAUSE_S: Final = 0.2
 PAUSE_MAX_S: Final = 5.0
 DRAIN_S: Final = 2.0
+LEASE_IDLE_S: Final = 1.0
+"""The cluster is there for other work of the driver's too."""
 LINES_KEPT: Final = 20
 SERVES: Final = " serves on "
 ADDRESS_KEY: Final = b"perdure.engine.address"
@@ -148,12 +150,13 @@ class EngineHost:
             "--storage": self._storage,
             "--drain-s": str(DRAIN_S),
             "--with-parent": str(os.getpid()),
+            "--lease-idle-s": str(LEASE_IDLE_S),
             "--log-level": "warning",
             "--max-running-workflows": self._settings.max_running_workflows,
             "--max-pending-workflows": self._settings.max_pending_workflows,
         }
-        for name, flag in (("PERDURE_LOG_LEVEL", "--log-level"), ("PERDURE_HTTP_LISTEN", "--http-listen")):
-            if name in self._settings.environment:
+        for flag in ("--http-listen", "--lease-idle-s", "--log-level"):  # defaults of ours, not the driver's wish
+            if f"PERDURE_{flag[2:].replace('-', '_').upper()}" in self._settings.environment:
                 del flags[flag]
         given = [part for flag, value in flags.items() if value is not None for part in (flag, str(value))]
         return [sys.executable, "-m", "perdure.cli", "serve", *given]
