@@ -1,4 +1,5 @@
-"""What tests of several folders share: a Ray cluster that this process is a driver of, and an S3 service."""
+"""What tests of several folders share: a Ray cluster that this process is a driver of, an S3 service, and
+a PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from postgres import PostgresServer, running_postgres
 from s3 import S3Server, running_s3
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -32,4 +34,11 @@ def own_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A process of its own, started by the first test that asks for it. Tests take a bucket each."""
     with running_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A process of its own, started by the first test that asks for it. Tests take a database each."""
+    with running_postgres() as server:
         yield server

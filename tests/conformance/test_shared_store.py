@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.memory import SharedMemory
 from perdure.storage.ports import Fenced, MetadataStore
+from perdure.storage.postgres import PostgresMetadataStore
 from perdure.storage.rows import (
     AddEvent,
     AddRun,
@@ -35,14 +37,18 @@ WAIT_S = 30
 NewMember = Callable[..., Awaitable[MetadataStore]]
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", "postgres"])
 async def member(request: pytest.FixtureRequest) -> AsyncIterator[NewMember]:
     """Makes members of one store; "" has not joined. With a lease of 0 it can be buried at once."""
     shared = SharedMemory()
+    make: Callable[[], MetadataStore] = shared.member
     async with AsyncExitStack() as stack:
+        if request.param == "postgres":
+            server = request.getfixturevalue("postgres_server")
+            make = partial(PostgresMetadataStore, await stack.enter_async_context(server.database()))
 
         async def new(engine_id: str = "", lease_ms: int = LONG_MS) -> MetadataStore:
-            store = shared.member()
+            store = make()
             await store.open()
             stack.push_async_callback(store.close)
             if engine_id:

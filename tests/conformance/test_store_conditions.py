@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from conformance.stores import STORES, open_store
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.ports import MetadataStore
@@ -33,14 +34,10 @@ from perdure.storage.sqlite import SqliteMetadataStore
 RUNNING, PENDING, FAILED = RunStatus.RUNNING, RunStatus.PENDING, RunStatus.FAILED
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MetadataStore]:
-    store: MetadataStore = MemoryMetadataStore()
-    if request.param == "sqlite":
-        store = SqliteMetadataStore(tmp_path / "perdure.db")
-    await store.open()
-    yield store
-    await store.close()
+    async with open_store(request, tmp_path) as store:
+        yield store
 
 
 def add(name: str, status: RunStatus = RUNNING, *, namespace: str = "default", workflow_id: str = "") -> AddRun:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from conformance.stores import STORES, open_store
 from perdure.model import RunStatus, TaskStatus
-from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.migrate import migrations
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import (
@@ -29,14 +29,10 @@ from perdure.storage.sqlite import SqliteMetadataStore
 RUNNING, PENDING = RunStatus.RUNNING, RunStatus.PENDING
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MetadataStore]:
-    store: MetadataStore = MemoryMetadataStore()
-    if request.param == "sqlite":
-        store = SqliteMetadataStore(tmp_path / "perdure.db")
-    await store.open()
-    yield store
-    await store.close()
+    async with open_store(request, tmp_path) as store:
+        yield store
 
 
 def add(name: str, status: RunStatus = RUNNING, *, namespace: str = "default") -> AddRun:
@@ -157,9 +153,9 @@ async def test_marks_are_paged(store: MetadataStore) -> None:
 async def test_blobs_of_an_older_database_are_known(tmp_path: Path) -> None:
     path = tmp_path / "perdure.db"
     connection = sqlite3.connect(path, isolation_level=None)
-    number, name, sql = migrations("sqlite")[0]
+    first = migrations("sqlite")[0]
     connection.executescript("CREATE TABLE migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
-    connection.executescript(f"{sql} INSERT INTO migrations VALUES ({number}, '{name}')")
+    connection.executescript(f"{first.sql} INSERT INTO migrations VALUES ({first.number}, '{first.name}')")
     connection.execute(
         "INSERT INTO tasks (run_id, task_id, seq, status, attempt, failures, change, output_bytes, output_blob, "
         "spec_key) VALUES ('a', 't', 0, ?, 1, 0, 1, 9, ?, '')",

@@ -1,24 +1,47 @@
-"""Applies migrations: in order, each in a transaction of its own, each once."""
+"""Migrations: numbered files of SQL, each applied once, in order, in a transaction of its own.
+
+`sqlite_NNNN_name.sql` is applied when the file is opened. `postgres_NNNN_[pre|post_]name.sql` is applied by
+`perdure migrate`, since several engines, of two versions perhaps, share a database. A step without a
+phase is a pre step.
+
+- *pre* steps come before the first engine of the new version starts; engines of the version before go
+  on working beside them (new tables, new columns with defaults, new indexes);
+- *post* steps come after the last engine of the version before has ended (removing what only it used).
+"""
 
 from __future__ import annotations
 
 import re
 import sqlite3
+from dataclasses import dataclass
 from importlib import resources
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from perdure.storage.ports import StorageError
 
-_NAME: Final = re.compile(r"(?P<backend>[a-z]+)_(?P<number>\d{4})_\w+\.sql")
+Phase: TypeAlias = Literal["pre", "post"]
+
+_NAME: Final = re.compile(r"(?P<backend>[a-z]+)_(?P<number>\d{4})_(?:(?P<phase>pre|post)_)?\w+\.sql")
 
 
-def migrations(backend: str) -> list[tuple[int, str, str]]:
-    """Number, name and SQL of every migration for a kind of database, in order."""
+@dataclass(frozen=True, slots=True, order=True)
+class Migration:
+    """One step."""
+
+    number: int
+    name: str
+    phase: Phase
+    sql: str
+
+
+def migrations(backend: str) -> list[Migration]:
+    """Every step for a kind of database, in order."""
     found = []
     for file in resources.files("perdure.storage.migrations").iterdir():
         match = _NAME.fullmatch(file.name)
         if match is not None and match["backend"] == backend:
-            found.append((int(match["number"]), file.name, file.read_text()))
+            phase: Phase = "post" if match["phase"] == "post" else "pre"
+            found.append(Migration(int(match["number"]), file.name, phase, file.read_text()))
     return sorted(found)
 
 
@@ -27,11 +50,11 @@ def migrate_sqlite(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
     applied = {number for (number,) in connection.execute("SELECT number FROM migrations")}
     known = migrations("sqlite")
-    if unknown := applied - {number for number, _, _ in known}:
+    if unknown := applied - {step.number for step in known}:
         raise StorageError(
             f"the database was made by a newer version of Perdure (migration {max(unknown)}); install that version"
         )
-    for number, name, sql in known:
-        if number not in applied:
-            record = f"INSERT INTO migrations (number, name) VALUES ({number}, '{name}');"
-            connection.executescript(f"BEGIN IMMEDIATE;\n{sql}\n{record}\nCOMMIT;")
+    for step in known:
+        if step.number not in applied:
+            record = f"INSERT INTO migrations (number, name) VALUES ({step.number}, '{step.name}');"
+            connection.executescript(f"BEGIN IMMEDIATE;\n{step.sql}\n{record}\nCOMMIT;")

@@ -41,8 +41,6 @@ PAGE_BYTES: Final = 4096
 class SqliteMetadataStore:
     """Implements MetadataStore. `max_bytes` bounds the file: beyond it commits raise StorageFull."""
 
-    is_shared: Final = False
-
     def __init__(self, path: str | Path, *, max_bytes: int | None = None) -> None:
         self._path = Path(path)
         self._max_bytes = max_bytes
@@ -51,6 +49,10 @@ class SqliteMetadataStore:
         self._write_connection: sqlite3.Connection | None = None
         self._read_connection: sqlite3.Connection | None = None
         self._lock: IO[str] | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        return False
 
     async def open(self) -> None:
         await self._run(self._writer, self._open)

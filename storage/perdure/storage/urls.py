@@ -8,15 +8,22 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from perdure.storage.ports import BlobStore, MetadataStore
 
-LATER: Final = {"postgresql", "postgres"}
+POSTGRES: Final = {"postgresql", "postgres"}
 S3_OPTIONS: Final = frozenset({"endpoint", "region", "cache", "cache_bytes"})
 DATABASE: Final = "perdure.db"
 BLOBS: Final = "blobs"
 
 
 def metadata_store(url: str) -> MetadataStore:
-    """`sqlite:///relative.db`, `sqlite:////absolute.db` (`?max_bytes=`), `memory:`, or a folder."""
+    """`sqlite:///relative.db`, `sqlite:////absolute.db` (`?max_bytes=`), `memory:`, a folder, or
+    `postgresql://user:password@host:port/database`, with options as libpq has them (`?sslmode=`)."""
     parts = urlsplit(url)
+    if parts.scheme in POSTGRES:
+        try:
+            from perdure.storage.postgres import PostgresMetadataStore
+        except ModuleNotFoundError as error:
+            raise ValueError(f"PostgreSQL needs more packages: pip install 'perdure[server]' ({error})") from error
+        return PostgresMetadataStore(url)
     if parts.scheme == "memory":
         from perdure.storage.memory import MemoryMetadataStore
 
@@ -58,6 +65,8 @@ def default_blobs(storage: str) -> str:
     parts = urlsplit(storage)
     if parts.scheme == "memory":
         return "memory:"
+    if parts.scheme in POSTGRES:
+        raise ValueError("several engines share a database, so say where large values are kept: --blobs s3://bucket")
     folder = _path(storage).parent if parts.scheme == "sqlite" else _folder(storage)
     return (folder.absolute() / BLOBS).as_uri()
 
@@ -84,6 +93,15 @@ def _s3(url: str) -> BlobStore:
     return CachedBlobStore(far, options.get("cache") or default_folder(), max_bytes)
 
 
+def shown(url: str) -> str:
+    """The URL for people and logs: without password and options."""
+    parts = urlsplit(url)
+    if parts.scheme not in POSTGRES:
+        return url
+    user, at, host = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{user.partition(':')[0]}{at}{host}{parts.path}"
+
+
 def _path(url: str) -> Path:
     """The path of `scheme:///path`: relative after three slashes, absolute after four."""
     parts = urlsplit(url)
@@ -93,11 +111,7 @@ def _path(url: str) -> Path:
 
 
 def _folder(url: str) -> Path:
-    scheme = urlsplit(url).scheme
-    if scheme in LATER:
-        raise ValueError(
-            f"{url}: this version of Perdure does not support {scheme} yet; use a folder or sqlite:///path"
-        )
     if "://" in url or not url:
-        raise ValueError(f"{url!r} is no storage: use a folder, sqlite:///path or memory:")
+        kinds = "a folder, sqlite:///path, postgresql://user@host/database or memory:"
+        raise ValueError(f"{shown(url)!r} is no storage: use {kinds}")
     return Path(url)

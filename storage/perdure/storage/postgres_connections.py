@@ -1,0 +1,212 @@
+"""Connections to PostgreSQL: made when needed, kept while they are well, and what their errors mean.
+
+A connection on which anything went wrong is dropped, not repaired: what was under way on it is decided
+by the server, and whoever repeats it does so on another one. A time limit drops the connection, too,
+so that nobody waits for a server that does not answer. Knows nothing of what is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeAlias, TypeVar
+
+import asyncpg
+
+from perdure.storage.ports import CorruptData, StorageError, StorageFull, StorageUnavailable
+from perdure.storage.urls import shown
+
+T = TypeVar("T")
+Connection: TypeAlias = Any
+"""asyncpg's; it has no types for what we do with it."""
+
+CONNECT_S: Final = 5
+STATEMENTS_CACHED: Final = 200
+RETRY_S: Final = 0.5
+CHANNEL: Final = "perdure"
+
+# Every query here has an index made for it. Without the others, plans do not depend on statistics, which
+# are wrong for tables that grew a minute ago. The rest is about clients that vanish: what they hold ends soon.
+SETTINGS: Final = {
+    "application_name": "perdure",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_seqscan": "off",
+    "idle_in_transaction_session_timeout": "5s",
+    "jit": "off",
+    "synchronous_commit": "on",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+
+
+async def connect(url: str) -> Connection:
+    """A connection of its own. Raises what the driver raises."""
+    return await asyncpg.connect(
+        url, timeout=CONNECT_S, server_settings=SETTINGS, statement_cache_size=STATEMENTS_CACHED
+    )
+
+
+class Connections:
+    """At most `size` connections, each used by one at a time."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self._url = url
+        self._size = asyncio.Semaphore(size)
+        self._idle: list[Connection] = []
+        self._is_open = False
+
+    def open(self) -> None:
+        self._is_open = True
+
+    def close(self) -> None:
+        """Drop what is idle; what is in use is dropped when it comes back."""
+        self._is_open = False
+        while self._idle:
+            self._idle.pop().terminate()
+
+    @asynccontextmanager
+    async def use(self, timeout_s: float) -> AsyncIterator[tuple[Connection, bool]]:
+        """A connection for so long, and whether it is new. Raises StorageError."""
+        async with self._size:
+            if not self._is_open:
+                raise StorageUnavailable("the store is not open")
+            connection, is_new = await self._take()
+            timer = asyncio.get_running_loop().call_later(timeout_s, connection.terminate)
+            try:
+                with meaning(self._url):
+                    yield connection, is_new
+            except BaseException:
+                connection.terminate()
+                raise
+            finally:
+                timer.cancel()
+            if self._is_open and not connection.is_closed():
+                self._idle.append(connection)
+            else:
+                connection.terminate()
+
+    async def _take(self) -> tuple[Connection, bool]:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection, False
+        with meaning(self._url):
+            return await connect(self._url), True
+
+    async def read(self, work: Callable[[Connection], Awaitable[T]], timeout_s: float) -> T:
+        """Read something. Connections that died while they were idle are noticed by their use, so there is a second
+        attempt, on a new one."""
+        while True:
+            is_new = True
+            try:
+                async with self.use(timeout_s) as (connection, is_new):
+                    return await work(connection)
+            except StorageUnavailable as error:
+                if is_new or not _is_lost(error.__cause__):
+                    raise
+                self.forget_idle()
+
+    def forget_idle(self) -> None:
+        """Drop what nobody uses: the server was restarted, and they would all fail once."""
+        while self._idle:
+            self._idle.pop().terminate()
+
+
+class Listener:
+    """Calls back when others notify, and whenever it has found the server again."""
+
+    def __init__(self, url: str, heard: Callable[[str], None]) -> None:
+        self._url = url
+        self._heard = heard
+        self._task: asyncio.Task[None] | None = None
+        self._listens = asyncio.Event()
+
+    async def start(self) -> None:
+        """Returns when it listens, or after a while if the server does not answer: it goes on trying."""
+        self._task = asyncio.create_task(self._listen_forever(), name="postgres-listen")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CONNECT_S):
+                await self._listens.wait()
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _listen_forever(self) -> None:
+        while True:
+            with contextlib.suppress(StorageError):
+                await self._listen()
+            await asyncio.sleep(RETRY_S)
+
+    async def _listen(self) -> None:
+        """Until the connection is lost."""
+        lost = asyncio.Event()
+        with meaning(self._url):
+            connection = await connect(self._url)
+            try:
+                connection.add_termination_listener(lambda _connection: lost.set())
+                await connection.add_listener(CHANNEL, lambda _c, _pid, _channel, said: self._heard(said))
+                self._listens.set()
+                self._heard("")
+                await lost.wait()
+            finally:
+                connection.terminate()
+
+
+# ------------------------------------------------------------------------------ errors
+
+
+@contextlib.contextmanager
+def meaning(url: str) -> Any:
+    """Turns errors of the driver and of the server into those of the port. Others are bugs, and pass."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise _of_server(error, url) from error
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError, EOFError) as error:
+        if isinstance(error, ValueError):  # what we gave the driver makes no sense
+            raise
+        raise StorageUnavailable(f"{shown(url)} does not answer: {error or type(error).__name__}") from error
+
+
+def is_conflict(error: BaseException | None) -> bool:
+    """Whether the server gave the transaction up for the sake of another one: it can be repeated at once."""
+    return isinstance(error, (asyncpg.DeadlockDetectedError, asyncpg.SerializationError))
+
+
+def _is_lost(error: BaseException | None) -> bool:
+    if isinstance(error, asyncpg.PostgresError):
+        return _state(error)[:2] in ("08", "57")
+    return isinstance(error, (asyncpg.InterfaceError, OSError))
+
+
+_CONFIGURED_WRONGLY: Final = ("28", "3D", "3F", "42")
+"""Classes of errors that do not go away by themselves: authorization, no such database, schema or table."""
+_CORRUPT: Final = ("XX001", "XX002", "58P01", "58P02")
+
+
+def _state(error: Any) -> str:
+    return error.sqlstate or ""
+
+
+def _of_server(error: Exception, url: str) -> Exception:
+    state = _state(error)
+    said = f"{shown(url)}: {error}"
+    if state == "53100":
+        return StorageFull(said)
+    if state in _CORRUPT:
+        return CorruptData(said, subject=shown(url))
+    if isinstance(error, asyncpg.InvalidCachedStatementError):  # a migration ran beside us
+        return StorageUnavailable(said)
+    if state[:2] in ("08", "25", "40", "53", "55", "57", "58"):
+        return StorageUnavailable(said)
+    if state[:2] in _CONFIGURED_WRONGLY:
+        return StorageError(said)
+    return error

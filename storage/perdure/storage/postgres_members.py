@@ -1,0 +1,146 @@
+"""Who is a member of a PostgreSQL store: leases by its clock, fencing by locks of one row a member.
+
+A commit holds a share of its member's row to its end; whoever buries the member needs the row for himself
+and so waits for a commit under way, while renewing the lease waits for nobody. A row has two numbers that
+make repeated attempts safe: `session` grows with each connection that commits, so that what was sent on
+an earlier one, and is perhaps still on its way, finds its number outdated; `call` grows with each takeover,
+and `taken` keeps what the last one took, for when its answer got lost.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from perdure.storage.ports import Fenced
+from perdure.storage.postgres_connections import CHANNEL, Connection
+from perdure.storage.postgres_rows import RUN_COLUMNS, run_of
+from perdure.storage.rows import EngineRow, RunRow
+
+DEAD_KEPT_MS: Final = 24 * 3600 * 1000
+_NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+
+async def join(connection: Connection, engine: EngineRow, knows: int, lease_ms: int) -> None:
+    joined = await connection.fetchval(
+        "INSERT INTO engines (engine_id, name, address, version, knows, started_ms, expires_ms, is_dead) "
+        f"SELECT $1, $2, $3, $4, $5, now_ms, now_ms + $6, FALSE FROM (SELECT {_NOW} AS now_ms) AS clock "
+        "ON CONFLICT (engine_id) DO UPDATE SET expires_ms = excluded.expires_ms WHERE NOT engines.is_dead RETURNING 1",
+        engine.engine_id,
+        engine.name,
+        engine.address,
+        engine.version,
+        knows,
+        lease_ms,
+    )
+    if joined is None:
+        raise fenced(engine.engine_id)
+
+
+async def renew(connection: Connection, engine_id: str, lease_ms: int) -> None:
+    renewed = await connection.fetchval(
+        f"UPDATE engines SET expires_ms = {_NOW} + $2 WHERE engine_id = $1 AND NOT is_dead RETURNING 1",
+        engine_id,
+        lease_ms,
+    )
+    if renewed is None:
+        raise fenced(engine_id)
+
+
+async def leave(connection: Connection, engine_id: str) -> None:
+    await connection.execute(
+        f"WITH gone AS (DELETE FROM engines WHERE engine_id = $1 RETURNING 1) "
+        f"SELECT pg_notify('{CHANNEL}', $1) FROM gone",
+        engine_id,
+    )
+
+
+async def is_member(connection: Connection, engine_id: str) -> bool:
+    statement = "SELECT EXISTS (SELECT 1 FROM engines WHERE engine_id = $1 AND NOT is_dead)"
+    return bool(await connection.fetchval(statement, engine_id))
+
+
+async def begin_session(connection: Connection, engine_id: str) -> int:
+    """Give a connection that commits its number. Waits for what is under way on earlier ones."""
+    session = await connection.fetchval(
+        "WITH mine AS (SELECT engine_id FROM engines WHERE engine_id = $1 AND NOT is_dead FOR UPDATE) "
+        "UPDATE engines SET session = session + 1 FROM mine WHERE engines.engine_id = mine.engine_id "
+        "RETURNING session",
+        engine_id,
+    )
+    if session is None:
+        raise fenced(engine_id)
+    return int(session)
+
+
+async def bury(connection: Connection) -> list[str]:
+    await connection.execute(f"DELETE FROM engines WHERE is_dead AND expires_ms <= {_NOW} - $1::bigint", DEAD_KEPT_MS)
+    records = await connection.fetch(
+        "WITH ended AS ("
+        f"SELECT engine_id FROM engines WHERE NOT is_dead AND expires_ms <= {_NOW} ORDER BY engine_id FOR UPDATE"
+        ") UPDATE engines SET is_dead = TRUE FROM ended WHERE engines.engine_id = ended.engine_id "
+        "RETURNING engines.engine_id"
+    )
+    return sorted(engine_id for (engine_id,) in records)
+
+
+# Owners are found by skipping through the index from one to the next, so that the runs of the living,
+# however many, are not looked at.
+_TAKE: Final = f"""
+    WITH RECURSIVE mine AS MATERIALIZED (
+        SELECT 1 FROM engines WHERE engine_id = $1 AND NOT is_dead AND call < $2 FOR NO KEY UPDATE
+    ), owners AS (
+        (SELECT owner FROM runs WHERE status IN ('RUNNING', 'PENDING') ORDER BY owner LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT runs.owner FROM runs WHERE status IN ('RUNNING', 'PENDING') AND runs.owner > owners.owner
+            ORDER BY runs.owner LIMIT 1
+        ) FROM owners WHERE owners.owner IS NOT NULL
+    ), picked AS MATERIALIZED (
+        SELECT lost.run_id FROM owners CROSS JOIN LATERAL (
+            SELECT run_id FROM runs
+            WHERE status IN ('RUNNING', 'PENDING') AND runs.owner = owners.owner
+            ORDER BY run_id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
+        ) AS lost
+        WHERE EXISTS (SELECT 1 FROM mine)
+            AND NOT EXISTS (SELECT 1 FROM engines WHERE engine_id = owners.owner AND NOT is_dead)
+        LIMIT $3
+    ), taken AS (
+        UPDATE runs SET owner = $1 FROM picked WHERE runs.run_id = picked.run_id RETURNING runs.*
+    ), noted AS (
+        UPDATE engines SET call = $2, taken = ARRAY(SELECT run_id FROM picked)
+        WHERE engine_id = $1 AND EXISTS (SELECT 1 FROM mine) RETURNING 1
+    )
+    SELECT {", ".join(f"taken.{name}" for name in RUN_COLUMNS)} FROM taken ORDER BY run_id
+"""
+
+
+async def take_over(connection: Connection, engine_id: str, call: int, limit: int) -> list[RunRow]:
+    """One attempt. An attempt with a lower `call` that comes later does nothing."""
+    rows = [run_of(record) for record in await connection.fetch(_TAKE, engine_id, call, limit)]
+    if not rows and not await is_member(connection, engine_id):
+        raise fenced(engine_id)
+    return rows
+
+
+async def taken_by(connection: Connection, engine_id: str, call: int, next_call: int) -> list[RunRow]:
+    """What an attempt took whose answer got lost; if it took nothing yet, it never will."""
+    found = await connection.fetchrow(
+        "WITH before AS (SELECT call, taken FROM engines WHERE engine_id = $1 AND NOT is_dead FOR NO KEY UPDATE) "
+        "UPDATE engines SET call = $2 FROM before WHERE engine_id = $1 RETURNING before.call, before.taken",
+        engine_id,
+        next_call,
+    )
+    if found is None:
+        raise fenced(engine_id)
+    if found[0] != call:
+        return []
+    records = await connection.fetch(
+        f"SELECT {', '.join(RUN_COLUMNS)} FROM runs WHERE run_id = ANY ($1::text[]) AND owner = $2 ORDER BY run_id",
+        found[1],
+        engine_id,
+    )
+    return [run_of(record) for record in records]
+
+
+def fenced(engine_id: str) -> Fenced:
+    return Fenced(f"engine {engine_id} is no member any more")

@@ -1,0 +1,340 @@
+"""What a commit to PostgreSQL comes to: which entries are refused, and which rows are written.
+
+Pure: it is told what the database has (`Found`, read under locks), goes through the writes in their order,
+and gathers the rows by table, so that a commit is a few statements however many writes it has. Within
+one `Rows` no row is written twice; where the order matters, another `Rows` begins.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias, assert_never
+
+from perdure.model import RunStatus
+from perdure.storage.ports import Entry
+from perdure.storage.rows import (
+    AddEvent,
+    AddRun,
+    ConsumeEvent,
+    DeleteRun,
+    DropMail,
+    EntryResult,
+    Limit,
+    Mail,
+    MarkBlobs,
+    PutSpec,
+    PutTask,
+    RunRow,
+    SetAsideRuns,
+    SetDormant,
+    SetRun,
+    TaskRow,
+    Unmark,
+    UseBlobs,
+    Write,
+)
+
+BYTES_MAX: Final = 16 * 1024 * 1024
+"""Payload of one statement. It is in memory several times over on its way."""
+
+SIMPLE: Final = frozenset({PutTask, ConsumeEvent, UseBlobs, MarkBlobs, Unmark, SetDormant, Mail, DropMail})
+"""Writes that need no look at the database before. A task that mentions a graph is not simple."""
+TOLD: Final = frozenset({AddRun, SetRun, SetAsideRuns, DeleteRun, Mail})
+EventKey: TypeAlias = tuple[str, str, str]
+"""Run, key, event id."""
+
+
+@dataclass(slots=True)
+class RunState:
+    """A run as it is at this point of the commit."""
+
+    row: RunRow
+    is_current: bool
+    is_new: bool = False
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What has to be read before a commit can be planned."""
+
+    run_ids: set[str] = field(default_factory=set)
+    workflow_ids: set[tuple[str, str]] = field(default_factory=set)
+    request_ids: set[tuple[str, str]] = field(default_factory=set)
+    counts: set[tuple[str, RunStatus]] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Wanted:
+        wanted = cls()
+        for entry in entries:
+            for write in entry:
+                match write:
+                    case AddRun(row=row):
+                        wanted.run_ids.add(row.run_id)
+                        if write.replaces:
+                            wanted.run_ids.add(write.replaces)
+                        wanted.workflow_ids.add((row.namespace, row.workflow_id))
+                        if row.request_id:
+                            wanted.request_ids.add((row.namespace, row.request_id))
+                    case SetRun() | AddEvent() | DeleteRun():
+                        wanted.run_ids.add(write.run_id)
+                    case Limit():
+                        wanted.counts.add((write.namespace, write.status))
+                    case _:
+                        pass
+        return wanted
+
+
+@dataclass(slots=True)
+class Found:
+    """What the database has of what was wanted. Runs are locked, namespaces of limits too."""
+
+    runs: dict[str, RunState] = field(default_factory=dict)
+    current: dict[tuple[str, str], str] = field(default_factory=dict)
+    requests: set[tuple[str, str]] = field(default_factory=set)
+    counts: Counter[tuple[str, RunStatus]] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class Rows:
+    """Rows by table. `known` runs are there by the time the rows are written."""
+
+    replaced: list[str] = field(default_factory=list)
+    added: dict[str, RunState] = field(default_factory=dict)
+    inputs: list[tuple[str, str, bytes]] = field(default_factory=list)
+    specs: dict[str, bytes] = field(default_factory=dict)
+    changed: dict[str, RunState] = field(default_factory=dict)
+    dormant: dict[str, bool] = field(default_factory=dict)
+    tasks: dict[tuple[str, str], TaskRow] = field(default_factory=dict)
+    events: dict[EventKey, AddEvent] = field(default_factory=dict)
+    consumed: dict[tuple[str, int], str] = field(default_factory=dict)
+    uses: dict[tuple[str, str], None] = field(default_factory=dict)
+    marks: dict[str, None] = field(default_factory=dict)
+    unmarks: list[tuple[str, int]] = field(default_factory=list)
+    mail: list[Mail] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
+    byte_count: int = 0
+
+    def __bool__(self) -> bool:
+        return any(
+            (
+                self.replaced, self.added, self.inputs, self.specs, self.changed, self.dormant, self.tasks, self.events,
+                self.consumed, self.uses, self.marks, self.unmarks, self.mail, self.dropped,
+            )
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Deletions:
+    """Runs that are removed with all that is their own."""
+
+    run_ids: list[str]
+
+
+Step: TypeAlias = Rows | Deletions | SetAsideRuns
+
+
+class Plan:
+    """`steps` in their order; `results` but for those of events, which are in `events_of` by place."""
+
+    def __init__(self, found: Found, change: int) -> None:
+        self.steps: list[Step] = []
+        self.results: list[EntryResult] = []
+        self.events_of: dict[int, EventKey] = {}
+        self._repeated: set[int] = set()
+        self._found = found
+        self._runs = found.runs
+        self._gone: set[str] = set()
+        self._change = change
+        self._seen_events: set[EventKey] = set()
+        self._rows = Rows()
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Go through entries. What is read for them must have been `found`."""
+        for entry in entries:
+            if any(self._is_refused(write, entry) for write in entry):
+                self.results.append(_REFUSED)
+                continue
+            for write in entry:
+                if self._rows.byte_count > BYTES_MAX:
+                    self._next_rows()
+                self._write(write)
+            self.results.append(_DONE)
+
+    def finish(self) -> None:
+        self._next_rows()
+
+    def event_result(self, place: int, sequence: int, is_new: bool) -> EntryResult:
+        """What became of the entry at a place, given what became of its event."""
+        return EntryResult(sequence=sequence, is_duplicate=not is_new or place in self._repeated)
+
+    def _next_rows(self) -> None:
+        if self._rows:
+            self.steps.append(self._rows)
+        self._rows = Rows(known=self._rows.known)
+
+    # -------------------------------------------------------------------------- conditions
+
+    def _is_refused(self, write: Write, entry: Entry) -> bool:
+        match write:
+            case AddRun():
+                return self._is_taken(write)
+            case SetRun(expects=RunStatus()):
+                state = self._runs.get(write.run_id)
+                return not write.fits(state.row if state is not None else None)
+            case Limit():
+                which = (write.namespace, write.status)
+                own = {other.row.run_id for other in entry if isinstance(other, AddRun)}
+                own |= {other.run_id for other in entry if isinstance(other, SetRun)}
+                states = (self._runs[run_id] for run_id in own if run_id in self._runs)
+                counted = sum((state.row.namespace, state.row.status) == which for state in states)
+                return self._found.counts[which] - counted >= write.most
+            case _:
+                return False
+
+    def _is_taken(self, write: AddRun) -> bool:
+        row = write.row
+        if row.run_id in self._runs:
+            return False
+        if row.request_id and (row.namespace, row.request_id) in self._found.requests:
+            return True
+        return self._found.current.get((row.namespace, row.workflow_id), "") != write.replaces
+
+    # -------------------------------------------------------------------------- writes
+
+    def _write(self, write: Write) -> None:
+        rows = self._rows
+        match write:
+            case PutTask(row=row):
+                if row.run_id not in self._gone:
+                    rows.tasks[row.run_id, row.task_id] = row
+                    rows.byte_count += len(row.output or b"") + len(row.failure or b"")
+            case AddRun():
+                self._add_run(write)
+            case SetRun():
+                self._set_run(write)
+            case SetDormant():
+                self._set_dormant(write)
+            case PutSpec():
+                self._put_spec(write.key, write.data)
+            case AddEvent():
+                self._add_event(write)
+            case ConsumeEvent():
+                rows.consumed[write.run_id, write.sequence] = write.task_id
+            case UseBlobs(run_id=run_id, blobs=blobs):
+                self._marking(blobs) if run_id in self._gone else self._using(run_id, blobs)
+            case MarkBlobs(blobs=blobs):
+                self._marking(blobs)
+            case Unmark(marks=marks):
+                if rows.marks or rows.uses:
+                    self._next_rows()
+                self._rows.unmarks += [(mark.sha256, mark.change) for mark in marks]
+            case Mail():
+                if write.run_id not in self._gone:
+                    rows.mail.append(write)
+                    rows.byte_count += len(write.data)
+            case DropMail(numbers=numbers):
+                rows.dropped += numbers
+            case DeleteRun():
+                self._delete(write.run_id)
+            case SetAsideRuns():
+                self._next_rows()
+                self.steps.append(write)
+            case Limit():
+                pass
+            case _:
+                assert_never(write)
+
+    def _add_run(self, write: AddRun) -> None:
+        row = replace(write.row, change=self._change)
+        if row.run_id in self._runs:
+            return
+        if write.replaces:
+            before = self._runs[write.replaces]
+            before.is_current = False
+            if write.replaces not in self._rows.added:
+                self._rows.replaced.append(write.replaces)
+        self._put_spec(row.spec_key, write.spec)
+        state = RunState(row, is_current=True, is_new=True)
+        self._runs[row.run_id] = self._rows.added[row.run_id] = state
+        self._rows.known.add(row.run_id)
+        self._gone.discard(row.run_id)
+        self._rows.inputs += [(row.run_id, name, data) for name, data in write.inputs.items()]
+        self._rows.byte_count += sum(map(len, write.inputs.values()))
+        self._found.current[row.namespace, row.workflow_id] = row.run_id
+        if row.request_id:
+            self._found.requests.add((row.namespace, row.request_id))
+        self._found.counts[row.namespace, row.status] += 1
+
+    def _set_run(self, write: SetRun) -> None:
+        state = self._runs.get(write.run_id)
+        if state is None:
+            return
+        self._found.counts[state.row.namespace, state.row.status] -= 1
+        state.row = write.applied_to(state.row, self._change)
+        self._found.counts[state.row.namespace, state.row.status] += 1
+        if write.run_id not in self._rows.added:
+            self._rows.changed[write.run_id] = state
+            self._rows.dormant.pop(write.run_id, None)
+
+    def _set_dormant(self, write: SetDormant) -> None:
+        state = self._runs.get(write.run_id)
+        if state is not None:
+            state.row = replace(state.row, is_dormant=write.is_dormant)
+            if write.run_id in self._rows.added or write.run_id in self._rows.changed:
+                return
+        self._rows.dormant[write.run_id] = write.is_dormant
+
+    def _put_spec(self, key: str, data: bytes) -> None:
+        if key not in self._rows.specs:
+            self._rows.specs[key] = data
+            self._rows.byte_count += len(data)
+
+    def _add_event(self, write: AddEvent) -> None:
+        if write.run_id not in self._runs:
+            return
+        key = (write.run_id, write.key, write.event_id)
+        place = len(self.results)
+        self.events_of[place] = key
+        if key in self._seen_events:
+            self._repeated.add(place)
+        else:
+            self._repeated.discard(place)
+            self._seen_events.add(key)
+            self._rows.events[key] = write
+            self._rows.byte_count += len(write.payload)
+
+    def _using(self, run_id: str, blobs: Sequence[str]) -> None:
+        if self._rows.unmarks:
+            self._next_rows()
+        self._rows.uses.update(dict.fromkeys((run_id, sha256) for sha256 in blobs))
+
+    def _marking(self, blobs: Sequence[str]) -> None:
+        if self._rows.unmarks:
+            self._next_rows()
+        self._rows.marks.update(dict.fromkeys(blobs))
+
+    def _delete(self, run_id: str) -> None:
+        self._gone.add(run_id)
+        state = self._runs.pop(run_id, None)
+        if state is None:
+            return
+        row = state.row
+        if state.is_current:
+            self._found.current.pop((row.namespace, row.workflow_id), None)
+        self._found.requests.discard((row.namespace, row.request_id))
+        self._found.counts[row.namespace, row.status] -= 1
+        self._seen_events = {key for key in self._seen_events if key[0] != run_id}
+        if self._rows:
+            self._next_rows()
+        self._rows.known.discard(run_id)
+        if self.steps and isinstance(before := self.steps[-1], Deletions):
+            before.run_ids.append(run_id)
+        else:
+            self.steps.append(Deletions([run_id]))
+
+
+_DONE: Final = EntryResult()
+_REFUSED: Final = EntryResult(is_refused=True)

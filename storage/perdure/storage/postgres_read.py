@@ -1,0 +1,251 @@
+"""How rows are read from PostgreSQL. `me` is the engine whose runs are meant, "" means all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from perdure.storage.postgres_connections import Connection
+from perdure.storage.postgres_rows import RUN_COLUMNS, TASK_COLUMNS, run_of, task_of
+from perdure.storage.rows import (
+    AllOf,
+    AnyOf,
+    BlobMark,
+    Comparison,
+    Condition,
+    EngineRow,
+    EventRow,
+    MailRow,
+    RunQuery,
+    RunRow,
+    StoredRun,
+    Timer,
+    ValueKey,
+)
+
+_RUN: Final = f"SELECT {', '.join(f'runs.{name}' for name in RUN_COLUMNS)} FROM runs"
+_EVENT: Final = "run_id, sequence, event_id, key, payload, arrived_ms, consumed_by"
+_OPEN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint + (SELECT shift FROM numbering)"
+"""Commits with lower numbers are decided, and seen by the statement that asks."""
+
+
+async def _runs(connection: Connection, statement: str, *arguments: Any) -> list[RunRow]:
+    return [run_of(record) for record in await connection.fetch(statement, *arguments)]
+
+
+async def _one_run(connection: Connection, where: str, *arguments: Any) -> RunRow | None:
+    found = await connection.fetchrow(f"{_RUN} WHERE {where}", *arguments)
+    return None if found is None else run_of(found)
+
+
+async def find_run(connection: Connection, namespace: str, workflow_id: str) -> RunRow | None:
+    return await _one_run(connection, "namespace = $1 AND workflow_id = $2 AND is_current", namespace, workflow_id)
+
+
+async def find_request(connection: Connection, namespace: str, request_id: str) -> RunRow | None:
+    return await _one_run(connection, "namespace = $1 AND request_id = $2 AND request_id <> ''", namespace, request_id)
+
+
+async def get_run(connection: Connection, run_id: str) -> RunRow | None:
+    return await _one_run(connection, "run_id = $1", run_id)
+
+
+async def find_event(connection: Connection, run_id: str, key: str, event_id: str) -> int | None:
+    statement = "SELECT sequence FROM events WHERE run_id = $1 AND key = $2 AND event_id = $3"
+    found: int | None = await connection.fetchval(statement, run_id, key, event_id)
+    return found
+
+
+async def read_events(connection: Connection, run_id: str, after: int) -> list[EventRow]:
+    statement = (
+        f"SELECT {_EVENT} FROM events WHERE run_id = $1 AND consumed_by = '' AND sequence > $2 ORDER BY sequence"
+    )
+    return [EventRow(*record) for record in await connection.fetch(statement, run_id, after)]
+
+
+_LOAD: Final = f"""
+    {_RUN.replace(" FROM runs", "")},
+        ARRAY(SELECT name FROM inputs WHERE inputs.run_id = runs.run_id ORDER BY name),
+        ARRAY(
+            SELECT ROW({", ".join(TASK_COLUMNS)}) FROM tasks WHERE tasks.run_id = runs.run_id ORDER BY seq
+        ),
+        ARRAY(
+            SELECT ROW({_EVENT}) FROM events WHERE events.run_id = runs.run_id AND consumed_by = '' ORDER BY sequence
+        ),
+        coalesce((SELECT max(sequence) FROM events WHERE events.run_id = runs.run_id), 0)
+    FROM runs WHERE runs.run_id = $1
+"""
+
+
+async def load_run(connection: Connection, run_id: str) -> StoredRun | None:
+    """One statement, so that all of it is of one moment."""
+    found = await connection.fetchrow(_LOAD, run_id)
+    if found is None:
+        return None
+    *row, inputs, tasks, events, last_event = found
+    return StoredRun(
+        run_of(row), tuple(inputs), tuple(map(task_of, tasks)), tuple(EventRow(*event) for event in events), last_event
+    )
+
+
+async def read_specs(connection: Connection, keys: Sequence[str]) -> Mapping[str, bytes]:
+    records = await connection.fetch("SELECT key, data FROM specs WHERE key = ANY ($1::text[])", keys)
+    return dict(records)
+
+
+async def read_values(connection: Connection, keys: Sequence[ValueKey]) -> list[bytes | None]:
+    found: list[bytes | None] = [None] * len(keys)
+    for table, name, places in (
+        ("outputs", "task_id", [place for place, key in enumerate(keys) if key.task_id]),
+        ("inputs", "name", [place for place, key in enumerate(keys) if not key.task_id]),
+    ):
+        if places:
+            records = await connection.fetch(
+                f"SELECT place, data FROM unnest($1::int[], $2::text[], $3::text[]) AS given(place, run_id, {name}) "
+                f"JOIN {table} USING (run_id, {name})",
+                places,
+                [keys[place].run_id for place in places],
+                [keys[place].task_id or keys[place].input for place in places],
+            )
+            for place, data in records:
+                found[place] = data
+    return found
+
+
+async def unfinished_runs(connection: Connection, me: str, after: str, limit: int) -> list[RunRow]:
+    where = "status = 'RUNNING' AND NOT is_dormant AND run_id > $1"
+    if not me:
+        return await _runs(connection, f"{_RUN} WHERE {where} ORDER BY run_id LIMIT $2", after, limit)
+    return await _runs(connection, f"{_RUN} WHERE {where} AND owner = $3 ORDER BY run_id LIMIT $2", after, limit, me)
+
+
+async def running_runs(connection: Connection) -> list[tuple[str, str]]:
+    records = await connection.fetch("SELECT namespace, run_id FROM runs WHERE status = 'RUNNING'")
+    return [(namespace, run_id) for namespace, run_id in records]
+
+
+async def count_pending(connection: Connection) -> Mapping[str, int]:
+    statement = "SELECT namespace, count(*) FROM runs WHERE status = 'PENDING' GROUP BY namespace"
+    return dict(await connection.fetch(statement))
+
+
+async def pending_runs(connection: Connection, namespace: str, limit: int) -> list[RunRow]:
+    where = "namespace = $1 AND status = 'PENDING' ORDER BY change, run_id LIMIT $2"
+    return await _runs(connection, f"{_RUN} WHERE {where}", namespace, limit)
+
+
+async def next_timers(connection: Connection, me: str, until_ms: int, limit: int) -> list[Timer]:
+    records = await connection.fetch(
+        "SELECT tasks.run_id, task_id, attempt, wake_ms FROM tasks JOIN runs USING (run_id) "
+        "WHERE wake_ms IS NOT NULL AND wake_ms <= $1 AND tasks.status IN ('RUNNING', 'BACKING_OFF') "
+        "AND runs.status = 'RUNNING' AND ($3 = '' OR runs.owner = $3) "
+        "ORDER BY wake_ms, tasks.run_id, task_id LIMIT $2",
+        until_ms,
+        limit,
+        me,
+    )
+    return [Timer(*record) for record in records]
+
+
+async def list_runs(connection: Connection, query: RunQuery) -> list[RunRow]:
+    arguments: list[Any] = [query.namespace]
+    where = ["namespace = $1", "is_current"]
+    if query.where is not None:
+        where.append(_condition(query.where, arguments))
+    comparison, direction = ("<", "DESC") if query.descending else (">", "ASC")
+    if query.after is not None:
+        arguments += query.after
+        where.append(f"({query.order_by}, run_id) {comparison} (${len(arguments) - 1}, ${len(arguments)})")
+    arguments.append(query.limit)
+    order = f"{query.order_by} {direction}, run_id {direction} LIMIT ${len(arguments)}"
+    return await _runs(connection, f"{_RUN} WHERE {' AND '.join(where)} ORDER BY {order}", *arguments)
+
+
+def _condition(condition: Condition, arguments: list[Any]) -> str:
+    """SQL for a condition; its values are appended to the arguments. Columns come from a closed set."""
+    match condition:
+        case AllOf(parts):
+            return "(" + (" AND ".join(_condition(part, arguments) for part in parts) or "TRUE") + ")"
+        case AnyOf(parts):
+            return "(" + (" OR ".join(_condition(part, arguments) for part in parts) or "FALSE") + ")"
+        case Comparison(field=name, operator=operator, value=value):
+            if name.startswith("labels."):
+                arguments.append(name.removeprefix("labels."))
+                place = len(arguments)
+                test = _comparison("value", operator, value, arguments)
+                return (
+                    f"EXISTS (SELECT 1 FROM labels WHERE labels.run_id = runs.run_id AND labels.key = ${place} "
+                    f"AND {test})"
+                )
+            if name not in RUN_COLUMNS:
+                raise ValueError(f"no such column: {name}")
+            return _comparison(f"runs.{name}", operator, value, arguments)
+
+
+def _comparison(column: str, operator: str, value: str | int, arguments: list[Any]) -> str:
+    if operator not in ("=", "!=", "<", "<=", ">", ">=", ":"):
+        raise ValueError(f"no such operator: {operator}")
+    if isinstance(value, str) and "\0" in value:  # which no text here has
+        value, _, _ = value.partition("\0")
+        if operator in ("=", ":"):
+            return "FALSE"
+        operator = {"!=": ">=", "<": "<=", ">=": ">"}.get(operator, operator)
+        value = "" if operator == ">=" else value
+    arguments.append(value)
+    if operator == ":":
+        return f"starts_with({column}, ${len(arguments)})"
+    return f"{column} {operator} ${len(arguments)}"
+
+
+async def read_changes(connection: Connection, namespace: str | None, after: int, limit: int) -> list[RunRow]:
+    which = "" if namespace is None else "namespace = $3 AND "
+    named = () if namespace is None else (namespace,)
+    rows = await _runs(
+        connection,
+        f"{_RUN} WHERE {which}change > $1 AND change < {_OPEN} ORDER BY change, run_id LIMIT $2",
+        after,
+        limit,
+        *named,
+    )
+    if len(rows) < limit:
+        return rows
+    last = rows[-1]
+    rest = await _runs(
+        connection, f"{_RUN} WHERE {which}change = $1 AND run_id > $2 ORDER BY run_id", last.change, last.run_id, *named
+    )
+    return rows + rest
+
+
+async def read_tasks(connection: Connection, run_id: str, after: int) -> list[tuple[str, int]]:
+    statement = "SELECT task_id, change FROM tasks WHERE run_id = $1 AND change > $2 ORDER BY change, seq"
+    return [(task_id, change) for task_id, change in await connection.fetch(statement, run_id, after)]
+
+
+async def marked_blobs(connection: Connection, after: str, limit: int) -> list[BlobMark]:
+    records = await connection.fetch(
+        "SELECT sha256, change, EXISTS (SELECT 1 FROM blob_uses WHERE blob_uses.sha256 = blob_marks.sha256) "
+        "FROM blob_marks WHERE sha256 > $1 ORDER BY sha256 LIMIT $2",
+        after,
+        limit,
+    )
+    return [BlobMark(*record) for record in records]
+
+
+async def last_change(connection: Connection) -> int:
+    return int(await connection.fetchval(f"SELECT {_OPEN} - 1"))
+
+
+async def engines(connection: Connection) -> list[EngineRow]:
+    statement = (
+        "SELECT engine_id, name, address, version, started_ms, expires_ms, is_dead FROM engines "
+        "ORDER BY started_ms, engine_id"
+    )
+    return [EngineRow(*record) for record in await connection.fetch(statement)]
+
+
+async def read_mail(connection: Connection, me: str, limit: int) -> list[MailRow]:
+    statement = (
+        "SELECT number, run_id, kind, data FROM mail JOIN runs USING (run_id) "
+        "WHERE $1 = '' OR owner = $1 ORDER BY number LIMIT $2"
+    )
+    return [MailRow(*record) for record in await connection.fetch(statement, me, limit)]

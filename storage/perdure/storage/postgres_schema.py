@@ -1,0 +1,128 @@
+"""The schema of a PostgreSQL store: brings it up to date, and says whether this version can use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from perdure.storage.migrate import Migration, Phase, migrations
+from perdure.storage.ports import StorageError
+from perdure.storage.postgres_connections import Connection, connect, meaning
+from perdure.storage.urls import shown
+
+LOCK: Final = 7_233_000
+_MIGRATIONS: Final = """
+    CREATE TABLE IF NOT EXISTS migrations (
+        number integer PRIMARY KEY, name text NOT NULL, phase text NOT NULL, applied_at timestamptz NOT NULL
+    )"""
+
+
+def known(steps: Sequence[Migration] | None = None) -> int:
+    """The last migration that this version knows."""
+    return max(step.number for step in steps or migrations("postgres"))
+
+
+async def migrate(url: str, phase: Phase | None = None, *, steps: Sequence[Migration] | None = None) -> list[str]:
+    """Apply what is missing, all of it or that of one phase; gives the names of the steps applied.
+
+    Two at once are as one: the second waits, and finds nothing to do. Raises StorageError where a phase
+    would have to skip a step of the other one, or where living engines could not work any more.
+    `steps` stands in for those of this version.
+    """
+    steps = steps or migrations("postgres")
+    with meaning(url):
+        connection = await connect(url)
+        try:
+            await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
+            await connection.execute(_MIGRATIONS)
+            applied = await _applied(connection)
+            check_not_newer(url, applied, steps)
+            missing = [step for step in steps if step.number not in applied]
+            chosen = _chosen(missing, phase)
+            await _check_engines(connection, chosen)
+            for step in chosen:
+                async with connection.transaction():
+                    await connection.execute(step.sql)
+                    await connection.execute(
+                        "INSERT INTO migrations (number, name, phase, applied_at) VALUES ($1, $2, $3, now())",
+                        step.number,
+                        step.name,
+                        step.phase,
+                    )
+            if not chosen:
+                await _follow_to_this_server(connection)
+            return [step.name for step in chosen]
+        finally:
+            connection.terminate()
+
+
+def _chosen(missing: Sequence[Migration], phase: Phase | None) -> Sequence[Migration]:
+    """The missing steps of a phase: up to the first of the other one, behind which there must be none of it."""
+    if phase is None:
+        return missing
+    count = next((count for count, step in enumerate(missing) if step.phase != phase), len(missing))
+    if late := next((step for step in missing[count:] if step.phase == phase), None):
+        blocking = missing[count]
+        raise StorageError(
+            f"{blocking.name} comes before {late.name}: run `perdure migrate --phase {blocking.phase}` first"
+            + (", once no engine of the version before it runs" if blocking.phase == "post" else "")
+        )
+    return missing[:count]
+
+
+async def _check_engines(connection: Connection, chosen: Sequence[Migration]) -> None:
+    """Engines of the version before a post step could not go on."""
+    last = max((step.number for step in chosen if step.phase == "post"), default=0)
+    if not last or not await connection.fetchval("SELECT to_regclass('engines') IS NOT NULL"):
+        return
+    behind = await connection.fetch(
+        "SELECT engine_id, version FROM engines WHERE NOT is_dead AND knows < $1 "
+        "AND expires_ms > extract(epoch FROM clock_timestamp()) * 1000 ORDER BY engine_id",
+        last,
+    )
+    if behind:
+        names = ", ".join(f"{engine_id} (version {version or 'unknown'})" for engine_id, version in behind)
+        raise StorageError(f"engines of an older version still run: {names}; end them, then migrate")
+
+
+async def verify(connection: Connection, url: str) -> None:
+    """Raises StorageError, saying what to do, if this version cannot use the schema."""
+    steps = migrations("postgres")
+    advice = f"run `perdure migrate --storage {shown(url)}`"
+    if not await connection.fetchval("SELECT to_regclass('migrations') IS NOT NULL"):
+        raise StorageError(f"{shown(url)} has no tables of Perdure yet; {advice}")
+    applied = await _applied(connection)
+    if missing := [step for step in steps if step.phase == "pre" and step.number not in applied]:
+        raise StorageError(
+            f"{shown(url)} is older than this version of Perdure ({missing[0].name} is missing); {advice}"
+        )
+    check_not_newer(url, applied, steps)
+    await _follow_to_this_server(connection)
+
+
+async def _applied(connection: Connection) -> dict[int, str]:
+    return dict(await connection.fetch("SELECT number, phase FROM migrations"))
+
+
+def check_not_newer(url: str, applied: dict[int, str], steps: Sequence[Migration]) -> None:
+    """Pre steps of the next version are made so that this one goes on beside it; post steps are not."""
+    newer = [number for number, phase in applied.items() if phase == "post" and number > known(steps)]
+    if newer:
+        raise StorageError(
+            f"{shown(url)} belongs to a newer version of Perdure (migration {max(newer)}); install that version"
+        )
+
+
+async def _follow_to_this_server(connection: Connection) -> None:
+    """Numbers of commits go on above those in the data, on whatever server they were restored."""
+    here = "(SELECT system_identifier::text FROM pg_control_system())"
+    if await connection.fetchval(f"SELECT system_id = {here} FROM numbering"):
+        return
+    async with connection.transaction():
+        if await connection.fetchval(f"SELECT system_id = {here} FROM numbering FOR UPDATE"):
+            return
+        await connection.execute(
+            f"UPDATE numbering SET system_id = {here}, shift = greatest(shift, "
+            "coalesce((SELECT max(change) FROM runs), 0), coalesce((SELECT max(change) FROM tasks), 0), "
+            "coalesce((SELECT max(change) FROM blob_marks), 0)) "
+        )

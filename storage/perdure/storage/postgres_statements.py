@@ -1,0 +1,239 @@
+"""The statements that write to PostgreSQL: one for the rows of all tables, columns as arrays.
+
+A statement is put together from the parts that have rows. Alone, it checks the fence and begins and ends
+its own transaction; or it stands in one that did that before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from perdure.storage.postgres_connections import CHANNEL
+from perdure.storage.postgres_plan import Rows, RunState
+from perdure.storage.postgres_rows import RUN_COLUMNS, RUN_TYPES
+
+ALIVE: Final = """
+    fence AS MATERIALIZED (
+        SELECT $1 = '' OR EXISTS (
+            SELECT 1 FROM engines WHERE engine_id = $1 AND session = $2 AND NOT is_dead FOR KEY SHARE
+        ) AS is_alive
+    ), number AS MATERIALIZED (
+        SELECT pg_current_xact_id()::text::bigint + shift AS change FROM numbering
+    )"""
+TELL: Final = f"""
+    SELECT count(pg_notify('{CHANNEL}', $1)) FROM (
+        SELECT 1 FROM engines WHERE NOT is_dead AND engine_id <> $1 LIMIT 1
+    ) AS others"""
+_RUN_UNNEST: Final = ", ".join(f"%{n}::{kind}[]" for n, kind in enumerate(RUN_TYPES, 1))
+_SET: Final = (
+    ("status", "text"), ("update_ms", "bigint"), ("start_ms", "bigint"), ("end_ms", "bigint"), ("output_task", "text"),
+    ("output_wraps", "bigint"), ("failure", "bytea"), ("resume_count", "bigint"), ("owner", "text"),
+    ("is_dormant", "boolean"),
+)  # fmt: skip
+_TASK: Final = (
+    ("seq", "bigint"), ("status", "text"), ("attempt", "bigint"), ("failures", "bigint"), ("output_bytes", "bigint"),
+    ("output_blob", "text"), ("failure", "bytea"), ("spec_key", "text"), ("wake_ms", "bigint"),
+    ("started_ms", "bigint"), ("ended_ms", "bigint"),
+)  # fmt: skip
+_TASK_NAMES: Final = ", ".join(name for name, _ in _TASK)
+_EXISTS: Final = "(given.is_known OR EXISTS (SELECT 1 FROM runs WHERE runs.run_id = given.run_id))"
+
+# {alive} is the condition without which nothing is written, {change} the number of the commit, %n the
+# n-th argument of the part. Parts write different rows, for they do not see each other.
+_PARTS: Final[dict[str, tuple[int, str]]] = {
+    "added": (
+        len(RUN_COLUMNS) + 1,
+        f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}, is_current) "
+        f"SELECT * FROM unnest({_RUN_UNNEST}, %{len(RUN_COLUMNS) + 1}::boolean[]) ON CONFLICT DO NOTHING RETURNING 1",
+    ),
+    "labels": (
+        4,
+        "INSERT INTO labels (namespace, key, value, run_id) "
+        "SELECT * FROM unnest(%1::text[], %2::text[], %3::text[], %4::text[])",
+    ),
+    "inputs": (
+        3,
+        "INSERT INTO inputs (run_id, name, data) SELECT * FROM unnest(%1::text[], %2::text[], %3::bytea[])",
+    ),
+    "specs": (
+        2,
+        "INSERT INTO specs (key, data) SELECT * FROM unnest(%1::text[], %2::bytea[]) WHERE {alive} "
+        "ON CONFLICT DO NOTHING",
+    ),
+    "changed": (
+        len(_SET) + 1,
+        f"UPDATE runs SET change = {{change}}, {', '.join(f'{name} = given.{name}' for name, _ in _SET)} "
+        f"FROM unnest(%1::text[], {', '.join(f'%{n}::{kind}[]' for n, (_, kind) in enumerate(_SET, 2))}) "
+        f"AS given(run_id, {', '.join(name for name, _ in _SET)}) WHERE runs.run_id = given.run_id",
+    ),
+    "dormant": (
+        2,
+        "UPDATE runs SET is_dormant = given.is_dormant FROM unnest(%1::text[], %2::boolean[]) "
+        "AS given(run_id, is_dormant) WHERE runs.run_id = given.run_id AND {alive}",
+    ),
+    "tasks": (
+        len(_TASK) + 3,
+        f"INSERT INTO tasks (run_id, task_id, {_TASK_NAMES}, change) "
+        f"SELECT run_id, task_id, {_TASK_NAMES}, {{change}} FROM unnest(%1::text[], %2::text[], %3::boolean[], "
+        f"{', '.join(f'%{n}::{kind}[]' for n, (_, kind) in enumerate(_TASK, 4))}) "
+        f"AS given(run_id, task_id, is_known, {_TASK_NAMES}) WHERE {_EXISTS} AND {{alive}} "
+        "ON CONFLICT (run_id, task_id) DO UPDATE SET change = excluded.change, "
+        f"{', '.join(f'{name} = excluded.{name}' for name, _ in _TASK)}",
+    ),
+    "outputs": (
+        4,
+        "INSERT INTO outputs (run_id, task_id, data) SELECT run_id, task_id, data "
+        "FROM unnest(%1::text[], %2::text[], %3::boolean[], %4::bytea[]) AS given(run_id, task_id, is_known, data) "
+        f"WHERE {_EXISTS} AND {{alive}} ON CONFLICT (run_id, task_id) DO UPDATE SET data = excluded.data",
+    ),
+    "no_outputs": (
+        2,
+        "DELETE FROM outputs USING unnest(%1::text[], %2::text[]) AS given(run_id, task_id) "
+        "WHERE outputs.run_id = given.run_id AND outputs.task_id = given.task_id AND {alive}",
+    ),
+    "consumed": (
+        3,
+        "UPDATE events SET consumed_by = given.task_id FROM unnest(%1::text[], %2::bigint[], %3::text[]) "
+        "AS given(run_id, sequence, task_id) "
+        "WHERE events.run_id = given.run_id AND events.sequence = given.sequence AND {alive}",
+    ),
+    "uses": (
+        3,
+        "INSERT INTO blob_uses (run_id, sha256) SELECT run_id, sha256 "
+        "FROM unnest(%1::text[], %2::text[], %3::boolean[]) AS given(run_id, sha256, is_known) "
+        f"WHERE {_EXISTS} AND {{alive}} ON CONFLICT DO NOTHING",
+    ),
+    "marks": (
+        4,
+        "INSERT INTO blob_marks (sha256, change) SELECT sha256, {change} FROM ("
+        "SELECT sha256 FROM unnest(%2::text[], %3::text[], %4::boolean[]) AS given(run_id, sha256, is_known) "
+        f"WHERE NOT {_EXISTS} UNION SELECT unnest(%1::text[]) ORDER BY 1) AS marks WHERE {{alive}} "
+        "ON CONFLICT (sha256) DO UPDATE SET change = excluded.change",
+    ),
+    "unmarks": (
+        2,
+        "DELETE FROM blob_marks USING unnest(%1::text[], %2::bigint[]) AS given(sha256, change) "
+        "WHERE blob_marks.sha256 = given.sha256 AND blob_marks.change = given.change AND {alive}",
+    ),
+    "mail": (
+        4,
+        "INSERT INTO mail (run_id, kind, data) SELECT run_id, kind, data FROM ("
+        "SELECT * FROM unnest(%1::text[], %2::text[], %3::bytea[], %4::boolean[]) "
+        "WITH ORDINALITY AS given(run_id, kind, data, is_known, place) "
+        f"WHERE {_EXISTS} AND {{alive}} ORDER BY place) AS letters",
+    ),
+    "dropped": (1, "DELETE FROM mail WHERE number = ANY (%1::bigint[]) AND {alive}"),
+}
+
+
+def columns(count: int, rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return columns or [[] for _ in range(count)]
+
+
+def parts_of(rows: Rows) -> Iterator[tuple[str, list[Any]]]:
+    """The parts that have rows, with their arguments. Sorted by key, so that members wait for each other
+    in one order."""
+    known = rows.known
+    if rows.added:
+        states = sorted(rows.added.values(), key=lambda state: (state.row.namespace, state.row.workflow_id))
+        yield "added", columns(0, (_run_values(state) for state in states))
+        labels = [
+            (state.row.namespace, key, value, state.row.run_id)
+            for state in states
+            for key, value in state.row.labels.items()
+        ]
+        if labels:
+            yield "labels", columns(4, labels)
+    if rows.inputs:
+        yield "inputs", columns(3, rows.inputs)
+    if rows.specs:
+        yield "specs", columns(2, sorted(rows.specs.items()))
+    if rows.changed:
+        yield "changed", columns(
+            0,
+            (
+                (
+                    run_id, row.status.value, row.update_ms, row.start_ms, row.end_ms, row.output_task,
+                    row.output_wraps, row.failure, row.resume_count, row.owner, row.is_dormant,
+                )
+                for run_id, state in sorted(rows.changed.items())
+                for row in (state.row,)
+            ),
+        )  # fmt: skip
+    if rows.dormant:
+        yield "dormant", columns(2, sorted(rows.dormant.items()))
+    if rows.tasks:
+        yield from _task_parts(rows)
+    if rows.consumed:
+        yield "consumed", columns(3, ((*key, task_id) for key, task_id in rows.consumed.items()))
+    uses = columns(3, ((run_id, sha256, run_id in known) for run_id, sha256 in sorted(rows.uses)))
+    if rows.uses:
+        yield "uses", uses
+    if rows.marks or rows.uses:
+        yield "marks", [list(rows.marks), *uses]
+    if rows.unmarks:
+        yield "unmarks", columns(2, rows.unmarks)
+    if rows.mail:
+        yield "mail", columns(4, ((mail.run_id, mail.kind, mail.data, mail.run_id in known) for mail in rows.mail))
+    if rows.dropped:
+        yield "dropped", [rows.dropped]
+
+
+def _task_parts(rows: Rows) -> Iterator[tuple[str, list[Any]]]:
+    known = rows.known
+    yield "tasks", columns(
+        0,
+        [
+            (
+                row.run_id, row.task_id, row.run_id in known, row.seq, row.status.value, row.attempt, row.failures,
+                row.output_bytes, row.output_blob, row.failure, row.spec_key, row.wake_ms, row.started_ms, row.ended_ms,
+            )
+            for row in rows.tasks.values()
+        ],
+    )  # fmt: skip
+    outputs = [
+        (row.run_id, row.task_id, row.run_id in known, row.output)
+        for row in rows.tasks.values()
+        if row.output is not None
+    ]
+    if outputs:
+        yield "outputs", columns(4, outputs)
+    if len(outputs) < len(rows.tasks):
+        yield "no_outputs", columns(2, (key for key, row in rows.tasks.items() if row.output is None))
+
+
+def _run_values(state: RunState) -> tuple[Any, ...]:
+    row = state.row
+    values = [getattr(row, name) for name in RUN_COLUMNS]
+    values[_STATUS] = row.status.value
+    values[_LABELS] = json.dumps(dict(row.labels)) if row.labels else "{}"
+    return (*values, state.is_current)
+
+
+_STATUS: Final = RUN_COLUMNS.index("status")
+_LABELS: Final = RUN_COLUMNS.index("labels")
+
+
+@lru_cache(maxsize=512)
+def statement(parts: tuple[str, ...], is_alone: bool, tells: bool) -> str:
+    """Arguments: who commits and its session (alone) or the number of the commit (in a transaction); then those of
+    the parts."""
+    used = 2
+    bodies = []
+    for name in parts:
+        count, text = _PARTS[name]
+        for number in range(count, 0, -1):
+            text = text.replace(f"%{number}::", f"${used + number}::")
+        text = text.replace("{alive}", "(SELECT is_alive FROM fence)" if is_alone else "TRUE")
+        text = text.replace("{change}", "(SELECT change FROM number)" if is_alone else "$2::bigint")
+        bodies.append(f"write_{name} AS ({text})")
+        used += count
+    if is_alone:
+        told = f"CASE WHEN is_alive THEN ({TELL}) END" if tells else "NULL"
+        return f"WITH {', '.join([ALIVE, *bodies])} SELECT is_alive, change, {told} FROM fence, number"
+    added = "(SELECT count(*) FROM write_added)" if "added" in parts else "0"
+    return f"WITH {', '.join(bodies)} SELECT {added}, ({TELL if tells else 'SELECT $1::text'}), $2::bigint"

@@ -1,0 +1,276 @@
+"""How a commit to PostgreSQL goes: fenced, and in few round trips.
+
+One that needs no look at the database before is one statement, which checks the fence, writes and
+notifies in one round trip. Any other is a transaction of about six. Knows nothing of what entries mean:
+that is the plan's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from perdure.model import RunStatus
+from perdure.storage.ports import Entry
+from perdure.storage.postgres_connections import Connection
+from perdure.storage.postgres_plan import (
+    SIMPLE,
+    TOLD,
+    Deletions,
+    Found,
+    Plan,
+    Rows,
+    RunState,
+    Wanted,
+)
+from perdure.storage.postgres_rows import RUN_COLUMNS, run_of
+from perdure.storage.postgres_statements import ALIVE, TELL, columns, parts_of, statement
+from perdure.storage.rows import AddRun, Committed, DeleteRun, EntryResult, Limit, PutSpec, PutTask, SetAsideRuns
+
+
+class Raced(Exception):
+    """Another member added a run that this commit adds, after we looked. Begin anew."""
+
+
+class NotAlive(Exception):
+    """The fence did not hold: nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Which member commits, over which of its connections. "": one that has not joined."""
+
+    engine_id: str = ""
+    session: int = 0
+
+
+_SPECS: Final = 7_233_001
+_NOTHING, _SHARED, _EXCLUSIVE = range(3)
+# Removing a graph that nobody mentions excludes that somebody begins to mention it. This lock, and that of
+# namespaces, come before all locks of rows, so that nobody waits in a circle.
+_BEGIN: Final = f"""
+    WITH {ALIVE} SELECT is_alive, change, CASE $3::int
+        WHEN {_SHARED} THEN pg_advisory_xact_lock_shared({_SPECS})::text
+        WHEN {_EXCLUSIVE} THEN pg_advisory_xact_lock({_SPECS})::text
+    END FROM fence, number"""
+_LOCK_NAMESPACES: Final = """
+    SELECT pg_advisory_xact_lock(hashtextextended(namespace, 7233))::text FROM (
+        SELECT unnest($1::text[]) AS namespace ORDER BY 1
+    ) AS limited"""
+
+# The runs are locked, so nobody else adds events to them.
+_EVENTS: Final = """
+    WITH given AS MATERIALIZED (
+        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[])
+            WITH ORDINALITY AS given(run_id, key, event_id, payload, arrived_ms, place)
+    ), old AS MATERIALIZED (
+        SELECT run_id, key, event_id, sequence FROM given JOIN events USING (run_id, key, event_id)
+    ), new AS (
+        INSERT INTO events (run_id, sequence, event_id, key, payload, arrived_ms, consumed_by)
+        SELECT run_id, nextval('event_sequence'), event_id, key, payload, arrived_ms, '' FROM (
+            SELECT * FROM given
+            WHERE NOT EXISTS (
+                SELECT 1 FROM old
+                WHERE (old.run_id, old.key, old.event_id) = (given.run_id, given.key, given.event_id)
+            ) ORDER BY place
+        ) AS unknown RETURNING run_id, key, event_id, sequence
+    )
+    SELECT run_id, key, event_id, sequence, FALSE FROM old UNION ALL
+    SELECT run_id, key, event_id, sequence, TRUE FROM new
+"""
+
+_MENTIONING: Final = {AddRun, PutSpec, PutTask}
+
+# ------------------------------------------------------------------------------ commits
+
+
+async def commit(connection: Connection, fence: Fence, entries: Sequence[Entry]) -> Committed:
+    """All of it, or on any error nothing. Raises Raced, NotAlive and what the driver raises."""
+    if _is_simple(entries):
+        plan = Plan(Found(), 0)
+        plan.add(entries)
+        plan.finish()
+        if len(plan.steps) <= 1:
+            step = plan.steps[0] if plan.steps else Rows()
+            assert isinstance(step, Rows)
+            return await _commit_alone(connection, fence, step, tuple(plan.results), tells=_tells(entries))
+    await connection.execute("BEGIN")
+    try:
+        committed = await _commit_planned(connection, fence, entries)
+        await connection.execute("COMMIT")
+    except (Raced, NotAlive, asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
+        await connection.execute("ROLLBACK")
+        raise
+    return committed
+
+
+def _is_simple(entries: Sequence[Entry]) -> bool:
+    for entry in entries:
+        for write in entry:
+            if type(write) not in SIMPLE or (type(write) is PutTask and write.row.spec_key):
+                return False
+    return True
+
+
+def _tells(entries: Sequence[Entry]) -> bool:
+    return any(type(write) in TOLD for entry in entries for write in entry)
+
+
+async def _commit_alone(
+    connection: Connection, fence: Fence, rows: Rows, results: tuple[EntryResult, ...], *, tells: bool
+) -> Committed:
+    parts = list(parts_of(rows))
+    text = statement(tuple(name for name, _ in parts), True, tells)
+    arguments = [values for _, part in parts for values in part]
+    is_alive, change, _ = await connection.fetchrow(text, fence.engine_id, fence.session, *arguments)
+    if not is_alive:
+        raise NotAlive
+    return Committed(change, results)
+
+
+async def _commit_planned(connection: Connection, fence: Fence, entries: Sequence[Entry]) -> Committed:
+    kinds = {type(write) for entry in entries for write in entry}
+    lock = _EXCLUSIVE if DeleteRun in kinds else _SHARED if kinds & _MENTIONING else _NOTHING
+    is_alive, change, _ = await connection.fetchrow(_BEGIN, fence.engine_id, fence.session, lock)
+    if not is_alive:
+        raise NotAlive
+    if Limit in kinds:
+        await connection.execute(_LOCK_NAMESPACES, sorted({namespace for namespace, _ in Wanted.of(entries).counts}))
+    results: list[EntryResult] = []
+    tells = _tells(entries)
+    for chunk in _chunks(entries):
+        plan = Plan(await _find(connection, Wanted.of(chunk)), change)
+        plan.add(chunk)
+        plan.finish()
+        outcomes: dict[tuple[str, str, str], tuple[int, bool]] = {}
+        for step in plan.steps:
+            match step:
+                case Rows():
+                    outcomes |= await _write_events(connection, step)
+                    await _write_rows(connection, fence, step, change, tells)
+                case Deletions(run_ids=run_ids):
+                    await _delete(connection, run_ids, change)
+                case SetAsideRuns():
+                    await connection.execute(_SET_ASIDE, step.at_ms, change, fence.engine_id)
+            tells = tells and not isinstance(step, Rows)
+        for place, key in plan.events_of.items():
+            plan.results[place] = plan.event_result(place, *outcomes[key])
+        results += plan.results
+    if tells:
+        await connection.execute(TELL, fence.engine_id)
+    return Committed(change, tuple(results))
+
+
+def _chunks(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """After runs were set aside, everything is looked at anew."""
+    start = 0
+    for place, entry in enumerate(entries, 1):
+        if any(type(write) is SetAsideRuns for write in entry):
+            yield entries[start:place]
+            start = place
+    if start < len(entries):
+        yield entries[start:]
+
+
+_FIND_RUNS: Final = (
+    f"SELECT {', '.join(RUN_COLUMNS)}, is_current FROM runs WHERE run_id = ANY ($1::text[]) "
+    "ORDER BY run_id FOR NO KEY UPDATE"
+)
+_FIND_TAKEN: Final = """
+    SELECT runs.namespace, runs.workflow_id, runs.run_id, TRUE
+    FROM unnest($1::text[], $2::text[]) AS given(namespace, workflow_id)
+    JOIN runs ON runs.namespace = given.namespace AND runs.workflow_id = given.workflow_id AND runs.is_current
+    UNION ALL
+    SELECT runs.namespace, runs.request_id, runs.run_id, FALSE
+    FROM unnest($3::text[], $4::text[]) AS given(namespace, request_id)
+    JOIN runs ON runs.namespace = given.namespace AND runs.request_id = given.request_id AND runs.request_id <> ''
+"""
+_COUNT: Final = """
+    SELECT namespace, status, (
+        SELECT count(*) FROM runs
+        WHERE runs.is_current AND runs.namespace = given.namespace AND runs.status = given.status
+    ) FROM unnest($1::text[], $2::text[]) AS given(namespace, status)
+"""
+
+
+async def _find(connection: Connection, wanted: Wanted) -> Found:
+    found = Found()
+    if wanted.run_ids:
+        for record in await connection.fetch(_FIND_RUNS, sorted(wanted.run_ids)):
+            *values, is_current = record
+            row = run_of(values)
+            found.runs[row.run_id] = RunState(row, is_current)
+    if wanted.workflow_ids:
+        names = columns(2, wanted.workflow_ids) + columns(2, wanted.request_ids)
+        for namespace, name, run_id, is_workflow in await connection.fetch(_FIND_TAKEN, *names):
+            if is_workflow:
+                found.current[namespace, name] = run_id
+            else:
+                found.requests.add((namespace, name))
+    if wanted.counts:
+        pairs = columns(2, ((namespace, status.value) for namespace, status in wanted.counts))
+        rows = await connection.fetch(_COUNT, *pairs)
+        found.counts = Counter({(namespace, RunStatus(status)): count for namespace, status, count in rows})
+    return found
+
+
+async def _write_events(connection: Connection, rows: Rows) -> dict[tuple[str, str, str], tuple[int, bool]]:
+    if not rows.events:
+        return {}
+    arguments = columns(5, ((*key, event.payload, event.arrived_ms) for key, event in rows.events.items()))
+    records = await connection.fetch(_EVENTS, *arguments)
+    return {(run_id, key, event_id): (sequence, is_new) for run_id, key, event_id, sequence, is_new in records}
+
+
+async def _write_rows(connection: Connection, fence: Fence, rows: Rows, change: int, tells: bool) -> None:
+    if rows.replaced:
+        await connection.execute("UPDATE runs SET is_current = FALSE WHERE run_id = ANY ($1::text[])", rows.replaced)
+    parts = list(parts_of(rows))
+    if not parts:
+        if tells:
+            await connection.execute(TELL, fence.engine_id)
+        return
+    text = statement(tuple(name for name, _ in parts), False, tells)
+    arguments = [values for _, part in parts for values in part]
+    added, *_ = await connection.fetchrow(text, fence.engine_id, change, *arguments)
+    if added != len(rows.added):
+        raise Raced
+
+
+_SET_ASIDE: Final = """
+    UPDATE runs SET status = 'RESUMABLE', update_ms = $1, change = $2
+    WHERE status IN ('RUNNING', 'PENDING') AND (
+        $3 = '' OR owner = $3
+        OR NOT EXISTS (SELECT 1 FROM engines WHERE engine_id = runs.owner AND NOT is_dead)
+    )
+"""
+_MARK_USED: Final = """
+    INSERT INTO blob_marks (sha256, change)
+    SELECT sha256, $2 FROM (
+        SELECT DISTINCT sha256 FROM blob_uses WHERE run_id = ANY ($1::text[]) ORDER BY 1
+    ) AS used ON CONFLICT (sha256) DO UPDATE SET change = excluded.change
+"""
+_SPECS_OF: Final = """
+    SELECT spec_key FROM runs WHERE run_id = ANY ($1::text[])
+    UNION SELECT spec_key FROM tasks WHERE run_id = ANY ($1::text[]) AND spec_key <> ''
+"""
+_TABLES: Final = ("runs", "labels", "inputs", "tasks", "outputs", "events", "mail", "blob_uses")
+_DELETE: Final = (
+    f"WITH {', '.join(f'from_{t} AS (DELETE FROM {t} WHERE run_id = ANY ($1::text[]))' for t in _TABLES)} SELECT 1"
+)
+_DELETE_SPECS: Final = """
+    DELETE FROM specs WHERE key = ANY ($1::text[])
+        AND NOT EXISTS (SELECT 1 FROM runs WHERE spec_key = key)
+        AND NOT EXISTS (SELECT 1 FROM tasks WHERE spec_key = key AND spec_key <> '')
+"""
+
+
+async def _delete(connection: Connection, run_ids: list[str], change: int) -> None:
+    keys = [key for (key,) in await connection.fetch(_SPECS_OF, run_ids)]
+    await connection.execute(_MARK_USED, run_ids, change)
+    await connection.execute(_DELETE, run_ids)
+    await connection.execute(_DELETE_SPECS, keys)
