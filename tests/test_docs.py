@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 _BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-_NOT_RUN = re.compile(r"<!-- not run: \S.* -->")
+_PYTEST = "<!-- run by pytest -->"
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -40,12 +40,12 @@ def name_of(page: Path) -> str:
 
 
 def program(page: Path) -> str:
-    """The Python blocks of a page in a row, each at its lines, without those that say why they are not run."""
+    """The Python blocks of a page in a row, each at its lines, without those for pytest."""
     text = page.read_text()
     lines = [""] * (text.count("\n") + 1)
     for block in _BLOCK.finditer(text):
         before = text[: block.start()].rstrip("\n").rpartition("\n")[2]
-        if _NOT_RUN.fullmatch(before):
+        if before == _PYTEST:
             continue
         first = text.count("\n", 0, block.start("code"))
         for number, line in enumerate(block["code"].splitlines()):
@@ -74,6 +74,26 @@ async def test_the_programs_of_a_page_run(page: Path, monkeypatch: pytest.Monkey
     async with testing.engine(threads=8) as engine:
         monkeypatch.setenv("PERDURE_ADDRESS", engine.address)
         await asyncio.to_thread(run_page, page)
+
+
+def test_the_tests_of_the_page_about_testing_pass(tmp_path: Path) -> None:
+    text = (DOCS / "how-to/testing.md").read_text()
+    (code,) = [block["code"] for block in _BLOCK.finditer(text) if text[: block.start()].endswith(f"{_PYTEST}\n")]
+    (tmp_path / "test_reminders.py").write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "2 passed" in ran.stdout, ran.stdout + ran.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("own_ray")
+@pytest.mark.parametrize("page", ["how-to/start.md", "concepts/ray.md", "migrating-from-ray-workflows.md"])
+def test_the_programs_of_pages_about_ray_run_on_ray(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from perdure.workflow.connection import local_address
+
+    monkeypatch.setenv("PERDURE_ADDRESS", local_address())
+    monkeypatch.chdir(tmp_path)
+    run_page(DOCS / page)
 
 
 def test_most_pages_of_concepts_have_programs() -> None:
