@@ -17,6 +17,8 @@ from perdure.options import Options, workflow_options
 
 METADATA: Final = "_metadata"
 WORKFLOW_OPTIONS: Final = "workflow.io/options"
+WHOLE_INPUT: Final = "*"
+"""The name of what a bare InputNode stands for: the run's single argument. `node[0]` is "0", `node.name` "name"."""
 _TAKEN: Final = (
     "num_cpus",
     "num_gpus",
@@ -62,7 +64,7 @@ def input_ref(node: Any) -> InputRef | None:
     dag = _classes()
     if isinstance(node, dag.InputAttributeNode):
         return InputRef(str(node._key))
-    return InputRef("0") if isinstance(node, dag.InputNode) else None
+    return InputRef(WHOLE_INPUT) if isinstance(node, dag.InputNode) else None
 
 
 def parts_of(node: Any) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Options]:

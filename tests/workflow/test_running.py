@@ -260,6 +260,9 @@ def test_inputs_by_position_name_and_as_a_whole() -> None:
     with ray.dag.InputNode() as given:
         graph = pair.bind(given, given)
     assert workflow.run(graph, {"a": 1}) == ({"a": 1}, {"a": 1})
+    for args, kwargs in (((), {}), ((1, 2), {}), ((1,), {"a": 1}), ((), {"a": 1})):
+        with pytest.raises(ValueError, match="one positional argument and nothing else"):
+            workflow.run(graph, *args, **kwargs)
 
 
 def test_missing_inputs_fail_at_the_call(fresh_id: Callable[[], str]) -> None:

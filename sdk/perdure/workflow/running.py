@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from perdure import errors, rayobjects
+from perdure import errors, raydag, rayobjects
 from perdure.client import Handle
 from perdure.conversion import to_spec
 from perdure.graph import is_node
@@ -113,6 +113,8 @@ def _start(
     with rayobjects.as_ray_raises():
         spec = to_spec(dag, rayobjects.LaterObjects(_objects))
     inputs = {str(position): value for position, value in enumerate(args)} | dict(kwargs)
+    if len(inputs) == len(args) == 1:
+        inputs[raydag.WHOLE_INPUT] = args[0]
     if missing := sorted(spec.inputs() - inputs.keys()):
         raise ValueError(f"the graph uses inputs that were not given: {', '.join(map(_input_name, missing))}")
     inputs = {name: inputs[name] for name in spec.inputs()}
@@ -176,6 +178,8 @@ def _check_metadata(metadata: object) -> None:
 
 
 def _input_name(name: str) -> str:
+    if name == raydag.WHOLE_INPUT:
+        return "one positional argument and nothing else, for an InputNode that is used as a whole"
     return f"the positional argument {name}" if name.isdigit() else name
 
 
