@@ -66,6 +66,20 @@ def test_it_runs_from_many_threads_at_once() -> None:
     assert values == {number: 2 * number for number in range(20)}
 
 
+def test_a_task_knows_where_it_is(fresh_id: Callable[[], str]) -> None:
+    @perdure.task(task_id="asks")
+    def ask() -> tuple[str, str, int, str]:
+        here = workflow.context()
+        return here.workflow_id, here.task_id, here.attempt, here.idempotency_token
+
+    named = fresh_id()
+    workflow_id, task_id, attempt, token = workflow.run(ask.bind(), workflow_id=named)
+    assert (workflow_id, task_id, attempt) == (named, "asks", 1)
+    assert token.endswith("/asks")
+    with pytest.raises(RuntimeError, match="inside"):
+        workflow.context()
+
+
 def test_default_ids_differ_and_sort_by_time() -> None:
     before = {workflow_id for workflow_id, _ in workflow.list_all()}
     for number in range(3):

@@ -6,6 +6,7 @@ call finds the engine: the one at PERDURE_ADDRESS, or the one of this Ray cluste
 
 from __future__ import annotations
 
+from perdure.context import context
 from perdure.workflow import event_listener, exceptions, http_event_provider
 from perdure.workflow.connection import init
 from perdure.workflow.dynamic import continuation, wait
@@ -48,6 +49,7 @@ __all__ = [
     "WorkflowStatus",
     "WorkflowStillActiveError",
     "cancel",
+    "context",
     "continuation",
     "create",
     "delete",
