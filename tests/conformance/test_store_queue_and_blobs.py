@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,43 @@ async def test_waiting_and_unfinished_runs_are_read_by_their_indexes(tmp_path: P
     assert all("SEARCH" in plan for plan in plans[3:]), plans
     assert "(namespace=? AND status=?)" in plans[4]
     assert not any("TEMP B-TREE" in plan for plan in plans), plans
+
+
+async def test_blobs_that_nobody_knows(store: MetadataStore) -> None:
+    await store.commit([(add("a"), UseBlobs("a", (sha("1"), sha("2")))), (MarkBlobs((sha("3"),)),)])
+    asked = [sha(letter) for letter in "12345"]
+    assert sorted(await store.unused_blobs(asked)) == [sha("4"), sha("5")]
+    await store.commit([(DeleteRun("a"),)])  # they are marked now
+    assert sorted(await store.unused_blobs(asked)) == [sha("4"), sha("5")]
+    await store.commit([(Unmark(tuple(await store.marked_blobs(after="", limit=9))),)])
+    assert sorted(await store.unused_blobs(asked)) == asked
+    assert await store.unused_blobs([]) == []
+
+
+# ------------------------------------------------------------------------------ what ended long ago
+
+
+async def ended(store: MetadataStore, before_ms: int, limit: int = 99) -> list[str]:
+    return [row.run_id for row in await store.finished_runs(before_ms=before_ms, limit=limit)]
+
+
+async def test_runs_that_ended_before_a_moment(store: MetadataStore) -> None:
+    names = ("a", "b", "c", "d", "e")
+    await store.commit([(add(name, namespace="n" if name == "b" else "default"),) for name in names])
+    for name, status, at_ms in (
+        ("d", RunStatus.SUCCESSFUL, 10),
+        ("b", RunStatus.FAILED, 20),
+        ("a", RunStatus.CANCELED, 20),
+        ("c", RunStatus.RESUMABLE, 5),
+    ):
+        await store.commit([(SetRun(name, status, at_ms),)])
+    assert await ended(store, 20) == ["d"]
+    assert await ended(store, 21) == ["d", "a", "b"]
+    assert await ended(store, 21, 2) == ["d", "a"]
+    await store.commit([(SetRun("b", RUNNING, 30, resumed=True),)])
+    assert await ended(store, 99) == ["d", "a"]
+    await store.commit([(DeleteRun("d"),)])
+    assert await ended(store, 99) == ["a"]
+    replaced = replace(add("x").row, workflow_id="id-a")
+    await store.commit([(AddRun(replaced, b"graph", replaces="a"),)])
+    assert await ended(store, 99) == ["a"]

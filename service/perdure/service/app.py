@@ -115,6 +115,8 @@ async def running_server(
             executor,
             owner=engine_id,
             clock=clock,
+            keep_ms=settings.keep_finished_ms,
+            collect_s=settings.collect_s,
             max_running=settings.max_running_workflows,
             max_pending=settings.max_pending_workflows,
             blobs=blobs,

@@ -15,6 +15,7 @@ from perdure.service.commands import Commands
 from perdure.service.executors.port import Executor
 from perdure.service.journal import Journal
 from perdure.service.queries import Queries
+from perdure.service.retention import Retention
 from perdure.service.scheduler import Scheduler
 from perdure.service.sweep import Sweeper
 from perdure.service.values import Values
@@ -44,6 +45,8 @@ class Kernel:
         max_pending: int = ANY,
         blobs: BlobStore | None = None,
         blob_grace_s: float = 0,
+        collect_s: float = 0,
+        keep_ms: int | None = None,
     ) -> None:
         self.store = store
         self.journal = Journal(store)
@@ -54,7 +57,15 @@ class Kernel:
             store, self.journal, self.scheduler, max_running=max_running, max_pending=max_pending
         )
         self.scheduler.on_end = self.admission.leave
-        self.sweeper = Sweeper(store, self.journal, blobs, grace_s=blob_grace_s) if blobs is not None else None
+        self.sweeper: Sweeper | None = None
+        if blobs is not None:
+            self.sweeper = Sweeper(store, self.journal, blobs, grace_s=blob_grace_s, collect_s=collect_s)
+        on_delete = self.sweeper.wake if self.sweeper is not None else lambda: None
+        self.retention: Retention | None = None
+        if keep_ms is not None:
+            self.retention = Retention(
+                store, self.journal, self.admission, self.changes, clock, keep_ms=keep_ms, on_delete=on_delete
+            )
         self.commands = Commands(
             store,
             self.journal,
@@ -65,7 +76,7 @@ class Kernel:
             self.admission,
             owner=owner,
             new_id=new_id,
-            on_delete=self.sweeper.wake if self.sweeper is not None else lambda: None,
+            on_delete=on_delete,
         )
         self.queries = Queries(store, self.journal, self.scheduler, self.values, self.changes)
         self.is_ready = False
@@ -83,6 +94,8 @@ class Kernel:
         await self.admission.start()
         if self.sweeper is not None:
             await self.sweeper.start()
+        if self.retention is not None:
+            await self.retention.start()
         self.is_ready = True
 
     @property
@@ -102,6 +115,8 @@ class Kernel:
         self.changes.close()
         if self.sweeper is not None:
             await self.sweeper.stop()
+        if self.retention is not None:
+            await self.retention.stop()
         await self.admission.stop()
         await self.scheduler.stop()
         await self.journal.stop(grace_s=grace_s)

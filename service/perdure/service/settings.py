@@ -6,6 +6,7 @@ so that a misspelt one is noticed at the start.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
@@ -13,6 +14,8 @@ from typing import Any, Final
 from perdure.storage.urls import default_blobs
 
 PREFIX: Final = "PERDURE_"
+DURATION: Final = re.compile(r"(?P<number>\d{1,9}(\.\d+)?)(?P<unit>[smhdw])")
+UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 OTHERS: Final = frozenset({"PERDURE_ADDRESS", "PERDURE_NAMESPACE"})
 """Variables that clients read."""
 
@@ -41,6 +44,8 @@ class Settings:
     max_running_workflows: int = knob(-1, "further workflows of a namespace wait; -1: any number", least=-1)
     max_pending_workflows: int = knob(-1, "further waiting ones are refused; -1: any number", least=-1)
     blob_grace_s: float = knob(600.0, "a value that nobody uses any more is removed after so many seconds")
+    collect_s: float = knob(3600.0, "values that no workflow uses are looked for every so many seconds; 0: never")
+    keep_finished: str = knob("", "finished workflows are deleted after such a time, as in 7d or 12h; empty: never")
     recovery: str = knob("auto", "what becomes of unfinished runs at the start", choices=("auto", "manual"))
     ray_address: str = knob("local", "for the agent: local starts a Ray of its own, auto or host:port joins one")
     ray_cpus: int = knob(0, "CPUs of the local Ray; 0: as many as the machine has")
@@ -62,12 +67,18 @@ class Settings:
         _check_address("listen", self.listen)
         if self.http_listen:
             _check_address("http_listen", self.http_listen)
+        _ = self.keep_finished_ms  # says what is wrong with it
         if not self.max_running_workflows:
             raise SettingsError("max_running_workflows must be 1 or more, or -1 for any number")
         if self.local_threads < 1:
             raise SettingsError("local_threads must be 1 or more")
         if self.executor != "local" and self.blob_url.startswith("memory:"):
             raise SettingsError("blobs in memory are out of reach for a cluster; use executor local, or a folder")
+
+    @property
+    def keep_finished_ms(self) -> int | None:
+        """How long finished workflows are kept, None: for ever."""
+        return _duration_ms("keep_finished", self.keep_finished) if self.keep_finished else None
 
     @property
     def blob_url(self) -> str:
@@ -98,6 +109,13 @@ def _check_address(name: str, address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65_535:
         raise SettingsError(f"{name} is host:port, not {address!r}")
+
+
+def _duration_ms(name: str, text: str) -> int:
+    match = DURATION.fullmatch(text)
+    if match is None or not float(match["number"]):
+        raise SettingsError(f"{name} is a number with s, m, h, d or w, as in 7d, not {text!r}")
+    return round(float(match["number"]) * UNITS_MS[match["unit"]])
 
 
 def _parse(name: str, text: str, kind: type) -> Any:

@@ -1,22 +1,32 @@
-"""Removes blobs that nobody uses any more.
+"""Removes blobs that nobody uses any more, and never one that somebody uses or is about to.
 
 The store knows who uses what: the entry that mentions a blob notes the use. Deleting a run marks its
 blobs, and so does a report that comes too late. A sweep looks at the marked ones: one that a run uses
 is let go, one that nobody uses is removed, unless it was put within the grace period. For whoever puts
 a blob (and finds it there, perhaps) is about to have its use noted, and that takes a while. Marks are
 rows, so a sweep that died is done again by the next engine; what was removed twice is gone all the same.
+
+Some blobs are never mentioned: of an attempt whose receipt was lost, of an upload that nobody ran. A
+collection looks at every blob of the store now and then and marks those without uses; the sweep does the
+rest.
+
+What a sweep relies on is that a use is noted within the grace period of the put, as seen from the
+moment of the look. So a sweep that was held up grants the time that passed since it looked on top. And
+uses get stuck while the database is away, or an engine is stopped: a sweep waits until neither was the
+case for a while, in which whoever had something to note has noted it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from typing import Final
 
 from perdure.service.journal import Journal
 from perdure.storage.ports import BlobStore, MetadataStore, StorageError
-from perdure.storage.rows import BlobMark, Unmark
+from perdure.storage.rows import BlobMark, MarkBlobs, Unmark
 
 log = logging.getLogger(__name__)
 
@@ -24,26 +34,35 @@ PAGE: Final = 500
 PAUSE_S: Final = 1.0
 """Between two sweeps, so that many deletions are one sweep. There is none without a grace period."""
 AGAIN_MAX_S: Final = 60.0
+CALM_S: Final = 30.0
+"""So long the database has answered and this engine was awake before it removes anything."""
+BEAT_S: Final = 1.0
 
 
 class Sweeper:
     """Sweeps in the background, at the start and whenever it is woken."""
 
-    def __init__(self, store: MetadataStore, journal: Journal, blobs: BlobStore, *, grace_s: float) -> None:
+    def __init__(
+        self, store: MetadataStore, journal: Journal, blobs: BlobStore, *, grace_s: float, collect_s: float = 0
+    ) -> None:
+        """`collect_s` is the time from one collection to the next; 0: none in the background."""
         self._store = store
         self._journal = journal
         self._blobs = blobs
         self._grace_s = grace_s
+        self._collect_s = collect_s
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._sweep_forever(), name="sweep")
+        self._tasks = [asyncio.create_task(self._sweep_forever(), name="sweep")]
+        if self._collect_s:
+            self._tasks.append(asyncio.create_task(self._collect_forever(), name="collect"))
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def wake(self) -> None:
         """Blobs were marked."""
@@ -52,19 +71,45 @@ class Sweeper:
     async def sweep(self) -> bool:
         """Look at all that is marked. Gives whether marks are left: of blobs that were put lately, or that
         the blob store would not remove."""
-        await self._journal.barrier()  # uses that were reported before the look are in the store then
         is_left, after = False, ""
-        while page := await self._store.marked_blobs(after=after, limit=PAGE):
+        while True:
+            looked_s = _now_s()
+            await self._journal.barrier()  # uses that were reported before the look are in the store then
+            page = await self._store.marked_blobs(after=after, limit=PAGE)
+            if not page:
+                return is_left
             after = page[-1].sha256
-            done = [mark for mark in page if mark.is_used or await self._remove(mark)]
+            done = [mark for mark in page if mark.is_used or await self._remove(mark, looked_s)]
             is_left = is_left or len(done) < len(page)
             if done:
                 await self._journal.write((Unmark(tuple(done)),), droppable=True)
-        return is_left
 
-    async def _remove(self, mark: BlobMark) -> bool:
+    async def collect(self) -> tuple[int, int]:
+        """Mark all blobs that no run uses. Gives how many blobs there are, and how many it marked."""
+        seen = marked = 0
+        page: list[str] = []
+        async for blob in self._blobs.list():
+            seen += 1
+            page.append(blob.sha256)
+            if len(page) == PAGE:
+                marked += await self._mark_unused(page)
+                page = []
+        if page:
+            marked += await self._mark_unused(page)
+        if marked:
+            self.wake()
+        return seen, marked
+
+    async def _mark_unused(self, sha256s: list[str]) -> int:
+        unused = await self._store.unused_blobs(sha256s)
+        if unused:
+            await self._journal.write((MarkBlobs(tuple(unused)),), droppable=True)
+        return len(unused)
+
+    async def _remove(self, mark: BlobMark, looked_s: float) -> bool:
+        idle_s = self._grace_s + _now_s() - looked_s if self._grace_s else 0
         try:
-            return await self._blobs.delete(mark.sha256, idle_s=self._grace_s)
+            return await self._blobs.delete(mark.sha256, idle_s=idle_s)
         except StorageError as error:
             log.warning("blob not removed, trying again", extra={"sha256": mark.sha256, "error": str(error)})
             return False
@@ -73,6 +118,8 @@ class Sweeper:
         while True:
             self._wake.clear()
             try:
+                if self._grace_s:
+                    await self._calm()
                 is_left = await self.sweep()
             except Exception as error:
                 log.warning("sweep broken off, trying again", exc_info=not isinstance(error, StorageError))
@@ -83,3 +130,32 @@ class Sweeper:
             with suppress(TimeoutError):
                 async with asyncio.timeout(again_s):
                     await self._wake.wait()
+
+    async def _calm(self) -> None:
+        """Wait until this engine was awake, and the database there, for long enough."""
+        calm_s = min(CALM_S, self._grace_s / 4)
+        since_s = last_s = _now_s()
+        while _now_s() - since_s < calm_s:
+            await asyncio.sleep(min(BEAT_S, calm_s))
+            is_answering = self._journal.error is None
+            try:
+                await self._store.last_change()
+            except StorageError:
+                is_answering = False
+            now_s = _now_s()
+            if not is_answering or now_s - last_s > 5 * BEAT_S:
+                since_s = now_s
+            last_s = now_s
+
+    async def _collect_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._collect_s)
+            try:
+                seen, marked = await self.collect()
+                log.info("blobs collected", extra={"blobs": seen, "unused": marked})
+            except Exception as error:
+                log.warning("collection broken off", exc_info=not isinstance(error, StorageError))
+
+
+def _now_s() -> float:
+    return time.monotonic()

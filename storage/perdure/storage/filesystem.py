@@ -169,13 +169,13 @@ class FilesystemBlobStore:
 
     async def delete(self, sha256: str, *, idle_s: float = 0) -> bool:
         self._checked.pop(sha256, None)
-        return await asyncio.to_thread(self._delete, self.path_of(sha256), idle_s)
+        return await asyncio.to_thread(self._delete, self.path_of(sha256), time.time() - idle_s)
 
-    def _delete(self, path: Path, idle_s: float) -> bool:
+    def _delete(self, path: Path, before: float) -> bool:
         try:
             with self.locked(fcntl.LOCK_EX):
                 status = path.stat()
-                if time.time() - max(status.st_atime, status.st_mtime) < idle_s:
+                if max(status.st_atime, status.st_mtime) > before:
                     return False
                 path.unlink()
         except FileNotFoundError:

@@ -449,6 +449,17 @@ class MemoryMetadataStore:
         marks = sorted((sha256, change) for sha256, change in self._marks.items() if sha256 > after)
         return [BlobMark(sha256, change, self._uses[sha256] > 0) for sha256, change in marks[:limit]]
 
+    async def unused_blobs(self, sha256s: Sequence[str]) -> list[str]:
+        return [sha256 for sha256 in sha256s if self._uses[sha256] <= 0 and sha256 not in self._marks]
+
+    async def finished_runs(self, *, before_ms: int, limit: int) -> list[RunRow]:
+        ended = [
+            (kept.row.end_ms, kept.row.run_id, kept.row)
+            for kept in self._runs.values()
+            if kept.row.status.is_final and kept.row.end_ms is not None and kept.row.end_ms < before_ms
+        ]
+        return [row for _, _, row in sorted(ended, key=lambda found: found[:2])[:limit]]
+
     async def last_change(self) -> int:
         return self._all.change
 

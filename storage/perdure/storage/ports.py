@@ -220,6 +220,15 @@ class MetadataStore(Protocol):
         """Marked blobs with a hash above `after`, by hash; `is_used` says whether any run uses it now."""
         ...
 
+    async def unused_blobs(self, sha256s: Sequence[str]) -> list[str]:
+        """Those of the blobs that no run uses and that are not marked, in any order."""
+        ...
+
+    async def finished_runs(self, *, before_ms: int, limit: int) -> list[RunRow]:
+        """Final runs of all namespaces and members, current or not, with an `end_ms` below that: by `end_ms`
+        and then run id."""
+        ...
+
     async def last_change(self) -> int:
         """The highest number up to which every commit is decided: later ones get higher numbers. Of an
         embedded store it is the number of the last commit, 0 before the first."""

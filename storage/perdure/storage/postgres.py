@@ -219,5 +219,11 @@ class PostgresMetadataStore:
     async def marked_blobs(self, *, after: str, limit: int) -> list[BlobMark]:
         return await self._read(lambda connection: postgres_read.marked_blobs(connection, after, limit))
 
+    async def unused_blobs(self, sha256s: Sequence[str]) -> list[str]:
+        return await self._read(lambda connection: postgres_read.unused_blobs(connection, sha256s))
+
+    async def finished_runs(self, *, before_ms: int, limit: int) -> list[RunRow]:
+        return await self._read(lambda connection: postgres_read.finished_runs(connection, before_ms, limit))
+
     async def last_change(self) -> int:
         return await self._read(postgres_read.last_change)

@@ -231,6 +231,22 @@ async def marked_blobs(connection: Connection, after: str, limit: int) -> list[B
     return [BlobMark(*record) for record in records]
 
 
+async def unused_blobs(connection: Connection, sha256s: Sequence[str]) -> list[str]:
+    records = await connection.fetch(
+        "SELECT sha256 FROM unnest($1::text[]) AS given(sha256) "
+        "WHERE NOT EXISTS (SELECT 1 FROM blob_uses WHERE blob_uses.sha256 = given.sha256) "
+        "AND NOT EXISTS (SELECT 1 FROM blob_marks WHERE blob_marks.sha256 = given.sha256)",
+        list(sha256s),
+    )
+    return [sha256 for (sha256,) in records]
+
+
+async def finished_runs(connection: Connection, before_ms: int, limit: int) -> list[RunRow]:
+    # A run has an end exactly while its state is a final one.
+    where = "end_ms IS NOT NULL AND end_ms < $1 ORDER BY end_ms, run_id LIMIT $2"
+    return await _runs(connection, f"{_RUN} WHERE {where}", before_ms, limit)
+
+
 async def last_change(connection: Connection) -> int:
     return int(await connection.fetchval(f"SELECT {_OPEN} - 1"))
 

@@ -19,6 +19,7 @@ import hashlib
 import mmap
 import secrets
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -269,21 +270,21 @@ class S3BlobStore:
 
     async def delete(self, sha256: str, *, idle_s: float = 0) -> bool:
         with meaning(f"blob {sha256} not deleted"):
+            since_s = time.monotonic()
             folder = await self._look(sha256)
             if not folder.data and not folder.put:
                 await self._remove([each for each in folder.going if _age_s(folder, each) > STALE_S])
                 return True
-            if idle_s and folder.idle_s() < idle_s:
+            if idle_s and folder.idle_s() - (time.monotonic() - since_s) < idle_s:
                 return False
             going = self._key(sha256, f"{GOING}{secrets.token_hex(8)}")
-            since_s = asyncio.get_running_loop().time()
             await self._write_mark(going)
             try:
                 folder = await self._look(sha256)
-                if idle_s and folder.idle_s() < idle_s:
+                if idle_s and folder.idle_s() - (time.monotonic() - since_s) < idle_s:  # as of when we were asked
                     return False
                 for each in (*folder.data, *folder.put):
-                    if asyncio.get_running_loop().time() - since_s > DELETE_S:
+                    if time.monotonic() - since_s > DELETE_S:
                         return False
                     await self._remove([each])
             finally:

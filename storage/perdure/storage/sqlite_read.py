@@ -247,6 +247,22 @@ def marked_blobs(sql: sqlite3.Connection, after: str, limit: int) -> list[BlobMa
     ]
 
 
+def unused_blobs(sql: sqlite3.Connection, sha256s: Sequence[str]) -> list[str]:
+    found = sql.execute(
+        "SELECT given.value FROM json_each(?) AS given "
+        "WHERE NOT EXISTS (SELECT 1 FROM blob_uses WHERE blob_uses.sha256 = given.value) "
+        "AND NOT EXISTS (SELECT 1 FROM blob_marks WHERE blob_marks.sha256 = given.value)",
+        (json.dumps(list(sha256s)),),
+    )
+    return [sha256 for (sha256,) in found]
+
+
+def finished_runs(sql: sqlite3.Connection, before_ms: int, limit: int) -> list[RunRow]:
+    # A run has an end exactly while its state is a final one.
+    where = "end_ms IS NOT NULL AND end_ms < ? ORDER BY end_ms, run_id LIMIT ?"
+    return [_run(values) for values in sql.execute(f"{_RUN} WHERE {where}", (before_ms, limit))]
+
+
 def read_mail(sql: sqlite3.Connection, limit: int) -> list[MailRow]:
     statement = "SELECT number, run_id, kind, data FROM mail ORDER BY number LIMIT ?"
     return [MailRow(*values) for values in sql.execute(statement, (limit,))]

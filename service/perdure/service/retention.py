@@ -1,0 +1,105 @@
+"""Deletes runs that ended long ago. Off unless somebody says how long they are kept.
+
+Each deletion is an entry of the journal like one that a client asks for: durable or not done at all, so
+an engine may die at any moment and the next one goes on. The entry holds only while the run is still as
+it was when it was looked at: one that was resumed meanwhile is not deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from perdure.service.admission import Admission
+from perdure.service.changes import Change, Changes
+from perdure.service.journal import Journal
+from perdure.storage.ports import MetadataStore, StorageError
+from perdure.storage.rows import DeleteRun, RunRow, SetRun
+
+log = logging.getLogger(__name__)
+
+PAGE: Final = 100
+PAUSE_MIN_S: Final = 1.0
+PAUSE_MAX_S: Final = 60.0
+
+
+class Retention:
+    """Deletes final runs `keep_ms` after their end, in the background."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        journal: Journal,
+        admission: Admission,
+        changes: Changes,
+        clock: Callable[[], int],
+        *,
+        keep_ms: int,
+        on_delete: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._admission = admission
+        self._changes = changes
+        self._clock = clock
+        self._keep_ms = keep_ms
+        self._on_delete = on_delete
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="retention")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def expire(self) -> int:
+        """Delete all that is old enough now; gives their number. Raises StorageError."""
+        before_ms = self._clock() - self._keep_ms
+        count = 0
+        while page := await self._store.finished_runs(before_ms=before_ms, limit=PAGE):
+            gone = sum(await asyncio.gather(*[self._delete(row, before_ms) for row in page]))
+            count += gone
+            if gone:
+                self._on_delete()
+            if gone < len(page):  # others are at the same runs: later
+                break
+        return count
+
+    async def _delete(self, row: RunRow, before_ms: int) -> bool:
+        async with self._admission.alone(row.run_id):
+            now = await self._store.get_run(row.run_id)
+            if now is None or not now.status.is_final or now.end_ms is None or now.end_ms >= before_ms:
+                return False
+            current = await self._store.find_run(row.namespace, row.workflow_id)
+            # The first write changes nothing, but holds only if the run still has its state.
+            still = SetRun(
+                now.run_id,
+                now.status,
+                now.update_ms,
+                now.output_task,
+                now.output_wraps,
+                now.failure,
+                expects=now.status,
+            )
+            result = await self._journal.write((still, DeleteRun(now.run_id)), droppable=True)
+        if result.is_refused:
+            return False
+        if current is not None and current.run_id == row.run_id:
+            told = Change(0, self._clock(), row.namespace, deleted=row.workflow_id)
+            self._changes.publish(row.run_id, told)
+            self._changes.stir(row.run_id)
+        return True
+
+    async def _run(self) -> None:
+        pause_s = min(max(self._keep_ms / 10_000, PAUSE_MIN_S), PAUSE_MAX_S)
+        while True:
+            try:
+                if count := await self.expire():
+                    log.info("finished runs deleted", extra={"runs": count})
+            except Exception as error:
+                log.warning("retention broken off, trying again", exc_info=not isinstance(error, StorageError))
+            await asyncio.sleep(pause_s)

@@ -1,0 +1,3 @@
+-- For those who remove what ended long ago.
+
+CREATE INDEX runs_ended ON runs (end_ms, run_id) WHERE end_ms IS NOT NULL;
