@@ -127,7 +127,11 @@ def _image() -> descriptor_pb2.FileDescriptorSet:
 
 
 def _names(files: Iterable[descriptor_pb2.FileDescriptorProto]) -> set[str]:
-    return {f".{file.package}.{found.name}" for file in files for found in (*file.message_type, *file.enum_type)}
+    names: set[str] = set()
+    for file in files:
+        names |= {f".{file.package}.{message.name}" for message in file.message_type}
+        names |= {f".{file.package}.{enum.name}" for enum in file.enum_type}
+    return names
 
 
 class _File:
