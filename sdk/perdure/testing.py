@@ -234,6 +234,8 @@ class _MortalStore:
     """The store as one life of the engine sees it: when that is over, nothing gets in any more and nobody
     is answered. Implements MetadataStore."""
 
+    is_shared = False
+
     def __init__(self, store: MetadataStore, passes: Callable[[CrashPoint], bool]) -> None:
         self._store = store
         self._passes = passes

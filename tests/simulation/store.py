@@ -97,6 +97,7 @@ class FaultyStore:
         self._watch = watch
         self._dice = dice
         self.trouble = trouble
+        self.is_shared = inner.is_shared
         self._on_call = on_call
 
     async def commit(self, entries: Sequence[Entry]) -> Committed:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -25,7 +26,7 @@ from perdure.service.journal import Journal, Then
 from perdure.service.scheduler import Scheduler
 from perdure.service.views import RunView
 from perdure.storage.ports import MetadataStore, StorageError
-from perdure.storage.rows import EntryResult, RunRow, SetRun
+from perdure.storage.rows import EntryResult, Limit, RunRow, SetRun
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,15 @@ ANY: Final = -1
 """A limit that is none."""
 PAGE: Final = 100
 TROUBLE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A state in which a run may be stored. With `guards` in front of it the store may refuse it for its
+    own reasons, and there may be another way."""
+
+    status: RunStatus
+    guards: tuple[Limit, ...] = ()
 
 
 class Admission:
@@ -44,9 +54,11 @@ class Admission:
         journal: Journal,
         scheduler: Scheduler,
         *,
+        owner: str,
         max_running: int = ANY,
         max_pending: int = ANY,
     ) -> None:
+        self._owner = owner
         self.max_running = max_running
         self.max_pending = max_pending
         self._store = store
@@ -105,14 +117,26 @@ class Admission:
             self._take(namespace, run_id)
             return RunStatus.RUNNING
         if self.max_pending != ANY and waiting >= self.max_pending:
-            raise errors.QueueFullError(
-                f"{self._running[namespace]} workflows run and {max(waiting, 0)} wait, which is as many as may",
-                namespace=namespace,
-                max_running=str(self.max_running),
-                max_pending=str(self.max_pending),
-            )
+            raise self.full(namespace)
         self._pending[namespace] += 1
         return RunStatus.PENDING
+
+    def ways(self, namespace: str, run_id: str) -> Iterator[Way]:
+        """The states in which the row may be stored, to be tried in this order: each with what must be
+        written with it. None is left: the queue is full. What was tried in vain is withdrawn."""
+        try:
+            yield Way(self.admit(namespace, run_id))
+        except errors.QueueFullError:
+            return
+
+    def full(self, namespace: str) -> errors.QueueFullError:
+        """There was no way."""
+        return errors.QueueFullError(
+            f"{self.max_running} workflows run and {self.max_pending} wait, which is as many as may",
+            namespace=namespace,
+            max_running=str(self.max_running),
+            max_pending=str(self.max_pending),
+        )
 
     def withdraw(self, row: RunRow) -> None:
         """The row that `admit` was asked for was not stored."""
@@ -171,26 +195,32 @@ class Admission:
                 self._journal.append((), lambda _result, _change: self._doubtful.discard(run_id))
                 raise
 
-    async def move(self, row: RunRow, write: SetRun) -> RunRow:
-        """Change the state of a run that is not in memory, alone; gives the row after that.
+    async def move(self, row: RunRow, write: SetRun, guards: tuple[Limit, ...] = ()) -> RunRow | None:
+        """Change the state of a run that is not in memory, alone; gives the row after that, or None if the
+        store refused it: somebody else changed the run, or a guard did not hold.
 
         What the new state needs has been taken before; a place in the queue is given back here. Raises
         StorageError when the store fails; the change happens all the same, once the store works again.
         """
-        moved: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
+        moved: asyncio.Future[RunRow | None] = asyncio.get_running_loop().create_future()
 
         def trouble(error: Exception) -> None:
             if not moved.done():
                 moved.set_exception(error)
 
-        self._journal.append((write,), self._moves(row, write, moved), trouble=trouble)
+        self._journal.append((*guards, write), self._moves(row, write, moved), trouble=trouble)
         return await moved
 
-    def _moves(self, row: RunRow, write: SetRun, moved: asyncio.Future[RunRow]) -> Then:
-        """What happens once the change is durable."""
+    def _moves(self, row: RunRow, write: SetRun, moved: asyncio.Future[RunRow | None]) -> Then:
+        """What happens once the change is durable, or refused."""
 
-        def then(_result: EntryResult, change: int) -> None:
+        def then(result: EntryResult, change: int) -> None:
             after = write.applied_to(row, change)
+            if result.is_refused:
+                self.withdraw(after)
+                if not moved.done():
+                    moved.set_result(None)
+                return
             if row.status is RunStatus.PENDING and after.status is not RunStatus.RUNNING:
                 self._pending[row.namespace] -= 1
             if after.status is RunStatus.PENDING:
@@ -233,13 +263,19 @@ class Admission:
                     now = await self._store.get_run(row.run_id)
                     if now is not None and now.status is RunStatus.PENDING:  # it was not canceled meanwhile
                         started.append(self._start(now))
-                await asyncio.gather(*started)
+                if None in await asyncio.gather(*started):
+                    return  # somebody else was faster, and will wake us
 
-    def _start(self, row: RunRow) -> asyncio.Future[RunRow]:
+    def _start(self, row: RunRow) -> asyncio.Future[RunRow | None]:
         if self.max_running != ANY:
             self._take(row.namespace, row.run_id)
         self._pending[row.namespace] -= 1
-        write = SetRun(row.run_id, RunStatus.RUNNING, self._scheduler.clock())
-        moved: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
-        self._journal.append((write,), self._moves(row, write, moved))
+        now_ms = self._scheduler.clock()
+        write = SetRun(row.run_id, RunStatus.RUNNING, now_ms, expects=RunStatus.PENDING, owner=self._owner)
+        moved: asyncio.Future[RunRow | None] = asyncio.get_running_loop().create_future()
+        self._journal.append((*self._start_guards(row.namespace), write), self._moves(row, write, moved))
         return moved
+
+    def _start_guards(self, namespace: str) -> tuple[Limit, ...]:
+        """Slots are counted here, by the only engine that there is."""
+        return ()

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -38,6 +39,7 @@ from perdure.service.rpc.worker import WorkerServicer
 from perdure.service.rpc.workflow import WorkflowServicer
 from perdure.service.settings import Settings, SettingsError
 from perdure.storage.ports import BlobStore, MetadataStore
+from perdure.storage.rows import EngineRow
 from perdure.storage.urls import blob_store, metadata_store
 from perdure.v1 import (
     blob_service_pb2,
@@ -121,6 +123,8 @@ async def running_server(
             max_pending=settings.max_pending_workflows,
             blobs=blobs,
             blob_grace_s=settings.blob_grace_s,
+            lease_s=settings.engine_lease_s,
+            engine=EngineRow(engine_id, name=socket.gethostname(), address=settings.listen, version=package_version()),
         )
         server = grpc.aio.server(interceptors=[ErrorInterceptor(gate)], options=OPTIONS)
         system = SystemServicer(
@@ -231,12 +235,27 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         loop.add_signal_handler(number, stop, number)
     if settings.with_parent:
         _end_with_parent(settings.with_parent)
-    async with running_server(settings) as server, _agent(settings, server.address):
-        http = f", HTTP on {server.http_address}" if server.http_address else ""
-        announce(f"perdure {package_version()} serves on {server.address}{http}, storage {settings.storage}")
-        await stopping.wait()
+    while not stopping.is_set():
+        async with running_server(settings) as server, _agent(settings, server.address):
+            http = f", HTTP on {server.http_address}" if server.http_address else ""
+            announce(f"perdure {package_version()} serves on {server.address}{http}, storage {settings.storage}")
+            await _until_over(server, stopping)
+            await server.drain()
+
+
+async def _until_over(server: RunningServer, stopping: asyncio.Event) -> None:
+    """Until somebody wants the end, or others have declared this engine dead: then it begins a new life."""
+    fleet = server.kernel.fleet
+    events = [stopping, *([fleet.fenced] if fleet is not None else [])]
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    if fleet is not None and fleet.fenced.is_set():
+        log.error("declared dead by another engine; starting anew under another id")
+        await server.executor.stop()  # what runs here may be running elsewhere already
+    else:
         log.info("draining")
-        await server.drain()
 
 
 def _end_with_parent(parent: int) -> None:

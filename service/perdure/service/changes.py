@@ -93,6 +93,23 @@ class Changes:
         self._waits: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._is_closed = False
 
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody waits or has subscribed."""
+        return bool(self._waits) or self.has_subscribers
+
+    @property
+    def has_subscribers(self) -> bool:
+        return bool(self._all or self._by_run)
+
+    def waited_runs(self) -> set[str]:
+        """Runs of which somebody waits for something."""
+        return set(self._waits)
+
+    def watched_runs(self) -> set[str]:
+        """Runs of which somebody has subscribed to the tasks."""
+        return set(self._by_run)
+
     def wants_tasks(self, run_id: str) -> bool:
         """Whether anybody listens for changes of this run's tasks."""
         return run_id in self._by_run

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -19,9 +19,10 @@ from perdure import errors, wire
 from perdure.engine.failures import run_canceled
 from perdure.engine.messages import CancelRequested, EventArrived
 from perdure.model import Payload, RunStatus
-from perdure.service.admission import Admission
+from perdure.service.admission import Admission, Way
 from perdure.service.changes import Change, Changes
 from perdure.service.executors.port import Executor
+from perdure.service.fleet.letters import cancel_letter, event_letter
 from perdure.service.journal import Journal
 from perdure.service.scheduler import Scheduler, spec_key
 from perdure.service.uses import of_start, use
@@ -30,6 +31,8 @@ from perdure.service.views import Conflict, NewRun, Reuse, RunView, SentEvent
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import AddEvent, AddRun, DeleteRun, EntryResult, RunRow, SetDormant, SetRun, ValueKey, Write
 
+ANSWER_S: Final = 20.0
+"""An owner that has not ended a run by then is probably dying: the caller is told to ask again."""
 TRIES_MAX: Final = 8
 """Races for one workflow id that a request may lose before it is told to try again itself."""
 
@@ -50,6 +53,7 @@ class Commands:
         owner: str,
         new_id: Callable[[int], str] | None = None,
         on_delete: Callable[[], None] = lambda: None,
+        deliver: Callable[[str, EventArrived], None] | None = None,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -60,6 +64,7 @@ class Commands:
         self._admission = admission
         self._owner = owner
         self._on_delete = on_delete
+        self._deliver = deliver or scheduler.deliver
         self._new_id = new_id or TimeOrderedIds()
 
     # -------------------------------------------------------------------------- run
@@ -75,30 +80,29 @@ class Commands:
         replaces = ""
         for _ in range(TRIES_MAX):
             row = self._row(new, digest)
-            full: errors.QueueFullError | None = None
-            try:
-                status = self._admission.admit(new.namespace, row.run_id)
-            except errors.QueueFullError as error:
-                full = error  # who asks again for what is there has his answer all the same
-            else:
-                if status is RunStatus.PENDING:
-                    row = replace(row, status=status, start_ms=None)
-                if (view := await self._insert(new, row, replaces)) is not None:
+            for way in self._admission.ways(new.namespace, row.run_id):
+                if (view := await self._insert(new, row, way, replaces)) is not None:
                     return view, True
-            decided = await self._decide(new, row, digest)
+                decided = await self._decide(new, row, digest)
+                if not way.guards or decided != replaces:
+                    break
+            else:  # no way; but who asks again for what is there has his answer all the same
+                decided = await self._decide(new, row, digest)
+                if decided == replaces:
+                    raise self._admission.full(new.namespace)
             if isinstance(decided, RunView):
                 return decided, False
-            if full is not None and decided == replaces:
-                raise full
             replaces = decided
         raise errors.DatabaseUnavailableError("the workflow id changed hands too often while this request tried it")
 
-    async def _insert(self, new: NewRun, row: RunRow, replaces: str) -> RunView | None:
-        """Store a run for which there is a slot or a place. None: its ids are taken."""
+    async def _insert(self, new: NewRun, row: RunRow, way: Way, replaces: str) -> RunView | None:
+        """Store a run for which there is a slot or a place. None: its ids are taken, or there is none."""
+        if way.status is RunStatus.PENDING:
+            row = replace(row, status=way.status, start_ms=None)
         inputs = {name: wire.encode_payload(payload) for name, payload in new.inputs.items()}
         writes, begun = self._begin(new, row)
         uses = use(row.run_id, of_start(new.spec, new.inputs.values(), new.source))
-        entry = (AddRun(row, new.spec_bytes, inputs, replaces), *uses, *writes)
+        entry = (*way.guards, AddRun(row, new.spec_bytes, inputs, replaces), *uses, *writes)
         inserted: asyncio.Future[RunView | None] = asyncio.get_running_loop().create_future()
 
         def done(result: EntryResult, change: int) -> None:
@@ -203,35 +207,69 @@ class Commands:
     async def resume(self, namespace: str, workflow_id: str, etag: str = "") -> tuple[RunView, bool]:
         """Let a failed or resumable run go on. False: it is at work already. A canceled one stays canceled."""
         self._refuse_while_failing()
-        async with self._alone(namespace, workflow_id, etag) as row:
-            if row.status in (RunStatus.RUNNING, RunStatus.PENDING):
-                return RunView(row), False
-            if row.status in (RunStatus.SUCCESSFUL, RunStatus.CANCELED):
-                raise errors.WorkflowAlreadyFinalError(
-                    f"workflow {workflow_id!r} is {row.status} and cannot be resumed", status=str(row.status)
-                )
-            status = self._admission.admit(namespace, row.run_id)
-            resume = SetRun(row.run_id, status, self._scheduler.clock(), resumed=True)
-            row = await self._admission.move(row, resume)
-        if row.status is RunStatus.RUNNING:
-            view = await self._scheduler.when_live(row.run_id, lambda live: live.view() if live is not None else None)
+        while True:
+            async with self._alone(namespace, workflow_id, etag) as row:
+                if row.status in (RunStatus.RUNNING, RunStatus.PENDING):
+                    return RunView(row), False
+                if row.status in (RunStatus.SUCCESSFUL, RunStatus.CANCELED):
+                    raise errors.WorkflowAlreadyFinalError(
+                        f"workflow {workflow_id!r} is {row.status} and cannot be resumed", status=str(row.status)
+                    )
+                moved = await self._go_on(row)
+            if moved is not None:
+                break  # otherwise somebody else has changed it meanwhile
+        if moved.status is RunStatus.RUNNING:
+            view = await self._scheduler.when_live(moved.run_id, lambda live: live.view() if live is not None else None)
             if view is not None:
                 return view, True
-        return RunView(row), True
+        return RunView(moved), True
+
+    async def _go_on(self, row: RunRow) -> RunRow | None:
+        """Let a run that is not at work be it again, here. None: it is not any more what it was."""
+        now_ms = self._scheduler.clock()
+        for way in self._admission.ways(row.namespace, row.run_id):
+            write = SetRun(row.run_id, way.status, now_ms, resumed=True, expects=row.status, owner=self._owner)
+            moved = await self._admission.move(row, write, way.guards)
+            if moved is not None or not way.guards:
+                return moved
+        now = await self._store.get_run(row.run_id)
+        if now is not None and now.status is row.status:
+            raise self._admission.full(row.namespace)
+        return None
 
     async def cancel(self, namespace: str, workflow_id: str, reason: str = "", etag: str = "") -> RunView:
         """End a run. One that is final stays as it is."""
         self._refuse_while_failing()
-        async with self._alone(namespace, workflow_id, etag) as row:
-            if row.status.is_final:
-                return RunView(row)
-            now_ms = self._scheduler.clock()
-            if row.status is RunStatus.RUNNING:
-                view = await self._scheduler.apply(row.run_id, CancelRequested(reason, now_ms))
-                return view if view is not None else RunView(await self._current(namespace, workflow_id, ""))
-            failure = wire.encode_failure(run_canceled(reason))
-            end = SetRun(row.run_id, RunStatus.CANCELED, now_ms, failure=failure)
-            return RunView(await self._admission.move(row, end))
+        while True:
+            async with self._alone(namespace, workflow_id, etag) as row:
+                if row.status.is_final:
+                    return RunView(row)
+                now_ms = self._scheduler.clock()
+                if row.status is RunStatus.RUNNING:
+                    if self._is_elsewhere(row):
+                        await self._journal.write((cancel_letter(row.run_id, reason),))
+                    else:
+                        view = await self._scheduler.apply(row.run_id, CancelRequested(reason, now_ms))
+                        return view if view is not None else RunView(await self._current(namespace, workflow_id, ""))
+                else:
+                    failure = wire.encode_failure(run_canceled(reason))
+                    end = SetRun(row.run_id, RunStatus.CANCELED, now_ms, failure=failure, expects=row.status)
+                    moved = await self._admission.move(row, end)
+                    if moved is not None:
+                        return RunView(moved)
+                    continue  # somebody else has changed it meanwhile
+            return await self._ended_elsewhere(row)
+
+    async def _ended_elsewhere(self, row: RunRow) -> RunView:
+        """Wait until the owner of a run, or its heir, has ended it."""
+        async with aclosing(self._changes.stirs(row.run_id, ANSWER_S)) as stirs:
+            async for _ in stirs:
+                now = await self._store.get_run(row.run_id)
+                if now is None or now.status.is_final:
+                    return RunView(now or row)
+        raise errors.DatabaseUnavailableError(
+            f"the engine that owns workflow {row.workflow_id!r} does not answer; its heir will: ask again"
+        )
 
     async def delete(self, namespace: str, workflow_id: str, *, allow_missing: bool = False, etag: str = "") -> None:
         """Remove a run that is final or resumable, with everything that is its own."""
@@ -243,7 +281,19 @@ class Commands:
                         f"workflow {workflow_id!r} is {row.status}; cancel it before you delete it",
                         status=str(row.status),
                     )
-                await self._journal.write((DeleteRun(row.run_id),), droppable=True)
+                # The first write changes nothing, but holds only if the run is still what it was.
+                still = SetRun(
+                    row.run_id,
+                    row.status,
+                    row.update_ms,
+                    row.output_task,
+                    row.output_wraps,
+                    row.failure,
+                    expects=row.status,
+                )
+                result = await self._journal.write((still, DeleteRun(row.run_id)), droppable=True)
+                if result.is_refused:
+                    raise errors.EtagMismatchError(f"workflow {workflow_id!r} has changed", etag=str(row.change))
                 self._on_delete()
         except errors.WorkflowNotFoundError:
             if allow_missing:
@@ -269,13 +319,15 @@ class Commands:
                     f"workflow {workflow_id!r} is {row.status} and takes no events", status=str(row.status)
                 )
             return SentEvent(row.run_id, sequence, True, False, now_ms)
+        is_elsewhere = self._is_elsewhere(row)
         write = AddEvent(row.run_id, event_id, key, wire.encode_payload(payload), now_ms)
         sent: asyncio.Future[EntryResult] = asyncio.get_running_loop().create_future()
 
         def then(result: EntryResult, _change: int) -> None:
             # Here and not after the await, since events arrive in the order of commits. A duplicate is handed
             # over too: its first commit may have happened without anybody hearing of it.
-            self._scheduler.deliver(row.run_id, EventArrived(result.sequence, key, payload, now_ms))
+            if not is_elsewhere:
+                self._deliver(row.run_id, EventArrived(result.sequence, key, payload, now_ms))
             if not sent.done():
                 sent.set_result(result)
 
@@ -284,13 +336,18 @@ class Commands:
                 sent.set_exception(error)
 
         # Not dormant: if the engine dies before the event is handed over, recovery has to look at the run.
+        hint: Write = event_letter(row.run_id) if is_elsewhere else SetDormant(row.run_id, False)
         self._scheduler.roused(row.run_id)
-        entry = (write, *use(row.run_id, payload.blobs()), SetDormant(row.run_id, False))
+        entry = (write, *use(row.run_id, payload.blobs()), hint)
         self._journal.append(entry, then, trouble=trouble, droppable=True)
         result = await sent
         return SentEvent(row.run_id, result.sequence, result.is_duplicate, False, now_ms)
 
     # -------------------------------------------------------------------------- common to all
+
+    def _is_elsewhere(self, row: RunRow) -> bool:
+        """Whether another engine is to change this run while it runs, or its heir if it is dead."""
+        return self._store.is_shared and row.status is RunStatus.RUNNING and row.owner != self._owner
 
     def _refuse_while_failing(self) -> None:
         """While the store fails, say so before anything depends on the answer."""

@@ -8,6 +8,9 @@ When the store fails, the journal goes on trying the same batch with growing pau
 of it and nothing that a worker reported may be lost. Entries that nothing in memory depends on yet
 (`droppable`) are given up when the store says for certain that they did not happen, or when it raises
 what no store should raise: an entry that it cannot digest must not stand in the way of all others.
+
+When the store says that this engine is no longer a member (Fenced), the journal ends: nothing that is
+appended will ever happen, whoever waits is told so, and `on_fenced` is called.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from perdure.storage.ports import Entry, MetadataStore, StorageError, StorageFull
+from perdure.storage.ports import Entry, Fenced, MetadataStore, StorageError, StorageFull
 from perdure.storage.rows import Committed, EntryResult
 
 log = logging.getLogger(__name__)
@@ -53,6 +56,7 @@ class Journal:
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
+        self.on_fenced: Callable[[], None] = lambda: None
 
     @property
     def error(self) -> Exception | None:
@@ -97,6 +101,10 @@ class Journal:
         """
         if not entry and self._idle.is_set():
             then(EntryResult(), 0)
+            return
+        if isinstance(self._error, Fenced):
+            if trouble is not None:
+                trouble(self._error)
             return
         self._pending.append(_Pending(entry, then, trouble, droppable, dropped))
         self._idle.clear()
@@ -146,6 +154,9 @@ class Journal:
             entries = [pending.entry for pending in batch if pending.entry]
             try:
                 committed = await self._store.commit(entries) if entries else Committed(0, ())
+            except Fenced as error:
+                self._end(batch, error)
+                return
             except Exception as error:
                 if not isinstance(error, StorageError):
                     log.exception("the store raised what it should not")
@@ -160,6 +171,14 @@ class Journal:
                 _finish(batch, committed)
                 return
         self._error = None
+
+    def _end(self, batch: list[_Pending], error: Fenced) -> None:
+        log.error("commit refused: this engine is no longer a member", extra={"error": str(error)})
+        batch, self._pending, self._error = batch + self._pending, [], error
+        for pending in batch:
+            if pending.trouble is not None:
+                pending.trouble(error)
+        self.on_fenced()
 
     def _after_trouble(self, batch: list[_Pending], error: Exception) -> list[_Pending]:
         """Tell those who wait, and give up what certainly did not happen and nobody builds on."""

@@ -13,6 +13,9 @@ from perdure.service.admission import ANY, Admission
 from perdure.service.changes import Changes
 from perdure.service.commands import Commands
 from perdure.service.executors.port import Executor
+from perdure.service.fleet.admission import SharedAdmission
+from perdure.service.fleet.fleet import Fleet
+from perdure.service.fleet.inbox import Inbox
 from perdure.service.journal import Journal
 from perdure.service.queries import Queries
 from perdure.service.retention import Retention
@@ -20,7 +23,7 @@ from perdure.service.scheduler import Scheduler
 from perdure.service.sweep import Sweeper
 from perdure.service.values import Values
 from perdure.storage.ports import BlobStore, MetadataStore
-from perdure.storage.rows import SetAsideRuns
+from perdure.storage.rows import EngineRow, SetAsideRuns
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ class Kernel:
         max_pending: int = ANY,
         blobs: BlobStore | None = None,
         blob_grace_s: float = 0,
+        lease_s: float = 6.0,
+        engine: EngineRow | None = None,
         collect_s: float = 0,
         keep_ms: int | None = None,
     ) -> None:
@@ -52,9 +57,13 @@ class Kernel:
         self.journal = Journal(store)
         self.values = Values(store)
         self.changes = Changes()
-        self.scheduler = Scheduler(store, self.journal, executor, self.values, self.changes, clock)
-        self.admission = Admission(
-            store, self.journal, self.scheduler, max_running=max_running, max_pending=max_pending
+        is_shared = store.is_shared
+        self.scheduler = Scheduler(
+            store, self.journal, executor, self.values, self.changes, clock, owner=owner if is_shared else ""
+        )
+        kind = SharedAdmission if is_shared else Admission
+        self.admission = kind(
+            store, self.journal, self.scheduler, owner=owner, max_running=max_running, max_pending=max_pending
         )
         self.scheduler.on_end = self.admission.leave
         self.sweeper: Sweeper | None = None
@@ -66,6 +75,7 @@ class Kernel:
             self.retention = Retention(
                 store, self.journal, self.admission, self.changes, clock, keep_ms=keep_ms, on_delete=on_delete
             )
+        inbox = Inbox(store, self.scheduler)
         self.commands = Commands(
             store,
             self.journal,
@@ -77,18 +87,37 @@ class Kernel:
             owner=owner,
             new_id=new_id,
             on_delete=on_delete,
+            deliver=(lambda run_id, _event: inbox.read_soon(run_id)) if is_shared else None,
         )
         self.queries = Queries(store, self.journal, self.scheduler, self.values, self.changes)
+        self.fleet: Fleet | None = None
+        if isinstance(self.admission, SharedAdmission):
+            self.fleet = Fleet(
+                store,
+                self.journal,
+                self.scheduler,
+                self.changes,
+                self.queries,
+                self.admission,
+                inbox,
+                engine or EngineRow(owner),
+                lease_ms=round(lease_s * 1000),
+                clock=clock,
+            )
         self.is_ready = False
 
     async def start(self, *, recover: bool = True) -> None:
         """Begin to work. `recover` False leaves what was unfinished RESUMABLE until somebody resumes it."""
+        if self.fleet is not None:
+            await self.fleet.join()
         await self.journal.start()
         if not recover:
             await self.journal.write((SetAsideRuns(self.scheduler.clock()),))
         await self.admission.count()
         await self.scheduler.start()
-        if recover:
+        if self.fleet is not None:
+            await self.fleet.start()  # recovery is taking over what others left
+        elif recover:
             count = await self.scheduler.recover()
             log.info("recovered", extra={"runs": count})
         await self.admission.start()
@@ -115,8 +144,12 @@ class Kernel:
         self.changes.close()
         if self.sweeper is not None:
             await self.sweeper.stop()
+        if self.fleet is not None:
+            await self.fleet.stop()
         if self.retention is not None:
             await self.retention.stop()
         await self.admission.stop()
         await self.scheduler.stop()
         await self.journal.stop(grace_s=grace_s)
+        if self.fleet is not None:
+            await self.fleet.leave()

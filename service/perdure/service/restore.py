@@ -64,7 +64,7 @@ async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
             status,
             (_record_of(task) for task in stored.tasks),
             graphs,
-            [_arrival_of(event) for event in stored.events],
+            [arrival_of(event) for event in stored.events],
             last_event=stored.last_event,
         )
     except KeyError as error:
@@ -88,7 +88,7 @@ def _record_of(row: rows.TaskRow) -> RecordTask:
     )
 
 
-def _arrival_of(row: rows.EventRow) -> EventArrived:
+def arrival_of(row: rows.EventRow) -> EventArrived:
     return EventArrived(row.sequence, row.key, wire.decode_payload(row.payload), row.arrived_ms)
 
 

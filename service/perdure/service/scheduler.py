@@ -92,7 +92,10 @@ class Scheduler:
         values: Values,
         changes: Changes,
         clock: Callable[[], int],
+        *,
+        owner: str = "",
     ) -> None:
+        self._owner = owner  # of the runs that this engine may have in memory; "": all
         self._store = store
         self._journal = journal
         self._executor = executor
@@ -151,14 +154,14 @@ class Scheduler:
             elif isinstance(report, GraphReturned):
                 self._graph_returned(live, report)
             else:
-                self._apply(live, report)
+                self.take(live, report)
 
     def deliver(self, run_id: str, event: Event) -> None:
         """Apply an event that is durable already, loading the run if need be."""
 
         def then(live: Live | None) -> None:
             if live is not None:
-                self._apply(live, event)
+                self.take(live, event)
 
         self._with_live(run_id, then)
 
@@ -175,7 +178,7 @@ class Scheduler:
         """
         if self._journal.error is not None:
             raise self._journal.error
-        live = await self.when_live(run_id, lambda live: live if live is None else self._apply(live, event))
+        live = await self.when_live(run_id, lambda live: live if live is None else self.take(live, event))
         if live is None:
             return None
         await self._journal.barrier()
@@ -193,11 +196,11 @@ class Scheduler:
             live.run.graph.check(spec, live.run.graph.tasks.get(report.task_id))
         except InvalidSpec as error:
             failure = Failure(FailureKind.SERIALIZATION, "perdure.InvalidSpec", f"the task returned a graph: {error}")
-            self._apply(live, TaskFailed(report.task_id, report.attempt, failure, report.at_ms))
+            self.take(live, TaskFailed(report.task_id, report.attempt, failure, report.at_ms))
             return
         event = TaskContinued(report.task_id, report.attempt, spec, key, report.at_ms, report.started_ms)
         uses = use(live.row.run_id, graphwire.blobs_of_spec(spec))
-        self._apply(live, event, PutSpec(key, report.spec), *uses)
+        self.take(live, event, PutSpec(key, report.spec), *uses)
 
     def _came_too_late(self, event: Event | GraphReturned) -> None:
         """What an attempt made for nobody is to be removed, unless somebody has it from another attempt."""
@@ -222,7 +225,8 @@ class Scheduler:
 
         return writes, then
 
-    def _apply(self, live: Live, event: Event, *also: Write) -> Live:
+    def take(self, live: Live, event: Event, *also: Write) -> Live:
+        """Apply an event to a run in memory."""
         commands = live.run.apply(event)
         if commands:
             self._carry_out(live, commands, *also)
@@ -430,6 +434,8 @@ class Scheduler:
     async def _read(self, run_id: str) -> Live | None:
         stored = await self._store.load_run(run_id)
         if stored is None or stored.run.status is not RunStatus.RUNNING:
+            return None
+        if self._owner and stored.run.owner != self._owner:
             return None
         return Live(stored.run, await restore_run(stored, self.specs))
 

@@ -33,7 +33,7 @@ class Settings:
     """How an engine runs."""
 
     listen: str = knob("127.0.0.1:7233", "host:port to serve gRPC on; port 0 takes a free one")
-    storage: str = knob("./.perdure", "where runs are kept: a folder, sqlite:///path or memory:")
+    storage: str = knob("./.perdure", "where runs are kept: a folder, sqlite:///path, postgresql://... or memory:")
     blobs: str = knob("", "where large values are kept: a folder, file:///path or memory:; default: beside the storage")
     executor: str = knob(
         "ray",
@@ -47,6 +47,9 @@ class Settings:
     collect_s: float = knob(3600.0, "values that no workflow uses are looked for every so many seconds; 0: never")
     keep_finished: str = knob("", "finished workflows are deleted after such a time, as in 7d or 12h; empty: never")
     recovery: str = knob("auto", "what becomes of unfinished runs at the start", choices=("auto", "manual"))
+    engine_lease_s: float = knob(
+        6.0, "on a shared database: an engine that was not heard of for so long is dead; its runs go on elsewhere"
+    )
     ray_address: str = knob("local", "for the agent: local starts a Ray of its own, auto or host:port joins one")
     ray_cpus: int = knob(0, "CPUs of the local Ray; 0: as many as the machine has")
     lease_idle_s: float = knob(5.0, "an idle lease gives its resources back after so many seconds")

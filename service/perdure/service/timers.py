@@ -7,6 +7,7 @@ may fire more than once (after a restart, say); the core takes it once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import logging
 from collections.abc import Callable
@@ -36,6 +37,7 @@ class Timers:
         self._known: set[tuple[int, str, str, int]] = set()
         self._horizon_ms = 0
         self._handle: asyncio.TimerHandle | None = None
+        self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -47,6 +49,10 @@ class Timers:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def look_again(self) -> None:
+        """There are timers in the store that nobody set here."""
+        self._wake.set()
 
     async def next_ms(self) -> int | None:
         """The moment of the earliest timer that there is, here or in the store; None if there is none."""
@@ -95,7 +101,10 @@ class Timers:
             except StorageError as error:
                 log.warning("timers not read", extra={"error": str(error)})
                 pause_s = TROUBLE_S
-            await asyncio.sleep(pause_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
+            self._wake.clear()
 
     async def _poll(self) -> float:
         """Take the timers up to a new horizon into memory; gives the seconds to the next look."""

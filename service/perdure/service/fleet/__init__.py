@@ -1,0 +1,1 @@
+"""Several engines over one database: who is there, who owns which run, and how they reach each other."""

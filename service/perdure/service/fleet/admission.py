@@ -1,0 +1,80 @@
+"""Slots and queues that hold over all engines of a namespace: the store counts, under a lock.
+
+What is counted here only tells whether it is worth asking. A run that ended elsewhere freed a slot
+without our knowing, so where somebody waits the store is asked every so often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from perdure.model import RunStatus
+from perdure.service.admission import ANY, Admission, Way
+from perdure.storage.ports import StorageError
+from perdure.storage.rows import Limit
+
+POLL_S: Final = 1.0
+
+
+class SharedAdmission(Admission):
+    """Admission of one engine among several."""
+
+    def wake(self) -> None:
+        """Others have changed something: perhaps there is a slot."""
+        if self.max_running != ANY and self._pending.total() > 0:
+            self._wake.set()
+
+    async def start(self) -> None:
+        await super().start()
+        self._poll_task = asyncio.create_task(self._poll_forever(), name="admission-poll")
+
+    async def stop(self) -> None:
+        self._poll_task.cancel()
+        await asyncio.gather(self._poll_task, return_exceptions=True)
+        await super().stop()
+
+    async def count(self) -> None:
+        if self.max_running != ANY:
+            await super().count()
+
+    def admit(self, namespace: str, run_id: str) -> RunStatus:
+        raise NotImplementedError("the store decides: see ways")
+
+    def ways(self, namespace: str, run_id: str) -> Iterator[Way]:
+        """At once if there is a slot and nobody waits; else in the queue if there is room."""
+        if self.max_running == ANY:
+            yield Way(RunStatus.RUNNING)
+            return
+        nobody_waits = Limit(namespace, RunStatus.PENDING, 1)
+        yield Way(RunStatus.RUNNING, (*self._start_guards(namespace), nobody_waits))
+        self._pending[namespace] += 1
+        if self.max_pending == ANY:
+            yield Way(RunStatus.PENDING)
+        else:
+            yield Way(RunStatus.PENDING, (Limit(namespace, RunStatus.PENDING, self.max_pending),))
+
+    def leave(self, run_id: str) -> None:
+        super().leave(run_id)
+        self.wake()
+
+    def _take(self, namespace: str, run_id: str) -> None:
+        """Slots are the store's."""
+
+    def _free(self, namespace: str) -> int:
+        return 100
+
+    def _start_guards(self, namespace: str) -> tuple[Limit, ...]:
+        if self.max_running == ANY:
+            return ()
+        return (Limit(namespace, RunStatus.RUNNING, self.max_running),)
+
+    async def _poll_forever(self) -> None:
+        while self.max_running != ANY:
+            await asyncio.sleep(POLL_S)
+            with contextlib.suppress(StorageError):
+                self._pending = Counter(await self._store.count_pending())
+            self.wake()

@@ -1,0 +1,83 @@
+"""Everything that an engine does because it is not alone, in one place for the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from perdure.model import RunStatus
+from perdure.service.changes import Changes
+from perdure.service.fleet.admission import SharedAdmission
+from perdure.service.fleet.follower import Follower
+from perdure.service.fleet.inbox import Inbox
+from perdure.service.fleet.membership import Membership
+from perdure.service.fleet.post import Post
+from perdure.service.journal import Journal
+from perdure.service.queries import Queries
+from perdure.service.scheduler import Scheduler
+from perdure.storage.ports import MetadataStore
+from perdure.storage.rows import EngineRow, RunRow
+
+
+class Fleet:
+    """This engine among the others. `fenced` is set once it was declared dead: it may do nothing any more."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        journal: Journal,
+        scheduler: Scheduler,
+        changes: Changes,
+        queries: Queries,
+        admission: SharedAdmission,
+        inbox: Inbox,
+        engine: EngineRow,
+        *,
+        lease_ms: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self.fenced = asyncio.Event()
+        self._store = store
+        self._scheduler = scheduler
+        self._admission = admission
+        self._inbox = inbox
+        self._post = Post(store, journal, scheduler, inbox)
+        self._follower = Follower(store, scheduler, changes, queries, clock)
+        self._membership = Membership(store, engine, lease_ms=lease_ms, take_up=self._take_up, fenced=self.fenced.set)
+        journal.on_fenced = self.fenced.set
+
+    async def join(self) -> None:
+        """Become a member. Comes before the first commit."""
+        await self._membership.join()
+
+    async def start(self) -> None:
+        """Begin to hear of the others, and to take over what they left."""
+        await self._store.listen(self._heard)
+        await self._post.start()
+        await self._follower.start()
+        await self._membership.start()
+
+    async def stop(self) -> None:
+        """Take nothing over any more."""
+        await self._membership.stop()
+        await self._post.stop()
+        await self._follower.stop()
+        await self._inbox.stop()
+
+    async def leave(self) -> None:
+        """All is durable: others may go on with what is ours."""
+        await self._membership.leave()
+
+    def _heard(self) -> None:
+        self._post.wake()
+        self._follower.heard()
+        self._admission.wake()
+
+    def _take_up(self, rows: list[RunRow]) -> None:
+        """These runs are ours now. Dormant ones wait for their timers, or for mail that is there already."""
+        for row in rows:
+            if row.status is RunStatus.RUNNING and not row.is_dormant:
+                self._scheduler.take_up(row.run_id)
+        self._scheduler.timers.look_again()
+        self._post.wake()
+        self._admission.wake()

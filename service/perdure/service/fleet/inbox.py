@@ -1,0 +1,61 @@
+"""Events of runs that several engines write to.
+
+Their commits do not become known here in their order, so what arrives is read from the store, which
+numbers the events of a run in the order of commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from perdure.service.restore import arrival_of
+from perdure.service.scheduler import Scheduler
+from perdure.storage.ports import Fenced, MetadataStore, StorageError
+
+log = logging.getLogger(__name__)
+
+RETRY_S: Final = 1.0
+
+
+class Inbox:
+    """Hands events over to their runs."""
+
+    def __init__(self, store: MetadataStore, scheduler: Scheduler) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def read(self, run_id: str) -> None:
+        """Hand over what is durable and the run has not seen. Raises StorageError."""
+        while True:
+            live = await self._scheduler.when_live(run_id, lambda live: live)
+            if live is None:
+                return
+            events = await self._store.read_events(run_id, after=live.run.last_event)
+            if self._scheduler.find_live(run_id) is live:  # otherwise it left memory, and has to see them anew
+                for event in events:
+                    self._scheduler.take(live, arrival_of(event))
+                return
+
+    def read_soon(self, run_id: str) -> None:
+        """The same without waiting, and again until the store answers."""
+        task = asyncio.create_task(self._read_at_last(run_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _read_at_last(self, run_id: str) -> None:
+        while True:
+            try:
+                return await self.read(run_id)
+            except Fenced:
+                return
+            except StorageError as error:
+                log.warning("events not read, trying again", extra={"run_id": run_id, "error": str(error)})
+                await asyncio.sleep(RETRY_S)

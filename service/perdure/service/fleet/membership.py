@@ -1,0 +1,106 @@
+"""This engine among the others: its lease on life, and the runs of those whose lease has ended.
+
+An engine that does not renew in time is buried by another one. From then on nothing it commits takes
+effect (the store sees to that), so its runs can go on elsewhere while it still believes to be alive.
+What the clocks of the engines say does not matter: leases are measured by the database's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from perdure.storage.ports import Fenced, MetadataStore, StorageError
+from perdure.storage.rows import EngineRow, RunRow
+
+log = logging.getLogger(__name__)
+
+CHUNK: Final = 500
+"""Runs that are taken over in one transaction, so that survivors share them."""
+WATCH_S: Final = 1.0
+
+
+class Membership:
+    """Keeps this engine alive in the eyes of the others, and watches over them.
+
+    `take_up` is called with the rows that became ours, `fenced` once if this engine was buried.
+    """
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        engine: EngineRow,
+        *,
+        lease_ms: int,
+        take_up: Callable[[list[RunRow]], None],
+        fenced: Callable[[], None],
+    ) -> None:
+        self.engine = engine
+        self._store = store
+        self._lease_ms = lease_ms
+        self._take_up = take_up
+        self._fenced = fenced
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def join(self) -> None:
+        """Become a member; waits for the store if it has to."""
+        while True:
+            try:
+                return await self._store.join(self.engine, self._lease_ms)
+            except Fenced:
+                raise
+            except StorageError as error:
+                log.warning("not joined, trying again", extra={"error": str(error)})
+                await asyncio.sleep(WATCH_S)
+
+    async def start(self) -> None:
+        """Begin to renew, and take over what has no owner."""
+        self._tasks = [
+            asyncio.create_task(self._renew_forever(), name="membership-renew"),
+            asyncio.create_task(self._watch_forever(), name="membership-watch"),
+        ]
+
+    async def stop(self) -> None:
+        """Only looks away; `leave` comes later, when the last record is durable."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def leave(self) -> None:
+        """Give all runs up, so that nobody has to wait for the end of the lease."""
+        with contextlib.suppress(StorageError):
+            await self._store.leave()
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_ms / 3000)
+            try:
+                await self._store.renew(self._lease_ms)
+            except Fenced:
+                log.error("this engine was declared dead; it stops")
+                self._fenced()
+                return
+            except StorageError as error:
+                log.warning("lease not renewed, trying again", extra={"error": str(error)})
+
+    async def _watch_forever(self) -> None:
+        while True:
+            try:
+                await self.look_around()
+            except Fenced:
+                self._fenced()
+                return
+            except StorageError as error:
+                log.warning("others not seen, trying again", extra={"error": str(error)})
+            await asyncio.sleep(WATCH_S)
+
+    async def look_around(self) -> None:
+        """Bury who has not renewed, and take over what nobody owns."""
+        for engine_id in await self._store.bury():
+            log.warning("engine declared dead", extra={"engine": engine_id})
+        while rows := await self._store.take_over(CHUNK):
+            log.info("runs taken over", extra={"runs": len(rows)})
+            self._take_up(rows)

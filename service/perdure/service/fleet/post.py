@@ -1,0 +1,81 @@
+"""Mail between engines: what the owner of a running run is asked to do, by an engine that does not own it.
+
+A letter belongs to a run and not to an engine, so whoever owns the run when it is read deals with it.
+It is dropped after that; reading it twice does no harm, since what it asks for is harmless twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from perdure.engine.messages import CancelRequested
+from perdure.service.fleet import letters
+from perdure.service.fleet.inbox import Inbox
+from perdure.service.journal import Journal
+from perdure.service.scheduler import Scheduler
+from perdure.storage.ports import Fenced, MetadataStore, StorageError
+from perdure.storage.rows import DropMail, MailRow
+
+log = logging.getLogger(__name__)
+
+POLL_S: Final = 1.0
+"""Hints get lost; the post is looked at this often all the same."""
+LETTERS_MAX: Final = 1_000
+
+
+class Post:
+    """Reads this engine's mail."""
+
+    def __init__(self, store: MetadataStore, journal: Journal, scheduler: Scheduler, inbox: Inbox) -> None:
+        self._store = store
+        self._journal = journal
+        self._scheduler = scheduler
+        self._inbox = inbox
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._read_forever(), name="post")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def wake(self) -> None:
+        """There may be mail."""
+        self._wake.set()
+
+    async def _read_forever(self) -> None:
+        while True:
+            try:
+                await self._read()
+            except Fenced:
+                return
+            except StorageError as error:
+                log.warning("mail not read, trying again", extra={"error": str(error)})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    async def _read(self) -> None:
+        while unread := await self._store.read_mail(limit=LETTERS_MAX):
+            for mail in unread:
+                await self._deal_with(mail)
+            # Behind what they made happen: after a crash in between they are read again.
+            await self._journal.write((DropMail(tuple(mail.number for mail in unread)),))
+
+    async def _deal_with(self, mail: MailRow) -> None:
+        """What cannot be done any more is not: whoever asked sees that by looking at the run."""
+        match mail.kind:
+            case letters.EVENT:
+                await self._inbox.read(mail.run_id)
+            case letters.CANCEL:
+                event = CancelRequested(letters.reason_of(mail), self._scheduler.clock())
+                await self._scheduler.apply(mail.run_id, event)
+            case kind:
+                log.warning("mail of a kind that this version does not know", extra={"kind": kind})
