@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,18 +17,27 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 @pytest.fixture(scope="session")
-def own_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Two CPUs, without an engine: the first call of `perdure.workflow` starts it, as for any program."""
+def driver_of_ray() -> Iterator[None]:
+    """Two CPUs, as long as the session lasts."""
     import ray
 
-    storage = tmp_path_factory.mktemp("engine")
-    os.environ["PERDURE_STORAGE"] = str(storage)
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         yield
     finally:
         ray.shutdown()
-        del os.environ["PERDURE_STORAGE"]
+
+
+@pytest.fixture(scope="session")
+def storage_of_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engine")
+
+
+@pytest.fixture
+def own_ray(driver_of_ray: None, storage_of_engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that this process is a driver of, without an engine: the first call of `perdure.workflow` starts
+    it, as for any program. It is there for the tests that follow, too."""
+    monkeypatch.setenv("PERDURE_STORAGE", str(storage_of_engine))
 
 
 @pytest.fixture(scope="session")
