@@ -3,6 +3,9 @@
 An engine that does not renew in time is buried by another one. From then on nothing it commits takes
 effect (the store sees to that), so its runs can go on elsewhere while it still believes to be alive.
 What the clocks of the engines say does not matter: leases are measured by the database's.
+
+While the database is away nobody can renew. Who has seen that gives the others a lease's time to do it
+before burying anybody, so that an outage ends with the engines that it began with.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ class Membership:
         self._lease_ms = lease_ms
         self._take_up = take_up
         self._fenced = fenced
+        self._patient_until_s = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def join(self) -> None:
@@ -84,6 +88,7 @@ class Membership:
                 self._fenced()
                 return
             except StorageError as error:
+                self._was_away()
                 log.warning("lease not renewed, trying again", extra={"error": str(error)})
 
     async def _watch_forever(self) -> None:
@@ -94,13 +99,19 @@ class Membership:
                 self._fenced()
                 return
             except StorageError as error:
+                self._was_away()
                 log.warning("others not seen, trying again", extra={"error": str(error)})
             await asyncio.sleep(WATCH_S)
 
+    def _was_away(self) -> None:
+        """The store did not answer."""
+        self._patient_until_s = asyncio.get_running_loop().time() + self._lease_ms / 1000
+
     async def look_around(self) -> None:
         """Bury who has not renewed, and take over what nobody owns."""
-        for engine_id in await self._store.bury():
-            log.warning("engine declared dead", extra={"engine": engine_id})
+        if asyncio.get_running_loop().time() >= self._patient_until_s:
+            for engine_id in await self._store.bury():
+                log.warning("engine declared dead", extra={"engine": engine_id})
         while rows := await self._store.take_over(CHUNK):
             log.info("runs taken over", extra={"runs": len(rows)})
             self._take_up(rows)
