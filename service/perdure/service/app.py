@@ -40,7 +40,7 @@ from perdure.service.rpc.workflow import WorkflowServicer
 from perdure.service.settings import Settings, SettingsError
 from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import EngineRow
-from perdure.storage.urls import blob_store, metadata_store
+from perdure.storage.urls import blob_store, metadata_store, shown
 from perdure.v1 import (
     blob_service_pb2,
     blob_service_pb2_grpc,
@@ -112,6 +112,7 @@ async def running_server(
         blobs = blobs or blob_store(settings.blob_url)
         stack.push_async_callback(blobs.close)
         executor, pool = _executor(settings, blobs, engine_id, clock)
+        engine = EngineRow(engine_id, socket.gethostname(), settings.listen, package_version(), clock())
         kernel = Kernel(
             store,
             executor,
@@ -124,13 +125,13 @@ async def running_server(
             blobs=blobs,
             blob_grace_s=settings.blob_grace_s,
             lease_s=settings.engine_lease_s,
-            engine=EngineRow(engine_id, name=socket.gethostname(), address=settings.listen, version=package_version()),
+            engine=engine,
         )
         server = grpc.aio.server(interceptors=[ErrorInterceptor(gate)], options=OPTIONS)
         system = SystemServicer(
             executor,
-            version=package_version(),
-            engine_id=engine_id,
+            store,
+            engine=engine,
             max_running=settings.max_running_workflows,
             max_pending=settings.max_pending_workflows,
         )
@@ -238,7 +239,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     while not stopping.is_set():
         async with running_server(settings) as server, _agent(settings, server.address):
             http = f", HTTP on {server.http_address}" if server.http_address else ""
-            announce(f"perdure {package_version()} serves on {server.address}{http}, storage {settings.storage}")
+            announce(f"perdure {package_version()} serves on {server.address}{http}, storage {shown(settings.storage)}")
             await _until_over(server, stopping)
             await server.drain()
 
