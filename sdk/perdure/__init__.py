@@ -23,11 +23,12 @@ from perdure.graph import Node, Task, event, input, sleep, sleep_until, task, wa
 from perdure.model import RunStatus, TaskStatus
 from perdure.options import RetryPolicy
 from perdure.sync import SyncClient, SyncHandle
-from perdure.views import RunInfo, TaskInfo, Update
+from perdure.views import EngineInfo, RunInfo, TaskInfo, Update
 
 __all__ = [
     "Client",
     "Context",
+    "EngineInfo",
     "Handle",
     "Node",
     "PerdureError",

@@ -46,7 +46,7 @@ from perdure.v1 import (
     workflow_service_pb2,
     workflow_service_pb2_grpc,
 )
-from perdure.views import RunInfo, TaskInfo, Update
+from perdure.views import EngineInfo, RunInfo, TaskInfo, Update
 
 T = TypeVar("T")
 
@@ -198,6 +198,12 @@ class Client:
     async def info(self) -> system_service_pb2.GetSystemInfoResponse:
         """What the server is and its limits."""
         return await self._call(lambda: self._system.GetSystemInfo(system_service_pb2.GetSystemInfoRequest()))
+
+    async def engines(self) -> tuple[EngineInfo, ...]:
+        """The engines that work on the service's database, the oldest first."""
+        request = system_service_pb2.ListEnginesRequest()
+        answer = await self._call(lambda: self._system.ListEngines(request))
+        return tuple(EngineInfo.from_proto(engine) for engine in answer.engines)
 
     # -------------------------------------------------------------------------- values
 

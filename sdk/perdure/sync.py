@@ -13,7 +13,7 @@ from perdure.client import Client, Decode, Handle, IdConflict, IdReuse
 from perdure.model import BlobRef, Failure, Payload, RunStatus, TaskStatus
 from perdure.rayobjects import RayObjects
 from perdure.v1 import system_service_pb2, workflow_pb2
-from perdure.views import RunInfo, TaskInfo, Update
+from perdure.views import EngineInfo, RunInfo, TaskInfo, Update
 
 T = TypeVar("T")
 
@@ -147,6 +147,10 @@ class SyncClient:
     def info(self) -> system_service_pb2.GetSystemInfoResponse:
         """See Client.info."""
         return self._thread.wait(self._client.info())
+
+    def engines(self) -> tuple[EngineInfo, ...]:
+        """See Client.engines."""
+        return self._thread.wait(self._client.engines())
 
     def has_blob(self, blob: BlobRef) -> bool:
         """See Client.has_blob."""

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from perdure import wire
 from perdure.model import RunStatus, TaskStatus
-from perdure.v1 import workflow_pb2, workflow_service_pb2
+from perdure.v1 import system_service_pb2, workflow_pb2, workflow_service_pb2
 
 
 def _moment(stamp: Timestamp, is_set: bool) -> datetime | None:
@@ -84,6 +84,31 @@ class TaskInfo:
             output_bytes=message.output_size_bytes,
             checkpointed=message.checkpointed,
             error=f"{failure.type}: {failure.message}" if message.HasField("last_failure") else "",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """An engine. `expires`: when it is declared dead unless it says that it lives; None: nobody watches it."""
+
+    engine_id: str
+    name: str
+    address: str
+    version: str
+    started: datetime | None
+    expires: datetime | None
+    is_dead: bool
+
+    @classmethod
+    def from_proto(cls, message: system_service_pb2.Engine) -> Self:
+        return cls(
+            engine_id=message.engine_id,
+            name=message.name,
+            address=message.address,
+            version=message.version,
+            started=_moment(message.start_time, message.HasField("start_time")),
+            expires=_moment(message.expire_time, message.HasField("expire_time")),
+            is_dead=message.dead,
         )
 
 

@@ -11,6 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
+import perdure
 from perdure.service.app import RunningServer, running_server
 from perdure.service.settings import Settings
 
@@ -94,3 +95,13 @@ async def test_reflection(channel: grpc.aio.Channel, version: str) -> None:
         assert name in services
     assert answers[3].file_descriptor_response.file_descriptor_proto
     assert answers[4].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+async def test_the_engines_are_listed(client: perdure.Client) -> None:
+    """An embedded database has the one that answers."""
+    info = await client.info()
+    (engine,) = await client.engines()
+    assert engine.engine_id == info.replica_id
+    assert engine.version == info.server_version
+    assert engine.started is not None
+    assert not engine.is_dead

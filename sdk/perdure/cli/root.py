@@ -12,7 +12,9 @@ from typing import Any, Final
 import click
 
 from perdure import codec, errors
+from perdure.cli.engines import engines
 from perdure.cli.events import event
+from perdure.cli.migrate import migrate
 from perdure.cli.runs import COMMANDS
 from perdure.cli.serve import agent, serve
 from perdure.client import DEFAULT_ADDRESS, Client
@@ -60,7 +62,7 @@ def root(context: click.Context, address: str, namespace: str, style: str) -> No
     context.obj = Session(address, namespace, style == "json")
 
 
-for command in (*COMMANDS, event, serve, agent):
+for command in (*COMMANDS, engines, event, serve, agent, migrate):
     root.add_command(command)
 
 

@@ -41,6 +41,11 @@ class SystemServiceStub(object):
                 request_serializer=perdure_dot_v1_dot_system__service__pb2.GetSystemInfoRequest.SerializeToString,
                 response_deserializer=perdure_dot_v1_dot_system__service__pb2.GetSystemInfoResponse.FromString,
                 _registered_method=True)
+        self.ListEngines = channel.unary_unary(
+                '/perdure.v1.SystemService/ListEngines',
+                request_serializer=perdure_dot_v1_dot_system__service__pb2.ListEnginesRequest.SerializeToString,
+                response_deserializer=perdure_dot_v1_dot_system__service__pb2.ListEnginesResponse.FromString,
+                _registered_method=True)
 
 
 class SystemServiceServicer(object):
@@ -56,6 +61,14 @@ class SystemServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListEngines(self, request, context):
+        """The engines that work on this database, those that died lately included; of an embedded
+        database the one that answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SystemServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +76,11 @@ def add_SystemServiceServicer_to_server(servicer, server):
                     servicer.GetSystemInfo,
                     request_deserializer=perdure_dot_v1_dot_system__service__pb2.GetSystemInfoRequest.FromString,
                     response_serializer=perdure_dot_v1_dot_system__service__pb2.GetSystemInfoResponse.SerializeToString,
+            ),
+            'ListEngines': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEngines,
+                    request_deserializer=perdure_dot_v1_dot_system__service__pb2.ListEnginesRequest.FromString,
+                    response_serializer=perdure_dot_v1_dot_system__service__pb2.ListEnginesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -94,6 +112,33 @@ class SystemService(object):
             '/perdure.v1.SystemService/GetSystemInfo',
             perdure_dot_v1_dot_system__service__pb2.GetSystemInfoRequest.SerializeToString,
             perdure_dot_v1_dot_system__service__pb2.GetSystemInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEngines(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/perdure.v1.SystemService/ListEngines',
+            perdure_dot_v1_dot_system__service__pb2.ListEnginesRequest.SerializeToString,
+            perdure_dot_v1_dot_system__service__pb2.ListEnginesResponse.FromString,
             options,
             channel_credentials,
             insecure,

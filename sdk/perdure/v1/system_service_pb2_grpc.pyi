@@ -39,6 +39,10 @@ class SystemServiceStub:
     """What the service is and can do, and who the caller is to it. Clients call it once a connection
     to learn limits and capabilities; it needs authentication but no permission.
     """
+    ListEngines: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.ListEnginesRequest, _system_service_pb2.ListEnginesResponse]
+    """The engines that work on this database, those that died lately included; of an embedded
+    database the one that answers.
+    """
 
 @_typing.type_check_only
 class SystemServiceAsyncStub(SystemServiceStub):
@@ -50,6 +54,10 @@ class SystemServiceAsyncStub(SystemServiceStub):
     GetSystemInfo: _aio.UnaryUnaryMultiCallable[_system_service_pb2.GetSystemInfoRequest, _system_service_pb2.GetSystemInfoResponse]  # type: ignore[assignment]
     """What the service is and can do, and who the caller is to it. Clients call it once a connection
     to learn limits and capabilities; it needs authentication but no permission.
+    """
+    ListEngines: _aio.UnaryUnaryMultiCallable[_system_service_pb2.ListEnginesRequest, _system_service_pb2.ListEnginesResponse]  # type: ignore[assignment]
+    """The engines that work on this database, those that died lately included; of an embedded
+    database the one that answers.
     """
 
 class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,6 +73,16 @@ class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_system_service_pb2.GetSystemInfoResponse, _abc.Awaitable[_system_service_pb2.GetSystemInfoResponse]]:
         """What the service is and can do, and who the caller is to it. Clients call it once a connection
         to learn limits and capabilities; it needs authentication but no permission.
+        """
+
+    @_abc_1.abstractmethod
+    def ListEngines(
+        self,
+        request: _system_service_pb2.ListEnginesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_system_service_pb2.ListEnginesResponse, _abc.Awaitable[_system_service_pb2.ListEnginesResponse]]:
+        """The engines that work on this database, those that died lately included; of an embedded
+        database the one that answers.
         """
 
 def add_SystemServiceServicer_to_server(servicer: SystemServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,6 +10,8 @@ import grpc.aio
 from perdure import wire
 from perdure.service import limits
 from perdure.service.executors.port import Executor
+from perdure.storage.ports import MetadataStore
+from perdure.storage.rows import EngineRow
 from perdure.v1 import system_service_pb2 as pb
 from perdure.v1 import system_service_pb2_grpc
 
@@ -20,18 +22,26 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
     http_address = ""
     """Where HTTP is served, once it is."""
 
-    def __init__(self, executor: Executor, *, version: str, engine_id: str, max_running: int, max_pending: int) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        store: MetadataStore,
+        *,
+        engine: EngineRow,
+        max_running: int,
+        max_pending: int,
+    ) -> None:
         self._executor = executor
+        self._store = store
+        self._engine = engine
         self._max_running = max_running
         self._max_pending = max_pending
-        self._version = version
-        self._engine_id = engine_id
 
     async def GetSystemInfo(
         self, request: pb.GetSystemInfoRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetSystemInfoResponse:
         return pb.GetSystemInfoResponse(
-            server_version=self._version,
+            server_version=self._engine.version,
             capabilities=["spec-blob"],
             limits=pb.Limits(
                 max_message_bytes=limits.MESSAGE_BYTES_MAX,
@@ -42,7 +52,25 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
                 max_running_workflows=self._max_running,
                 max_pending_workflows=self._max_pending,
             ),
-            replica_id=self._engine_id,
+            replica_id=self._engine.engine_id,
             python_versions=sorted(self._executor.python_versions()),
             http_address=self.http_address,
         )
+
+    async def ListEngines(
+        self, request: pb.ListEnginesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListEnginesResponse:
+        rows = await self._store.engines() or [self._engine]
+        return pb.ListEnginesResponse(engines=[_engine(row) for row in rows])
+
+
+def _engine(row: EngineRow) -> pb.Engine:
+    return pb.Engine(
+        engine_id=row.engine_id,
+        name=row.name,
+        address=row.address,
+        version=row.version,
+        start_time=wire.to_timestamp(row.started_ms or None),
+        expire_time=wire.to_timestamp(row.expires_ms or None),
+        dead=row.is_dead,
+    )
