@@ -10,20 +10,26 @@ import grpc.aio
 import pytest
 
 import perdure
+from integration.engine_settings import settings_on
 from integration.wire_calls import Stubs, output_of, pickle_of, run_request, sum_of
 from perdure.service.app import RunningServer, running_server
-from perdure.service.settings import Settings
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return "memory:" if request.param == "memory" else str(tmp_path / "storage")
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    match request.param:
+        case "memory":
+            yield "memory:"
+        case "sqlite":
+            yield str(tmp_path / "storage")
+        case _:
+            async with request.getfixturevalue("postgres_server").database() as url:
+                yield url
 
 
 @pytest.fixture
 async def server(storage: str) -> AsyncIterator[RunningServer]:
-    settings = Settings(listen="127.0.0.1:0", storage=storage, executor="local", drain_s=2.0)
-    async with running_server(settings) as server:
+    async with running_server(settings_on(storage)) as server:
         yield server
 
 

@@ -13,9 +13,9 @@ import grpc.aio
 import pytest
 
 from integration import wire_calls
+from integration.engine_settings import settings_on
 from integration.wire_calls import SYSTEM_INFO, Stubs, call_node, event_node, graph, json_value, refused, run_request
 from perdure.service.app import RunningServer, running_server
-from perdure.service.settings import Settings
 from perdure.storage.ports import Entry, MetadataStore, StorageUnavailable
 from perdure.storage.rows import AddEvent, AddRun, Committed, PutTask, SetRun, Write
 from perdure.storage.urls import metadata_store
@@ -84,8 +84,7 @@ async def store(storage: str) -> Any:
 @pytest.fixture
 async def server(storage: str, store: Any) -> AsyncIterator[RunningServer]:
     BEGUN.clear()
-    settings = Settings(listen="127.0.0.1:0", storage=storage, executor="local", drain_s=2.0)
-    async with running_server(settings, store=store) as server:
+    async with running_server(settings_on(storage), store=store) as server:
         yield server
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import perdure
+from integration.engine_settings import settings_on
 from perdure import errors
 from perdure.model import INLINE_BYTES_MAX
 from perdure.service.app import RunningServer, running_server
-from perdure.service.settings import Settings
 from perdure.storage.filesystem import FilesystemBlobStore
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import BlobStore, StorageUnavailable
@@ -54,7 +54,7 @@ def blobs() -> Blobs:
 async def serving(
     storage: str, blobs: BlobStore | None, grace_s: float = 0
 ) -> AsyncIterator[tuple[RunningServer, perdure.Client]]:
-    settings = Settings(listen="127.0.0.1:0", storage=storage, executor="local", drain_s=2.0, blob_grace_s=grace_s)
+    settings = settings_on(storage, blob_grace_s=grace_s)
     async with (
         running_server(settings, blobs=blobs) as server,
         perdure.Client(server.address, patience=2.0) as client,

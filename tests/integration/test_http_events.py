@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 import perdure
+from integration.engine_settings import settings_on
 from perdure.service.app import RunningServer, running_server
 from perdure.service.settings import Settings, SettingsError
 
@@ -52,7 +53,7 @@ class Web:
 
 @pytest.fixture
 async def web(storage: str) -> AsyncIterator[Web]:
-    settings = Settings(listen="127.0.0.1:0", http_listen="127.0.0.1:0", storage=storage, executor="local", drain_s=2.0)
+    settings = settings_on(storage, http_listen="127.0.0.1:0")
     async with (
         running_server(settings) as server,
         perdure.Client(server.address, patience=2.0) as client,

@@ -16,8 +16,10 @@ import sqlite3
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from perdure.storage.ports import StorageError
+from perdure.storage.urls import POSTGRES, metadata_store
 
 Phase: TypeAlias = Literal["pre", "post"]
 
@@ -43,6 +45,26 @@ def migrations(backend: str) -> list[Migration]:
             phase: Phase = "post" if match["phase"] == "post" else "pre"
             found.append(Migration(int(match["number"]), file.name, phase, file.read_text()))
     return sorted(found)
+
+
+async def migrate(url: str, phase: Phase | None = None) -> list[str]:
+    """Bring the store of a URL up to date, or one phase of it; gives the names of the steps applied now.
+    Raises StorageError, and ValueError for what is no store that lasts."""
+    scheme = urlsplit(url).scheme
+    if scheme in POSTGRES:
+        try:
+            from perdure.storage.postgres_schema import migrate as migrate_postgres
+        except ModuleNotFoundError as error:
+            raise ValueError(f"PostgreSQL needs more packages: pip install 'perdure[server]' ({error})") from error
+        return await migrate_postgres(url, phase)
+    if scheme == "memory":
+        raise ValueError("what is in memory needs no migration")
+    store = metadata_store(url)
+    try:
+        await store.open()
+    finally:
+        await store.close()
+    return []
 
 
 def migrate_sqlite(connection: sqlite3.Connection) -> None:

@@ -35,7 +35,7 @@ SETTINGS: Final = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_seqscan": "off",
-    "idle_in_transaction_session_timeout": "5s",
+    "idle_in_transaction_session_timeout": "3s",
     "jit": "off",
     "synchronous_commit": "on",
     "tcp_keepalives_idle": "10",
