@@ -97,7 +97,7 @@ async def test_a_run_whose_ids_are_taken_is_refused_with_its_whole_entry(store: 
 
 
 async def test_a_run_replaces_the_current_one_it_names_and_no_other(store: MetadataStore) -> None:
-    await put(store, (add("a"),))
+    await put(store, (add("a", status=RunStatus.FAILED),))
     new = AddRun(row("b", workflow_id="id-a"), b"graph", {}, replaces="run-a")
     assert not (await put(store, (new,))).results[0].is_refused
     current = await store.find_run("default", "id-a")

@@ -406,7 +406,11 @@ async def test_one_of_two_members_replaces_a_run(member: NewMember) -> None:
     before = ""
     for number in range(20):
         twins = [
-            AddRun(replace(add(f"{name}-{number}", name).row, workflow_id="wf"), b"graph", {}, replaces=before)
+            AddRun(
+                replace(add(f"{name}-{number}", name, RunStatus.FAILED).row, workflow_id="wf"),
+                b"graph",
+                replaces=before,
+            )
             for name in ("one", "two")
         ]
         results = await asyncio.gather(one.commit([(twins[0],)]), two.commit([(twins[1],)]))

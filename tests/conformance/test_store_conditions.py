@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,38 @@ async def test_conditions_see_the_entries_before_them(store: MetadataStore) -> N
     assert [result.is_refused for result in committed.results] == [False, True, False, True, False, False]
     row = await get(store, "a")
     assert (row.status, row.owner, row.start_ms, row.end_ms) == (FAILED, "one", 5, 6)
+
+
+async def test_a_run_is_resumed_or_replaced_but_not_both(store: MetadataStore) -> None:
+    await store.commit([(add("a", FAILED, workflow_id="wf"),), (add("b", FAILED, workflow_id="wf-b"),)])
+    resume_a, resume_b = (SetRun(name, RUNNING, 5, resumed=True, expects=FAILED, owner="me") for name in "ab")
+    replace_a = AddRun(add("a2", workflow_id="wf").row, b"graph", replaces="a")
+    replace_b = AddRun(add("b2", workflow_id="wf-b").row, b"graph", replaces="b")
+    committed = await store.commit([(resume_a,), (replace_a, PutSpec("k", b"")), (replace_b,), (resume_b,)])
+    assert [result.is_refused for result in committed.results] == [False, True, False, True]
+    assert await store.get_run("a2") is None
+    assert await store.read_specs(["k"]) == {}
+    assert (await get(store, "b")).status is FAILED
+    for status in (RUNNING, PENDING, RunStatus.RESUMABLE):
+        await store.commit([(SetRun("a", status, 6),)])
+        assert await is_refused(store, replace_a)
+    await store.commit([(SetRun("a", RunStatus.CANCELED, 7),)])
+    assert not await is_refused(store, replace_a)
+    assert not await is_refused(store, SetRun.unchanged(await get(store, "b")), DeleteRun("b"))
+
+
+async def test_what_is_unchanged_is_so(store: MetadataStore) -> None:
+    """And says so of a state that is not there any more."""
+    end = SetRun("a", RunStatus.FAILED, 5, "task", 2, b"no")
+    await store.commit([(add("a"),), (end,)])
+    before = await get(store, "a")
+    assert not await is_refused(store, SetRun.unchanged(before))
+    after = await get(store, "a")
+    assert after.change > before.change
+    assert replace(after, change=0) == replace(before, change=0)
+    await store.commit([(SetRun("a", RUNNING, 6, resumed=True),)])
+    assert await is_refused(store, SetRun.unchanged(after), PutSpec("k", b""))
+    assert await store.read_specs(["k"]) == {}
 
 
 async def test_a_limit_counts_other_runs_of_the_namespace_in_that_state(store: MetadataStore) -> None:

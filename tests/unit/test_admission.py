@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, cast
 
 import pytest
@@ -15,7 +15,7 @@ from perdure.model import Node, RunStatus, Spec, WaitEvent
 from perdure.service.commands import TimeOrderedIds
 from perdure.service.executors.port import Executor
 from perdure.service.kernel import Kernel
-from perdure.service.views import NewRun
+from perdure.service.views import NewRun, Reuse
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
 from perdure.storage.rows import Committed, RunRow, SetRun
@@ -122,6 +122,69 @@ async def test_a_run_is_resumed_or_deleted_but_not_both(kernel: Kernel, store: S
         outcomes = Counter(type(answer) for answer in answers if isinstance(answer, Exception))
         assert sum(outcomes.values()) == 1
         assert set(outcomes) <= {errors.WorkflowNotFoundError, errors.WorkflowStillActiveError}
+
+
+async def test_a_run_is_resumed_or_replaced_but_not_both(store: Store) -> None:
+    kernel = Kernel(store, cast(Executor, NoExecutor()), owner="engine")
+    await kernel.start()
+
+    async def after(turns: int, call: Coroutine[Any, Any, Any]) -> Any:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await call
+
+    seen = Counter[str]()
+    for turns in range(-12, 13):
+        name = f"w{turns}"
+        await submit(kernel, name)
+        await fail(store, name)
+        old = await store.find_run("default", name)
+        assert old is not None
+        other = NewRun("default", name, f"other-{turns}", GRAPH, graphwire.encode_spec(GRAPH), reuse=Reuse.ALLOW)
+        resumed, replaced = await asyncio.gather(
+            after(-turns, kernel.commands.resume("default", name)),
+            after(turns, kernel.commands.submit(other)),
+            return_exceptions=True,
+        )
+        now = await store.find_run("default", name)
+        before = await store.get_run(old.run_id)
+        assert now is not None
+        assert before is not None
+        assert now.status is RunStatus.RUNNING
+        if isinstance(replaced, errors.WorkflowAlreadyExistsError):
+            assert (now.run_id, now.resume_count) == (old.run_id, 1)
+            assert resumed[1]
+            seen["resumed"] += 1
+        else:
+            assert now.run_id == replaced[0].row.run_id != old.run_id
+            assert (before.status, before.resume_count) == (RunStatus.FAILED, 0)
+            assert not resumed[1]  # it is the new one that is at work already
+            seen["replaced"] += 1
+    await kernel.stop(grace_s=5)
+    assert min(seen["resumed"], seen["replaced"]) > 0
+
+
+async def test_an_id_is_fresh_as_soon_as_it_is_deleted(store: Store) -> None:
+    """However the calls meet, the new run is there in the end, and whole."""
+    kernel = Kernel(store, cast(Executor, NoExecutor()), owner="engine")
+    await kernel.start()
+    for turns in range(12):
+        name = f"w{turns}"
+        await submit(kernel, name)
+        await fail(store, name)
+        deleted = asyncio.create_task(kernel.commands.delete("default", name))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        other = NewRun("default", name, f"other-{turns}", GRAPH, graphwire.encode_spec(GRAPH), reuse=Reuse.ALLOW)
+        view, _ = await kernel.commands.submit(other)
+        await deleted
+        now = await store.find_run("default", name)
+        assert now is not None
+        assert (now.run_id, now.status) == (view.row.run_id, RunStatus.RUNNING)
+        stored = await store.load_run(now.run_id)
+        assert stored is not None
+        assert now.spec_key in await store.read_specs([now.spec_key])
+    await kernel.stop(grace_s=5)
 
 
 async def test_a_pending_run_is_started_or_canceled_but_not_both(kernel: Kernel) -> None:

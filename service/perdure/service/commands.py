@@ -281,17 +281,8 @@ class Commands:
                         f"workflow {workflow_id!r} is {row.status}; cancel it before you delete it",
                         status=str(row.status),
                     )
-                # The first write changes nothing, but holds only if the run is still what it was.
-                still = SetRun(
-                    row.run_id,
-                    row.status,
-                    row.update_ms,
-                    row.output_task,
-                    row.output_wraps,
-                    row.failure,
-                    expects=row.status,
-                )
-                result = await self._journal.write((still, DeleteRun(row.run_id)), droppable=True)
+                entry = (SetRun.unchanged(row), DeleteRun(row.run_id))
+                result = await self._journal.write(entry, droppable=True)
                 if result.is_refused:
                     raise errors.EtagMismatchError(f"workflow {workflow_id!r} has changed", etag=str(row.change))
                 self._on_delete()

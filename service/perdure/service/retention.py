@@ -75,17 +75,8 @@ class Retention:
             if now is None or not now.status.is_final or now.end_ms is None or now.end_ms >= before_ms:
                 return False
             current = await self._store.find_run(row.namespace, row.workflow_id)
-            # The first write changes nothing, but holds only if the run still has its state.
-            still = SetRun(
-                now.run_id,
-                now.status,
-                now.update_ms,
-                now.output_task,
-                now.output_wraps,
-                now.failure,
-                expects=now.status,
-            )
-            result = await self._journal.write((still, DeleteRun(now.run_id)), droppable=True)
+            entry = (SetRun.unchanged(now), DeleteRun(now.run_id))
+            result = await self._journal.write(entry, droppable=True)
         if result.is_refused:
             return False
         if current is not None and current.run_id == row.run_id:

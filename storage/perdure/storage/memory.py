@@ -213,7 +213,9 @@ class MemoryMetadataStore:
                 return self._is_taken(write)
             case SetRun():
                 kept = self._runs.get(write.run_id)
-                return not write.fits(kept.row if kept is not None else None)
+                if kept is None:
+                    return not write.fits(None, is_current=False)
+                return not write.fits(kept.row, is_current=kept.is_current)
             case Limit():
                 own = {other.row.run_id for other in entry if isinstance(other, AddRun)}
                 own |= {other.run_id for other in entry if isinstance(other, SetRun)}
@@ -230,7 +232,9 @@ class MemoryMetadataStore:
         if row.request_id and (row.namespace, row.request_id) in self._requests:
             return True
         current = self._current.get((row.namespace, row.workflow_id))
-        return (current.row.run_id if current is not None else "") != write.replaces
+        if current is None:
+            return write.replaces != ""
+        return current.row.run_id != write.replaces or not current.row.status.is_final
 
     def _write(self, write: Write) -> EntryResult | None:
         match write:

@@ -183,7 +183,9 @@ class Plan:
                 return self._is_taken(write)
             case SetRun(expects=RunStatus()):
                 state = self._runs.get(write.run_id)
-                return not write.fits(state.row if state is not None else None)
+                if state is None:
+                    return not write.fits(None, is_current=False)
+                return not write.fits(state.row, is_current=state.is_current)
             case Limit():
                 which = (write.namespace, write.status)
                 own = {other.row.run_id for other in entry if isinstance(other, AddRun)}
@@ -200,7 +202,8 @@ class Plan:
             return False
         if row.request_id and (row.namespace, row.request_id) in self._found.requests:
             return True
-        return self._found.current.get((row.namespace, row.workflow_id), "") != write.replaces
+        current = self._found.current.get((row.namespace, row.workflow_id), "")
+        return current != write.replaces or (current != "" and not self._runs[current].row.status.is_final)
 
     # -------------------------------------------------------------------------- writes
 

@@ -166,8 +166,8 @@ class AddRun:
     """Insert a run with its graph and inputs.
 
     Refused, with the whole entry it stands in, if another run has its `request_id`, or if the
-    current run of its workflow id is not `replaces` ("": there is none). Adding the same `run_id`
-    again is accepted and changes nothing. `request_id` "" is no id.
+    current run of its workflow id is not `replaces` ("": there is none) or is not final. Adding the same
+    `run_id` again is accepted and changes nothing. `request_id` "" is no id.
     """
 
     row: RunRow
@@ -180,7 +180,8 @@ class AddRun:
 class SetRun:
     """Change the state of a run. `resumed` adds one to `resume_count`; `end_ms` is set by a final state and
     cleared by any other; `start_ms` is set by RUNNING if it was not set; an `owner` that is not "" takes
-    the run over. With `expects` the whole entry is refused unless the run has that state.
+    the run over. With `expects` the whole entry is refused unless the run has that state, and unless it is
+    the current run of its workflow id or stays final: one that was replaced never goes on.
 
     A run that has the state and moment of this write already was changed by it before (the commit is
     repeated): that is accepted whatever it `expects`, and `resumed` adds nothing.
@@ -196,11 +197,26 @@ class SetRun:
     expects: RunStatus | None = None
     owner: str = ""
 
-    def fits(self, row: RunRow | None) -> bool:
-        """Whether the run has the state that the write expects."""
+    @classmethod
+    def unchanged(cls, row: RunRow) -> SetRun:
+        """Changes nothing, but is refused with its entry unless the run still has the state of the row."""
+        return cls(
+            row.run_id,
+            row.status,
+            row.update_ms,
+            row.output_task,
+            row.output_wraps,
+            row.failure,
+            expects=row.status,
+        )
+
+    def fits(self, row: RunRow | None, *, is_current: bool) -> bool:
+        """Whether the run is what the write expects."""
         if self.expects is None:
             return True
-        return row is not None and (row.status is self.expects or self.was_applied_to(row))
+        if row is None or not (is_current or self.status.is_final):
+            return False
+        return row.status is self.expects or self.was_applied_to(row)
 
     def was_applied_to(self, row: RunRow) -> bool:
         """Whether the row is as this write left it."""

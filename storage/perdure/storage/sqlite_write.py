@@ -57,8 +57,8 @@ _SET_RUN: Final = """
     WHERE run_id = :run_id
 """
 _FITS: Final = """
-    SELECT 1 FROM runs WHERE run_id = ?
-        AND (status = ? OR (status = ? AND update_ms = ? AND ? IN ('', owner)))
+    SELECT 1 FROM runs WHERE run_id = :run_id AND (is_current = 1 OR :is_final)
+        AND (status = :expects OR (status = :status AND update_ms = :at_ms AND :owner IN ('', owner)))
 """
 
 
@@ -163,7 +163,14 @@ class _Commit:
             case AddRun():
                 return self._is_taken(write)
             case SetRun(expects=RunStatus() as expected):
-                values = (write.run_id, expected.value, write.status.value, write.at_ms, write.owner)
+                values = {
+                    "run_id": write.run_id,
+                    "is_final": write.status.is_final,
+                    "expects": expected.value,
+                    "status": write.status.value,
+                    "at_ms": write.at_ms,
+                    "owner": write.owner,
+                }
                 return self._sql.execute(_FITS, values).fetchone() is None
             case Limit():
                 own = [other.row.run_id for other in entry if isinstance(other, AddRun)]
@@ -198,7 +205,7 @@ class _Commit:
     def _is_taken(self, write: AddRun) -> bool:
         row = write.row
         found = self._sql.execute(
-            "SELECT run_id, workflow_id = :workflow_id AND is_current, request_id FROM runs "
+            "SELECT run_id, workflow_id = :workflow_id AND is_current, request_id, status FROM runs "
             "WHERE run_id = :run_id OR (namespace = :namespace AND workflow_id = :workflow_id AND is_current = 1) "
             "OR (namespace = :namespace AND request_id = :request_id AND request_id <> '')",
             {
@@ -208,12 +215,15 @@ class _Commit:
                 "request_id": row.request_id,
             },
         ).fetchall()
-        if any(run_id == row.run_id for run_id, _, _ in found):
+        if any(run_id == row.run_id for run_id, _, _, _ in found):
             return False
-        if row.request_id and any(request_id == row.request_id for _, _, request_id in found):
+        if row.request_id and any(request_id == row.request_id for _, _, request_id, _ in found):
             return True
-        current = next((run_id for run_id, is_current, _ in found if is_current), "")
-        return bool(current != write.replaces)
+        current = next(((run_id, status) for run_id, is_current, _, status in found if is_current), None)
+        if current is None:
+            return write.replaces != ""
+        run_id, status = current
+        return run_id != write.replaces or not RunStatus(status).is_final
 
     def _add_run(self, write: AddRun) -> None:
         row = write.row
