@@ -223,6 +223,20 @@ def test_every_name_of_ray_workflow_is_mapped_and_exists() -> None:
         assert any(hasattr(place, name) for place in places), f"{name} does not exist"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_commands_of_a_page_exist(page: Path) -> None:
+    known = dict(commands(root, "perdure"))
+    text = page.read_text()
+    lines = re.findall(r"^(?:ray job submit .*-- )?(perdure(?: .*)?)$", text, re.MULTILINE)
+    for line in (*lines, *re.findall(r"`(perdure [^`]*)`", text)):
+        words = line.replace("\\", " ").split(" #")[0].split()
+        path = next(" ".join(words[:end]) for end in (3, 2, 1) if " ".join(words[:end]) in known)
+        command = known[path]
+        assert path != "perdure" or words[1:2] == ["--help"], f"there is no command {line!r}"
+        flags = {flag for option in command.get_params(click.Context(command)) for flag in option.opts} | {"--help"}
+        assert {word for word in words if word.startswith("--") and word != "--"} <= flags, line
+
+
 # ------------------------------------------------------------------------------ links, site
 
 
