@@ -205,6 +205,13 @@ class Client:
         answer = await self._call(lambda: self._system.ListEngines(request))
         return tuple(EngineInfo.from_proto(engine) for engine in answer.engines)
 
+    async def collect_blobs(self) -> tuple[int, int]:
+        """Have the service look for blobs that no workflow uses; it removes them after its grace period. Gives
+        how many blobs there are, and how many of them it found."""
+        request = system_service_pb2.CollectBlobsRequest()
+        answer = await self._call(lambda: self._system.CollectBlobs(request))
+        return answer.blobs, answer.marked
+
     # -------------------------------------------------------------------------- values
 
     async def objects(self) -> rayobjects.RayObjects:

@@ -152,6 +152,10 @@ class SyncClient:
         """See Client.engines."""
         return self._thread.wait(self._client.engines())
 
+    def collect_blobs(self) -> tuple[int, int]:
+        """See Client.collect_blobs."""
+        return self._thread.wait(self._client.collect_blobs())
+
     def has_blob(self, blob: BlobRef) -> bool:
         """See Client.has_blob."""
         return self._thread.wait(self._client.has_blob(blob))

@@ -17,6 +17,7 @@ from perdure.cli.events import event
 from perdure.cli.migrate import migrate
 from perdure.cli.runs import COMMANDS
 from perdure.cli.serve import agent, serve
+from perdure.cli.storage import doctor, gc
 from perdure.client import DEFAULT_ADDRESS, Client
 
 FAILED: Final = 1
@@ -64,6 +65,8 @@ def root(context: click.Context, address: str, namespace: str, style: str) -> No
 
 for command in (*COMMANDS, engines, event, serve, agent, migrate):
     root.add_command(command)
+root.add_command(doctor)
+root.add_command(gc)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 
-class _ServeCommand(click.Command):
+class SettingsCommand(click.Command):
     """Its options are made from the knobs when it is first looked at, so that clients need no server parts."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -31,7 +31,7 @@ def _knobs() -> list[click.Parameter]:
     return made
 
 
-@click.command(cls=_ServeCommand)
+@click.command(cls=SettingsCommand)
 def serve(**flags: Any) -> None:
     """Run the service: an engine, and with it an agent for a local Ray."""
     try:

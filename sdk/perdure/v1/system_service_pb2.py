@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fperdure/v1/system_service.proto\x12\nperdure.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x14\n\x12ListEnginesRequest\":\n\x13ListEnginesResponse\x12#\n\x07\x65ngines\x18\x01 \x03(\x0b\x32\x12.perdure.v1.Engine\"\xba\x01\n\x06\x45ngine\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x64\x65\x61\x64\x18\x07 \x01(\x08\"\x16\n\x14GetSystemInfoRequest\"\xac\x01\n\x15GetSystemInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\"\n\x06limits\x18\x03 \x01(\x0b\x32\x12.perdure.v1.Limits\x12\x12\n\nreplica_id\x18\x05 \x01(\t\x12\x17\n\x0fpython_versions\x18\x06 \x03(\t\x12\x14\n\x0chttp_address\x18\x07 \x01(\t\"\xdb\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12 \n\x18max_inline_payload_bytes\x18\x02 \x01(\x03\x12\x16\n\x0emax_blob_bytes\x18\x03 \x01(\x03\x12\x11\n\tmax_nodes\x18\x04 \x01(\x05\x12+\n\x08max_wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15max_running_workflows\x18\x06 \x01(\x03\x12\x1d\n\x15max_pending_workflows\x18\x07 \x01(\x03\x32\xbf\x01\n\rSystemService\x12Y\n\rGetSystemInfo\x12 .perdure.v1.GetSystemInfoRequest\x1a!.perdure.v1.GetSystemInfoResponse\"\x03\x90\x02\x01\x12S\n\x0bListEngines\x12\x1e.perdure.v1.ListEnginesRequest\x1a\x1f.perdure.v1.ListEnginesResponse\"\x03\x90\x02\x01\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fperdure/v1/system_service.proto\x12\nperdure.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x14\n\x12ListEnginesRequest\":\n\x13ListEnginesResponse\x12#\n\x07\x65ngines\x18\x01 \x03(\x0b\x32\x12.perdure.v1.Engine\"\xba\x01\n\x06\x45ngine\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x64\x65\x61\x64\x18\x07 \x01(\x08\"\x15\n\x13\x43ollectBlobsRequest\"5\n\x14\x43ollectBlobsResponse\x12\r\n\x05\x62lobs\x18\x01 \x01(\x03\x12\x0e\n\x06marked\x18\x02 \x01(\x03\"\x16\n\x14GetSystemInfoRequest\"\xac\x01\n\x15GetSystemInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\"\n\x06limits\x18\x03 \x01(\x0b\x32\x12.perdure.v1.Limits\x12\x12\n\nreplica_id\x18\x05 \x01(\t\x12\x17\n\x0fpython_versions\x18\x06 \x03(\t\x12\x14\n\x0chttp_address\x18\x07 \x01(\t\"\xdb\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12 \n\x18max_inline_payload_bytes\x18\x02 \x01(\x03\x12\x16\n\x0emax_blob_bytes\x18\x03 \x01(\x03\x12\x11\n\tmax_nodes\x18\x04 \x01(\x05\x12+\n\x08max_wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15max_running_workflows\x18\x06 \x01(\x03\x12\x1d\n\x15max_pending_workflows\x18\x07 \x01(\x03\x32\x97\x02\n\rSystemService\x12Y\n\rGetSystemInfo\x12 .perdure.v1.GetSystemInfoRequest\x1a!.perdure.v1.GetSystemInfoResponse\"\x03\x90\x02\x01\x12S\n\x0bListEngines\x12\x1e.perdure.v1.ListEnginesRequest\x1a\x1f.perdure.v1.ListEnginesResponse\"\x03\x90\x02\x01\x12V\n\x0c\x43ollectBlobs\x12\x1f.perdure.v1.CollectBlobsRequest\x1a .perdure.v1.CollectBlobsResponse\"\x03\x90\x02\x02\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,18 +38,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SYSTEMSERVICE'].methods_by_name['GetSystemInfo']._serialized_options = b'\220\002\001'
   _globals['_SYSTEMSERVICE'].methods_by_name['ListEngines']._loaded_options = None
   _globals['_SYSTEMSERVICE'].methods_by_name['ListEngines']._serialized_options = b'\220\002\001'
+  _globals['_SYSTEMSERVICE'].methods_by_name['CollectBlobs']._loaded_options = None
+  _globals['_SYSTEMSERVICE'].methods_by_name['CollectBlobs']._serialized_options = b'\220\002\002'
   _globals['_LISTENGINESREQUEST']._serialized_start=112
   _globals['_LISTENGINESREQUEST']._serialized_end=132
   _globals['_LISTENGINESRESPONSE']._serialized_start=134
   _globals['_LISTENGINESRESPONSE']._serialized_end=192
   _globals['_ENGINE']._serialized_start=195
   _globals['_ENGINE']._serialized_end=381
-  _globals['_GETSYSTEMINFOREQUEST']._serialized_start=383
-  _globals['_GETSYSTEMINFOREQUEST']._serialized_end=405
-  _globals['_GETSYSTEMINFORESPONSE']._serialized_start=408
-  _globals['_GETSYSTEMINFORESPONSE']._serialized_end=580
-  _globals['_LIMITS']._serialized_start=583
-  _globals['_LIMITS']._serialized_end=802
-  _globals['_SYSTEMSERVICE']._serialized_start=805
-  _globals['_SYSTEMSERVICE']._serialized_end=996
+  _globals['_COLLECTBLOBSREQUEST']._serialized_start=383
+  _globals['_COLLECTBLOBSREQUEST']._serialized_end=404
+  _globals['_COLLECTBLOBSRESPONSE']._serialized_start=406
+  _globals['_COLLECTBLOBSRESPONSE']._serialized_end=459
+  _globals['_GETSYSTEMINFOREQUEST']._serialized_start=461
+  _globals['_GETSYSTEMINFOREQUEST']._serialized_end=483
+  _globals['_GETSYSTEMINFORESPONSE']._serialized_start=486
+  _globals['_GETSYSTEMINFORESPONSE']._serialized_end=658
+  _globals['_LIMITS']._serialized_start=661
+  _globals['_LIMITS']._serialized_end=880
+  _globals['_SYSTEMSERVICE']._serialized_start=883
+  _globals['_SYSTEMSERVICE']._serialized_end=1162
 # @@protoc_insertion_point(module_scope)

@@ -38,6 +38,18 @@ class Engine(_message.Message):
     dead: bool
     def __init__(self, engine_id: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., dead: bool = ...) -> None: ...
 
+class CollectBlobsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CollectBlobsResponse(_message.Message):
+    __slots__ = ("blobs", "marked")
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    MARKED_FIELD_NUMBER: _ClassVar[int]
+    blobs: int
+    marked: int
+    def __init__(self, blobs: _Optional[int] = ..., marked: _Optional[int] = ...) -> None: ...
+
 class GetSystemInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

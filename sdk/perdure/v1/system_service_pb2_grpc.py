@@ -46,6 +46,11 @@ class SystemServiceStub(object):
                 request_serializer=perdure_dot_v1_dot_system__service__pb2.ListEnginesRequest.SerializeToString,
                 response_deserializer=perdure_dot_v1_dot_system__service__pb2.ListEnginesResponse.FromString,
                 _registered_method=True)
+        self.CollectBlobs = channel.unary_unary(
+                '/perdure.v1.SystemService/CollectBlobs',
+                request_serializer=perdure_dot_v1_dot_system__service__pb2.CollectBlobsRequest.SerializeToString,
+                response_deserializer=perdure_dot_v1_dot_system__service__pb2.CollectBlobsResponse.FromString,
+                _registered_method=True)
 
 
 class SystemServiceServicer(object):
@@ -69,6 +74,15 @@ class SystemServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CollectBlobs(self, request, context):
+        """Looks at every stored blob and marks those that no workflow uses. The engine removes marked ones
+        in the background, once nobody has put them again for its grace period. It does the same by
+        itself now and then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SystemServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +95,11 @@ def add_SystemServiceServicer_to_server(servicer, server):
                     servicer.ListEngines,
                     request_deserializer=perdure_dot_v1_dot_system__service__pb2.ListEnginesRequest.FromString,
                     response_serializer=perdure_dot_v1_dot_system__service__pb2.ListEnginesResponse.SerializeToString,
+            ),
+            'CollectBlobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectBlobs,
+                    request_deserializer=perdure_dot_v1_dot_system__service__pb2.CollectBlobsRequest.FromString,
+                    response_serializer=perdure_dot_v1_dot_system__service__pb2.CollectBlobsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -139,6 +158,33 @@ class SystemService(object):
             '/perdure.v1.SystemService/ListEngines',
             perdure_dot_v1_dot_system__service__pb2.ListEnginesRequest.SerializeToString,
             perdure_dot_v1_dot_system__service__pb2.ListEnginesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectBlobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/perdure.v1.SystemService/CollectBlobs',
+            perdure_dot_v1_dot_system__service__pb2.CollectBlobsRequest.SerializeToString,
+            perdure_dot_v1_dot_system__service__pb2.CollectBlobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,11 @@ class SystemServiceStub:
     """The engines that work on this database, those that died lately included; of an embedded
     database the one that answers.
     """
+    CollectBlobs: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.CollectBlobsRequest, _system_service_pb2.CollectBlobsResponse]
+    """Looks at every stored blob and marks those that no workflow uses. The engine removes marked ones
+    in the background, once nobody has put them again for its grace period. It does the same by
+    itself now and then.
+    """
 
 @_typing.type_check_only
 class SystemServiceAsyncStub(SystemServiceStub):
@@ -58,6 +63,11 @@ class SystemServiceAsyncStub(SystemServiceStub):
     ListEngines: _aio.UnaryUnaryMultiCallable[_system_service_pb2.ListEnginesRequest, _system_service_pb2.ListEnginesResponse]  # type: ignore[assignment]
     """The engines that work on this database, those that died lately included; of an embedded
     database the one that answers.
+    """
+    CollectBlobs: _aio.UnaryUnaryMultiCallable[_system_service_pb2.CollectBlobsRequest, _system_service_pb2.CollectBlobsResponse]  # type: ignore[assignment]
+    """Looks at every stored blob and marks those that no workflow uses. The engine removes marked ones
+    in the background, once nobody has put them again for its grace period. It does the same by
+    itself now and then.
     """
 
 class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -83,6 +93,17 @@ class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_system_service_pb2.ListEnginesResponse, _abc.Awaitable[_system_service_pb2.ListEnginesResponse]]:
         """The engines that work on this database, those that died lately included; of an embedded
         database the one that answers.
+        """
+
+    @_abc_1.abstractmethod
+    def CollectBlobs(
+        self,
+        request: _system_service_pb2.CollectBlobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_system_service_pb2.CollectBlobsResponse, _abc.Awaitable[_system_service_pb2.CollectBlobsResponse]]:
+        """Looks at every stored blob and marks those that no workflow uses. The engine removes marked ones
+        in the background, once nobody has put them again for its grace period. It does the same by
+        itself now and then.
         """
 
 def add_SystemServiceServicer_to_server(servicer: SystemServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

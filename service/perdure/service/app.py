@@ -128,9 +128,11 @@ async def running_server(
             engine=engine,
         )
         server = grpc.aio.server(interceptors=[ErrorInterceptor(gate)], options=OPTIONS)
+        assert kernel.sweeper is not None
         system = SystemServicer(
             executor,
             store,
+            kernel.sweeper,
             engine=engine,
             max_running=settings.max_running_workflows,
             max_pending=settings.max_pending_workflows,

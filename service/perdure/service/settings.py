@@ -34,7 +34,10 @@ class Settings:
 
     listen: str = knob("127.0.0.1:7233", "host:port to serve gRPC on; port 0 takes a free one")
     storage: str = knob("./.perdure", "where runs are kept: a folder, sqlite:///path, postgresql://... or memory:")
-    blobs: str = knob("", "where large values are kept: a folder, file:///path or memory:; default: beside the storage")
+    blobs: str = knob(
+        "",
+        "where large values are kept: a folder, file:///path, s3://bucket or memory:; default: beside the storage",
+    )
     executor: str = knob(
         "ray",
         "what runs tasks: a Ray agent started with the engine, threads of the engine, or agents that dial in",

@@ -60,6 +60,11 @@ def blob_store(url: str) -> BlobStore:
     return FilesystemBlobStore(_folder(url) / BLOBS)
 
 
+def database_path(url: str) -> Path:
+    """The file of an embedded database."""
+    return _path(url) if urlsplit(url).scheme == "sqlite" else _folder(url) / DATABASE
+
+
 def default_blobs(storage: str) -> str:
     """Where blobs go if only the storage is given: beside the database, as an absolute URL."""
     parts = urlsplit(storage)

@@ -10,6 +10,7 @@ import grpc.aio
 from perdure import wire
 from perdure.service import limits
 from perdure.service.executors.port import Executor
+from perdure.service.sweep import Sweeper
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import EngineRow
 from perdure.v1 import system_service_pb2 as pb
@@ -26,11 +27,13 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
         self,
         executor: Executor,
         store: MetadataStore,
+        sweeper: Sweeper,
         *,
         engine: EngineRow,
         max_running: int,
         max_pending: int,
     ) -> None:
+        self._sweeper = sweeper
         self._executor = executor
         self._store = store
         self._engine = engine
@@ -62,6 +65,12 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
     ) -> pb.ListEnginesResponse:
         rows = await self._store.engines() or [self._engine]
         return pb.ListEnginesResponse(engines=[_engine(row) for row in rows])
+
+    async def CollectBlobs(
+        self, request: pb.CollectBlobsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.CollectBlobsResponse:
+        blobs, marked = await self._sweeper.collect()
+        return pb.CollectBlobsResponse(blobs=blobs, marked=marked)
 
 
 def _engine(row: EngineRow) -> pb.Engine:

@@ -21,7 +21,7 @@ from perdure.service.rpc.watch import Watcher
 from perdure.service.uses import of_start
 from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import RunQuery
-from perdure.v1 import spec_pb2, workflow_pb2, workflow_service_pb2_grpc
+from perdure.v1 import payload_pb2, spec_pb2, workflow_pb2, workflow_service_pb2_grpc
 from perdure.v1 import workflow_service_pb2 as pb
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -89,13 +89,20 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         return pb.CancelResponse(workflow=answers.workflow(view))
 
     async def GetOutput(self, request: pb.GetOutputRequest, context: Context) -> pb.GetOutputResponse:
+        if request.max_inline_bytes < 0:
+            raise requests.invalid("max_inline_bytes", "must not be negative")
         view = await self._queries.outcome(
             *_named(request),
             task_id=requests.text(request.task_id, "task_id", required=False),
             run_id=request.run_id,
             wait_s=requests.wait_s(request.wait, context),
         )
-        return answers.outcome(view, include_error=request.include_error_object)
+        answer = answers.outcome(view, include_error=request.include_error_object)
+        output = answer.outcome.output
+        if request.HasField("max_inline_bytes") and len(output.data) > request.max_inline_bytes:
+            blob = await self._blobs.put([output.data])
+            output.blob.CopyFrom(payload_pb2.BlobRef(sha256=blob.sha256, size_bytes=blob.size))
+        return answer
 
     async def SendEvent(self, request: pb.SendEventRequest, context: Context) -> pb.SendEventResponse:
         if request.ack not in (pb.EVENT_ACK_UNSPECIFIED, pb.EVENT_ACK_STORED):

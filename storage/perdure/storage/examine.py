@@ -1,0 +1,144 @@
+"""Looks at a store from outside, for people: is it there, what is its state, how fast is it. Changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import shutil
+import sqlite3
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from perdure.storage.migrate import migrations
+from perdure.storage.ports import StorageError
+from perdure.storage.urls import POSTGRES, database_path, shown
+
+TRIES: Final = 5
+
+
+async def examine_metadata(url: str) -> Mapping[str, Any]:
+    """Facts about a metadata store by name. Raises StorageError, saying what to do, if it cannot be used.
+
+    `milliseconds` is what making something durable takes; `skew_ms` by how much the clock of a database on
+    another machine is ahead of ours; `free_bytes` what the disk has left.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme in POSTGRES:
+        return await _postgres(url)
+    if scheme == "memory":
+        return {"kind": "memory", "note": "nothing is kept when the engine ends"}
+    return await asyncio.to_thread(_sqlite, database_path(url))
+
+
+def _sqlite(path: Path) -> Mapping[str, Any]:
+    folder = next((folder for folder in path.parents if folder.is_dir()), Path("/"))
+    if not os.access(folder, os.W_OK):
+        raise StorageError(f"{folder} may not be written to; make it this user's")
+    facts: dict[str, Any] = {
+        "kind": "sqlite",
+        "path": str(path),
+        "library": sqlite3.sqlite_version,
+        "free_bytes": shutil.disk_usage(folder).free,
+        "milliseconds": _fsync_ms(folder),
+    }
+    if not path.exists():
+        return {**facts, "note": "there is no database yet; the engine makes it"}
+    facts["is_in_use"] = _is_locked(path.with_name(path.name + ".lock"))
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            (damage,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            applied = [0]
+            if "migrations" in tables:
+                applied += [number for (number,) in connection.execute("SELECT number FROM migrations")]
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise StorageError(f"{path} is no database that can be read: {error}") from error
+    if damage != "ok":
+        raise StorageError(f"{path} is damaged: {damage}; restore a backup")
+    known = max(step.number for step in migrations("sqlite"))
+    if max(applied) > known:
+        raise StorageError(
+            f"{path} was made by a newer version of Perdure (migration {max(applied)}); install that version"
+        )
+    return {**facts, "schema": max(applied), "schema_known": known}
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _fsync_ms(folder: Path) -> float:
+    """The middle one of some tries of writing a page and flushing it to the disk."""
+    path = folder / f".perdure-doctor-{secrets.token_hex(6)}"
+    took = []
+    try:
+        with path.open("xb", buffering=0) as file:
+            for _ in range(TRIES):
+                start_s = time.perf_counter()
+                file.write(bytes(4096))
+                os.fsync(file.fileno())
+                took.append((time.perf_counter() - start_s) * 1000)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written to: {error}") from error
+    finally:
+        path.unlink(missing_ok=True)
+    return round(statistics.median(took), 2)
+
+
+async def _postgres(url: str) -> Mapping[str, Any]:
+    from perdure.storage.postgres_connections import connect, meaning
+    from perdure.storage.postgres_schema import known, verify
+
+    with meaning(url):
+        connection = await connect(url)
+        try:
+            before_ms = time.time() * 1000
+            server_ms = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8 * 1000")
+            after_ms = time.time() * 1000
+            await verify(connection, url)
+            settings = dict(
+                await connection.fetch(
+                    "SELECT name, setting FROM pg_settings "
+                    "WHERE name IN ('fsync', 'full_page_writes', 'server_version', 'synchronous_commit')"
+                )
+            )
+            applied = await connection.fetchval("SELECT max(number) FROM migrations")
+            took = []
+            for _ in range(TRIES):
+                start_s = time.perf_counter()
+                async with connection.transaction():  # which goes to the log of the database, and nowhere else
+                    await connection.fetchval("SELECT pg_logical_emit_message(true, 'perdure', 'doctor')")
+                took.append((time.perf_counter() - start_s) * 1000)
+        finally:
+            connection.terminate()
+    skew_ms = server_ms - (before_ms + after_ms) / 2
+    return {
+        "kind": "postgres",
+        "url": shown(url),
+        "server": settings["server_version"],
+        "schema": applied,
+        "schema_known": known(),
+        "skew_ms": round(skew_ms, 1),
+        "round_trip_ms": round(after_ms - before_ms, 2),
+        "milliseconds": round(statistics.median(took), 2),
+        "unsafe": [f"{name} is {settings[name]}" for name in ("fsync", "full_page_writes") if settings[name] != "on"],
+    }
