@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from simulation.world import SHAPES, run_seed
+from simulation.graphs import SHAPES
+from simulation.world import run_seed
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "300"))
 LIMITS = [(-1, -1), (1, -1), (2, 0), (1, 1), (2, 3)]

@@ -14,22 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from perdure import errors, graphwire, wire
-from perdure.model import (
-    NULL,
-    Call,
-    Function,
-    Node,
-    NodeRef,
-    Payload,
-    RetryPolicy,
-    RunStatus,
-    Sleep,
-    Spec,
-    TaskOptions,
-    TaskRef,
-    Wait,
-    WaitEvent,
-)
+from perdure.model import Payload, RunStatus
 from perdure.service.admission import ANY
 from perdure.service.executors.port import Work
 from perdure.service.kernel import Kernel
@@ -39,118 +24,17 @@ from perdure.storage.ports import StorageError
 from perdure.storage.rows import RunQuery
 from simulation.clock import VirtualLoop, run_virtually
 from simulation.executor import VOLATILE, FakeExecutor, Ledger
+from simulation.graphs import GRAPHS, SHAPES
 from simulation.store import FaultyStore, Watch
 
 T = TypeVar("T")
 
 HORIZON_S = 3_000.0
 """Long after every retry, sleep and time-out of the world; a run that is not final by then is stuck."""
-RETRY = TaskOptions(retry=RetryPolicy(max_attempts=12, initial_interval_ms=200, max_interval_ms=5_000))
-ONCE = TaskOptions(retry=RetryPolicy(max_attempts=12, application_errors=False))
 
 
 class Crash(BaseException):
     """The process died here."""
-
-
-def call(node_id: str, program: str, *needs: str, catch: bool = False, limit_ms: int | None = None) -> Node:
-    """A task with an id that begins with "v_" is volatile."""
-    base = ONCE if program == "broken" else RETRY
-    options = TaskOptions(
-        retry=base.retry,
-        catch_exceptions=catch,
-        attempt_timeout_ms=limit_ms,
-        checkpoint=not node_id.startswith(VOLATILE),
-    )
-    return Node(node_id, Call(Function(program, program), NULL, tuple(NodeRef(n) for n in needs)), options=options)
-
-
-def spec(*nodes: Node) -> Spec:
-    return Spec(nodes, nodes[-1].id)
-
-
-GRAPHS = {
-    "leaf": spec(call("leaf", "value")),
-    "pair": spec(call("p", "value"), call("q", "flaky:1", "p")),
-    "deep": spec(call("d", "grow:pair"), call("e", "value", "d")),
-    "bad": spec(call("x", "value"), call("y", "broken", "x")),
-    "sleepy": spec(Node("s", Sleep(delay_ms=700)), call("t", "value", "s")),
-    "rest": spec(Node("v", Wait((TaskRef("a"), TaskRef("b")), num_returns=2)), call("r", "value", "v")),
-    "loose": spec(call("v_x", "flaky:1"), call("y", "value", "v_x"), call("v_z", "value", "y")),
-}
-
-SHAPES: dict[str, tuple[Spec, int, RunStatus]] = {
-    # name: graph, events to send under the key "k", how it ends if nobody cancels it
-    "one": (spec(call("a", "value")), 0, RunStatus.SUCCESSFUL),
-    "chain": (
-        spec(call("a", "value"), *(call(f"a{i}", "value", f"a{i - 1}" if i else "a") for i in range(6))),
-        0,
-        RunStatus.SUCCESSFUL,
-    ),
-    "fan": (
-        spec(
-            *(call(f"f{i}", "flaky:1" if i % 3 == 0 else "value") for i in range(8)),
-            call("sum", "value", *(f"f{i}" for i in range(8))),
-        ),
-        0,
-        RunStatus.SUCCESSFUL,
-    ),
-    "grows": (
-        spec(call("a", "grow:deep"), call("b", "grow:sleepy"), call("c", "lost:2", "a", "b")),
-        0,
-        RunStatus.SUCCESSFUL,
-    ),
-    "caught": (
-        spec(call("a", "grow:bad", catch=True), call("b", "broken", catch=True), call("c", "value", "a", "b")),
-        0,
-        RunStatus.SUCCESSFUL,
-    ),
-    "waits": (
-        spec(
-            call("a", "value"),
-            Node("w1", WaitEvent("k"), after=("a",)),
-            Node("w2", WaitEvent("k")),
-            call("b", "value", "w1", "w2"),
-        ),
-        2,
-        RunStatus.SUCCESSFUL,
-    ),
-    "sleeps": (spec(Node("s", Sleep(delay_ms=90_000)), call("a", "value", "s")), 0, RunStatus.SUCCESSFUL),
-    "late": (
-        spec(
-            Node("w", WaitEvent("never", timeout_ms=40_000), options=TaskOptions(catch_exceptions=True)),
-            call("a", "value", "w"),
-        ),
-        0,
-        RunStatus.SUCCESSFUL,
-    ),
-    "races": (
-        spec(
-            call("a", "value"),
-            call("b", "flaky:1"),
-            call("never", "hang:99"),
-            Node("w", Wait((NodeRef("a"), NodeRef("b"), NodeRef("never")), timeout_ms=30_000)),
-            call("c", "grow:rest", "w"),
-        ),
-        0,
-        RunStatus.SUCCESSFUL,
-    ),
-    "forgets": (
-        spec(
-            call("v_a", "value"),
-            call("v_b", "lost:1", "v_a"),
-            call("c", "value", "v_b"),
-            Node("w1", WaitEvent("k"), after=("c",)),
-            call("v_d", "grow:loose", "v_b", "w1"),
-            call("e", "value", "v_d", "c"),
-            call("v_f", "value", "e"),
-        ),
-        1,
-        RunStatus.SUCCESSFUL,
-    ),
-    "hangs": (spec(call("a", "hang:1", limit_ms=3_000), call("b", "value", "a")), 0, RunStatus.SUCCESSFUL),
-    "fails": (spec(call("a", "value"), call("b", "broken", "a"), call("c", "grow:sleepy")), 0, RunStatus.FAILED),
-}
 
 
 @dataclass
