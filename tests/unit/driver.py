@@ -131,5 +131,11 @@ class Driver:
             again.take(run.recover(at_ms))
         return again
 
+    def resumed(self, at_ms: int) -> Driver:
+        """The same run after it was made RUNNING again in the store, as `Resume` does."""
+        again = self.restarted()
+        again.status = RunStatus.RUNNING
+        return again.restarted(at_ms)
+
     def state(self) -> dict[str, tuple[TaskStatus, str, int, bool]]:
         return {task.id: (task.status, task.source, task.wraps, task.done) for task in self.run.graph}

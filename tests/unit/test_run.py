@@ -16,7 +16,6 @@ from perdure.engine.messages import (
     EventArrived,
     RecordRun,
     RecordTask,
-    ResumeRequested,
     SetTimer,
     Source,
     TaskContinued,
@@ -92,7 +91,6 @@ def test_a_run_waits_for_the_nodes_beside_its_output() -> None:
         TaskSucceeded("nobody", 1, VALUE, 20),
         TimerFired("a", 1, 20),
         TimerFired("nobody", 1, 20),
-        ResumeRequested(20),
     ],
 )
 def test_late_repeated_and_unknown_events_change_nothing(event: Event) -> None:
@@ -242,7 +240,8 @@ def test_a_failed_run_resumes_from_what_failed() -> None:
     run.fail("c")
     run = run.restarted()
     assert run.run.status is RunStatus.FAILED
-    run.apply(ResumeRequested(100))
+    assert run.dispatched == []
+    run = run.resumed(100)
     assert run.dispatched == [("c", 2)]
     assert run.status is RunStatus.RUNNING
     run.succeed("c", 2)
@@ -254,8 +253,7 @@ def test_a_crash_right_after_a_resume_loses_nothing() -> None:
     run = Driver(graph(call("a"), call("b", "a")))
     run.succeed("a")
     run.fail("b")
-    run = run.restarted()
-    run.apply(ResumeRequested(100))
+    run = run.resumed(100)
     again = run.restarted()
     assert again.dispatched == [("b", 2)]
 
@@ -265,8 +263,7 @@ def test_a_resume_inside_a_returned_graph() -> None:
     run.go_on("a", graph(call("x"), call("y", "x")))
     run.succeed("x")
     run.fail("y")
-    run = run.restarted()
-    run.apply(ResumeRequested(100))
+    run = run.resumed(100)
     assert run.dispatched == [("y", 2)]
     run.succeed("y", 2)
     assert run.inputs["b"] == (Source(task_id="y"),)
@@ -275,8 +272,7 @@ def test_a_resume_inside_a_returned_graph() -> None:
 def test_a_sleep_interrupted_by_a_failure_does_not_start_over() -> None:
     run = Driver(graph(Node("s", Sleep(delay_ms=5_000)), call("a"), call("z", "s", "a")))
     run.fail("a")
-    run = run.restarted()
-    run.apply(ResumeRequested(1_000))
+    run = run.resumed(1_000)
     assert run.timers == [SetTimer("s", 1, 5_000)]
     assert run.dispatched == [("a", 2)]
 
@@ -289,7 +285,6 @@ def test_cancelling_ends_everything() -> None:
     assert run.ends[-1].failure is not None
     assert run.ends[-1].failure.message == "enough"
     assert run.apply(EventArrived(1, "k", VALUE, 60)) == []
-    assert run.apply(ResumeRequested(70)) == []
 
 
 # ------------------------------------------------------------------------------ continuations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.engine.messages import CancelRequested, EventArrived, ResumeRequested, TaskContinued, TaskFailed
+from perdure.engine.messages import CancelRequested, EventArrived, TaskContinued, TaskFailed
 from perdure.model import Node, NodeRef, RunStatus, Sleep, TaskStatus, Wait, WaitEvent
 from unit.driver import CATCH, ERROR, VALUE, Driver, call, graph
 
@@ -39,7 +39,7 @@ def test_a_failed_run_ends_what_waits_and_resumes_it(kind: str) -> None:
     assert run.status is RunStatus.FAILED
     assert (run.records["a"].status, run.records["a"].ended_ms) == (TaskStatus.FAILED, 50)
     assert (run.records["w"].status, run.records["w"].ended_ms) == (TaskStatus.CANCELED, 50)
-    run.apply(ResumeRequested(60))
+    run = run.resumed(60)
     task = run.run.graph.tasks["w"]
     assert (task.status, task.ended_ms) == (TaskStatus.RUNNING, None)
     if kind.startswith("event"):

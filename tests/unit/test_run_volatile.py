@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from perdure.engine.messages import Dispatch, ResumeRequested, TaskFailed, TaskSucceeded, TimerFired
+from perdure.engine.messages import Dispatch, TaskFailed, TaskSucceeded, TimerFired
 from perdure.model import Call, Node, NodeRef, RetryPolicy, RunStatus, TaskOptions, TaskStatus, Wait
 from unit.driver import CATCH, ERROR, ONCE, VALUE, Driver, call, graph
 
@@ -158,9 +158,8 @@ def test_a_resumed_run_makes_again_what_it_needs_and_no_more() -> None:
     driver.succeed("a")
     driver.succeed("b")
     driver.fail("c")
-    again = driver.restarted()
-    assert again.run.status is RunStatus.FAILED
-    again.apply(ResumeRequested(at_ms=20))
+    assert driver.status is RunStatus.FAILED
+    again = driver.resumed(20)
     assert again.dispatched == [("c", 2)]
 
 

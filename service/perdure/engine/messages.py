@@ -95,13 +95,6 @@ class CancelRequested:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class ResumeRequested:
-    """Somebody wants a failed run to go on."""
-
-    at_ms: int
-
-
 Event: TypeAlias = (
     AttemptStarted
     | TaskSucceeded
@@ -111,7 +104,6 @@ Event: TypeAlias = (
     | EventArrived
     | TimerFired
     | CancelRequested
-    | ResumeRequested
 )
 
 # ------------------------------------------------------------------------------ commands
@@ -164,7 +156,7 @@ class ConsumeEvent:
 
 @dataclass(frozen=True, slots=True)
 class RecordRun:
-    """Store the state of the run. SUCCESSFUL has an `output`, FAILED and CANCELED a `failure`."""
+    """Store the end of the run. SUCCESSFUL has an `output`, FAILED and CANCELED a `failure`."""
 
     status: RunStatus
     at_ms: int

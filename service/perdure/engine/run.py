@@ -36,7 +36,6 @@ from perdure.engine.messages import (
     KeepOutput,
     RecordRun,
     RecordTask,
-    ResumeRequested,
     SetTimer,
     Source,
     TaskContinued,
@@ -102,7 +101,8 @@ class Run:
         return self._take()
 
     def recover(self, at_ms: int) -> list[Command]:
-        """The commands that a restored state implies: what was in flight runs again, what waited waits on.
+        """The commands that a restored state implies: what was in flight runs again, what waited waits on, and
+        what had failed or was canceled in a run that was made RUNNING again is tried anew.
 
         Attempts that were in flight were never recorded, so they cost no retry.
         """
@@ -113,7 +113,7 @@ class Run:
 
     def apply(self, event: Event) -> list[Command]:
         """Change the state by one event. Late, repeated and unknown events change nothing."""
-        if self.status is not RunStatus.RUNNING and not isinstance(event, ResumeRequested):
+        if self.status is not RunStatus.RUNNING:
             return []
         match event:
             case AttemptStarted():
@@ -140,8 +140,6 @@ class Run:
                 self._timer_fired(event)
             case CancelRequested():
                 self._end(RunStatus.CANCELED, event.at_ms, failure=run_canceled(event.reason))
-            case ResumeRequested():
-                self._resume(event.at_ms)
             case _:
                 assert_never(event)
         self._start_ready(event.at_ms)
@@ -351,16 +349,6 @@ class Run:
         self._waiting.clear()
         self._ready.clear()
         self._commands.append(RecordRun(status, at_ms, output, failure))
-
-    def _resume(self, at_ms: int) -> None:
-        if self.status is not RunStatus.FAILED:
-            return
-        self.status = RunStatus.RUNNING
-        self.failure = None
-        self._commands.append(RecordRun(RunStatus.RUNNING, at_ms))
-        self._try_anew()
-        self.graph.skip_unneeded()
-        self._start_all(at_ms)
 
     def _try_anew(self) -> None:
         """A task that failed or was canceled in a run that goes on has all its attempts again."""
