@@ -20,7 +20,6 @@ class FailureKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_KIND_SYSTEM: _ClassVar[FailureKind]
     FAILURE_KIND_FUNCTION_UNAVAILABLE: _ClassVar[FailureKind]
     FAILURE_KIND_SERIALIZATION: _ClassVar[FailureKind]
-    FAILURE_KIND_DEPENDENCY: _ClassVar[FailureKind]
 FAILURE_KIND_UNSPECIFIED: FailureKind
 FAILURE_KIND_APPLICATION: FailureKind
 FAILURE_KIND_TIMEOUT: FailureKind
@@ -28,7 +27,6 @@ FAILURE_KIND_CANCELED: FailureKind
 FAILURE_KIND_SYSTEM: FailureKind
 FAILURE_KIND_FUNCTION_UNAVAILABLE: FailureKind
 FAILURE_KIND_SERIALIZATION: FailureKind
-FAILURE_KIND_DEPENDENCY: FailureKind
 
 class Failure(_message.Message):
     __slots__ = ("kind", "type", "message", "stack_trace", "cause", "error", "task_id", "attempts", "non_retryable", "next_retry_delay", "base_types")
