@@ -97,7 +97,7 @@ class PostgresServer:
         return {"cwd": self._folder, "user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
 
     def start(self) -> None:
-        """Returns once it takes connections."""
+        """Returns once it takes connections. It ends with the thread that calls this, if nobody stops it before."""
         settings = {**SETTINGS, "port": str(self.port), "unix_socket_directories": str(self._folder)}
         flags = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
