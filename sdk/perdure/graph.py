@@ -11,10 +11,10 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
 
 import cloudpickle  # type: ignore[import-untyped]
 
@@ -23,6 +23,7 @@ from perdure.model import Attribute, Index, Key, Path, Sleep, WaitEvent
 from perdure.options import SECONDS_MAX, Options, RetryPolicy
 
 P = ParamSpec("P")
+C = TypeVar("C")
 R = TypeVar("R")
 
 _SLUG: Final = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -189,12 +190,16 @@ class Input:
 # ------------------------------------------------------------------------------ building
 
 
-class Task(Generic[P, R]):
-    """A function that graphs may call. Called itself, it is just the function."""
+class Task(Generic[P, C, R]):
+    """A function that graphs may call. Called itself, it is just the function.
+
+    To the type checker `C` is what a call of it gives and `R` its value in graphs: the same, but for an
+    `async def`, of which a call gives a coroutine.
+    """
 
     __perdure_task__ = True
 
-    def __init__(self, function: Callable[P, R], options: Options, original: Task[P, R] | None = None) -> None:
+    def __init__(self, function: Callable[P, C], options: Options, original: Task[P, C, R] | None = None) -> None:
         if not callable(function):
             raise TypeError(f"a task is made of a function, not of a {type(function).__name__}")
         self.function = function
@@ -207,7 +212,7 @@ class Task(Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         return self.function(*args, **kwargs)
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -221,7 +226,7 @@ class Task(Generic[P, R]):
             raise TypeError(f"{self.__qualname__}(): {error}") from None
         return cast(R, CallNode(self._original, args, kwargs, self.default_options))
 
-    def options(self, **options: Any) -> Task[P, R]:
+    def options(self, **options: Any) -> Task[P, C, R]:
         """The same function with other options; those not named stay."""
         return Task(self.function, self.default_options.merged(options), self._original)
 
@@ -241,10 +246,21 @@ def _imported(module: str, qualname: str) -> object:
     return found
 
 
+class TaskDecorator(Protocol):
+    """What `@task(...)` gives."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, Coroutine[Any, Any, R], R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R, R]: ...
+
+
 @overload
-def task(function: Callable[P, R], /) -> Task[P, R]: ...
+def task(function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, Coroutine[Any, Any, R], R]: ...
 @overload
-def task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(function: Callable[P, R], /) -> Task[P, R, R]: ...
+@overload
+def task(**options: Any) -> TaskDecorator: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function a task: `@task`, or `@task(num_cpus=2, max_retries=5)`.
 

@@ -16,17 +16,33 @@ def double(number: int) -> int:
     return 2 * number
 
 
+@perdure.task
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+@perdure.task(timeout=5)
+async def fetch_in_time(url: str) -> bytes:
+    return url.encode()
+
+
 async def check(client: Client, sync: SyncClient) -> None:
     assert_type(length("called it is the function"), int)
     assert_type(length.bind("x"), int)
     assert_type(double.bind(length.bind("x")), int)
     assert_type(double.options(num_gpus=1).bind(1), int)
+    assert_type(await fetch("called it is the function"), bytes)
+    assert_type(fetch.bind("url"), bytes)
+    assert_type(fetch_in_time.options(max_retries=1).bind("url"), bytes)
+    assert_type(await client.run(fetch.bind("url")), bytes)
     assert_type(await client.run(double.bind(1)), int)
     assert_type(sync.run(length.bind("x")), int)
     assert_type(await client.cancel("id"), perdure.RunStatus)
 
     length.bind(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     length.bind()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    fetch.bind(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    length.bind(fetch.bind("url"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     double.bind(number="x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await client.start(length.bind("x"), workflow=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await client.start(length.bind("x"), id_reuse="never")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -30,7 +30,7 @@ _TOKEN: Final = re.compile(
 _VALUE: Final = re.compile(r'(?P<word>[^\s()<>=!:"]+(?::[^\s()<>=!"]+)*)')
 """After an operator a word may have colons in it, as times have."""
 _INTEGER: Final = re.compile(r"-?[0-9]{1,9}")
-_SPACE: Final = re.compile(r"\s*")
+_VISIBLE: Final = re.compile(r"\S")
 
 
 def parse_filter(text: str) -> Condition | None:
@@ -58,7 +58,8 @@ class _Parser:
         self._text = text
         self._tokens: list[tuple[str, str, int]] = []
         position, kind = 0, ""
-        while (position := _SPACE.match(text, position).end()) < len(text):  # type: ignore[union-attr]
+        while (start := _VISIBLE.search(text, position)) is not None:
+            position = start.start()
             match = (_VALUE.match(text, position) if kind == "operator" else None) or _TOKEN.match(text, position)
             if match is None:
                 raise _wrong("this does not belong here", position)
