@@ -144,6 +144,20 @@ def encode_value(value: object, objects: Objects | None = None) -> Encoded:
     return Encoded(NULL.encoding, ()) if value is None else encode(value, objects)
 
 
+def encode_portable(value: object) -> Encoded | None:
+    """As every language reads it: null, bytes as they are, or JSON (tuples become arrays, keys strings).
+    None if the value is more than that."""
+    if value is None:
+        return encode_value(value)
+    if isinstance(value, (bytes, bytearray)):
+        return Encoded(BINARY, (bytes(value),))
+    try:
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return Encoded(JSON, (text.encode(),))
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
 def decode(payload: Payload, data: bytes | memoryview | None = None, objects: Objects | None = None) -> Any:
     """The value of a payload; `data` are the bytes of its blob if it has one. Buffers are not copied,
     so arrays are read-only. Raises CodecError."""

@@ -11,7 +11,7 @@ import pytest
 
 import perdure
 from integration.engine_settings import settings_on
-from integration.wire_calls import Stubs, output_of, pickle_of, run_request, sum_of
+from integration.wire_calls import Stubs, json_of, output_of, run_request, sum_of
 from perdure.service.app import RunningServer, running_server
 
 
@@ -55,4 +55,4 @@ async def goes_on_serving(stubs: Stubs) -> AsyncIterator[None]:
     """After the test, whatever it did, new work is done."""
     yield
     await stubs.workflows.Run(run_request(sum_of(20, 22), "afterwards"))
-    assert (await output_of(stubs, "afterwards")).output.data == pickle_of(42)
+    assert (await output_of(stubs, "afterwards")).output.data == json_of(42)

@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from integration import wire_calls
-from integration.wire_calls import Stubs, an_event, event_node, graph, pickle_of, refused, run_request, stored, sum_of
+from integration.wire_calls import Stubs, an_event, event_node, graph, json_of, refused, run_request, stored, sum_of
 from perdure.service.app import running_server
 from perdure.service.settings import Settings
 from perdure.storage.memory import MemoryMetadataStore
@@ -92,5 +92,5 @@ async def test_a_bug_inside_stays_inside(method: str, caplog: pytest.LogCaptureF
         assert any(getattr(record, "error_id", "") == error_id for record in caplog.records)
         assert "secret" in caplog.text
         await stubs.workflows.Run(run_request(sum_of(20, 22), "afterwards"))
-        assert (await wire_calls.output_of(stubs, "afterwards")).output.data == pickle_of(42)
+        assert (await wire_calls.output_of(stubs, "afterwards")).output.data == json_of(42)
         assert await stored(stubs) == ["afterwards"]

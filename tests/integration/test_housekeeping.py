@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 import perdure
-from integration.wire_calls import Stubs, output_of, pickle_of, refused, run_request, sum_of
+from integration.wire_calls import Stubs, json_of, output_of, refused, run_request, sum_of
 from perdure.service.app import running_server
 from perdure.service.settings import Settings
 from perdure.storage.filesystem import FilesystemBlobStore
@@ -92,7 +92,7 @@ def storage(tmp_path: Path) -> str:
 
 async def test_an_output_above_the_limit_comes_as_a_blob(stubs: Stubs) -> None:
     await stubs.workflows.Run(run_request(sum_of(20, 22), "w"))
-    expected = pickle_of(42)
+    expected = json_of(42)
     whole = (await output_of(stubs, "w")).output
     assert whole.data == expected
     for limit in (0, len(expected) - 1):

@@ -111,7 +111,7 @@ async def test_an_event_sent_twice_counts_once(stubs: Stubs) -> None:
     last = await stubs.workflows.SendEvent(event("b", 41))
     assert not last.duplicate
     assert last.sequence > first.sequence
-    assert (await wire_calls.output_of(stubs, "w")).output.data == wire_calls.pickle_of(42)
+    assert (await wire_calls.output_of(stubs, "w")).output.data == wire_calls.json_of(42)
     late = await stubs.workflows.SendEvent(event("b", 41))  # it ended the run, and its sender may not have heard
     assert (late.duplicate, late.sequence) == (True, last.sequence)
     await refused(stubs.workflows.SendEvent(event("c", 1)), Code.FAILED_PRECONDITION, "WORKFLOW_ALREADY_FINAL")

@@ -6,7 +6,6 @@ Errors are read from the trailers by the book (google.rpc.Status), not by the SD
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -100,9 +99,9 @@ def json_value(value: object) -> payload_pb2.Payload:
     return payload_pb2.Payload(encoding="json/plain", data=json.dumps(value).encode())
 
 
-def pickle_of(value: object) -> bytes:
-    """As a Python worker gives it."""
-    return pickle.dumps(value, protocol=5)
+def json_of(value: object) -> bytes:
+    """As a Python worker gives what a function returned that was called by its name."""
+    return json.dumps(value).encode()
 
 
 def call_node(node_id: str, function: str, *args: Any, after: tuple[str, ...] = ()) -> spec_pb2.Node:

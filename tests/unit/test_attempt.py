@@ -104,6 +104,35 @@ def test_a_value_comes_back(runner: Runner) -> None:
     assert value_of(runner.run(assign(lambda a, b=0: a + b, 1, b=2))) == 3
 
 
+NAMED = Function("key", "builtins:tuple")
+
+
+@pytest.mark.parametrize(
+    ("value", "encoding", "read"),
+    [
+        ([1, "a", None], "json/plain", [1, "a", None]),
+        ([(1, 2.5)], "json/plain", [[1, 2.5]]),
+        ([b"x"], "python/pickle", (b"x",)),
+        ([float("nan")], "python/pickle", None),
+        (["\ud800"], "python/pickle", ("\ud800",)),
+    ],
+)
+def test_what_a_function_called_by_name_returns_is_for_every_language(
+    runner: Runner, value: list[object], encoding: str, read: object
+) -> None:
+    result = runner.run(assign(NAMED, value))
+    assert isinstance(result, Returned)
+    assert result.output.encoding == encoding
+    if read is not None:
+        assert codec.decode(result.output) == read
+
+
+def test_bytes_and_nothing_of_a_function_called_by_name_are_bytes_and_null(runner: Runner) -> None:
+    raw = runner.run(assign(Function("bytes", "builtins:bytes"), 3))
+    assert raw == Returned(Payload("binary/plain", b"\0\0\0"))
+    assert runner.run(assign(Function("setattr", "builtins:print"))) == Returned(NULL)
+
+
 def test_none_is_null(runner: Runner) -> None:
     assert runner.run(assign(lambda: None)) == Returned(NULL)
 

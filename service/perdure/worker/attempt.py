@@ -198,7 +198,7 @@ class Runner:
                     raise
                 except BaseException as error:
                     return Failed(failures.from_exception(error, _kind(error), skip_frames=1))
-            return self._finish(value, assignment.context.task_id)
+            return self._finish(value, assignment)
         except _Bad as bad:
             return Failed(bad.failure)
 
@@ -215,7 +215,7 @@ class Runner:
                     if _is_end(error):
                         raise
                     return Failed(failures.from_exception(error, _kind(error), skip_frames=1))
-            return self._finish(value, assignment.context.task_id)
+            return self._finish(value, assignment)
         except _Bad as bad:
             return Failed(bad.failure)
 
@@ -306,7 +306,8 @@ class Runner:
             self._functions.popitem(last=False)
         return found
 
-    def _finish(self, value: Any, task_id: str) -> Result:
+    def _finish(self, value: Any, assignment: Assignment) -> Result:
+        task_id = assignment.context.task_id
         try:
             if graph.is_node(value):
                 spec = self._without_large_parts(conversion.to_spec(value, self._objects), task_id)
@@ -314,7 +315,9 @@ class Runner:
                 return Continued(graphwire.encode_spec(spec))
             if codec.is_object(value):
                 return Returned(self._objects.store(value, innermost=True))
-            encoded = codec.encode_value(value, self._objects)
+            is_registered = assignment.function.code is None  # callers are of any language
+            portable = codec.encode_portable(value) if is_registered else None
+            encoded = portable or codec.encode_value(value, self._objects)
         except codec.Unresolved as unresolved:
             raise _bad(unresolved) from unresolved
         except Exception as error:
