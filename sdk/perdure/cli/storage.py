@@ -30,7 +30,7 @@ def gc(session: Any) -> None:
 
 @click.command(cls=SettingsCommand)
 @click.pass_context
-def doctor(context: click.Context, **flags: Any) -> None:
+def doctor(context: click.Context, /, **flags: Any) -> None:
     """Check what an engine depends on: storage, blobs, clock, ports, Ray. Takes what `serve` takes."""
     try:
         from perdure.service.doctor import Finding, examine

@@ -18,7 +18,7 @@ from perdure.service.restore import restore_run
 from perdure.service.scheduler import Live, Scheduler
 from perdure.service.values import Values
 from perdure.service.views import OutcomeView, RunView, TaskView, count_tasks, view_task
-from perdure.storage.ports import MetadataStore
+from perdure.storage.ports import CorruptData, MetadataStore
 from perdure.storage.rows import RunQuery, RunRow, ValueKey
 
 _FINAL: Final = frozenset(status for status in RunStatus if status.is_final)
@@ -59,7 +59,12 @@ class Queries:
                         break
         if (live := await self._durable(row)) is not None:
             return live.view()
-        return RunView(row, count_tasks((await self._rebuild(row)).graph))
+        try:
+            return RunView(row, count_tasks((await self._rebuild(row)).graph))
+        except CorruptData:
+            if row.status.is_final:  # perhaps because of that: its state can be told, but not its tasks
+                return RunView(row)
+            raise
 
     async def row(self, namespace: str, workflow_id: str, run_id: str = "") -> RunRow:
         """The current run of a workflow id, or a certain one."""

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from perdure import wire
 from perdure.model import Payload
 from perdure.storage.ports import CorruptData, MetadataStore
@@ -62,14 +64,25 @@ class Values:
         if (payload := self.cached(key)) is not None:
             return payload
         (data,) = await self._store.read_values([key])
-        return None if data is None else wire.decode_payload(data)
+        return None if data is None else _decode(key, data)
 
     async def read(self, keys: Sequence[ValueKey]) -> list[Payload]:
         found = {key: payload for key in keys if (payload := self.cached(key)) is not None}
         missing = [key for key in dict.fromkeys(keys) if key not in found]
         for key, data in zip(missing, await self._store.read_values(missing) if missing else (), strict=True):
             if data is None:
-                name = f"task {key.task_id!r}" if key.task_id else f"input {key.input!r}"
-                raise CorruptData(f"run {key.run_id} has no value of {name}", subject=key.run_id)
-            found[key] = wire.decode_payload(data)
+                raise CorruptData(f"run {key.run_id} has no value of {_name(key)}", subject=key.run_id)
+            found[key] = _decode(key, data)
         return [found[key] for key in keys]
+
+
+def _name(key: ValueKey) -> str:
+    return f"task {key.task_id!r}" if key.task_id else f"input {key.input!r}"
+
+
+def _decode(key: ValueKey, data: bytes) -> Payload:
+    try:
+        return wire.decode_payload(data)
+    except (DecodeError, ValueError) as error:
+        message = f"the value of {_name(key)} of run {key.run_id} does not decode: {error}"
+        raise CorruptData(message, subject=key.run_id) from error

@@ -19,6 +19,7 @@ from perdure import codec, conversion, failures, graph, graphwire, rayobjects, r
 from perdure.arguments import decode_arguments
 from perdure.context import Context, bind_context
 from perdure.model import INLINE_BYTES_MAX, WAITED, BlobRef, Failure, FailureKind, Function, Path, Payload, Spec, Waited
+from perdure.storage.ports import BlobNotFound, CorruptData
 from perdure.worker.interrupt import Interrupted
 
 FUNCTIONS_MAX: Final = 1_000
@@ -283,10 +284,11 @@ class Runner:
     def _load_blob(self, blob: BlobRef) -> memoryview:
         try:
             return self._blobs.load(blob)
+        except (BlobNotFound, CorruptData) as error:  # no other attempt will find it otherwise
+            raise _Bad(data_lost(f"blob {blob.sha256} cannot be read: {error}")) from error
         except Exception as error:
-            kind = type(error)
             message = f"blob {blob.sha256} cannot be read: {error}"
-            failure = Failure(FailureKind.SYSTEM, failures.type_name(kind), message)
+            failure = Failure(FailureKind.SYSTEM, failures.type_name(type(error)), message)
             raise _Bad(failure) from error
 
     def _load(self, function: Function) -> Callable[..., Any]:
@@ -369,6 +371,11 @@ def _serialization(error: Exception, task_id: str, what: str) -> Failure:
     failure = failures.from_exception(error, FailureKind.SERIALIZATION)
     message = f"task {task_id!r}: {what} cannot travel: {error}"
     return Failure(FailureKind.SERIALIZATION, failure.type, message, failure.stack_trace, failure.base_types)
+
+
+def data_lost(what: str) -> Failure:
+    """Of a task that needs what is damaged or gone. Trying again is no use."""
+    return Failure(FailureKind.SYSTEM, "perdure.CorruptData", f"data is lost: {what}", non_retryable=True)
 
 
 def now_ms() -> int:

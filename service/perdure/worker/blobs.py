@@ -1,16 +1,29 @@
-"""The blob store, for code that is not asynchronous."""
+"""The blob store, for code that is not asynchronous.
+
+While the store is away or full, an attempt waits for it: what it has computed is not to be lost, and the
+tries that its policy grants are for other trouble. It can be interrupted meanwhile.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from perdure.codec import Encoded
 from perdure.model import BlobRef
-from perdure.storage.ports import BlobStore
+from perdure.storage.ports import BlobStore, StorageFull, StorageUnavailable
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+PATIENCE_S: Final = 600.0
+PAUSE_FIRST_S: Final = 0.2
+PAUSE_MAX_S: Final = 5.0
+STEP_S: Final = 0.05
 
 
 class BlockingBlobs:
@@ -21,13 +34,28 @@ class BlockingBlobs:
         self._loop = loop
 
     def load(self, blob: BlobRef) -> memoryview:
-        return self._wait(self._store.get(blob.sha256))
+        return self._patiently(lambda: self._store.get(blob.sha256))
 
     def store(self, encoded: Encoded) -> BlobRef:
-        return self._wait(self._store.put(encoded.chunks))
+        return self._patiently(lambda: self._store.put(encoded.chunks))
 
     def renew(self, blob: BlobRef) -> bool:
-        return self._wait(self._store.renew(blob.sha256)) is not None
+        return self._patiently(lambda: self._store.renew(blob.sha256)) is not None
+
+    def _patiently(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        deadline_s = time.monotonic() + PATIENCE_S
+        pause_s = PAUSE_FIRST_S
+        while True:
+            try:
+                return self._wait(work())
+            except (StorageUnavailable, StorageFull) as error:
+                if time.monotonic() > deadline_s:
+                    raise
+                log.warning("the blob store fails, trying again", extra={"error": str(error)})
+            until_s = time.monotonic() + pause_s
+            while time.monotonic() < until_s:
+                time.sleep(STEP_S)  # a thread that sleeps long cannot be interrupted
+            pause_s = min(pause_s * 2, PAUSE_MAX_S)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -25,12 +25,16 @@ from perdure.model import Failure, FailureKind, Function, Payload
 from perdure.storage.urls import blob_store
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc
-from perdure.worker.attempt import Assignment, Value, with_ready
+from perdure.worker.attempt import Assignment, Value, data_lost, with_ready
 from perdure.worker.blobs import BlockingBlobs
 
 MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 RECEIPTS_BYTES_SOFT: Final = 4 * 1024 * 1024
 CONNECT_S: Final = 30.0
+PATIENCE_S: Final = 60.0
+"""An engine that is gone breaks the stream, but not one whose database is."""
+PAUSE_FIRST_S: Final = 0.1
+PAUSE_MAX_S: Final = 2.0
 
 
 class Inbox(Protocol):
@@ -194,13 +198,28 @@ class Session:
     async def _fetch(self, keys: list[pb.ValueKey]) -> list[Payload]:
         payloads: list[Payload] = []
         while len(payloads) < len(keys):
-            answer = await self._stub.FetchValues(pb.FetchValuesRequest(keys=keys[len(payloads) :]))
+            answer = await self._ask_for(pb.FetchValuesRequest(keys=keys[len(payloads) :]))
             payloads += [wire.payload_from_proto(value) for value in answer.values]
         return payloads
+
+    async def _ask_for(self, request: pb.FetchValuesRequest) -> pb.FetchValuesResponse:
+        """While the engine's database is away this waits for it, as long as the stream holds."""
+        pause_s, waited_s = PAUSE_FIRST_S, 0.0
+        while True:
+            try:
+                return await self._stub.FetchValues(request)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or waited_s > PATIENCE_S:
+                    raise
+            await asyncio.sleep(pause_s)
+            waited_s += pause_s
+            pause_s = min(pause_s * 2, PAUSE_MAX_S)
 
 
 def _without_inputs(token: int, error: Exception) -> pb.Receipt:
     """Of an attempt that did not begin, since the engine did not give the values it needs."""
     text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+    if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.DATA_LOSS:
+        return pb.Receipt(token=token, failure=wire.failure_to_proto(data_lost(text or "")))
     failure = Failure(FailureKind.SYSTEM, "perdure.InputsUnavailable", f"inputs not read: {text}")
     return pb.Receipt(token=token, failure=wire.failure_to_proto(failure))

@@ -17,13 +17,25 @@ from perdure.context import Context
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import WAITED, Payload
 from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
-from perdure.storage.ports import BlobStore, StorageError
+from perdure.storage.ports import BlobStore, CorruptData, StorageError, StorageUnavailable
 from perdure.storage.rows import ValueKey
-from perdure.worker.attempt import Assignment, Continued, Failed, Result, Returned, Runner, Value, now_ms, with_ready
+from perdure.worker.attempt import (
+    Assignment,
+    Continued,
+    Failed,
+    Result,
+    Returned,
+    Runner,
+    Value,
+    data_lost,
+    now_ms,
+    with_ready,
+)
 from perdure.worker.blobs import BlockingBlobs
 from perdure.worker.interrupt import Interrupted, interrupt_thread, spare_thread
 
 THREADS: Final = 4
+AGAIN_S: Final = 0.2
 STOP_S: Final = 5.0
 """User code that does not end by then is left behind: a thread cannot be killed."""
 
@@ -133,16 +145,24 @@ class LocalExecutor:
         async def read(task_ids: Sequence[str]) -> list[Payload]:
             return await self._values.read([ValueKey(work.run_id, task_id=task_id) for task_id in task_ids])
 
-        try:
-            payloads = await self._values.read([_key(work, source.task_id, source.input) for source in work.inputs])
-            values = [
-                await with_ready(Value(payload, source.wraps, source.path), read)
-                for payload, source in zip(payloads, work.inputs, strict=True)
-            ]
-        except (StorageError, ValueError) as error:
-            self._end(work, AttemptLost(work.task_id, work.attempt, f"inputs not read: {error}", self._clock()))
-            return
-        self._enqueue(work, values)
+        while True:
+            try:
+                payloads = await self._values.read([_key(work, source.task_id, source.input) for source in work.inputs])
+                values = [
+                    await with_ready(Value(payload, source.wraps, source.path), read)
+                    for payload, source in zip(payloads, work.inputs, strict=True)
+                ]
+            except StorageUnavailable:  # which is no trouble of this attempt's
+                await asyncio.sleep(AGAIN_S)
+            except CorruptData as error:
+                self._end(work, TaskFailed(work.task_id, work.attempt, data_lost(str(error)), self._clock()))
+                return
+            except (StorageError, ValueError) as error:
+                self._end(work, AttemptLost(work.task_id, work.attempt, f"inputs not read: {error}", self._clock()))
+                return
+            else:
+                self._enqueue(work, values)
+                return
 
     def _enqueue(self, work: Work, values: Sequence[Value]) -> None:
         running = self._here.get(work.key)
