@@ -6,6 +6,7 @@ References are found by a function that is given, and are numbered; what they re
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,9 @@ from perdure.model import Payload, Ref
 from perdure.v1 import spec_pb2, worker_service_pb2
 
 ARGUMENTS: Final = "perdure/arguments"
+ATOMS: Final[frozenset[type]] = frozenset({int, str, float, bool, type(None)})
+"""Types of values that hold no others; subclasses may do anything."""
+_CONTAINERS: Final[frozenset[type]] = frozenset({tuple, list, dict, set})
 
 
 def encode_arguments(
@@ -24,14 +28,18 @@ def encode_arguments(
     objects: codec.Objects | None = None,
     *,
     nested_as_objects: bool = False,
+    atoms: frozenset[type] = frozenset(),
 ) -> tuple[Payload, tuple[Ref, ...]]:
     """Pickle a call. What `ref_of` names is left out and stands in the refs instead, each once.
 
     A reference that is an argument itself arrives as its value; one inside of a container too, unless
     `nested_as_objects`: then as a ray.ObjectRef. Objects of Ray likewise, but inside of containers they stay objects.
+    Values of the types `atoms`, some of ATOMS, and containers are not offered to `ref_of`.
     """
-    refs: dict[Ref, int] = {}
     nested = codec.Nested(objects)
+    if atoms.issuperset(map(type, args)) and atoms.issuperset(map(type, kwargs.values())):
+        return codec.with_table(pickle.dumps((args, kwargs), protocol=5), nested), ()
+    refs: dict[Ref, int] = {}
 
     def position(ref: Ref) -> int:
         return refs.setdefault(ref, len(refs))
@@ -45,7 +53,8 @@ def encode_arguments(
     out = io.BytesIO()
     try:
         plain = tuple(direct(arg) for arg in args), {name: direct(arg) for name, arg in kwargs.items()}
-        _Pickler(out, nested, ref_of, position, "object" if nested_as_objects else "nested").dump(plain)
+        inside = "object" if nested_as_objects else "nested"
+        _Pickler(out, nested, ref_of, position, inside, atoms | _CONTAINERS).dump(plain)
     except (codec.CodecError, codec.Unresolved):
         raise
     except Exception as error:
@@ -63,14 +72,20 @@ class _Pickler(codec.Pickler):
         ref_of: Callable[[object], Ref | None],
         position: Callable[[Ref], int],
         inside: str,
+        plain: frozenset[type],
     ) -> None:
         super().__init__(out, nested)
         self._ref_of = ref_of
         self._position = position
         self._inside = inside
+        self._plain = plain
 
     def persistent_id(self, value: object) -> tuple[str, int] | None:
-        if type(value) is _Direct:
+        kind = type(value)
+        if kind in self._plain:
+            return None
+        if kind is _Direct:
+            assert isinstance(value, _Direct)
             return (value.kind, value.index)
         ref = self._ref_of(value)
         return None if ref is None else (self._inside, self._position(ref))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from perdure import codec, raydag
-from perdure.arguments import ARGUMENTS, encode_arguments
+from perdure.arguments import ARGUMENTS, ATOMS, encode_arguments
 from perdure.graph import CallNode, Input, Node, Part, Task, TaskNode, WaitForNode, WaitNode, is_node, task
 from perdure.model import Action, Call, Function, InputRef, NodeRef, Payload, Ref, Spec, TaskOptions, TaskRef, Wait
 from perdure.model import Node as SpecNode
@@ -86,6 +86,7 @@ class _Converter:
         self._positions: dict[int, int] = {}
         self._functions: dict[int, Function] = {}
         self._options: dict[int, TaskOptions] = {}
+        self._named: dict[tuple[int, str], TaskOptions] = {}  # the same with an id for the task, by that
         self._kept: list[object] = []  # what id() was taken of must live as long
 
     def convert(self, graph: Any) -> Spec:
@@ -132,7 +133,7 @@ class _Converter:
             self._kept.append(node)
         function = self._function(node.function)
         arguments, refs = encode_arguments(
-            node.args, node.kwargs, self._ref_of, self._objects, nested_as_objects=is_rays
+            node.args, node.kwargs, self._ref_of, self._objects, nested_as_objects=is_rays, atoms=ATOMS
         )
         return _Found(node.name, self._task_options(node.options), action=Call(function, arguments), refs=refs)
 
@@ -152,14 +153,22 @@ class _Converter:
         action = found.action
         assert action is not None
         if isinstance(action, Call):
-            action = replace(action, refs=tuple(_renamed(ref, id_of) for ref in found.refs))
+            if found.refs:
+                action = Call(action.function, action.arguments, tuple([_renamed(ref, id_of) for ref in found.refs]))
         elif isinstance(action, Wait):
             action = replace(action, refs=tuple(_renamed(ref, id_of) for ref in action.refs))
         options = found.options
         wanted = "" if found.name == node_id else found.name
         if options.task_id != wanted:
-            options = replace(options, task_id=wanted)
-        return SpecNode(node_id, action, tuple(id_of[need] for need in found.after), options)
+            options = self._with_id(options, wanted)
+        return SpecNode(node_id, action, tuple([id_of[need] for need in found.after]), options)
+
+    def _with_id(self, options: TaskOptions, task_id: str) -> TaskOptions:
+        """Many nodes of one name have the same."""
+        key = (id(options), task_id)
+        if key not in self._named:
+            self._named[key] = replace(options, task_id=task_id)
+        return self._named[key]
 
 
 def _renamed(ref: AnyRef, id_of: Mapping[int, str]) -> AnyRef:

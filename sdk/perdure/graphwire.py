@@ -37,6 +37,7 @@ from perdure.model import (
 )
 from perdure.v1 import spec_pb2, worker_service_pb2
 from perdure.wire import (
+    fill_payload,
     from_duration,
     from_timestamp,
     json_to_struct,
@@ -226,7 +227,7 @@ def _refs_of(arg: spec_pb2.Arg, depth: int) -> Iterator[Ref]:
 
 
 def _ref_to_proto(ref: Ref) -> spec_pb2.Ref:
-    path = path_to_proto(ref.path)
+    path = path_to_proto(ref.path) if ref.path else ()
     match ref:
         case NodeRef():
             return spec_pb2.Ref(node=spec_pb2.NodeRef(node_id=ref.node_id, path=path))
@@ -284,13 +285,13 @@ def spec_to_proto(spec: Spec) -> spec_pb2.WorkflowSpec:
     message = spec_pb2.WorkflowSpec(output=spec_pb2.Arg(node=spec_pb2.NodeRef(node_id=spec.output)))
     functions: dict[str, int] = {}
     usual = TaskOptions()
-    options: dict[TaskOptions, spec_pb2.TaskOptions] = {}
+    options: dict[int, spec_pb2.TaskOptions | None] = {}  # by id(): nodes share them, and comparing takes long
     for node in spec.nodes:
         out = message.nodes.add(id=node.id, after=node.after)
-        if node.options != usual:
-            if node.options not in options:
-                options[node.options] = _options_to_proto(node.options)
-            out.options.CopyFrom(options[node.options])
+        if id(node.options) not in options:
+            options[id(node.options)] = _options_to_proto(node.options) if node.options != usual else None
+        if (shared := options[id(node.options)]) is not None:
+            out.options.CopyFrom(shared)
         match node.action:
             case Call(function, arguments, refs):
                 if function.key not in functions:
@@ -322,7 +323,7 @@ def _arguments_to_proto(task: spec_pb2.TaskNode, arguments: Payload, refs: tuple
         for name, arg in composed.kwargs.items():
             task.kwargs[name].CopyFrom(arg)
         return
-    task.arguments.CopyFrom(payload_to_proto(arguments))
+    fill_payload(task.arguments, arguments)
     task.refs.extend([_ref_to_proto(ref) for ref in refs])
 
 
@@ -411,7 +412,7 @@ class _SpecDecoder:
         if task.HasField("arguments"):
             if task.args or task.kwargs:
                 raise ValueError("a task has args and kwargs, or arguments and refs, not both")
-            refs = tuple(_ref_from_proto(ref) for ref in task.refs)
+            refs = tuple([_ref_from_proto(ref) for ref in task.refs]) if task.refs else ()
             return Call(function, payload_from_proto(task.arguments), refs)
         composed = worker_service_pb2.Arguments(args=task.args)
         for name, arg in task.kwargs.items():

@@ -6,7 +6,7 @@ Graphs have a module of their own, `graphwire`. What is malformed raises ValueEr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -102,17 +102,27 @@ def to_datetime(ms: int) -> datetime:
 
 
 def payload_to_proto(payload: Payload) -> payload_pb2.Payload:
-    message = payload_pb2.Payload(encoding=payload.encoding, type=payload.type, codecs=payload.codecs)
-    if payload.attributes:
-        message.attributes.update(payload.attributes)
+    message = payload_pb2.Payload()
+    fill_payload(message, payload)
+    return message
+
+
+def fill_payload(message: payload_pb2.Payload, payload: Payload) -> None:
+    """Make an empty message say what the payload is: most are an encoding and bytes."""
+    message.encoding = payload.encoding
     if payload.blob is not None:
         message.blob.sha256 = payload.blob.sha256
         message.blob.size_bytes = payload.blob.size
     else:
         message.data = payload.data
+    if payload.type:
+        message.type = payload.type
+    if payload.codecs:
+        message.codecs.extend(payload.codecs)
+    if payload.attributes:
+        message.attributes.update(payload.attributes)
     for ref in payload.refs:
         message.refs.add(sha256=ref.sha256, size_bytes=ref.size)
-    return message
 
 
 def payload_from_proto(message: payload_pb2.Payload) -> Payload:
@@ -214,7 +224,9 @@ def path_to_proto(path: Path) -> list[spec_pb2.PathStep]:
     return steps
 
 
-def path_from_proto(steps: Iterable[spec_pb2.PathStep]) -> Path:
+def path_from_proto(steps: Sequence[spec_pb2.PathStep]) -> Path:
+    if not steps:
+        return ()
     path: list[Index | Key | Attribute] = []
     for step in steps:
         match step.WhichOneof("step"):
