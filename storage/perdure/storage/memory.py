@@ -11,19 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 from perdure.model import RunStatus, TaskStatus
+from perdure.storage.memory_list import page_of
 from perdure.storage.ports import Entry, Fenced
 from perdure.storage.rows import (
     AddEvent,
     AddRun,
-    AllOf,
-    AnyOf,
     BlobMark,
     Committed,
-    Comparison,
-    Condition,
     ConsumeEvent,
     DeleteRun,
     DropMail,
@@ -419,18 +416,7 @@ class MemoryMetadataStore:
         return sorted(timers, key=lambda timer: (timer.wake_ms, timer.run_id, timer.task_id))[:limit]
 
     async def list_runs(self, query: RunQuery) -> list[RunRow]:
-        rows = [
-            kept.row
-            for kept in self._runs.values()
-            if kept.is_current and kept.row.namespace == query.namespace and _matches(kept.row, query.where)
-        ]
-        rows.sort(key=lambda row: _place(row, query), reverse=query.descending)
-        if query.after is not None:
-            after = query.after
-            rows = [
-                row for row in rows if (_place(row, query) < after if query.descending else _place(row, query) > after)
-            ]
-        return rows[: query.limit]
+        return page_of((kept.row for kept in self._runs.values() if kept.is_current), query)
 
     async def read_changes(self, namespace: str | None, *, after: int, limit: int) -> list[RunRow]:
         rows = sorted(
@@ -470,35 +456,3 @@ class MemoryMetadataStore:
 
 def _spec_keys(kept: _Kept) -> set[str]:
     return {kept.row.spec_key, *(task.spec_key for task in kept.tasks.values() if task.spec_key)}
-
-
-def _place(row: RunRow, query: RunQuery) -> tuple[str | int, str]:
-    return (getattr(row, query.order_by), row.run_id)
-
-
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "=": lambda value, wanted: value == wanted,
-    "!=": lambda value, wanted: value != wanted,
-    "<": lambda value, wanted: value < wanted,
-    "<=": lambda value, wanted: value <= wanted,
-    ">": lambda value, wanted: value > wanted,
-    ">=": lambda value, wanted: value >= wanted,
-    ":": lambda value, wanted: value.startswith(wanted),
-}
-
-
-def _matches(row: RunRow, condition: Condition | None) -> bool:
-    """A comparison with something that is not set is false, whatever its operator."""
-    match condition:
-        case None:
-            return True
-        case AllOf(parts):
-            return all(_matches(row, part) for part in parts)
-        case AnyOf(parts):
-            return any(_matches(row, part) for part in parts)
-        case Comparison(field=name, operator=operator, value=wanted):
-            if name.startswith("labels."):
-                value = row.labels.get(name.removeprefix("labels."))
-            else:
-                value = getattr(row, name)
-            return value is not None and _COMPARE[operator](value, wanted)
