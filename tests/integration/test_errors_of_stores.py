@@ -11,7 +11,18 @@ import grpc.aio
 import pytest
 
 from integration import wire_calls
-from integration.wire_calls import Stubs, an_event, event_node, graph, json_of, refused, run_request, stored, sum_of
+from integration.wire_calls import (
+    Stubs,
+    an_event,
+    call_node,
+    event_node,
+    graph,
+    json_of,
+    refused,
+    run_request,
+    stored,
+    sum_of,
+)
 from perdure.service.app import running_server
 from perdure.service.settings import Settings
 from perdure.storage.memory import MemoryMetadataStore
@@ -48,6 +59,37 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         await stubs.workflows.Run(request)  # there is room again: the same request succeeds
         await stubs.workflows.SendEvent(an_event("first"))
         assert (await wire_calls.output_of(stubs, "first")).output.encoding == "binary/null"
+
+
+async def test_what_a_worker_reported_waits_for_room_that_deleting_makes(tmp_path: Path) -> None:
+    """Small events fit until a large output does not: then nothing else does, but for deleting."""
+    url = f"sqlite:///{tmp_path / 'small.db'}?max_bytes={400 * 1024}"
+    settings = Settings(listen="127.0.0.1:0", storage=url, executor="local", drain_s=2.0)
+    body = payload_pb2.Payload(encoding="binary/plain", data=bytes(40 * 1024))
+    large = graph(event_node("wait", "k"), call_node("large", "operator:mul", "x", 63 * 1024, after=("wait",)))
+    async with running_server(settings) as server, grpc.aio.insecure_channel(server.address) as channel:
+        stubs = Stubs.on(channel)
+        await stubs.workflows.Run(run_request(large, "large"))
+        other = graph(event_node("wait", "other"))
+        for name in ("old", "older"):
+            await stubs.workflows.Run(run_request(other, name, inputs={"x": body}))
+            await stubs.workflows.Cancel(pb.CancelRequest(workflow_id=name))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            for number in range(100):
+                await stubs.workflows.Run(run_request(other, f"w{number}", inputs={"x": body}))
+        assert wire_calls.refusal_of(caught.value).reason == "STORAGE_FULL"
+        await stubs.workflows.SendEvent(an_event("large"))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            for number in range(1000):
+                await stubs.workflows.SendEvent(an_event("large", key="beside", event_id=f"{number}"))
+        assert wire_calls.refusal_of(caught.value).reason == "STORAGE_FULL"
+        await refused(
+            stubs.workflows.Cancel(pb.CancelRequest(workflow_id="w0")), Code.RESOURCE_EXHAUSTED, "STORAGE_FULL"
+        )
+        for name in ("old", "older"):
+            await stubs.workflows.DeleteWorkflow(pb.DeleteWorkflowRequest(workflow_id=name))
+        assert (await wire_calls.output_of(stubs, "large")).output.data == json_of("x" * 63 * 1024)
+        await stubs.workflows.Cancel(pb.CancelRequest(workflow_id="w0"))
 
 
 class Broken(MemoryMetadataStore):

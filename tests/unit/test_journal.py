@@ -161,6 +161,56 @@ async def test_who_builds_on_what_was_dropped_is_told(store: Store, journal: Jou
     assert happened == ["a was dropped", "b is there"]
 
 
+class Small(Store):
+    """Has room for so many entries: those named "-" make room for one, and for themselves there always is."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    async def commit(self, entries: Sequence[Entry]) -> Committed:
+        self.asked.set()
+        needed = sum(-1 if write.run_id == "-" else 1 for entry in entries for write in cast(Any, entry))
+        if needed > self.room:
+            raise StorageFull("no room")
+        self.room -= needed
+        return await super().commit(entries)
+
+
+async def test_what_makes_room_does_not_wait_for_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "RETRY_FIRST_S", 3600.0)
+    store = Small(1)
+    journal = Journal(cast(MetadataStore, store))
+    await journal.start()
+    stuck, told = asyncio.Event(), asyncio.Event()
+    for name in ("a", "b", "c"):
+        journal.append(entry(name), lambda *_: stuck.set(), trouble=lambda _error: told.set())
+    await told.wait()
+    assert isinstance(journal.error, StorageFull)
+    await journal.write(entry("-"), droppable=True, frees=True)
+    assert (stuck.is_set(), store.room) == (False, 2)
+    await journal.write(entry("-"), droppable=True, frees=True)
+    await stuck.wait()
+    assert journal.error is None
+    assert store.batches == [[entry("-")], [entry("-")], [entry("a"), entry("b"), entry("c")]]
+    assert await journal.stop(grace_s=5)
+
+
+async def test_what_makes_room_is_tried_by_itself_at_once(store: Store, journal: Journal) -> None:
+    """And is told when there is not even room for that, whatever becomes of the others."""
+    store.gate.clear()
+    store.errors = [StorageFull("full"), StorageFull("not even that"), StorageFull("full")]
+    kept = asyncio.Event()
+    journal.append(entry("receipt"), lambda *_: kept.set())
+    freeing = asyncio.create_task(journal.write(entry("delete"), droppable=True, frees=True))
+    await store.asked.wait()
+    store.gate.set()
+    with pytest.raises(StorageFull, match="not even that"):
+        await freeing
+    await kept.wait()
+    assert store.batches == [[entry("receipt")]]
+
+
 async def test_what_may_have_happened_is_not_dropped(store: Store, journal: Journal) -> None:
     """The first commit may have had its effect, so that the second one must not be the last."""
     happened: list[str] = []

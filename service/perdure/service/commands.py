@@ -28,7 +28,7 @@ from perdure.service.scheduler import Scheduler, spec_key
 from perdure.service.uses import of_start, use
 from perdure.service.values import Values
 from perdure.service.views import Conflict, NewRun, Reuse, RunView, SentEvent
-from perdure.storage.ports import MetadataStore
+from perdure.storage.ports import MetadataStore, StorageFull
 from perdure.storage.rows import AddEvent, AddRun, DeleteRun, EntryResult, RunRow, SetDormant, SetRun, ValueKey, Write
 
 ANSWER_S: Final = 20.0
@@ -272,8 +272,10 @@ class Commands:
         )
 
     async def delete(self, namespace: str, workflow_id: str, *, allow_missing: bool = False, etag: str = "") -> None:
-        """Remove a run that is final or resumable, with everything that is its own."""
-        self._refuse_while_failing()
+        """Remove a run that is final or resumable, with everything that is its own. It makes room, so it is tried
+        while the store has none."""
+        if not isinstance(self._journal.error, StorageFull):
+            self._refuse_while_failing()
         try:
             async with self._alone(namespace, workflow_id, etag) as row:
                 if not row.status.is_final and row.status is not RunStatus.RESUMABLE:
@@ -282,7 +284,7 @@ class Commands:
                         status=str(row.status),
                     )
                 entry = (SetRun.unchanged(row), DeleteRun(row.run_id))
-                result = await self._journal.write(entry, droppable=True)
+                result = await self._journal.write(entry, droppable=True, frees=True)
                 if result.is_refused:
                     raise errors.EtagMismatchError(f"workflow {workflow_id!r} has changed", etag=str(row.change))
                 self._on_delete()

@@ -8,6 +8,7 @@ When the store fails, the journal goes on trying the same batch with growing pau
 of it and nothing that a worker reported may be lost. Entries that nothing in memory depends on yet
 (`droppable`) are given up when the store says for certain that they did not happen, or when it raises
 what no store should raise: an entry that it cannot digest must not stand in the way of all others.
+When there is no room, entries that make room (`frees`) are tried by themselves before all others.
 
 When the store says that this engine is no longer a member (Fenced), the journal ends: nothing that is
 appended will ever happen, whoever waits is told so, and `on_fenced` is called.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -40,6 +42,7 @@ class _Pending:
     then: Then
     trouble: Callable[[Exception], None] | None
     droppable: bool
+    frees: bool = False
     dropped: Callable[[], None] | None = None
     may_have_happened: bool = False
 
@@ -54,6 +57,7 @@ class Journal:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._freeing = asyncio.Event()  # an entry that makes room has come
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
         self.on_fenced: Callable[[], None] = lambda: None
@@ -92,9 +96,10 @@ class Journal:
         *,
         trouble: Callable[[Exception], None] | None = None,
         droppable: bool = False,
+        frees: bool = False,
         dropped: Callable[[], None] | None = None,
     ) -> None:
-        """Add an entry. An empty one waits for those before it only.
+        """Add an entry. An empty one waits for those before it only. One that `frees` may overtake others.
 
         `trouble` is called once if the store fails while the entry is at it; unless the entry is given
         up (see above), it stays and may yet happen. `dropped` is called when it is given up.
@@ -106,11 +111,13 @@ class Journal:
             if trouble is not None:
                 trouble(self._error)
             return
-        self._pending.append(_Pending(entry, then, trouble, droppable, dropped))
+        self._pending.append(_Pending(entry, then, trouble, droppable, frees, dropped))
         self._idle.clear()
+        if frees:
+            self._freeing.set()
         self._wake.set()
 
-    async def write(self, entry: Entry, *, droppable: bool = False) -> EntryResult:
+    async def write(self, entry: Entry, *, droppable: bool = False, frees: bool = False) -> EntryResult:
         """Append an entry and wait for it. Raises what the store raises, StorageError as a rule."""
         result: asyncio.Future[EntryResult] = asyncio.get_running_loop().create_future()
 
@@ -122,7 +129,7 @@ class Journal:
             if not result.done():
                 result.set_exception(error)
 
-        self.append(entry, then, trouble=trouble, droppable=droppable)
+        self.append(entry, then, trouble=trouble, droppable=droppable, frees=frees)
         return await result
 
     async def barrier(self) -> None:
@@ -151,26 +158,53 @@ class Journal:
     async def _flush(self, batch: list[_Pending]) -> None:
         pause_s = RETRY_FIRST_S
         while batch:
-            entries = [pending.entry for pending in batch if pending.entry]
-            try:
-                committed = await self._store.commit(entries) if entries else Committed(0, ())
-            except Fenced as error:
+            error = await self._try(batch)
+            if error is None:
+                return
+            if isinstance(error, Fenced):
                 self._end(batch, error)
                 return
-            except Exception as error:
-                if not isinstance(error, StorageError):
-                    log.exception("the store raised what it should not")
-                self._error = error
-                log.error("commit failed", extra={"error": str(error), "entries": len(entries)})
-                batch = self._after_trouble(batch, error)
-                if batch:
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(pause_s * 2, RETRY_MAX_S)
-            else:
-                self._error = None
-                _finish(batch, committed)
-                return
+            batch, self._pending = batch + self._pending, []
+            freeing = [pending for pending in batch if pending.frees]
+            if freeing and isinstance(error, StorageFull):
+                others = [pending for pending in batch if not pending.frees]
+                error_of_freeing = await self._try(freeing)
+                if error_of_freeing is None:
+                    batch = others
+                    continue
+                if isinstance(error_of_freeing, Fenced):
+                    self._end(batch, error_of_freeing)
+                    return
+                batch = _after_trouble(freeing, error_of_freeing) + others
+            batch = _after_trouble(batch, error)
+            if batch:
+                await self._pause(pause_s)
+                pause_s = min(pause_s * 2, RETRY_MAX_S)
         self._error = None
+
+    async def _try(self, batch: list[_Pending]) -> Exception | None:
+        """Commit, and do what follows. Otherwise: what the store says."""
+        entries = [pending.entry for pending in batch if pending.entry]
+        try:
+            committed = await self._store.commit(entries) if entries else Committed(0, ())
+        except Exception as error:
+            if not isinstance(error, StorageError):
+                log.exception("the store raised what it should not")
+            log.error("commit failed", extra={"error": str(error), "entries": len(entries)})
+            self._error = error
+            return error
+        self._error = None
+        _finish(batch, committed)
+        return None
+
+    async def _pause(self, pause_s: float) -> None:
+        """Until the next try, which an entry that makes room does not wait for."""
+        if any(pending.frees for pending in self._pending):
+            return
+        self._freeing.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._freeing.wait()
 
     def _end(self, batch: list[_Pending], error: Fenced) -> None:
         log.error("commit refused: this engine is no longer a member", extra={"error": str(error)})
@@ -180,25 +214,21 @@ class Journal:
                 pending.trouble(error)
         self.on_fenced()
 
-    def _after_trouble(self, batch: list[_Pending], error: Exception) -> list[_Pending]:
-        """Tell those who wait, and give up what certainly did not happen and nobody builds on."""
-        is_certain = isinstance(error, StorageFull) or not isinstance(error, StorageError)
-        for pending in batch:
-            pending.may_have_happened |= not is_certain
-        batch, self._pending = batch + self._pending, []
-        for pending in batch:
-            if pending.trouble is not None:
-                pending.trouble(error)
-                pending.trouble = None
-        if not is_certain:
-            return batch
-        kept = []
-        for pending in batch:
-            if not pending.droppable or pending.may_have_happened:  # by an attempt before this one
-                kept.append(pending)
-            elif pending.dropped is not None:
-                pending.dropped()
-        return kept
+
+def _after_trouble(batch: list[_Pending], error: Exception) -> list[_Pending]:
+    """Tell those who wait, and give up what certainly did not happen and nobody builds on; gives the rest."""
+    is_certain = isinstance(error, StorageFull) or not isinstance(error, StorageError)
+    kept = []
+    for pending in batch:
+        pending.may_have_happened |= not is_certain
+        if pending.trouble is not None:
+            pending.trouble(error)
+            pending.trouble = None
+        if not is_certain or not pending.droppable or pending.may_have_happened:  # by an attempt before this one
+            kept.append(pending)
+        elif pending.dropped is not None:
+            pending.dropped()
+    return kept
 
 
 def _finish(batch: Sequence[_Pending], committed: Committed) -> None:

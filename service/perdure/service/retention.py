@@ -76,7 +76,7 @@ class Retention:
                 return False
             current = await self._store.find_run(row.namespace, row.workflow_id)
             entry = (SetRun.unchanged(now), DeleteRun(now.run_id))
-            result = await self._journal.write(entry, droppable=True)
+            result = await self._journal.write(entry, droppable=True, frees=True)
         if result.is_refused:
             return False
         if current is not None and current.run_id == row.run_id:
