@@ -1,8 +1,8 @@
 """A throw-away PostgreSQL for tests: a real server with its own files, on a free port, ended with the session.
 
-The programs are those of the distribution or, where there is none, those of a wheel. They refuse to be
-run by root: then the server runs as another user of the machine. Nothing is turned off that makes data
-durable, for that is what is tested.
+The programs are those of the folder POSTGRES_BIN, those of the distribution or, where there is none, those
+of a wheel. They refuse to be run by root: then the server runs as another user of the machine. Nothing is
+turned off that makes data durable, for that is what is tested.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def programs() -> Path:
 
 
 def _folders() -> Iterator[Path]:
+    if named := os.environ.get("POSTGRES_BIN"):
+        yield Path(named)
     if found := shutil.which("pg_config"):
         said = subprocess.run([found, "--bindir"], capture_output=True, text=True, check=True)
         yield Path(said.stdout.strip())
@@ -88,8 +90,22 @@ class PostgresServer:
         """Make the files."""
         if self._user is not None:
             os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
+        if not self._can_run():  # a wheel in a folder of root's own
+            package = self._programs.parent.parent
+            for part in (package, package.with_name(f"{package.name}.libs")):
+                if part.exists():
+                    shutil.copytree(part, self._folder / part.name, symlinks=True)
+            self._programs = self._folder / self._programs.relative_to(package.parent)
         command = [self._programs / "initdb", "-D", self._folder / "data", "-U", "perdure", "-A", "trust"]
         subprocess.run([*command, "-E", "UTF8", "--locale=C", "-N"], check=True, capture_output=True, **self._as_user())
+
+    def _can_run(self) -> bool:
+        try:
+            return not subprocess.run(
+                [self._programs / "postgres", "--version"], check=False, capture_output=True, **self._as_user()
+            ).returncode
+        except PermissionError:
+            return False
 
     def _as_user(self) -> dict[str, Any]:
         if self._user is None:

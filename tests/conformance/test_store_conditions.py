@@ -28,6 +28,7 @@ from perdure.storage.rows import (
     SetRun,
     TaskRow,
     UseBlobs,
+    ValueKey,
     Write,
 )
 from perdure.storage.sqlite import SqliteMetadataStore
@@ -215,6 +216,21 @@ async def test_a_commit_that_is_repeated_leaves_what_one_leaves(store: MetadataS
     assert stored is not None
     assert (stored.run.status, stored.run.change, len(stored.events)) == (FAILED, again.change, 1)
     assert await store.get_run("gone") is None
+
+
+async def test_a_commit_may_be_large(store: MetadataStore) -> None:
+    """In bytes, and in writes: the journal puts up to 20,000 into one."""
+    value = bytes(range(256)) * 4096
+    many = [(PutTask(TaskRow("a", f"t{n}", n, TaskStatus.SUCCESSFUL, 1, output=value)),) for n in range(40)]
+    await store.commit([(add("a"),), *many, (SetRun("a", FAILED, 9),)])
+    await store.commit([*many, (Mail("a", "event"),)])
+    keys = [ValueKey("a", f"t{n}") for n in range(40)]
+    assert await store.read_values(keys) == [value] * 40
+    tasks = [TaskRow("a", f"s{n}", n + 100, TaskStatus.SUCCESSFUL, 1, output=b"x") for n in range(20_000)]
+    await store.commit([(PutTask(row),) for row in tasks])
+    stored = await store.load_run("a")
+    assert stored is not None
+    assert (len(stored.tasks), stored.run.status) == (20_040, FAILED)
 
 
 async def test_an_empty_commit_is_one(store: MetadataStore) -> None:
