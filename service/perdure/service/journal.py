@@ -143,6 +143,8 @@ class Journal:
             self._wake.clear()
             while self._pending:
                 await self._flush(self._take())
+                if self._pending:
+                    await asyncio.sleep(0)  # a store may commit without waiting; others have their turn
             self._idle.set()
 
     def _take(self) -> list[_Pending]:

@@ -1,17 +1,20 @@
 """Runs in one SQLite file: the embedded default.
 
-One thread owns the connection that writes; another reads beside it (WAL). Every commit is flushed to
-the disk (synchronous=FULL). A lock on a file beside the database keeps a second engine out.
+One thread writes; another reads beside it over a connection of its own (WAL). Every commit is flushed
+to the disk (synchronous=FULL). A lock on a file beside the database keeps a second engine out.
+
+A small commit is made by the event loop itself, as long as the disk is quick: then handing it to the
+thread and back takes longer than the flush. Whoever else has something to do waits for that one flush.
+Under load commits are large, and are made by the thread while the loop goes on.
 """
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
@@ -30,12 +33,19 @@ from perdure.storage.rows import (
     Timer,
     ValueKey,
 )
+from perdure.storage.sqlite_thread import CallThread
 
 T = TypeVar("T")
 
 STATEMENTS_CACHED: Final = 256
 BUSY_S: Final = 5.0
 PAGE_BYTES: Final = 4096
+SMALL_ENTRIES: Final = 2
+SMALL_WRITES: Final = 8
+"""A commit of not more is small."""
+QUICK_S: Final = 0.001
+"""A disk on which small commits take less on the average is quick."""
+SMOOTHING: Final = 0.1
 
 
 class SqliteMetadataStore:
@@ -44,8 +54,9 @@ class SqliteMetadataStore:
     def __init__(self, path: str | Path, *, max_bytes: int | None = None) -> None:
         self._path = Path(path)
         self._max_bytes = max_bytes
-        self._writer = ThreadPoolExecutor(1, "sqlite-write")
-        self._reader = ThreadPoolExecutor(1, "sqlite-read")
+        self._writer = CallThread("sqlite-write")
+        self._reader = CallThread("sqlite-read")
+        self._took_s = 0.0  # by small commits, on the average
         self._write_connection: sqlite3.Connection | None = None
         self._read_connection: sqlite3.Connection | None = None
         self._lock: IO[str] | None = None
@@ -94,9 +105,9 @@ class SqliteMetadataStore:
         self._writer.shutdown()
         self._reader.shutdown()
 
-    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def _run(self, thread: CallThread, work: Callable[[], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(thread, work)
+            return await thread.call(work)
         except sqlite3.Error as error:
             raise _meaning(error, self._path) from error
 
@@ -110,7 +121,22 @@ class SqliteMetadataStore:
         if self._write_connection is None:
             raise StorageUnavailable("the store is not open")
         connection = self._write_connection
-        return await self._run(self._writer, lambda: sqlite_write.commit(connection, entries))
+        is_small = len(entries) <= SMALL_ENTRIES and sum(map(len, entries)) <= SMALL_WRITES
+        if not is_small:
+            return await self._run(self._writer, lambda: sqlite_write.commit(connection, entries))
+        if self._took_s > QUICK_S or not self._writer.is_idle:
+            return await self._run(self._writer, lambda: self._commit_small(connection, entries))
+        try:
+            return self._commit_small(connection, entries)
+        except sqlite3.Error as error:
+            raise _meaning(error, self._path) from error
+
+    def _commit_small(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> Committed:
+        began_s = time.perf_counter()
+        try:
+            return sqlite_write.commit(connection, entries)
+        finally:
+            self._took_s += SMOOTHING * (time.perf_counter() - began_s - self._took_s)
 
     async def join(self, engine: EngineRow, lease_ms: int) -> None:
         """The lock on the file is what keeps others out."""
