@@ -155,7 +155,7 @@ async def test_resuming_twice(stubs: Stubs) -> None:
     await stubs.workflows.SendEvent(event)
     assert (await wire_calls.output_of(stubs, "w")).failure.task_id == "n"
     answers = await asyncio.gather(*(stubs.workflows.Resume(resume) for _ in range(5)))
-    assert answers[0].resumed
+    assert any(answer.resumed for answer in answers)
     await wire_calls.output_of(stubs, "w")
     status = await stubs.workflows.GetStatus(pb.GetStatusRequest(workflow_id="w", wait={"seconds": 20}))
     assert status.workflow.status == workflow_pb2.WORKFLOW_STATUS_FAILED
