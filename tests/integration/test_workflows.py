@@ -248,6 +248,21 @@ async def test_metadata_and_tasks(client: perdure.Client) -> None:
         await handle.metadata("none")
 
 
+async def test_what_waits_for_an_event_runs_whether_it_is_in_memory_or_not(client: perdure.Client) -> None:
+    """A run that only waits leaves memory, and comes back with the event; nobody can tell."""
+    handle = await client.start(add.bind(add.bind(1, 1), perdure.event("go", task_id="e")), workflow_id="waits")
+    (inner,) = [task.task_id async for task in handle.tasks() if task.task_id.endswith(".add")]
+    assert await handle.output(inner) == 2
+    (waiting,) = [task async for task in handle.tasks(perdure.TaskStatus.RUNNING)]
+    assert (waiting.task_id, waiting.attempts) == ("e", 1)
+    begun = (await handle.metadata("e")).stats.start_time
+    await handle.send_event("go", 5)
+    assert await handle.output() == 7
+    stats = (await handle.metadata("e")).stats
+    assert stats.start_time == begun
+    assert stats.end_time.ToNanoseconds() >= begun.ToNanoseconds()
+
+
 async def test_outputs_of_tasks(client: perdure.Client) -> None:
     handle = await client.start(add.bind(add.bind(1, 1), perdure.event("go")))
     (inner,) = [task.task_id async for task in handle.tasks() if task.task_id.endswith(".add")]

@@ -29,12 +29,14 @@ from perdure.model import (
     FailureKind,
     InputRef,
     Node,
+    NodeRef,
     RetryPolicy,
     RunStatus,
     Sleep,
     Spec,
     TaskOptions,
     TaskStatus,
+    Wait,
     WaitEvent,
 )
 from unit.driver import CATCH, ERROR, FUNCTION, VALUE, Driver, call, graph
@@ -373,6 +375,31 @@ def test_events_of_one_key_are_delivered_in_order() -> None:
     run.apply(EventArrived(2, "k", VALUE, 5))
     run.apply(EventArrived(3, "k", VALUE, 5))
     assert run.consumed == [(2, "w1"), (3, "w2")]
+
+
+def test_what_waits_says_so_after_a_restart_and_since_when() -> None:
+    waits = (
+        Node("early", WaitEvent("k")),
+        Node("late", WaitEvent("k"), after=("a",)),
+        Node("never", WaitEvent("k"), after=("b",)),
+    )
+    run = Driver(graph(call("a"), call("b", "late"), *waits, Node("both", Wait((NodeRef("a"), NodeRef("b")), 2))))
+    run.apply(TaskSucceeded("a", 1, VALUE, at_ms=70))
+    run = run.restarted(at_ms=None)
+    run.run.settle(began_ms=40)
+    tasks = run.run.graph.tasks
+    told = {name: (tasks[name].status, tasks[name].started_ms) for name in ("early", "late", "never", "both")}
+    assert told == {
+        "early": (TaskStatus.RUNNING, 40),
+        "late": (TaskStatus.RUNNING, 70),
+        "never": (TaskStatus.BLOCKED, None),
+        "both": (TaskStatus.RUNNING, 40),
+    }
+    run.take(run.run.recover(at_ms=500))
+    run.apply(EventArrived(1, "k", VALUE, 600))
+    run.apply(EventArrived(2, "k", VALUE, 700))
+    assert (run.records["early"].started_ms, run.records["early"].ended_ms) == (40, 600)
+    assert (run.records["late"].started_ms, run.records["late"].ended_ms) == (70, 700)
 
 
 def test_an_event_wait_times_out() -> None:

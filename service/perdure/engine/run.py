@@ -111,6 +111,16 @@ class Run:
         self._start_all(at_ms)
         return self._take()
 
+    def settle(self, began_ms: int) -> None:
+        """Let a restored run that is at work say what its waits do: a wait without a moment is not recorded
+        when it begins. It has lasted since its needs were done, or since the run began at `began_ms`."""
+        for task in self.graph:
+            if task.status is not TaskStatus.BLOCKED or isinstance(task.node.action, Call):
+                continue
+            if task.is_startable and task.scope.is_live():
+                task.status, task.attempt = TaskStatus.RUNNING, 1
+                task.started_ms = self.graph.ready_ms(task, began_ms)
+
     def apply(self, event: Event) -> list[Command]:
         """Change the state by one event. Late, repeated and unknown events change nothing."""
         if self.status is not RunStatus.RUNNING:

@@ -229,6 +229,16 @@ class Graph:
 
     # -------------------------------------------------------------------------- being done
 
+    def ready_ms(self, task: Task, began_ms: int) -> int:
+        """When the last thing happened that the task had to wait for before it could start, as far as that is known;
+        `began_ms` is when the run began."""
+        known = [began_ms, task.scope.owner.ended_ms if task.scope.owner is not None else None]
+        if not isinstance(task.node.action, Wait):  # which starts with its graph
+            for node_id in task.node.needs():
+                need = task.scope.tasks[node_id]
+                known += (need.ended_ms, self.tasks[need.source].ended_ms)
+        return max(moment for moment in known if moment is not None)
+
     def mark_done(self, task: Task) -> list[Task]:
         """Count a task as done; gives the dependents that now have all they need."""
         task.done = True

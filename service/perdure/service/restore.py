@@ -59,7 +59,7 @@ async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
     graphs = await specs.read(spec_keys)
     status = RunStatus.RUNNING if not row.status.is_final else row.status
     try:
-        return Run.restore(
+        run = Run.restore(
             graphs[row.spec_key],
             status,
             (_record_of(task) for task in stored.tasks),
@@ -69,6 +69,9 @@ async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
         )
     except KeyError as error:
         raise CorruptData(f"run {row.run_id} has a record of an unknown task {error}", subject=row.run_id) from error
+    if row.status is RunStatus.RUNNING:
+        run.settle(row.start_ms or row.create_ms)
+    return run
 
 
 def _record_of(row: rows.TaskRow) -> RecordTask:
