@@ -20,7 +20,7 @@ from google.protobuf import descriptor_pb2
 
 ROOT: Final = Path(__file__).parent.parent
 SERVICES: Final = ("workflow_service", "blob_service", "system_service")
-VALUES: Final = ("spec", "payload", "workflow", "failure")
+VALUES: Final = ("spec", "payload", "workflow", "failure", "errors")
 """Files of the API in the order of the page. What is between engine and workers is no part of it."""
 _MARK: Final = re.compile(r"^<!-- generate: ([a-z]+) -->$", re.MULTILINE)
 
@@ -109,7 +109,7 @@ def _plain(text: str) -> str:
 
 def grpc() -> str:
     image = {Path(file.name).stem: file for file in _image().file if file.name.startswith("perdure/v1/")}
-    known = _names(image[name] for name in (*SERVICES, *VALUES, "errors"))
+    known = _names(image[name] for name in (*SERVICES, *VALUES))
     made = [_File(image[name], known) for name in SERVICES]
     values = [_File(image[name], known) for name in VALUES]
     parts = [text for file in made for text in file.services()]

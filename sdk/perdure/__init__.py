@@ -16,9 +16,10 @@ __path__ = extend_path(__path__, __name__)
 # Has to be set before grpc is imported: Ray forks, and gRPC's handling of forks stalls it.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+from perdure.batches import EventItem, RunItem
 from perdure.client import Client, Handle
 from perdure.context import Context, context
-from perdure.errors import PerdureError, WorkflowCancellationError, WorkflowExecutionError
+from perdure.errors import BatchError, PerdureError, WorkflowCancellationError, WorkflowExecutionError
 from perdure.graph import Node, Task, event, input, sleep, sleep_until, task, wait
 from perdure.model import RunStatus, TaskStatus
 from perdure.options import RetryPolicy
@@ -26,14 +27,17 @@ from perdure.sync import SyncClient, SyncHandle
 from perdure.views import EngineInfo, RunInfo, TaskInfo, Update
 
 __all__ = [
+    "BatchError",
     "Client",
     "Context",
     "EngineInfo",
+    "EventItem",
     "Handle",
     "Node",
     "PerdureError",
     "RetryPolicy",
     "RunInfo",
+    "RunItem",
     "RunStatus",
     "SyncClient",
     "SyncHandle",

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from perdure import codec, errors, failures, graphwire, rayobjects, runtimeenv, wire
+from perdure import batches, codec, errors, failures, graphwire, rayobjects, runtimeenv, wire
+from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
 from perdure.connection import open_channel
 from perdure.conversion import large_parts, to_spec, with_stored
 from perdure.graph import TaskNode
@@ -59,8 +59,6 @@ AWAY_FIRST_S: Final = 0.05
 AWAY_MAX_S: Final = 1.0
 
 Decode = Callable[[Payload, bytes | memoryview | None, codec.Objects | None], Any]
-IdReuse = Literal["reject", "allow_if_unsuccessful", "allow"]
-IdConflict = Literal["fail", "use_existing", "cancel_existing"]
 
 
 class Client:
@@ -126,8 +124,8 @@ class Client:
         request = workflow_service_pb2.RunRequest(
             namespace=self.namespace,
             workflow_id=workflow_id,
-            request_id=request_id or _time_ordered_id(),
-            source=await self._source(graphwire.spec_to_proto(await self._snapshot(await self._spec(graph)))),
+            request_id=request_id or batches.time_ordered_id(),
+            source=await self._source_of(graph),
             id_reuse_policy=f"WORKFLOW_ID_REUSE_POLICY_{id_reuse.upper()}",
             id_conflict_policy=f"WORKFLOW_ID_CONFLICT_POLICY_{id_conflict.upper()}",
             labels=labels,
@@ -146,6 +144,25 @@ class Client:
         handle = await self.start(graph, **how)
         value: T = await handle.output()
         return value
+
+    async def start_many(self, items: Iterable[RunItem]) -> list[Handle]:
+        """Start many runs in few calls, each as `start` does; a graph that they share is sent and stored once.
+
+        Raises BatchError if some were refused; the others run. Its `results` are in the order of the items.
+        """
+        started = await batches.start_many(self, items)
+        return errors.all_of([one if isinstance(one, errors.PerdureError) else Handle(self, *one) for one in started])
+
+    async def outputs(self, runs: Iterable[RunName], *, timeout: float | None = None) -> list[Any]:
+        """The values of many runs, such as handles, once all have ended, in few calls.
+
+        Raises TimeoutError after `timeout` seconds, and BatchError if some have none: its `results` are the values,
+        with what `Handle.output` would raise in the place of those that are missing.
+        """
+        named = list(runs)
+        found = await batches.outcomes(self, named, poll_s=POLL_S, timeout=timeout)
+        handles = [Handle(self, run.workflow_id, run.run_id) for run in named]
+        return errors.all_of([await run._settled(outcome) for run, outcome in zip(handles, found, strict=True)])
 
     def handle(self, workflow_id: str, run_id: str = "") -> Handle:
         """A run by its id; nothing is asked yet."""
@@ -169,10 +186,17 @@ class Client:
             namespace=self.namespace,
             workflow_id=workflow_id,
             event_key=key,
-            event_id=event_id or uuid.uuid4().hex,
+            event_id=event_id or batches.time_ordered_id(),
             payload=wire.payload_to_proto(await self._payload(payload)),
         )
         return not (await self._call(lambda: self._workflows.SendEvent(request))).duplicate
+
+    async def send_events(self, items: Iterable[EventItem]) -> list[bool]:
+        """Send many events in few calls, each as `send_event` does; those to one run arrive in their order.
+
+        Raises BatchError if some were refused; the others are delivered.
+        """
+        return errors.all_of(await batches.send_events(self, items))
 
     async def delete(self, workflow_id: str, *, allow_missing: bool = False) -> None:
         """Remove a final or resumable run with all that is its own."""
@@ -244,7 +268,8 @@ class Client:
             return False
         return not answer.HasField("expire_time") or answer.expire_time.ToSeconds() > time.time() + 60
 
-    async def _source(self, spec: spec_pb2.WorkflowSpec) -> spec_pb2.WorkflowSource:
+    async def _source_of(self, graph: object) -> spec_pb2.WorkflowSource:
+        spec = graphwire.spec_to_proto(await self._snapshot(await self._spec(graph)))
         if spec.ByteSize() <= SPEC_BYTES_MAX:
             return spec_pb2.WorkflowSource(spec=spec)
         blob = await self._upload((spec.SerializeToString(deterministic=True),))
@@ -353,9 +378,20 @@ class Handle:
         outcome = await self.outcome(task_id, timeout=timeout)
         if isinstance(outcome, Payload):
             return await self.value_of(outcome)
-        if outcome.kind is FailureKind.CANCELED:
-            raise errors.WorkflowCancellationError(self.workflow_id, outcome)
-        raise errors.WorkflowExecutionError(self.workflow_id, outcome) from failures.to_exception(outcome)
+        raise self._error_of(outcome)
+
+    def _error_of(self, failure: Failure) -> errors.WorkflowExecutionError:
+        if failure.kind is FailureKind.CANCELED:
+            return errors.WorkflowCancellationError(self.workflow_id, failure)
+        error = errors.WorkflowExecutionError(self.workflow_id, failure)
+        error.__cause__ = failures.to_exception(failure)
+        return error
+
+    async def _settled(self, outcome: Payload | Failure | errors.PerdureError) -> Any:
+        """The value, or the error instead of it."""
+        if isinstance(outcome, errors.PerdureError):
+            return outcome
+        return await self.value_of(outcome) if isinstance(outcome, Payload) else self._error_of(outcome)
 
     async def outcome(self, task_id: str = "", *, timeout: float | None = None) -> Payload | Failure:
         """What `output` gives or raises, as it is stored. Raises TimeoutError and TaskNotFoundError as `output`."""
@@ -462,9 +498,3 @@ class Handle:
     async def send_event(self, key: str, payload: Any = None, *, event_id: str = "") -> bool:
         """See Client.send_event."""
         return await self._client.send_event(self.workflow_id, key, payload, event_id=event_id)
-
-
-def _time_ordered_id() -> str:
-    """32 hexadecimal digits that sort by time: a UUIDv7 (RFC 9562)."""
-    head = (time.time_ns() // 1_000_000) << 80 | uuid.uuid4().int & ((1 << 80) - 1)
-    return f"{head & ~(0xF << 76) | 0x7 << 76:032x}"

@@ -11,7 +11,8 @@ ended, with the user's own exception as `__cause__`.
 from __future__ import annotations
 
 import queue
-from typing import Any, ClassVar, Final
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -21,6 +22,8 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from perdure.model import Failure
+
+T = TypeVar("T")
 
 DOMAIN: Final = "perdure.v1"
 DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -350,6 +353,27 @@ class WorkflowExecutionError(Exception):
 
 class WorkflowCancellationError(WorkflowExecutionError):
     """The run was canceled."""
+
+
+class BatchError(Exception):
+    """Some items of a batch failed; the others did not. `results` are those of all items, in their order, with an
+    error where there is one. `__cause__` is the first error."""
+
+    def __init__(self, results: list[Any]) -> None:
+        failed = [result for result in results if isinstance(result, Exception)]
+        super().__init__(f"{len(failed)} of {len(results)} failed; the first: {failed[0] if failed else None}")
+        self.results = results
+        self.__cause__ = failed[0] if failed else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.results,)
+
+
+def all_of(results: Sequence[T | PerdureError]) -> list[T]:
+    """The results, if none of them is an error of ours; raises BatchError otherwise."""
+    if any(isinstance(result, (PerdureError, WorkflowExecutionError)) for result in results):
+        raise BatchError(list(results))
+    return cast("list[T]", list(results))
 
 
 class RemoteError(Exception):

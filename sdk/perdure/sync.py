@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from perdure import codec
-from perdure.client import Client, Decode, Handle, IdConflict, IdReuse
+from perdure import codec, errors
+from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
+from perdure.client import Client, Decode, Handle
 from perdure.model import BlobRef, Failure, Payload, RunStatus, TaskStatus
 from perdure.rayobjects import RayObjects
 from perdure.v1 import system_service_pb2, workflow_pb2
@@ -120,6 +121,19 @@ class SyncClient:
         """See Client.run."""
         return self._thread.wait(self._client.run(graph, **how))
 
+    def start_many(self, items: Iterable[RunItem]) -> list[SyncHandle]:
+        """See Client.start_many."""
+        try:
+            handles = self._thread.wait(self._client.start_many(items))
+        except errors.BatchError as error:
+            of_ours = [SyncHandle(self._thread, one) if isinstance(one, Handle) else one for one in error.results]
+            raise errors.BatchError(of_ours) from error.__cause__
+        return [SyncHandle(self._thread, handle) for handle in handles]
+
+    def outputs(self, runs: Iterable[RunName], *, timeout: float | None = None) -> list[Any]:
+        """See Client.outputs."""
+        return self._thread.wait(self._client.outputs(runs, timeout=timeout))
+
     def handle(self, workflow_id: str, run_id: str = "") -> SyncHandle:
         """See Client.handle."""
         return SyncHandle(self._thread, self._client.handle(workflow_id, run_id))
@@ -135,6 +149,10 @@ class SyncClient:
     def send_event(self, workflow_id: str, key: str, payload: Any = None, *, event_id: str = "") -> bool:
         """See Client.send_event."""
         return self._thread.wait(self._client.send_event(workflow_id, key, payload, event_id=event_id))
+
+    def send_events(self, items: Iterable[EventItem]) -> list[bool]:
+        """See Client.send_events."""
+        return self._thread.wait(self._client.send_events(items))
 
     def delete(self, workflow_id: str, *, allow_missing: bool = False) -> None:
         """See Client.delete."""

@@ -113,6 +113,26 @@ def test_a_task_a_node_and_a_function_can_be_run(cli: Cli) -> None:
     assert cli("run", "flows:twice", "--input", '{"number": 5}') == (0, "20\n", "")
 
 
+def test_a_file_of_inputs_is_a_run_a_line(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_text('{"left": 1, "right": 2}\n\n{"left": 3, "right": 4}\n')
+    assert cli("run", "flows:add", "--inputs-file", str(file)) == (0, "3\n7\n", "")
+    assert cli("run", "flows:add", "--inputs-file", str(file), "--id", "line", "--no-wait") == (
+        0,
+        "line-1\nline-3\n",
+        "",
+    )
+    code, out, err = cli("-o", "json", "run", "flows:add", "--inputs-file", str(file), "--id", "line")
+    assert (code, err) == (1, "")
+    assert all("in use" in json.loads(line)["error"] for line in out.splitlines())
+    file.write_text('{"text": "no good"}\n')
+    code, out, err = cli("run", "flows:fail", "--inputs-file", str(file))
+    assert (code, err) == (1, "")
+    assert "no good" in out
+    file.write_text("{}\n[1]\n")
+    assert cli("run", "flows:node", "--inputs-file", str(file))[0] == 2
+
+
 def test_answers_in_json(cli: Cli) -> None:
     answer = as_json(cli("-o", "json", "run", "flows:node", "--id", "json-1"))
     assert answer == {"workflow_id": "json-1", "output": 4}

@@ -60,7 +60,7 @@ def test_every_service_is_known() -> None:
 def test_every_method_says_whether_it_may_be_repeated(method: Any) -> None:
     level = method.GetOptions().idempotency_level
     assert level in (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
-    is_reading = method.name.startswith(("Get", "List", "Watch", "Download"))
+    is_reading = method.name.startswith(("Get", "BatchGet", "List", "Watch", "Download"))
     assert (level == MethodOptions.NO_SIDE_EFFECTS) == is_reading
 
 

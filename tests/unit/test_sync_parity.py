@@ -18,7 +18,7 @@ from perdure.service.settings import Settings
 from perdure.sync import SyncClient, SyncHandle
 
 PAIRS = [(Client, SyncClient), (Handle, SyncHandle)]
-TWINS: dict[Any, Any] = {Client: SyncClient, Handle: SyncHandle}
+TWINS: dict[Any, Any] = {Client: SyncClient, Handle: SyncHandle, list[Handle]: list[SyncHandle]}
 
 
 def public(kind: type) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Final
+from collections.abc import Awaitable
+from typing import Any, Final, TextIO
 
 import click
 
+from perdure.batches import RunItem
 from perdure.cli.values import as_json, load_graph, moment, parse_json, run_fields
-from perdure.client import Client
+from perdure.client import Client, Handle
+from perdure.errors import BatchError
 from perdure.model import RunStatus
 from perdure.views import RunInfo, TaskInfo, Update
 
@@ -27,10 +30,18 @@ COLORS: Final = {
 @click.argument("place", metavar="MODULE:GRAPH")
 @click.option("--input", "text", default="{}", help="JSON object: inputs by name")
 @click.option("--id", "workflow_id", default="", help="workflow id; default: random")
+@click.option("--inputs-file", type=click.File(), help="JSON objects, one a line: a run for each; - is the input")
 @click.option("--wait/--no-wait", default=True, help="wait for the output and print it")
 @click.pass_obj
-def run(session: Session, place: str, text: str, workflow_id: str, wait: bool) -> None:
-    """Run a graph: a node, a task, or a function that returns a node."""
+def run(
+    session: Session, place: str, text: str, workflow_id: str, inputs_file: TextIO | None, wait: bool
+) -> int | None:
+    """Run a graph: a node, a task, or a function that returns a node.
+
+    With --inputs-file each line names the inputs of one run; the number of its line follows the id if there is one.
+    """
+    if inputs_file is not None:
+        return _run_many(session, place, workflow_id, inputs_file, wait=wait)
     inputs = parse_json(text, "--input")
     if not isinstance(inputs, dict):
         raise click.ClickException("--input is a JSON object")
@@ -43,6 +54,46 @@ def run(session: Session, place: str, text: str, workflow_id: str, wait: bool) -
     started, value = session.call(start)
     shown = {"workflow_id": started, "output": as_json(value)} if wait else {"workflow_id": started}
     session.show(shown, lambda: click.echo(value if wait else started))
+    return None
+
+
+def _run_many(session: Session, place: str, workflow_id: str, lines: TextIO, *, wait: bool) -> int:
+    """1 if some of the runs were refused or failed."""
+    items: list[RunItem] = []
+    for number, line in enumerate(lines, 1):
+        inputs = parse_json(line, f"line {number}") if line.strip() else None
+        if inputs is None:
+            continue
+        if not isinstance(inputs, dict):
+            raise click.ClickException(f"line {number} is no JSON object")
+        graph = load_graph(place, inputs, is_shared=True)
+        items.append(RunItem(graph, workflow_id=f"{workflow_id}-{number}" if workflow_id else "", inputs=inputs))
+
+    async def start(client: Client) -> tuple[list[Any], list[Any]]:
+        started = await _results(client.start_many(items))
+        if not wait:
+            return started, started
+        handles = [one for one in started if isinstance(one, Handle)]
+        values = iter(await _results(client.outputs(handles)))
+        return started, [next(values) if isinstance(one, Handle) else one for one in started]
+
+    started, values = session.call(start)
+    for one, value in zip(started, values, strict=True):
+        name = one.workflow_id if isinstance(one, Handle) else ""
+        if isinstance(value, Exception):
+            session.show({"workflow_id": name, "error": str(value)}, lambda value=value: click.echo(f"error: {value}"))
+        elif wait:
+            session.show({"workflow_id": name, "output": as_json(value)}, lambda value=value: click.echo(value))
+        else:
+            session.show({"workflow_id": name}, lambda name=name: click.echo(name))
+    return 1 if any(isinstance(value, Exception) for value in values) else 0
+
+
+async def _results(batch: Awaitable[list[Any]]) -> list[Any]:
+    try:
+        return await batch
+    except BatchError as error:
+        return error.results
 
 
 @click.command("list")

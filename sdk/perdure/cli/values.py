@@ -24,9 +24,9 @@ def parse_json(text: str, what: str) -> Any:
         raise click.ClickException(f"{what} is not JSON: {error}") from error
 
 
-def load_graph(place: str, inputs: dict[str, Any]) -> Any:
-    """`module:name` is a node, a task, or a function that takes the inputs and returns a node. What is
-    wrong with it is said in one line, whatever the module raises."""
+def load_graph(place: str, inputs: dict[str, Any], *, is_shared: bool = False) -> Any:
+    """`module:name` is a node, a task, or a function that takes the inputs and returns a node. A graph that is shared
+    by several runs takes them from each run. What is wrong is said in one line, whatever the module raises."""
     module, _, name = place.partition(":")
     if not module or not name:
         raise click.ClickException(f"{place!r}: expected module:name")
@@ -36,7 +36,7 @@ def load_graph(place: str, inputs: dict[str, Any]) -> Any:
         for part in name.split("."):
             found = getattr(found, part)
         if isinstance(found, graph.Task):
-            found = found.bind(**inputs)
+            found = found.bind(**({name: graph.input(name) for name in inputs} if is_shared else inputs))
         elif callable(found) and not graph.is_node(found):
             found = found(**inputs)
         if graph.is_node(found):

@@ -71,7 +71,7 @@ class GetSystemInfoResponse(_message.Message):
     def __init__(self, server_version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., replica_id: _Optional[str] = ..., python_versions: _Optional[_Iterable[str]] = ..., http_address: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_inline_payload_bytes", "max_blob_bytes", "max_nodes", "max_wait", "max_running_workflows", "max_pending_workflows")
+    __slots__ = ("max_message_bytes", "max_inline_payload_bytes", "max_blob_bytes", "max_nodes", "max_wait", "max_running_workflows", "max_pending_workflows", "max_batch_items")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_INLINE_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_BLOB_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +79,7 @@ class Limits(_message.Message):
     MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
     MAX_RUNNING_WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
     MAX_PENDING_WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_ITEMS_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_inline_payload_bytes: int
     max_blob_bytes: int
@@ -86,4 +87,5 @@ class Limits(_message.Message):
     max_wait: _duration_pb2.Duration
     max_running_workflows: int
     max_pending_workflows: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_inline_payload_bytes: _Optional[int] = ..., max_blob_bytes: _Optional[int] = ..., max_nodes: _Optional[int] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_running_workflows: _Optional[int] = ..., max_pending_workflows: _Optional[int] = ...) -> None: ...
+    max_batch_items: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_inline_payload_bytes: _Optional[int] = ..., max_blob_bytes: _Optional[int] = ..., max_nodes: _Optional[int] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_running_workflows: _Optional[int] = ..., max_pending_workflows: _Optional[int] = ..., max_batch_items: _Optional[int] = ...) -> None: ...

@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from perdure.v1 import errors_pb2 as _errors_pb2
 from perdure.v1 import payload_pb2 as _payload_pb2
 from perdure.v1 import spec_pb2 as _spec_pb2
 from perdure.v1 import workflow_pb2 as _workflow_pb2
@@ -98,6 +99,74 @@ class RunResponse(_message.Message):
     watch_token: str
     def __init__(self, workflow: _Optional[_Union[_workflow_pb2.Workflow, _Mapping]] = ..., started: bool = ..., watch_token: _Optional[str] = ...) -> None: ...
 
+class BatchRunRequest(_message.Message):
+    __slots__ = ("namespace", "sources", "items")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    sources: _containers.RepeatedCompositeFieldContainer[_spec_pb2.WorkflowSource]
+    items: _containers.RepeatedCompositeFieldContainer[RunItem]
+    def __init__(self, namespace: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[_spec_pb2.WorkflowSource, _Mapping]]] = ..., items: _Optional[_Iterable[_Union[RunItem, _Mapping]]] = ...) -> None: ...
+
+class RunItem(_message.Message):
+    __slots__ = ("source_index", "workflow_id", "request_id", "inputs", "id_reuse_policy", "id_conflict_policy", "metadata", "labels", "queue", "priority", "display_name")
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _payload_pb2.Payload
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ...) -> None: ...
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SOURCE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    ID_REUSE_POLICY_FIELD_NUMBER: _ClassVar[int]
+    ID_CONFLICT_POLICY_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    source_index: int
+    workflow_id: str
+    request_id: str
+    inputs: _containers.MessageMap[str, _payload_pb2.Payload]
+    id_reuse_policy: WorkflowIdReusePolicy
+    id_conflict_policy: WorkflowIdConflictPolicy
+    metadata: _struct_pb2.Struct
+    labels: _containers.ScalarMap[str, str]
+    queue: str
+    priority: int
+    display_name: str
+    def __init__(self, source_index: _Optional[int] = ..., workflow_id: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _payload_pb2.Payload]] = ..., id_reuse_policy: _Optional[_Union[WorkflowIdReusePolicy, str]] = ..., id_conflict_policy: _Optional[_Union[WorkflowIdConflictPolicy, str]] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[int] = ..., display_name: _Optional[str] = ...) -> None: ...
+
+class BatchRunResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[RunResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[RunResult, _Mapping]]] = ...) -> None: ...
+
+class RunResult(_message.Message):
+    __slots__ = ("workflow_id", "run_id", "started", "error")
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    run_id: str
+    started: bool
+    error: _errors_pb2.ItemError
+    def __init__(self, workflow_id: _Optional[str] = ..., run_id: _Optional[str] = ..., started: bool = ..., error: _Optional[_Union[_errors_pb2.ItemError, _Mapping]] = ...) -> None: ...
+
 class ResumeRequest(_message.Message):
     __slots__ = ("namespace", "workflow_id", "expected_etag")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +233,44 @@ class GetOutputResponse(_message.Message):
     run_id: str
     def __init__(self, status: _Optional[_Union[_workflow_pb2.WorkflowStatus, str]] = ..., done: bool = ..., outcome: _Optional[_Union[_workflow_pb2.Outcome, _Mapping]] = ..., run_id: _Optional[str] = ...) -> None: ...
 
+class BatchGetOutputRequest(_message.Message):
+    __slots__ = ("namespace", "items", "wait", "include_error_object")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_ERROR_OBJECT_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    items: _containers.RepeatedCompositeFieldContainer[OutputItem]
+    wait: _duration_pb2.Duration
+    include_error_object: bool
+    def __init__(self, namespace: _Optional[str] = ..., items: _Optional[_Iterable[_Union[OutputItem, _Mapping]]] = ..., wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., include_error_object: bool = ...) -> None: ...
+
+class OutputItem(_message.Message):
+    __slots__ = ("workflow_id", "run_id")
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    run_id: str
+    def __init__(self, workflow_id: _Optional[str] = ..., run_id: _Optional[str] = ...) -> None: ...
+
+class BatchGetOutputResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[OutputResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[OutputResult, _Mapping]]] = ...) -> None: ...
+
+class OutputResult(_message.Message):
+    __slots__ = ("done", "outcome", "run_id", "error")
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    done: bool
+    outcome: _workflow_pb2.Outcome
+    run_id: str
+    error: _errors_pb2.ItemError
+    def __init__(self, done: bool = ..., outcome: _Optional[_Union[_workflow_pb2.Outcome, _Mapping]] = ..., run_id: _Optional[str] = ..., error: _Optional[_Union[_errors_pb2.ItemError, _Mapping]] = ...) -> None: ...
+
 class SendEventRequest(_message.Message):
     __slots__ = ("namespace", "workflow_id", "event_key", "event_id", "payload", "ack", "wait", "event_time", "source")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -197,6 +304,42 @@ class SendEventResponse(_message.Message):
     consumed: bool
     commit_time: _timestamp_pb2.Timestamp
     def __init__(self, sequence: _Optional[int] = ..., duplicate: bool = ..., consumed: bool = ..., commit_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class BatchSendEventsRequest(_message.Message):
+    __slots__ = ("namespace", "items")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    items: _containers.RepeatedCompositeFieldContainer[EventItem]
+    def __init__(self, namespace: _Optional[str] = ..., items: _Optional[_Iterable[_Union[EventItem, _Mapping]]] = ...) -> None: ...
+
+class EventItem(_message.Message):
+    __slots__ = ("workflow_id", "event_key", "event_id", "payload")
+    WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
+    EVENT_KEY_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    workflow_id: str
+    event_key: str
+    event_id: str
+    payload: _payload_pb2.Payload
+    def __init__(self, workflow_id: _Optional[str] = ..., event_key: _Optional[str] = ..., event_id: _Optional[str] = ..., payload: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ...) -> None: ...
+
+class BatchSendEventsResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[EventResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ...) -> None: ...
+
+class EventResult(_message.Message):
+    __slots__ = ("sequence", "duplicate", "error")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    duplicate: bool
+    error: _errors_pb2.ItemError
+    def __init__(self, sequence: _Optional[int] = ..., duplicate: bool = ..., error: _Optional[_Union[_errors_pb2.ItemError, _Mapping]] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ("namespace", "workflow_id", "wait", "wait_for")

@@ -34,6 +34,11 @@ class WorkflowServiceStub(object):
     client, proxy or mesh. To keep that true the ids that make a call idempotent are required where
     nothing else does: `event_id` of SendEvent, and `request_id` or `workflow_id` of Run.
 
+    Batches: a method whose name begins with Batch does for each of its items what the method without
+    the word does, at the price of one call and one commit. Items are independent of one another: the
+    error of one is its result and nothing to the others. The call itself fails only if all of it is
+    malformed or too large, or if nothing can be done now; it may be repeated as its items may.
+
     Namespaces: an empty `namespace` means "default".
     """
 
@@ -47,6 +52,11 @@ class WorkflowServiceStub(object):
                 '/perdure.v1.WorkflowService/Run',
                 request_serializer=perdure_dot_v1_dot_workflow__service__pb2.RunRequest.SerializeToString,
                 response_deserializer=perdure_dot_v1_dot_workflow__service__pb2.RunResponse.FromString,
+                _registered_method=True)
+        self.BatchRun = channel.unary_unary(
+                '/perdure.v1.WorkflowService/BatchRun',
+                request_serializer=perdure_dot_v1_dot_workflow__service__pb2.BatchRunRequest.SerializeToString,
+                response_deserializer=perdure_dot_v1_dot_workflow__service__pb2.BatchRunResponse.FromString,
                 _registered_method=True)
         self.Resume = channel.unary_unary(
                 '/perdure.v1.WorkflowService/Resume',
@@ -63,10 +73,20 @@ class WorkflowServiceStub(object):
                 request_serializer=perdure_dot_v1_dot_workflow__service__pb2.GetOutputRequest.SerializeToString,
                 response_deserializer=perdure_dot_v1_dot_workflow__service__pb2.GetOutputResponse.FromString,
                 _registered_method=True)
+        self.BatchGetOutput = channel.unary_unary(
+                '/perdure.v1.WorkflowService/BatchGetOutput',
+                request_serializer=perdure_dot_v1_dot_workflow__service__pb2.BatchGetOutputRequest.SerializeToString,
+                response_deserializer=perdure_dot_v1_dot_workflow__service__pb2.BatchGetOutputResponse.FromString,
+                _registered_method=True)
         self.SendEvent = channel.unary_unary(
                 '/perdure.v1.WorkflowService/SendEvent',
                 request_serializer=perdure_dot_v1_dot_workflow__service__pb2.SendEventRequest.SerializeToString,
                 response_deserializer=perdure_dot_v1_dot_workflow__service__pb2.SendEventResponse.FromString,
+                _registered_method=True)
+        self.BatchSendEvents = channel.unary_unary(
+                '/perdure.v1.WorkflowService/BatchSendEvents',
+                request_serializer=perdure_dot_v1_dot_workflow__service__pb2.BatchSendEventsRequest.SerializeToString,
+                response_deserializer=perdure_dot_v1_dot_workflow__service__pb2.BatchSendEventsResponse.FromString,
                 _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/perdure.v1.WorkflowService/GetStatus',
@@ -109,11 +129,23 @@ class WorkflowServiceServicer(object):
     client, proxy or mesh. To keep that true the ids that make a call idempotent are required where
     nothing else does: `event_id` of SendEvent, and `request_id` or `workflow_id` of Run.
 
+    Batches: a method whose name begins with Batch does for each of its items what the method without
+    the word does, at the price of one call and one commit. Items are independent of one another: the
+    error of one is its result and nothing to the others. The call itself fails only if all of it is
+    malformed or too large, or if nothing can be done now; it may be repeated as its items may.
+
     Namespaces: an empty `namespace` means "default".
     """
 
     def Run(self, request, context):
         """Records a workflow and starts it as soon as its queue allows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchRun(self, request, context):
+        """Records and starts many workflows. A graph that several of them share is sent and stored once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,9 +175,23 @@ class WorkflowServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchGetOutput(self, request, context):
+        """Gets the outputs of many workflows; waits until all have ended if asked to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SendEvent(self, request, context):
         """Delivers an event durably: when this returns OK the event is committed and will reach its
         waiter though every replica restarts. Producers retry with the same `event_id` until OK.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchSendEvents(self, request, context):
+        """Delivers many events, to one workflow or to several: those to one in the order of the items.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,6 +250,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     request_deserializer=perdure_dot_v1_dot_workflow__service__pb2.RunRequest.FromString,
                     response_serializer=perdure_dot_v1_dot_workflow__service__pb2.RunResponse.SerializeToString,
             ),
+            'BatchRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchRun,
+                    request_deserializer=perdure_dot_v1_dot_workflow__service__pb2.BatchRunRequest.FromString,
+                    response_serializer=perdure_dot_v1_dot_workflow__service__pb2.BatchRunResponse.SerializeToString,
+            ),
             'Resume': grpc.unary_unary_rpc_method_handler(
                     servicer.Resume,
                     request_deserializer=perdure_dot_v1_dot_workflow__service__pb2.ResumeRequest.FromString,
@@ -219,10 +270,20 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     request_deserializer=perdure_dot_v1_dot_workflow__service__pb2.GetOutputRequest.FromString,
                     response_serializer=perdure_dot_v1_dot_workflow__service__pb2.GetOutputResponse.SerializeToString,
             ),
+            'BatchGetOutput': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetOutput,
+                    request_deserializer=perdure_dot_v1_dot_workflow__service__pb2.BatchGetOutputRequest.FromString,
+                    response_serializer=perdure_dot_v1_dot_workflow__service__pb2.BatchGetOutputResponse.SerializeToString,
+            ),
             'SendEvent': grpc.unary_unary_rpc_method_handler(
                     servicer.SendEvent,
                     request_deserializer=perdure_dot_v1_dot_workflow__service__pb2.SendEventRequest.FromString,
                     response_serializer=perdure_dot_v1_dot_workflow__service__pb2.SendEventResponse.SerializeToString,
+            ),
+            'BatchSendEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchSendEvents,
+                    request_deserializer=perdure_dot_v1_dot_workflow__service__pb2.BatchSendEventsRequest.FromString,
+                    response_serializer=perdure_dot_v1_dot_workflow__service__pb2.BatchSendEventsResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -271,6 +332,11 @@ class WorkflowService(object):
     client, proxy or mesh. To keep that true the ids that make a call idempotent are required where
     nothing else does: `event_id` of SendEvent, and `request_id` or `workflow_id` of Run.
 
+    Batches: a method whose name begins with Batch does for each of its items what the method without
+    the word does, at the price of one call and one commit. Items are independent of one another: the
+    error of one is its result and nothing to the others. The call itself fails only if all of it is
+    malformed or too large, or if nothing can be done now; it may be repeated as its items may.
+
     Namespaces: an empty `namespace` means "default".
     """
 
@@ -291,6 +357,33 @@ class WorkflowService(object):
             '/perdure.v1.WorkflowService/Run',
             perdure_dot_v1_dot_workflow__service__pb2.RunRequest.SerializeToString,
             perdure_dot_v1_dot_workflow__service__pb2.RunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/perdure.v1.WorkflowService/BatchRun',
+            perdure_dot_v1_dot_workflow__service__pb2.BatchRunRequest.SerializeToString,
+            perdure_dot_v1_dot_workflow__service__pb2.BatchRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -383,6 +476,33 @@ class WorkflowService(object):
             _registered_method=True)
 
     @staticmethod
+    def BatchGetOutput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/perdure.v1.WorkflowService/BatchGetOutput',
+            perdure_dot_v1_dot_workflow__service__pb2.BatchGetOutputRequest.SerializeToString,
+            perdure_dot_v1_dot_workflow__service__pb2.BatchGetOutputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SendEvent(request,
             target,
             options=(),
@@ -399,6 +519,33 @@ class WorkflowService(object):
             '/perdure.v1.WorkflowService/SendEvent',
             perdure_dot_v1_dot_workflow__service__pb2.SendEventRequest.SerializeToString,
             perdure_dot_v1_dot_workflow__service__pb2.SendEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchSendEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/perdure.v1.WorkflowService/BatchSendEvents',
+            perdure_dot_v1_dot_workflow__service__pb2.BatchSendEventsRequest.SerializeToString,
+            perdure_dot_v1_dot_workflow__service__pb2.BatchSendEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

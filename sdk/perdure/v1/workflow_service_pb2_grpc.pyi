@@ -35,6 +35,11 @@ class WorkflowServiceStub:
     client, proxy or mesh. To keep that true the ids that make a call idempotent are required where
     nothing else does: `event_id` of SendEvent, and `request_id` or `workflow_id` of Run.
 
+    Batches: a method whose name begins with Batch does for each of its items what the method without
+    the word does, at the price of one call and one commit. Items are independent of one another: the
+    error of one is its result and nothing to the others. The call itself fails only if all of it is
+    malformed or too large, or if nothing can be done now; it may be repeated as its items may.
+
     Namespaces: an empty `namespace` means "default".
     """
 
@@ -44,6 +49,8 @@ class WorkflowServiceStub:
     def __new__(cls, channel: _aio.Channel) -> WorkflowServiceAsyncStub: ...
     Run: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.RunRequest, _workflow_service_pb2.RunResponse]
     """Records a workflow and starts it as soon as its queue allows."""
+    BatchRun: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchRunRequest, _workflow_service_pb2.BatchRunResponse]
+    """Records and starts many workflows. A graph that several of them share is sent and stored once."""
     Resume: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ResumeRequest, _workflow_service_pb2.ResumeResponse]
     """Resumes a workflow that failed or is resumable. Finished tasks are not run again. Resuming one
     that runs already succeeds and changes nothing.
@@ -56,10 +63,14 @@ class WorkflowServiceStub:
     """Gets the output of a workflow or of one of its tasks; waits for it if asked to. A workflow
     that failed is an answer (`outcome.failure`), not an error of this call.
     """
+    BatchGetOutput: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchGetOutputRequest, _workflow_service_pb2.BatchGetOutputResponse]
+    """Gets the outputs of many workflows; waits until all have ended if asked to."""
     SendEvent: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.SendEventRequest, _workflow_service_pb2.SendEventResponse]
     """Delivers an event durably: when this returns OK the event is committed and will reach its
     waiter though every replica restarts. Producers retry with the same `event_id` until OK.
     """
+    BatchSendEvents: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchSendEventsRequest, _workflow_service_pb2.BatchSendEventsResponse]
+    """Delivers many events, to one workflow or to several: those to one in the order of the items."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.GetStatusRequest, _workflow_service_pb2.GetStatusResponse]
     """Gets the state of one workflow; cheap."""
     GetMetadata: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.GetMetadataRequest, _workflow_service_pb2.GetMetadataResponse]
@@ -88,12 +99,19 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     client, proxy or mesh. To keep that true the ids that make a call idempotent are required where
     nothing else does: `event_id` of SendEvent, and `request_id` or `workflow_id` of Run.
 
+    Batches: a method whose name begins with Batch does for each of its items what the method without
+    the word does, at the price of one call and one commit. Items are independent of one another: the
+    error of one is its result and nothing to the others. The call itself fails only if all of it is
+    malformed or too large, or if nothing can be done now; it may be repeated as its items may.
+
     Namespaces: an empty `namespace` means "default".
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Run: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.RunRequest, _workflow_service_pb2.RunResponse]  # type: ignore[assignment]
     """Records a workflow and starts it as soon as its queue allows."""
+    BatchRun: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchRunRequest, _workflow_service_pb2.BatchRunResponse]  # type: ignore[assignment]
+    """Records and starts many workflows. A graph that several of them share is sent and stored once."""
     Resume: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ResumeRequest, _workflow_service_pb2.ResumeResponse]  # type: ignore[assignment]
     """Resumes a workflow that failed or is resumable. Finished tasks are not run again. Resuming one
     that runs already succeeds and changes nothing.
@@ -106,10 +124,14 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     """Gets the output of a workflow or of one of its tasks; waits for it if asked to. A workflow
     that failed is an answer (`outcome.failure`), not an error of this call.
     """
+    BatchGetOutput: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchGetOutputRequest, _workflow_service_pb2.BatchGetOutputResponse]  # type: ignore[assignment]
+    """Gets the outputs of many workflows; waits until all have ended if asked to."""
     SendEvent: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.SendEventRequest, _workflow_service_pb2.SendEventResponse]  # type: ignore[assignment]
     """Delivers an event durably: when this returns OK the event is committed and will reach its
     waiter though every replica restarts. Producers retry with the same `event_id` until OK.
     """
+    BatchSendEvents: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchSendEventsRequest, _workflow_service_pb2.BatchSendEventsResponse]  # type: ignore[assignment]
+    """Delivers many events, to one workflow or to several: those to one in the order of the items."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.GetStatusRequest, _workflow_service_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Gets the state of one workflow; cheap."""
     GetMetadata: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.GetMetadataRequest, _workflow_service_pb2.GetMetadataResponse]  # type: ignore[assignment]
@@ -137,6 +159,11 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     client, proxy or mesh. To keep that true the ids that make a call idempotent are required where
     nothing else does: `event_id` of SendEvent, and `request_id` or `workflow_id` of Run.
 
+    Batches: a method whose name begins with Batch does for each of its items what the method without
+    the word does, at the price of one call and one commit. Items are independent of one another: the
+    error of one is its result and nothing to the others. The call itself fails only if all of it is
+    malformed or too large, or if nothing can be done now; it may be repeated as its items may.
+
     Namespaces: an empty `namespace` means "default".
     """
 
@@ -147,6 +174,14 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_service_pb2.RunResponse, _abc.Awaitable[_workflow_service_pb2.RunResponse]]:
         """Records a workflow and starts it as soon as its queue allows."""
+
+    @_abc_1.abstractmethod
+    def BatchRun(
+        self,
+        request: _workflow_service_pb2.BatchRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.BatchRunResponse, _abc.Awaitable[_workflow_service_pb2.BatchRunResponse]]:
+        """Records and starts many workflows. A graph that several of them share is sent and stored once."""
 
     @_abc_1.abstractmethod
     def Resume(
@@ -179,6 +214,14 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def BatchGetOutput(
+        self,
+        request: _workflow_service_pb2.BatchGetOutputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.BatchGetOutputResponse, _abc.Awaitable[_workflow_service_pb2.BatchGetOutputResponse]]:
+        """Gets the outputs of many workflows; waits until all have ended if asked to."""
+
+    @_abc_1.abstractmethod
     def SendEvent(
         self,
         request: _workflow_service_pb2.SendEventRequest,
@@ -187,6 +230,14 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         """Delivers an event durably: when this returns OK the event is committed and will reach its
         waiter though every replica restarts. Producers retry with the same `event_id` until OK.
         """
+
+    @_abc_1.abstractmethod
+    def BatchSendEvents(
+        self,
+        request: _workflow_service_pb2.BatchSendEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.BatchSendEventsResponse, _abc.Awaitable[_workflow_service_pb2.BatchSendEventsResponse]]:
+        """Delivers many events, to one workflow or to several: those to one in the order of the items."""
 
     @_abc_1.abstractmethod
     def GetStatus(

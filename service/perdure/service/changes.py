@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from perdure.service.views import RunView, TaskView
+from perdure.storage.rows import RunRow
 
 BACKLOG_MAX: Final = 20_000
 """Changes that a subscriber may be behind."""
@@ -84,6 +85,34 @@ class Subscription:
         return []
 
 
+class Gathering:
+    """What was told of some runs since it was opened: the rows of those that ended, and who was stirred besides."""
+
+    def __init__(self) -> None:
+        self._wake = asyncio.Event()
+        self.ended: dict[str, RunRow] = {}
+        self.stirred: set[str] = set()
+
+    def _end(self, row: RunRow) -> None:
+        self.ended[row.run_id] = row
+        self._wake.set()
+
+    def _stir(self, run_id: str) -> None:
+        if run_id not in self.ended:
+            self.stirred.add(run_id)
+            self._wake.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait for something to be told; False: nothing was within that time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        self._wake.clear()
+        return True
+
+
 class Changes:
     """The hub. Publishing costs next to nothing where nobody listens."""
 
@@ -91,12 +120,13 @@ class Changes:
         self._all: set[Subscription] = set()
         self._by_run: defaultdict[str, set[Subscription]] = defaultdict(set)
         self._waits: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._gatherings: defaultdict[str, set[Gathering]] = defaultdict(set)
         self._is_closed = False
 
     @property
     def has_listeners(self) -> bool:
         """Whether anybody waits or has subscribed."""
-        return bool(self._waits) or self.has_subscribers
+        return bool(self._waits or self._gatherings) or self.has_subscribers
 
     @property
     def has_subscribers(self) -> bool:
@@ -104,7 +134,7 @@ class Changes:
 
     def waited_runs(self) -> set[str]:
         """Runs of which somebody waits for something."""
-        return set(self._waits)
+        return {*self._waits, *self._gatherings}
 
     def watched_runs(self) -> set[str]:
         """Runs of which somebody has subscribed to the tasks."""
@@ -121,11 +151,16 @@ class Changes:
         if change.task is None:
             for subscription in self._all:
                 subscription._offer(change)
+            if change.run is not None and change.run.row.status.is_final:
+                for gathering in self._gatherings.get(run_id, ()):
+                    gathering._end(change.run.row)
 
     def stir(self, run_id: str) -> None:
         """Wake those who wait for something of this run: they look again."""
         for event in self._waits.get(run_id, ()):
             event.set()
+        for gathering in self._gatherings.get(run_id, ()):
+            gathering._stir(run_id)
 
     @contextmanager
     def subscribe(self, run_ids: Collection[str] | None) -> Iterator[Subscription]:
@@ -144,6 +179,26 @@ class Changes:
             for run_id in run_ids or ():
                 if not self._by_run.get(run_id, True):
                     del self._by_run[run_id]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether waits are over, whatever they waited for."""
+        return self._is_closed
+
+    @contextmanager
+    def gather(self, run_ids: Collection[str]) -> Iterator[Gathering]:
+        """Collect what is told of these runs."""
+        gathering = Gathering()
+        for run_id in run_ids:
+            self._gatherings[run_id].add(gathering)
+        try:
+            yield gathering
+        finally:
+            for run_id in run_ids:
+                if (others := self._gatherings.get(run_id)) is not None:
+                    others.discard(gathering)
+                    if not others:
+                        del self._gatherings[run_id]
 
     async def stirs(self, run_id: str, timeout_s: float) -> AsyncGenerator[None, None]:
         """Yield at once, then each time the run was stirred, until the time is up or the hub closes.
@@ -172,7 +227,9 @@ class Changes:
 
     def count_waits(self) -> int:
         """How many wait for something of a run and have seen all that there is to see."""
-        return sum(not event.is_set() for events in self._waits.values() for event in events)
+        gatherings = {gathering for gatherings in self._gatherings.values() for gathering in gatherings}
+        waits = [event for events in self._waits.values() for event in events]
+        return sum(not event.is_set() for event in (*waits, *(gathering._wake for gathering in gatherings)))
 
     def close(self) -> None:
         """Shut down: waits end as if their time were up, subscriptions end with Closed."""
@@ -182,3 +239,6 @@ class Changes:
         for events in self._waits.values():
             for event in events:
                 event.set()
+        for gatherings in self._gatherings.values():
+            for gathering in gatherings:
+                gathering._wake.set()

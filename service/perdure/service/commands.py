@@ -11,30 +11,47 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from perdure import errors, wire
 from perdure.engine.failures import run_canceled
 from perdure.engine.messages import CancelRequested, EventArrived
-from perdure.model import Payload, RunStatus
+from perdure.model import BlobRef, Payload, RunStatus, Spec
 from perdure.service.admission import Admission, Way
 from perdure.service.changes import Change, Changes
 from perdure.service.executors.port import Executor
 from perdure.service.fleet.letters import cancel_letter, event_letter
 from perdure.service.journal import Journal
-from perdure.service.scheduler import Scheduler, spec_key
+from perdure.service.scheduler import Scheduler
 from perdure.service.uses import of_start, use
 from perdure.service.values import Values
 from perdure.service.views import Conflict, NewRun, Reuse, RunView, SentEvent
 from perdure.storage.ports import MetadataStore, StorageFull
 from perdure.storage.rows import AddEvent, AddRun, DeleteRun, EntryResult, RunRow, SetDormant, SetRun, ValueKey, Write
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 ANSWER_S: Final = 20.0
 """An owner that has not ended a run by then is probably dying: the caller is told to ask again."""
 TRIES_MAX: Final = 8
 """Races for one workflow id that a request may lose before it is told to try again itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A graph as far as it is the same for all of its runs: the hash of its bytes, its inputs, its blobs."""
+
+    digest: _Hash
+    inputs: frozenset[str]
+    blobs: frozenset[BlobRef]
+
+    @property
+    def key(self) -> str:
+        """What `spec_key` gives."""
+        return self.digest.hexdigest()
 
 
 class Commands:
@@ -74,14 +91,15 @@ class Commands:
 
         The insertion itself finds out whether the ids are free, so the common case reads nothing.
         """
-        self._refuse_while_failing()
-        self._check(new)
-        digest = _digest(new)
+        self.refuse_while_failing()
+        source = self.look_at(new)
+        self._check(new, source)
+        digest = _digest(new, source)
         replaces = ""
         for _ in range(TRIES_MAX):
-            row = self._row(new, digest)
+            row = self._row(new, source, digest)
             for way in self._admission.ways(new.namespace, row.run_id):
-                if (view := await self._insert(new, row, way, replaces)) is not None:
+                if (view := await self._insert(new, source, row, way, replaces)) is not None:
                     return view, True
                 decided = await self._decide(new, row, digest)
                 if not way.guards or decided != replaces:
@@ -95,14 +113,31 @@ class Commands:
             replaces = decided
         raise errors.DatabaseUnavailableError("the workflow id changed hands too often while this request tried it")
 
-    async def _insert(self, new: NewRun, row: RunRow, way: Way, replaces: str) -> RunView | None:
+    def look_at(self, new: NewRun) -> Source:
+        """What is the same for every run of this graph. Raises PythonVersionUnsupportedError."""
+        self._check_versions(new.spec)
+        blobs = of_start(new.spec, (), new.source)
+        return Source(hashlib.sha256(new.spec_bytes), frozenset(new.spec.inputs()), frozenset(blobs))
+
+    def offer(self, new: NewRun, source: Source) -> asyncio.Future[RunView | None] | None:
+        """Append a run to the journal before this returns. None, now or later: nothing was changed, for its ids are
+        taken or there is no place for it, and `submit` knows what to do. Raises InvalidSpecError."""
+        self._check(new, source)
+        row = self._row(new, source, _digest(new, source))
+        for way in self._admission.ways(new.namespace, row.run_id):
+            return self._insert(new, source, row, way, "")
+        return None
+
+    def _insert(
+        self, new: NewRun, source: Source, row: RunRow, way: Way, replaces: str
+    ) -> asyncio.Future[RunView | None]:
         """Store a run for which there is a slot or a place. None: its ids are taken, or there is none."""
         if way.status is RunStatus.PENDING:
             row = replace(row, status=way.status, start_ms=None)
         inputs = {name: wire.encode_payload(payload) for name, payload in new.inputs.items()}
-        writes, begun = self._begin(new, row)
-        uses = use(row.run_id, of_start(new.spec, new.inputs.values(), new.source))
-        entry = (*way.guards, AddRun(row, new.spec_bytes, inputs, replaces), *uses, *writes)
+        row, writes, begun = self._begin(new, row)
+        blobs = source.blobs.union(*(payload.blobs() for payload in new.inputs.values()))
+        entry = (*way.guards, AddRun(row, new.spec_bytes, inputs, replaces), *use(row.run_id, blobs), *writes)
         inserted: asyncio.Future[RunView | None] = asyncio.get_running_loop().create_future()
 
         def done(result: EntryResult, change: int) -> None:
@@ -120,21 +155,23 @@ class Commands:
 
         dropped = partial(self._admission.withdraw, row)
         self._journal.append(entry, done, trouble=trouble, droppable=True, dropped=dropped)
-        return await inserted
+        return inserted
 
-    def _begin(self, new: NewRun, row: RunRow) -> tuple[list[Write], Callable[[int], RunView]]:
-        """What the first entry of a run stores besides it, and what happens once it is durable."""
+    def _begin(self, new: NewRun, row: RunRow) -> tuple[RunRow, list[Write], Callable[[int], RunView]]:
+        """The row as it begins, what its entry stores besides it, and what happens once that is durable."""
         if row.status is RunStatus.PENDING:
-            return [], lambda change: self._admission.queued(replace(row, change=change))
+            return row, [], lambda change: self._admission.queued(replace(row, change=change))
         self._scheduler.specs.keep(row.spec_key, new.spec)
-        writes, begun = self._scheduler.begin(row, new.spec)
+        row, writes, begun = self._scheduler.begin(row, new.spec)
+        if not new.inputs:
+            return row, writes, begun
 
         def then(change: int) -> RunView:
             for name, payload in new.inputs.items():
                 self._values.keep(ValueKey(row.run_id, input=name), payload)
             return begun(change)
 
-        return writes, then
+        return row, writes, then
 
     async def _decide(self, new: NewRun, row: RunRow, digest: str) -> RunView | str:
         """The ids are taken: give the run that answers the request, or the one it may replace."""
@@ -163,7 +200,7 @@ class Commands:
             raise _already_exists(current)
         return current.run_id
 
-    def _row(self, new: NewRun, digest: str) -> RunRow:
+    def _row(self, new: NewRun, source: Source, digest: str) -> RunRow:
         now_ms = self._scheduler.clock()
         run_id = self._new_id(now_ms)
         return RunRow(
@@ -171,7 +208,7 @@ class Commands:
             namespace=new.namespace,
             workflow_id=new.workflow_id or new.request_id or run_id,
             status=RunStatus.RUNNING,
-            spec_key=spec_key(new.spec_bytes),
+            spec_key=source.key,
             create_ms=now_ms,
             update_ms=now_ms,
             start_ms=now_ms,
@@ -185,15 +222,17 @@ class Commands:
             owner=self._owner,
         )
 
-    def _check(self, new: NewRun) -> None:
-        if missing := new.spec.inputs() - new.inputs.keys():
+    def _check(self, new: NewRun, source: Source) -> None:
+        if missing := source.inputs - new.inputs.keys():
             names = ", ".join(sorted(missing))
             raise errors.InvalidSpecError(f"the graph uses inputs that were not given: {names}")
+
+    def _check_versions(self, spec: Spec) -> None:
         available = self._executor.python_versions()
         if not available:
             return
         names = ", ".join(sorted(available))
-        for node in new.spec.nodes:
+        for node in spec.nodes:
             version = getattr(getattr(node.action, "function", None), "python_version", "")
             if version and version not in available:
                 raise errors.PythonVersionUnsupportedError(
@@ -206,7 +245,7 @@ class Commands:
 
     async def resume(self, namespace: str, workflow_id: str, etag: str = "") -> tuple[RunView, bool]:
         """Let a failed or resumable run go on. False: it is at work already. A canceled one stays canceled."""
-        self._refuse_while_failing()
+        self.refuse_while_failing()
         while True:
             async with self._alone(namespace, workflow_id, etag) as row:
                 if row.status in (RunStatus.RUNNING, RunStatus.PENDING):
@@ -239,7 +278,7 @@ class Commands:
 
     async def cancel(self, namespace: str, workflow_id: str, reason: str = "", etag: str = "") -> RunView:
         """End a run. One that is final stays as it is."""
-        self._refuse_while_failing()
+        self.refuse_while_failing()
         while True:
             async with self._alone(namespace, workflow_id, etag) as row:
                 if row.status.is_final:
@@ -275,7 +314,7 @@ class Commands:
         """Remove a run that is final or resumable, with everything that is its own. It makes room, so it is tried
         while the store has none."""
         if not isinstance(self._journal.error, StorageFull):
-            self._refuse_while_failing()
+            self.refuse_while_failing()
         try:
             async with self._alone(namespace, workflow_id, etag) as row:
                 if not row.status.is_final and row.status is not RunStatus.RESUMABLE:
@@ -301,20 +340,27 @@ class Commands:
         self, namespace: str, workflow_id: str, *, key: str, event_id: str, payload: Payload
     ) -> SentEvent:
         """Record an event for a run and hand it to whoever waits for it. It is kept until somebody does."""
-        self._refuse_while_failing()
+        self.refuse_while_failing()
         row = await self._current(namespace, workflow_id, "")
-        now_ms = self._scheduler.clock()
         if row.status.is_final:
-            # The event may have ended it, and its sender may not have heard.
-            sequence = await self._store.find_event(row.run_id, key, event_id)
-            if sequence is None:
-                raise errors.WorkflowAlreadyFinalError(
-                    f"workflow {workflow_id!r} is {row.status} and takes no events", status=str(row.status)
-                )
-            return SentEvent(row.run_id, sequence, True, False, now_ms)
+            return await self.find_event(row, key, event_id)
+        return await self.offer_event(row, key, event_id, payload)
+
+    async def find_event(self, row: RunRow, key: str, event_id: str) -> SentEvent:
+        """An event for a run that is final: the event may have ended it, and its sender may not have heard."""
+        sequence = await self._store.find_event(row.run_id, key, event_id)
+        if sequence is None:
+            raise errors.WorkflowAlreadyFinalError(
+                f"workflow {row.workflow_id!r} is {row.status} and takes no events", status=str(row.status)
+            )
+        return SentEvent(row.run_id, sequence, True, False, self._scheduler.clock())
+
+    def offer_event(self, row: RunRow, key: str, event_id: str, payload: Payload) -> asyncio.Future[SentEvent]:
+        """Append an event for a run that is not final to the journal, before this returns."""
+        now_ms = self._scheduler.clock()
         is_elsewhere = self._is_elsewhere(row)
         write = AddEvent(row.run_id, event_id, key, wire.encode_payload(payload), now_ms)
-        sent: asyncio.Future[EntryResult] = asyncio.get_running_loop().create_future()
+        sent: asyncio.Future[SentEvent] = asyncio.get_running_loop().create_future()
 
         def then(result: EntryResult, _change: int) -> None:
             # Here and not after the await, since events arrive in the order of commits. A duplicate is handed
@@ -322,7 +368,7 @@ class Commands:
             if not is_elsewhere:
                 self._deliver(row.run_id, EventArrived(result.sequence, key, payload, now_ms))
             if not sent.done():
-                sent.set_result(result)
+                sent.set_result(SentEvent(row.run_id, result.sequence, result.is_duplicate, False, now_ms))
 
         def trouble(error: Exception) -> None:
             if not sent.done():
@@ -333,8 +379,7 @@ class Commands:
         self._scheduler.roused(row.run_id)
         entry = (write, *use(row.run_id, payload.blobs()), hint)
         self._journal.append(entry, then, trouble=trouble, droppable=True)
-        result = await sent
-        return SentEvent(row.run_id, result.sequence, result.is_duplicate, False, now_ms)
+        return sent
 
     # -------------------------------------------------------------------------- common to all
 
@@ -342,7 +387,7 @@ class Commands:
         """Whether another engine is to change this run while it runs, or its heir if it is dead."""
         return self._store.is_shared and row.status is RunStatus.RUNNING and row.owner != self._owner
 
-    def _refuse_while_failing(self) -> None:
+    def refuse_while_failing(self) -> None:
         """While the store fails, say so before anything depends on the answer."""
         if self._journal.error is not None:
             raise self._journal.error
@@ -353,12 +398,16 @@ class Commands:
         while True:
             before = await self._current(namespace, workflow_id, "")
             async with self._admission.alone(before.run_id):
+                if self._store.is_shared:
+                    await self._journal.barrier()  # others may have seen more of it than is known here
                 row = await self._current(namespace, workflow_id, etag)
                 if row.run_id == before.run_id:
                     yield row
                     return
 
     async def _current(self, namespace: str, workflow_id: str, expected_etag: str) -> RunRow:
+        if not self._journal.is_sure:
+            await self._journal.assure()
         row = self._scheduler.find_row(namespace, workflow_id)
         if row is None:
             row = await self._store.find_run(namespace, workflow_id)
@@ -388,9 +437,9 @@ def _uuid7(time_ms: int, high: int, low: int) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def _digest(new: NewRun) -> str:
+def _digest(new: NewRun, source: Source) -> str:
     """Tells whether two requests ask for the same."""
-    digest = hashlib.sha256(new.spec_bytes)
+    digest = source.digest.copy()
     for name in sorted(new.inputs):
         digest.update(f"\0{name}\0".encode())
         digest.update(wire.encode_payload(new.inputs[name]))

@@ -7,6 +7,9 @@ from typing import Final
 MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 INLINE_PAYLOAD_BYTES_MAX: Final = 1024 * 1024
 BLOB_BYTES_MAX: Final = 5 * 1024**3
+BATCH_ITEMS_MAX: Final = 1_000
+BATCH_ANSWER_BYTES: Final = 3 * 1024 * 1024
+"""Outputs in one answer. Clients read messages of up to 4 MiB if they were told nothing else."""
 NODES_MAX: Final = 200_000
 SPEC_BYTES_MAX: Final = 256 * 1024 * 1024
 METADATA_BYTES_MAX: Final = 64 * 1024

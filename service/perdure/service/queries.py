@@ -69,6 +69,8 @@ class Queries:
     async def row(self, namespace: str, workflow_id: str, run_id: str = "") -> RunRow:
         """The current run of a workflow id, or a certain one."""
         row: RunRow | None
+        if not self._journal.is_sure:  # memory may be behind the store
+            await self._journal.assure()
         if run_id:
             live = self._scheduler.find_live(run_id)
             row = live.row if live is not None else await self._store.get_run(run_id)
@@ -83,6 +85,24 @@ class Queries:
                 f"there is no workflow {workflow_id!r}", namespace=namespace, workflow_id=workflow_id
             )
         return row
+
+    async def rows(self, run_ids: Collection[str]) -> dict[str, RunRow]:
+        """Those of these runs that there are, by their ids."""
+        found: dict[str, RunRow] = {}
+        away: list[str] = []
+        for run_id in run_ids:
+            live = self._scheduler.find_live(run_id)
+            if live is not None:
+                found[run_id] = live.row
+            else:
+                away.append(run_id)
+        if away:
+            found.update((row.run_id, row) for row in await self._store.get_runs(away))
+        return found
+
+    def is_live(self, run_id: str) -> bool:
+        """Whether the run is in memory, so that its end will be told."""
+        return self._scheduler.find_live(run_id) is not None
 
     async def list_runs(self, query: RunQuery) -> list[RunView]:
         return [RunView(row) for row in await self._store.list_runs(query)]
@@ -109,7 +129,16 @@ class Queries:
                 value = await (self._task_value(row, task_id) if task_id else self._run_value(row))
                 if value is not None:
                     return OutcomeView(row.run_id, row.status, value)
+        if self._store.is_shared and not row.status.is_final and self._scheduler.find_live(row.run_id) is not None:
+            await self._journal.barrier()  # others may have seen the end before it is known here
+            row = await self.row(namespace, workflow_id, row.run_id)
+            if not task_id:
+                return OutcomeView(row.run_id, row.status, await self._run_value(row))
         return OutcomeView(row.run_id, row.status, None)
+
+    async def outcome_of(self, row: RunRow) -> OutcomeView:
+        """What a run came to, as its row says."""
+        return OutcomeView(row.run_id, row.status, await self._run_value(row))
 
     async def _run_value(self, row: RunRow) -> Payload | Failure | None:
         if row.status is RunStatus.SUCCESSFUL:

@@ -210,10 +210,14 @@ class Scheduler:
 
     # -------------------------------------------------------------------------- applying
 
-    def begin(self, row: RunRow, spec: Spec) -> tuple[list[Write], Callable[[int], RunView]]:
-        """A new run: what its entry stores besides itself, and what to do once that is durable in a commit."""
-        live = Live(row, Run(spec), dormant=row.is_dormant)
-        writes, acts = self._sort_out(live, live.run.start(row.create_ms))
+    def begin(self, row: RunRow, spec: Spec) -> tuple[RunRow, list[Write], Callable[[int], RunView]]:
+        """A new run: its row, what its entry stores besides it, and what to do once that is durable in a commit."""
+        run = Run(spec)
+        commands = run.start(row.create_ms)
+        if run.is_dormant and not run.status.is_final:
+            row = replace(row, is_dormant=True)
+        live = Live(row, run, dormant=row.is_dormant)
+        writes, acts = self._sort_out(live, commands)
         live.pending += 1
 
         def then(change: int) -> RunView:
@@ -223,7 +227,7 @@ class Scheduler:
             self._act(live, acts, change)
             return live.view()
 
-        return writes, then
+        return row, writes, then
 
     def take(self, live: Live, event: Event, *also: Write) -> Live:
         """Apply an event to a run in memory."""

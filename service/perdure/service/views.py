@@ -112,6 +112,16 @@ class NewRun:
 
 
 @dataclass(frozen=True, slots=True)
+class NewEvent:
+    """A request to send an event."""
+
+    workflow_id: str
+    key: str
+    event_id: str
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
 class SentEvent:
     """What became of an event that was sent."""
 

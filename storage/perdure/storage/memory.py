@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
@@ -351,6 +351,9 @@ class MemoryMetadataStore:
     async def get_run(self, run_id: str) -> RunRow | None:
         kept = self._runs.get(run_id)
         return kept.row if kept is not None else None
+
+    async def get_runs(self, run_ids: Collection[str]) -> list[RunRow]:
+        return [kept.row for run_id in run_ids if (kept := self._runs.get(run_id)) is not None]
 
     async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:
         kept = self._runs.get(run_id)

@@ -4,7 +4,7 @@ implementation to it: a promise that is not tested there is not made.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias
 
@@ -155,6 +155,10 @@ class MetadataStore(Protocol):
 
     async def get_run(self, run_id: str) -> RunRow | None:
         """A run by its own id, current or not."""
+        ...
+
+    async def get_runs(self, run_ids: Collection[str]) -> list[RunRow]:
+        """Those of these runs that there are, in no order."""
         ...
 
     async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:

@@ -7,7 +7,7 @@ transactions end in another order than they begin, readers see those numbers bel
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from perdure.storage import postgres_members, postgres_read, postgres_schema, postgres_write
@@ -173,6 +173,9 @@ class PostgresMetadataStore:
 
     async def get_run(self, run_id: str) -> RunRow | None:
         return await self._read(lambda connection: postgres_read.get_run(connection, run_id))
+
+    async def get_runs(self, run_ids: Collection[str]) -> list[RunRow]:
+        return await self._read(lambda connection: postgres_read.get_runs(connection, run_ids))
 
     async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:
         return await self._read(lambda connection: postgres_read.find_event(connection, run_id, key, event_id))

@@ -14,7 +14,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
@@ -170,6 +170,9 @@ class SqliteMetadataStore:
 
     async def get_run(self, run_id: str) -> RunRow | None:
         return await self._read(lambda connection: sqlite_read.get_run(connection, run_id))
+
+    async def get_runs(self, run_ids: Collection[str]) -> list[RunRow]:
+        return await self._read(lambda connection: sqlite_read.get_runs(connection, run_ids))
 
     async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:
         return await self._read(lambda connection: sqlite_read.find_event(connection, run_id, key, event_id))

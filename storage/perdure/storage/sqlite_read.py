@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from perdure.model import RunStatus, TaskStatus
@@ -61,6 +61,11 @@ def find_request(sql: sqlite3.Connection, namespace: str, request_id: str) -> Ru
 
 def get_run(sql: sqlite3.Connection, run_id: str) -> RunRow | None:
     return one_run(sql, "run_id = ?", (run_id,))
+
+
+def get_runs(sql: sqlite3.Connection, run_ids: Collection[str]) -> list[RunRow]:
+    found = sql.execute(f"{_RUN} WHERE run_id IN (SELECT value FROM json_each(?))", (json.dumps(list(run_ids)),))
+    return [_run(values) for values in found]
 
 
 def find_event(sql: sqlite3.Connection, run_id: str, key: str, event_id: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any, Final
 
 import grpc
@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from perdure import errors, graphwire, wire
 from perdure.model import BlobRef, Call, Payload, Spec
 from perdure.service import limits
-from perdure.service.views import Conflict, NewRun, Reuse
+from perdure.service.views import Conflict, NewEvent, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
 
 DEFAULT_NAMESPACE: Final = "default"
@@ -82,6 +82,21 @@ def wait_s(asked: Duration, context: grpc.aio.ServicerContext[Any, Any]) -> floa
     return min(wanted, bound, limits.WAIT_S_MAX)
 
 
+def count_items(items: Sized) -> None:
+    """A batch has some items, and not too many."""
+    if not 1 <= len(items) <= limits.BATCH_ITEMS_MAX:
+        raise invalid("items", f"there are {len(items)}, and may be 1 to {limits.BATCH_ITEMS_MAX}")
+
+
+def event(item: workflow_service_pb2.SendEventRequest | workflow_service_pb2.EventItem) -> NewEvent:
+    return NewEvent(
+        workflow_id(item.workflow_id),
+        text(item.event_key, "event_key"),
+        text(item.event_id, "event_id", limit=limits.REQUEST_ID_CHARS_MAX),
+        payload(item.payload, "payload"),
+    )
+
+
 def page_size(value: int) -> int:
     if value < 0:
         raise invalid("page_size", "must be 0 or more")
@@ -90,6 +105,20 @@ def page_size(value: int) -> int:
 
 def run(request: workflow_service_pb2.RunRequest, spec: Spec, spec_bytes: bytes) -> NewRun:
     """A request to run; its graph was decoded before, since it may have come as a blob."""
+    check_payloads(spec)
+    blob = source_blob(request.source)
+    return run_item(request, namespace(request.namespace), spec, spec_bytes, name_of(spec), blob)
+
+
+def run_item(
+    request: workflow_service_pb2.RunRequest | workflow_service_pb2.RunItem,
+    namespace: str,
+    spec: Spec,
+    spec_bytes: bytes,
+    name: str,
+    source: BlobRef | None,
+) -> NewRun:
+    """A run of a graph that was found good; `name` is for one that has none."""
     wanted_id = text(request.workflow_id, "workflow_id", required=False)
     request_id = text(request.request_id, "request_id", limit=limits.REQUEST_ID_CHARS_MAX, required=False)
     if request_id and not request_id.isascii():
@@ -102,9 +131,8 @@ def run(request: workflow_service_pb2.RunRequest, spec: Spec, spec_bytes: bytes)
         raise invalid("id_conflict_policy", "is unknown to this server")
     if not -100 <= request.priority <= 100:
         raise invalid("priority", "is between -100 and 100")
-    _check_payloads(spec)
     return NewRun(
-        namespace=namespace(request.namespace),
+        namespace=namespace,
         workflow_id=wanted_id,
         request_id=request_id,
         spec=spec,
@@ -116,8 +144,8 @@ def run(request: workflow_service_pb2.RunRequest, spec: Spec, spec_bytes: bytes)
         labels=_labels(request.labels),
         queue=text(request.queue, "queue", limit=63, required=False) or "default",
         priority=request.priority,
-        name=text(request.display_name, "display_name", required=False) or _name_of(spec),
-        source=blob(request.source.spec_blob, "source.spec_blob") if request.source.HasField("spec_blob") else None,
+        name=text(request.display_name, "display_name", required=False) or name,
+        source=source,
     )
 
 
@@ -128,7 +156,12 @@ def spec(message: spec_pb2.WorkflowSpec) -> Spec:
     return graphwire.spec_from_proto(message)
 
 
-def _check_payloads(graph: Spec) -> None:
+def source_blob(source: spec_pb2.WorkflowSource) -> BlobRef | None:
+    """The blob that a graph comes in, if it does."""
+    return blob(source.spec_blob, "source.spec_blob") if source.HasField("spec_blob") else None
+
+
+def check_payloads(graph: Spec) -> None:
     for node in graph.nodes:
         if isinstance(node.action, Call) and len(node.action.arguments.data) > limits.INLINE_PAYLOAD_BYTES_MAX:
             size = len(node.action.arguments.data)
@@ -141,13 +174,14 @@ def _check_payloads(graph: Spec) -> None:
             )
 
 
-def _name_of(graph: Spec) -> str:
+def name_of(graph: Spec) -> str:
+    """What its runs are called if nobody calls them anything."""
     output = next(node for node in graph.nodes if node.id == graph.output)
     name = output.action.function.name if isinstance(output.action, Call) else output.id
     return name[: limits.ID_CHARS_MAX]
 
 
-def _metadata(request: workflow_service_pb2.RunRequest) -> str:
+def _metadata(request: workflow_service_pb2.RunRequest | workflow_service_pb2.RunItem) -> str:
     if not request.HasField("metadata"):
         return ""
     size = request.metadata.ByteSize()

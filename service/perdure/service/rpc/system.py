@@ -45,7 +45,7 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
     ) -> pb.GetSystemInfoResponse:
         return pb.GetSystemInfoResponse(
             server_version=self._engine.version,
-            capabilities=["spec-blob"],
+            capabilities=["batch", "spec-blob"],
             limits=pb.Limits(
                 max_message_bytes=limits.MESSAGE_BYTES_MAX,
                 max_inline_payload_bytes=limits.INLINE_PAYLOAD_BYTES_MAX,
@@ -54,6 +54,7 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
                 max_wait=wire.to_duration(int(limits.WAIT_S_MAX * 1000)),
                 max_running_workflows=self._max_running,
                 max_pending_workflows=self._max_pending,
+                max_batch_items=limits.BATCH_ITEMS_MAX,
             ),
             replica_id=self._engine.engine_id,
             python_versions=sorted(self._executor.python_versions()),

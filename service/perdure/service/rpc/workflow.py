@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 
 from perdure import errors, wire
-from perdure.model import BlobRef, RunStatus, Spec
+from perdure.model import RunStatus
 from perdure.service import limits
+from perdure.service.batches import Batches
 from perdure.service.changes import Changes
 from perdure.service.commands import Commands
 from perdure.service.filters import parse_filter, parse_order
 from perdure.service.queries import Queries
 from perdure.service.rpc import answers, requests
+from perdure.service.rpc.batch import BatchCalls
+from perdure.service.rpc.sources import Sources
 from perdure.service.rpc.watch import Watcher
 from perdure.service.uses import of_start
 from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import RunQuery
-from perdure.v1 import payload_pb2, spec_pb2, workflow_pb2, workflow_service_pb2_grpc
+from perdure.v1 import payload_pb2, workflow_pb2, workflow_service_pb2_grpc
 from perdure.v1 import workflow_service_pb2 as pb
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -35,6 +37,8 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
     def __init__(
         self, commands: Commands, queries: Queries, changes: Changes, store: MetadataStore, blobs: BlobStore
     ) -> None:
+        self._sources = Sources(blobs)
+        self._batch = BatchCalls(Batches(commands, queries, changes), queries, self._sources)
         self._commands = commands
         self._queries = queries
         self._store = store
@@ -42,41 +46,16 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         self._watcher = Watcher(store, queries, changes)
 
     async def Run(self, request: pb.RunRequest, context: Context) -> pb.RunResponse:
-        spec, data = await self._spec(request.source)
+        spec, data = await self._sources.read(request.source)
         new = requests.run(request, spec, data)
-        await self._check_blobs(of_start(new.spec, new.inputs.values(), new.source))
+        await self._sources.check_blobs(of_start(new.spec, new.inputs.values(), new.source))
         view, started = await self._commands.submit(new)
         return pb.RunResponse(
             workflow=answers.workflow(view), started=started, watch_token=self._watcher.token(view.row.change)
         )
 
-    async def _spec(self, source: spec_pb2.WorkflowSource) -> tuple[Spec, bytes]:
-        """The graph and its canonical bytes, from the message or from a blob."""
-        match source.WhichOneof("kind"):
-            case "spec":
-                return requests.spec(source.spec), source.spec.SerializeToString(deterministic=True)
-            case "spec_blob":
-                if source.spec_blob.size_bytes > limits.SPEC_BYTES_MAX:
-                    raise errors.InvalidSpecError(f"a graph has at most {limits.SPEC_BYTES_MAX} bytes")
-                data = bytes(await self._blobs.get(source.spec_blob.sha256))
-                try:
-                    return requests.spec(spec_pb2.WorkflowSpec.FromString(data)), data
-                except DecodeError as error:
-                    raise errors.InvalidSpecError("the blob is not a serialized WorkflowSpec") from error
-            case _:
-                raise requests.invalid("source", "is required")
-
-    async def _check_blobs(self, blobs: Iterable[BlobRef]) -> None:
-        """A run with a blob that is not there would fail later, and less clearly. Those that are there stay
-        until their use is stored: they count as put now."""
-        for blob in blobs:
-            size = await self._blobs.renew(blob.sha256)
-            if size is None:
-                raise errors.BlobNotFoundError(f"there is no blob {blob.sha256}; upload it first", sha256=blob.sha256)
-            if size != blob.size:
-                raise errors.BlobHashMismatchError(
-                    f"blob {blob.sha256} has {size} bytes, not {blob.size}", expected=str(blob.size), actual=str(size)
-                )
+    async def BatchRun(self, request: pb.BatchRunRequest, context: Context) -> pb.BatchRunResponse:
+        return await self._batch.run(request)
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeResponse:
         view, resumed = await self._commands.resume(*_named(request), request.expected_etag)
@@ -104,18 +83,22 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
             output.blob.CopyFrom(payload_pb2.BlobRef(sha256=blob.sha256, size_bytes=blob.size))
         return answer
 
+    async def BatchGetOutput(self, request: pb.BatchGetOutputRequest, context: Context) -> pb.BatchGetOutputResponse:
+        return await self._batch.get_output(request, requests.wait_s(request.wait, context))
+
     async def SendEvent(self, request: pb.SendEventRequest, context: Context) -> pb.SendEventResponse:
         if request.ack not in (pb.EVENT_ACK_UNSPECIFIED, pb.EVENT_ACK_STORED):
             raise errors.CapabilityMissingError(
                 "this server acknowledges stored events only", capability="ack-consumed"
             )
-        payload = requests.payload(request.payload, "payload")
-        await self._check_blobs(payload.blobs())
+        event = requests.event(request)
+        await self._sources.check_blobs(event.payload.blobs())
         sent = await self._commands.send_event(
-            *_named(request),
-            key=requests.text(request.event_key, "event_key"),
-            event_id=requests.text(request.event_id, "event_id", limit=limits.REQUEST_ID_CHARS_MAX),
-            payload=payload,
+            requests.namespace(request.namespace),
+            event.workflow_id,
+            key=event.key,
+            event_id=event.event_id,
+            payload=event.payload,
         )
         return pb.SendEventResponse(
             sequence=sent.sequence,
@@ -123,6 +106,9 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
             consumed=sent.is_consumed,
             commit_time=wire.to_timestamp(sent.committed_ms),
         )
+
+    async def BatchSendEvents(self, request: pb.BatchSendEventsRequest, context: Context) -> pb.BatchSendEventsResponse:
+        return await self._batch.send_events(request)
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         if unknown := [number for number in request.wait_for if number not in wire.RUN_STATUS_BACK]:

@@ -1,0 +1,297 @@
+"""Many runs, events or outputs in few messages: what goes into which, and which answers are not final.
+
+A message has at most ITEMS_MAX items and not many more than MESSAGE_BYTES bytes. A graph that several items have in
+common, as an object or by its content, is in it once. What a message means is up to the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+
+from perdure import errors, wire
+from perdure.model import Failure, Payload
+from perdure.options import to_json
+from perdure.v1 import errors_pb2, spec_pb2, workflow_pb2, workflow_service_pb2
+
+T = TypeVar("T")
+
+ITEMS_MAX: Final = 1_000
+MESSAGE_BYTES: Final = 2 * 1024 * 1024
+ABREAST: Final = 2
+"""Messages under way: while the service works on one, the next one is made."""
+PAUSE_S: Final = 0.2
+
+IdReuse = Literal["reject", "allow_if_unsuccessful", "allow"]
+IdConflict = Literal["fail", "use_existing", "cancel_existing"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunItem:
+    """One of the runs that `Client.start_many` starts; the fields are the arguments of `Client.start`."""
+
+    graph: object
+    workflow_id: str = ""
+    inputs: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+    labels: Mapping[str, str] | None = None
+    name: str = ""
+    request_id: str = ""
+    id_reuse: IdReuse = "reject"
+    id_conflict: IdConflict = "fail"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EventItem:
+    """One of the events that `Client.send_events` sends; the fields are the arguments of `Client.send_event`."""
+
+    workflow_id: str
+    key: str
+    payload: Any = None
+    event_id: str = ""
+
+
+class RunName(Protocol):
+    """A run by its names: a handle, say. Without a run id it is the last run of the workflow id."""
+
+    workflow_id: str
+    run_id: str
+
+
+class Answered(Protocol):
+    """An item of an answer."""
+
+    @property
+    def error(self) -> errors_pb2.ItemError: ...
+
+    def HasField(self, field_name: Any, /) -> bool: ...
+
+
+A = TypeVar("A", bound=Answered)
+I = TypeVar("I")  # noqa: E741  # an item of a message
+
+
+class Calls(Protocol):
+    """What is needed of a client."""
+
+    namespace: str
+    patience: float
+    _workflows: Any
+
+    async def _source_of(self, graph: object) -> spec_pb2.WorkflowSource: ...
+
+    async def _payload(self, value: Any) -> Payload: ...
+
+    async def _call(self, ask: Callable[[], Awaitable[T]], *, patience: float | None = None) -> T: ...
+
+
+class _Graphs:
+    """The sources of one message. Graphs that were converted once are not converted again."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._converted: dict[int, tuple[object, spec_pb2.WorkflowSource, bytes]] = {}
+        self._places: dict[bytes, int] = {}
+
+    def begin(self) -> None:
+        """A new message begins."""
+        self._places = {}
+
+    async def place(self, graph: object, request: workflow_service_pb2.BatchRunRequest) -> tuple[int, int]:
+        """The position of a graph in the message, and the bytes that it added to it."""
+        known = self._converted.get(id(graph))
+        if known is None:
+            source = await self._calls._source_of(graph)
+            known = (graph, source, source.SerializeToString(deterministic=True))
+            if len(self._converted) >= ITEMS_MAX:  # many graphs that are used once each
+                self._converted.clear()
+            self._converted[id(graph)] = known  # with the graph, so that nothing else gets its id
+        _, source, data = known
+        if (place := self._places.get(data)) is not None:
+            return place, 0
+        place = self._places[data] = len(request.sources)
+        request.sources.append(source)
+        return place, len(data)
+
+
+async def _run_requests(calls: Calls, items: Iterable[RunItem]) -> AsyncIterator[workflow_service_pb2.BatchRunRequest]:
+    graphs = _Graphs(calls)
+    request, size = workflow_service_pb2.BatchRunRequest(namespace=calls.namespace), 0
+    for item in items:
+        place, grown = await graphs.place(item.graph, request)
+        about = wire.json_to_struct(to_json("metadata", item.metadata)) if item.metadata is not None else None
+        message = request.items.add(
+            source_index=place,
+            workflow_id=item.workflow_id,
+            request_id=item.request_id or time_ordered_id(),
+            id_reuse_policy=f"WORKFLOW_ID_REUSE_POLICY_{item.id_reuse.upper()}",
+            id_conflict_policy=f"WORKFLOW_ID_CONFLICT_POLICY_{item.id_conflict.upper()}",
+            metadata=about,
+            labels=item.labels,
+            display_name=item.name,
+        )
+        for key, value in (item.inputs or {}).items():
+            message.inputs[key].CopyFrom(wire.payload_to_proto(await calls._payload(value)))
+        size += grown + message.ByteSize()
+        if len(request.items) == ITEMS_MAX or size >= MESSAGE_BYTES:
+            yield request
+            graphs.begin()
+            request, size = workflow_service_pb2.BatchRunRequest(namespace=calls.namespace), 0
+    if request.items:
+        yield request
+
+
+async def start_many(calls: Calls, items: Iterable[RunItem]) -> list[tuple[str, str] | errors.PerdureError]:
+    """The workflow id and run id of each, or why there is no run."""
+
+    async def send(request: workflow_service_pb2.BatchRunRequest) -> list[tuple[str, str] | errors.PerdureError]:
+        async def ask(
+            some: Sequence[workflow_service_pb2.RunItem],
+        ) -> Sequence[workflow_service_pb2.RunResult]:
+            again = workflow_service_pb2.BatchRunRequest(
+                namespace=request.namespace, sources=request.sources, items=some
+            )
+            answer = await calls._call(lambda: calls._workflows.BatchRun(again))
+            results: Sequence[workflow_service_pb2.RunResult] = answer.results
+            return results
+
+        results = await _patiently(calls, list(request.items), ask)
+        return [_error_of(result) or (result.workflow_id, result.run_id) for result in results]
+
+    return await _pipelined(_run_requests(calls, items), send)
+
+
+async def send_events(calls: Calls, items: Iterable[EventItem]) -> list[bool | errors.PerdureError]:
+    """Of each whether it is new, or why it was not delivered."""
+
+    async def messages() -> AsyncIterator[list[workflow_service_pb2.EventItem]]:
+        some: list[workflow_service_pb2.EventItem] = []
+        size = 0
+        for item in items:
+            message = workflow_service_pb2.EventItem(
+                workflow_id=item.workflow_id,
+                event_key=item.key,
+                event_id=item.event_id or time_ordered_id(),
+                payload=wire.payload_to_proto(await calls._payload(item.payload)),
+            )
+            some.append(message)
+            size += message.ByteSize()
+            if len(some) == ITEMS_MAX or size >= MESSAGE_BYTES:
+                yield some
+                some, size = [], 0
+        if some:
+            yield some
+
+    async def ask(some: Sequence[workflow_service_pb2.EventItem]) -> Sequence[workflow_service_pb2.EventResult]:
+        request = workflow_service_pb2.BatchSendEventsRequest(namespace=calls.namespace, items=some)
+        answer = await calls._call(lambda: calls._workflows.BatchSendEvents(request))
+        results: Sequence[workflow_service_pb2.EventResult] = answer.results
+        return results
+
+    async def send(some: list[workflow_service_pb2.EventItem]) -> list[bool | errors.PerdureError]:
+        return [_error_of(result) or not result.duplicate for result in await _patiently(calls, some, ask)]
+
+    # One message after the other, since events of one workflow arrive in their order.
+    sent: list[bool | errors.PerdureError] = []
+    async for some in messages():
+        sent += await send(some)
+    return sent
+
+
+async def outcomes(
+    calls: Calls, runs: Sequence[RunName], *, poll_s: float, timeout: float | None
+) -> list[Payload | Failure | errors.PerdureError]:
+    """What the runs came to, once all have ended. Raises TimeoutError after so many seconds."""
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout is None else loop.time() + timeout
+    found: dict[int, Payload | Failure | errors.PerdureError] = {}
+    waiting = list(range(len(runs)))
+    while waiting:
+        some = waiting[:ITEMS_MAX]
+        left = poll_s if deadline is None else min(poll_s, max(deadline - loop.time(), 0))
+        request = workflow_service_pb2.BatchGetOutputRequest(
+            namespace=calls.namespace,
+            wait=Duration(seconds=int(left), nanos=int(left % 1 * 1e9)),
+            include_error_object=True,
+        )
+        for number in some:
+            request.items.add(workflow_id=runs[number].workflow_id, run_id=runs[number].run_id)
+        answer = await calls._call(lambda request=request: calls._workflows.BatchGetOutput(request))  # type: ignore[misc]
+        for number, result in zip(some, answer.results, strict=True):
+            if (error := _error_of(result)) is not None:
+                found[number] = error
+            elif result.done:
+                found[number] = _outcome_of(result.outcome)
+        waiting = [number for number in some if number not in found] + waiting[ITEMS_MAX:]
+        if waiting and deadline is not None and loop.time() >= deadline:
+            raise TimeoutError(f"{len(waiting)} of {len(runs)} workflows had no output after {timeout} s")
+    return [found[number] for number in range(len(runs))]
+
+
+def _outcome_of(outcome: workflow_pb2.Outcome) -> Payload | Failure:
+    if outcome.WhichOneof("kind") == "output":
+        return wire.payload_from_proto(outcome.output)
+    return wire.failure_from_proto(outcome.failure)
+
+
+def _error_of(result: Answered) -> errors.PerdureError | None:
+    if not result.HasField("error"):
+        return None
+    try:
+        reason = errors_pb2.ErrorReason.Name(result.error.reason).removeprefix("ERROR_REASON_")
+    except ValueError:  # this client is older than the reason
+        reason = str(result.error.reason)
+    kind = errors.BY_REASON.get(reason, errors.PerdureError)
+    error = kind(result.error.message)
+    error.fields = dict(result.error.metadata) | ({} if kind is not errors.PerdureError else {"reason": reason})
+    return error
+
+
+async def _patiently(calls: Calls, items: Sequence[I], ask: Callable[[Sequence[I]], Awaitable[Sequence[A]]]) -> list[A]:
+    """The answers to all; items that found the service away are asked for again, as long as patience lasts."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + calls.patience
+    results = list(await ask(items))
+    while True:
+        away = [
+            number
+            for number, result in enumerate(results)
+            if isinstance(_error_of(result), errors.ServiceUnavailableError)
+        ]
+        if not away or loop.time() + PAUSE_S > deadline:
+            return results
+        await asyncio.sleep(PAUSE_S)
+        again = await ask([items[number] for number in away])
+        for number, result in zip(away, again, strict=True):
+            results[number] = result
+
+
+async def _pipelined(messages: AsyncIterator[I], send: Callable[[I], Awaitable[list[T]]]) -> list[T]:
+    """Send messages, a few at a time; gives what came of all, in their order."""
+    results: list[T] = []
+    sending: list[asyncio.Future[list[T]]] = []
+    try:
+        async for message in messages:
+            sending.append(asyncio.ensure_future(send(message)))
+            await asyncio.sleep(0)  # it is on its way while the next one is made
+            if len(sending) >= ABREAST:
+                results += await sending.pop(0)
+        while sending:
+            results += await sending.pop(0)
+    finally:
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+    return results
+
+
+def time_ordered_id() -> str:
+    """32 hexadecimal digits that sort by time: a UUIDv7 (RFC 9562)."""
+    head = (time.time_ns() // 1_000_000) << 80 | uuid.uuid4().int & ((1 << 80) - 1)
+    return f"{head & ~(0xF << 76) | 0x7 << 76:032x}"

@@ -1,0 +1,155 @@
+"""Many things at once: each item on its own, all of them in one commit.
+
+It decides in which order things are tried and that the trouble of one item is that item's result. What is done
+with an item is up to `Commands` and `Queries`. An item that was found wrong before it came here is an exception
+among the items, and comes out as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from typing import Any, Final, TypeAlias, TypeVar, cast
+
+from perdure.service.changes import Changes
+from perdure.service.commands import Commands, Source
+from perdure.service.queries import Queries
+from perdure.service.views import NewEvent, NewRun, RunView, SentEvent
+from perdure.storage.rows import RunRow
+
+T = TypeVar("T")
+
+Result: TypeAlias = T | Exception
+ABREAST: Final = 64
+"""Items that are looked at one by one do not all ask the store at the same moment."""
+
+
+class Batches:
+    """Does for many what `Commands` and `Queries` do for one."""
+
+    def __init__(self, commands: Commands, queries: Queries, changes: Changes) -> None:
+        self._commands = commands
+        self._queries = queries
+        self._changes = changes
+
+    async def submit(self, items: Sequence[Result[NewRun]]) -> list[Result[tuple[RunView, bool]]]:
+        """As Commands.submit. Items with the same graph have the same object as `spec_bytes`."""
+        self._commands.refuse_while_failing()
+        sources: dict[int, Result[Source]] = {}
+        offered: list[Result[asyncio.Future[RunView | None] | None]] = []
+        for item in items:  # without a pause, so that the journal takes all of them together
+            offered.append(item if isinstance(item, Exception) else self._offer(item, sources))
+        results: list[Result[tuple[RunView, bool]] | None] = []
+        for offer in offered:
+            if isinstance(offer, asyncio.Future):
+                view = await _caught(offer)
+                results.append((view, True) if isinstance(view, RunView) else view)
+            else:
+                results.append(offer)
+        left = [number for number, result in enumerate(results) if result is None]
+        tried = await _abreast(self._commands.submit(cast(NewRun, items[number])) for number in left)
+        for number, result in zip(left, tried, strict=True):
+            results[number] = result
+        return cast("list[Result[tuple[RunView, bool]]]", results)
+
+    def _offer(self, new: NewRun, sources: dict[int, Result[Source]]) -> Result[asyncio.Future[RunView | None] | None]:
+        try:
+            source = sources.get(id(new.spec_bytes))
+            if source is None:
+                source = sources[id(new.spec_bytes)] = self._commands.look_at(new)
+            return source if isinstance(source, Exception) else self._commands.offer(new, source)
+        except Exception as error:
+            return error
+
+    async def send_events(self, namespace: str, items: Sequence[Result[NewEvent]]) -> list[Result[SentEvent]]:
+        """As Commands.send_event; to one workflow in the order of the items."""
+        self._commands.refuse_while_failing()
+        names = {item.workflow_id for item in items if isinstance(item, NewEvent)}
+        found = await _abreast(self._queries.row(namespace, name) for name in names)
+        rows = dict(zip(names, found, strict=True))
+        sent: list[Result[Awaitable[SentEvent]]] = []
+        for item in items:
+            if isinstance(item, Exception):
+                sent.append(item)
+            elif isinstance(row := rows[item.workflow_id], Exception):
+                sent.append(row)
+            elif row.status.is_final:
+                sent.append(self._commands.find_event(row, item.key, item.event_id))
+            else:
+                sent.append(self._commands.offer_event(row, item.key, item.event_id, item.payload))
+        return [one if isinstance(one, Exception) else await _caught(one) for one in sent]
+
+    async def outcomes(
+        self, namespace: str, items: Sequence[Result[tuple[str, str]]], *, wait_s: float
+    ) -> list[Result[RunRow]]:
+        """The rows of runs (workflow id, run id or ""), after waiting for so long until all have ended."""
+        results = await self._find(namespace, items)
+        awaited: dict[str, list[int]] = {}
+        for number, row in enumerate(results):
+            if isinstance(row, RunRow) and not row.status.is_final:
+                awaited.setdefault(row.run_id, []).append(number)
+        if not awaited or not wait_s:
+            return results
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        with self._changes.gather(tuple(awaited)) as told:
+            look_at = set(awaited)  # what ended before the gathering began was not told
+            while True:
+                known = await self._queries.rows(look_at) if look_at else {}
+                for run_id in look_at - known.keys():  # deleted
+                    for number in awaited.pop(run_id, ()):
+                        results[number] = await _caught(self._queries.row(namespace, *_named(items[number], run_id)))
+                for run_id, row in (known | told.ended).items():
+                    if row.status.is_final and run_id in awaited:
+                        for number in awaited.pop(run_id):
+                            results[number] = row
+                told.ended.clear()
+                left_s = deadline - loop.time()
+                if not awaited or left_s <= 0 or self._changes.is_closed or not await told.wait(left_s):
+                    return results
+                look_at = {run_id for run_id in told.stirred if run_id in awaited and not self._queries.is_live(run_id)}
+                told.stirred.clear()
+
+    async def _find(self, namespace: str, items: Sequence[Result[tuple[str, str]]]) -> list[Result[RunRow]]:
+        by_id = await self._queries.rows({item[1] for item in items if not isinstance(item, Exception) and item[1]})
+
+        results: list[Result[RunRow] | None] = []
+        left: list[int] = []
+        for number, item in enumerate(items):
+            if isinstance(item, Exception):
+                results.append(item)
+                continue
+            row = by_id.get(item[1])
+            if row is None or (row.namespace, row.workflow_id) != (namespace, item[0]):
+                left.append(number)
+                row = None
+            results.append(row)
+        found = await _abreast(self._queries.row(namespace, *cast("tuple[str, str]", items[number])) for number in left)
+        for number, result in zip(left, found, strict=True):
+            results[number] = result
+        return cast("list[Result[RunRow]]", results)
+
+
+def _named(item: Result[tuple[str, str]], run_id: str) -> tuple[str, str]:
+    return cast("tuple[str, str]", item)[0], run_id
+
+
+async def _caught(work: Awaitable[T]) -> Result[T]:
+    try:
+        return await work
+    except Exception as error:
+        return error
+
+
+async def _abreast(works: Iterable[Coroutine[Any, Any, T]]) -> list[Result[T]]:
+    """All of them, so many at a time, in their order."""
+    results: list[Result[T]] = []
+    waiting = list(works)
+    try:
+        while waiting:
+            some, waiting = waiting[:ABREAST], waiting[ABREAST:]
+            results += await asyncio.gather(*map(_caught, some))
+    finally:
+        for work in waiting:
+            work.close()
+    return results
