@@ -46,3 +46,14 @@ async def test_values_on_s3(tmp_path: Path, s3_server: S3Server, cache: str) -> 
         left = {blob.sha256 async for blob in store.list()}
         assert len(before - left) == 2
         await store.close()
+
+
+async def test_a_bucket_that_is_not_there(tmp_path: Path, s3_server: S3Server) -> None:
+    """Callers learn that it is no trouble of theirs; the log says what it is."""
+    url = s3_server.blobs_url().replace("s3://", "s3://not-")
+    settings = Settings(listen="127.0.0.1:0", storage=str(tmp_path), blobs=url, executor="local")
+    async with running_server(settings) as server, perdure.Client(server.address, patience=0) as client:
+        with pytest.raises(perdure.errors.ServiceUnavailableError, match="the storage refuses this service"):
+            await client.run(turn.bind(b"y" * LARGE))
+        with pytest.raises(perdure.WorkflowExecutionError, match="NoSuchBucket"):
+            await client.run(turn.bind(make.options(max_retries=0).bind("x")))

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from perdure import errors
 from perdure.model import InvalidSpec
 from perdure.service.changes import Closed, Overflowed
-from perdure.storage.ports import BlobNotFound, CorruptData, StorageError, StorageFull
+from perdure.storage.ports import BlobNotFound, CorruptData, StorageDenied, StorageError, StorageFull
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,9 @@ def translate(error: Exception, method: str) -> errors.PerdureError:
             return errors.CorruptDataError(f"what is stored is damaged: {error}", subject=error.subject)
         case BlobNotFound():
             return errors.BlobNotFoundError(str(error), sha256=error.sha256)
+        case StorageDenied():
+            log.error("the storage refuses us", extra={"method": method, "error": str(error)})
+            return errors.DatabaseUnavailableError("the storage refuses this service; its log says why")
         case StorageError():
             return errors.DatabaseUnavailableError("the database does not answer; the ids make it safe to ask again")
         case Closed():
