@@ -7,9 +7,12 @@ clock there, so an hour of the world takes as long as its events.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+from simulation.process import HERE, Held
 
 T = TypeVar("T")
 
@@ -48,6 +51,37 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if seconds > 0:
             # a step of the loop's own resolution more, lest rounding leaves the timer a hair away
             self._now += seconds + self._clock_resolution
+
+    # What belongs to a process goes through the process.
+
+    def create_task(self, coro: Any, **how: Any) -> asyncio.Task[Any]:  # type: ignore[override]
+        task = super().create_task(coro, **how)
+        context = how.get("context")
+        process = HERE.get() if context is None else context.get(HERE)
+        if process is not None:
+            process.adopt(task)
+        return task
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        process = HERE.get() if context is None else context.get(HERE)
+        if process is None:
+            return super().call_soon(callback, *args, context=context)
+        held = Held(process, callback, args, context or contextvars.copy_context(), is_timer=False)
+        held.handle = super().call_soon(held, context=held.context)
+        return held.handle
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        process = HERE.get() if context is None else context.get(HERE)
+        if process is None:
+            return super().call_at(when, callback, *args, context=context)
+        held = Held(process, callback, args, context or contextvars.copy_context(), is_timer=True)
+        handle = super().call_at(when, held, context=held.context)
+        held.handle = handle
+        return handle
 
     def clock_ms(self) -> int:
         return EPOCH_MS + int(self._now * 1000)

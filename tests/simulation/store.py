@@ -13,7 +13,7 @@ from typing import Any
 from perdure.service.admission import ANY
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
-from perdure.storage.rows import Committed, ConsumeEvent, DeleteRun, PutTask, SetRun
+from perdure.storage.rows import AddRun, Committed, ConsumeEvent, DeleteRun, PutTask, SetRun
 
 
 class Watch:
@@ -30,6 +30,52 @@ class Watch:
         self.consumed: dict[tuple[str, int], str] = {}
         self.finals: dict[str, str] = {}
 
+    def guard(self, look: Callable[[], None]) -> None:
+        """Keep what a look found: whoever is looked at would take it for a fault of the store."""
+        try:
+            look()
+        except AssertionError as error:
+            self.broken.append(str(error))
+
+    async def look_at_queue(self) -> None:
+        try:
+            await self.see_queue()
+        except AssertionError as error:
+            self.broken.append(str(error))
+
+    def see_order(self, run_id: str, sequence: int) -> None:
+        """Events of a key go to those who wait in the order in which they came."""
+        kept = self._store._runs[run_id]
+        key = kept.events[sequence].key
+        earlier = [event.sequence for event in kept.events.values() if event.key == key and event.sequence < sequence]
+        passed = [number for number in earlier if (run_id, number) not in self.consumed]
+        assert not passed, f"event {sequence} of {run_id} passed {passed}"
+
+    def owners(self) -> dict[str, str]:
+        """Who owns which run now."""
+        return {run_id: kept.row.owner for run_id, kept in self._store._runs.items()}
+
+    def see_writes(self, engine_id: str, before: dict[str, str], entries: Sequence[Entry], done: Committed) -> None:
+        """What only the owner of a run may write, nobody else wrote."""
+        owners = dict(before)
+        for entry, result in zip(entries, done.results, strict=True):
+            if result.is_refused:
+                continue
+            for write in entry:
+                match write:
+                    case AddRun(row=row):
+                        owners.setdefault(row.run_id, row.owner)
+                    case SetRun(expects=None) | ConsumeEvent():
+                        owner = owners.get(write.run_id, engine_id)
+                        assert owner == engine_id, f"{engine_id} writes of {write.run_id}, which is {owner}'s"
+                    case PutTask(row=row):
+                        owner = owners.get(row.run_id, engine_id)
+                        assert owner == engine_id, f"{engine_id} writes {row.task_id} of {owner}'s {row.run_id}"
+                    case SetRun() if write.owner:
+                        owners[write.run_id] = write.owner
+                    case _:
+                        pass
+
     def see(self, entries: Sequence[Entry], committed: Committed) -> None:
         for entry, result in zip(entries, committed.results, strict=True):
             if result.is_refused:
@@ -43,6 +89,7 @@ class Watch:
                         done = (row.run_id, row.task_id) in self.outputs
                         assert not done, f"{row.task_id} had an output and is now {row.status}"
                     case ConsumeEvent():
+                        self.see_order(write.run_id, write.sequence)
                         known_task = self.consumed.setdefault((write.run_id, write.sequence), write.task_id)
                         assert known_task == write.task_id, f"event {write.sequence} was delivered twice"
                     case SetRun() if write.status.is_final:
@@ -109,11 +156,8 @@ class FaultyStore:
         if roll < self.trouble * 1.5:
             raise StorageFull("no room")
         committed = await self._inner.commit(entries)
-        try:
-            self._watch.see(entries, committed)
-            await self._watch.see_queue()
-        except AssertionError as error:  # the engine takes it for a fault of the store
-            self._watch.broken.append(str(error))
+        self._watch.guard(lambda: self._watch.see(entries, committed))
+        await self._watch.look_at_queue()
         self._on_call("after commit")
         if roll > 1 - self.trouble:
             raise StorageUnavailable("the answer was lost")

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from perdure import errors, graphwire, wire
 from perdure.model import Payload, RunStatus
@@ -25,16 +25,13 @@ from perdure.storage.rows import RunQuery
 from simulation.clock import VirtualLoop, run_virtually
 from simulation.executor import VOLATILE, FakeExecutor, Ledger
 from simulation.graphs import GRAPHS, SHAPES
+from simulation.process import Crash
 from simulation.store import FaultyStore, Watch
 
 T = TypeVar("T")
 
 HORIZON_S = 3_000.0
 """Long after every retry, sleep and time-out of the world; a run that is not final by then is stuck."""
-
-
-class Crash(BaseException):
-    """The process died here."""
 
 
 @dataclass
@@ -110,7 +107,7 @@ class World:
         executor = FakeExecutor(self.dice, self.ledger, GRAPHS, loop.clock_ms, self._on_submit)
         max_running, max_pending = self.limits
         kernel = Kernel(
-            store,  # type: ignore[arg-type]
+            cast(Any, store),
             executor,
             owner="engine",
             clock=loop.clock_ms,
@@ -286,10 +283,10 @@ def _quiet_about_the_dead(loop: asyncio.AbstractEventLoop, context: dict[str, An
         loop.default_exception_handler(context)
 
 
-def run_seed(seed: int, **how: object) -> Seen:
+def run_seed(seed: int, **how: Any) -> Seen:
     """Run a seed; an assertion that fails names it."""
     try:
-        return run_virtually(World(seed, **how).main)  # type: ignore[arg-type]
+        return run_virtually(World(seed, **how).main)
     except AssertionError as error:
         raise AssertionError(f"seed {seed}: {error}") from error
     except TimeoutError as error:

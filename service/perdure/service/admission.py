@@ -257,13 +257,14 @@ class Admission:
             if not page:
                 return
             async with AsyncExitStack() as alone:
-                started = []
+                waiting = []
                 for row in page:  # one after the other: who cannot be started is not passed
                     await alone.enter_async_context(self.alone(row.run_id))
                     now = await self._store.get_run(row.run_id)
                     if now is not None and now.status is RunStatus.PENDING:  # it was not canceled meanwhile
-                        started.append(self._start(now))
-                if None in await asyncio.gather(*started):
+                        waiting.append(now)
+                # With nothing between them in the journal: a slot that becomes free there would be the second's.
+                if None in await asyncio.gather(*[self._start(now) for now in waiting]):
                     return  # somebody else was faster, and will wake us
 
     def _start(self, row: RunRow) -> asyncio.Future[RunRow | None]:

@@ -324,7 +324,7 @@ class Commands:
                     )
                 entry = (SetRun.unchanged(row), DeleteRun(row.run_id))
                 result = await self._journal.write(entry, droppable=True, frees=True)
-                if result.is_refused:
+                if result.is_refused and await self._store.get_run(row.run_id) is not None:  # else it was repeated
                     raise errors.EtagMismatchError(f"workflow {workflow_id!r} has changed", etag=str(row.change))
                 self._on_delete()
         except errors.WorkflowNotFoundError:
@@ -406,6 +406,8 @@ class Commands:
                     return
 
     async def _current(self, namespace: str, workflow_id: str, expected_etag: str) -> RunRow:
+        if not self._journal.is_sure:
+            await self._journal.assure()
         if not self._journal.is_sure:
             await self._journal.assure()
         row = self._scheduler.find_row(namespace, workflow_id)

@@ -12,6 +12,10 @@ When there is no room, entries that make room (`frees`) are tried by themselves 
 
 When the store says that this engine is no longer a member (Fenced), the journal ends: nothing that is
 appended will ever happen, whoever waits is told so, and `on_fenced` is called.
+
+One engine among several knows its runs better than the store only as long as its lease holds; later
+others may have gone on with them. So nothing acts on what was committed, and nobody is told what
+memory says, before a lease that may have ended is renewed.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from perdure.storage.ports import Entry, Fenced, MetadataStore, StorageError, StorageFull
 from perdure.storage.rows import Committed, EntryResult
@@ -34,6 +38,17 @@ BATCH_WRITES_MAX: Final = 20_000
 """Writes of one transaction. More only grows the latency of everybody in it."""
 
 Then: TypeAlias = Callable[[EntryResult, int], None]
+
+
+class Lease(Protocol):
+    """For how long this engine's runs are certainly its own."""
+
+    @property
+    def holds(self) -> bool: ...
+
+    async def renew(self) -> None:
+        """Raises StorageError, and Fenced if it is too late."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +76,7 @@ class Journal:
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
         self.on_fenced: Callable[[], None] = lambda: None
+        self.lease: Lease | None = None  # None: there are no other engines
 
     @property
     def error(self) -> Exception | None:
@@ -71,6 +87,16 @@ class Journal:
     def is_idle(self) -> bool:
         """Whether everything that was appended is durable."""
         return self._idle.is_set()
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether nobody else can have gone on with what is this engine's."""
+        return self.lease is None or self.lease.holds
+
+    async def assure(self) -> None:
+        """Make sure of it. Raises StorageError."""
+        if self.lease is not None and not self.lease.holds:
+            await self.lease.renew()
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="journal")
@@ -104,7 +130,7 @@ class Journal:
         `trouble` is called once if the store fails while the entry is at it; unless the entry is given
         up (see above), it stays and may yet happen. `dropped` is called when it is given up.
         """
-        if not entry and self._idle.is_set():
+        if not entry and self._idle.is_set() and self.is_sure:
             then(EntryResult(), 0)
             return
         if isinstance(self._error, Fenced):
@@ -134,7 +160,7 @@ class Journal:
 
     async def barrier(self) -> None:
         """Wait until everything appended so far is durable. Raises StorageError while the store fails."""
-        if not self._idle.is_set():
+        if not (self._idle.is_set() and self.is_sure):
             await self.write(())
 
     async def _run(self) -> None:
@@ -189,6 +215,8 @@ class Journal:
         entries = [pending.entry for pending in batch if pending.entry]
         try:
             committed = await self._store.commit(entries) if entries else Committed(0, ())
+            if not self.is_sure:
+                await self._make_sure(batch)
         except Exception as error:
             if not isinstance(error, StorageError):
                 log.exception("the store raised what it should not")
@@ -208,12 +236,24 @@ class Journal:
             async with asyncio.timeout(pause_s):
                 await self._freeing.wait()
 
+    async def _make_sure(self, batch: list[_Pending]) -> None:
+        """What is in the batch has happened, but perhaps others have gone on from there. Raises Fenced."""
+        pause_s = RETRY_FIRST_S
+        while not self.is_sure:
+            try:
+                await self.assure()
+            except Fenced:
+                raise
+            except StorageError as error:
+                self._error = error
+                _tell_trouble([*batch, *self._pending], error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, RETRY_MAX_S)
+
     def _end(self, batch: list[_Pending], error: Fenced) -> None:
         log.error("commit refused: this engine is no longer a member", extra={"error": str(error)})
         batch, self._pending, self._error = batch + self._pending, [], error
-        for pending in batch:
-            if pending.trouble is not None:
-                pending.trouble(error)
+        _tell_trouble(batch, error)
         self.on_fenced()
 
 
@@ -221,16 +261,21 @@ def _after_trouble(batch: list[_Pending], error: Exception) -> list[_Pending]:
     """Tell those who wait, and give up what certainly did not happen and nobody builds on; gives the rest."""
     is_certain = isinstance(error, StorageFull) or not isinstance(error, StorageError)
     kept = []
+    _tell_trouble(batch, error)
     for pending in batch:
         pending.may_have_happened |= not is_certain
-        if pending.trouble is not None:
-            pending.trouble(error)
-            pending.trouble = None
         if not is_certain or not pending.droppable or pending.may_have_happened:  # by an attempt before this one
             kept.append(pending)
         elif pending.dropped is not None:
             pending.dropped()
     return kept
+
+
+def _tell_trouble(batch: Sequence[_Pending], error: Exception) -> None:
+    for pending in batch:
+        if pending.trouble is not None:
+            pending.trouble(error)
+            pending.trouble = None
 
 
 def _finish(batch: Sequence[_Pending], committed: Committed) -> None:

@@ -243,7 +243,7 @@ class Scheduler:
     def _carry_out(self, live: Live, commands: Iterable[Command], *also: Write) -> None:
         writes, acts = self._sort_out(live, commands)
         live.pending += 1
-        if writes or also or live.pending > 1:
+        if writes or also or live.pending > 1 or not self._journal.is_sure:
             self._journal.append((*also, *writes), lambda _result, change: self._act(live, acts, change))
         else:  # nothing of it has to be durable, nor has anything before it
             self._act(live, acts, 0)

@@ -45,6 +45,7 @@ class Fleet:
         self._follower = Follower(store, scheduler, changes, queries, clock)
         self._membership = Membership(store, engine, lease_ms=lease_ms, take_up=self._take_up, fenced=self.fenced.set)
         journal.on_fenced = self.fenced.set
+        journal.lease = self._membership
 
     async def join(self) -> None:
         """Become a member. Comes before the first commit."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 from perdure.storage.ports import Fenced, MetadataStore, StorageError
@@ -48,12 +49,20 @@ class Membership:
         self._fenced = fenced
         self._patient_until_s = 0.0
         self._tasks: list[asyncio.Task[None]] = []
+        self._holds_until_s = 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the lease certainly has not ended: it began when the store dealt with our call, and that
+        was after we had made it."""
+        return asyncio.get_running_loop().time() < self._holds_until_s
 
     async def join(self) -> None:
         """Become a member; waits for the store if it has to."""
         while True:
             try:
-                return await self._store.join(self.engine, self._lease_ms)
+                async with self._held():
+                    return await self._store.join(self.engine, self._lease_ms)
             except Fenced:
                 raise
             except StorageError as error:
@@ -78,18 +87,36 @@ class Membership:
         with contextlib.suppress(StorageError):
             await self._store.leave()
 
-    async def _renew_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._lease_ms / 3000)
-            try:
+    async def renew(self) -> None:
+        """Begin the lease anew. Raises StorageError, Fenced included."""
+        try:
+            async with self._held():
                 await self._store.renew(self._lease_ms)
+        except Fenced:
+            log.error("this engine was declared dead; it stops")
+            self._holds_until_s = 0.0
+            self._fenced()
+            raise
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[None]:
+        asked_s = asyncio.get_running_loop().time()
+        yield
+        self._holds_until_s = max(self._holds_until_s, asked_s + self._lease_ms / 1000)
+
+    async def _renew_forever(self) -> None:
+        pause_s = self._lease_ms / 3000
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await self.renew()
+                pause_s = self._lease_ms / 3000
             except Fenced:
-                log.error("this engine was declared dead; it stops")
-                self._fenced()
                 return
             except StorageError as error:
                 self._was_away()
                 log.warning("lease not renewed, trying again", extra={"error": str(error)})
+                pause_s = self._lease_ms / 20_000
 
     async def _watch_forever(self) -> None:
         while True:

@@ -1,0 +1,143 @@
+"""The database that engines share, as each of them has it: far away, sometimes gone, never quite sure.
+
+A call travels to the database and its answer travels back. On either way it may get lost, and what was
+sent arrives even if the sender stands still by then, or is dead. Hints come late, twice, or never.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from perdure.storage.memory import MemoryMetadataStore, SharedMemory
+from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
+from perdure.storage.rows import Committed, RunRow
+from simulation.process import Process
+from simulation.store import Watch
+
+STALL_SHARE = 0.01
+"""Of what is sent while there is trouble, so much is held up on its way for seconds."""
+STALL_MAX_S = 12.0
+
+
+class Database:
+    """What all engines share. While it `is_down` nobody gets through."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self.shared = SharedMemory(clock)
+        self.view = self.shared.member()
+        """As somebody who only looks has it."""
+        self.is_down = False
+        self._on_its_way: set[asyncio.Task[None]] = set()
+
+    def carry(self, work: asyncio.Task[None]) -> None:
+        """Something is on its way, whatever becomes of its sender."""
+        self._on_its_way.add(work)
+        work.add_done_callback(self._on_its_way.discard)
+
+    async def outage(self, seconds: float) -> None:
+        self.is_down = True
+        await asyncio.sleep(seconds)
+        self.is_down = False
+
+
+class EngineStore:
+    """The store as one process has it. `is_cut_off`: the network between the two is down."""
+
+    is_shared = True
+
+    def __init__(
+        self, database: Database, process: Process, watch: Watch, dice: random.Random, *, trouble: float
+    ) -> None:
+        self._database = database
+        self._inner: MemoryMetadataStore = database.shared.member()
+        self._process = process
+        self._watch = watch
+        self._dice = dice
+        self.trouble = trouble
+        self.is_cut_off = False
+        self._taken: list[RunRow] = []
+        """What a call took whose answer got lost: the next call gives it."""
+
+    async def commit(self, entries: Sequence[Entry]) -> Committed:
+        async def there() -> Committed:
+            before = self._watch.owners()
+            committed = await self._inner.commit(entries)
+            self._watch.guard(lambda: self._watch.see_writes(self._process.name, before, entries, committed))
+            self._watch.guard(lambda: self._watch.see(entries, committed))
+            await self._watch.look_at_queue()
+            return committed
+
+        if self._dice.random() < self.trouble / 2:
+            self._process.check()
+            raise StorageFull("no room")
+        return await self._ask(there, latency_s=self._dice.choice((0.0005, 0.002, self._dice.random() * 0.2)))
+
+    async def take_over(self, limit: int) -> list[RunRow]:
+        async def there() -> list[RunRow]:
+            self._taken = await self._inner.take_over(limit)
+            return self._taken
+
+        if lost := self._taken:
+            self._taken = []
+            return lost
+        rows: list[RunRow] = await self._ask(there, latency_s=0.0005)
+        self._taken = []
+        return rows
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        def hint() -> None:
+            for _ in range(self._dice.choice((0, 1, 1, 1, 2))):
+                self._process.call_later(self._dice.choice((0.0005, self._dice.random() * 3)), heard)
+
+        self._process.check()
+        await self._inner.listen(hint)
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+    def hang_up(self) -> None:
+        """The process is dead: the database notices that nobody listens."""
+        self._database.shared.listeners.pop(self._inner, None)
+
+    async def _ask(self, there: Callable[[], Awaitable[Any]], *, latency_s: float) -> Any:
+        self._process.check()
+        dice = self._dice
+        if self._database.is_down or self.is_cut_off or dice.random() < self.trouble:
+            await asyncio.sleep(dice.choice((0.0005, dice.random() * 0.5)))
+            raise StorageUnavailable("no answer")
+        # Outside of the process: what is on its way arrives.
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        stalls = self.trouble and dice.random() < STALL_SHARE
+        work = self._travel(there, dice.random() * STALL_MAX_S if stalls else latency_s, answer)
+        self._database.carry(loop.create_task(work, context=contextvars.Context()))
+        result = await answer
+        self._process.check()
+        if self._database.is_down or self.is_cut_off or dice.random() < self.trouble / 2:
+            raise StorageUnavailable("the answer was lost")
+        return result
+
+    async def _travel(self, there: Callable[[], Awaitable[Any]], latency_s: float, answer: asyncio.Future[Any]) -> None:
+        await asyncio.sleep(latency_s)
+        try:
+            if self._database.is_down:
+                raise StorageUnavailable("the connection broke")
+            result = await there()
+        except Exception as error:
+            if not answer.done():
+                answer.set_exception(error)
+        else:
+            if not answer.done():
+                answer.set_result(result)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+
+        async def ask(*args: Any, **how: Any) -> Any:
+            return await self._ask(lambda: method(*args, **how), latency_s=0.0005)
+
+        return ask

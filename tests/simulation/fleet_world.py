@@ -1,0 +1,317 @@
+"""One seed, one world of several engines: they die, leave, stand still and are cut off, each at random.
+
+Clients ask any engine that there is, and go to another one if it does not answer. Everything random
+comes from one `random.Random(seed)` and time is virtual, so a seed replays exactly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from perdure.model import RunStatus
+from perdure.service.admission import ANY
+from perdure.service.executors.port import Work
+from perdure.service.kernel import Kernel
+from perdure.storage.ports import Fenced, StorageError
+from perdure.storage.rows import EngineRow, RunQuery
+from simulation.clock import VirtualLoop, run_virtually
+from simulation.database import Database, EngineStore
+from simulation.executor import VOLATILE, FakeExecutor, Ledger
+from simulation.fleet_clients import Client
+from simulation.graphs import GRAPHS, SHAPES
+from simulation.history import History
+from simulation.process import Crash, Process
+from simulation.store import Watch
+
+HORIZON_S = 3_000.0
+LEASE_S = 6.0
+TAKEOVER_S = LEASE_S + 2.0
+LOADING_S = 0.5
+SKEW_MAX_MS = 180_000
+
+
+@dataclass
+class FleetSeen:
+    """What happened in a world, for assertions that everything does happen somewhere."""
+
+    lives: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    marks: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(eq=False)
+class Seat:
+    """A place where engines live one after the other. `well_s`: since when this one works undisturbed."""
+
+    number: int
+    skew_ms: int
+    process: Process | None = None
+    kernel: Kernel | None = None
+    well_s: float | None = None
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    """Who asked this engine will never hear from it."""
+
+
+class FleetWorld:
+    """Runs one seed. `limits`: how many runs may run, and how many wait."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        engines: int | None = None,
+        shapes: list[str] | None = None,
+        trouble: float | None = None,
+        limits: tuple[int, int] = (ANY, ANY),
+    ) -> None:
+        self.limits = limits
+        self.dice = dice = random.Random(seed)
+        self.trouble = dice.choice((0.0, 0.02, 0.08)) if trouble is None else trouble
+        self.shapes = shapes or [dice.choice(list(SHAPES)) for _ in range(dice.randint(1, 6))]
+        self.faults_left = dice.randint(1, 10)
+        self.seats = [
+            Seat(number, dice.choice((0, dice.randint(-SKEW_MAX_MS, SKEW_MAX_MS))))
+            for number in range(engines or dice.randint(2, 4))
+        ]
+        self.seen = FleetSeen()
+        self.history = History()
+        self.ledger = Ledger()
+        self.somebody_up = asyncio.Event()
+        self._witnesses: list[asyncio.Task[None]] = []
+        self._ids = 0
+
+    async def main(self, loop: VirtualLoop) -> FleetSeen:
+        loop.set_exception_handler(_quiet_about_the_dead)
+        self.loop = loop
+        self.database = Database(loop.clock_ms)
+        self.watch = Watch(self.database.view, *self.limits)
+        clients = [
+            asyncio.create_task(Client(self, index, shape).live(), name=f"client {index}")
+            for index, shape in enumerate(self.shapes)
+        ]
+        everybody = asyncio.gather(*clients)
+        seats = [asyncio.create_task(self._sit(seat)) for seat in self.seats]
+        outage = asyncio.create_task(self._outages())
+        try:
+            async with asyncio.timeout(HORIZON_S):
+                await asyncio.wait({everybody, *seats}, return_when=asyncio.FIRST_COMPLETED)
+                for seat in seats:
+                    if seat.done():
+                        seat.result()
+                await everybody
+        finally:
+            for task in (outage, *seats, *clients, *self._witnesses):
+                task.cancel()
+            for seat in self.seats:
+                if seat.process is not None:
+                    seat.process.kill()
+            await asyncio.gather(outage, *seats, *clients, *self._witnesses, return_exceptions=True)
+        await self._check()
+        return self.seen
+
+    # -------------------------------------------------------------------------- engines
+
+    async def _sit(self, seat: Seat) -> None:
+        """One life after the other."""
+        await asyncio.sleep(self.dice.choice((0, self.dice.random() * 8)))
+        while True:
+            await self._live(seat)
+            await asyncio.sleep(self.dice.random() * 5)
+
+    async def _live(self, seat: Seat) -> None:
+        self.seen.lives += 1
+        dice = self.dice
+        process = seat.process = Process(f"engine-{seat.number}.{self.seen.lives}")
+        store = EngineStore(self.database, process, self.watch, dice, trouble=self._trouble())
+
+        def clock() -> int:
+            return self.loop.clock_ms() + seat.skew_ms
+
+        executor = FakeExecutor(dice, self.ledger, GRAPHS, clock, self._on_submit)
+        kernel = Kernel(
+            cast(Any, store),
+            executor,
+            owner=process.name,
+            clock=clock,
+            new_id=self._new_id,
+            max_running=self.limits[0],
+            max_pending=self.limits[1],
+            lease_s=LEASE_S,
+            engine=EngineRow(process.name),
+        )
+        seat.gone = asyncio.Event()
+        leave = asyncio.Event()
+        life = process.spawn(self._serve(seat, kernel, executor, leave))
+        try:
+            await self._fate(seat, process, store, life, leave)
+        finally:
+            seat.gone.set()
+            seat.kernel, seat.well_s = None, None
+            self._count_up()
+            executor.die()
+            store.hang_up()
+            process.kill()
+
+    async def _serve(self, seat: Seat, kernel: Kernel, executor: FakeExecutor, leave: asyncio.Event) -> None:
+        """What the process does, as `perdure serve` does it."""
+        fleet = kernel.fleet
+        assert fleet is not None
+        try:
+            await kernel.start()
+            seat.kernel, seat.well_s = kernel, self.loop.time()
+            self._count_up()
+            waits = [asyncio.create_task(event.wait()) for event in (leave, fleet.fenced)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+            seat.kernel, seat.well_s = None, None
+            self._count_up()
+            if fleet.fenced.is_set():
+                self.seen.marks["fenced"] += 1
+                await executor.stop()
+            else:
+                self.seen.marks["left"] += 1
+            kernel.drain()
+            await kernel.stop(grace_s=2.0)
+        except Fenced:
+            self.seen.marks["fenced"] += 1  # before it had begun
+
+    async def _fate(
+        self, seat: Seat, process: Process, store: EngineStore, life: asyncio.Task[None], leave: asyncio.Event
+    ) -> None:
+        """What happens to the engine until it is over."""
+        dice = self.dice
+        while not life.done():
+            store.trouble = self._trouble()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(dice.random() * 25):
+                    await asyncio.wait({life})
+            if life.done() or self.faults_left <= 0:
+                store.trouble = self._trouble()
+                if self.faults_left <= 0:
+                    await asyncio.wait({life})
+                continue
+            self.faults_left -= 1
+            match dice.choice(("kill", "kill", "leave", "pause", "pause", "blink", "cut off")):
+                case "kill":
+                    self.seen.marks["kill"] += 1
+                    self._witnesses.append(asyncio.create_task(self._expect_takeover(process.name, seat)))
+                    return
+                case "leave":
+                    leave.set()
+                    await asyncio.wait({life}, timeout=60)
+                    return
+                case "pause":
+                    await self._stand_still(seat, process, LEASE_S * (0.8 + dice.random() * 4))
+                case "blink":
+                    await self._stand_still(seat, process, dice.random() * LEASE_S / 2)
+                case _:
+                    self.seen.marks["cut off"] += 1
+                    seat.well_s = None
+                    store.is_cut_off = True
+                    await asyncio.sleep(dice.random() * 20)
+                    store.is_cut_off = False
+                    seat.well_s = self.loop.time() if seat.kernel is not None else None
+        life.result()
+
+    async def _stand_still(self, seat: Seat, process: Process, seconds: float) -> None:
+        self.seen.marks["pause"] += 1
+        seat.well_s = None
+        process.pause()
+        await asyncio.sleep(seconds)
+        process.resume()
+        seat.well_s = self.loop.time() if seat.kernel is not None else None
+
+    async def _outages(self) -> None:
+        """The database is away for everybody."""
+        if self.dice.random() < 0.3:
+            await asyncio.sleep(self.dice.random() * 60)
+            self.seen.marks["outage"] += 1
+            for seat in self.seats:
+                seat.well_s = None
+            await self.database.outage(self.dice.choice((1, 5, 30)) + self.dice.random())
+            for seat in self.seats:
+                seat.well_s = self.loop.time() if seat.kernel is not None else None
+
+    def _trouble(self) -> float:
+        return self.trouble if self.faults_left > 0 else 0.0
+
+    def _count_up(self) -> None:
+        if any(seat.kernel is not None for seat in self.seats):
+            self.somebody_up.set()
+        else:
+            self.somebody_up.clear()
+
+    def _new_id(self, now_ms: int) -> str:
+        self._ids += 1
+        return f"{now_ms:015d}-{self._ids:05d}"
+
+    # -------------------------------------------------------------------------- promises
+
+    def _on_submit(self, work: Work) -> None:
+        def look() -> None:
+            done = self.watch.is_done(work.run_id, work.task_id)
+            assert not done, f"finished task {work.task_id} of {work.run_id} is dispatched again"
+            for source in work.inputs:
+                if source.task_id and not source.task_id.startswith(VOLATILE):
+                    ready = self.watch.is_done(work.run_id, source.task_id)
+                    assert ready, f"{work.task_id} starts before {source.task_id}"
+
+        self.watch.guard(look)
+
+    async def _expect_takeover(self, engine_id: str, dead: Seat) -> None:
+        """If somebody else was well all the time, nothing is the dead one's after its lease and a bit."""
+        killed_s = self.loop.time()
+        await asyncio.sleep(TAKEOVER_S + LOADING_S)
+        witnesses = [
+            seat
+            for seat in self.seats
+            if seat.kernel is not None and seat.well_s is not None and seat.well_s <= killed_s and seat is not dead
+        ]
+        if not witnesses or self.trouble:
+            return
+        self.seen.marks["taken over"] += 1
+        unfinished = (RunStatus.RUNNING, RunStatus.PENDING)
+        for run_id, kept in self.database.shared.runs.items():
+            if kept.row.status in unfinished and kept.row.owner == engine_id:
+                self.watch.broken.append(f"{run_id} is still {engine_id}'s, which died {TAKEOVER_S} s ago")
+
+    async def _check(self) -> None:
+        """What was told is what is stored, and every event went to one task or to none."""
+        assert not self.watch.broken, self.watch.broken[0]
+        self.history.check()
+        for row in await self.database.view.list_runs(RunQuery("default", 1_000)):
+            assert row.status.is_final, f"{row.workflow_id} is {row.status}"
+            assert row.end_ms is not None
+            shape = row.workflow_id.partition("-")[0]
+            consumed = {sequence for run_id, sequence in self.watch.consumed if run_id == row.run_id}
+            known = self.history.events(row.workflow_id)
+            if row.status is RunStatus.SUCCESSFUL:
+                assert len(consumed) == SHAPES[shape][1], f"{row.workflow_id} took {len(consumed)} events"
+            assert consumed <= known.keys(), f"{row.workflow_id} took events that nobody sent"
+
+
+def _quiet_about_the_dead(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """Nobody asks a dead engine's task how it died; anything else is reported as ever."""
+    if not isinstance(context.get("exception"), (Crash, StorageError)):
+        loop.default_exception_handler(context)
+
+
+def run_fleet(seed: int, **how: Any) -> FleetSeen:
+    """Run a seed; an assertion that fails names it."""
+    return named(f"fleet seed {seed}", lambda: run_virtually(FleetWorld(seed, **how).main))
+
+
+def named(name: str, run: Callable[[], FleetSeen]) -> FleetSeen:
+    try:
+        return run()
+    except AssertionError as error:
+        raise AssertionError(f"{name}: {error}") from error
+    except TimeoutError as error:
+        raise AssertionError(f"{name}: somebody still waits after {HORIZON_S} s") from error
