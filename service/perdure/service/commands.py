@@ -408,8 +408,6 @@ class Commands:
     async def _current(self, namespace: str, workflow_id: str, expected_etag: str) -> RunRow:
         if not self._journal.is_sure:
             await self._journal.assure()
-        if not self._journal.is_sure:
-            await self._journal.assure()
         row = self._scheduler.find_row(namespace, workflow_id)
         if row is None:
             row = await self._store.find_run(namespace, workflow_id)
