@@ -152,6 +152,19 @@ async def test_a_limit_counts_other_runs_of_the_namespace_in_that_state(store: M
     assert not await is_refused(store, Limit("default", PENDING, 1))
 
 
+async def test_what_a_limit_let_through_before_it_lets_through_again(store: MetadataStore) -> None:
+    """The answer to a commit got lost, and until it is repeated others have come."""
+    nobody_waits = Limit("default", PENDING, 1)
+    await store.commit([(nobody_waits, add("a")), (add("b", FAILED),)])
+    await store.commit([(nobody_waits, SetRun("b", RUNNING, 7, resumed=True, expects=FAILED))])
+    await store.commit([(add("waits", PENDING),)])
+    assert not await is_refused(store, nobody_waits, add("a"))
+    assert not await is_refused(store, nobody_waits, SetRun("b", RUNNING, 7, resumed=True, expects=FAILED))
+    assert (await get(store, "b")).resume_count == 1
+    assert await is_refused(store, nobody_waits, SetRun("b", RUNNING, 8, resumed=True, expects=RUNNING))
+    assert await is_refused(store, nobody_waits, add("c"))
+
+
 # ------------------------------------------------------------------------------ order within a commit
 
 

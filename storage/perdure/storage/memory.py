@@ -214,11 +214,23 @@ class MemoryMetadataStore:
                     return not write.fits(None, is_current=False)
                 return not write.fits(kept.row, is_current=kept.is_current)
             case Limit():
+                if any(self._has_happened(other) for other in entry):
+                    return False
                 own = {other.row.run_id for other in entry if isinstance(other, AddRun)}
                 own |= {other.run_id for other in entry if isinstance(other, SetRun)}
                 rows = (kept.row for run_id, kept in self._runs.items() if run_id not in own)
                 count = sum((row.namespace, row.status) == (write.namespace, write.status) for row in rows)
                 return count >= write.most
+            case _:
+                return False
+
+    def _has_happened(self, write: Write) -> bool:
+        match write:
+            case AddRun():
+                return write.row.run_id in self._runs
+            case SetRun():
+                kept = self._runs.get(write.run_id)
+                return kept is not None and write.was_applied_to(kept.row)
             case _:
                 return False
 

@@ -187,12 +187,24 @@ class Plan:
                     return not write.fits(None, is_current=False)
                 return not write.fits(state.row, is_current=state.is_current)
             case Limit():
+                if any(self._has_happened(other) for other in entry):
+                    return False
                 which = (write.namespace, write.status)
                 own = {other.row.run_id for other in entry if isinstance(other, AddRun)}
                 own |= {other.run_id for other in entry if isinstance(other, SetRun)}
                 states = (self._runs[run_id] for run_id in own if run_id in self._runs)
                 counted = sum((state.row.namespace, state.row.status) == which for state in states)
                 return self._found.counts[which] - counted >= write.most
+            case _:
+                return False
+
+    def _has_happened(self, write: Write) -> bool:
+        match write:
+            case AddRun():
+                return write.row.run_id in self._runs
+            case SetRun():
+                state = self._runs.get(write.run_id)
+                return state is not None and write.was_applied_to(state.row)
             case _:
                 return False
 

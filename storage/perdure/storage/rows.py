@@ -327,7 +327,8 @@ class SetAsideRuns:
 class Limit:
     """Refuse the whole entry if so many runs of the namespace have that state already: those that earlier
     entries of the commit changed count, those that this entry adds or sets do not. Whoever else commits
-    a Limit for the namespace waits meanwhile, so it holds over all members."""
+    a Limit for the namespace waits meanwhile, so it holds over all members. An entry that adds a run which is
+    there, or sets one that is as set already, was accepted before (the commit is repeated), and is again."""
 
     namespace: str
     status: RunStatus

@@ -173,6 +173,8 @@ class _Commit:
                 }
                 return self._sql.execute(_FITS, values).fetchone() is None
             case Limit():
+                if any(self._has_happened(other) for other in entry):
+                    return False
                 own = [other.row.run_id for other in entry if isinstance(other, AddRun)]
                 own += [other.run_id for other in entry if isinstance(other, SetRun)]
                 (count,) = self._sql.execute(
@@ -183,6 +185,18 @@ class _Commit:
                 return bool(count >= write.most)
             case _:
                 return False
+
+    def _has_happened(self, write: Write) -> bool:
+        values: list[str | int]
+        match write:
+            case AddRun():
+                where, values = "", [write.row.run_id]
+            case SetRun():
+                where = " AND status = ? AND update_ms = ? AND ? IN ('', owner)"
+                values = [write.run_id, write.status.value, write.at_ms, write.owner]
+            case _:
+                return False
+        return self._sql.execute(f"SELECT 1 FROM runs WHERE run_id = ?{where}", values).fetchone() is not None
 
     def _set_run(self, write: SetRun) -> None:
         self._sql.execute(
