@@ -89,16 +89,18 @@ def _not_a_step(node: Any) -> str:
 
 # ------------------------------------------------------------------------------ options
 
-_known: OrderedDict[int, tuple[dict[str, Any], dict[str, Any], Options]] = OrderedDict()
-"""By the identity of the dictionary that the nodes of a function share: it, what it held, what that means."""
+_known: OrderedDict[tuple[object, ...], tuple[dict[str, Any], Options]] = OrderedDict()
+"""By names and the identities of values, which the nodes of a function share: what was given (so that these
+identities stay theirs), and what it means."""
 
 
 def _options_of(given: dict[str, Any]) -> Options:
-    found = _known.get(id(given))
-    if found is not None and found[0] is given and found[1] == given:
-        return found[2]
+    key = (*given, *map(id, given.values()))
+    found = _known.get(key)
+    if found is not None:
+        return found[1]
     options = options_from_ray(given)
-    _known[id(given)] = (given, dict(given), options)
+    _known[key] = (dict(given), options)
     if len(_known) > KNOWN_MAX:
         _known.popitem(last=False)
     return options

@@ -84,6 +84,27 @@ def test_a_gpu_task_passes_though_ray_adds_max_calls() -> None:
     assert model_of(ray.remote(num_gpus=1, accelerator_type="T4")(plain)).shape.resources.accelerator_type == "T4"
 
 
+def test_a_node_of_rays_that_is_shared_exponentially_is_one_task() -> None:
+    add = ray.remote(lambda left, right: left + right)
+    node = add.bind(1, 1)
+    for _ in range(200):  # 2 ** 200 paths
+        node = add.bind(node, [node])
+    assert len(to_spec(node).nodes) == 201
+
+
+@pytest.mark.parametrize("width", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_chains_and_fans_of_rays_nodes_are_no_recursion(width: int) -> None:
+    remote = ray.remote(plain)
+    node = remote.bind(1)
+    for _ in range(5_000):
+        node = remote.bind(node)
+    assert len(to_spec(node).nodes) == 5_001
+    gather = ray.remote(lambda *values: len(values))
+    spec = to_spec(gather.bind(*[remote.bind(number) for number in range(width)]))
+    assert len({node.id for node in spec.nodes}) == width + 1
+    assert len(graphwire.decode_spec(graphwire.encode_spec(spec)).nodes) == width + 1
+
+
 @pytest.mark.parametrize("returns", [0, 2, 5])
 def test_several_returns_are_refused(returns: int) -> None:
     with pytest.raises(ValueError, match=f"returns one value, not num_returns={returns}; return a tuple"):

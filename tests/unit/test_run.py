@@ -205,6 +205,29 @@ def test_a_caught_failure_is_a_value() -> None:
     assert run.records["a"].failure == replace(ERROR, task_id="a", attempts=1)
 
 
+def test_a_lost_worker_is_caught_once_its_retries_are_used_up() -> None:
+    options = replace(CATCH, retry=RetryPolicy(max_attempts=2, initial_interval_ms=100, jitter=0))
+    run = Driver(graph(call("a", options=options), call("b", "a")))
+    run.apply(AttemptLost("a", 1, "gone", 10))
+    assert run.dispatched == [("a", 1)]
+    assert run.timers[-1] == SetTimer("a", 1, 110)
+    run.apply(TimerFired("a", 1, 110))
+    run.apply(AttemptLost("a", 2, "gone again", 120))
+    assert run.dispatched == [("a", 1), ("a", 2), ("b", 1)]
+    failure = run.records["a"].failure
+    assert failure is not None
+    assert (failure.kind, failure.attempts) == (FailureKind.SYSTEM, 2)
+    assert "gone again" in failure.message
+    assert run.restarted().inputs["b"] == (Source(task_id="a"),)
+
+
+def test_a_task_catches_for_itself_and_not_for_its_inputs() -> None:
+    run = Driver(graph(call("a"), call("b", "a", options=CATCH), call("c", "b")))
+    run.fail("a")
+    assert run.status is RunStatus.FAILED
+    assert run.dispatched == [("a", 1)]
+
+
 def test_a_caught_success_is_wrapped() -> None:
     run = Driver(graph(call("a", options=CATCH), call("b", "a")))
     run.succeed("a")

@@ -170,6 +170,54 @@ def test_the_end_is_told_however_a_run_ended(fresh_id: Callable[[], str], tmp_pa
         assert "end_time" in workflow.get_metadata(named, task_id)["stats"]
 
 
+@pytest.mark.usefixtures("engine")
+def test_canceling_what_has_ended_changes_nothing(fresh_id: Callable[[], str], tmp_path: Path) -> None:
+    good, bad = fresh_id(), fresh_id()
+    assert workflow.run(double.bind(1), workflow_id=good) == 2
+    with pytest.raises(workflow.exceptions.WorkflowExecutionError):
+        workflow.run(fail_unless.bind(str(tmp_path / "door")), workflow_id=bad)
+    for named, status in ((good, workflow.SUCCESSFUL), (bad, workflow.FAILED)):
+        before = workflow.get_metadata(named)
+        workflow.cancel(named)
+        assert workflow.get_status(named) == status
+        assert workflow.get_metadata(named) == before
+    assert workflow.get_output(good) == 2
+    (tmp_path / "door").touch()
+    assert workflow.resume(bad) == "found"
+
+
+def test_status_metadata_and_lists_agree_in_every_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_id: Callable[[], str], background: Any
+) -> None:
+    """And after a restart, when nobody works on what has not ended."""
+    service = Service(tmp_path, "--executor", "local", "--recovery", "manual", "--max-running-workflows", "1")
+    good, bad, canceled, runs, waits = (fresh_id() for _ in range(5))
+
+    def check(*expected: str) -> None:
+        statuses = dict(zip((good, bad, canceled, runs, waits), expected, strict=True))
+        assert dict(workflow.list_all()) == statuses
+        for named, status in statuses.items():
+            assert workflow.get_status(named) == workflow.get_metadata(named)["status"] == status
+            assert workflow.list_all(status).count((named, status)) == 1
+            assert ("end_time" in workflow.get_metadata(named)["stats"]) is (status in ended)
+
+    ended = (workflow.SUCCESSFUL, workflow.FAILED, workflow.CANCELED)
+    with running(service), perdure.SyncClient(service.address) as client:
+        service.up()
+        monkeypatch.setenv("PERDURE_ADDRESS", service.address)
+        workflow.run(double.bind(1), workflow_id=good)
+        with pytest.raises(workflow.exceptions.WorkflowExecutionError):
+            workflow.run(fail_unless.bind(str(tmp_path / "door")), workflow_id=bad)
+        for named in (canceled, runs, waits):
+            client.start(perdure.event("go"), workflow_id=named)
+            if named is canceled:
+                workflow.cancel(canceled)
+        check(*ended, workflow.RUNNING, workflow.PENDING)
+        service.kill()
+        service.up()
+        check(*ended, workflow.RESUMABLE, workflow.RESUMABLE)
+
+
 # ------------------------------------------------------------------------------ deleting
 
 

@@ -22,6 +22,7 @@ import perdure
 from perdure import workflow
 from perdure.workflow.connection import connect
 from perdure.workflow.http_event_provider import HTTPEventProvider, HTTPListener
+from services import Service, running
 from workflow.steps import double, lines
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("own_ray")]
@@ -142,6 +143,37 @@ def test_resume_all(fresh_id: Callable[[], str], tmp_path: Path) -> None:
     assert workflow.resume_all() == []
     door.write_text("open")
     assert ray.get(dict(workflow.resume_all(include_failed=True))[named]) == "open"
+
+
+def test_resume_all_takes_those_first_that_ran_and_leaves_out_what_cannot_go_on(
+    fresh_id: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two ran and one waited. When the engine is back, by its settings one may run and one may wait."""
+    ran, ran_too, waited = (fresh_id() for _ in range(3))
+    service = Service(tmp_path, "--executor", "local", "--max-running-workflows", "2")
+    again = Service(
+        tmp_path, "--executor", "local", "--recovery", "manual",
+        "--max-running-workflows", "1", "--max-pending-workflows", "1",
+    )  # fmt: skip
+    with running(service), perdure.SyncClient(service.address) as client:
+        service.up()
+        for named in (ran, ran_too, waited):
+            client.start(perdure.event("go"), workflow_id=named)
+        service.kill()
+    with running(again), perdure.SyncClient(again.address) as client:
+        again.up()
+        monkeypatch.setenv("PERDURE_ADDRESS", again.address)
+        assert dict(workflow.list_all()) == dict.fromkeys((ran, ran_too, waited), workflow.RESUMABLE)
+        resumed = workflow.resume_all()
+        assert [named for named, _ in resumed] == [ran, ran_too]
+        assert f"'{waited}' cannot be resumed" in caplog.text
+        statuses = {ran: workflow.RUNNING, ran_too: workflow.PENDING, waited: workflow.RESUMABLE}
+        assert dict(workflow.list_all()) == statuses
+        for named, status in statuses.items():
+            assert workflow.get_status(named) == workflow.get_metadata(named)["status"] == status
+        for named, ref in resumed:
+            client.send_event(named, "go", named)
+            assert ray.get(ref) == named
 
 
 # ------------------------------------------------------------------------------ callers
