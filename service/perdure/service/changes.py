@@ -144,6 +144,10 @@ class Changes:
         """Whether anybody listens for changes of this run's tasks."""
         return run_id in self._by_run
 
+    def wants_run(self, run_id: str) -> bool:
+        """Whether anybody listens for changes of this run, or waits for its end."""
+        return bool(self._all) or run_id in self._by_run or run_id in self._gatherings
+
     def publish(self, run_id: str, change: Change) -> None:
         """Tell everybody concerned. Called after the commit."""
         for subscription in self._by_run.get(run_id, ()):

@@ -44,14 +44,10 @@ TRIES_MAX: Final = 8
 class Source:
     """A graph as far as it is the same for all of its runs: the hash of its bytes, its inputs, its blobs."""
 
+    key: str
     digest: _Hash
     inputs: frozenset[str]
     blobs: frozenset[BlobRef]
-
-    @property
-    def key(self) -> str:
-        """What `spec_key` gives."""
-        return self.digest.hexdigest()
 
 
 class Commands:
@@ -117,7 +113,8 @@ class Commands:
         """What is the same for every run of this graph. Raises PythonVersionUnsupportedError."""
         self._check_versions(new.spec)
         blobs = of_start(new.spec, (), new.source)
-        return Source(hashlib.sha256(new.spec_bytes), frozenset(new.spec.inputs()), frozenset(blobs))
+        digest = hashlib.sha256(new.spec_bytes)
+        return Source(digest.hexdigest(), digest, frozenset(new.spec.inputs()), frozenset(blobs))
 
     def offer(self, new: NewRun, source: Source) -> asyncio.Future[RunView | None] | None:
         """Append a run to the journal before this returns. None, now or later: nothing was changed, for its ids are
@@ -136,7 +133,9 @@ class Commands:
             row = replace(row, status=way.status, start_ms=None)
         inputs = {name: wire.encode_payload(payload) for name, payload in new.inputs.items()}
         row, writes, begun = self._begin(new, row)
-        blobs = source.blobs.union(*(payload.blobs() for payload in new.inputs.values()))
+        blobs = source.blobs
+        if new.inputs:
+            blobs = blobs.union(*(payload.blobs() for payload in new.inputs.values()))
         entry = (*way.guards, AddRun(row, new.spec_bytes, inputs, replaces), *use(row.run_id, blobs), *writes)
         inserted: asyncio.Future[RunView | None] = asyncio.get_running_loop().create_future()
 

@@ -330,7 +330,8 @@ class Scheduler:
 
     def tell(self, row: RunRow, change: int) -> None:
         """The state of a run is durably another one."""
-        self._changes.publish(row.run_id, Change(change, self.clock(), row.namespace, run=RunView(row)))
+        if self._changes.wants_run(row.run_id):
+            self._changes.publish(row.run_id, Change(change, self.clock(), row.namespace, run=RunView(row)))
         self._changes.stir(row.run_id)
 
     def _publish_task(self, live: Live, task_id: str, change: int) -> None:
