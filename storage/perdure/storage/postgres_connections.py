@@ -27,8 +27,10 @@ STATEMENTS_CACHED: Final = 200
 RETRY_S: Final = 0.5
 CHANNEL: Final = "perdure"
 
-# Every query here has an index made for it. Without the others, plans do not depend on statistics, which
-# are wrong for tables that grew a minute ago. The rest is about clients that vanish: what they hold ends soon.
+# Every query here has an index made for it. Without the other ways, and with pages that cost little (they
+# are in memory), plans do not depend on statistics, which are wrong for tables that grew a minute ago: with usual
+# costs, comparing each row with each given one seems cheaper than a thousand looks into an index.
+# The rest is about clients that vanish: what they hold ends soon.
 SETTINGS: Final = {
     "application_name": "perdure",
     "enable_bitmapscan": "off",
@@ -37,6 +39,8 @@ SETTINGS: Final = {
     "enable_seqscan": "off",
     "idle_in_transaction_session_timeout": "3s",
     "jit": "off",
+    "random_page_cost": "0.01",
+    "seq_page_cost": "0.01",
     "synchronous_commit": "on",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",

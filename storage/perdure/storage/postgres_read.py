@@ -39,11 +39,13 @@ async def _one_run(connection: Connection, where: str, *arguments: Any) -> RunRo
 
 
 async def find_run(connection: Connection, namespace: str, workflow_id: str) -> RunRow | None:
-    return await _one_run(connection, "namespace = $1 AND workflow_id = $2 AND is_current", namespace, workflow_id)
+    where = "namespace || E'\\n' || workflow_id = $1 || E'\\n' || $2 AND is_current"
+    return await _one_run(connection, where, namespace, workflow_id)
 
 
 async def find_request(connection: Connection, namespace: str, request_id: str) -> RunRow | None:
-    return await _one_run(connection, "namespace = $1 AND request_id = $2 AND request_id <> ''", namespace, request_id)
+    where = "namespace || E'\\n' || request_id = $1 || E'\\n' || $2 AND request_id <> ''"
+    return await _one_run(connection, where, namespace, request_id)
 
 
 async def get_run(connection: Connection, run_id: str) -> RunRow | None:

@@ -68,7 +68,10 @@ _EVENTS: Final = """
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[])
             WITH ORDINALITY AS given(run_id, key, event_id, payload, arrived_ms, place)
     ), old AS MATERIALIZED (
-        SELECT run_id, key, event_id, sequence FROM given JOIN events USING (run_id, key, event_id)
+        SELECT run_id, key, event_id, known.sequence FROM given CROSS JOIN LATERAL (
+            SELECT sequence FROM events
+            WHERE (events.run_id, events.key, events.event_id) = (given.run_id, given.key, given.event_id) OFFSET 0
+        ) AS known
     ), new AS (
         INSERT INTO events (run_id, sequence, event_id, key, payload, arrived_ms, consumed_by)
         SELECT run_id, nextval('event_sequence'), event_id, key, payload, arrived_ms, '' FROM (
@@ -180,14 +183,18 @@ _FIND_RUNS: Final = (
     f"SELECT {', '.join(RUN_COLUMNS)}, is_current FROM runs WHERE run_id = ANY ($1::text[]) "
     "ORDER BY run_id FOR NO KEY UPDATE"
 )
-_FIND_TAKEN: Final = """
-    SELECT runs.namespace, runs.workflow_id, runs.run_id, TRUE
-    FROM unnest($1::text[], $2::text[]) AS given(namespace, workflow_id)
-    JOIN runs ON runs.namespace = given.namespace AND runs.workflow_id = given.workflow_id AND runs.is_current
+_FIND_TAKEN: Final = r"""
+    SELECT given.namespace, workflow_id, (
+        SELECT run_id FROM runs
+        WHERE runs.namespace || E'\n' || runs.workflow_id = given.namespace || E'\n' || given.workflow_id
+            AND runs.is_current
+    ), TRUE FROM unnest($1::text[], $2::text[]) AS given(namespace, workflow_id)
     UNION ALL
-    SELECT runs.namespace, runs.request_id, runs.run_id, FALSE
-    FROM unnest($3::text[], $4::text[]) AS given(namespace, request_id)
-    JOIN runs ON runs.namespace = given.namespace AND runs.request_id = given.request_id AND runs.request_id <> ''
+    SELECT given.namespace, request_id, (
+        SELECT run_id FROM runs
+        WHERE runs.namespace || E'\n' || runs.request_id = given.namespace || E'\n' || given.request_id
+            AND runs.request_id <> ''
+    ), FALSE FROM unnest($3::text[], $4::text[]) AS given(namespace, request_id)
 """
 _COUNT: Final = """
     SELECT namespace, status, (
@@ -207,6 +214,8 @@ async def _find(connection: Connection, wanted: Wanted) -> Found:
     if wanted.workflow_ids:
         names = columns(2, wanted.workflow_ids) + columns(2, wanted.request_ids)
         for namespace, name, run_id, is_workflow in await connection.fetch(_FIND_TAKEN, *names):
+            if run_id is None:
+                continue
             if is_workflow:
                 found.current[namespace, name] = run_id
             else:
