@@ -70,6 +70,11 @@ def linger(path: str, name: str) -> str:
     return name
 
 
+def linger_if(path: str, name: str) -> str:
+    """Or not at all."""
+    return linger(path, name) if path else name
+
+
 async def linger_async(path: str, name: str) -> str:
     note(path, f"{name} began")
     try:
@@ -345,6 +350,23 @@ async def test_many_short_ones_end_once_each(bench: Bench) -> None:
         assert codec.decode(end.output) == (index,)
         kinds = [type(report) for report in bench.of(work)]
         assert kinds == [AttemptStarted, TaskSucceeded]
+
+
+async def test_what_has_ended_is_told_while_others_run(bench: Bench, tmp_path: Path) -> None:
+    """Of a batch that goes to one worker, too: an end does not wait for that of the next one."""
+    path = tmp_path / "notes"
+    for index in range(20):  # so that it is known to be short
+        assert isinstance(await bench.run(linger_if, "", "", task=f"before{index}"), TaskSucceeded)
+    short = [bench.submit(linger_if, "", "", task=f"s{index}") for index in range(20)]
+    long = [bench.submit(linger_if, str(path), f"l{index}", task=f"l{index}") for index in range(4)]
+    for work in short:
+        assert isinstance(await bench.end(work), TaskSucceeded)
+    for index in range(4):
+        await appears(path, f"l{index} began")
+    assert not any(bench.ends(work) for work in long)
+    note(str(path), "go")
+    for work in long:
+        assert isinstance(await bench.end(work), TaskSucceeded)
 
 
 @pytest.mark.parametrize("function", [linger, linger_async])
