@@ -69,6 +69,16 @@ class Process:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
+    def pause(self) -> None:
+        """SIGSTOP, to this process alone: it is alive, and does nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def wait_for_end(self) -> int:
         """Until it ends by itself; gives the exit code."""
         assert self._process is not None
@@ -81,6 +91,7 @@ class Process:
         children = _children(self._process.pid)
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(signal.SIGCONT)
         try:
             code = self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:

@@ -139,6 +139,7 @@ class FleetWorld:
             executor,
             owner=process.name,
             clock=clock,
+            elapsed_s=self.loop.time,
             new_id=self._new_id,
             max_running=self.limits[0],
             max_pending=self.limits[1],

@@ -43,6 +43,7 @@ class Kernel:
         *,
         owner: str,
         clock: Callable[[], int] = wall_clock_ms,
+        elapsed_s: Callable[[], float] = time.monotonic,
         new_id: Callable[[int], str] | None = None,
         max_running: int = ANY,
         max_pending: int = ANY,
@@ -103,7 +104,9 @@ class Kernel:
                 engine or EngineRow(owner),
                 lease_ms=round(lease_s * 1000),
                 clock=clock,
+                elapsed_s=elapsed_s,
             )
+            executor.holds_for_s = self.fleet.holds_for_s
         self.is_ready = False
 
     async def start(self, *, recover: bool = True) -> None:

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final
 
 from perdure.codec import PYTHON_VERSION
@@ -36,6 +37,8 @@ from perdure.worker.interrupt import Interrupted, interrupt_thread, spare_thread
 
 THREADS: Final = 4
 AGAIN_S: Final = 0.2
+UNSURE_S: Final = 0.02
+"""While it is not known whether other engines go on with the runs, threads look so often."""
 STOP_S: Final = 5.0
 """User code that does not end by then is left behind: a thread cannot be killed."""
 
@@ -67,6 +70,7 @@ class LocalExecutor:
         self._fetching: set[asyncio.Task[None]] = set()
         self._threads: list[threading.Thread] = []
         self._report: Callable[[Reports], None] | None = None
+        self.holds_for_s: Callable[[], float] = lambda: inf
 
     async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
         self._loop = asyncio.get_running_loop()
@@ -193,6 +197,8 @@ class LocalExecutor:
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             running, assignment = item
+            while self.holds_for_s() <= 0 and not running.is_cancelled:
+                time.sleep(UNSURE_S)
             if running.is_cancelled:
                 self._tell(running, None)
             elif self._runner.is_async(assignment.function):

@@ -17,6 +17,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from perdure import graphwire
@@ -71,6 +72,7 @@ class LeasePool:
         self._ran_by: OrderedDict[tuple[str, str], Lease] = OrderedDict()  # tasks that returned graphs
         self._tokens = itertools.count(1)
         self._report: Callable[[Reports], None] | None = None
+        self.holds_for_s: Callable[[], float] = lambda: inf
         self._is_pumping = False
         self._tick_task: asyncio.Task[None] | None = None
 

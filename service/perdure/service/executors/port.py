@@ -69,7 +69,13 @@ class ValueReader(Protocol):
 
 
 class Executor(Protocol):
-    """Runs attempts."""
+    """Runs attempts.
+
+    `holds_for_s` says, from any thread, for how long the engine's runs are certainly its own; for ever if there
+    are no others. Later others may be going on with them: nothing that waits begins then, until it says so again.
+    """
+
+    holds_for_s: Callable[[], float]
 
     async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
         """Begin to work. `report` is called on the event loop and does not block; nothing is reported

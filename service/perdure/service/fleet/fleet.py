@@ -35,6 +35,7 @@ class Fleet:
         *,
         lease_ms: int,
         clock: Callable[[], int],
+        elapsed_s: Callable[[], float],
     ) -> None:
         self.fenced = asyncio.Event()
         self._store = store
@@ -43,9 +44,15 @@ class Fleet:
         self._inbox = inbox
         self._post = Post(store, journal, scheduler, inbox)
         self._follower = Follower(store, scheduler, changes, queries, clock)
-        self._membership = Membership(store, engine, lease_ms=lease_ms, take_up=self._take_up, fenced=self.fenced.set)
+        self._membership = Membership(
+            store, engine, lease_ms=lease_ms, take_up=self._take_up, fenced=self.fenced.set, elapsed_s=elapsed_s
+        )
         journal.on_fenced = self.fenced.set
         journal.lease = self._membership
+
+    def holds_for_s(self) -> float:
+        """For how long this engine's runs are certainly its own; from any thread."""
+        return self._membership.holds_for_s
 
     async def join(self) -> None:
         """Become a member. Comes before the first commit."""

@@ -44,10 +44,18 @@ class Follower:
         self._queries = queries
         self._clock = clock
         self._wake = asyncio.Event()
-        self._told: int | None = None
+        self._told = 0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        """Returns once it is known from where to follow; nobody may subscribe before. Waits for the store."""
+        while True:
+            try:
+                self._told = await self._store.last_change()
+                break
+            except StorageError as error:
+                log.warning("changes of others not read, trying again", extra={"error": str(error)})
+                await asyncio.sleep(POLL_S)
         self._task = asyncio.create_task(self._follow_forever(), name="follower")
 
     async def stop(self) -> None:
@@ -77,7 +85,7 @@ class Follower:
             if self._scheduler.find_live(run_id) is None:
                 self._changes.stir(run_id)
         until = await self._store.last_change()
-        if self._told is not None and self._changes.has_subscribers:
+        if self._changes.has_subscribers:
             await self._publish(self._told)
         self._told = until  # who subscribes from now on needs nothing that was before
 

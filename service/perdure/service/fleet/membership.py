@@ -30,7 +30,8 @@ WATCH_S: Final = 1.0
 class Membership:
     """Keeps this engine alive in the eyes of the others, and watches over them.
 
-    `take_up` is called with the rows that became ours, `fenced` once if this engine was buried.
+    `take_up` is called with the rows that became ours, `fenced` once if this engine was buried. `elapsed_s`
+    is a clock that goes on while the process is stopped; the time of an event loop may not, within a step.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class Membership:
         lease_ms: int,
         take_up: Callable[[list[RunRow]], None],
         fenced: Callable[[], None],
+        elapsed_s: Callable[[], float],
     ) -> None:
         self.engine = engine
         self._store = store
         self._lease_ms = lease_ms
         self._take_up = take_up
         self._fenced = fenced
+        self._elapsed_s = elapsed_s
         self._patient_until_s = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._holds_until_s = 0.0
@@ -55,7 +58,12 @@ class Membership:
     def holds(self) -> bool:
         """Whether the lease certainly has not ended: it began when the store dealt with our call, and that
         was after we had made it."""
-        return asyncio.get_running_loop().time() < self._holds_until_s
+        return self.holds_for_s > 0
+
+    @property
+    def holds_for_s(self) -> float:
+        """For how long it certainly will not have; from any thread."""
+        return self._holds_until_s - self._elapsed_s()
 
     async def join(self) -> None:
         """Become a member; waits for the store if it has to."""
@@ -100,7 +108,7 @@ class Membership:
 
     @asynccontextmanager
     async def _held(self) -> AsyncIterator[None]:
-        asked_s = asyncio.get_running_loop().time()
+        asked_s = self._elapsed_s()
         yield
         self._holds_until_s = max(self._holds_until_s, asked_s + self._lease_ms / 1000)
 
@@ -132,11 +140,11 @@ class Membership:
 
     def _was_away(self) -> None:
         """The store did not answer."""
-        self._patient_until_s = asyncio.get_running_loop().time() + self._lease_ms / 1000
+        self._patient_until_s = self._elapsed_s() + self._lease_ms / 1000
 
     async def look_around(self) -> None:
         """Bury who has not renewed, and take over what nobody owns."""
-        if asyncio.get_running_loop().time() >= self._patient_until_s:
+        if self._elapsed_s() >= self._patient_until_s:
             for engine_id in await self._store.bury():
                 log.warning("engine declared dead", extra={"engine": engine_id})
         while rows := await self._store.take_over(CHUNK):
