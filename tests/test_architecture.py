@@ -18,6 +18,7 @@ SDK_BASE = {
     "v1",
     "errors",
     "wire",
+    "optionwire",
     "graphwire",
     "codec",
     "arguments",
@@ -36,7 +37,8 @@ ROOMS = {
     "context": set[str](),
     "errors": {"model"},
     "wire": {"model", "v1"},
-    "graphwire": {"model", "v1", "wire"},
+    "optionwire": {"model", "v1", "wire"},
+    "graphwire": {"model", "v1", "wire", "optionwire"},
     "codec": {"model", "v1", "wire", "failures"},
     "failures": {"model", "codec", "errors"},
     "arguments": {"model", "v1", "wire", "codec"},
@@ -55,7 +57,7 @@ ROOMS = {
     "engine": {"model"},
     "storage": {"model"},
     "worker": SDK_BASE | {"storage"},
-    "service": {"engine", "storage", "wire", "graphwire", "v1", "model", "errors"},
+    "service": {"engine", "storage", "wire", "optionwire", "graphwire", "v1", "model", "errors"},
 }
 EXCEPTIONS = {
     "service/executors/local.py": {"worker", "codec", "context"},

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure import graphwire
+from perdure import graphwire, optionwire
 from perdure.model import (
     Call,
     Function,
@@ -126,12 +126,12 @@ def test_graphs_come_back(spec: Spec) -> None:
 
 @given(shapes)
 def test_shapes_come_back(shape: Shape) -> None:
-    assert graphwire.shape_from_proto(graphwire.shape_to_proto(shape)) == shape
+    assert optionwire.shape_from_proto(optionwire.shape_to_proto(shape)) == shape
 
 
 @given(resources)
 def test_resources_come_back(found: Resources) -> None:
-    assert graphwire.resources_from_proto(graphwire.resources_to_proto(found)) == found
+    assert optionwire.resources_from_proto(optionwire.resources_to_proto(found)) == found
 
 
 @given(pickled | registered)
@@ -327,4 +327,4 @@ def test_malformed_options_of_all_nodes_are_refused() -> None:
 
 
 def test_a_scheduling_strategy_of_nothing_is_none() -> None:
-    assert graphwire.scheduling_from_proto(spec_pb2.SchedulingStrategy()) == ""
+    assert optionwire.scheduling_from_proto(spec_pb2.SchedulingStrategy()) == ""

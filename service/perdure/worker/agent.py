@@ -26,7 +26,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 import grpc.aio
 
-from perdure import codec, graphwire
+from perdure import codec, graphwire, optionwire
 from perdure.codec import PYTHON_VERSION
 from perdure.model import BlobRef, Payload, Shape
 from perdure.storage.ports import BlobStore
@@ -199,7 +199,7 @@ class Agent:
     def _submit(self, start: pb.StartLease, welcome: pb.AgentWelcome, loop: asyncio.AbstractEventLoop) -> Any:
         import ray
 
-        shape = graphwire.shape_from_proto(start.shape)
+        shape = optionwire.shape_from_proto(start.shape)
         assert self._blobs is not None
         blobs = BlockingBlobs(self._blobs, loop)
         options = ray_options(shape, lambda blob, name: _package(blobs, blob, name))

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final
 
-from perdure import graphwire
+from perdure import optionwire
 from perdure.engine.messages import AttemptLost, AttemptStarted
 from perdure.model import Shape
 from perdure.service.executors.attempts import attempt_of, report_of, took_ms
@@ -395,7 +395,7 @@ class LeasePool:
         lease = Lease(secrets.token_hex(8), queue.shape, agent.id)
         lease.idle_since_s = self._now()
         self._leases[lease.id] = agent.leases[lease.id] = queue.leases[lease.id] = lease
-        start = pb.StartLease(lease_id=lease.id, shape=graphwire.shape_to_proto(queue.shape))
+        start = pb.StartLease(lease_id=lease.id, shape=optionwire.shape_to_proto(queue.shape))
         agent.send(pb.ServeAgentResponse(start=start))
 
     def _make_room(self, queue: ShapeQueue, now_s: float) -> None:
