@@ -1,4 +1,6 @@
-"""Runs fresh worlds of the simulation for some seconds; prints the seed of one that fails."""
+"""Runs fresh worlds of the simulation for some seconds, of one engine and of several in turn; prints the seed of
+one that fails. With a seed, too: runs the worlds of that one again.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +12,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from simulation.fleet_world import run_fleet
 from simulation.world import run_seed
+
+LIMITS = ((-1, -1), (1, -1), (2, 0), (1, 1), (2, 3))
 
 
 def main() -> int:
     logging.disable(logging.CRITICAL)
     deadline = time.monotonic() + float(sys.argv[1] if len(sys.argv) > 1 else 60)
+    given = int(sys.argv[2]) if len(sys.argv) > 2 else None
     worlds = lives = 0
     while time.monotonic() < deadline:
-        seed = random.randrange(1 << 40)
+        seed = random.randrange(1 << 40) if given is None else given
+        limits = LIMITS[seed % len(LIMITS)]
         try:
-            lives += run_seed(seed).lives
-        except AssertionError as error:
-            print(f"seed {seed} failed: {error}")
+            lives += run_seed(seed, limits=limits).lives + run_fleet(seed, limits=limits).lives
+        except Exception as error:
+            print(f"seed {seed} failed: {error}\nagain: {sys.executable} {sys.argv[0]} 1 {seed}")
             return 1
-        worlds += 1
+        worlds += 2
+        if given is not None:
+            break
     print(f"{worlds} worlds, {lives} lives of engines, no promise broken")
     return 0
 

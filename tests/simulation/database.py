@@ -31,6 +31,8 @@ class Database:
         self.view = self.shared.member()
         """As somebody who only looks has it."""
         self.is_down = False
+        self.up_s = 0.0
+        """Since when it has been there, by the loop's time."""
         self._on_its_way: set[asyncio.Task[None]] = set()
 
     def carry(self, work: asyncio.Task[None]) -> None:
@@ -42,6 +44,7 @@ class Database:
         self.is_down = True
         await asyncio.sleep(seconds)
         self.is_down = False
+        self.up_s = asyncio.get_running_loop().time()
 
 
 class EngineStore:

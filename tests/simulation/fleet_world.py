@@ -72,7 +72,7 @@ class FleetWorld:
     ) -> None:
         self.limits = limits
         self.dice = dice = random.Random(seed)
-        self.trouble = dice.choice((0.0, 0.02, 0.08)) if trouble is None else trouble
+        self.trouble = dice.choice((0.0, 0.0, 0.02, 0.08, 0.2)) if trouble is None else trouble
         self.shapes = shapes or [dice.choice(list(SHAPES)) for _ in range(dice.randint(1, 6))]
         self.faults_left = dice.randint(1, 10)
         self.seats = [
@@ -234,11 +234,7 @@ class FleetWorld:
         if self.dice.random() < 0.3:
             await asyncio.sleep(self.dice.random() * 60)
             self.seen.marks["outage"] += 1
-            for seat in self.seats:
-                seat.well_s = None
             await self.database.outage(self.dice.choice((1, 5, 30)) + self.dice.random())
-            for seat in self.seats:
-                seat.well_s = self.loop.time() if seat.kernel is not None else None
 
     def _trouble(self) -> float:
         return self.trouble if self.faults_left > 0 else 0.0
@@ -275,7 +271,8 @@ class FleetWorld:
             for seat in self.seats
             if seat.kernel is not None and seat.well_s is not None and seat.well_s <= killed_s and seat is not dead
         ]
-        if not witnesses or self.trouble:
+        was_up = not self.database.is_down and self.database.up_s <= killed_s
+        if not witnesses or not was_up or self.trouble:
             return
         self.seen.marks["taken over"] += 1
         unfinished = (RunStatus.RUNNING, RunStatus.PENDING)

@@ -9,7 +9,7 @@ import pytest
 
 from simulation.fleet_world import run_fleet
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "100"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "60"))
 FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
 FOUND_BUGS = (24, 34, 114, 171, 191, 199, 227, 278, 357, 359, 469, 657, 906, 1073)
 LIMITS = [(-1, -1), (1, -1), (2, 0), (1, 1), (2, 3)]

@@ -357,14 +357,15 @@ class Commands:
     def offer_event(self, row: RunRow, key: str, event_id: str, payload: Payload) -> asyncio.Future[SentEvent]:
         """Append an event for a run that is not final to the journal, before this returns."""
         now_ms = self._scheduler.clock()
-        is_elsewhere = self._is_elsewhere(row)
+        # One that is not at work may be started by anybody, before the event is there.
+        is_here = not self._store.is_shared or (row.status is RunStatus.RUNNING and row.owner == self._owner)
         write = AddEvent(row.run_id, event_id, key, wire.encode_payload(payload), now_ms)
         sent: asyncio.Future[SentEvent] = asyncio.get_running_loop().create_future()
 
         def then(result: EntryResult, _change: int) -> None:
             # Here and not after the await, since events arrive in the order of commits. A duplicate is handed
             # over too: its first commit may have happened without anybody hearing of it.
-            if not is_elsewhere:
+            if is_here:
                 self._deliver(row.run_id, EventArrived(result.sequence, key, payload, now_ms))
             if not sent.done():
                 sent.set_result(SentEvent(row.run_id, result.sequence, result.is_duplicate, False, now_ms))
@@ -374,7 +375,7 @@ class Commands:
                 sent.set_exception(error)
 
         # Not dormant: if the engine dies before the event is handed over, recovery has to look at the run.
-        hint: Write = event_letter(row.run_id) if is_elsewhere else SetDormant(row.run_id, False)
+        hint: Write = SetDormant(row.run_id, False) if is_here else event_letter(row.run_id)
         self._scheduler.roused(row.run_id)
         entry = (write, *use(row.run_id, payload.blobs()), hint)
         self._journal.append(entry, then, trouble=trouble, droppable=True)

@@ -76,7 +76,7 @@ class Kernel:
             self.retention = Retention(
                 store, self.journal, self.admission, self.changes, clock, keep_ms=keep_ms, on_delete=on_delete
             )
-        inbox = Inbox(store, self.scheduler)
+        inbox = Inbox(store, self.journal, self.scheduler, owner=owner)
         self.commands = Commands(
             store,
             self.journal,

@@ -222,6 +222,10 @@ class Scheduler:
 
         def then(change: int) -> RunView:
             live.row = replace(live.row, change=change)
+            if row.run_id in self._live or row.run_id in self._loading:
+                # It had been stored before, without an answer, and somebody has asked for it since.
+                self._outdated.add(row.run_id)
+                return live.view()
             self._admit(live)
             self.tell(live.row, change)
             self._act(live, acts, change)

@@ -10,6 +10,9 @@ import asyncio
 import logging
 from typing import Final
 
+from perdure.model import RunStatus
+from perdure.service.fleet.letters import event_letter
+from perdure.service.journal import Journal
 from perdure.service.restore import arrival_of
 from perdure.service.scheduler import Scheduler
 from perdure.storage.ports import Fenced, MetadataStore, StorageError
@@ -22,8 +25,10 @@ RETRY_S: Final = 1.0
 class Inbox:
     """Hands events over to their runs."""
 
-    def __init__(self, store: MetadataStore, scheduler: Scheduler) -> None:
+    def __init__(self, store: MetadataStore, journal: Journal, scheduler: Scheduler, *, owner: str) -> None:
         self._store = store
+        self._journal = journal
+        self._owner = owner
         self._scheduler = scheduler
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -37,12 +42,18 @@ class Inbox:
         while True:
             live = await self._scheduler.when_live(run_id, lambda live: live)
             if live is None:
-                return
+                return await self._pass_on(run_id)
             events = await self._store.read_events(run_id, after=live.run.last_event)
             if self._scheduler.find_live(run_id) is live:  # otherwise it left memory, and has to see them anew
                 for event in events:
                     self._scheduler.take(live, arrival_of(event))
                 return
+
+    async def _pass_on(self, run_id: str) -> None:
+        """The run is not ours: perhaps not any more, and whoever has it does not know of the event."""
+        row = await self._store.get_run(run_id)
+        if row is not None and row.status is RunStatus.RUNNING and row.owner != self._owner:
+            await self._journal.write((event_letter(run_id),))
 
     def read_soon(self, run_id: str) -> None:
         """The same without waiting, and again until the store answers."""
