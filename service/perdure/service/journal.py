@@ -68,7 +68,6 @@ class Journal:
     def __init__(self, store: MetadataStore) -> None:
         self._store = store
         self._pending: list[_Pending] = []
-        self._is_flushing = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()

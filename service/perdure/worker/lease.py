@@ -85,7 +85,6 @@ class _Lease:
         self._ends_s: dict[int, float] = {}  # when the process ends, by interrupted attempts
         self._guard: threading.Thread | None = None
         self._ray_task = _ray_task()
-        self._is_ending = False
         self._count = 0
 
     # -------------------------------------------------------------------------- in the stream's thread
@@ -117,7 +116,6 @@ class _Lease:
     def broken(self) -> None:
         """The stream is over. After `finish` that is as it should be."""
         with self._lock:
-            self._is_ending = True
             self._waiting.clear()
             running = [*self._tasks, *([self._current] if self._current is not None else [])]
             for token in running:
@@ -223,7 +221,6 @@ class _Lease:
         """End the process, and with it all that its tasks started: Ray ends tasks whose owner is gone. The attempt
         that was interrupted is left unanswered, so that nothing new comes in the meantime."""
         with self._lock:
-            self._is_ending = True
             for token in self._waiting:
                 self._session.send_returned(token)
             self._waiting.clear()

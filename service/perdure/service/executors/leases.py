@@ -64,7 +64,6 @@ class Lease:
         self.in_flight: dict[int, Placed] = {}  # in the order in which they were sent
         self.idle_since_s = 0.0  # until it is connected: when it was asked for
         self.python_version = ""
-        self.served = 0
         self.concurrent = 0  # attempts in flight of asynchronous functions
         self.cancelling = 0  # attempts in flight that were cancelled
         self._is_finish_sent = False
@@ -88,7 +87,6 @@ class Lease:
     def add(self, placed: Placed) -> None:
         self.in_flight[placed.token] = placed
         self.concurrent += placed.is_concurrent
-        self.served += 1
 
     def remove(self, placed: Placed) -> None:
         del self.in_flight[placed.token]
@@ -197,7 +195,6 @@ class ShapeQueue:
     waiting_since_s: float | None = None
     failures: int = 0
     not_before_s: float = 0.0
-    last_reason: str = ""
 
     @property
     def is_wanted(self) -> bool:

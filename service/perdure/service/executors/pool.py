@@ -184,7 +184,6 @@ class LeasePool:
 
     def _start_failed(self, queue: ShapeQueue, reason: str) -> None:
         queue.failures += 1
-        queue.last_reason = reason
         queue.not_before_s = self._now() + BACKOFF_S * 2**queue.failures
         log.warning("lease did not start", extra={"reason": reason[:500], "failures": queue.failures})
         if queue.failures >= FAILURES_MAX and queue.is_wanted:
