@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -243,7 +243,7 @@ async def test_limits_hold_over_all_engines_and_the_queue_is_one(fleet: Fleet) -
 
 async def becomes(handle: Handle, status: RunStatus) -> None:
     """Wait for a state as a client does."""
-    async with contextlib.aclosing(handle.watch(include_tasks=False)) as updates:  # type: ignore[type-var]
+    async with contextlib.aclosing(cast(Any, handle.watch(include_tasks=False))) as updates:
         async for update in updates:
             if update.run is not None and update.run.status is status:
                 return

@@ -45,12 +45,15 @@ class FakeExecutor:
         graphs: Mapping[str, Spec],
         clock: Callable[[], int],
         on_submit: Callable[[Work], None],
+        on_begin: Callable[[Work], None] = lambda _work: None,
     ) -> None:
         self._dice = dice
         self._ledger = ledger
         self._graphs = graphs
         self._clock = clock
         self._on_submit = on_submit
+        self._on_begin = on_begin
+        self.holds_for_s: Callable[[], float] = lambda: float("inf")
         self._here: dict[tuple[str, str, int], Work] = {}
         self._cancelled: set[tuple[str, str, int]] = set()
         self._report: Callable[[Reports], None] | None = None
@@ -93,6 +96,10 @@ class FakeExecutor:
     def _begin(self, work: Work) -> None:
         if work.key in self._cancelled:
             return
+        if self.holds_for_s() <= 0:
+            self._later(lambda: self._begin(work))
+            return
+        self._on_begin(work)
         self._ledger.begun[work.run_id, work.task_id] += 1
         if self._dice.random() < STRAY_LOSS_SHARE:
             self._later(lambda: self._tell(work, AttemptLost(work.task_id, work.attempt, "stray", self._clock())))

@@ -133,7 +133,7 @@ class FleetWorld:
         def clock() -> int:
             return self.loop.clock_ms() + seat.skew_ms
 
-        executor = FakeExecutor(dice, self.ledger, GRAPHS, clock, self._on_submit)
+        executor = FakeExecutor(dice, self.ledger, GRAPHS, clock, self._on_submit, self._on_begin)
         kernel = Kernel(
             cast(Any, store),
             executor,
@@ -261,6 +261,11 @@ class FleetWorld:
                     assert ready, f"{work.task_id} starts before {source.task_id}"
 
         self.watch.guard(look)
+
+    def _on_begin(self, work: Work) -> None:
+        done = self.watch.is_done(work.run_id, work.task_id)
+        if done:
+            self.watch.broken.append(f"finished task {work.task_id} of {work.run_id} runs again")
 
     async def _expect_takeover(self, engine_id: str, dead: Seat) -> None:
         """If somebody else was well all the time, nothing is the dead one's after its lease and a bit."""
