@@ -120,6 +120,24 @@ class _Graphs:
         return place, len(data)
 
 
+async def run_request(calls: Calls, item: RunItem) -> workflow_service_pb2.RunRequest:
+    """The call for a single one."""
+    request = workflow_service_pb2.RunRequest(
+        namespace=calls.namespace,
+        workflow_id=item.workflow_id,
+        request_id=item.request_id or time_ordered_id(),
+        id_reuse_policy=f"WORKFLOW_ID_REUSE_POLICY_{item.id_reuse.upper()}",
+        id_conflict_policy=f"WORKFLOW_ID_CONFLICT_POLICY_{item.id_conflict.upper()}",
+        metadata=wire.json_to_struct(to_json("metadata", item.metadata)),
+        labels=item.labels,
+        display_name=item.name,
+    )
+    request.source.CopyFrom(await calls._source_of(item.graph))
+    for key, value in (item.inputs or {}).items():
+        request.inputs[key].CopyFrom(wire.payload_to_proto(await calls._payload(value)))
+    return request
+
+
 async def _run_requests(calls: Calls, items: Iterable[RunItem]) -> AsyncIterator[workflow_service_pb2.BatchRunRequest]:
     graphs = _Graphs(calls)
     request, size = workflow_service_pb2.BatchRunRequest(namespace=calls.namespace), 0
@@ -227,14 +245,14 @@ async def outcomes(
             if (error := _error_of(result)) is not None:
                 found[number] = error
             elif result.done:
-                found[number] = _outcome_of(result.outcome)
+                found[number] = outcome_of(result.outcome)
         waiting = [number for number in some if number not in found] + waiting[ITEMS_MAX:]
         if waiting and deadline is not None and loop.time() >= deadline:
             raise TimeoutError(f"{len(waiting)} of {len(runs)} workflows had no output after {timeout} s")
     return [found[number] for number in range(len(runs))]
 
 
-def _outcome_of(outcome: workflow_pb2.Outcome) -> Payload | Failure:
+def outcome_of(outcome: workflow_pb2.Outcome) -> Payload | Failure:
     if outcome.WhichOneof("kind") == "output":
         return wire.payload_from_proto(outcome.output)
     return wire.failure_from_proto(outcome.failure)

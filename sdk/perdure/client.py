@@ -34,7 +34,6 @@ from perdure.model import (
     TaskStatus,
     Waited,
 )
-from perdure.options import to_json
 from perdure.v1 import (
     blob_service_pb2,
     blob_service_pb2_grpc,
@@ -120,29 +119,22 @@ class Client:
         safe). Raises WorkflowAlreadyExistsError if the id is in use, InvalidSpecError for a graph
         that cannot run, QueueFullError, and ValueError or TypeError for metadata that are no JSON object.
         """
-        about = wire.json_to_struct(to_json("metadata", metadata))
-        request = workflow_service_pb2.RunRequest(
-            namespace=self.namespace,
-            workflow_id=workflow_id,
-            request_id=request_id or batches.time_ordered_id(),
-            source=await self._source_of(graph),
-            id_reuse_policy=f"WORKFLOW_ID_REUSE_POLICY_{id_reuse.upper()}",
-            id_conflict_policy=f"WORKFLOW_ID_CONFLICT_POLICY_{id_conflict.upper()}",
-            labels=labels,
-            display_name=name,
-        )
-        for key, value in (inputs or {}).items():
-            request.inputs[key].CopyFrom(wire.payload_to_proto(await self._payload(value)))
-        if about is not None:
-            request.metadata.CopyFrom(about)
+        item = RunItem(graph, workflow_id, inputs, metadata, labels, name, request_id, id_reuse, id_conflict)
+        request = await batches.run_request(self, item)
         answer = await self._call(lambda: self._workflows.Run(request))
         return Handle(self, answer.workflow.workflow_id, answer.workflow.run_id)
 
     async def run(self, graph: T, **how: Any) -> T:
         """Run a graph and give its value; takes what `start` takes. Raises WorkflowExecutionError with
         the user's exception as `__cause__` if it fails, WorkflowCancellationError if it is canceled."""
-        handle = await self.start(graph, **how)
-        value: T = await handle.output()
+        request = await batches.run_request(self, RunItem(graph, **how))
+        request.wait.FromSeconds(int(POLL_S))
+        request.include_error_object = True
+        answer = await self._call(lambda: self._workflows.Run(request))
+        handle = Handle(self, answer.workflow.workflow_id, answer.workflow.run_id)
+        has_ended = answer.HasField("outcome")
+        outcome = batches.outcome_of(answer.outcome) if has_ended else await handle.outcome()
+        value: T = await handle._value_or_error(outcome)
         return value
 
     async def start_many(self, items: Iterable[RunItem]) -> list[Handle]:
@@ -375,7 +367,9 @@ class Handle:
         Raises WorkflowExecutionError or WorkflowCancellationError if there will be none, TimeoutError
         after `timeout` seconds, TaskNotFoundError if the run ends without such a task.
         """
-        outcome = await self.outcome(task_id, timeout=timeout)
+        return await self._value_or_error(await self.outcome(task_id, timeout=timeout))
+
+    async def _value_or_error(self, outcome: Payload | Failure) -> Any:
         if isinstance(outcome, Payload):
             return await self.value_of(outcome)
         raise self._error_of(outcome)

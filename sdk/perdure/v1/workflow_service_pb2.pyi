@@ -48,7 +48,7 @@ EVENT_ACK_STORED: EventAck
 EVENT_ACK_CONSUMED: EventAck
 
 class RunRequest(_message.Message):
-    __slots__ = ("namespace", "workflow_id", "request_id", "source", "inputs", "id_reuse_policy", "id_conflict_policy", "metadata", "labels", "queue", "priority", "display_name")
+    __slots__ = ("namespace", "workflow_id", "request_id", "source", "inputs", "id_reuse_policy", "id_conflict_policy", "metadata", "labels", "queue", "priority", "display_name", "wait", "include_error_object")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,8 @@ class RunRequest(_message.Message):
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_ERROR_OBJECT_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     workflow_id: str
     request_id: str
@@ -87,17 +89,21 @@ class RunRequest(_message.Message):
     queue: str
     priority: int
     display_name: str
-    def __init__(self, namespace: _Optional[str] = ..., workflow_id: _Optional[str] = ..., request_id: _Optional[str] = ..., source: _Optional[_Union[_spec_pb2.WorkflowSource, _Mapping]] = ..., inputs: _Optional[_Mapping[str, _payload_pb2.Payload]] = ..., id_reuse_policy: _Optional[_Union[WorkflowIdReusePolicy, str]] = ..., id_conflict_policy: _Optional[_Union[WorkflowIdConflictPolicy, str]] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[int] = ..., display_name: _Optional[str] = ...) -> None: ...
+    wait: _duration_pb2.Duration
+    include_error_object: bool
+    def __init__(self, namespace: _Optional[str] = ..., workflow_id: _Optional[str] = ..., request_id: _Optional[str] = ..., source: _Optional[_Union[_spec_pb2.WorkflowSource, _Mapping]] = ..., inputs: _Optional[_Mapping[str, _payload_pb2.Payload]] = ..., id_reuse_policy: _Optional[_Union[WorkflowIdReusePolicy, str]] = ..., id_conflict_policy: _Optional[_Union[WorkflowIdConflictPolicy, str]] = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[int] = ..., display_name: _Optional[str] = ..., wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., include_error_object: bool = ...) -> None: ...
 
 class RunResponse(_message.Message):
-    __slots__ = ("workflow", "started", "watch_token")
+    __slots__ = ("workflow", "started", "watch_token", "outcome")
     WORKFLOW_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     WATCH_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
     workflow: _workflow_pb2.Workflow
     started: bool
     watch_token: str
-    def __init__(self, workflow: _Optional[_Union[_workflow_pb2.Workflow, _Mapping]] = ..., started: bool = ..., watch_token: _Optional[str] = ...) -> None: ...
+    outcome: _workflow_pb2.Outcome
+    def __init__(self, workflow: _Optional[_Union[_workflow_pb2.Workflow, _Mapping]] = ..., started: bool = ..., watch_token: _Optional[str] = ..., outcome: _Optional[_Union[_workflow_pb2.Outcome, _Mapping]] = ...) -> None: ...
 
 class BatchRunRequest(_message.Message):
     __slots__ = ("namespace", "sources", "items")

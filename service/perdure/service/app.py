@@ -104,8 +104,10 @@ async def running_server(
     store: MetadataStore | None = None,
     blobs: BlobStore | None = None,
     clock: Callable[[], int] = wall_clock_ms,
+    listening: Callable[[str], Awaitable[None]] | None = None,
 ) -> AsyncIterator[RunningServer]:
-    """Serve until the context is left. `store` and `blobs` stand in for those of the settings."""
+    """Serve until the context is left. `store` and `blobs` stand in for those of the settings. `listening` is told
+    the address once it and the store are certainly ours, before recovery: agents may dial in from there on."""
     engine_id = secrets.token_hex(8)
     gate = Gate()
     async with AsyncExitStack() as stack:
@@ -150,9 +152,13 @@ async def running_server(
             port = server.add_insecure_port(settings.listen)
         except RuntimeError as error:
             raise SettingsError(f"cannot listen on {settings.listen}: the address is in use or not ours") from error
+        host = settings.listen.rpartition(":")[0]
+        address = f"{host}:{port}"
         await server.start()
         stack.push_async_callback(server.stop, 0)
         stack.push_async_callback(kernel.stop, grace_s=settings.drain_s)
+        if listening is not None:
+            await listening(address)
         if settings.http_listen:
             from perdure.service.http import serving_http
 
@@ -167,8 +173,7 @@ async def running_server(
             gate.drain()
             kernel.drain()
 
-        host = settings.listen.rpartition(":")[0]
-        yield RunningServer(f"{host}:{port}", kernel, executor, drain, system.http_address)
+        yield RunningServer(address, kernel, executor, drain, system.http_address)
 
         # Load balancers look elsewhere, new calls are refused, waits and streams are answered,
         # and only then do the things go away that calls depend on: the stack, backwards.
@@ -243,12 +248,19 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         loop.add_signal_handler(number, stop, number)
     if settings.with_parent:
         _end_with_parent(settings.with_parent)
-    while not stopping.is_set():
-        async with running_server(settings) as server, _agent(settings, server.address):
-            http = f", HTTP on {server.http_address}" if server.http_address else ""
-            announce(f"perdure {package_version()} serves on {server.address}{http}, storage {shown(settings.storage)}")
-            await _until_over(server, stopping)
-            await server.drain()
+    agent = _Agent(settings)
+    try:
+        while not stopping.is_set():
+            async with running_server(settings, listening=agent.serve) as server:
+                http = f", HTTP on {server.http_address}" if server.http_address else ""
+                where = f"{server.address}{http}, storage {shown(settings.storage)}"
+                announce(f"perdure {package_version()} serves on {where}")
+                await _until_over(server, stopping)
+                await server.drain()
+                if stopping.is_set():
+                    await agent.end()
+    finally:
+        await agent.end()
 
 
 async def _until_over(server: RunningServer, stopping: asyncio.Event) -> None:
@@ -273,25 +285,39 @@ def _end_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-@asynccontextmanager
-async def _agent(settings: Settings, address: str) -> AsyncIterator[None]:
-    """The agent of the local cluster, in a process of its own that ends with this one."""
-    if settings.executor != "ray":
-        yield
-        return
-    command = [sys.executable, "-m", "perdure.worker.agent", "--address", address, "--with-parent", str(os.getpid())]
-    command += ["--ray-address", settings.ray_address, "--ray-cpus", str(settings.ray_cpus)]
-    command += ["--log-level", settings.log_level]
-    process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
-    watch = asyncio.create_task(_watch_agent(process))
-    try:
-        yield
-    finally:
-        watch.cancel()
-        if process.returncode is None:
+class _Agent:
+    """The agent of the local cluster, in a process of its own that ends with this one. It outlives the lives of
+    the engine, and its Ray with it: it dials again by itself."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._address = ""
+        self._process: asyncio.subprocess.Process | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def serve(self, address: str) -> None:
+        """Give the engine there the use of the cluster. Ray takes seconds to start, so this does not wait for it."""
+        if self._settings.executor != "ray":
+            return
+        if self._process is not None and self._process.returncode is None and address == self._address:
+            return
+        await self.end()
+        command = [sys.executable, "-m", "perdure.worker.agent", "--address", address]
+        command += ["--with-parent", str(os.getpid()), "--log-level", self._settings.log_level]
+        command += ["--ray-address", self._settings.ray_address, "--ray-cpus", str(self._settings.ray_cpus)]
+        self._address = address
+        self._process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
+        self._watch = asyncio.create_task(_watch_agent(self._process))
+
+    async def end(self) -> None:
+        """End it, if it is there."""
+        if self._watch is not None:
+            self._watch.cancel()
+        process, self._process = self._process, None
+        if process is not None and process.returncode is None:
             process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), settings.drain_s + 10)
+                await asyncio.wait_for(process.wait(), self._settings.drain_s + 10)
             except TimeoutError:
                 process.kill()
                 await process.wait()

@@ -159,10 +159,14 @@ class Changes:
                 for gathering in self._gatherings.get(run_id, ()):
                     gathering._end(change.run.row)
 
-    def stir(self, run_id: str) -> None:
-        """Wake those who wait for something of this run: they look again."""
+    def stir_tasks(self, run_id: str) -> None:
+        """Wake those who wait for something of this run's tasks. Who waits for its end sleeps on."""
         for event in self._waits.get(run_id, ()):
             event.set()
+
+    def stir(self, run_id: str) -> None:
+        """Wake those who wait for something of this run: they look again."""
+        self.stir_tasks(run_id)
         for gathering in self._gatherings.get(run_id, ()):
             gathering._stir(run_id)
 

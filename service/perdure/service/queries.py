@@ -4,6 +4,7 @@ for the journal first.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Collection
 from contextlib import aclosing
@@ -123,18 +124,34 @@ class Queries:
         TaskNotFoundError afterwards.
         """
         row = await self.row(namespace, workflow_id, run_id)
+        if not task_id:
+            return await self.outcome_of(await self.ended(row, wait_s))
         async with aclosing(self._changes.stirs(row.run_id, wait_s)) as stirs:
             async for _ in stirs:
                 row = await self.row(namespace, workflow_id, row.run_id)
-                value = await (self._task_value(row, task_id) if task_id else self._run_value(row))
+                value = await self._task_value(row, task_id)
                 if value is not None:
                     return OutcomeView(row.run_id, row.status, value)
+        return OutcomeView(row.run_id, row.status, None)
+
+    async def ended(self, row: RunRow, wait_s: float) -> RunRow:
+        """The row of a run as it is after waiting for its end for so long."""
+        deadline = asyncio.get_running_loop().time() + wait_s
+        with self._changes.gather((row.run_id,)) as told:
+            has_come = True
+            while has_come and not _has_outcome(row):
+                if not self.is_live(row.run_id):  # otherwise its end will be told
+                    row = await self.row(row.namespace, row.workflow_id, row.run_id)
+                if (ended := told.ended.pop(row.run_id, None)) is not None:
+                    row = ended
+                left_s = deadline - asyncio.get_running_loop().time()
+                if _has_outcome(row) or left_s <= 0 or self._changes.is_closed:
+                    break
+                has_come = await told.wait(left_s)
         if self._store.is_shared and not row.status.is_final and self._scheduler.find_live(row.run_id) is not None:
             await self._journal.barrier()  # others may have seen the end before it is known here
-            row = await self.row(namespace, workflow_id, row.run_id)
-            if not task_id:
-                return OutcomeView(row.run_id, row.status, await self._run_value(row))
-        return OutcomeView(row.run_id, row.status, None)
+            row = await self.row(row.namespace, row.workflow_id, row.run_id)
+        return row
 
     async def outcome_of(self, row: RunRow) -> OutcomeView:
         """What a run came to, as its row says."""
@@ -201,6 +218,10 @@ class Queries:
         while self._rebuilt_tasks > FINAL_TASKS_MAX and len(self._rebuilt) > 1:
             _, oldest = self._rebuilt.popitem(last=False)
             self._rebuilt_tasks -= len(oldest.graph.tasks)
+
+
+def _has_outcome(row: RunRow) -> bool:
+    return row.status is RunStatus.SUCCESSFUL or row.failure is not None
 
 
 def _not_stored(task_id: str) -> errors.OutputNotStoredError:

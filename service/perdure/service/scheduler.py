@@ -146,15 +146,24 @@ class Scheduler:
     # -------------------------------------------------------------------------- what happens
 
     def report(self, reports: Reports) -> None:
-        """What the executor has to say. Reports about runs that are not in memory are too late."""
+        """What the executor has to say, of each run in one entry. Reports about runs that are not in memory are
+        too late."""
+        gathered: dict[Live, list[Command]] = {}
         for run_id, report in reports:
             live = self._live.get(run_id)
             if live is None:
                 self._came_too_late(report)
             elif isinstance(report, GraphReturned):
+                self._carry_out_some(live, gathered.pop(live, []))
                 self._graph_returned(live, report)
             else:
-                self.take(live, report)
+                gathered.setdefault(live, []).extend(self._apply(live, report))
+        for live, commands in gathered.items():
+            self._carry_out_some(live, commands)
+
+    def _carry_out_some(self, live: Live, commands: list[Command]) -> None:
+        if commands:
+            self._carry_out(live, commands)
 
     def deliver(self, run_id: str, event: Event) -> None:
         """Apply an event that is durable already, loading the run if need be."""
@@ -235,14 +244,20 @@ class Scheduler:
 
     def take(self, live: Live, event: Event, *also: Write) -> Live:
         """Apply an event to a run in memory."""
-        commands = live.run.apply(event)
+        commands = self._apply(live, event)
         if commands:
             self._carry_out(live, commands, *also)
-        elif isinstance(event, TaskSucceeded):
+        return live
+
+    def _apply(self, live: Live, event: Event) -> list[Command]:
+        commands = live.run.apply(event)
+        if commands:
+            return commands
+        if isinstance(event, TaskSucceeded):
             self._came_too_late(event)
         elif self._changes.wants_tasks(live.row.run_id) and not live.run.status.is_final:
             self._publish_begun(live, event)
-        return live
+        return commands
 
     def _carry_out(self, live: Live, commands: Iterable[Command], *also: Write) -> None:
         writes, acts = self._sort_out(live, commands)
@@ -317,7 +332,7 @@ class Scheduler:
             self.tell(live.row, change)
             self.on_end(row.run_id)
         elif acts.tasks:
-            self._changes.stir(row.run_id)
+            self._changes.stir_tasks(row.run_id)
         self._evict_if_idle(live)
 
     def _evict_if_idle(self, live: Live) -> None:

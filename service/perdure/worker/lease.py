@@ -180,13 +180,13 @@ class _Lease:
                 return self._count
             self._run(*item)
 
-    def _begin(self, token: int) -> bool:
+    def _begin(self, token: int, *, is_async: bool = False) -> bool:
         """False: it was dropped while it waited. The lock is held."""
         if token not in self._waiting:
             return False
         self._waiting.discard(token)
         self._count += 1
-        self._session.send_started(token)
+        self._session.send_started(token, at_once=is_async)
         return True
 
     def _run(self, token: int, assignment: Assignment) -> None:
@@ -275,7 +275,7 @@ class _Lease:
         wake = self._async_wake
         assert wake is not None
         with self._lock:
-            if not self._begin(token):
+            if not self._begin(token, is_async=True):
                 return
             task = asyncio.ensure_future(self._runner.run_async(assignment))
             self._tasks[token] = task
@@ -324,7 +324,7 @@ def _receipt(token: int, result: Result | None, began_ms: int, took_s: float) ->
     receipt.duration.FromNanoseconds(int(took_s * 1e9))
     match result:
         case Returned(output):
-            receipt.output.CopyFrom(wire.payload_to_proto(output))
+            wire.fill_payload(receipt.output, output)
         case Continued(spec):
             receipt.continuation = spec
         case Failed(failure):

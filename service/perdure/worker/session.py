@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
@@ -33,6 +33,9 @@ RECEIPTS_BYTES_SOFT: Final = 4 * 1024 * 1024
 CONNECT_S: Final = 30.0
 PATIENCE_S: Final = 60.0
 """An engine that is gone breaks the stream, but not one whose database is."""
+START_LINGERS_S: Final = 0.002
+"""The start of an attempt is told in one message with its end, if that comes so soon."""
+START_LINGERS_MAX_S: Final = 0.05
 PAUSE_FIRST_S: Final = 0.1
 PAUSE_MAX_S: Final = 2.0
 
@@ -55,11 +58,14 @@ class Session:
         self._hello = pb.LeaseHello(
             lease_id=lease_id, engine_id=engine_id, pid=os.getpid(), node_id=node_id, python_version=PYTHON_VERSION
         )
-        self._loop = asyncio.new_event_loop()
-        self._out: deque[tuple[str, object]] = deque()
+        self._loop = _new_loop()
+        self._out: deque[tuple[str, Any]] = deque()
         self._wake = asyncio.Event()
         self._is_waking = False
         self._is_closing = False
+        self._unbegun: set[int] = set()  # given to the main thread, no start of theirs sent
+        self._begun: set[int] = set()  # their start was sent, but no end
+        self._linger: asyncio.TimerHandle | None = None
         self._functions: dict[str, Function] = {}
         self._store = blob_store(blob_url)
         self.blobs = BlockingBlobs(self._store, self._loop)
@@ -80,8 +86,14 @@ class Session:
 
     # -------------------------------------------------------------------------- from the main thread
 
-    def send_started(self, token: int) -> None:
-        self._send("started", token)
+    def send_started(self, token: int, *, at_once: bool = False) -> None:
+        """That an attempt began. Unless it goes `at_once` it waits a little for something to travel with: what
+        ended before it is on its way already, and of what is first at a lease the engine knows that it may
+        have begun."""
+        if at_once:
+            self._send("started", token)
+        else:
+            self._out.append(("started", token))
 
     def send_receipt(self, receipt: pb.Receipt) -> None:
         self._send("receipt", receipt)
@@ -92,7 +104,7 @@ class Session:
     def send_concurrent(self, function: str) -> None:
         self._send("concurrent", function)
 
-    def _send(self, kind: str, item: object) -> None:
+    def _send(self, kind: str, item: Any) -> None:
         self._out.append((kind, item))
         if not self._is_waking:
             self._is_waking = True
@@ -140,6 +152,20 @@ class Session:
                 yield self._gather()
             if self._is_closing:
                 return
+            self._await_start(START_LINGERS_S)
+
+    def _await_start(self, pause_s: float) -> None:
+        """Have a start sent that nothing else goes along with. While one attempt runs that the engine knows of, no
+        other begins without a message of its end before."""
+        if self._linger is None and self._unbegun and not self._begun:
+            self._linger = self._loop.call_later(pause_s, self._start_waited, pause_s)
+
+    def _start_waited(self, pause_s: float) -> None:
+        self._linger = None
+        if self._out:
+            self._wake.set()
+        else:
+            self._await_start(min(pause_s * 2, START_LINGERS_MAX_S))
 
     def _gather(self) -> pb.ServeLeaseRequest:
         """Everything that gathered since the last message, up to the soft limit."""
@@ -147,15 +173,20 @@ class Session:
         size = 0
         while self._out and size < RECEIPTS_BYTES_SOFT:
             kind, item = self._out.popleft()
-            match item:
-                case pb.Receipt():
+            match kind:
+                case "receipt":
                     message.receipts.append(item)
                     size += len(item.output.data) + len(item.continuation) + 200
-                case int() if kind == "started":
+                    self._unbegun.discard(item.token)
+                    self._begun.discard(item.token)
+                case "started":
                     message.started.append(item)
-                case int():
+                    self._unbegun.discard(item)
+                    self._begun.add(item)
+                case "returned":
                     message.returned.append(item)
-                case str():
+                    self._unbegun.discard(item)
+                case _:
                     message.concurrent.append(item)
         return message
 
@@ -168,7 +199,9 @@ class Session:
             except (grpc.RpcError, ValueError) as error:  # this attempt alone: the others can go on
                 self.send_receipt(_without_inputs(attempt.token, error))
                 continue
+            self._unbegun.add(attempt.token)
             self._inbox.assign(attempt.token, self._assignment(attempt, values))
+        self._await_start(START_LINGERS_S)
         if message.cancel:
             self._inbox.cancel(message.cancel)
         if message.recall:
@@ -183,6 +216,8 @@ class Session:
         )
 
     async def _values(self, attempt: pb.Attempt) -> list[Value]:
+        if not attempt.refs:
+            return []
         keys = [value.key for value in attempt.refs if value.WhichOneof("kind") == "key"]
         fetched = iter(await self._fetch(keys)) if keys else iter(())
         values = []
@@ -214,6 +249,15 @@ class Session:
             await asyncio.sleep(pause_s)
             waited_s += pause_s
             pause_s = min(pause_s * 2, PAUSE_MAX_S)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
 def _without_inputs(token: int, error: Exception) -> pb.Receipt:

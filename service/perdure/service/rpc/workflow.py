@@ -21,6 +21,7 @@ from perdure.service.rpc.batch import BatchCalls
 from perdure.service.rpc.sources import Sources
 from perdure.service.rpc.watch import Watcher
 from perdure.service.uses import of_start
+from perdure.service.views import RunView
 from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import RunQuery
 from perdure.v1 import payload_pb2, workflow_pb2, workflow_service_pb2_grpc
@@ -49,10 +50,17 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         spec, data = await self._sources.read(request.source)
         new = requests.run(request, spec, data)
         await self._sources.check_blobs(of_start(new.spec, new.inputs.values(), new.source))
+        wait_s = requests.wait_s(request.wait, context) if request.HasField("wait") else 0
         view, started = await self._commands.submit(new)
-        return pb.RunResponse(
-            workflow=answers.workflow(view), started=started, watch_token=self._watcher.token(view.row.change)
-        )
+        answer = pb.RunResponse(started=started, watch_token=self._watcher.token(view.row.change))
+        if wait_s:
+            row = await self._queries.ended(view.row, wait_s)
+            outcome = answers.outcome(await self._queries.outcome_of(row), include_error=request.include_error_object)
+            if outcome.done:
+                answer.outcome.CopyFrom(outcome.outcome)
+            view = view if row is view.row else RunView(row)
+        answer.workflow.CopyFrom(answers.workflow(view))
+        return answer
 
     async def BatchRun(self, request: pb.BatchRunRequest, context: Context) -> pb.BatchRunResponse:
         return await self._batch.run(request)
