@@ -59,7 +59,8 @@ class Seat:
 
 
 class FleetWorld:
-    """Runs one seed. `limits`: how many runs may run, and how many wait."""
+    """Runs one seed. `limits`: how many runs may run, and how many wait. `trouble`: how often the store fails,
+    until there are no more faults to come and it is later than `trouble_until_s`."""
 
     def __init__(
         self,
@@ -69,8 +70,10 @@ class FleetWorld:
         shapes: list[str] | None = None,
         trouble: float | None = None,
         limits: tuple[int, int] = (ANY, ANY),
+        trouble_until_s: float = 0.0,
     ) -> None:
         self.limits = limits
+        self.trouble_until_s = trouble_until_s
         self.dice = dice = random.Random(seed)
         self.trouble = dice.choice((0.0, 0.0, 0.02, 0.08, 0.2)) if trouble is None else trouble
         self.shapes = shapes or [dice.choice(list(SHAPES)) for _ in range(dice.randint(1, 6))]
@@ -237,7 +240,8 @@ class FleetWorld:
             await self.database.outage(self.dice.choice((1, 5, 30)) + self.dice.random())
 
     def _trouble(self) -> float:
-        return self.trouble if self.faults_left > 0 else 0.0
+        is_late = self.faults_left <= 0 and self.loop.time() >= self.trouble_until_s
+        return 0.0 if is_late else self.trouble
 
     def _count_up(self) -> None:
         if any(seat.kernel is not None for seat in self.seats):

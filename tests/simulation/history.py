@@ -85,18 +85,23 @@ def _check_existence(calls: list[Call], answered: list[Call]) -> None:
     """Who was accepted is there until somebody deletes it, and who was deleted never comes back."""
     accepted_s = min((call.answered_s for call in answered if call.kind == "submit" and call.is_done), default=NEVER)
     deleted_s = min((call.answered_s for call in answered if call.kind == "delete" and call.is_done), default=NEVER)
-    runs = {call.run_id for call in answered if call.run_id}
+    runs = {call.run_id for call in answered if call.run_id and call.asked_s < deleted_s}
     assert len(runs) <= 1, f"one request made several runs: {runs}"
+    # A request that nobody answered may be carried out when its workflow id is free again.
+    is_pending = any(call.kind == "submit" and call.answered_s == NEVER for call in calls)
     for call in answered:
         if call.is_missing:
             lost = call.asked_s > accepted_s and not _asked_before(calls, "delete", call.answered_s)
             assert not lost, f"an accepted run is gone: {call}"
         elif call.told is not None and call.kind != "submit":
-            assert call.asked_s < deleted_s, f"a deleted run is back: {call}"
+            is_another = is_pending and call.run_id not in runs
+            assert call.asked_s < deleted_s or is_another, f"a deleted run is back: {call}"
 
 
 def _check_states(calls: list[Call], answered: list[Call]) -> None:
     """What is over stays over. Only a failed run goes on again, and only if somebody asks for it."""
+    runs = [call.run_id for call in answered if call.run_id]
+    answered = [call for call in answered if call.run_id in ("", runs[0])]
     over: Call | None = None
     failed: Call | None = None
     for call in sorted(answered, key=lambda call: call.answered_s):

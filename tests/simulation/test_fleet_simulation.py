@@ -41,3 +41,9 @@ def test_seeds_that_found_bugs(seed: int) -> None:
     the end of already. 357, 359, 469, 657, 906: it went on where it had stopped, with what others had done.
     1073: the answer to a deletion got lost, and its repetition found nothing to delete."""
     run_fleet(seed, limits=LIMITS[seed % len(LIMITS)])
+
+
+@pytest.mark.parametrize("seed", [24, 34, 84])
+def test_failed_runs_go_on_elsewhere_while_their_end_is_still_being_repeated(seed: int) -> None:
+    """34: who had ended a run ended it again, for he had not heard that it was; it was at work elsewhere by then."""
+    run_fleet(seed, shapes=["fails"] * 5, trouble=0.35, trouble_until_s=120.0)

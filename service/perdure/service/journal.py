@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
@@ -75,7 +75,9 @@ class Journal:
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
         self.on_fenced: Callable[[], None] = lambda: None
-        self.lease: Lease | None = None  # None: there are no other engines
+        # Of an engine among several. `happened`: see `fleet.repeats`.
+        self.lease: Lease | None = None
+        self.happened: Callable[[Sequence[Entry]], Awaitable[Mapping[int, int]]] | None = None
 
     @property
     def error(self) -> Exception | None:
@@ -211,8 +213,14 @@ class Journal:
 
     async def _try(self, batch: list[_Pending]) -> Exception | None:
         """Commit, and do what follows. Otherwise: what the store says."""
-        entries = [pending.entry for pending in batch if pending.entry]
+        entries: list[Entry] = []
+        done: dict[_Pending, int] = {}
         try:
+            if self.happened is not None:
+                sent = [pending for pending in batch if pending.may_have_happened]
+                found = await self.happened([pending.entry for pending in sent]) if sent else {}
+                done = {sent[place]: change for place, change in found.items()}
+            entries = [pending.entry for pending in batch if pending.entry and pending not in done]
             committed = await self._store.commit(entries) if entries else Committed(0, ())
             if not self.is_sure:
                 await self._make_sure(batch)
@@ -223,7 +231,7 @@ class Journal:
             self._error = error
             return error
         self._error = None
-        _finish(batch, committed)
+        _finish(batch, committed, done)
         return None
 
     async def _pause(self, pause_s: float) -> None:
@@ -277,11 +285,12 @@ def _tell_trouble(batch: Sequence[_Pending], error: Exception) -> None:
             pending.trouble = None
 
 
-def _finish(batch: Sequence[_Pending], committed: Committed) -> None:
+def _finish(batch: Sequence[_Pending], committed: Committed, done: Mapping[_Pending, int]) -> None:
+    """`done` are those that had happened before, and in which commit at the latest."""
     results = iter(committed.results)
     for pending in batch:
-        result = next(results) if pending.entry else EntryResult()
+        result = next(results) if pending.entry and pending not in done else EntryResult()
         try:
-            pending.then(result, committed.change)
+            pending.then(result, done.get(pending, committed.change))
         except Exception:
             log.exception("a step after a commit failed")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from perdure.model import RunStatus
 from perdure.service.changes import Changes
+from perdure.service.fleet import repeats
 from perdure.service.fleet.admission import SharedAdmission
 from perdure.service.fleet.follower import Follower
 from perdure.service.fleet.inbox import Inbox
@@ -49,6 +51,7 @@ class Fleet:
         )
         journal.on_fenced = self.fenced.set
         journal.lease = self._membership
+        journal.happened = partial(repeats.happened, store, engine.engine_id)
 
     def holds_for_s(self) -> float:
         """For how long this engine's runs are certainly its own; from any thread."""
