@@ -8,10 +8,10 @@ SECONDS ?= 60
 STAMP := $(VENV)/.installed
 PROTO_STAMP := $(PROTO_VENV)/.installed
 
-.PHONY: help dev run test test-all lint fmt types proto check-proto simulate bench docs build clean
+.PHONY: help dev run test test-all lint fmt types proto check-proto simulate bench bench-compare docs build clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,7 +33,7 @@ test: lint types check-proto ## install what is needed, check everything, run al
 
 test-all: test ## all tests, the slow ones too, with many more worlds of the simulation
 	$(BIN)/python -m pytest -q -m slow
-	SIMULATION_SEEDS=5000 $(BIN)/python -m pytest -q tests/simulation
+	SIMULATION_SEEDS=2500 $(BIN)/python -m pytest -q tests/simulation
 
 lint: $(STAMP) ## check the style
 	$(BIN)/ruff format --check .
@@ -62,6 +62,9 @@ simulate: $(STAMP) ## run fresh worlds of the simulation for SECONDS
 
 bench: $(STAMP) ## measure, with floors of the same run beside
 	$(BIN)/python benchmarks/run.py
+
+bench-compare: $(STAMP) ## measure, and fail if a ratio to its floor is a fifth worse than recorded
+	$(BIN)/python benchmarks/compare.py
 
 docs: $(STAMP) ## build the site into site/; any warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

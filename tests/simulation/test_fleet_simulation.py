@@ -15,6 +15,7 @@ FOUND_BUGS = (24, 34, 114, 171, 191, 199, 227, 278, 357, 359, 469, 657, 906, 107
 LIMITS = [(-1, -1), (1, -1), (2, 0), (1, 1), (2, 3)]
 
 
+@pytest.mark.timeout(180 + SEEDS)
 def test_every_world_keeps_its_promises_and_everything_happens_in_some() -> None:
     lives = 0
     statuses: Counter[str] = Counter()

@@ -15,6 +15,7 @@ LIMITS = [(-1, -1), (1, -1), (2, 0), (1, 1), (2, 3)]
 FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
 
 
+@pytest.mark.timeout(180 + SEEDS)
 def test_every_world_keeps_its_promises_and_everything_happens_in_some() -> None:
     lives = 0
     statuses: Counter[str] = Counter()

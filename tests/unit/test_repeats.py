@@ -11,7 +11,7 @@ from perdure.service.fleet.repeats import happened
 from perdure.service.journal import Journal
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.ports import Entry, Fenced, StorageUnavailable
-from perdure.storage.rows import AddEvent, AddRun, Committed, PutTask, RunRow, SetRun, TaskRow
+from perdure.storage.rows import AddEvent, AddRun, Committed, EntryResult, PutTask, RunRow, SetRun, TaskRow
 
 
 def add(run_id: str, owner: str = "me", status: RunStatus = RunStatus.RUNNING) -> AddRun:
@@ -62,10 +62,14 @@ async def test_the_journal_repeats_what_has_not_certainly_happened_and_goes_on_w
     await journal.start()
     changes: list[int] = []
     both = asyncio.Event()
+
+    def then(_result: EntryResult, change: int) -> None:
+        changes.append(change)
+        if len(changes) == 2:
+            both.set()
+
     for run_id in ("a", "b"):
-        journal.append(
-            (task(run_id),), lambda _result, change: (changes.append(change), len(changes) == 2 and both.set())
-        )
+        journal.append((task(run_id),), then)
     await both.wait()
     assert store.commits[1:] == [[(task("b"),)]]
     assert changes[0] == 77
