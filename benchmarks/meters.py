@@ -86,6 +86,12 @@ def _flushes() -> int:
     return count
 
 
+def cpu_s(pid: int) -> float:
+    """CPU seconds that a process has used, all its threads together."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 def resident_bytes(*, of: int | None = None) -> int:
     """Memory in use: of one process, or of this one and all below it."""
     processes = _tree() if of is None else [psutil.Process(of)]

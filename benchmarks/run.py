@@ -1,6 +1,6 @@
 """`make bench`: the floors, then Perdure's workloads against `perdure serve` on a Ray of its own.
 
-python benchmarks/run.py [--quick] [--only W1,W3] [-o results.json]
+python benchmarks/run.py [--quick] [--slow] [--only W1,W3] [-o results.json]
 
 Every figure is the median of several rounds. Read one with much noise as a lower bound.
 """
@@ -49,7 +49,8 @@ async def measure(name: str, work: Callable[[], Awaitable[dict[str, float]]], ro
     return {"figures": figures, "others": noise.others, "stolen": noise.stolen, "flushes": noise.flushes}
 
 
-async def measure_all(only: set[str], *, quick: bool, folder: Path) -> dict[str, Any]:
+async def measure_all(only: set[str], *, quick: bool, folder: Path, slow: bool = False) -> dict[str, Any]:
+    """`only`: first words of workloads, or their whole names; empty: all, those that are slow if asked for."""
     results: dict[str, Any] = {"machine": _machine(), "floors": {}, "workloads": {}}
     for name, (floor, rounds) in floors.FLOORS.items():
         results["floors"][name] = await measure(name, floor, 1 if quick else rounds)
@@ -58,8 +59,9 @@ async def measure_all(only: set[str], *, quick: bool, folder: Path) -> dict[str,
     try:
         async with perdure.Client(service.address, patience=120) as client:
             stage = workloads.Stage(client, service, QUICK_SCALE if quick else 1)
-            for name, (workload, rounds) in workloads.WORKLOADS.items():
-                if only and name.split()[0] not in only:
+            chosen = workloads.WORKLOADS | (workloads.SLOW if slow else {})
+            for name, (workload, rounds) in chosen.items():
+                if only and not only & {name, name.split()[0]}:
                     continue
                 await workloads.warm_up(stage)
                 results["workloads"][name] = await measure(name, partial(workload, stage), 1 if quick else rounds)
@@ -80,6 +82,7 @@ def _machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one round of each, of a fifth of the size")
+    parser.add_argument("--slow", action="store_true", help="those that take minutes, too")
     parser.add_argument("--only", default="", help="such as W1,W3")
     parser.add_argument("-o", "--output", type=Path, help="a file for the results, as JSON")
     given = parser.parse_args()
@@ -88,7 +91,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=Path.cwd()) as folder:
         os.chdir(folder)
         only = set(filter(None, given.only.split(",")))
-        results = asyncio.run(measure_all(only, quick=given.quick, folder=Path(folder)))
+        results = asyncio.run(measure_all(only, quick=given.quick, folder=Path(folder), slow=given.slow))
         os.chdir("..")
     print(report.table(results))
     if output is not None:

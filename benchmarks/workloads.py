@@ -128,6 +128,58 @@ async def sleepers(stage: Stage) -> Figures:
     return {"starts_per_s": count / seconds, "bytes_each": all_grown / count, "engine_bytes_each": engine_grown / count}
 
 
+async def many_runs_batched(stage: Stage) -> Figures:
+    """W2 in batches: runs of one step that share their graph, from the first start to the last output."""
+    count = stage.size(5_000)
+    cpu_s = meters.cpu_s(stage.service.pid)
+    began = time.perf_counter()
+    handles = await stage.client.start_many(_alike(steps.step.bind(0), count))
+    started_s = time.perf_counter() - began
+    assert await stage.client.outputs(handles) == [1] * count
+    seconds = time.perf_counter() - began
+    cpu_s = meters.cpu_s(stage.service.pid) - cpu_s
+    return {"runs_per_s": count / seconds, "starts_per_s": count / started_s, "engine_cpu_each_s": cpu_s / count}
+
+
+async def sleepers_batched(stage: Stage) -> Figures:
+    """W7 in batches: 100,000 runs that fall asleep for hours."""
+    count = stage.size(100_000)
+    cpu_s, before = meters.cpu_s(stage.service.pid), meters.resident_bytes(of=stage.service.pid)
+    began = time.perf_counter()
+    await stage.client.start_many(_alike(perdure.sleep(SLEEP_S), count))
+    seconds = time.perf_counter() - began
+    cpu_s = meters.cpu_s(stage.service.pid) - cpu_s
+    grown = meters.resident_bytes(of=stage.service.pid) - before
+    figures = {"starts_per_s": count / seconds, "engine_cpu_each_s": cpu_s / count}
+    return figures | {"engine_bytes_each": max(grown, 0) / count}
+
+
+def _alike(graph: object, count: int) -> list[perdure.RunItem]:
+    return [perdure.RunItem(graph)] * count
+
+
+async def restart(stage: Stage) -> Figures:
+    """The start of an engine whose store has 100,000 runs that ended and 100,000 that sleep; what it then holds in
+    memory; and the first page of a listing."""
+    count = stage.size(100_000)
+    for begin in range(0, count, 10_000):
+        part = min(count - begin, 10_000)
+        await stage.client.outputs(await stage.client.start_many(_alike(steps.step.bind(0), part)))
+    await stage.client.start_many(_alike(perdure.sleep(SLEEP_S), count))
+    await asyncio.to_thread(stage.service.kill)
+    began = time.perf_counter()
+    await asyncio.to_thread(stage.service.start)
+    start_s = time.perf_counter() - began
+    await stage.client.info()
+    engine_bytes = meters.resident_bytes(of=stage.service.pid)
+    pages = []
+    for _ in range(20):
+        began = time.perf_counter()
+        assert await anext(stage.client.list())
+        pages.append(time.perf_counter() - began)
+    return {"start_s": start_s, "first_page_s": meters.median(pages), "engine_bytes": engine_bytes}
+
+
 async def recover_chain(stage: Stage) -> Figures:
     """W8: everything is killed half way through a chain of 200."""
     return await _recovery(stage, runs=1, length=200)
@@ -166,6 +218,7 @@ ROUNDS = 5
 WORKLOADS: dict[str, tuple[Workload, int]] = {
     "W1 one step": (one_step, ROUNDS),
     "W2 many runs": (many_runs, ROUNDS),
+    "W2 many runs, batched": (many_runs_batched, ROUNDS),
     "W3 chain of 200": (chain, ROUNDS),
     "W4 fan-out of 1,000": (fan_out, ROUNDS),
     "W5 64 MiB, 3 steps": (payload, ROUNDS),
@@ -173,5 +226,10 @@ WORKLOADS: dict[str, tuple[Workload, int]] = {
     "W8 recovery, chain": (recover_chain, 3),
     "W8 recovery, 100 runs": (recover_many, 3),
     "W7 sleepers": (sleepers, 1),
+    "W7 sleepers, batched": (sleepers_batched, 1),
 }
 """Each with its rounds. Sleepers come last: they stay."""
+SLOW: dict[str, tuple[Workload, int]] = {
+    "restart, 200,000 runs": (restart, 1),
+}
+"""Those that take minutes."""

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 CAPACITY_S: Final = 2.0
 PARENT_S: Final = 0.5
 RETRY_FIRST_S: Final = 0.2
-RETRY_MAX_S: Final = 5.0
+RETRY_MAX_S: Final = 1.0
 PR_SET_PDEATHSIG: Final = 1
 
 
