@@ -30,7 +30,7 @@ from perdure.v1 import payload_pb2 as perdure_dot_v1_dot_payload__pb2
 from perdure.v1 import spec_pb2 as perdure_dot_v1_dot_spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fperdure/v1/worker_service.proto\x12\nperdure.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18perdure/v1/failure.proto\x1a\x18perdure/v1/payload.proto\x1a\x15perdure/v1/spec.proto\"\x9e\x01\n\x11ServeAgentRequest\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.perdure.v1.AgentHelloH\x00\x12/\n\x08\x63\x61pacity\x18\x02 \x01(\x0b\x32\x1b.perdure.v1.ClusterCapacityH\x00\x12\'\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x16.perdure.v1.LeaseEndedH\x00\x42\x06\n\x04kind\"\x8e\x01\n\nAgentHello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x16\n\x0epython_version\x18\x03 \x01(\t\x12\x13\n\x0bray_version\x18\x04 \x01(\t\x12-\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x1b.perdure.v1.ClusterCapacity\"v\n\x0f\x43lusterCapacity\x12\x35\n\x05total\x18\x01 \x03(\x0b\x32&.perdure.v1.ClusterCapacity.TotalEntry\x1a,\n\nTotalEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\".\n\nLeaseEnded\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x99\x01\n\x12ServeAgentResponse\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.perdure.v1.AgentWelcomeH\x00\x12\'\n\x05start\x18\x02 \x01(\x0b\x32\x16.perdure.v1.StartLeaseH\x00\x12%\n\x04kill\x18\x03 \x01(\x0b\x32\x15.perdure.v1.KillLeaseH\x00\x42\x06\n\x04kind\"3\n\x0c\x41gentWelcome\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x10\n\x08\x62lob_url\x18\x02 \x01(\t\"@\n\nStartLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12 \n\x05shape\x18\x02 \x01(\x0b\x32\x11.perdure.v1.Shape\"\x93\x01\n\x05Shape\x12(\n\tresources\x18\x01 \x01(\x0b\x32\x15.perdure.v1.Resources\x12,\n\x0bruntime_env\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x32\n\nscheduling\x18\x03 \x01(\x0b\x32\x1e.perdure.v1.SchedulingStrategy\"\x1d\n\tKillLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"\x98\x01\n\x11ServeLeaseRequest\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x16.perdure.v1.LeaseHello\x12\x0f\n\x07started\x18\x02 \x03(\x04\x12%\n\x08receipts\x18\x03 \x03(\x0b\x32\x13.perdure.v1.Receipt\x12\x10\n\x08returned\x18\x04 \x03(\x04\x12\x12\n\nconcurrent\x18\x05 \x03(\t\"g\n\nLeaseHello\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x11\n\tengine_id\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x16\n\x0epython_version\x18\x05 \x01(\t\"\xe6\x01\n\x07Receipt\x12\r\n\x05token\x18\x01 \x01(\x04\x12%\n\x06output\x18\x02 \x01(\x0b\x32\x13.perdure.v1.PayloadH\x00\x12\x16\n\x0c\x63ontinuation\x18\x03 \x01(\x0cH\x00\x12&\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x13.perdure.v1.FailureH\x00\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\n\x06result\"\x99\x01\n\x12ServeLeaseResponse\x12,\n\tfunctions\x18\x01 \x03(\x0b\x32\x19.perdure.v1.LeaseFunction\x12%\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32\x13.perdure.v1.Attempt\x12\x0e\n\x06\x63\x61ncel\x18\x03 \x03(\x04\x12\x0e\n\x06recall\x18\x04 \x03(\x04\x12\x0e\n\x06\x66inish\x18\x05 \x01(\x08\"G\n\rLeaseFunction\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x08\x66unction\x18\x02 \x01(\x0b\x32\x17.perdure.v1.FunctionRef\"\xcd\x01\n\x07\x41ttempt\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x10\n\x08\x66unction\x18\x07 \x01(\t\x12&\n\targuments\x18\x08 \x01(\x0b\x32\x13.perdure.v1.Payload\x12\x1f\n\x04refs\x18\t \x03(\x0b\x32\x11.perdure.v1.Value\"\x9d\x01\n\tArguments\x12\x1d\n\x04\x61rgs\x18\x01 \x03(\x0b\x32\x0f.perdure.v1.Arg\x12\x31\n\x06kwargs\x18\x02 \x03(\x0b\x32!.perdure.v1.Arguments.KwargsEntry\x1a>\n\x0bKwargsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1e\n\x05value\x18\x02 \x01(\x0b\x32\x0f.perdure.v1.Arg:\x02\x38\x01\"\x8f\x01\n\x05Value\x12&\n\x07payload\x18\x01 \x01(\x0b\x32\x13.perdure.v1.PayloadH\x00\x12#\n\x03key\x18\x02 \x01(\x0b\x32\x14.perdure.v1.ValueKeyH\x00\x12\r\n\x05wraps\x18\x03 \x01(\x05\x12\"\n\x04path\x18\x04 \x03(\x0b\x32\x14.perdure.v1.PathStepB\x06\n\x04kind\"F\n\x08ValueKey\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\x07task_id\x18\x02 \x01(\tH\x00\x12\x0f\n\x05input\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"8\n\x12\x46\x65tchValuesRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.perdure.v1.ValueKey\":\n\x13\x46\x65tchValuesResponse\x12#\n\x06values\x18\x01 \x03(\x0b\x32\x13.perdure.v1.Payload2\x86\x02\n\rWorkerService\x12O\n\nServeAgent\x12\x1d.perdure.v1.ServeAgentRequest\x1a\x1e.perdure.v1.ServeAgentResponse(\x01\x30\x01\x12O\n\nServeLease\x12\x1d.perdure.v1.ServeLeaseRequest\x1a\x1e.perdure.v1.ServeLeaseResponse(\x01\x30\x01\x12S\n\x0b\x46\x65tchValues\x12\x1e.perdure.v1.FetchValuesRequest\x1a\x1f.perdure.v1.FetchValuesResponse\"\x03\x90\x02\x01\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fperdure/v1/worker_service.proto\x12\nperdure.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18perdure/v1/failure.proto\x1a\x18perdure/v1/payload.proto\x1a\x15perdure/v1/spec.proto\"\x9e\x01\n\x11ServeAgentRequest\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.perdure.v1.AgentHelloH\x00\x12/\n\x08\x63\x61pacity\x18\x02 \x01(\x0b\x32\x1b.perdure.v1.ClusterCapacityH\x00\x12\'\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x16.perdure.v1.LeaseEndedH\x00\x42\x06\n\x04kind\"\x8e\x01\n\nAgentHello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x16\n\x0epython_version\x18\x03 \x01(\t\x12\x13\n\x0bray_version\x18\x04 \x01(\t\x12-\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x1b.perdure.v1.ClusterCapacity\"v\n\x0f\x43lusterCapacity\x12\x35\n\x05total\x18\x01 \x03(\x0b\x32&.perdure.v1.ClusterCapacity.TotalEntry\x1a,\n\nTotalEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\".\n\nLeaseEnded\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x99\x01\n\x12ServeAgentResponse\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.perdure.v1.AgentWelcomeH\x00\x12\'\n\x05start\x18\x02 \x01(\x0b\x32\x16.perdure.v1.StartLeaseH\x00\x12%\n\x04kill\x18\x03 \x01(\x0b\x32\x15.perdure.v1.KillLeaseH\x00\x42\x06\n\x04kind\"G\n\x0c\x41gentWelcome\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x10\n\x08\x62lob_url\x18\x02 \x01(\t\x12\x12\n\nhas_others\x18\x03 \x01(\x08\"@\n\nStartLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12 \n\x05shape\x18\x02 \x01(\x0b\x32\x11.perdure.v1.Shape\"\x93\x01\n\x05Shape\x12(\n\tresources\x18\x01 \x01(\x0b\x32\x15.perdure.v1.Resources\x12,\n\x0bruntime_env\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x32\n\nscheduling\x18\x03 \x01(\x0b\x32\x1e.perdure.v1.SchedulingStrategy\"\x1d\n\tKillLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"\xa6\x01\n\x11ServeLeaseRequest\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x16.perdure.v1.LeaseHello\x12\x0f\n\x07started\x18\x02 \x03(\x04\x12%\n\x08receipts\x18\x03 \x03(\x0b\x32\x13.perdure.v1.Receipt\x12\x10\n\x08returned\x18\x04 \x03(\x04\x12\x12\n\nconcurrent\x18\x05 \x03(\t\x12\x0c\n\x04\x61sks\x18\x06 \x01(\x08\"g\n\nLeaseHello\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x11\n\tengine_id\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x16\n\x0epython_version\x18\x05 \x01(\t\"\xe6\x01\n\x07Receipt\x12\r\n\x05token\x18\x01 \x01(\x04\x12%\n\x06output\x18\x02 \x01(\x0b\x32\x13.perdure.v1.PayloadH\x00\x12\x16\n\x0c\x63ontinuation\x18\x03 \x01(\x0cH\x00\x12&\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x13.perdure.v1.FailureH\x00\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\n\x06result\"\xc7\x01\n\x12ServeLeaseResponse\x12,\n\tfunctions\x18\x01 \x03(\x0b\x32\x19.perdure.v1.LeaseFunction\x12%\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32\x13.perdure.v1.Attempt\x12\x0e\n\x06\x63\x61ncel\x18\x03 \x03(\x04\x12\x0e\n\x06recall\x18\x04 \x03(\x04\x12\x0e\n\x06\x66inish\x18\x05 \x01(\x08\x12,\n\tholds_for\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"G\n\rLeaseFunction\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x08\x66unction\x18\x02 \x01(\x0b\x32\x17.perdure.v1.FunctionRef\"\xcd\x01\n\x07\x41ttempt\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x10\n\x08\x66unction\x18\x07 \x01(\t\x12&\n\targuments\x18\x08 \x01(\x0b\x32\x13.perdure.v1.Payload\x12\x1f\n\x04refs\x18\t \x03(\x0b\x32\x11.perdure.v1.Value\"\x9d\x01\n\tArguments\x12\x1d\n\x04\x61rgs\x18\x01 \x03(\x0b\x32\x0f.perdure.v1.Arg\x12\x31\n\x06kwargs\x18\x02 \x03(\x0b\x32!.perdure.v1.Arguments.KwargsEntry\x1a>\n\x0bKwargsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1e\n\x05value\x18\x02 \x01(\x0b\x32\x0f.perdure.v1.Arg:\x02\x38\x01\"\x8f\x01\n\x05Value\x12&\n\x07payload\x18\x01 \x01(\x0b\x32\x13.perdure.v1.PayloadH\x00\x12#\n\x03key\x18\x02 \x01(\x0b\x32\x14.perdure.v1.ValueKeyH\x00\x12\r\n\x05wraps\x18\x03 \x01(\x05\x12\"\n\x04path\x18\x04 \x03(\x0b\x32\x14.perdure.v1.PathStepB\x06\n\x04kind\"F\n\x08ValueKey\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\x07task_id\x18\x02 \x01(\tH\x00\x12\x0f\n\x05input\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"8\n\x12\x46\x65tchValuesRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.perdure.v1.ValueKey\":\n\x13\x46\x65tchValuesResponse\x12#\n\x06values\x18\x01 \x03(\x0b\x32\x13.perdure.v1.Payload2\x86\x02\n\rWorkerService\x12O\n\nServeAgent\x12\x1d.perdure.v1.ServeAgentRequest\x1a\x1e.perdure.v1.ServeAgentResponse(\x01\x30\x01\x12O\n\nServeLease\x12\x1d.perdure.v1.ServeLeaseRequest\x1a\x1e.perdure.v1.ServeLeaseResponse(\x01\x30\x01\x12S\n\x0b\x46\x65tchValues\x12\x1e.perdure.v1.FetchValuesRequest\x1a\x1f.perdure.v1.FetchValuesResponse\"\x03\x90\x02\x01\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,37 +57,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVEAGENTRESPONSE']._serialized_start=692
   _globals['_SERVEAGENTRESPONSE']._serialized_end=845
   _globals['_AGENTWELCOME']._serialized_start=847
-  _globals['_AGENTWELCOME']._serialized_end=898
-  _globals['_STARTLEASE']._serialized_start=900
-  _globals['_STARTLEASE']._serialized_end=964
-  _globals['_SHAPE']._serialized_start=967
-  _globals['_SHAPE']._serialized_end=1114
-  _globals['_KILLLEASE']._serialized_start=1116
-  _globals['_KILLLEASE']._serialized_end=1145
-  _globals['_SERVELEASEREQUEST']._serialized_start=1148
-  _globals['_SERVELEASEREQUEST']._serialized_end=1300
-  _globals['_LEASEHELLO']._serialized_start=1302
-  _globals['_LEASEHELLO']._serialized_end=1405
-  _globals['_RECEIPT']._serialized_start=1408
-  _globals['_RECEIPT']._serialized_end=1638
-  _globals['_SERVELEASERESPONSE']._serialized_start=1641
-  _globals['_SERVELEASERESPONSE']._serialized_end=1794
-  _globals['_LEASEFUNCTION']._serialized_start=1796
-  _globals['_LEASEFUNCTION']._serialized_end=1867
-  _globals['_ATTEMPT']._serialized_start=1870
-  _globals['_ATTEMPT']._serialized_end=2075
-  _globals['_ARGUMENTS']._serialized_start=2078
-  _globals['_ARGUMENTS']._serialized_end=2235
-  _globals['_ARGUMENTS_KWARGSENTRY']._serialized_start=2173
-  _globals['_ARGUMENTS_KWARGSENTRY']._serialized_end=2235
-  _globals['_VALUE']._serialized_start=2238
-  _globals['_VALUE']._serialized_end=2381
-  _globals['_VALUEKEY']._serialized_start=2383
-  _globals['_VALUEKEY']._serialized_end=2453
-  _globals['_FETCHVALUESREQUEST']._serialized_start=2455
-  _globals['_FETCHVALUESREQUEST']._serialized_end=2511
-  _globals['_FETCHVALUESRESPONSE']._serialized_start=2513
-  _globals['_FETCHVALUESRESPONSE']._serialized_end=2571
-  _globals['_WORKERSERVICE']._serialized_start=2574
-  _globals['_WORKERSERVICE']._serialized_end=2836
+  _globals['_AGENTWELCOME']._serialized_end=918
+  _globals['_STARTLEASE']._serialized_start=920
+  _globals['_STARTLEASE']._serialized_end=984
+  _globals['_SHAPE']._serialized_start=987
+  _globals['_SHAPE']._serialized_end=1134
+  _globals['_KILLLEASE']._serialized_start=1136
+  _globals['_KILLLEASE']._serialized_end=1165
+  _globals['_SERVELEASEREQUEST']._serialized_start=1168
+  _globals['_SERVELEASEREQUEST']._serialized_end=1334
+  _globals['_LEASEHELLO']._serialized_start=1336
+  _globals['_LEASEHELLO']._serialized_end=1439
+  _globals['_RECEIPT']._serialized_start=1442
+  _globals['_RECEIPT']._serialized_end=1672
+  _globals['_SERVELEASERESPONSE']._serialized_start=1675
+  _globals['_SERVELEASERESPONSE']._serialized_end=1874
+  _globals['_LEASEFUNCTION']._serialized_start=1876
+  _globals['_LEASEFUNCTION']._serialized_end=1947
+  _globals['_ATTEMPT']._serialized_start=1950
+  _globals['_ATTEMPT']._serialized_end=2155
+  _globals['_ARGUMENTS']._serialized_start=2158
+  _globals['_ARGUMENTS']._serialized_end=2315
+  _globals['_ARGUMENTS_KWARGSENTRY']._serialized_start=2253
+  _globals['_ARGUMENTS_KWARGSENTRY']._serialized_end=2315
+  _globals['_VALUE']._serialized_start=2318
+  _globals['_VALUE']._serialized_end=2461
+  _globals['_VALUEKEY']._serialized_start=2463
+  _globals['_VALUEKEY']._serialized_end=2533
+  _globals['_FETCHVALUESREQUEST']._serialized_start=2535
+  _globals['_FETCHVALUESREQUEST']._serialized_end=2591
+  _globals['_FETCHVALUESRESPONSE']._serialized_start=2593
+  _globals['_FETCHVALUESRESPONSE']._serialized_end=2651
+  _globals['_WORKERSERVICE']._serialized_start=2654
+  _globals['_WORKERSERVICE']._serialized_end=2916
 # @@protoc_insertion_point(module_scope)

@@ -70,12 +70,14 @@ class ServeAgentResponse(_message.Message):
     def __init__(self, welcome: _Optional[_Union[AgentWelcome, _Mapping]] = ..., start: _Optional[_Union[StartLease, _Mapping]] = ..., kill: _Optional[_Union[KillLease, _Mapping]] = ...) -> None: ...
 
 class AgentWelcome(_message.Message):
-    __slots__ = ("engine_id", "blob_url")
+    __slots__ = ("engine_id", "blob_url", "has_others")
     ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
     BLOB_URL_FIELD_NUMBER: _ClassVar[int]
+    HAS_OTHERS_FIELD_NUMBER: _ClassVar[int]
     engine_id: str
     blob_url: str
-    def __init__(self, engine_id: _Optional[str] = ..., blob_url: _Optional[str] = ...) -> None: ...
+    has_others: bool
+    def __init__(self, engine_id: _Optional[str] = ..., blob_url: _Optional[str] = ..., has_others: bool = ...) -> None: ...
 
 class StartLease(_message.Message):
     __slots__ = ("lease_id", "shape")
@@ -102,18 +104,20 @@ class KillLease(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ...) -> None: ...
 
 class ServeLeaseRequest(_message.Message):
-    __slots__ = ("hello", "started", "receipts", "returned", "concurrent")
+    __slots__ = ("hello", "started", "receipts", "returned", "concurrent", "asks")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     RECEIPTS_FIELD_NUMBER: _ClassVar[int]
     RETURNED_FIELD_NUMBER: _ClassVar[int]
     CONCURRENT_FIELD_NUMBER: _ClassVar[int]
+    ASKS_FIELD_NUMBER: _ClassVar[int]
     hello: LeaseHello
     started: _containers.RepeatedScalarFieldContainer[int]
     receipts: _containers.RepeatedCompositeFieldContainer[Receipt]
     returned: _containers.RepeatedScalarFieldContainer[int]
     concurrent: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, hello: _Optional[_Union[LeaseHello, _Mapping]] = ..., started: _Optional[_Iterable[int]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ..., returned: _Optional[_Iterable[int]] = ..., concurrent: _Optional[_Iterable[str]] = ...) -> None: ...
+    asks: bool
+    def __init__(self, hello: _Optional[_Union[LeaseHello, _Mapping]] = ..., started: _Optional[_Iterable[int]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ..., returned: _Optional[_Iterable[int]] = ..., concurrent: _Optional[_Iterable[str]] = ..., asks: bool = ...) -> None: ...
 
 class LeaseHello(_message.Message):
     __slots__ = ("lease_id", "engine_id", "pid", "node_id", "python_version")
@@ -146,18 +150,20 @@ class Receipt(_message.Message):
     def __init__(self, token: _Optional[int] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., continuation: _Optional[bytes] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ServeLeaseResponse(_message.Message):
-    __slots__ = ("functions", "attempts", "cancel", "recall", "finish")
+    __slots__ = ("functions", "attempts", "cancel", "recall", "finish", "holds_for")
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     RECALL_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FOR_FIELD_NUMBER: _ClassVar[int]
     functions: _containers.RepeatedCompositeFieldContainer[LeaseFunction]
     attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
     cancel: _containers.RepeatedScalarFieldContainer[int]
     recall: _containers.RepeatedScalarFieldContainer[int]
     finish: bool
-    def __init__(self, functions: _Optional[_Iterable[_Union[LeaseFunction, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., cancel: _Optional[_Iterable[int]] = ..., recall: _Optional[_Iterable[int]] = ..., finish: bool = ...) -> None: ...
+    holds_for: _duration_pb2.Duration
+    def __init__(self, functions: _Optional[_Iterable[_Union[LeaseFunction, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., cancel: _Optional[_Iterable[int]] = ..., recall: _Optional[_Iterable[int]] = ..., finish: bool = ..., holds_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class LeaseFunction(_message.Message):
     __slots__ = ("key", "function")

@@ -56,6 +56,25 @@ class AgentSettings:
     parent: int = 0
 
 
+class _Outbox:
+    """Messages of one session. What reads them may outlive the stream, so the next session has another one."""
+
+    def __init__(self) -> None:
+        self._messages: deque[pb.ServeAgentRequest] = deque()
+        self._wake = asyncio.Event()
+
+    def send(self, message: pb.ServeAgentRequest) -> None:
+        self._messages.append(message)
+        self._wake.set()
+
+    async def messages(self) -> AsyncIterator[pb.ServeAgentRequest]:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._messages:
+                yield self._messages.popleft()
+
+
 class Agent:
     """One agent over one connection to Ray."""
 
@@ -63,8 +82,7 @@ class Agent:
         self._settings = settings
         self._id = secrets.token_hex(8)
         self._leases: dict[str, Any] = {}  # object refs by lease id
-        self._out: deque[pb.ServeAgentRequest] = deque()
-        self._wake = asyncio.Event()
+        self._out = _Outbox()
         self._threads = ThreadPoolExecutor(2, "perdure-agent")
         self._welcome: pb.AgentWelcome | None = None
         self._blobs: BlobStore | None = None  # of the engine that welcomed us
@@ -125,31 +143,19 @@ class Agent:
     async def _session(self) -> None:
         loop = asyncio.get_running_loop()
         capacity = await loop.run_in_executor(self._threads, self._capacity)
-        self._out.clear()
-        self._out.append(pb.ServeAgentRequest(hello=self._hello(capacity)))
-        self._wake.set()
+        self._out = out = _Outbox()
+        out.send(pb.ServeAgentRequest(hello=self._hello(capacity)))
         options = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 10_000)]
         async with grpc.aio.insecure_channel(self._settings.address, options=options) as channel:
             stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
             refresh = asyncio.create_task(self._refresh(capacity))
             try:
-                async for message in stub.ServeAgent(self._messages()):
+                async for message in stub.ServeAgent(out.messages()):
                     await self._take(message)
             finally:
                 refresh.cancel()
                 if self._blobs is not None:
                     await self._blobs.close()
-
-    async def _messages(self) -> AsyncIterator[pb.ServeAgentRequest]:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._out:
-                yield self._out.popleft()
-
-    def _send(self, message: pb.ServeAgentRequest) -> None:
-        self._out.append(message)
-        self._wake.set()
 
     async def _refresh(self, known: dict[str, float]) -> None:
         loop = asyncio.get_running_loop()
@@ -158,7 +164,7 @@ class Agent:
             now = await loop.run_in_executor(self._threads, self._capacity)
             if now != known:
                 known = now
-                self._send(pb.ServeAgentRequest(capacity=pb.ClusterCapacity(total=now)))
+                self._out.send(pb.ServeAgentRequest(capacity=pb.ClusterCapacity(total=now)))
 
     async def _take(self, message: pb.ServeAgentResponse) -> None:
         match message.WhichOneof("kind"):
@@ -211,11 +217,12 @@ class Agent:
             welcome.blob_url,
             _import_paths(),
             environment=shape.runtime_env,
+            has_others=welcome.has_others,
         )
 
     def _ended(self, lease_id: str, reason: str) -> None:
         self._leases.pop(lease_id, None)
-        self._send(pb.ServeAgentRequest(ended=pb.LeaseEnded(lease_id=lease_id, reason=reason[:2000])))
+        self._out.send(pb.ServeAgentRequest(ended=pb.LeaseEnded(lease_id=lease_id, reason=reason[:2000])))
 
     def _kill(self, lease_id: str) -> None:
         import ray

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Any, Final, NoReturn
 
 from perdure import wire
@@ -45,11 +46,12 @@ def run_lease(
     paths: Sequence[str] = (),
     node_id: str = "",
     environment: str = "",
+    has_others: bool = False,
 ) -> int:
     """Serve until told to finish, or until the engine is gone; gives the number of attempts run.
 
     `paths` are where modules may be, besides those of the runtime environment; `environment` is that, as
-    the shape of the lease has it.
+    the shape of the lease has it. `has_others`: other engines may go on with the runs of this one.
     """
     named = json.loads(environment) if environment else {}
     has_code = bool(named.get("working_dir") or named.get("py_modules"))
@@ -57,8 +59,8 @@ def run_lease(
         if path not in sys.path:
             sys.path.insert(len(sys.path) if has_code else 0, path)
     os.environ["PERDURE_ADDRESS"] = address  # what tasks start is run by the same engine
-    session = Session(address, engine_id, lease_id, blob_url, node_id)
-    lease = _Lease(session, named)
+    session = Session(address, engine_id, lease_id, blob_url, node_id, asks=has_others)
+    lease = _Lease(session, named, holds_until_s=0.0 if has_others else inf)
     session.start(lease)
     try:
         return lease.work()
@@ -69,7 +71,7 @@ def run_lease(
 class _Lease:
     """Implements Inbox: the upper methods run in the stream's thread, the lower ones in the main thread."""
 
-    def __init__(self, session: Session, environment: Mapping[str, Any]) -> None:
+    def __init__(self, session: Session, environment: Mapping[str, Any], *, holds_until_s: float) -> None:
         self._session = session
         self._runner = Runner(session.blobs, environment, RayObjects(session.blobs))
         self._queue: queue.SimpleQueue[tuple[int, Assignment] | None] = queue.SimpleQueue()
@@ -86,6 +88,8 @@ class _Lease:
         self._guard: threading.Thread | None = None
         self._ray_task = _ray_task()
         self._count = 0
+        self._holds_until_s = holds_until_s  # nothing begins later: others may have gone on with it
+        self._held = threading.Event()
 
     # -------------------------------------------------------------------------- in the stream's thread
 
@@ -110,6 +114,10 @@ class _Lease:
                     self._waiting.discard(token)
                     self._session.send_returned(token)
 
+    def holds(self, until_s: float) -> None:
+        self._holds_until_s = until_s
+        self._wake_up()
+
     def finish(self) -> None:
         self._put(None)
 
@@ -117,6 +125,7 @@ class _Lease:
         """The stream is over. After `finish` that is as it should be."""
         with self._lock:
             self._waiting.clear()
+            self._holds_until_s = inf  # of nothing
             running = [*self._tasks, *([self._current] if self._current is not None else [])]
             for token in running:
                 self._interrupt(token)
@@ -159,11 +168,26 @@ class _Lease:
 
     def _put(self, item: tuple[int, Assignment] | None) -> None:
         self._queue.put(item)
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        self._held.set()
         loop, wake = self._async_loop, self._async_wake
         if loop is not None and wake is not None:
             loop.call_soon_threadsafe(wake.set)
 
     # -------------------------------------------------------------------------- in the main thread
+
+    @property
+    def _is_sure(self) -> bool:
+        return time.monotonic() < self._holds_until_s
+
+    def _make_sure(self) -> None:
+        """Wait until it is known that nobody else goes on with what waits here."""
+        while not self._is_sure:
+            self._held.clear()
+            if not self._is_sure:
+                self._held.wait()
 
     def work(self) -> int:
         while True:
@@ -172,6 +196,8 @@ class _Lease:
             except Interrupted:  # it was meant for an attempt that has just ended
                 continue
             has_more = True
+            if item is not None:
+                self._make_sure()
             while has_more and item is not None and self._is_async(item[1]):
                 has_more, item = asyncio.run(self._run_together(item))
             if not has_more:
@@ -258,7 +284,7 @@ class _Lease:
         try:
             self._spawn(*item)
             while self._tasks:
-                while not has_rest and not self._queue.empty():
+                while not has_rest and self._is_sure and not self._queue.empty():
                     following = self._queue.get()
                     if following is not None and self._is_async(following[1]):
                         self._spawn(*following)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -36,6 +37,8 @@ PATIENCE_S: Final = 60.0
 START_LINGERS_S: Final = 0.002
 """The start of an attempt is told in one message with its end, if that comes so soon."""
 START_LINGERS_MAX_S: Final = 0.05
+ASK_S_MIN: Final = 0.1
+ASK_S_MAX: Final = 1.0
 PAUSE_FIRST_S: Final = 0.1
 PAUSE_MAX_S: Final = 2.0
 
@@ -46,14 +49,18 @@ class Inbox(Protocol):
     def assign(self, token: int, assignment: Assignment) -> None: ...
     def cancel(self, tokens: Iterable[int]) -> None: ...
     def recall(self, tokens: Iterable[int]) -> None: ...
+    def holds(self, until_s: float) -> None: ...
     def finish(self) -> None: ...
     def broken(self) -> None: ...
 
 
 class Session:
-    """One lease's stream. Made and started in the main thread."""
+    """One lease's stream. Made and started in the main thread. If it `asks`, the inbox is told until when the
+    runs of the engine are its own, for others may go on with them after that."""
 
-    def __init__(self, address: str, engine_id: str, lease_id: str, blob_url: str, node_id: str) -> None:
+    def __init__(
+        self, address: str, engine_id: str, lease_id: str, blob_url: str, node_id: str, *, asks: bool = False
+    ) -> None:
         self._address = address
         self._hello = pb.LeaseHello(
             lease_id=lease_id, engine_id=engine_id, pid=os.getpid(), node_id=node_id, python_version=PYTHON_VERSION
@@ -66,6 +73,8 @@ class Session:
         self._unbegun: set[int] = set()  # given to the main thread, no start of theirs sent
         self._begun: set[int] = set()  # their start was sent, but no end
         self._linger: asyncio.TimerHandle | None = None
+        self._asks = asks
+        self._asked_s = 0.0
         self._functions: dict[str, Function] = {}
         self._store = blob_store(blob_url)
         self.blobs = BlockingBlobs(self._store, self._loop)
@@ -145,6 +154,8 @@ class Session:
 
     async def _messages(self) -> AsyncIterator[pb.ServeLeaseRequest]:
         yield pb.ServeLeaseRequest(hello=self._hello)
+        if self._asks:
+            self._ask()
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -186,11 +197,25 @@ class Session:
                 case "returned":
                     message.returned.append(item)
                     self._unbegun.discard(item)
+                case "asks":
+                    message.asks = True
                 case _:
                     message.concurrent.append(item)
         return message
 
+    def _ask(self) -> None:
+        """What is answered counts from now, however long the question and the answer travel."""
+        self._asked_s = time.monotonic()
+        self._out.append(("asks", None))
+        self._wake.set()
+
+    def _answered(self, holds_for_s: float) -> None:
+        self._inbox.holds(self._asked_s + holds_for_s)
+        self._loop.call_later(min(max(holds_for_s / 4, ASK_S_MIN), ASK_S_MAX), self._ask)
+
     async def _take(self, message: pb.ServeLeaseResponse) -> None:
+        if message.HasField("holds_for"):
+            self._answered(message.holds_for.ToNanoseconds() / 1e9)
         for function in message.functions:
             self._functions[function.key] = graphwire.function_from_proto(function.function)
         for attempt in message.attempts:

@@ -67,6 +67,7 @@ class Lease:
         self.concurrent = 0  # attempts in flight of asynchronous functions
         self.cancelling = 0  # attempts in flight that were cancelled
         self._is_finish_sent = False
+        self._holds_for_s: float | None = None
         self._functions: set[str] = set()
         self._queue: deque[tuple[pb.Attempt, Work]] = deque()
         self._cancel: list[int] = []
@@ -78,6 +79,11 @@ class Lease:
 
     def send_cancel(self, token: int) -> None:
         self._cancel.append(token)
+        self.outbox.wake()
+
+    def send_hold(self, holds_for_s: float) -> None:
+        """What its question is answered with."""
+        self._holds_for_s = max(holds_for_s, 0.0)
         self.outbox.wake()
 
     def send_recall(self, tokens: Iterable[int]) -> None:
@@ -143,6 +149,9 @@ class Lease:
         if self.is_finishing and not self._queue and not self._is_finish_sent:
             message.finish = self._is_finish_sent = True
         is_empty = not (message.attempts or message.cancel or message.recall or message.finish)
+        if self._holds_for_s is not None:
+            message.holds_for.FromNanoseconds(int(self._holds_for_s * 1e9))
+            self._holds_for_s, is_empty = None, False
         return None if is_empty else message
 
 

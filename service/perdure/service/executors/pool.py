@@ -151,7 +151,8 @@ class LeasePool:
     def agent_connected(self, hello: pb.AgentHello) -> AgentSession:
         agent = AgentSession(hello.agent_id, hello.cluster_id, hello.python_version, dict(hello.capacity.total))
         self._agents[agent.id] = agent
-        welcome = pb.AgentWelcome(engine_id=self.engine_id, blob_url=self.blob_url)
+        has_others = self.holds_for_s() < inf
+        welcome = pb.AgentWelcome(engine_id=self.engine_id, blob_url=self.blob_url, has_others=has_others)
         agent.send(pb.ServeAgentResponse(welcome=welcome))
         log.info("agent connected", extra={"agent": agent.id, "cluster": agent.cluster_id})
         self._pump_soon()
@@ -274,6 +275,8 @@ class LeasePool:
                 self._take_off(lease, placed)
                 if not placed.is_cancelled:
                     self._enqueue(placed.work, first=True)
+        if message.asks:
+            lease.send_hold(self.holds_for_s())
         if not lease.in_flight:
             lease.idle_since_s = now_s
         self._send(reports)

@@ -1,0 +1,131 @@
+"""Streams of agents and leases against an engine that says what the test wants, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+import perdure
+from perdure import graphwire
+from perdure.conversion import to_spec
+from perdure.model import Call, Resources, Shape
+from perdure.service.executors.attempts import attempt_of
+from perdure.service.executors.port import Work
+from perdure.v1 import worker_service_pb2 as pb
+from perdure.v1 import worker_service_pb2_grpc
+from perdure.worker import agent as agent_module
+from perdure.worker.agent import Agent, AgentSettings
+from perdure.worker.lease import run_lease
+
+WAIT_S = 30
+Serve = Callable[[AsyncIterator[Any]], AsyncIterator[Any]]
+
+
+@asynccontextmanager
+async def engine(*, agents: Serve | None = None, leases: Serve | None = None) -> AsyncIterator[str]:
+    """Serves streams by these functions; gives its address."""
+
+    class Servicer(worker_service_pb2_grpc.WorkerServiceServicer):
+        async def ServeAgent(self, request_iterator: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+            assert agents is not None
+            async for message in agents(request_iterator):
+                yield message
+
+        async def ServeLease(self, request_iterator: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+            assert leases is not None
+            async for message in leases(request_iterator):
+                yield message
+
+    server = grpc.aio.server()
+    worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(Servicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+async def test_an_agent_introduces_itself_in_each_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the session before takes its words away, whether it had something to say or not."""
+    monkeypatch.setattr(agent_module, "RETRY_FIRST_S", 0.01)
+    hellos: list[str] = []
+    enough = asyncio.Event()
+
+    async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        first = await anext(stream)
+        assert first.WhichOneof("kind") == "hello"
+        hellos.append(first.hello.agent_id)
+        yield pb.ServeAgentResponse(welcome=pb.AgentWelcome(engine_id="e", blob_url=(tmp_path / "blobs").as_uri()))
+        if len(hellos) == 5:
+            enough.set()
+        # and the engine ends
+
+    class WithoutRay(Agent):
+        def _capacity(self) -> dict[str, float]:
+            return {"CPU": 1.0}
+
+        def _hello(self, capacity: dict[str, float]) -> pb.AgentHello:
+            return pb.AgentHello(agent_id="agent")
+
+        def _disconnect_ray(self) -> None:
+            """There is none."""
+
+    async with engine(agents=serve) as address:
+        stop = asyncio.Event()
+        running = asyncio.create_task(WithoutRay(AgentSettings(address)).run(stop))
+        async with asyncio.timeout(WAIT_S):
+            await enough.wait()
+        stop.set()
+        await running
+    assert set(hellos) == {"agent"}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_lease_begins_nothing_before_it_knows_that_its_engine_lives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_async: bool
+) -> None:
+    """It may have been stopped, and others have gone on."""
+    monkeypatch.setenv("PERDURE_ADDRESS", "")
+    said: list[str] = []
+
+    def five() -> int:
+        return 5
+
+    async def five_later() -> int:
+        return 5
+
+    (node,) = to_spec(perdure.task(five_later if is_async else five).bind()).nodes
+    assert isinstance(node.action, Call)
+    function = node.action.function
+    work = Work("default", "wf", "run", "task", 1, node.action, Shape(Resources()), ())
+
+    async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        await anext(stream)
+        response = pb.ServeLeaseResponse(attempts=[attempt_of(work, 7, lambda key: None)])
+        response.functions.append(pb.LeaseFunction(key=function.key, function=graphwire.function_to_proto(function)))
+        yield response
+        answers = iter([0.0, 0.0, 0.0, 20.0])
+        async for message in stream:
+            said.extend("started" for _ in message.started)
+            if message.receipts:
+                said.append(message.receipts[0].WhichOneof("result"))
+                yield pb.ServeLeaseResponse(finish=True)
+            if message.asks:
+                answer = pb.ServeLeaseResponse()
+                answer.holds_for.FromNanoseconds(int(next(answers) * 1e9))
+                said.append(f"holds for {answer.holds_for.ToSeconds()}")
+                yield answer
+
+    async with engine(leases=serve) as address, asyncio.timeout(WAIT_S):
+        blobs = (tmp_path / "blobs").as_uri()
+        assert await asyncio.to_thread(run_lease, address, "e", "lease", blobs, (), "", "", True) == 1
+    assert said[:4] == ["holds for 0"] * 3 + ["holds for 20"]
+    assert sorted(said[4:]) == ["output", "started"]
