@@ -187,13 +187,13 @@ class _Commit:
                 return False
 
     def _has_happened(self, write: Write) -> bool:
-        values: list[str | int]
+        values: tuple[str | int, ...]
         match write:
             case AddRun():
-                where, values = "", [write.row.run_id]
+                where, values = "", (write.row.run_id,)
             case SetRun():
                 where = " AND status = ? AND update_ms = ? AND ? IN ('', owner)"
-                values = [write.run_id, write.status.value, write.at_ms, write.owner]
+                values = (write.run_id, write.status.value, write.at_ms, write.owner)
             case _:
                 return False
         return self._sql.execute(f"SELECT 1 FROM runs WHERE run_id = ?{where}", values).fetchone() is not None
