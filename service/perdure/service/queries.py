@@ -140,10 +140,10 @@ class Queries:
         with self._changes.gather((row.run_id,)) as told:
             has_come = True
             while has_come and not _has_outcome(row):
-                if not self.is_live(row.run_id):  # otherwise its end will be told
-                    row = await self.row(row.namespace, row.workflow_id, row.run_id)
                 if (ended := told.ended.pop(row.run_id, None)) is not None:
                     row = ended
+                elif not self.is_live(row.run_id):  # otherwise its end will be told
+                    row = await self.row(row.namespace, row.workflow_id, row.run_id)
                 left_s = deadline - asyncio.get_running_loop().time()
                 if _has_outcome(row) or left_s <= 0 or self._changes.is_closed:
                     break

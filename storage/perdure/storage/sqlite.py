@@ -5,7 +5,8 @@ to the disk (synchronous=FULL). A lock on a file beside the database keeps a sec
 
 A small commit is made by the event loop itself, as long as the disk is quick: then handing it to the
 thread and back takes longer than the flush. Whoever else has something to do waits for that one flush.
-Under load commits are large, and are made by the thread while the loop goes on.
+Under load commits are large, and are made by the thread while the loop goes on. Single rows are read in the
+same manner.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ T = TypeVar("T")
 STATEMENTS_CACHED: Final = 256
 BUSY_S: Final = 5.0
 PAGE_BYTES: Final = 4096
-SMALL_ENTRIES: Final = 2
-SMALL_WRITES: Final = 8
+SMALL_ENTRIES: Final = 8
+SMALL_WRITES: Final = 32
 """A commit of not more is small."""
 QUICK_S: Final = 0.001
 """A disk on which small commits take less on the average is quick."""
@@ -117,6 +118,16 @@ class SqliteMetadataStore:
         connection = self._read_connection
         return await self._run(self._reader, lambda: work(connection))
 
+    async def _look(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """A read of one row by a unique key."""
+        connection = self._read_connection
+        if connection is None or self._took_s > QUICK_S or not self._reader.is_idle:
+            return await self._read(work)
+        try:
+            return work(connection)
+        except sqlite3.Error as error:
+            raise _meaning(error, self._path) from error
+
     async def commit(self, entries: Sequence[Entry]) -> Committed:
         if self._write_connection is None:
             raise StorageUnavailable("the store is not open")
@@ -163,19 +174,19 @@ class SqliteMetadataStore:
         """Nobody else commits."""
 
     async def find_run(self, namespace: str, workflow_id: str) -> RunRow | None:
-        return await self._read(lambda connection: sqlite_read.find_run(connection, namespace, workflow_id))
+        return await self._look(lambda connection: sqlite_read.find_run(connection, namespace, workflow_id))
 
     async def find_request(self, namespace: str, request_id: str) -> RunRow | None:
-        return await self._read(lambda connection: sqlite_read.find_request(connection, namespace, request_id))
+        return await self._look(lambda connection: sqlite_read.find_request(connection, namespace, request_id))
 
     async def get_run(self, run_id: str) -> RunRow | None:
-        return await self._read(lambda connection: sqlite_read.get_run(connection, run_id))
+        return await self._look(lambda connection: sqlite_read.get_run(connection, run_id))
 
     async def get_runs(self, run_ids: Collection[str]) -> list[RunRow]:
         return await self._read(lambda connection: sqlite_read.get_runs(connection, run_ids))
 
     async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:
-        return await self._read(lambda connection: sqlite_read.find_event(connection, run_id, key, event_id))
+        return await self._look(lambda connection: sqlite_read.find_event(connection, run_id, key, event_id))
 
     async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
         return await self._read(lambda connection: sqlite_read.read_events(connection, run_id, after))
