@@ -41,8 +41,8 @@ T = TypeVar("T")
 STATEMENTS_CACHED: Final = 256
 BUSY_S: Final = 5.0
 PAGE_BYTES: Final = 4096
-SMALL_ENTRIES: Final = 8
-SMALL_WRITES: Final = 32
+SMALL_ENTRIES: Final = 2
+SMALL_WRITES: Final = 8
 """A commit of not more is small."""
 QUICK_S: Final = 0.001
 """A disk on which small commits take less on the average is quick."""
