@@ -15,6 +15,21 @@ from integration.wire_calls import Stubs, json_of, output_of, run_request, sum_o
 from perdure.service.app import RunningServer, running_server
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Every test runs on every storage, unless it is marked with those that tell as much."""
+    left_out = {item for item in items if not _tells(item)}
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _tells(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("storages")
+    if marker is None or not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return True
+    return item.callspec.params.get("storage", marker.args[0]) in marker.args
+
+
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     match request.param:

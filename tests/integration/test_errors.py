@@ -31,7 +31,8 @@ from perdure.v1 import failure_pb2, payload_pb2, spec_pb2, workflow_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 
 Code = grpc.StatusCode
-pytestmark = pytest.mark.usefixtures("goes_on_serving")
+pytestmark = [pytest.mark.usefixtures("goes_on_serving"), pytest.mark.storages("sqlite")]
+"""What is refused here is refused before any storage is asked."""
 
 NO_BLOB = "0" * 64
 

@@ -14,7 +14,8 @@ from integration.wire_calls import Stubs, refused, stored
 from perdure.service.app import RunningServer
 
 Code = grpc.StatusCode
-pytestmark = pytest.mark.usefixtures("goes_on_serving")
+pytestmark = [pytest.mark.usefixtures("goes_on_serving"), pytest.mark.storages("sqlite")]
+"""What is refused here is refused before any storage is asked."""
 
 
 async def test_bytes_that_are_no_message(stubs: Stubs) -> None:
