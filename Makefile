@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
 SECONDS ?= 60
+CHAOS_SECONDS := $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),120)
 STAMP := $(VENV)/.installed
 PROTO_STAMP := $(PROTO_VENV)/.installed
 
-.PHONY: help dev run test test-all lint fmt types proto check-proto simulate bench bench-compare docs build clean
+.PHONY: help dev run test test-all lint fmt types proto check-proto simulate chaos bench bench-compare docs build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,6 +60,9 @@ check-proto: $(STAMP) $(PROTO_STAMP) ## check the API's style, and that the stub
 
 simulate: $(STAMP) ## run fresh worlds of the simulation for SECONDS
 	$(BIN)/python tools/simulate.py $(SECONDS)
+
+chaos: $(STAMP) ## engines, PostgreSQL, S3 and Ray under load and faults for SECONDS (120)
+	$(BIN)/python tools/run_chaos.py --seconds $(CHAOS_SECONDS)
 
 bench: $(STAMP) ## measure, with floors of the same run beside
 	$(BIN)/python benchmarks/run.py

@@ -16,6 +16,7 @@ import psutil
 
 START_S = 60
 STOP_S = 60
+PATHS = (str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")]))
 
 
 def free_port() -> int:
@@ -40,7 +41,7 @@ class Process:
 
     def start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
-        environment |= {"RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(__file__).parent)}
+        environment |= {"RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(PATHS)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *self._arguments],
@@ -50,6 +51,14 @@ class Process:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
+
+    @property
+    def log_path(self) -> Path:
+        return self._log
+
+    def code(self) -> int | None:
+        """With which exit code it ended; None: it runs."""
+        return None if self._process is None else self._process.poll()
 
     def wait_for(self, text: str, *, since: int = 0) -> None:
         """Until the process has said so."""

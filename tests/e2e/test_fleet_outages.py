@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,13 @@ class Outage:
                 self.handles[name] = await client.start(graph, workflow_id=name)
         await self.traces.until(20)
 
-    async def ticks(self, count: int) -> None:
+    async def ticks(self, count: int, names: Sequence[str] = ("t0", "t1")) -> None:
         """Tasks that run, go on."""
         before = self.traces.read()
         await self.traces.until(len(before) + count)
-        assert {trace.name for trace in self.traces.read()[len(before) :]} >= {"t0.tick", "t1.tick"}
+        assert {trace.name for trace in self.traces.read()[len(before) :]} >= {f"{name}.tick" for name in names}
 
-    async def _send(self, client: perdure.Client, workflow_id: str) -> None:
+    async def send(self, client: perdure.Client, workflow_id: str) -> None:
         """The store is there again, which an engine sees when it tries the next time."""
         while True:
             try:
@@ -109,7 +109,7 @@ class Outage:
         """The fault is over."""
         async with asyncio.timeout(HARNESS_S):
             for index, client in enumerate(self.clients):
-                await self._send(client, f"e{1 - index}")
+                await self.send(client, f"e{1 - index}")
             self.done.touch()
             outputs = {name: await handle.output() for name, handle in self.handles.items()}
         traces = self.traces.read()
@@ -197,6 +197,29 @@ async def test_the_database_is_down_for_longer_than_the_leases(server: PostgresS
 @pytest.mark.parametrize("how", ["stopped", "paused"])
 async def test_the_database_is_away_for_half_a_minute(server: PostgresServer, outage: Outage, how: str) -> None:
     await go_through(server, outage, how, LONG_S)
+
+
+async def test_an_engine_that_begins_anew_waits_for_the_database(server: PostgresServer, outage: Outage) -> None:
+    zombie, heir = outage.fleet
+    pid, since = zombie.pid, zombie.said()
+    zombie.pause()
+    try:
+        await asyncio.to_thread(heir.wait_for, "engine declared dead")
+    finally:
+        zombie.go_on()
+    await asyncio.to_thread(zombie.wait_for, "starting anew", since=since)
+    with stopped(server):
+        await outage.ticks(4, ("t1",))
+    await asyncio.to_thread(zombie.wait_for, " serves on ", since=since)
+    outage.done.touch()
+    async with asyncio.timeout(HARNESS_S):
+        for index, client in enumerate(outage.clients):
+            await outage.send(client, f"e{index}")
+        outputs = {name: await handle.output() for name, handle in outage.handles.items()}
+        assert len(await outage.clients[0].run(chain(outage.traces.path, "new", 3))) == 3
+    assert [len(outputs[f"c{index}"]) for index in range(2)] == [40, 40]
+    assert zombie.pid == pid
+    assert zombie.code() is None
 
 
 async def test_the_disk_of_the_database_is_full(outage: Outage) -> None:

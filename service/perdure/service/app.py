@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -39,7 +39,7 @@ from perdure.service.rpc.system import SystemServicer
 from perdure.service.rpc.worker import WorkerServicer
 from perdure.service.rpc.workflow import WorkflowServicer
 from perdure.service.settings import Settings, SettingsError
-from perdure.storage.ports import BlobStore, MetadataStore
+from perdure.storage.ports import BlobStore, MetadataStore, StorageUnavailable
 from perdure.storage.rows import EngineRow
 from perdure.storage.urls import blob_store, metadata_store, shown
 from perdure.v1 import (
@@ -55,6 +55,8 @@ from perdure.v1 import (
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG: Final = 1
+AGAIN_S: Final = 1.0
+AGAIN_MAX_S: Final = 30.0
 GARBAGE: Final = (20_000, 10, 10)
 """Most objects are not in cycles. To look for those as often as Python does by itself takes a tenth of the CPU."""
 SERVICES: Final = tuple(
@@ -250,15 +252,25 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         _end_with_parent(settings.with_parent)
     agent = _Agent(settings)
     try:
+        has_lived = False
         while not stopping.is_set():
-            async with running_server(settings, listening=agent.serve) as server:
-                http = f", HTTP on {server.http_address}" if server.http_address else ""
-                where = f"{server.address}{http}, storage {shown(settings.storage)}"
-                announce(f"perdure {package_version()} serves on {where}")
-                await _until_over(server, stopping)
-                await server.drain()
-                if stopping.is_set():
-                    await agent.end()
+            try:
+                async with running_server(settings, listening=agent.serve) as server:
+                    http = f", HTTP on {server.http_address}" if server.http_address else ""
+                    where = f"{server.address}{http}, storage {shown(settings.storage)}"
+                    announce(f"perdure {package_version()} serves on {where}")
+                    has_lived = True
+                    await _until_over(server, stopping)
+                    await server.drain()
+                    if stopping.is_set():
+                        await agent.end()
+            except StorageUnavailable as error:
+                if not has_lived:  # the URL may be wrong: whoever starts us should see that
+                    raise
+                log.warning("no new life yet, trying again", extra={"error": str(error)})
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(AGAIN_S):
+                        await stopping.wait()
     finally:
         await agent.end()
 
@@ -307,7 +319,19 @@ class _Agent:
         command += ["--ray-address", self._settings.ray_address, "--ray-cpus", str(self._settings.ray_cpus)]
         self._address = address
         self._process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
-        self._watch = asyncio.create_task(_watch_agent(self._process))
+        self._watch = asyncio.create_task(self._start_again(self._process, command))
+
+    async def _start_again(self, process: asyncio.subprocess.Process, command: list[str]) -> None:
+        """Whenever it ends by itself: Ray ends the processes of its drivers if something surprises it."""
+        loop = asyncio.get_running_loop()
+        pause_s = AGAIN_S
+        while True:
+            began_s = loop.time()
+            code = await process.wait()
+            pause_s = AGAIN_S if loop.time() - began_s > AGAIN_MAX_S else min(pause_s * 2, AGAIN_MAX_S)
+            log.error("the agent ended; another one is started", extra={"exit_code": code, "after_s": pause_s})
+            await asyncio.sleep(pause_s)
+            process = self._process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
 
     async def end(self) -> None:
         """End it, if it is there."""
@@ -321,8 +345,3 @@ class _Agent:
             except TimeoutError:
                 process.kill()
                 await process.wait()
-
-
-async def _watch_agent(process: asyncio.subprocess.Process) -> None:
-    code = await process.wait()
-    log.error("the agent ended: no task runs until one dials in", extra={"exit_code": code})
