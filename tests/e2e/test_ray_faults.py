@@ -93,6 +93,38 @@ async def test_the_engine_dies_under_a_hundred_workflows(service: Service, agent
     assert again <= 2 * 64, f"{again} steps ran again"
 
 
+@perdure.task
+def hold(path: str) -> int:
+    """Sleeps where no interrupt reaches it; gives how many others were at it when it began."""
+    with open(path) as file:
+        pids = [int(line) for line in file]
+    others = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                others += stat.read().rpartition(")")[2].split()[0] != "Z"
+        except FileNotFoundError:
+            continue
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    time.sleep(5)
+    return others
+
+
+async def test_an_agent_that_outlives_its_engine_starts_nothing_beside_what_still_runs(
+    service: Service, agent: Process, tmp_path: Path
+) -> None:
+    path = tmp_path / "lines"
+    path.touch()
+    async with perdure.Client(service.address) as client:
+        handle = await client.start(hold.bind(str(path)))
+        await until(path, 1)
+        service.kill()
+        service.up()
+        assert await handle.output(timeout=60) == 0
+    assert len(lines(path)) == 2  # in another process
+
+
 @perdure.task(max_retries=3, retry_policy=RETRY)
 def die_once(path: str) -> int:
     """Kills its own worker process the first time."""

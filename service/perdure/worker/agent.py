@@ -18,6 +18,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,8 +41,11 @@ log = logging.getLogger(__name__)
 
 CAPACITY_S: Final = 2.0
 PARENT_S: Final = 0.5
-RETRY_FIRST_S: Final = 0.2
-RETRY_MAX_S: Final = 1.0
+RETRY_FIRST_S: Final = 0.1
+RETRY_GROWTH: Final = 1.2
+RETRY_MAX_S: Final = 0.5
+LEASES_END_S: Final = 1.2
+"""A lease without its engine stops what it runs, or ends its process, within a second."""
 PR_SET_PDEATHSIG: Final = 1
 
 
@@ -82,6 +86,7 @@ class Agent:
         self._settings = settings
         self._id = secrets.token_hex(8)
         self._leases: dict[str, Any] = {}  # object refs by lease id
+        self._all_ended = asyncio.Event()
         self._out = _Outbox()
         self._threads = ThreadPoolExecutor(2, "perdure-agent")
         self._welcome: pb.AgentWelcome | None = None
@@ -99,12 +104,13 @@ class Agent:
             if not session.done():
                 session.cancel()
             (outcome,) = await asyncio.gather(session, return_exceptions=True)
-            self._kill_all()
             if stop.is_set():
+                self._kill_all()
                 break
+            await self._let_leases_end()
             if isinstance(outcome, Exception) and not isinstance(outcome, grpc.RpcError):
                 log.error("the agent's session failed", exc_info=outcome)
-            pause_s = RETRY_FIRST_S if self._welcome is not None else min(pause_s * 2, RETRY_MAX_S)
+            pause_s = RETRY_FIRST_S if self._welcome is not None else min(pause_s * RETRY_GROWTH, RETRY_MAX_S)
             self._welcome = None
             await asyncio.sleep(pause_s)
         await loop.run_in_executor(self._threads, self._disconnect_ray)
@@ -145,7 +151,9 @@ class Agent:
         capacity = await loop.run_in_executor(self._threads, self._capacity)
         self._out = out = _Outbox()
         out.send(pb.ServeAgentRequest(hello=self._hello(capacity)))
-        options = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 10_000)]
+        # Otherwise a new channel inherits what the last one knew of the address: not to be tried for a second.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        options += [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 10_000)]
         async with grpc.aio.insecure_channel(self._settings.address, options=options) as channel:
             stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
             refresh = asyncio.create_task(self._refresh(capacity))
@@ -222,6 +230,8 @@ class Agent:
 
     def _ended(self, lease_id: str, reason: str) -> None:
         self._leases.pop(lease_id, None)
+        if not self._leases:
+            self._all_ended.set()
         self._out.send(pb.ServeAgentRequest(ended=pb.LeaseEnded(lease_id=lease_id, reason=reason[:2000])))
 
     def _kill(self, lease_id: str) -> None:
@@ -230,6 +240,16 @@ class Agent:
         ref = self._leases.get(lease_id)
         if ref is not None:
             ray.cancel(ref, force=True)
+
+    async def _let_leases_end(self) -> None:
+        """Before an engine hears of us again, so that it starts nothing beside what still runs. Leases whose engine
+        is gone end by themselves, and Ray keeps their processes for the next ones; what does not end is killed."""
+        self._all_ended.clear()
+        if self._leases:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEASES_END_S):
+                    await self._all_ended.wait()
+        self._kill_all()
 
     def _kill_all(self) -> None:
         for lease_id in list(self._leases):
