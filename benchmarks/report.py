@@ -52,14 +52,17 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def ratio(results: dict[str, Any], name: str, figure: str) -> float | None:
-    """So many times slower than its floor in the same run; None if it has none."""
+def ratio(results: dict[str, Any], name: str, figure: str, *, best: bool = False) -> float | None:
+    """So many times slower than its floor in the same run, by medians or by the best rounds of both; None if it has
+    no floor."""
     floor, of, times = FLOOR_OF.get((name, figure), ("", "", 1))
     if floor not in results["floors"]:
         return None
-    value = results["workloads"][name]["figures"][figure]["median"]
-    base = results["floors"][floor]["figures"][of]["median"]
-    return float(base / value / times if of.endswith("per_s") else value / (base * times))
+    is_rate = of.endswith("per_s")
+    which = ("max" if is_rate else "min") if best else "median"
+    value = results["workloads"][name]["figures"][figure][which]
+    base = results["floors"][floor]["figures"][of][which]
+    return float(base / value / times if is_rate else value / (base * times))
 
 
 def _ratio_text(results: dict[str, Any], name: str, figure: str) -> str:

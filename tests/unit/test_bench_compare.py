@@ -28,7 +28,8 @@ def compare(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def results(rpc_per_s: float, runs_per_s: float, payload_s: float) -> dict[str, Any]:
     def figure(**values: float) -> dict[str, Any]:
-        return {"figures": {name: {"median": value} for name, value in values.items()}}
+        # the median of a noisy run does not count
+        return {"figures": {name: {"min": value, "max": value, "median": 7.0} for name, value in values.items()}}
 
     return {
         "floors": {"unary RPC": figure(per_s=rpc_per_s), "64 MiB write": figure(s=0.1)},
