@@ -11,7 +11,7 @@ from simulation.fleet_world import run_fleet
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "60"))
 FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
-FOUND_BUGS = (24, 34, 114, 171, 191, 199, 227, 278, 357, 359, 469, 657, 906, 1073)
+FOUND_BUGS = (24, 34, 114, 171, 191, 199, 227, 278, 357, 359, 469, 657, 906, 1073, 178513478675)
 LIMITS = [(-1, -1), (1, -1), (2, 0), (1, 1), (2, 3)]
 
 
@@ -40,7 +40,8 @@ def test_seeds_that_found_bugs(seed: int) -> None:
     """24, 171, 191: two runs were to start; the first found no slot, one became free, and the second took it.
     34, 114, 199, 227, 278: an engine that had stood still told what it remembered, or what others had seen
     the end of already. 357, 359, 469, 657, 906: it went on where it had stopped, with what others had done.
-    1073: the answer to a deletion got lost, and its repetition found nothing to delete."""
+    1073: the answer to a deletion got lost, and its repetition found nothing to delete. 178513478675: a run fell
+    asleep between the commit of an event and its delivery, and its engine died."""
     run_fleet(seed, limits=LIMITS[seed % len(LIMITS)])
 
 

@@ -374,9 +374,12 @@ class Commands:
             if not sent.done():
                 sent.set_exception(error)
 
-        # Not dormant: if the engine dies before the event is handed over, recovery has to look at the run.
-        hint: Write = SetDormant(row.run_id, False) if is_here else event_letter(row.run_id)
-        self._scheduler.roused(row.run_id)
+        # If the engine dies before the event is handed over, recovery has to look at the run. Among several
+        # engines it is handed over some time after its commit, when the run may have fallen asleep again:
+        # only a letter stays until that has happened.
+        hint: Write = event_letter(row.run_id) if self._store.is_shared else SetDormant(row.run_id, False)
+        if not self._store.is_shared:
+            self._scheduler.roused(row.run_id)
         entry = (write, *use(row.run_id, payload.blobs()), hint)
         self._journal.append(entry, then, trouble=trouble, droppable=True)
         return sent
