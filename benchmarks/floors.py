@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,25 @@ async def commit() -> Figures:
     return {"median_s": meters.median(times), "per_s": len(times) / sum(times)}
 
 
+async def postgres_commit(url: str) -> Figures:
+    """A PostgreSQL transaction of one row, a prepared statement: one round trip and one flush each."""
+    import asyncpg
+
+    times: list[float] = []
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("CREATE TABLE IF NOT EXISTS floor (id serial PRIMARY KEY, number int, output bytea)")
+        insert = await connection.prepare("INSERT INTO floor (number, output) VALUES ($1, $2)")
+        end = time.perf_counter() + ROUND_S
+        while (began := time.perf_counter()) < end:
+            await insert.fetch(len(times), MESSAGE)
+            times.append(time.perf_counter() - began)
+        await connection.execute("DROP TABLE floor")
+    finally:
+        await connection.close()
+    return {"median_s": meters.median(times), "per_s": len(times) / sum(times)}
+
+
 async def file_write() -> Figures:
     """64 MiB written and flushed."""
     data = os.urandom(MIB) * 64
@@ -176,14 +196,20 @@ def _ray() -> None:
     ray.shutdown()
 
 
-FLOORS: dict[str, tuple[Callable[[], Awaitable[Figures]], int]] = {
-    "unary RPC": (unary_rpc, 5),
-    "stream item": (stream_items, 5),
-    "SQLite commit": (commit, 5),
-    "64 MiB write": (file_write, 5),
-    "Ray task": (ray_task, 1),
-}
-"""Each with its rounds. One of Ray takes 300 round trips, and its start the longest."""
+Floors = dict[str, tuple[Callable[[], Awaitable[Figures]], int]]
+COMMITS = {"sqlite": "SQLite commit", "postgresql": "Postgres commit"}
+"""The floor of a commit, by storage."""
+
+
+def floors(database: str = "") -> Floors:
+    """Each with its rounds. One of Ray takes 300 round trips, and its start the longest. `database` is the URL of a
+    PostgreSQL whose commits are measured in the place of SQLite's."""
+    found: Floors = {"unary RPC": (unary_rpc, 5), "stream item": (stream_items, 5)}
+    if database:
+        found[COMMITS["postgresql"]] = (partial(postgres_commit, database), 5)
+    else:
+        found[COMMITS["sqlite"]] = (commit, 5)
+    return found | {"64 MiB write": (file_write, 5), "Ray task": (ray_task, 1)}
 
 
 if __name__ == "__main__":

@@ -57,8 +57,12 @@ def _tree() -> list[psutil.Process]:
 
 def _ours() -> float:
     """CPU seconds of this process and all below it, those that have ended included."""
+    return _cpu_s(_tree())
+
+
+def _cpu_s(processes: list[psutil.Process]) -> float:
     seconds = 0.0
-    for process in _tree():
+    for process in processes:
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
@@ -90,6 +94,12 @@ def cpu_s(pid: int) -> float:
     """CPU seconds that a process has used, all its threads together."""
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
+
+
+def tree_cpu_s(pid: int) -> float:
+    """CPU seconds of a process and all below it, those that have ended included."""
+    process = psutil.Process(pid)
+    return _cpu_s([process, *process.children(recursive=True)])
 
 
 def resident_bytes(*, of: int | None = None) -> int:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import floors
+
+Rows = Sequence[Sequence[str]]
+"""Of a table, its head first."""
+
+COMMIT = "commit"
+"""Stands for the floor of a commit to the storage that was measured."""
 FLOOR_OF = {
     # workload and figure: floor and figure, how many of it one unit needs at the least
     ("W1 one step", "median_s"): ("unary RPC", "median_s", 1),
     ("W1 one step", "p99_s"): ("unary RPC", "median_s", 1),
     ("W2 many runs", "runs_per_s"): ("unary RPC", "per_s", 1),
-    ("W3 chain of 200", "steps_per_s"): ("SQLite commit", "per_s", 1),
+    ("W3 chain of 200", "steps_per_s"): (COMMIT, "per_s", 1),
     ("W4 fan-out of 1,000", "steps_per_s"): ("stream item", "per_s", 1),
     ("W5 64 MiB, 3 steps", "s"): ("64 MiB write", "s", 2),
     ("W6 event", "median_s"): ("unary RPC", "median_s", 1),
@@ -37,25 +45,71 @@ NOISY = 0.25
 """Cores that others took; beyond it a figure is a lower bound."""
 
 
-def table(results: dict[str, Any]) -> str:
-    lines = [f"{'':24}{'figure':20}{'median':>12}{'min':>12}{'max':>12}  {'to its floor':32}{'goal':24}noise"]
+def printed(rows: Rows, markdown: bool = False) -> str:
+    """The table for a terminal, numbers to the right, or for a page."""
+    if markdown:
+        lines = [f"| {' | '.join(row)} |" for row in rows]
+        return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width)
+            for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
+
+
+def table(results: dict[str, Any], markdown: bool = False) -> str:
+    """What one run gave."""
+    rows = [["", "figure", "median", "min", "max", "to its floor", "goal", "noise"]]
     for group in ("floors", "workloads"):
         for name, result in results[group].items():
-            label = name
+            label, noise = name, _noise_text(result)
             for figure, values in result["figures"].items():
-                floor = _ratio_text(results, name, figure)
+                cells = [show(figure, values[key]) for key in ("median", "min", "max")]
                 goal = _goal_text(name, figure, values["median"])
-                cells = "".join(f"{_show(figure, values[key]):>12}" for key in ("median", "min", "max"))
-                noise = f"{result['others']:.2f} cores" + (" !" if result["others"] > NOISY else "")
-                lines.append(f"{label:24}{figure:20}{cells}  {floor:32}{goal:24}{noise if label else ''}".rstrip())
+                rows.append([label, figure, *cells, _ratio_text(results, name, figure), goal, noise])
+                label = noise = ""
+    return printed(rows, markdown)
+
+
+def beside(all_results: Sequence[dict[str, Any]], markdown: bool = False) -> str:
+    """Runs on several storages side by side: medians and extremes."""
+    rows = [["", "figure"]]
+    for results in all_results:
+        rows[0] += [results["storage"], "to its floor", "noise"]
+    for group in ("floors", "workloads"):
+        names = list(dict.fromkeys(name for results in all_results for name in results[group]))
+        for name in names:
+            ran = [results for results in all_results if name in results[group]]
+            label = name
+            for figure in ran[0][group][name]["figures"]:
+                row = [label, figure]
+                for results in all_results:
+                    row += _cells(results, group, name, figure) if results in ran else ["", "", ""]
+                rows.append(row)
                 label = ""
-    return "\n".join(lines)
+    return printed(rows, markdown)
+
+
+def _cells(results: dict[str, Any], group: str, name: str, figure: str) -> list[str]:
+    result = results[group][name]
+    values = result["figures"][figure]
+    spread = show(figure, values["median"])
+    if len(values["rounds"]) > 1:
+        spread += f" ({show(figure, values['min'])} to {show(figure, values['max'])})"
+    return [spread, _ratio_text(results, name, figure), _noise_text(result)]
+
+
+def _noise_text(result: dict[str, Any]) -> str:
+    return f"{result['others']:.2f} cores" + (" !" if result["others"] > NOISY else "")
 
 
 def ratio(results: dict[str, Any], name: str, figure: str, *, best: bool = False) -> float | None:
     """So many times slower than its floor in the same run, by medians or by the best rounds of both; None if it has
     no floor."""
-    floor, of, times = FLOOR_OF.get((name, figure), ("", "", 1))
+    floor, of, times = _floor_of(results, name, figure)
     if floor not in results["floors"]:
         return None
     is_rate = of.endswith("per_s")
@@ -65,11 +119,16 @@ def ratio(results: dict[str, Any], name: str, figure: str, *, best: bool = False
     return float(base / value / times if is_rate else value / (base * times))
 
 
+def _floor_of(results: dict[str, Any], name: str, figure: str) -> tuple[str, str, int]:
+    floor, of, times = FLOOR_OF.get((name, figure), ("", "", 1))
+    return floors.COMMITS[results.get("storage", "sqlite")] if floor == COMMIT else floor, of, times
+
+
 def _ratio_text(results: dict[str, Any], name: str, figure: str) -> str:
     found = ratio(results, name, figure)
     if found is None:
         return ""
-    floor, _, times = FLOOR_OF[name, figure]
+    floor, _, times = _floor_of(results, name, figure)
     count = f"{times} x " if times > 1 else ""
     return f"{found:.1f} x {count}{floor}"
 
@@ -80,10 +139,11 @@ def _goal_text(name: str, figure: str, value: float) -> str:
         return ""
     is_rate = figure.endswith("per_s")
     is_met = value >= goal if is_rate else value <= goal
-    return f"{'>=' if is_rate else '<='} {_show(figure, goal)}" + ("" if is_met else ": missed")
+    return f"{'>=' if is_rate else '<='} {show(figure, goal)}" + ("" if is_met else ": missed")
 
 
-def _show(figure: str, value: float) -> str:
+def show(figure: str, value: float) -> str:
+    """A figure for people; its name says what it is of."""
     if figure.endswith("_per_s") or figure == "per_s":
         return f"{value:,.0f}/s"
     if figure == "s" or figure.endswith("_s"):

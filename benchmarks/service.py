@@ -23,12 +23,13 @@ def free_port() -> int:
 
 
 class Service:
-    """An engine on SQLite (synchronous=FULL) and files in `folder`, an agent, and a local Ray."""
+    """An engine, an agent, and a local Ray. `flags` are of `perdure serve`; without any the engine is on SQLite
+    (synchronous=FULL) and files in `folder`, which has its log in any case."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *flags: str) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         self.pid = 0
-        self._storage = folder / "storage"
+        self._flags = flags or ("--storage", str(folder / "storage"))
         self._log = folder / "serve.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -39,7 +40,7 @@ class Service:
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "PYTHONUNBUFFERED": "1"}
         environment.setdefault("RAY_AUTH_MODE", "disabled")
         command = [sys.executable, "-m", "perdure.cli", "serve", "--listen", self.address]
-        command += ["--storage", str(self._storage), "--log-level", "warning"]
+        command += [*self._flags, "--log-level", "warning"]
         said = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -69,9 +69,10 @@ def _folders() -> Iterator[Path]:
 class PostgresServer:
     """One server. `kill`, `pause` and `start` are for tests of what happens then."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] = SETTINGS) -> None:
         self.port = free_port()
         self._folder = folder
+        self._settings = settings
         self._user = _other_user()
         self._programs = programs()
         self._process: subprocess.Popen[bytes] | None = None
@@ -114,7 +115,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Returns once it takes connections. It ends with the thread that calls this, if nobody stops it before."""
-        settings = {**SETTINGS, "port": str(self.port), "unix_socket_directories": str(self._folder)}
+        settings = {**self._settings, "port": str(self.port), "unix_socket_directories": str(self._folder)}
         flags = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -204,10 +205,10 @@ def _children(pid: int) -> list[int]:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """A server that is gone afterwards, files included."""
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-    server = PostgresServer(folder)
+def running_postgres(parent: str = "/tmp", settings: Mapping[str, str] = SETTINGS) -> Iterator[PostgresServer]:
+    """A server that is gone afterwards, files included. Its user has to get at the folder `parent`."""
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=parent))
+    server = PostgresServer(folder, settings)
     try:
         server.create()
         server.start()

@@ -84,12 +84,23 @@ class Batches:
     ) -> list[Result[RunRow]]:
         """The rows of runs (workflow id, run id or ""), after waiting for so long until all have ended."""
         results = await self._find(namespace, items)
-        awaited: dict[str, list[int]] = {}
-        for number, row in enumerate(results):
-            if isinstance(row, RunRow) and not row.status.is_final:
-                awaited.setdefault(row.run_id, []).append(number)
-        if not awaited or not wait_s:
-            return results
+        if wait_s and (awaited := _unfinished(results)):
+            await self._await_ends(namespace, items, results, awaited, wait_s)
+        if left := _unfinished(results):
+            for run_id, row in (await self._queries.rows_by_now(left)).items():
+                for number in left[run_id]:
+                    results[number] = row
+        return results
+
+    async def _await_ends(
+        self,
+        namespace: str,
+        items: Sequence[Result[tuple[str, str]]],
+        results: list[Result[RunRow]],
+        awaited: dict[str, list[int]],
+        wait_s: float,
+    ) -> None:
+        """Put into the results what comes to an end within so long."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         with self._changes.gather(tuple(awaited)) as told:
@@ -106,7 +117,7 @@ class Batches:
                 told.ended.clear()
                 left_s = deadline - loop.time()
                 if not awaited or left_s <= 0 or self._changes.is_closed or not await told.wait(left_s):
-                    return results
+                    return
                 look_at = {run_id for run_id in told.stirred if run_id in awaited and not self._queries.is_live(run_id)}
                 told.stirred.clear()
 
@@ -128,6 +139,15 @@ class Batches:
         for number, result in zip(left, found, strict=True):
             results[number] = result
         return cast("list[Result[RunRow]]", results)
+
+
+def _unfinished(results: Sequence[Result[RunRow]]) -> dict[str, list[int]]:
+    """Where the runs are that have not ended, by their ids."""
+    found: dict[str, list[int]] = {}
+    for number, row in enumerate(results):
+        if isinstance(row, RunRow) and not row.status.is_final:
+            found.setdefault(row.run_id, []).append(number)
+    return found
 
 
 def _named(item: Result[tuple[str, str]], run_id: str) -> tuple[str, str]:

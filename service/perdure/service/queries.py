@@ -89,6 +89,8 @@ class Queries:
 
     async def rows(self, run_ids: Collection[str]) -> dict[str, RunRow]:
         """Those of these runs that there are, by their ids."""
+        if not self._journal.is_sure:
+            await self._journal.assure()
         found: dict[str, RunRow] = {}
         away: list[str] = []
         for run_id in run_ids:
@@ -100,6 +102,12 @@ class Queries:
         if away:
             found.update((row.run_id, row) for row in await self._store.get_runs(away))
         return found
+
+    async def rows_by_now(self, run_ids: Collection[str]) -> dict[str, RunRow]:
+        """As `rows`, with all that others can have seen of them: an end may be stored before it is known here."""
+        if self._store.is_shared and any(map(self.is_live, run_ids)):
+            await self._journal.barrier()
+        return await self.rows(run_ids)
 
     def is_live(self, run_id: str) -> bool:
         """Whether the run is in memory, so that its end will be told."""
@@ -148,9 +156,8 @@ class Queries:
                 if _has_outcome(row) or left_s <= 0 or self._changes.is_closed:
                     break
                 has_come = await told.wait(left_s)
-        if self._store.is_shared and not row.status.is_final and self._scheduler.find_live(row.run_id) is not None:
-            await self._journal.barrier()  # others may have seen the end before it is known here
-            row = await self.row(row.namespace, row.workflow_id, row.run_id)
+        if self._store.is_shared and not row.status.is_final:
+            row = (await self.rows_by_now((row.run_id,))).get(row.run_id, row)
         return row
 
     async def outcome_of(self, row: RunRow) -> OutcomeView:
