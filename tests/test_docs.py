@@ -208,8 +208,8 @@ RAY_WORKFLOW = """
     cancel delete sleep wait_for_event continuation options event_listener exceptions http_event_provider
     EventListener TimerListener HTTPListener HTTPEventProvider WorkflowStatus WorkflowError WorkflowExecutionError
     WorkflowCancellationError WorkflowNotFoundError WorkflowNotResumableError WorkflowStillActiveError
-    WorkflowRunningError WorkflowTaskNotRecoverableError PENDING RUNNING RESUMABLE SUCCESSFUL FAILED CANCELED
-    create wait
+    WorkflowRunningError WorkflowTaskNotRecoverableError WorkflowEventHandleError EventListenerType
+    PENDING RUNNING RESUMABLE SUCCESSFUL FAILED CANCELED create wait
 """
 """What `ray.workflow` of Ray 2.0 to 2.47 has, in it and in its public submodules."""
 

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where the code that asks is running. `attempt` counts from 1."""
+    """Where the code that asks is running. `attempt` counts from 1; `engine` is host:port of the engine, "" if that
+    is not known."""
 
     namespace: str
     workflow_id: str
     run_id: str
     task_id: str
     attempt: int
+    engine: str = ""
 
     @property
     def idempotency_token(self) -> str:

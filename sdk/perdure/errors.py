@@ -354,6 +354,10 @@ class WorkflowExecutionError(Exception):
 class WorkflowCancellationError(WorkflowExecutionError):
     """The run was canceled."""
 
+    def __init__(self, workflow_id: str, failure: Failure) -> None:
+        super().__init__(workflow_id, failure)
+        self.args = (f"workflow {workflow_id!r} was canceled: {failure.message}",)
+
 
 class BatchError(Exception):
     """Some items of a batch failed; the others did not. `results` are those of all items, in their order, with an

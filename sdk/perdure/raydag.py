@@ -68,8 +68,8 @@ def input_ref(node: Any) -> InputRef | None:
 
 
 def parts_of(node: Any) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Options]:
-    """Function, arguments and options of a FunctionNode. TypeError for nodes that are no function calls,
-    TypeError or ValueError for options that cannot be honoured."""
+    """Function, arguments and options of a FunctionNode. TypeError for nodes that are no function calls and for
+    calls that the function does not take, TypeError or ValueError for options that cannot be honoured."""
     dag = _classes()
     if not isinstance(node, dag.FunctionNode):
         raise TypeError(_not_a_step(node))
@@ -77,7 +77,38 @@ def parts_of(node: Any) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, 
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         name = getattr(function, "__qualname__", "the function")
         raise TypeError(f"{name}() is a generator, and a step of a workflow returns one value; return a list")
-    return function, tuple(node._bound_args), dict(node._bound_kwargs), _options_of(node._bound_options)
+    args, kwargs = tuple(node._bound_args), dict(node._bound_kwargs)
+    _check_call(function, args, kwargs)
+    return function, args, kwargs, _options_of(node._bound_options)
+
+
+_signatures: OrderedDict[int, tuple[Callable[..., Any], inspect.Signature | None]] = OrderedDict()
+"""By the identity of the function, which is kept so that it stays its own. None: nobody knows."""
+
+
+def _signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
+    known = _signatures.get(id(function))
+    if known is not None:
+        return known[1]
+    try:
+        found = inspect.signature(function)
+    except ValueError:  # of some functions that are not Python's
+        found = None
+    _signatures[id(function)] = (function, found)
+    if len(_signatures) > KNOWN_MAX:
+        _signatures.popitem(last=False)
+    return found
+
+
+def _check_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """TypeError for a call that the function does not take: Ray's `.bind` lets it pass."""
+    signature = _signature_of(function)
+    if signature is None:
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{getattr(function, '__qualname__', 'the function')}(): {error}") from None
 
 
 def _not_a_step(node: Any) -> str:

@@ -122,6 +122,16 @@ def test_generators_are_refused() -> None:
         raydag.options_from_ray({"num_returns": "streaming"})
 
 
+def test_calls_that_the_function_does_not_take_are_refused() -> None:
+    remote: Any = ray.remote(plain)
+    for _ in range(2):  # also when the signature is known already
+        with pytest.raises(TypeError, match=r"plain\(\): too many positional arguments"):
+            to_spec(remote.bind(1, 2))
+        with pytest.raises(TypeError, match=r"plain\(\): got an unexpected keyword argument 'other'"):
+            to_spec(remote.bind(remote.bind(other=1)))
+    assert len(to_spec(remote.bind(value=remote.bind())).nodes) == 2
+
+
 def test_an_option_that_nobody_knows_is_refused() -> None:
     with pytest.raises(ValueError, match="the option shiny=1 cannot be given to a step of a workflow"):
         raydag.options_from_ray({"shiny": 1})

@@ -113,6 +113,64 @@ def test_wrong_listeners_are_refused_at_the_call() -> None:
         workflow.sleep(-1)
 
 
+class NeedsSomething(FileListener):
+    def __init__(self, something: int) -> None:
+        super().__init__()
+
+
+def test_what_a_listener_does_not_take_is_refused_at_the_call() -> None:
+    for call, why in (
+        (lambda: workflow.wait_for_event(FileListener), "FileListener.poll_for_event.*'path'"),
+        (lambda: workflow.wait_for_event(FileListener, "a", "b", "c"), "FileListener.poll_for_event.*too many"),
+        (lambda: workflow.wait_for_event(TimerListener), "TimerListener.poll_for_event.*'timestamp'"),
+        (lambda: workflow.wait_for_event(TimerListener, "noon"), "number of seconds since the epoch, not a str"),
+        (lambda: workflow.wait_for_event(HTTPListener), "HTTPListener.poll_for_event.*'event_key'"),
+        (lambda: workflow.wait_for_event(NeedsSomething, "a"), "NeedsSomething is made without arguments"),
+    ):
+        with pytest.raises(TypeError, match=why):
+            call()
+
+
+class Told(HTTPListener):
+    """Says that it has it."""
+
+    async def event_checkpointed(self, event: Any) -> None:
+        write(event[1], f"checkpointed {event[0]}")
+
+
+class Rang(TimerListener):
+    async def event_checkpointed(self, event: Any) -> None:
+        assert event is None
+
+
+def test_listeners_that_are_the_engines_but_for_what_they_acknowledge(
+    fresh_id: Callable[[], str], engine: Service, tmp_path: Path
+) -> None:
+    named, notes = fresh_id(), tmp_path / "notes"
+    graph = gather.bind(workflow.wait_for_event(Told, "paid"), workflow.wait_for_event(Rang, time.time()))
+    with perdure.SyncClient(engine.address) as client:
+        handle = client.start(graph, workflow_id=named)
+        client.send_event(named, "paid", str(notes))
+        assert handle.output() == (("paid", str(notes)), None)
+    assert lines(notes) == ["checkpointed paid"]
+
+
+def test_keys_and_moments_that_tasks_find_out_are_waited_for_by_the_engine(
+    fresh_id: Callable[[], str], engine: Service
+) -> None:
+    named = fresh_id()
+    key = perdure.task(lambda: "found").bind()
+    moment = perdure.task(lambda: time.time() + 0.05).bind()
+    graph = gather.bind(workflow.wait_for_event(HTTPListener, key), workflow.wait_for_event(TimerListener, moment))
+    with perdure.SyncClient(engine.address) as client:
+        handle = client.start(graph, workflow_id=named)
+        client.send_event(named, "found", 1)
+        assert handle.output() == (("found", 1), None)
+        kinds = {task.task_id for task in handle.tasks()}
+    assert {"event", "sleep"} <= kinds
+    assert "poll_for_event" not in kinds
+
+
 def test_there_is_nothing_to_deploy() -> None:
     with pytest.raises(TypeError, match="the engine takes events by HTTP itself"):
         HTTPEventProvider.bind()

@@ -24,7 +24,7 @@ def background() -> Any:
     threads: list[threading.Thread] = []
 
     def quietly(graph: Any, workflow_id: str) -> None:
-        with contextlib.suppress(workflow.exceptions.WorkflowExecutionError):
+        with contextlib.suppress(workflow.exceptions.WorkflowError):
             workflow.run(graph, workflow_id=workflow_id)
 
     def start(graph: Any, workflow_id: str) -> threading.Thread:
@@ -51,8 +51,16 @@ def test_outputs_of_tasks_by_their_ids(fresh_id: Callable[[], str]) -> None:
     assert workflow.get_output(named, task_id="outer") == 4
     with pytest.raises(ValueError, match="without a task 'other'"):
         workflow.get_output(named, task_id="other")
-    with pytest.raises(TypeError, match="task id"):
-        workflow.get_output(named, task_id=1)  # type: ignore[arg-type]
+    # As in Ray 2.0.
+    assert workflow.get_output(named, name="inner") == 2
+    assert workflow.get_metadata(named, name="inner") == workflow.get_metadata(named, "inner")
+    for call in (workflow.get_output, workflow.get_metadata):
+        with pytest.raises(TypeError, match="a task id is a string, not a int"):
+            call(named, task_id=1)  # type: ignore[operator]
+        with pytest.raises(TypeError, match="another word for task_id"):
+            call(named, task_id="inner", name="inner")  # type: ignore[operator]
+        with pytest.raises(ValueError, match="at least one character"):
+            call(named, task_id="")  # type: ignore[operator]
 
 
 @pytest.mark.usefixtures("engine")
@@ -119,7 +127,8 @@ def test_lists_by_state(fresh_id: Callable[[], str], tmp_path: Path) -> None:
         assert good not in listed
     assert dict(workflow.list_all(status_filter="SUCCESSFUL"))[good] == "SUCCESSFUL"
     both = workflow.list_all()
-    assert both == workflow.list_all(None) == workflow.list_all(set())
+    assert both == workflow.list_all(None) == workflow.list_all(status_filter=None)
+    assert workflow.list_all(set()) == workflow.list_all([]) == workflow.list_all(status_filter=frozenset()) == []
     assert {good, bad} <= dict(both).keys()
     with pytest.raises(ValueError, match="no state"):
         workflow.list_all("ENDED")

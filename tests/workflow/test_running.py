@@ -45,6 +45,21 @@ def test_what_is_no_graph_is_refused_at_the_call(what: Any) -> None:
         workflow.run(what)
 
 
+def test_calls_that_the_function_does_not_take_are_refused_at_the_call(fresh_id: Callable[[], str]) -> None:
+    named = fresh_id()
+    remote: Any = plus
+    for graph, why in (
+        (remote.bind(1), "missing a required argument: 'right'"),
+        (remote.bind(1, 2, 3), "too many positional arguments"),
+        (remote.bind(1, right=2, colour="red"), "unexpected keyword argument 'colour'"),
+        (remote.bind(1, remote.bind()), "missing a required argument: 'left'"),
+    ):
+        with pytest.raises(TypeError, match=rf"plus\(\): .*{why}"):
+            workflow.run(graph, workflow_id=named)
+    with pytest.raises(workflow.exceptions.WorkflowNotFoundError):
+        workflow.get_status(named)
+
+
 def test_it_runs_inside_a_running_loop() -> None:
     async def main() -> int:
         return workflow.run(double.bind(4))
@@ -190,6 +205,8 @@ def test_a_canceled_run_does_not_go_on(fresh_id: Callable[[], str], tmp_path: Pa
     def work() -> None:
         try:
             workflow.run(graph, workflow_id=named)
+        except workflow.exceptions.WorkflowExecutionError:
+            raise AssertionError("it did not fail, it was canceled") from None
         except workflow.exceptions.WorkflowCancellationError as error:
             raised.append(error)
 
@@ -198,7 +215,11 @@ def test_a_canceled_run_does_not_go_on(fresh_id: Callable[[], str], tmp_path: Pa
     eventually(tmp_path / "never.started")
     workflow.cancel(named)
     thread.join()
-    assert len(raised) == 1
+    (error,) = raised
+    assert isinstance(error, workflow.exceptions.WorkflowError)
+    assert isinstance(error, ray.exceptions.RayTaskError)
+    assert isinstance(error, perdure.WorkflowCancellationError)
+    assert error.message == str(error)  # type: ignore[union-attr]
     assert workflow.get_status(named) == workflow.CANCELED
     for call in (workflow.resume, lambda again: workflow.run(graph, workflow_id=again)):
         with pytest.raises(workflow.exceptions.WorkflowNotResumableError, match="canceled"):
@@ -298,6 +319,48 @@ def test_other_inputs_are_another_graph(fresh_id: Callable[[], str]) -> None:
     assert workflow.run(graph, workflow_id=named, number=1) == 2
     with pytest.raises(ValueError, match="other arguments"):
         workflow.run(graph, workflow_id=named, number=2)
+
+
+# ------------------------------------------------------------------------------ namespaces
+
+
+def test_a_program_has_a_namespace_and_what_its_tasks_start_is_there_too(
+    fresh_id: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outer, inner = fresh_id(), fresh_id()
+
+    @perdure.task
+    def start(inner: str) -> list[str]:
+        assert workflow.run(double.bind(2), workflow_id=inner) == 4
+        return sorted(named for named, _ in workflow.list_all())
+
+    monkeypatch.setenv("PERDURE_NAMESPACE", "theirs")
+    assert workflow.run(start.bind(inner), workflow_id=outer) == sorted((outer, inner))
+    assert workflow.get_output(inner) == 4
+    monkeypatch.delenv("PERDURE_NAMESPACE")
+    assert not {outer, inner} & dict(workflow.list_all()).keys()
+    with pytest.raises(workflow.exceptions.WorkflowNotFoundError):
+        workflow.get_output(outer)
+
+
+# ------------------------------------------------------------------------------ the engine
+
+
+def test_a_continuation_outside_of_workflows_is_executed_also_if_it_is_nothing_to_ray() -> None:
+    assert workflow.continuation(add.bind(double.bind(2), 1)) == 5
+
+    @ray.remote
+    def pair(left: object, right: object) -> tuple[object, object]:
+        return left, right
+
+    mixed: Any = pair.bind(workflow.sleep(0.01), pair.bind(double.bind(1), 1))
+    assert workflow.continuation(mixed) == (None, (2, 1))
+
+
+def test_nothing_answers() -> None:
+    for bad in ("nonsense", "host:", "host:port"):
+        with pytest.raises(ValueError, match="host:port"):
+            workflow.init(address=bad)
 
 
 def test_an_engine_that_was_restarted_is_asked_again(fresh_id: Callable[[], str], threads_engine: Service) -> None:

@@ -1,8 +1,9 @@
 """Which engine the functions of this package talk to, and how they wait for it.
 
-PERDURE_ADDRESS or `init(address=)` names one; otherwise it is the engine of the Ray cluster that this process is
-part of, which is started when it is first needed. One loop thread and one client for each engine serve every
-thread of the process.
+In a task of a workflow it is the one that runs the task, and the namespace is that of the run. Elsewhere
+PERDURE_ADDRESS or `init(address=)` names one; otherwise it is the engine of the Ray cluster that this process is part
+of, which is started when it is first needed. PERDURE_NAMESPACE names a namespace. One loop thread, and one client for
+each engine and namespace, serve every thread of the process.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 from perdure import errors
 from perdure.client import Client
+from perdure.context import context, is_bound
 from perdure.sync import _LoopThread
 from perdure.workflow import outcomes
 
@@ -25,6 +27,7 @@ T = TypeVar("T")
 PATIENCE_S: Final = 60.0
 """An engine that died is back well before that."""
 PASSED_ON: Final = "PERDURE_"
+DEFAULT_NAMESPACE: Final = "default"
 CLIENTS_OWN: Final = frozenset({"PERDURE_ADDRESS", "PERDURE_NAMESPACE", "PERDURE_STORAGE"})
 
 
@@ -51,13 +54,14 @@ class Wanted:
 
 
 class Connection:
-    """One engine."""
+    """One engine and a namespace of it."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, namespace: str) -> None:
         self.address = address
+        self.namespace = namespace
 
         async def make() -> Client:
-            return Client(address, patience=PATIENCE_S)
+            return Client(address, namespace=namespace, patience=PATIENCE_S)
 
         self.client = _loop().wait(make())
 
@@ -74,7 +78,7 @@ class Connection:
 
 _lock: Final = threading.RLock()
 _thread: _LoopThread | None = None
-_connections: Final[dict[str, Connection]] = {}
+_connections: Final[dict[tuple[str, str], Connection]] = {}
 _wanted = Wanted()
 _cluster: object = None
 _found = ""
@@ -103,10 +107,11 @@ def init(
     PERDURE_STORAGE says where runs are kept, `max_running_workflows` how many run at a time and
     `max_pending_workflows` how many more may wait (-1: any number; None: as it is).
 
-    Calling it again with the same settings does nothing, with others it is a RuntimeError.
+    Calling it again with the same settings does nothing, with others it is a RuntimeError. Raises
+    perdure.errors.ServiceUnavailableError if nothing answers at the address for a minute.
     """
     wanted = Wanted(
-        address=_text("address", address),
+        address=_address(address),
         storage=_storage(storage),
         max_running_workflows=_limit("max_running_workflows", max_running_workflows, least=1),
         max_pending_workflows=_limit("max_pending_workflows", max_pending_workflows, least=0),
@@ -122,7 +127,8 @@ def init(
         if _wanted != before[0]:
             _found = ""  # ask whether it is so
         try:
-            connect()
+            connection = connect()
+            connection.ask(connection.client.info())
         except BaseException:
             _wanted, _found = before
             raise
@@ -134,6 +140,13 @@ def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} is a string, not a {type(value).__name__}")
     return value
+
+
+def _address(value: object) -> str:
+    text = _text("address", value)
+    if text and not text.rpartition(":")[2].isdecimal():
+        raise ValueError(f"address is host:port, unlike {text!r:.300}")
+    return text
 
 
 def _storage(value: object) -> str:
@@ -156,10 +169,18 @@ def _limit(name: str, value: object, *, least: int) -> int | None:
 def connect() -> Connection:
     """The connection of this process, made when it is first needed."""
     with _lock:
-        address = _wanted.address or os.environ.get("PERDURE_ADDRESS", "") or _engine_of_the_cluster()
-        if address not in _connections:
-            _connections[address] = Connection(address)
-        return _connections[address]
+        told = context().engine if is_bound() else ""
+        address = told or _wanted.address or os.environ.get("PERDURE_ADDRESS", "") or _engine_of_the_cluster()
+        where = (address, _namespace())
+        if where not in _connections:
+            _connections[where] = Connection(*where)
+        return _connections[where]
+
+
+def _namespace() -> str:
+    if is_bound():
+        return context().namespace
+    return os.environ.get("PERDURE_NAMESPACE") or DEFAULT_NAMESPACE
 
 
 def local_address() -> str:

@@ -1,13 +1,16 @@
 """What a program implements to wait for events of the outside world.
 
-Listeners run on workers as coroutines, many in one process, and hold no CPU while they wait.
+Listeners run on workers as coroutines, many in one process, and hold no CPU while they wait. One that blocks (with
+`time.sleep`, or a client that is not asynchronous) keeps the others of its process waiting: let it await
+`asyncio.to_thread`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 
 class EventListener:
@@ -25,6 +28,10 @@ class EventListener:
     async def event_checkpointed(self, event: Any) -> None:
         """The event is stored and will not be polled for again: acknowledge it. May be called more than once
         for one event."""
+
+
+EventListenerType: TypeAlias = Callable[[], EventListener]
+"""What makes a listener: its class."""
 
 
 class TimerListener(EventListener):

@@ -6,11 +6,13 @@ that the event is stored before it is acknowledged, and is never polled for agai
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from numbers import Real
 from typing import Any
 
-from perdure import graph
+from perdure import codec, graph
 from perdure.workflow.event_listener import EventListener, TimerListener
 from perdure.workflow.http_event_provider import HTTPListener
 
@@ -31,7 +33,8 @@ def wait_for_event(
 
     With a listener class: what its `poll_for_event(*args, **kwargs)` returned; `event_checkpointed` is called
     after that is stored. Without one: the payload of the event that `send_event` delivers under `key`; after
-    `timeout` seconds without one the node fails. TypeError for what is no listener class.
+    `timeout` seconds without one the node fails. TypeError for what is no listener class, and for arguments that its
+    `poll_for_event` does not take.
     """
     if event_listener_type is None:
         if args or kwargs or key is None:
@@ -43,26 +46,60 @@ def wait_for_event(
         kwargs["timeout"] = timeout
     if not isinstance(event_listener_type, type) or not issubclass(event_listener_type, EventListener):
         raise TypeError(f"{event_listener_type!r:.200} is no subclass of workflow.event_listener.EventListener")
-    if event_listener_type is HTTPListener:
-        return _http(*args, **kwargs)
-    if event_listener_type is TimerListener and (moment := _moment(args, kwargs)) is not None:
-        return graph.sleep_until(moment)
-    return _acknowledge.bind(event_listener_type, _poll.bind(event_listener_type, *args, **kwargs))
+    _check_call(event_listener_type, args, kwargs)
+    polls = event_listener_type.poll_for_event
+    if polls is HTTPListener.poll_for_event:
+        event = _sent(*args, **kwargs)
+    elif polls is TimerListener.poll_for_event:
+        event = _timer(*args, **kwargs)
+    else:
+        return _acknowledge.bind(event_listener_type, _poll.bind(event_listener_type, *args, **kwargs))
+    acknowledges = event_listener_type.event_checkpointed is not EventListener.event_checkpointed
+    return _acknowledge.bind(event_listener_type, event) if acknowledges else event
 
 
-def _moment(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> datetime | None:
-    """The moment, unless a task is to find it out."""
-    given = args[0] if len(args) == 1 and not kwargs else kwargs.get("timestamp") if not args else None
-    if isinstance(given, bool) or not isinstance(given, (int, float)):
-        return None
+def _check_call(listener: type[EventListener], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """TypeError for what would only fail on a worker."""
     try:
-        return datetime.fromtimestamp(given, UTC)
-    except (OverflowError, ValueError, OSError) as error:
-        raise ValueError(f"{given} is no moment: seconds since the epoch are expected") from error
+        inspect.signature(listener.poll_for_event).bind(listener, *args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{listener.__qualname__}.poll_for_event(): {error}") from None
+    try:
+        inspect.signature(listener).bind()
+    except TypeError as error:
+        raise TypeError(f"{listener.__qualname__} is made without arguments, and takes some: {error}") from None
+    except ValueError:  # of a class that tells nothing
+        return
 
 
-def _http(event_key: str) -> Any:
+def _sent(event_key: Any) -> Any:
+    if graph.is_node(event_key) or codec.is_object(event_key):
+        return _sent_under.bind(event_key)
     return _keyed.bind(event_key, graph.event(event_key))
+
+
+def _timer(timestamp: Any) -> Any:
+    if graph.is_node(timestamp) or codec.is_object(timestamp):
+        return _until.bind(timestamp)
+    if isinstance(timestamp, bool) or not isinstance(timestamp, Real):
+        raise TypeError(f"a moment is a number of seconds since the epoch, not a {type(timestamp).__name__}")
+    try:
+        return graph.sleep_until(datetime.fromtimestamp(float(timestamp), UTC))
+    except (OverflowError, ValueError, OSError) as error:
+        raise ValueError(f"{timestamp} is no moment: seconds since the epoch are expected") from error
+
+
+# What another task finds out: the wait is a graph that a task returns, and so no worker's either.
+
+
+@graph.task(num_cpus=0, max_retries=-1, task_id="http_event")
+def _sent_under(event_key: Any) -> Any:
+    return _sent(event_key)
+
+
+@graph.task(num_cpus=0, max_retries=-1, task_id="timer")
+def _until(timestamp: Any) -> Any:
+    return _timer(timestamp)
 
 
 # Both coroutines, so that the listeners of all runs share a few processes. A lost worker costs no attempts,

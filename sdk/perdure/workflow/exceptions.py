@@ -12,14 +12,20 @@ from perdure import errors
 class WorkflowError(Exception):
     """The base of what goes wrong with workflows."""
 
+    @property
+    def message(self) -> str:
+        """What it says."""
+        return str(self)
+
 
 class WorkflowExecutionError(WorkflowError, errors.WorkflowExecutionError):
     """A workflow failed. `__cause__` is the exception of the user's task, with its remote traceback as a note.
     Where Ray is installed it is a ray.exceptions.RayTaskError too."""
 
 
-class WorkflowCancellationError(WorkflowExecutionError, errors.WorkflowCancellationError):
-    """The workflow was canceled."""
+class WorkflowCancellationError(WorkflowError, errors.WorkflowCancellationError):
+    """The workflow was canceled. That is no WorkflowExecutionError of this module: who handles failures does not
+    handle what somebody wanted. Where Ray is installed it is a ray.exceptions.RayTaskError too."""
 
 
 class WorkflowNotResumableError(WorkflowError):
@@ -39,3 +45,4 @@ class WorkflowStillActiveError(WorkflowError, errors.WorkflowStillActiveError):
 
 
 WorkflowRunningError = WorkflowStillActiveError
+"""Its name in Ray 2.0."""

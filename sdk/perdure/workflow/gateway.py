@@ -22,15 +22,15 @@ class Gateway:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._client: Client | None = None
+        self._clients: dict[str, Client] = {}
 
-    async def output(self, workflow_id: str, run_id: str, task_id: str) -> Any:
+    async def output(self, namespace: str, workflow_id: str, run_id: str, task_id: str) -> Any:
         """The value of a run or of one of its tasks, once there is one. An error that ended it is returned:
         Ray raises it for whoever asks for the object."""
-        if self._client is None:
-            self._client = Client(self._address, patience=PATIENCE_S)
+        if namespace not in self._clients:
+            self._clients[namespace] = Client(self._address, namespace=namespace, patience=PATIENCE_S)
         try:
-            handle = self._client.handle(workflow_id, run_id)
+            handle = self._clients[namespace].handle(workflow_id, run_id)
             outcome = await handle.outcome(task_id)
             if isinstance(outcome, Failure):
                 return outcomes.FailedRun(workflow_id, outcome)
@@ -39,8 +39,8 @@ class Gateway:
             raise outcomes.refused(error) from None
 
 
-def output_ref(address: str, workflow_id: str, run_id: str = "", task_id: str = "") -> Any:
-    """A ray.ObjectRef of it."""
+def output_ref(address: str, namespace: str, workflow_id: str, run_id: str = "", task_id: str = "") -> Any:
+    """A ray.ObjectRef of it. The namespace is one of the engine's: the actor cannot know the caller's."""
     name = f"gateway-{hashlib.sha256(address.encode()).hexdigest()[:16]}"
     gateway = host.on_head(Gateway, name, max_concurrency=WAITS_MAX).remote(address)
-    return gateway.output.remote(workflow_id, run_id, task_id)
+    return gateway.output.remote(namespace, workflow_id, run_id, task_id)

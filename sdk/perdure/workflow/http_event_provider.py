@@ -10,6 +10,11 @@ from typing import Any, NoReturn
 
 from perdure.workflow.connection import connect
 from perdure.workflow.event_listener import EventListener
+from perdure.workflow.exceptions import WorkflowError
+
+
+class WorkflowEventHandleError(WorkflowError):
+    """Kept for `except` clauses: nothing raises it, since events are not handled by a task any more."""
 
 
 class HTTPListener(EventListener):

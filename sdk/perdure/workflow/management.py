@@ -15,27 +15,39 @@ from perdure.workflow.connection import connect
 from perdure.workflow.running import Started, check_id
 
 
-def get_output(workflow_id: str, *, task_id: str | None = None) -> Any:
+def get_output(workflow_id: str, *, task_id: str | None = None, name: str | None = None) -> Any:
     """The value of a workflow or of one of its tasks; waits for it, also for a task that does not exist yet.
 
-    Raises the error of a run that failed, WorkflowNotFoundError, and ValueError if the run ends without such a task
-    or the task's value is not stored.
+    `name` is another word for `task_id`, as in Ray 2.0. Raises the error of a run that failed, WorkflowNotFoundError,
+    and ValueError if the run ends without such a task or the task's value is not stored.
     """
-    return _output(workflow_id, task_id).wait()
+    return _output(workflow_id, _task(task_id, name)).wait()
 
 
-def get_output_async(workflow_id: str, *, task_id: str | None = None) -> Any:
+def get_output_async(workflow_id: str, *, task_id: str | None = None, name: str | None = None) -> Any:
     """Like `get_output`, but returns a ray.ObjectRef of the value at once."""
-    return _output(workflow_id, task_id).ref()
+    return _output(workflow_id, _task(task_id, name)).ref()
 
 
-def _output(workflow_id: str, task_id: str | None) -> Started:
-    if task_id is not None and not isinstance(task_id, str):
-        raise TypeError(f"a task id is a string, not a {type(task_id).__name__}")
+def _task(task_id: object, name: object) -> str:
+    """The id of a task, "" if none is meant."""
+    if task_id is not None and name is not None:
+        raise TypeError("name is another word for task_id; give one of them")
+    given = name if task_id is None else task_id
+    if given is None:
+        return ""
+    if not isinstance(given, str):
+        raise TypeError(f"a task id is a string, not a {type(given).__name__}")
+    if not given:
+        raise ValueError("a task id has at least one character")
+    return given
+
+
+def _output(workflow_id: str, task_id: str) -> Started:
     connection = connect()
     handle = connection.client.handle(check_id(workflow_id))
     # Asked now, so that an unknown id is an error of this call; and the run is the one that there is now.
-    return Started(connection, workflow_id, connection.ask(handle.status()).run_id, task_id or "")
+    return Started(connection, workflow_id, connection.ask(handle.status()).run_id, task_id)
 
 
 def get_status(workflow_id: str) -> RunStatus:
@@ -50,8 +62,12 @@ def _status(workflow_id: str) -> RunInfo:
 
 def list_all(*filters: Any, status_filter: Any = None, filter: Any = None) -> list[tuple[str, RunStatus]]:
     """(workflow id, state) of all workflows, newest first, or of those in certain states: give states or their names,
-    one by one or in lists or sets. ValueError for a name that is no state's, TypeError for what is no name."""
-    statuses = _statuses([*filters, *(given for given in (status_filter, filter) if given is not None)])
+    one by one or in lists or sets; of an empty one there are none. ValueError for a name that is no state's,
+    TypeError for what is no name."""
+    given = [states for states in (*filters, status_filter, filter) if states is not None]
+    statuses = _statuses(given)
+    if given and not statuses:
+        return []
     connection = connect()
 
     async def listing() -> list[tuple[str, RunStatus]]:
@@ -65,8 +81,6 @@ def list_all(*filters: Any, status_filter: Any = None, filter: Any = None) -> li
 def _statuses(given: Iterable[Any]) -> set[RunStatus]:
     found: set[RunStatus] = set()
     for item in given:
-        if item is None:
-            continue
         if isinstance(item, str):
             if item not in RunStatus.__members__:
                 raise ValueError(f"{item!r:.80} is no state of a workflow; there are {', '.join(RunStatus)}")
@@ -97,17 +111,19 @@ def delete(workflow_id: str) -> None:
 # ------------------------------------------------------------------------------ metadata
 
 
-def get_metadata(workflow_id: str, task_id: str | None = None) -> dict[str, Any]:
+def get_metadata(workflow_id: str, task_id: str | None = None, *, name: str | None = None) -> dict[str, Any]:
     """What is known of a workflow or of one of its tasks, as a dictionary. Times are seconds since the epoch.
 
     Of a workflow: status, user_metadata, stats (start_time, and end_time once it has ended) and tasks, which counts
     them (total, running, successful, failed). Of a task: task_id, name, status, task_options, user_metadata,
     workflow_refs (ids of the tasks whose values it was given), stats and attempts.
-    Raises WorkflowNotFoundError, and ValueError for a task that there is not.
+    `name` is another word for `task_id`, as in Ray 2.0. Raises WorkflowNotFoundError, and ValueError for a task that
+    there is not.
     """
+    task_id = _task(task_id, name)
     connection = connect()
     handle = connection.client.handle(check_id(workflow_id))
-    metadata = connection.ask(handle.metadata(task_id or ""))
+    metadata = connection.ask(handle.metadata(task_id))
     told: dict[str, Any] = {
         "status": metadata.status,
         "user_metadata": _plain(metadata.user_metadata),

@@ -15,7 +15,7 @@ from perdure.model import Failure, FailureKind
 from perdure.workflow import exceptions
 
 
-def failed(workflow_id: str, failure: Failure) -> exceptions.WorkflowExecutionError:
+def failed(workflow_id: str, failure: Failure) -> errors.WorkflowExecutionError:
     """The error of a run that failed or was canceled, with its cause."""
     canceled = failure.kind is FailureKind.CANCELED
     error = _failure_class(canceled)(workflow_id, failure)
@@ -25,21 +25,22 @@ def failed(workflow_id: str, failure: Failure) -> exceptions.WorkflowExecutionEr
 
 
 @functools.cache
-def _failure_class(canceled: bool) -> type[exceptions.WorkflowExecutionError]:
+def _failure_class(canceled: bool) -> type[errors.WorkflowExecutionError]:
+    plain: type[errors.WorkflowExecutionError]
     plain = exceptions.WorkflowCancellationError if canceled else exceptions.WorkflowExecutionError
     if find_spec("ray") is None:
         return plain
     from ray.exceptions import RayTaskError
 
     bases: tuple[Any, ...] = (_AsRayTaskError, plain, RayTaskError)
-    both: type[exceptions.WorkflowExecutionError] = type(f"RayTaskError({plain.__name__})", bases, {"plain": plain})
+    both: type[errors.WorkflowExecutionError] = type(f"RayTaskError({plain.__name__})", bases, {"plain": plain})
     return both
 
 
 class _AsRayTaskError:
     """What makes an error of ours one of Ray's, too."""
 
-    plain: type[exceptions.WorkflowExecutionError]
+    plain: type[errors.WorkflowExecutionError]
     __cause__: BaseException | None
 
     def __init__(self, workflow_id: str, failure: Failure) -> None:

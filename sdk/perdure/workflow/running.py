@@ -52,7 +52,8 @@ class Started:
     def ref(self) -> Any:
         """A ray.ObjectRef of the value."""
         start_ray()
-        return gateway.output_ref(self.connection.address, self.workflow_id, self.run_id, self.task_id)
+        connection = self.connection
+        return gateway.output_ref(connection.address, connection.namespace, self.workflow_id, self.run_id, self.task_id)
 
 
 # ------------------------------------------------------------------------------ run

@@ -118,7 +118,8 @@ async def running_server(
         await store.open()
         blobs = blobs or blob_store(settings.blob_url)
         stack.push_async_callback(blobs.close)
-        executor, pool = _executor(settings, blobs, engine_id, clock)
+        address = ""
+        executor, pool = _executor(settings, blobs, engine_id, clock, lambda: address)
         engine = EngineRow(engine_id, socket.gethostname(), settings.listen, package_version(), clock())
         kernel = Kernel(
             store,
@@ -184,12 +185,12 @@ async def running_server(
 
 
 def _executor(
-    settings: Settings, blobs: BlobStore, engine_id: str, clock: Callable[[], int]
+    settings: Settings, blobs: BlobStore, engine_id: str, clock: Callable[[], int], address: Callable[[], str]
 ) -> tuple[Executor, LeasePool | None]:
     if settings.executor == "local":
         from perdure.service.executors.local import LocalExecutor
 
-        return LocalExecutor(blobs, threads=settings.local_threads, clock=clock), None
+        return LocalExecutor(blobs, threads=settings.local_threads, clock=clock, address=address), None
     pool = LeasePool(engine_id=engine_id, blob_url=settings.blob_url, idle_s=settings.lease_idle_s)
     return pool, pool
 

@@ -235,7 +235,8 @@ class Session:
             self._inbox.finish()
 
     def _assignment(self, attempt: pb.Attempt, values: list[Value]) -> Assignment:
-        context = Context(attempt.namespace, attempt.workflow_id, attempt.run_id, attempt.task_id, attempt.attempt)
+        names = attempt.namespace, attempt.workflow_id, attempt.run_id, attempt.task_id
+        context = Context(*names, attempt.attempt, self._address)
         return Assignment(
             context, self._functions[attempt.function], wire.payload_from_proto(attempt.arguments), values
         )

@@ -57,11 +57,19 @@ class _Running:
 
 
 class LocalExecutor:
-    """Implements Executor."""
+    """Implements Executor. `address` gives that of the engine, once it has one: what tasks start is for it."""
 
-    def __init__(self, blobs: BlobStore, *, threads: int = THREADS, clock: Callable[[], int] = now_ms) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        *,
+        threads: int = THREADS,
+        clock: Callable[[], int] = now_ms,
+        address: Callable[[], str] = str,
+    ) -> None:
         self._blobs = blobs
         self._clock = clock
+        self._address = address
         self._threads_max = threads
         self._queue: queue.SimpleQueue[tuple[_Running, Assignment] | None] = queue.SimpleQueue()
         self._here: dict[Key, _Running] = {}
@@ -172,7 +180,8 @@ class LocalExecutor:
         running = self._here.get(work.key)
         if running is None:
             return
-        context = Context(work.namespace, work.workflow_id, work.run_id, work.task_id, work.attempt)
+        names = work.namespace, work.workflow_id, work.run_id, work.task_id
+        context = Context(*names, work.attempt, self._address())
         self._queue.put((running, Assignment(context, work.call.function, work.call.arguments, values)))
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
