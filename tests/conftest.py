@@ -18,10 +18,11 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 @pytest.fixture(scope="session")
 def driver_of_ray() -> Iterator[None]:
-    """Two CPUs, as long as the session lasts."""
+    """Two CPUs, and three GPUs and a disk that Ray takes our word for, as long as the session lasts."""
     import ray
 
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    has = {"num_cpus": 2, "num_gpus": 3, "resources": {"disk": 2}}
+    ray.init("local", **has, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         yield
     finally:

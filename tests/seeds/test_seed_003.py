@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+import cloudpickle
 import pytest
 
 pytestmark = [
@@ -61,9 +64,12 @@ def test_setting_workflow_options() -> None:
     read_data_with_options = read_data.options(
         num_cpus=1, num_gpus=1, **workflow.options(checkpoint=True))  # fmt: skip
 
-    # Not run as printed, and there are no GPUs here.
-    assert workflow.run(read_data.options(num_gpus=0, **workflow.options(checkpoint=True)).bind(3)) == [0, 1, 2]
-    assert read_data_with_options.bind(3)._bound_options["num_gpus"] == 1
+    # Not run as printed.
+    assert workflow.run(read_data.bind(3), workflow_id="decorated") == [0, 1, 2]
+    assert workflow.run(read_data_with_options.bind(4), workflow_id="with_options") == [0, 1, 2, 3]
+    for named, cpus, gpus in (("decorated", 2, 3), ("with_options", 1, 1)):
+        options = workflow.get_metadata(named, _only_task(named))["task_options"]
+        assert (options["num_cpus"], options["num_gpus"], options["max_retries"]) == (cpus, gpus, 5)
 
 
 def test_retrieving_workflow_results(capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,31 +205,65 @@ def test_error_handling() -> None:
     assert workflow.run(handle_errors.bind(r2)) in ("OK", "There was an error: oops")
 
 
-def test_idempotent_workflow(tmp_path) -> None:
-    # The service and its tickets were left out as printed.
+class Service:
+    """Books flights: a folder with a file for each. With an id it books one at most. It may die once it has booked,
+    before it says so. Not printed."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def book_flight(self, request_id=None):
+        import uuid
+
+        ticket = request_id or uuid.uuid4().hex
+        (self.folder / ticket).write_text(f"ticket {ticket}")
+        if not (self.folder.parent / "mended").exists():
+            raise OSError("what if we failed here?")
+        return self.get_ticket(ticket)
+
+    def has_ticket(self, request_id):
+        return (self.folder / request_id).exists()
+
+    def get_ticket(self, request_id):
+        return (self.folder / request_id).read_text()
+
+
+@pytest.fixture
+def service(tmp_path):
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+    (tmp_path / "flights").mkdir()
+    yield Service(tmp_path / "flights")
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_non_idempotent_workflow(service) -> None:
+    import ray
+    from perdure import workflow
+
+    FlightTicket = str
+
+    @ray.remote
+    def book_flight_unsafe() -> FlightTicket:
+        ticket = service.book_flight()
+        # Uh oh, what if we failed here?
+        return ticket
+
+    # Printed without an id and a failure.
+    with pytest.raises(ray.exceptions.RayTaskError, match="what if we failed here"):
+        workflow.run(book_flight_unsafe.bind(), workflow_id="unsafe")
+    (service.folder.parent / "mended").touch()
+
+    # UNSAFE: we could book multiple flight tickets
+    assert workflow.run(book_flight_unsafe.bind(), workflow_id="unsafe").startswith("ticket ")
+    assert len(list(service.folder.iterdir())) == 2
+
+
+def test_idempotent_workflow(service) -> None:
     import uuid
-    from pathlib import Path
 
     import ray
     from perdure import workflow
 
-    class Service:
-        """Books at most one flight for a request: a folder with a file for each."""
-
-        def __init__(self, folder):
-            self.folder = Path(folder)
-
-        def has_ticket(self, request_id):
-            return (self.folder / request_id).exists()
-
-        def get_ticket(self, request_id):
-            return (self.folder / request_id).read_text()
-
-        def book_flight(self, request_id):
-            (self.folder / request_id).write_text(f"ticket of {request_id}")
-            return self.get_ticket(request_id)
-
-    service = Service(tmp_path)
     FlightTicket = str
 
     @ray.remote
@@ -236,24 +276,18 @@ def test_idempotent_workflow(tmp_path) -> None:
         if service.has_ticket(request_id):
             # Retrieve the previously created ticket.
             return service.get_ticket(request_id)
-        ticket = service.book_flight(request_id)
-        (tmp_path.parent / "attempts").open("a").write("booked\n")
-        if not (tmp_path.parent / "mended").exists():
-            raise OSError("what if we failed here?")
-        return ticket
+        return service.book_flight(request_id)
 
     # SAFE: book_flight is written to be idempotent
     request_id = generate_id.bind()
-    with pytest.raises(OSError):
-        try:
-            workflow.run(book_flight_idempotent.bind(request_id), workflow_id="flight")
-        except ray.exceptions.RayTaskError as error:
-            raise error.__cause__
-    (tmp_path.parent / "mended").touch()
-    ticket = workflow.resume("flight")
-    (booked,) = tmp_path.iterdir()
-    assert ticket == f"ticket of {booked.name}"
-    assert (tmp_path.parent / "attempts").read_text() == "booked\n"
+    # Printed without an id and a failure.
+    with pytest.raises(ray.exceptions.RayTaskError, match="what if we failed here"):
+        workflow.run(book_flight_idempotent.bind(request_id), workflow_id="safe")
+    (service.folder.parent / "mended").touch()
+    ticket = workflow.run(book_flight_idempotent.bind(request_id), workflow_id="safe")
+
+    (booked,) = service.folder.iterdir()
+    assert ticket == f"ticket {booked.name}"
 
 
 def test_a_node_is_no_value_outside_of_workflows(capsys: pytest.CaptureFixture[str]) -> None:
@@ -403,12 +437,16 @@ def test_custom_resources() -> None:
     def train_model():
         pass  # This task is assigned to a GPU by Ray.
 
-    # Printed as workflow.run, which would wait here for a GPU to appear.
-    ref = workflow.run_async(train_model.options(num_gpus=1).bind(), workflow_id="gpu")
-    assert workflow.get_metadata("gpu", _only_task("gpu"))["task_options"]["num_gpus"] == 1
-    workflow.cancel("gpu")
-    with pytest.raises(workflow.exceptions.WorkflowCancellationError):
-        ray.get(ref)
+    workflow.run(train_model.options(num_gpus=1).bind())
+
+    # Printed with nothing to see of it.
+    @ray.remote
+    def gpus_here():
+        return len(ray.get_gpu_ids())
+
+    assert workflow.run(gpus_here.options(num_gpus=1).bind()) == 1
+    assert workflow.run(gpus_here.options(num_gpus=3).bind()) == 3
+    assert workflow.run(gpus_here.options(resources={"disk": 1}).bind()) == 0
 
 
 def _only_task(workflow_id: str) -> str:

@@ -60,8 +60,8 @@ def test_resources() -> None:
         return 1
 
     # Override the default resource requirements.
-    # (Printed as my_function.options(num_cpus=3).remote(), for more than there is here.)
-    assert workflow.run(my_function.options(num_cpus=1, num_gpus=0).bind()) == 1
+    # (Printed as my_function.options(num_cpus=3).remote(); there are two here.)
+    assert workflow.run(my_function.options(num_cpus=2).bind()) == 1
 
 
 def test_object_refs_as_arguments() -> None:
@@ -245,8 +245,7 @@ def test_resources_are_released_while_a_task_waits() -> None:
     def f():
         return 1
 
-    # Printed with num_gpus=1, of which there is none here.
-    @ray.remote(num_cpus=1)
+    @ray.remote(num_cpus=1, num_gpus=1)
     def g():
         return ray.get(f.remote())
 
