@@ -1,6 +1,6 @@
 """How much of two CPUs tasks of 1, 10 and 100 ms get, beside plain Ray; and 1,000 that wait at the same time.
 
-python benchmarks/efficiency.py [--rounds 5] [--lengths 1,10,100] [--quick] [--markdown]
+python benchmarks/efficiency.py [--rounds 5] [--lengths 1,10,100] [--kinds busy,asleep] [--quick] [--markdown]
 
 A fan-out of tasks that spin until they had so much CPU time (busy), and of tasks that sleep so long (asleep: no matter
 who else uses the cores). The efficiency is the time that a loop over all tasks takes in one process, halved, by the
@@ -168,9 +168,11 @@ def loop_s(kind: str, ms: float, count: int) -> float:
     return (time.perf_counter() - began) / SAMPLE * count
 
 
-async def measure_lengths(client: perdure.Client, ray: PlainRay, lengths: list[float], rounds: int) -> list[list[str]]:
+async def measure_lengths(
+    client: perdure.Client, ray: PlainRay, kinds: list[str], lengths: list[float], rounds: int
+) -> list[list[str]]:
     rows = [["tasks", "Perdure", "plain Ray", "others"]]
-    for kind in KINDS:
+    for kind in kinds:
         for ms in lengths:
             count = round(IDEAL_S * CPUS / ms * 1e3)
             ours, plain = [], []
@@ -217,14 +219,16 @@ async def _peak(most: int) -> int:
         return most
 
 
-async def measure_all(folder: Path, lengths: list[float], rounds: int, show: Callable[[list[list[str]]], None]) -> None:
+async def measure_all(
+    folder: Path, kinds: list[str], lengths: list[float], rounds: int, show: Callable[[list[list[str]]], None]
+) -> None:
     service = Service(folder, "--storage", str(folder / "storage"), "--ray-cpus", str(CPUS))
     service.start()
     try:
         with plain_ray() as ray:
             async with perdure.Client(service.address, patience=120) as client:
                 await workloads.warm_up(workloads.Stage(client, service))
-                show(await measure_lengths(client, ray, lengths, rounds))
+                show(await measure_lengths(client, ray, kinds, lengths, rounds))
                 show(await measure_waiters(client, service.pid, ray, rounds))
     finally:
         service.stop()
@@ -234,13 +238,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lengths", default="1,10,100", help="milliseconds")
+    parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--quick", action="store_true", help="one round of each")
     parser.add_argument("--markdown", action="store_true", help="print tables for a page")
     given = parser.parse_args()
     lengths = [float(length) for length in given.lengths.split(",")]
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=Path.cwd()) as folder:
         show = lambda rows: print(report.printed(rows, given.markdown), end="\n\n", flush=True)  # noqa: E731
-        asyncio.run(measure_all(Path(folder), lengths, 1 if given.quick else given.rounds, show))
+        rounds = 1 if given.quick else given.rounds
+        asyncio.run(measure_all(Path(folder), given.kinds.split(","), lengths, rounds, show))
 
 
 if __name__ == "__main__":

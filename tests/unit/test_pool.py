@@ -14,6 +14,7 @@ from perdure.service.executors import pool as pool_module
 from perdure.service.executors.attempts import INLINE_BYTES_MAX
 from perdure.service.executors.leases import AgentSession, Lease
 from perdure.service.executors.pool import (
+    AHEAD_MS,
     BATCH_MAX,
     BLOCKED_S,
     CONCURRENT_MAX,
@@ -239,7 +240,7 @@ async def test_leases_that_do_not_start_are_tried_again_and_then_told_of(world: 
 # ------------------------------------------------------------------------------ batches
 
 
-@pytest.mark.parametrize(("ms", "room"), [(0.001, BATCH_MAX), (1, 8), (3, 2), (8, 1), (500, 1)])
+@pytest.mark.parametrize(("ms", "room"), [(0.001, BATCH_MAX), (1, 8), (3, 2), (8, 2), (AHEAD_MS, 2), (500, 1)])
 async def test_short_functions_go_in_batches(world: World, ms: float, room: int) -> None:
     await world.cluster(CPU=1)
     lease = await world.learn(ms)
@@ -255,6 +256,56 @@ async def test_unknown_functions_go_alone(world: World) -> None:
     lease = await world.learn(0.01)
     await world.submit("a", "b", function="unknown")
     assert names(sent(lease)) == ["a"]
+
+
+async def test_one_of_tens_of_milliseconds_waits_behind_another_while_there_is_enough_for_all(world: World) -> None:
+    await world.cluster(CPU=2)
+    one, two = await world.pair(10)
+    await world.submit("a", "b", "c", "d")
+    assert sorted((names(sent(one)), names(sent(two)))) == [["a"], ["b"]], "as many wait as there are leases"
+    await world.submit("e")
+    (ahead,) = [lease for lease in (one, two) if len(lease.in_flight) == 2]
+    (waits,) = sent(ahead)
+    assert waits.task_id == "c"
+    await world.submit("f")
+    assert sorted((len(one.in_flight), len(two.in_flight))) == [2, 2]
+
+
+async def test_nothing_waits_behind_another_while_a_lease_is_to_be_had(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(10)
+    world.pool.capacity_changed(world.agent, pb.ClusterCapacity(total={"CPU": 2}))
+    await world.submit(*"abcdef")
+    assert names(sent(lease)) == ["a"]
+    (other,) = await world.leases()
+    assert names(sent(lease)) == ["c"], "it has come, and there is no third"
+    assert names(sent(other)) == ["b", "d"]
+
+
+async def test_nothing_waits_behind_what_nobody_knows_or_what_takes_long(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(10)
+    await world.submit("unknown", function="unknown")
+    await world.submit(*"abc")
+    (attempt,) = sent(lease)
+    await world.end(lease, attempt, ms=500)
+    assert names(sent(lease)) == ["a", "b"], "only it was in the way"
+    await world.submit("long", function="unknown")
+    await world.end(lease, *(pb.Attempt(token=token) for token in list(lease.in_flight)), ms=10)
+    assert names(sent(lease)) == ["c"], "nothing long waits behind it"
+
+
+async def test_what_waits_behind_one_that_turns_out_long_is_called_back(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(10)
+    await world.submit(*"abcd")
+    attempt, behind = sent(lease)
+    await world.begin(lease, attempt)
+    await world.pass_(STUCK_S * 2)
+    assert list(message(lease).recall) == [behind.token]
+    world.pool.receive(lease, pb.ServeLeaseRequest(returned=[behind.token]))
+    await world.settle()
+    assert lease.next_message() is None, "it would wait again"
 
 
 async def test_what_is_known_follows_what_happens(world: World) -> None:

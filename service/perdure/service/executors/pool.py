@@ -1,11 +1,10 @@
 """Puts attempts onto leases of a Ray cluster, and asks agents for the leases that are wanted.
 
 The rules: an idle lease before a busy one; short functions in batches of some milliseconds of work,
-unknown and long ones alone; asynchronous functions by the thousand on leases of their own; what waits
-behind an attempt that takes long is called back; a shape that waits gets the resources of idle leases of
-other shapes. Work that did not begin when its lease is lost runs elsewhere and nobody notices.
-
-All of it runs on the event loop, without a task for each attempt.
+unknown and long ones alone; those between one behind another if all leases are busy and many wait;
+asynchronous functions by the thousand on leases of their own; what waits behind an attempt that takes
+long is called back; a shape that waits gets the resources of idle leases of other shapes. Work that did
+not begin when its lease is lost runs elsewhere and nobody notices. No attempt has a task of asyncio's.
 """
 
 from __future__ import annotations
@@ -32,6 +31,8 @@ log = logging.getLogger(__name__)
 
 BATCH_MS: Final = 8.0
 BATCH_MAX: Final = 64
+AHEAD_MS: Final = 40.0
+"""Functions that take no longer may have one attempt behind another. Less than STUCK_S, when it is called back."""
 CONCURRENT_MAX: Final = 25_000
 """Attempts of asynchronous functions that a lease may have at a time."""
 CONCURRENT_SPREAD: Final = 256
@@ -191,7 +192,8 @@ class LeasePool:
             queue.failures = 0
             work = queue.take() if queue.waiting else queue.take_together()
             del self._queued[work.key]
-            self._tell(work, AttemptLost(work.task_id, work.attempt, f"no worker could be started: {reason}", _ms()))
+            lost = AttemptLost(work.task_id, work.attempt, f"no worker could be started: {reason}", _ms())
+            self._send([(work.run_id, lost)])
 
     # -------------------------------------------------------------------------- leases
 
@@ -316,6 +318,7 @@ class LeasePool:
             if queue.is_wanted:
                 queue.waiting_since_s = queue.waiting_since_s or now_s
                 self._ask_for_leases(queue, now_s)
+                self._look_ahead(queue, now_s)
             else:
                 queue.waiting_since_s = None
 
@@ -356,6 +359,22 @@ class LeasePool:
             if least is None or len(least.in_flight) >= CONCURRENT_MAX:
                 return
             self._put(least, queue.take_together(), is_concurrent=True)
+
+    def _look_ahead(self, queue: ShapeQueue, now_s: float) -> None:
+        """One attempt more for leases that will soon be done, unless a new lease is on its way. While more wait than
+        there are leases, so whichever is idle next finds work, and nothing waits beside it."""
+        if queue.starting():
+            return
+        for lease in queue.ready():
+            if len(queue.waiting) <= len(queue.leases) or not self._is_brief(queue.head()):
+                return
+            if len(lease.in_flight) == 1 and not lease.cancelling and not lease.is_stuck(now_s, STUCK_S):
+                (placed,) = lease.in_flight.values()
+                if not placed.is_concurrent and self._is_brief(placed.work):
+                    self._put(lease, queue.take())
+
+    def _is_brief(self, work: Work) -> bool:
+        return self._durations_ms.get(work.call.function.key, inf) <= AHEAD_MS
 
     def _room(self, function: str) -> int:
         """How many attempts of a function a lease may have at a time."""
@@ -467,9 +486,6 @@ class LeasePool:
                 self._lease_gone(lease, "nobody waits for it")
 
     # -------------------------------------------------------------------------- reporting
-
-    def _tell(self, work: Work, report: Report) -> None:
-        self._send([(work.run_id, report)])
 
     def _send(self, reports: list[tuple[str, Report]]) -> None:
         if reports and self._report is not None:
