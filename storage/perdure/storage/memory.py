@@ -165,7 +165,7 @@ class MemoryMetadataStore:
             if kept.row.status in UNFINISHED and not self._all.is_alive(kept.row.owner)
         ][:limit]
         for kept in left:
-            kept.row = replace(kept.row, owner=self._engine_id)
+            kept.row = kept.row.but(owner=self._engine_id)
         return [kept.row for kept in left]
 
     async def read_mail(self, *, limit: int) -> list[MailRow]:
@@ -262,7 +262,7 @@ class MemoryMetadataStore:
                         )
             case SetDormant():
                 if kept := self._runs.get(write.run_id):
-                    kept.row = replace(kept.row, is_dormant=write.is_dormant)
+                    kept.row = kept.row.but(is_dormant=write.is_dormant)
             case PutTask(row=row):
                 if kept := self._runs.get(row.run_id):
                     kept.tasks[row.task_id] = replace(row, change=self._all.change)
@@ -301,7 +301,7 @@ class MemoryMetadataStore:
         row = write.row
         if row.run_id in self._runs:
             return
-        kept = _Kept(replace(row, change=self._all.change), dict(write.inputs))
+        kept = _Kept(row.but(change=self._all.change), dict(write.inputs))
         before = self._current.get((row.namespace, row.workflow_id))
         if before is not None:
             before.is_current = False

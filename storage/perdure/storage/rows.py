@@ -7,15 +7,15 @@ Payloads, failures and graphs are bytes here (serialized messages of `perdure.v1
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from perdure.model import RunStatus, TaskStatus
 
 # ------------------------------------------------------------------------------ rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunRow:
     """A run. `change` is the number of the commit that touched the row last.
 
@@ -49,6 +49,12 @@ class RunRow:
     output_wraps: int = 0
     failure: bytes | None = None
     change: int = 0
+
+    def but(self, **changes: Any) -> RunRow:
+        """A copy with other values in some fields: what `dataclasses.replace` gives, at a tenth of its price."""
+        made = object.__new__(RunRow)
+        made.__dict__.update(self.__dict__, **changes)
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +187,9 @@ class SetRun:
     """Change the state of a run. `resumed` adds one to `resume_count`; `end_ms` is set by a final state and
     cleared by any other; `start_ms` is set by RUNNING if it was not set; an `owner` that is not "" takes
     the run over. With `expects` the whole entry is refused unless the run has that state, and unless it is
-    the current run of its workflow id or stays final: one that was replaced never goes on.
+    the current run of its workflow id or stays final: one that was replaced never goes on. With
+    `expects_change`, too, it is refused unless that commit touched the row last: a run that has been at work
+    and failed again has the same state, and yet is not what it was.
 
     A run that has the state and moment of this write already was changed by it before (the commit is
     repeated): that is accepted whatever it `expects`, and `resumed` adds nothing.
@@ -196,10 +204,11 @@ class SetRun:
     resumed: bool = False
     expects: RunStatus | None = None
     owner: str = ""
+    expects_change: int = 0
 
     @classmethod
     def unchanged(cls, row: RunRow) -> SetRun:
-        """Changes nothing, but is refused with its entry unless the run still has the state of the row."""
+        """Changes nothing, but is refused with its entry unless the run is still as the row says."""
         return cls(
             row.run_id,
             row.status,
@@ -208,6 +217,21 @@ class SetRun:
             row.output_wraps,
             row.failure,
             expects=row.status,
+            expects_change=row.change,
+        )
+
+    @classmethod
+    def of(cls, row: RunRow, status: RunStatus, at_ms: int, *, failure: bytes | None = None, owner: str = "") -> SetRun:
+        """Moves a run that is still as the row says to another state; from one in which it had ended, it is resumed."""
+        return cls(
+            row.run_id,
+            status,
+            at_ms,
+            failure=failure,
+            resumed=row.status is not RunStatus.PENDING and not status.is_final,
+            expects=row.status,
+            owner=owner,
+            expects_change=row.change,
         )
 
     def fits(self, row: RunRow | None, *, is_current: bool) -> bool:
@@ -216,7 +240,8 @@ class SetRun:
             return True
         if row is None or not (is_current or self.status.is_final):
             return False
-        return row.status is self.expects or self.was_applied_to(row)
+        is_same = row.status is self.expects and self.expects_change in (0, row.change)
+        return is_same or self.was_applied_to(row)
 
     def was_applied_to(self, row: RunRow) -> bool:
         """Whether the row is as this write left it."""
@@ -226,8 +251,7 @@ class SetRun:
     def applied_to(self, row: RunRow, change: int) -> RunRow:
         """The row after this write in that commit."""
         started = self.status is RunStatus.RUNNING and row.start_ms is None
-        return replace(
-            row,
+        return row.but(
             status=self.status,
             update_ms=self.at_ms,
             start_ms=self.at_ms if started else row.start_ms,

@@ -23,7 +23,8 @@ from perdure.storage.rows import (
     Timer,
     ValueKey,
 )
-from perdure.storage.sqlite_write import RUN_COLUMNS, TASK_COLUMNS
+from perdure.storage.sqlite_runs import RUN_COLUMNS
+from perdure.storage.sqlite_write import TASK_COLUMNS
 
 KEYS_MAX: Final = 500
 """Keys of one IN list."""

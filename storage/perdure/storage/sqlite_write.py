@@ -23,7 +23,6 @@ from perdure.storage.rows import (
     MarkBlobs,
     PutSpec,
     PutTask,
-    RunRow,
     SetAsideRuns,
     SetDormant,
     SetRun,
@@ -32,8 +31,8 @@ from perdure.storage.rows import (
     UseBlobs,
     Write,
 )
+from perdure.storage.sqlite_runs import RunRows
 
-RUN_COLUMNS: Final = tuple(field.name for field in fields(RunRow))
 TASK_COLUMNS: Final = tuple(field.name for field in fields(TaskRow))
 
 
@@ -42,23 +41,17 @@ def _insert(verb: str, table: str, columns: Sequence[str]) -> str:
     return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({marks})"
 
 
-_ADD_RUN: Final = _insert("INSERT", "runs", (*RUN_COLUMNS, "is_current"))
 _PUT_TASK: Final = _insert("INSERT OR REPLACE", "tasks", TASK_COLUMNS)
 _ADD_EVENT: Final = _insert(
     "INSERT", "events", ("run_id", "sequence", "event_id", "key", "payload", "arrived_ms", "consumed_by")
 )
 _MARK: Final = "INSERT OR REPLACE INTO blob_marks (sha256, change) VALUES (?, ?)"
-_SET_RUN: Final = """
-    UPDATE runs SET status = :status, update_ms = :at_ms, start_ms = coalesce(start_ms, :start_ms), end_ms = :end_ms,
-        output_task = :output_task, output_wraps = :output_wraps, failure = :failure, change = :change,
-        resume_count = resume_count
-            + (:resumed AND NOT (status = :status AND update_ms = :at_ms AND :owner IN ('', owner))),
-        owner = CASE :owner WHEN '' THEN owner ELSE :owner END
-    WHERE run_id = :run_id
-"""
 _FITS: Final = """
     SELECT 1 FROM runs WHERE run_id = :run_id AND (is_current = 1 OR :is_final)
-        AND (status = :expects OR (status = :status AND update_ms = :at_ms AND :owner IN ('', owner)))
+        AND (
+            (status = :expects AND :expects_change IN (0, change))
+            OR (status = :status AND update_ms = :at_ms AND :owner IN ('', owner))
+        )
 """
 
 
@@ -66,7 +59,7 @@ def commit(connection: sqlite3.Connection, entries: Sequence[Entry]) -> Committe
     """All of it, or on any error nothing."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        commit_ = _Commit(connection)
+        commit_ = _Commit(connection, entries)
         results = tuple(commit_.apply(entry) for entry in entries)
         commit_.finish()
         connection.execute("COMMIT")
@@ -78,14 +71,17 @@ def commit(connection: sqlite3.Connection, entries: Sequence[Entry]) -> Committe
 
 
 class _Commit:
-    """One transaction. Tasks are gathered, since most of a busy engine's writes are tasks."""
+    """One transaction. Tasks and rows of runs are gathered, since they are most of what a busy engine writes."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
         self._sql = connection
         (self.change,) = connection.execute(
             "UPDATE counters SET value = value + 1 WHERE name = 'change' RETURNING value"
         ).fetchone()
         self._tasks: list[tuple[object, ...]] = []
+        self._runs = RunRows(connection, entries, self.change)
+        self._repeated: set[str] = set()  # runs that were there already
+        self._specs: set[str] = set()  # that are there for certain
 
     def apply(self, entry: Entry) -> EntryResult:
         for write in entry:
@@ -97,6 +93,7 @@ class _Commit:
         return result or _DONE
 
     def finish(self) -> None:
+        self._runs.store()
         if self._tasks:
             self._sql.executemany(_PUT_TASK, self._tasks)
             self._tasks.clear()
@@ -114,19 +111,22 @@ class _Commit:
             case AddRun():
                 self._add_run(write)
             case SetRun():
-                self._set_run(write)
+                self._runs.set(write)
             case SetAsideRuns(at_ms=at_ms):
+                self._runs.store()
                 self._sql.execute(
                     "UPDATE runs SET status = 'RESUMABLE', update_ms = ?, change = ? "
                     "WHERE status IN ('RUNNING', 'PENDING')",
                     (at_ms, self.change),
                 )
+            case SetDormant() if self._runs.is_added(write.run_id):
+                self._runs.set_dormant(write.run_id, write.is_dormant)
             case SetDormant():
                 self._sql.execute(
                     "UPDATE runs SET is_dormant = ? WHERE run_id = ?", (int(write.is_dormant), write.run_id)
                 )
             case PutSpec():
-                self._sql.execute("INSERT OR IGNORE INTO specs (key, data) VALUES (?, ?)", (write.key, write.data))
+                self._put_spec(write.key, write.data)
             case AddEvent():
                 return self._add_event(write)
             case ConsumeEvent():
@@ -146,6 +146,7 @@ class _Commit:
             case DeleteRun():
                 self._delete(write.run_id)
             case Mail():
+                self._runs.store()
                 self._sql.execute(
                     "INSERT INTO mail (run_id, kind, data) SELECT run_id, ?, ? FROM runs WHERE run_id = ?",
                     (write.kind, write.data, write.run_id),
@@ -160,19 +161,25 @@ class _Commit:
 
     def _is_refused(self, write: Write, entry: Entry) -> bool:
         match write:
+            case AddRun() if self._runs.is_free(write.row):
+                return write.replaces != ""
             case AddRun():
+                self._runs.store()
                 return self._is_taken(write)
             case SetRun(expects=RunStatus() as expected):
+                self._runs.settle(write.run_id)
                 values = {
                     "run_id": write.run_id,
                     "is_final": write.status.is_final,
                     "expects": expected.value,
+                    "expects_change": write.expects_change,
                     "status": write.status.value,
                     "at_ms": write.at_ms,
                     "owner": write.owner,
                 }
                 return self._sql.execute(_FITS, values).fetchone() is None
             case Limit():
+                self._runs.store()
                 if any(self._has_happened(other) for other in entry):
                     return False
                 own = [other.row.run_id for other in entry if isinstance(other, AddRun)]
@@ -198,23 +205,10 @@ class _Commit:
                 return False
         return self._sql.execute(f"SELECT 1 FROM runs WHERE run_id = ?{where}", values).fetchone() is not None
 
-    def _set_run(self, write: SetRun) -> None:
-        self._sql.execute(
-            _SET_RUN,
-            {
-                "run_id": write.run_id,
-                "status": write.status.value,
-                "at_ms": write.at_ms,
-                "start_ms": write.at_ms if write.status is RunStatus.RUNNING else None,
-                "end_ms": write.at_ms if write.status.is_final else None,
-                "output_task": write.output_task,
-                "output_wraps": write.output_wraps,
-                "failure": write.failure,
-                "resumed": int(write.resumed),
-                "owner": write.owner,
-                "change": self.change,
-            },
-        )
+    def _is_there(self, run_id: str) -> bool:
+        if self._runs.is_added(run_id):
+            return True
+        return self._sql.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is not None
 
     def _is_taken(self, write: AddRun) -> bool:
         row = write.row
@@ -230,6 +224,7 @@ class _Commit:
             },
         ).fetchall()
         if any(run_id == row.run_id for run_id, _, _, _ in found):
+            self._repeated.add(row.run_id)
             return False
         if row.request_id and any(request_id == row.request_id for _, _, request_id, _ in found):
             return True
@@ -241,28 +236,31 @@ class _Commit:
 
     def _add_run(self, write: AddRun) -> None:
         row = write.row
-        if self._sql.execute("SELECT 1 FROM runs WHERE run_id = ?", (row.run_id,)).fetchone():
+        if row.run_id in self._repeated:
             return
         if write.replaces:
+            self._runs.store()
             self._sql.execute("UPDATE runs SET is_current = 0 WHERE run_id = ?", (write.replaces,))
-        self._sql.execute("INSERT OR IGNORE INTO specs (key, data) VALUES (?, ?)", (row.spec_key, write.spec))
-        values = {name: getattr(row, name) for name in RUN_COLUMNS}
-        values["status"] = row.status.value
-        values["labels"] = json.dumps(dict(row.labels))
-        values["is_dormant"] = int(row.is_dormant)
-        values["change"] = self.change
-        self._sql.execute(_ADD_RUN, (*values.values(), 1))
-        self._sql.executemany(
-            "INSERT INTO labels (namespace, key, value, run_id) VALUES (?, ?, ?, ?)",
-            [(row.namespace, key, value, row.run_id) for key, value in row.labels.items()],
-        )
-        self._sql.executemany(
-            "INSERT INTO inputs (run_id, name, data) VALUES (?, ?, ?)",
-            [(row.run_id, name, data) for name, data in write.inputs.items()],
-        )
+        self._put_spec(row.spec_key, write.spec)
+        self._runs.add(row)
+        if row.labels:
+            self._sql.executemany(
+                "INSERT INTO labels (namespace, key, value, run_id) VALUES (?, ?, ?, ?)",
+                [(row.namespace, key, value, row.run_id) for key, value in row.labels.items()],
+            )
+        if write.inputs:
+            self._sql.executemany(
+                "INSERT INTO inputs (run_id, name, data) VALUES (?, ?, ?)",
+                [(row.run_id, name, data) for name, data in write.inputs.items()],
+            )
+
+    def _put_spec(self, key: str, data: bytes) -> None:
+        if key not in self._specs:
+            self._sql.execute("INSERT OR IGNORE INTO specs (key, data) VALUES (?, ?)", (key, data))
+            self._specs.add(key)
 
     def _add_event(self, write: AddEvent) -> EntryResult | None:
-        if not self._sql.execute("SELECT 1 FROM runs WHERE run_id = ?", (write.run_id,)).fetchone():
+        if not self._is_there(write.run_id):
             return None
         found = self._sql.execute(
             "SELECT sequence FROM events WHERE run_id = ? AND key = ? AND event_id = ?",
@@ -279,7 +277,10 @@ class _Commit:
         return EntryResult(sequence=sequence)
 
     def _use(self, write: UseBlobs) -> None:
-        if self._sql.execute("SELECT 1 FROM runs WHERE run_id = ?", (write.run_id,)).fetchone():
+        if (
+            self._runs.is_added(write.run_id)
+            or self._sql.execute("SELECT 1 FROM runs WHERE run_id = ?", (write.run_id,)).fetchone()
+        ):
             statement = "INSERT OR IGNORE INTO blob_uses (run_id, sha256) VALUES (?, ?)"
             self._sql.executemany(statement, [(write.run_id, sha256) for sha256 in write.blobs])
         else:
@@ -287,6 +288,8 @@ class _Commit:
 
     def _delete(self, run_id: str) -> None:
         self.finish()
+        self._specs.clear()
+        self._repeated.discard(run_id)
         keys = self._sql.execute(
             "SELECT spec_key FROM runs WHERE run_id = :run_id "
             "UNION SELECT spec_key FROM tasks WHERE run_id = :run_id AND spec_key <> ''",

@@ -1,0 +1,149 @@
+"""The rows of runs, many in one statement.
+
+While a statement works Python works elsewhere, and then has to be had back from a busy event loop. So a commit of many
+runs asks for all their ids at once, and stores and changes rows many at a time. What is gathered here has to be
+stored before anything else looks at those rows: that is up to `sqlite_write`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from itertools import chain
+from typing import Final, TypeAlias
+
+from perdure.model import RunStatus
+from perdure.storage.ports import Entry
+from perdure.storage.rows import AddRun, RunRow, SetRun
+
+Values: TypeAlias = list[object]
+Key: TypeAlias = tuple[str, str, str]
+
+RUN_COLUMNS: Final = tuple(field.name for field in fields(RunRow))
+MANY: Final = 8
+"""New runs of a commit from which on their ids are asked for together."""
+ROWS: Final = (32, 16, 8, 4, 2, 1)
+"""Rows of a statement. There are few sizes, so that each is prepared once; and the largest has fewer values than
+every SQLite takes, which are 999."""
+
+_STATUS, _LABELS, _DORMANT, _CHANGE = map(RUN_COLUMNS.index, ("status", "labels", "is_dormant", "change"))
+_ADD: Final = (
+    f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}, is_current) VALUES ",
+    f"({', '.join('?' * len(RUN_COLUMNS))}, 1)",
+    "",
+)
+_SET: Final = (
+    """
+    UPDATE runs SET status = new.column2, update_ms = new.column3, start_ms = coalesce(start_ms, new.column4),
+        end_ms = new.column5, output_task = new.column6, output_wraps = new.column7, failure = new.column8,
+        change = new.column9,
+        resume_count = resume_count + (
+            new.column10 AND NOT (status = new.column2 AND update_ms = new.column3 AND new.column11 IN ('', owner))),
+        owner = CASE new.column11 WHEN '' THEN owner ELSE new.column11 END
+    FROM (VALUES """,
+    f"({', '.join('?' * 11)})",
+    ") AS new WHERE run_id = new.column1",
+)
+
+
+class RunRows:
+    """What one transaction does to rows of runs, as far as it can wait to be done with others of its kind."""
+
+    def __init__(self, sql: sqlite3.Connection, entries: Sequence[Entry], change: int) -> None:
+        self._sql = sql
+        self._change = change
+        self._added: dict[str, Values] = {}
+        self._set: dict[str, Values] = {}
+        rows = [write.row for entry in entries for write in entry if type(write) is AddRun]
+        self._taken = _taken(sql, rows) if len(rows) >= MANY else None
+
+    def is_free(self, row: RunRow) -> bool:
+        """Whether nobody has any of its ids, for certain: no row, and none that is gathered here."""
+        return self._taken is not None and self._taken.isdisjoint(_keys(row))
+
+    def is_added(self, run_id: str) -> bool:
+        return run_id in self._added
+
+    def settle(self, run_id: str) -> None:
+        """Whoever looks at the row of this run afterwards finds it as it is."""
+        if run_id in self._added or run_id in self._set:
+            self.store()
+
+    def add(self, row: RunRow) -> None:
+        self.settle(row.run_id)
+        values: Values = [getattr(row, name) for name in RUN_COLUMNS]
+        values[_STATUS] = row.status.value
+        values[_LABELS] = json.dumps(dict(row.labels)) if row.labels else "{}"
+        values[_DORMANT] = int(row.is_dormant)
+        values[_CHANGE] = self._change
+        self._added[row.run_id] = values
+        if self._taken is not None:
+            self._taken.update(_keys(row))
+
+    def set_dormant(self, run_id: str, is_dormant: bool) -> None:
+        """Of one that is added."""
+        self._added[run_id][_DORMANT] = int(is_dormant)
+
+    def set(self, write: SetRun) -> None:
+        self.settle(write.run_id)
+        self._set[write.run_id] = [
+            write.run_id,
+            write.status.value,
+            write.at_ms,
+            write.at_ms if write.status is RunStatus.RUNNING else None,
+            write.at_ms if write.status.is_final else None,
+            write.output_task,
+            write.output_wraps,
+            write.failure,
+            self._change,
+            int(write.resumed),
+            write.owner,
+        ]
+
+    def store(self) -> None:
+        """Do what was gathered, which is no more than one thing to each row."""
+        for (head, marks, tail), gathered in ((_ADD, self._added), (_SET, self._set)):
+            if gathered:
+                for rows in _portions(list(gathered.values())):
+                    text = head + ", ".join([marks] * len(rows)) + tail
+                    self._sql.execute(text, list(chain.from_iterable(rows)))
+                gathered.clear()
+
+
+def _portions(rows: list[Values]) -> Iterator[list[Values]]:
+    begin = 0
+    for size in ROWS:
+        while len(rows) - begin >= size:
+            yield rows[begin : begin + size]
+            begin += size
+
+
+def _keys(row: RunRow) -> tuple[Key, ...]:
+    """What no other run may have: its id, and as a current one its workflow id, and its request id if it has one."""
+    keys = (("run", "", row.run_id), ("workflow", row.namespace, row.workflow_id))
+    return (*keys, ("request", row.namespace, row.request_id)) if row.request_id else keys
+
+
+def _taken(sql: sqlite3.Connection, rows: Sequence[RunRow]) -> set[Key]:
+    """The keys of these rows that stored rows have."""
+    asked: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for kind, namespace, name in _keys(row):
+            asked.setdefault((kind, namespace), []).append(name)
+    return {
+        (kind, namespace, name)
+        for (kind, namespace), names in asked.items()
+        for (name,) in sql.execute(_FIND[kind], {"namespace": namespace, "names": json.dumps(names)})
+    }
+
+
+_ASKED: Final = "(SELECT value FROM json_each(:names))"
+_FIND: Final = {
+    "run": f"SELECT run_id FROM runs WHERE run_id IN {_ASKED}",
+    "workflow": "SELECT workflow_id FROM runs "
+    f"WHERE namespace = :namespace AND is_current = 1 AND workflow_id IN {_ASKED}",
+    "request": "SELECT request_id FROM runs "
+    f"WHERE namespace = :namespace AND request_id <> '' AND request_id IN {_ASKED}",
+}
