@@ -73,6 +73,27 @@ def test_a_continuation_is_of_a_graph() -> None:
             workflow.continuation(other)
 
 
+def test_a_wait_is_for_a_list_of_nodes() -> None:
+    node: Any = double.bind(1)
+    for bad, why in ((node, "a list of nodes"), ([1], "a list of nodes"), ({node: 1}, "a list of nodes")):
+        with pytest.raises(TypeError, match=why):
+            workflow.wait(bad)  # type: ignore[arg-type]
+    for numbers in (0, 2, -1):
+        with pytest.raises(ValueError, match="num_returns must be between 1 and the number of nodes"):
+            workflow.wait([node], num_returns=numbers)
+    with pytest.raises(ValueError, match="each node once"):
+        workflow.wait([node, node])
+
+
+def test_a_program_outside_of_the_cluster_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.util.client
+
+    monkeypatch.delenv("PERDURE_ADDRESS", raising=False)
+    monkeypatch.setattr(ray.util.client.ray, "is_connected", lambda: True)
+    with pytest.raises(RuntimeError, match="no part of the cluster"):
+        workflow.run(double.bind(1))
+
+
 @pytest.mark.parametrize("name", ["max_running_workflows", "max_pending_workflows"])
 def test_limits_are_integers(name: str) -> None:
     for bad in ("1", 1.5, True):

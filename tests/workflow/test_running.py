@@ -312,6 +312,17 @@ def test_missing_inputs_fail_at_the_call(fresh_id: Callable[[], str]) -> None:
         workflow.get_status(named)
 
 
+def test_a_keyword_that_is_nothing_to_the_graph_is_refused_at_the_call(fresh_id: Callable[[], str]) -> None:
+    named = fresh_id()
+    with pytest.raises(TypeError, match="'workflow_name' is neither an option of a run nor an input"):
+        workflow.run(double.bind(1), workflow_id=named, workflow_name="x")
+    with pytest.raises(TypeError, match="'amuont' is neither"):
+        workflow.run(double.bind(perdure.input("amount")), workflow_id=named, amount=1, amuont=2)
+    with pytest.raises(workflow.exceptions.WorkflowNotFoundError):
+        workflow.get_status(named)
+    assert workflow.run(double.bind(1), "nobody", "asks") == 2  # as it was: positions may be left out
+
+
 def test_other_inputs_are_another_graph(fresh_id: Callable[[], str]) -> None:
     named = fresh_id()
     graph = double.bind(perdure.input("number"))

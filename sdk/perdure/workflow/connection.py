@@ -218,9 +218,14 @@ def _import_paths() -> tuple[str, ...]:
 
 
 def start_ray() -> None:
-    """Ray as the program started it, else with its defaults."""
+    """Ray as the program started it, else with its defaults. RuntimeError for a program outside of the cluster."""
     import ray
 
+    if _is_ray_client():
+        raise RuntimeError(
+            "this program is connected by Ray Client (ray://), and so is no part of the cluster: start it in the "
+            "cluster, with `ray job submit` say; or have PERDURE_ADDRESS name a service, and do without references"
+        )
     if not ray.is_initialized():
         ray.init()
 
@@ -235,9 +240,14 @@ def _notice_cluster() -> None:
         _cluster, _found = cluster, ""
 
 
+def _is_ray_client() -> bool:
+    client = sys.modules.get("ray.util.client")
+    return client is not None and bool(client.ray.is_connected())
+
+
 def _cluster_identity() -> object:
     ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
+    if ray is None or _is_ray_client() or not ray.is_initialized():
         return None
     worker = ray.get_runtime_context().worker
     return (worker.gcs_client.address, worker.gcs_client.cluster_id.hex())

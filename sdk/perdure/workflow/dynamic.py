@@ -59,5 +59,7 @@ def _is_of_ray_alone(dag_node: object) -> bool:
 def wait(tasks: Sequence[T], num_returns: int = 1, timeout: float | None = None) -> Any:
     """A node whose value is `(ready, remaining)`: the values of the first `num_returns` of these nodes that have one,
     or of fewer after `timeout` seconds, in the order given; and the others as nodes for another `wait` or for tasks
-    that need them."""
+    that need them. TypeError for what is no list of nodes, ValueError for a number or time that cannot be."""
+    if not isinstance(tasks, Sequence):
+        raise TypeError(f"wait takes a list of nodes, not a {type(tasks).__name__}")
     return graph.wait(tasks, num_returns=num_returns, timeout=timeout)

@@ -118,6 +118,8 @@ def _start(
         inputs[raydag.WHOLE_INPUT] = args[0]
     if missing := sorted(spec.inputs() - inputs.keys()):
         raise ValueError(f"the graph uses inputs that were not given: {', '.join(map(_input_name, missing))}")
+    if unknown := kwargs.keys() - spec.inputs():
+        raise TypeError(f"{sorted(unknown)[0]!r} is neither an option of a run nor an input that the graph uses")
     inputs = {name: inputs[name] for name in spec.inputs()}
     mark = fingerprint.of(spec, inputs) if named else ""
     connection = connect()
