@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -36,31 +37,34 @@ class Noise:
 
 
 @contextmanager
-def noise() -> Iterator[Noise]:
-    """Filled in when the context is left."""
+def noise(*of: int) -> Iterator[Noise]:
+    """Filled in when the context is left. Others are all but these processes and those below them; without any: all
+    but this one and those below."""
     made = Noise()
-    ours, busy, stolen, flushes = _ours(), _busy(), psutil.cpu_times().steal, _flushes()
+    ours, busy, stolen, flushes = _cpu_s(_trees(of)), _busy(), psutil.cpu_times().steal, _flushes()
     began = time.perf_counter()
     try:
         yield made
     finally:
         made.seconds = time.perf_counter() - began
-        made.others = max(_busy() - busy - (_ours() - ours), 0.0) / made.seconds
+        made.others = max(_busy() - busy - (_cpu_s(_trees(of)) - ours), 0.0) / made.seconds
         made.stolen = (psutil.cpu_times().steal - stolen) / made.seconds
         made.flushes = _flushes() - flushes
 
 
-def _tree() -> list[psutil.Process]:
-    me = psutil.Process()
-    return [me, *me.children(recursive=True)]
-
-
-def _ours() -> float:
-    """CPU seconds of this process and all below it, those that have ended included."""
-    return _cpu_s(_tree())
+def _trees(of: Sequence[int] = ()) -> list[psutil.Process]:
+    found = []
+    for pid in of or [os.getpid()]:
+        try:
+            root = psutil.Process(pid)
+            found += [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+    return found
 
 
 def _cpu_s(processes: list[psutil.Process]) -> float:
+    """Of all that they ever used; those below them that have ended included."""
     seconds = 0.0
     for process in processes:
         try:
@@ -98,17 +102,27 @@ def cpu_s(pid: int) -> float:
 
 def tree_cpu_s(pid: int) -> float:
     """CPU seconds of a process and all below it, those that have ended included."""
-    process = psutil.Process(pid)
-    return _cpu_s([process, *process.children(recursive=True)])
+    return _cpu_s(_trees([pid]))
 
 
 def resident_bytes(*, of: int | None = None) -> int:
     """Memory in use: of one process, or of this one and all below it."""
-    processes = _tree() if of is None else [psutil.Process(of)]
+    processes = _trees() if of is None else [psutil.Process(of)]
     size = 0
     for process in processes:
         try:
             size += process.memory_info().rss
         except psutil.NoSuchProcess:
+            continue
+    return size
+
+
+def proportional_bytes(*of: int) -> int:
+    """Memory in use of these processes and all below them, what several share counted once."""
+    size = 0
+    for process in _trees(of):
+        try:
+            size += process.memory_full_info().pss
+        except psutil.Error:
             continue
     return size
