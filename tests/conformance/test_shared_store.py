@@ -426,3 +426,15 @@ async def test_one_of_two_members_gets_a_request_id(member: NewMember) -> None:
         twins = [replace(write, row=replace(write.row, request_id=f"r{number}")) for write in runs]
         results = await asyncio.gather(one.commit([(twins[0],)]), two.commit([(twins[1],)]))
         assert [result.results[0].is_refused for result in results].count(True) == 1
+
+
+async def test_a_graph_is_there_for_who_begins_to_need_it_while_another_removes_it(member: NewMember) -> None:
+    one, two = await member("one"), await member("two")
+    for number in range(20):
+        key = f"spec-{number}"
+        old, new = (replace(add(f"{name}-{number}", name).row, spec_key=key) for name in ("one", "two"))
+        await one.commit([(AddRun(old, b"graph"),)])
+        await asyncio.gather(one.commit([(DeleteRun(old.run_id),)]), two.commit([(AddRun(new, b"graph"),)]))
+        assert await one.read_specs([key]) == {key: b"graph"}
+        await one.commit([(DeleteRun(new.run_id),)])
+        assert await one.read_specs([key]) == {}

@@ -188,6 +188,58 @@ async def test_writes_of_one_commit_happen_in_their_order(store: MetadataStore) 
     assert ((await get(store, "b")).failure, (await get(store, "b")).is_dormant) == (b"no", True)
 
 
+async def test_runs_end_without_being_looked_at(store: MetadataStore) -> None:
+    """Ends that expect nothing: several at once, of runs that sleep or fall asleep, twice, of one that is gone."""
+    done = RunStatus.SUCCESSFUL
+    await store.commit([(add(name), SetDormant(name, name == "a")) for name in "abcd"])
+    output = PutTask(TaskRow("a", "t", 0, TaskStatus.SUCCESSFUL, 1, output=b"1", output_bytes=1))
+    ends = [
+        (output, SetRun("a", done, 5, output_task="t", output_wraps=2), SetDormant("a", False)),
+        (SetDormant("b", True), SetRun("b", FAILED, 6, failure=b"no")),
+        (SetRun("c", FAILED, 7, failure=b"no"),),
+        (SetRun("nobody", done, 8), PutTask(TaskRow("nobody", "t", 0, TaskStatus.SUCCESSFUL, 1))),
+    ]
+    for _ in range(2):
+        committed = await store.commit(ends)
+        assert not any(result.is_refused for result in committed.results)
+        rows = [await get(store, name) for name in "abc"]
+        assert [(row.status, row.update_ms, row.end_ms) for row in rows] == [
+            (done, 5, 5),
+            (FAILED, 6, 6),
+            (FAILED, 7, 7),
+        ]
+        assert [(row.output_task, row.output_wraps, row.failure) for row in rows[:2]] == [
+            ("t", 2, None),
+            ("", 0, b"no"),
+        ]
+        assert [row.is_dormant for row in rows] == [False, True, False]
+        assert [row.change for row in rows] == [committed.change] * 3
+    assert await store.load_run("nobody") is None
+    await store.commit([(SetRun("d", FAILED, 7, failure=b"no"),), (SetRun("d", done, 8), SetDormant("d", True))])
+    last = await get(store, "d")
+    assert (last.status, last.failure, last.end_ms, last.is_dormant) == (done, None, 8, True)
+
+
+async def test_of_many_new_runs_only_those_whose_ids_are_taken_are_refused(store: MetadataStore) -> None:
+    await store.commit([(add("there", workflow_id="wf"),)])
+    for _ in range(2):  # the second time all but one are there
+        committed = await store.commit(
+            [
+                (add("a"), PutTask(TaskRow("a", "t", 0, TaskStatus.RUNNING, 1))),
+                (add("b", workflow_id="wf"), PutTask(TaskRow("b", "t", 0, TaskStatus.RUNNING, 1)), PutSpec("k", b"")),
+                (add("c"), SetRun("there", FAILED, 5, failure=b"no")),
+            ]
+        )
+        assert [result.is_refused for result in committed.results] == [False, True, False]
+        assert [row is not None and len(row.tasks) for row in [await store.load_run(name) for name in "abc"]] == [
+            1,
+            False,
+            0,
+        ]
+        assert (await get(store, "there")).status is FAILED
+        assert await store.read_specs(["k"]) == {}
+
+
 async def test_a_run_can_be_deleted_and_its_id_given_again_in_one_commit(store: MetadataStore) -> None:
     await store.commit([(add("a", workflow_id="wf"), UseBlobs("a", ("1" * 64,)))])
     task = PutTask(TaskRow("b", "t", 0, TaskStatus.SUCCESSFUL, 1))

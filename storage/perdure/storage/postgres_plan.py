@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias, assert_never
 
 from perdure.model import RunStatus
@@ -39,11 +39,27 @@ from perdure.storage.rows import (
 BYTES_MAX: Final = 16 * 1024 * 1024
 """Payload of one statement. It is in memory several times over on its way."""
 
-SIMPLE: Final = frozenset({PutTask, ConsumeEvent, UseBlobs, MarkBlobs, Unmark, SetDormant, Mail, DropMail})
-"""Writes that need no look at the database before. A task that mentions a graph is not simple."""
+_SIMPLE: Final = frozenset({PutTask, PutSpec, ConsumeEvent, UseBlobs, MarkBlobs, Unmark, SetDormant, Mail, DropMail})
 TOLD: Final = frozenset({AddRun, SetRun, SetAsideRuns, DeleteRun, Mail})
 EventKey: TypeAlias = tuple[str, str, str]
 """Run, key, event id."""
+
+
+def is_simple(write: Write) -> bool:
+    """Whether it needs no look at the database before. A new run that takes nobody's place does not: the indexes
+    of the database refuse it if it may not be."""
+    match write:
+        case AddRun():
+            return not write.replaces
+        case SetRun():
+            return write.status.is_final and write.expects is None and not (write.resumed or write.owner)
+        case _:
+            return type(write) in _SIMPLE
+
+
+def mentions(write: Write) -> bool:
+    """Whether it says that a graph is needed."""
+    return type(write) in (AddRun, PutSpec) or (isinstance(write, PutTask) and write.row.spec_key != "")
 
 
 @dataclass(slots=True)
@@ -98,13 +114,15 @@ class Found:
 
 @dataclass(slots=True)
 class Rows:
-    """Rows by table. `known` runs are there by the time the rows are written."""
+    """Rows by table. `known` runs are there by the time the rows are written. `ended` are runs that were not looked
+    at, with whether they are dormant, if that is said."""
 
     replaced: list[str] = field(default_factory=list)
     added: dict[str, RunState] = field(default_factory=dict)
     inputs: list[tuple[str, str, bytes]] = field(default_factory=list)
     specs: dict[str, bytes] = field(default_factory=dict)
     changed: dict[str, RunState] = field(default_factory=dict)
+    ended: dict[str, tuple[SetRun, bool | None]] = field(default_factory=dict)
     dormant: dict[str, bool] = field(default_factory=dict)
     tasks: dict[tuple[str, str], TaskRow] = field(default_factory=dict)
     events: dict[EventKey, AddEvent] = field(default_factory=dict)
@@ -120,8 +138,8 @@ class Rows:
     def __bool__(self) -> bool:
         return any(
             (
-                self.replaced, self.added, self.inputs, self.specs, self.changed, self.dormant, self.tasks, self.events,
-                self.consumed, self.uses, self.marks, self.unmarks, self.mail, self.dropped,
+                self.replaced, self.added, self.inputs, self.specs, self.changed, self.ended, self.dormant, self.tasks,
+                self.events, self.consumed, self.uses, self.marks, self.unmarks, self.mail, self.dropped,
             )
         )  # fmt: skip
 
@@ -137,15 +155,17 @@ Step: TypeAlias = Rows | Deletions | SetAsideRuns
 
 
 class Plan:
-    """`steps` in their order; `results` but for those of events, which are in `events_of` by place."""
+    """`steps` in their order; `results` but for those of events, which are in `events_of` by place. Nothing `found`:
+    the writes are simple, and nobody has looked."""
 
-    def __init__(self, found: Found, change: int) -> None:
+    def __init__(self, found: Found | None, change: int) -> None:
         self.steps: list[Step] = []
         self.results: list[EntryResult] = []
         self.events_of: dict[int, EventKey] = {}
         self._repeated: set[int] = set()
-        self._found = found
-        self._runs = found.runs
+        self._is_blind = found is None
+        self._found = found or Found()
+        self._runs = self._found.runs
         self._gone: set[str] = set()
         self._change = change
         self._seen_events: set[EventKey] = set()
@@ -263,7 +283,7 @@ class Plan:
                 assert_never(write)
 
     def _add_run(self, write: AddRun) -> None:
-        row = replace(write.row, change=self._change)
+        row = write.row.but(change=self._change)
         if row.run_id in self._runs:
             return
         if write.replaces:
@@ -286,6 +306,8 @@ class Plan:
     def _set_run(self, write: SetRun) -> None:
         state = self._runs.get(write.run_id)
         if state is None:
+            if self._is_blind:
+                self._end_run(write)
             return
         self._found.counts[state.row.namespace, state.row.status] -= 1
         state.row = write.applied_to(state.row, self._change)
@@ -294,13 +316,21 @@ class Plan:
             self._rows.changed[write.run_id] = state
             self._rows.dormant.pop(write.run_id, None)
 
+    def _end_run(self, write: SetRun) -> None:
+        if write.run_id in self._rows.ended:
+            self._next_rows()
+        self._rows.ended[write.run_id] = (write, self._rows.dormant.pop(write.run_id, None))
+
     def _set_dormant(self, write: SetDormant) -> None:
         state = self._runs.get(write.run_id)
         if state is not None:
-            state.row = replace(state.row, is_dormant=write.is_dormant)
+            state.row = state.row.but(is_dormant=write.is_dormant)
             if write.run_id in self._rows.added or write.run_id in self._rows.changed:
                 return
-        self._rows.dormant[write.run_id] = write.is_dormant
+        if (ended := self._rows.ended.get(write.run_id)) is not None:
+            self._rows.ended[write.run_id] = (ended[0], write.is_dormant)
+        else:
+            self._rows.dormant[write.run_id] = write.is_dormant
 
     def _put_spec(self, key: str, data: bytes) -> None:
         if key not in self._rows.specs:

@@ -15,11 +15,13 @@ from perdure.storage.postgres_connections import CHANNEL
 from perdure.storage.postgres_plan import Rows, RunState
 from perdure.storage.postgres_rows import RUN_COLUMNS, RUN_TYPES
 
+SPECS: Final = 7_233_001
+"""The lock that those who mention graphs share, and those who remove graphs that nobody mentions have alone."""
 ALIVE: Final = """
     fence AS MATERIALIZED (
         SELECT $1 = '' OR EXISTS (
             SELECT 1 FROM engines WHERE engine_id = $1 AND session = $2 AND NOT is_dead FOR KEY SHARE
-        ) AS is_alive
+        ) AS is_alive{lock}
     ), number AS MATERIALIZED (
         SELECT pg_current_xact_id()::text::bigint + shift AS change FROM numbering
     )"""
@@ -28,6 +30,8 @@ TELL: Final = f"""
         SELECT 1 FROM engines WHERE NOT is_dead AND engine_id <> $1 LIMIT 1
     ) AS others"""
 _RUN_UNNEST: Final = ", ".join(f"%{n}::{kind}[]" for n, kind in enumerate(RUN_TYPES, 1))
+_RUN_NAMES: Final = ", ".join(RUN_COLUMNS)
+_RUN_VALUES: Final = ", ".join("{change}" if name == "change" else name for name in RUN_COLUMNS)
 _SET: Final = (
     ("status", "text"), ("update_ms", "bigint"), ("start_ms", "bigint"), ("end_ms", "bigint"), ("output_task", "text"),
     ("output_wraps", "bigint"), ("failure", "bytea"), ("resume_count", "bigint"), ("owner", "text"),
@@ -41,22 +45,25 @@ _TASK: Final = (
 _TASK_NAMES: Final = ", ".join(name for name, _ in _TASK)
 _EXISTS: Final = "(given.is_known OR EXISTS (SELECT 1 FROM runs WHERE runs.run_id = given.run_id))"
 
-# {alive} is the condition without which nothing is written, {change} the number of the commit, %n the
-# n-th argument of the part. Parts write different rows, for they do not see each other.
+# {alive} is the condition without which nothing is written, {change} the number of the commit, {taken} what becomes
+# of new runs that may not be, %n the n-th argument of the part. Parts write different rows, for they do not see
+# each other.
 _PARTS: Final[dict[str, tuple[int, str]]] = {
     "added": (
         len(RUN_COLUMNS) + 1,
-        f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}, is_current) "
-        f"SELECT * FROM unnest({_RUN_UNNEST}, %{len(RUN_COLUMNS) + 1}::boolean[]) ON CONFLICT DO NOTHING RETURNING 1",
+        f"INSERT INTO runs ({_RUN_NAMES}, is_current) SELECT {_RUN_VALUES}, is_current "
+        f"FROM unnest({_RUN_UNNEST}, %{len(RUN_COLUMNS) + 1}::boolean[]) AS given({_RUN_NAMES}, is_current) "
+        "WHERE {alive} {taken} RETURNING 1",
     ),
     "labels": (
         4,
         "INSERT INTO labels (namespace, key, value, run_id) "
-        "SELECT * FROM unnest(%1::text[], %2::text[], %3::text[], %4::text[])",
+        "SELECT * FROM unnest(%1::text[], %2::text[], %3::text[], %4::text[]) WHERE {alive}",
     ),
     "inputs": (
         3,
-        "INSERT INTO inputs (run_id, name, data) SELECT * FROM unnest(%1::text[], %2::text[], %3::bytea[])",
+        "INSERT INTO inputs (run_id, name, data) "
+        "SELECT * FROM unnest(%1::text[], %2::text[], %3::bytea[]) WHERE {alive}",
     ),
     "specs": (
         2,
@@ -68,6 +75,15 @@ _PARTS: Final[dict[str, tuple[int, str]]] = {
         f"UPDATE runs SET change = {{change}}, {', '.join(f'{name} = given.{name}' for name, _ in _SET)} "
         f"FROM unnest(%1::text[], {', '.join(f'%{n}::{kind}[]' for n, (_, kind) in enumerate(_SET, 2))}) "
         f"AS given(run_id, {', '.join(name for name, _ in _SET)}) WHERE runs.run_id = given.run_id",
+    ),
+    "ended": (
+        7,
+        "UPDATE runs SET change = {change}, status = given.status, update_ms = given.at_ms, end_ms = given.at_ms, "
+        "output_task = given.output_task, output_wraps = given.output_wraps, failure = given.failure, "
+        "is_dormant = coalesce(given.is_dormant, runs.is_dormant) "
+        "FROM unnest(%1::text[], %2::text[], %3::bigint[], %4::text[], %5::bigint[], %6::bytea[], %7::boolean[]) "
+        "AS given(run_id, status, at_ms, output_task, output_wraps, failure, is_dormant) "
+        "WHERE runs.run_id = given.run_id AND {alive}",
     ),
     "dormant": (
         2,
@@ -164,6 +180,17 @@ def parts_of(rows: Rows) -> Iterator[tuple[str, list[Any]]]:
                 for row in (state.row,)
             ),
         )  # fmt: skip
+    if rows.ended:
+        yield (
+            "ended",
+            columns(
+                0,
+                (
+                    (run_id, end.status.value, end.at_ms, end.output_task, end.output_wraps, end.failure, is_dormant)
+                    for run_id, (end, is_dormant) in sorted(rows.ended.items())
+                ),
+            ),
+        )
     if rows.dormant:
         yield "dormant", columns(2, sorted(rows.dormant.items()))
     if rows.tasks:
@@ -219,9 +246,9 @@ _LABELS: Final = RUN_COLUMNS.index("labels")
 
 
 @lru_cache(maxsize=512)
-def statement(parts: tuple[str, ...], is_alone: bool, tells: bool) -> str:
+def statement(parts: tuple[str, ...], is_alone: bool, tells: bool, mentions: bool = False) -> str:
     """Arguments: who commits and its session (alone) or the number of the commit (in a transaction); then those of
-    the parts."""
+    the parts. Alone, it holds the lock of graphs if it `mentions` any, and a new run that may not be is an error."""
     used = 2
     bodies = []
     for name in parts:
@@ -230,10 +257,12 @@ def statement(parts: tuple[str, ...], is_alone: bool, tells: bool) -> str:
             text = text.replace(f"%{number}::", f"${used + number}::")
         text = text.replace("{alive}", "(SELECT is_alive FROM fence)" if is_alone else "TRUE")
         text = text.replace("{change}", "(SELECT change FROM number)" if is_alone else "$2::bigint")
+        text = text.replace("{taken}", "" if is_alone else "ON CONFLICT DO NOTHING")
         bodies.append(f"write_{name} AS ({text})")
         used += count
     if is_alone:
         told = f"CASE WHEN is_alive THEN ({TELL}) END" if tells else "NULL"
-        return f"WITH {', '.join([ALIVE, *bodies])} SELECT is_alive, change, {told} FROM fence, number"
+        alive = ALIVE.format(lock=f", pg_advisory_xact_lock_shared({SPECS})::text" if mentions else "")
+        return f"WITH {', '.join([alive, *bodies])} SELECT is_alive, change, {told} FROM fence, number"
     added = "(SELECT count(*) FROM write_added)" if "added" in parts else "0"
     return f"WITH {', '.join(bodies)} SELECT {added}, ({TELL if tells else 'SELECT $1::text'}), $2::bigint"

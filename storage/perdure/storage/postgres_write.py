@@ -1,14 +1,15 @@
 """How a commit to PostgreSQL goes: fenced, and in few round trips.
 
 One that needs no look at the database before is one statement, which checks the fence, writes and
-notifies in one round trip. Any other is a transaction of about six. Knows nothing of what entries mean:
-that is the plan's.
+notifies in one round trip. Any other is a transaction of about six; so is one again whose new runs turn
+out to be there, or in somebody's place. Knows nothing of what entries mean: that is the plan's.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,6 @@ from perdure.model import RunStatus
 from perdure.storage.ports import Entry
 from perdure.storage.postgres_connections import Connection
 from perdure.storage.postgres_plan import (
-    SIMPLE,
     TOLD,
     Deletions,
     Found,
@@ -26,10 +26,12 @@ from perdure.storage.postgres_plan import (
     Rows,
     RunState,
     Wanted,
+    is_simple,
+    mentions,
 )
 from perdure.storage.postgres_rows import RUN_COLUMNS, run_of
-from perdure.storage.postgres_statements import ALIVE, TELL, columns, parts_of, statement
-from perdure.storage.rows import AddRun, Committed, DeleteRun, EntryResult, Limit, PutSpec, PutTask, SetAsideRuns
+from perdure.storage.postgres_statements import ALIVE, SPECS, TELL, columns, parts_of, statement
+from perdure.storage.rows import Committed, DeleteRun, EntryResult, Limit, SetAsideRuns
 
 
 class Raced(Exception):
@@ -48,14 +50,13 @@ class Fence:
     session: int = 0
 
 
-_SPECS: Final = 7_233_001
 _NOTHING, _SHARED, _EXCLUSIVE = range(3)
 # Removing a graph that nobody mentions excludes that somebody begins to mention it. This lock, and that of
 # namespaces, come before all locks of rows, so that nobody waits in a circle.
 _BEGIN: Final = f"""
-    WITH {ALIVE} SELECT is_alive, change, CASE $3::int
-        WHEN {_SHARED} THEN pg_advisory_xact_lock_shared({_SPECS})::text
-        WHEN {_EXCLUSIVE} THEN pg_advisory_xact_lock({_SPECS})::text
+    WITH {ALIVE.format(lock="")} SELECT is_alive, change, CASE $3::int
+        WHEN {_SHARED} THEN pg_advisory_xact_lock_shared({SPECS})::text
+        WHEN {_EXCLUSIVE} THEN pg_advisory_xact_lock({SPECS})::text
     END FROM fence, number"""
 _LOCK_NAMESPACES: Final = """
     SELECT pg_advisory_xact_lock(hashtextextended(namespace, 7233))::text FROM (
@@ -86,21 +87,18 @@ _EVENTS: Final = """
     SELECT run_id, key, event_id, sequence, TRUE FROM new
 """
 
-_MENTIONING: Final = {AddRun, PutSpec, PutTask}
-
 # ------------------------------------------------------------------------------ commits
 
 
 async def commit(connection: Connection, fence: Fence, entries: Sequence[Entry]) -> Committed:
     """All of it, or on any error nothing. Raises Raced, NotAlive and what the driver raises."""
-    if _is_simple(entries):
-        plan = Plan(Found(), 0)
+    if all(is_simple(write) for entry in entries for write in entry):
+        plan = Plan(None, 0)
         plan.add(entries)
         plan.finish()
         if len(plan.steps) <= 1:
-            step = plan.steps[0] if plan.steps else Rows()
-            assert isinstance(step, Rows)
-            return await _commit_alone(connection, fence, step, tuple(plan.results), tells=_tells(entries))
+            with suppress(asyncpg.UniqueViolationError):
+                return await _commit_alone(connection, fence, plan, entries)
     await connection.execute("BEGIN")
     try:
         committed = await _commit_planned(connection, fence, entries)
@@ -111,33 +109,29 @@ async def commit(connection: Connection, fence: Fence, entries: Sequence[Entry])
     return committed
 
 
-def _is_simple(entries: Sequence[Entry]) -> bool:
-    for entry in entries:
-        for write in entry:
-            if type(write) not in SIMPLE or (type(write) is PutTask and write.row.spec_key):
-                return False
-    return True
-
-
 def _tells(entries: Sequence[Entry]) -> bool:
     return any(type(write) in TOLD for entry in entries for write in entry)
 
 
-async def _commit_alone(
-    connection: Connection, fence: Fence, rows: Rows, results: tuple[EntryResult, ...], *, tells: bool
-) -> Committed:
+def _mentions(entries: Sequence[Entry]) -> bool:
+    return any(mentions(write) for entry in entries for write in entry)
+
+
+async def _commit_alone(connection: Connection, fence: Fence, plan: Plan, entries: Sequence[Entry]) -> Committed:
+    rows = plan.steps[0] if plan.steps else Rows()
+    assert isinstance(rows, Rows)
     parts = list(parts_of(rows))
-    text = statement(tuple(name for name, _ in parts), True, tells)
+    text = statement(tuple(name for name, _ in parts), True, _tells(entries), _mentions(entries))
     arguments = [values for _, part in parts for values in part]
     is_alive, change, _ = await connection.fetchrow(text, fence.engine_id, fence.session, *arguments)
     if not is_alive:
         raise NotAlive
-    return Committed(change, results)
+    return Committed(change, tuple(plan.results))
 
 
 async def _commit_planned(connection: Connection, fence: Fence, entries: Sequence[Entry]) -> Committed:
     kinds = {type(write) for entry in entries for write in entry}
-    lock = _EXCLUSIVE if DeleteRun in kinds else _SHARED if kinds & _MENTIONING else _NOTHING
+    lock = _EXCLUSIVE if DeleteRun in kinds else _SHARED if _mentions(entries) else _NOTHING
     is_alive, change, _ = await connection.fetchrow(_BEGIN, fence.engine_id, fence.session, lock)
     if not is_alive:
         raise NotAlive
