@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import ray
 
+import perdure
 from perdure import workflow
 from workflow.steps import eventually, lines
 
@@ -163,3 +164,41 @@ def test_references_are_of_the_callers_namespace(
     monkeypatch.delenv("PERDURE_NAMESPACE")
     with pytest.raises(workflow.exceptions.WorkflowNotFoundError):
         workflow.get_output_async(named)
+
+
+# ------------------------------------------------------------------------------ caught
+
+
+def test_lost_workers_and_slow_attempts_are_caught_once_their_retries_are_used_up(tmp_path: Path) -> None:
+    soon = perdure.RetryPolicy(initial_interval=0.05)
+
+    @workflow.options(catch_exceptions=True, retry_policy=soon)
+    @ray.remote(num_cpus=0.5, max_retries=1)
+    def die(file: str) -> None:
+        import os
+
+        with open(file, "a") as tries:
+            tries.write("died\n")
+        os._exit(3)
+
+    @workflow.options(catch_exceptions=True, retry_policy=soon, timeout=0.5)
+    @ray.remote(num_cpus=0.5, max_retries=2)
+    def never_ends(file: str) -> None:
+        import time
+
+        with open(file, "a") as tries:
+            tries.write("began\n")
+        while True:
+            time.sleep(0.01)
+
+    @ray.remote(num_cpus=0)
+    def pair(*values: Any) -> Any:
+        return values
+
+    died, slow = tmp_path / "died", tmp_path / "slow"
+    outcomes = workflow.run(pair.bind(die.bind(str(died)), never_ends.bind(str(slow))))
+    for (value, error), kind in zip(outcomes, (perdure.errors.TaskLostError, TimeoutError), strict=True):
+        assert value is None
+        assert isinstance(error, kind)
+    assert lines(died) == ["died"] * 2
+    assert lines(slow) == ["began"] * 3
