@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,7 +268,10 @@ def chosen(names: Iterable[str], only: set[str]) -> list[str]:
     return [name for name in names if not only or only & {name, name.split()[0]}]
 
 
-async def measure_all(pythons: dict[str, str], only: set[str], rounds: int, folder: Path, *, quick: bool) -> Any:
+async def measure_all(
+    pythons: dict[str, str], only: set[str], rounds: int, folder: Path, *, quick: bool
+) -> AsyncIterator[dict[str, Any]]:
+    """The results so far after each round, and after each workload of recovery."""
     left_out: dict[str, str] = {}
     comparison = Comparison(columns_of(pythons, left_out), folder, quick=quick)
     comparison.left_out |= left_out
@@ -277,10 +280,22 @@ async def measure_all(pythons: dict[str, str], only: set[str], rounds: int, fold
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
         await comparison.round(number, chosen(WORKLOADS, only))
+        yield comparison.results()
     for workload in chosen(RECOVERIES, only):
         for column in comparison.columns:
             await comparison.recover(workload, column)
-    return comparison.results()
+        yield comparison.results()
+
+
+async def measured(pythons: dict[str, str], only: set[str], rounds: int, output: Path | None, *, quick: bool) -> Any:
+    """What was measured; kept in a file on the way, since a run takes long."""
+    results: dict[str, Any] = {}
+    # Not where temporary files are: that may be memory, and flushes would cost nothing.
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=Path.cwd()) as folder:
+        async for results in measure_all(pythons, only, rounds, Path(folder), quick=quick):
+            if output:
+                output.write_text(json.dumps(results, indent=1) + "\n")
+    return results
 
 
 def main() -> None:
@@ -299,12 +314,8 @@ def main() -> None:
         pythons = {"perdure": sys.executable} | dict(one.split("=", 1) for one in given.peer)
         if unknown := pythons.keys() - SCRIPTS:
             parser.error(f"there is no adapter for {', '.join(sorted(unknown))}")
-        # Not where temporary files are: that may be memory, and flushes would cost nothing.
-        with tempfile.TemporaryDirectory(prefix=".bench-", dir=Path.cwd()) as name:
-            only = set(filter(None, given.only.split(",")))
-            results = asyncio.run(measure_all(pythons, only, given.rounds, Path(name), quick=given.quick))
-    if given.output:
-        given.output.write_text(json.dumps(results, indent=1) + "\n")
+        only = set(filter(None, given.only.split(",")))
+        results = asyncio.run(measured(pythons, only, given.rounds, given.output, quick=given.quick))
     print((peers_report.markdown if given.markdown else peers_report.table)(results))
 
 
