@@ -117,12 +117,12 @@ def resident_bytes(*, of: int | None = None) -> int:
     return size
 
 
-def proportional_bytes(*of: int) -> int:
-    """Memory in use of these processes and all below them, what several share counted once."""
-    size = 0
+def proportional_bytes(*of: int) -> dict[int, int]:
+    """Memory in use, by process, of these and all below them; what several share is divided among them."""
+    sizes = {}
     for process in _trees(of):
         try:
-            size += process.memory_full_info().pss
+            sizes[process.pid] = process.memory_full_info().pss
         except psutil.Error:
             continue
-    return size
+    return sizes
