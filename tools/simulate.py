@@ -13,9 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from simulation.fleet_world import run_fleet
+from simulation.many import LIMITS
 from simulation.world import run_seed
-
-LIMITS = ((-1, -1), (1, -1), (2, 0), (1, 1), (2, 3))
 
 
 def main() -> int:
@@ -27,7 +26,7 @@ def main() -> int:
         seed = random.randrange(1 << 40) if given is None else given
         limits = LIMITS[seed % len(LIMITS)]
         try:
-            lives += run_seed(seed, limits=limits).lives + run_fleet(seed, limits=limits).lives
+            lives += run_seed(seed, limits=limits).lives + run_fleet(seed, limits=limits, more=True).lives
         except Exception as error:
             print(f"seed {seed} failed: {error}\nagain: {sys.executable} {sys.argv[0]} 1 {seed}")
             return 1

@@ -136,6 +136,29 @@ async def test_what_is_unchanged_is_so(store: MetadataStore) -> None:
     assert await store.read_specs(["k"]) == {}
 
 
+async def test_a_run_that_failed_again_is_not_what_it_was(store: MetadataStore) -> None:
+    """Nor is one that waits again: whoever looked before has to look anew. What is repeated has happened."""
+    await store.commit([(add("a", FAILED),), (add("b", PENDING),)])
+    before_a, before_b = await get(store, "a"), await get(store, "b")
+    await store.commit([(SetRun("a", RUNNING, 5, resumed=True),), (SetRun("b", RUNNING, 5),)])
+    await store.commit([(SetRun("a", FAILED, 6),), (SetRun("b", PENDING, 6),)])
+    late = (
+        SetRun.of(before_a, RUNNING, 7, owner="me"),
+        SetRun.of(before_b, RUNNING, 7, owner="me"),
+        SetRun.of(before_b, RunStatus.CANCELED, 7),
+        SetRun.unchanged(before_a),
+    )
+    for write in late:
+        assert await is_refused(store, write, PutSpec("k", b"")), write
+    assert await store.read_specs(["k"]) == {}
+    assert (await get(store, "a")).resume_count == 1
+    resume = SetRun.of(await get(store, "a"), RUNNING, 8, owner="me")
+    for _ in range(2):
+        assert not await is_refused(store, resume)
+    row = await get(store, "a")
+    assert (row.status, row.resume_count, row.owner) == (RUNNING, 2, "me")
+
+
 async def test_a_limit_counts_other_runs_of_the_namespace_in_that_state(store: MetadataStore) -> None:
     limit = Limit("default", RUNNING, 2)
     await store.commit([(add("x", namespace="other"),), (add("y", PENDING),), (add("z", FAILED),)])

@@ -18,7 +18,10 @@ from perdure.service.settings import Settings
 from perdure.storage.filesystem import FilesystemBlobStore
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import StorageFull, StorageUnavailable
+from perdure.storage.s3 import S3BlobStore
+from perdure.storage.urls import blob_store
 from perdure.worker import blobs as worker_blobs
+from s3 import S3Server
 
 LARGE = 200_000
 
@@ -39,8 +42,8 @@ def add(left: int, right: int) -> int:
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[perdure.Client]:
-    settings = Settings(listen="127.0.0.1:0", storage=str(folder), executor="local")
+async def serving(folder: Path, blobs: str = "") -> AsyncIterator[perdure.Client]:
+    settings = Settings(listen="127.0.0.1:0", storage=str(folder), blobs=blobs, executor="local")
     async with running_server(settings) as server, perdure.Client(server.address) as client:
         yield client
 
@@ -84,6 +87,35 @@ async def test_a_run_whose_value_is_damaged_fails(
             await check(client, path.name)
 
 
+OBJECTS: dict[str, Callable[[bytes], bytes | None]] = {
+    "wrong hash": lambda data: data[:-1] + b"!",
+    "cut off": lambda data: data[:-100],
+    "missing": lambda data: None,
+}
+
+
+@pytest.mark.parametrize("damage", OBJECTS.values(), ids=OBJECTS)
+async def test_a_run_whose_value_on_s3_is_damaged_fails(
+    tmp_path: Path, s3_server: S3Server, damage: Callable[[bytes], bytes | None]
+) -> None:
+    url = s3_server.blobs_url("off")
+    graphs = {letter: measure.bind(make.bind(letter), perdure.event("go")) for letter in "ab"}
+    async with serving(tmp_path, url) as client:
+        for letter, graph in graphs.items():
+            await client.start(graph, workflow_id=letter)
+            await values_made(client, letter)
+        store = blob_store(url)
+        assert isinstance(store, S3BlobStore)
+        values = {blob.sha256: bytes(await store.get(blob.sha256)) async for blob in store.list()}
+        (sha256,) = (sha256 for sha256, data in values.items() if b"a" * LARGE in data)
+        where = {"Bucket": store._bucket, "Key": store._key(sha256, "data")}
+        requests = await store._clients.get()
+        data = damage(values[sha256])
+        await (requests.delete_object(**where) if data is None else requests.put_object(**where, Body=data))
+        await store.close()
+        await check(client, sha256)
+
+
 async def values_made(client: perdure.Client, workflow_id: str) -> None:
     async for update in client.handle(workflow_id).watch():
         if update.task is not None and update.task.status is perdure.TaskStatus.SUCCESSFUL:
@@ -109,6 +141,8 @@ ROWS = {
     "graph gone": "DELETE FROM specs WHERE key = (SELECT spec_key FROM runs WHERE workflow_id = 'a')",
     "record of nothing": """UPDATE tasks SET task_id = 'nowhere'
         WHERE run_id = (SELECT run_id FROM runs WHERE workflow_id = 'a')""",
+    "event garbled": """UPDATE events SET payload = x'ff00ff'
+        WHERE run_id = (SELECT run_id FROM runs WHERE workflow_id = 'a')""",
     "value gone": """UPDATE tasks SET output = NULL
         WHERE output IS NOT NULL AND run_id = (SELECT run_id FROM runs WHERE workflow_id = 'a')""",
     "value garbled": """UPDATE tasks SET output = x'ff00ff'
@@ -122,6 +156,7 @@ async def test_a_run_whose_row_is_damaged_fails(tmp_path: Path, statement: str) 
         for number, name in enumerate("ab"):
             await client.start(add.bind(add.bind(number, 1), perdure.event("go")), workflow_id=name)
             await values_made(client, name)
+            await client.handle(name).send_event("beside", 1)
     connection = sqlite3.connect(tmp_path / "perdure.db")
     with connection:
         assert connection.execute(statement).rowcount == 1

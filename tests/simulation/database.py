@@ -53,8 +53,16 @@ class EngineStore:
     is_shared = True
 
     def __init__(
-        self, database: Database, process: Process, watch: Watch, dice: random.Random, *, trouble: float
+        self,
+        database: Database,
+        process: Process,
+        watch: Watch,
+        dice: random.Random,
+        *,
+        trouble: float,
+        on_call: Callable[[int], int] = lambda _number: 0,
     ) -> None:
+        self._on_call = on_call
         self._database = database
         self._inner: MemoryMetadataStore = database.shared.member()
         self._process = process
@@ -68,6 +76,7 @@ class EngineStore:
     async def commit(self, entries: Sequence[Entry]) -> Committed:
         async def there() -> Committed:
             before = self._watch.owners()
+            self._watch.note_ends(entries)
             committed = await self._inner.commit(entries)
             self._watch.guard(lambda: self._watch.see_writes(self._process.name, before, entries, committed))
             self._watch.guard(lambda: self._watch.see(entries, committed))
@@ -108,6 +117,7 @@ class EngineStore:
 
     async def _ask(self, there: Callable[[], Awaitable[Any]], *, latency_s: float) -> Any:
         self._process.check()
+        number = self._on_call(0)
         dice = self._dice
         if self._database.is_down or self.is_cut_off or dice.random() < self.trouble:
             await asyncio.sleep(dice.choice((0.0005, dice.random() * 0.5)))
@@ -119,6 +129,8 @@ class EngineStore:
         work = self._travel(there, dice.random() * STALL_MAX_S if stalls else latency_s, answer)
         self._database.carry(loop.create_task(work, context=contextvars.Context()))
         result = await answer
+        if number:
+            self._on_call(number)
         self._process.check()
         if self._database.is_down or self.is_cut_off or dice.random() < self.trouble / 2:
             raise StorageUnavailable("the answer was lost")

@@ -5,6 +5,7 @@ What a task does follows from the name of its function, so that a reader of a fa
     value        returns a value                        flaky:N      fails N times, then returns
     broken       always fails                           lost:N       its worker dies N times
     grow:NAME    returns the graph NAME of the world    hang:N       never ends, N times
+    large        returns a blob, perhaps long after it has stored it
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import Failure, FailureKind, Payload, Spec
 from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
+from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.rows import ValueKey
 
 VOLATILE = "v_"
 """How the ids of tasks without checkpoints begin."""
 DELAY_MAX_S = 2.0
+STILL_SHARE = 0.1
+"""Of the workers that have stored a blob, so many stand still before they say so."""
+STILL_MAX_S = 150.0
 REPEAT_SHARE = 0.1
 STRAY_LOSS_SHARE = 0.03
 
@@ -46,8 +51,10 @@ class FakeExecutor:
         clock: Callable[[], int],
         on_submit: Callable[[Work], None],
         on_begin: Callable[[Work], None] = lambda _work: None,
+        blobs: MemoryBlobStore | None = None,
     ) -> None:
         self._dice = dice
+        self._blobs = blobs
         self._ledger = ledger
         self._graphs = graphs
         self._clock = clock
@@ -89,8 +96,8 @@ class FakeExecutor:
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
         self._cancelled.add((run_id, task_id, attempt))
 
-    def _later(self, step: Callable[[], None]) -> None:
-        delay_s = self._dice.choice((0.0, 0.001, self._dice.random() * DELAY_MAX_S))
+    def _later(self, step: Callable[[], None], still_s: float = 0.0) -> None:
+        delay_s = still_s + self._dice.choice((0.0, 0.001, self._dice.random() * DELAY_MAX_S))
         self._handles.append(asyncio.get_running_loop().call_later(delay_s, step))
 
     def _begin(self, work: Work) -> None:
@@ -113,8 +120,23 @@ class FakeExecutor:
         # a cancelled attempt may have ended before it was told
         if work.key in self._cancelled and self._dice.random() < 0.5:
             return
+        if work.call.function.name == "large":
+            self._end_large(work)
+            return
         for report in self._outcome(work):
             self._tell(work, report)
+
+    def _end_large(self, work: Work) -> None:
+        """The blob is there at once; who stored it says so later."""
+        assert self._blobs is not None
+        # Some make the same again, and some make what another run has made, too.
+        which = self._dice.choice((work.run_id, "common"))
+        data = f"{which}/{work.task_id}".encode()
+        blob = self._blobs.put_now(data)
+        self._ledger.returned[work.run_id, work.task_id].append(data)
+        output = Payload("binary/plain", blob=blob)
+        still_s = self._dice.random() * STILL_MAX_S if self._dice.random() < STILL_SHARE else 0.0
+        self._later(lambda: self._tell(work, TaskSucceeded(work.task_id, work.attempt, output, self._clock())), still_s)
 
     def _outcome(self, work: Work) -> Sequence[Report]:
         program, _, argument = work.call.function.name.partition(":")

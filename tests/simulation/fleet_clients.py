@@ -1,42 +1,56 @@
-"""Clients of a fleet: each has one workflow and sees it through, whatever happens to whom it asks."""
+"""Clients of a fleet: each has one workflow and sees it through, whatever happens to whom it asks.
+
+What came later than the seeds that found bugs is drawn by `world.more`, so that those worlds stay what they are.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from perdure import errors, graphwire
 from perdure.model import Payload, RunStatus
 from perdure.service.kernel import Kernel
-from perdure.service.views import NewRun
-from perdure.storage.ports import StorageError
+from perdure.service.views import Conflict, NewRun, Reuse
 from perdure.storage.rows import RunQuery
-from simulation.graphs import SHAPES
+from simulation.fleet_asking import insist
+from simulation.graphs import MORE_SHAPES
 from simulation.history import Call
-from simulation.process import Crash
 
 if TYPE_CHECKING:
     from simulation.fleet_world import FleetWorld
 
 T = TypeVar("T")
 
-PATIENCE_S = (2.0, 10.0, 40.0)
 NAMESPACE = "default"
 
 
 class Client:
     """Submits, sends events, looks, perhaps cancels, resumes and deletes, and waits for the end."""
 
-    def __init__(self, world: FleetWorld, index: int, shape: str) -> None:
+    def __init__(self, world: FleetWorld, index: int, shape: str, *, generation: int = 1) -> None:
         self._world = world
         self._dice = world.dice
-        self._graph, self._events, self._expected = SHAPES[shape]
+        self._shape, self._index, self._generation = shape, index, generation
+        self._graph, self._events, self._expected = MORE_SHAPES[shape]
         self._id = f"{shape}-{index}"
+        self._name = self._id if generation == 1 else f"{self._id}/{generation}"
+        """In the history, where each request has a name of its own."""
 
     async def live(self) -> None:
+        world = self._world
+        try:
+            await self._live()
+        except errors.WorkflowNotFoundError:
+            assert world.keep_ms is not None, f"{self._name} is gone"
+            world.seen.marks["expired"] += 1
+        if world.more is not None and self._generation == 1 and world.more.random() < 0.25:
+            world.seen.marks["id used again"] += 1
+            await Client(world, self._index, self._shape, generation=2).live()
+
+    async def _live(self) -> None:
         dice, world = self._dice, self._world
         await asyncio.sleep(dice.random() * 15)
         await self._submit()
@@ -55,11 +69,13 @@ class Client:
                 world.seen.marks["cancel"] += 1
             status = await self._wait()
             if status is RunStatus.FAILED and dice.random() < 0.6:
+                if world.keep_ms is not None and world.more is not None:  # who is about to remove it may look just then
+                    await asyncio.sleep(world.keep_ms / 1000 + world.more.uniform(-3, 1))
                 await self._resume()
                 world.seen.marks["resume"] += 1
                 status = await self._wait()
             right = status is self._expected or (cancels and status is RunStatus.CANCELED)
-            assert right, f"{self._id} ended {status}"
+            assert right, f"{self._name} ended {status}"
             world.seen.statuses[str(status)] += 1
             world.seen.marks["waited"] += world.watch.waited(self._id)
         finally:
@@ -75,11 +91,28 @@ class Client:
     # -------------------------------------------------------------------------- calls
 
     async def _submit(self) -> None:
-        new = NewRun(NAMESPACE, self._id, f"request of {self._id}", self._graph, graphwire.encode_spec(self._graph))
+        new = NewRun(
+            NAMESPACE,
+            self._id,
+            f"request of {self._name}",
+            self._graph,
+            graphwire.encode_spec(self._graph),
+            reuse=Reuse.REJECT if self._generation == 1 else Reuse.ALLOW,
+            conflict=Conflict.FAIL if self._generation == 1 else Conflict.CANCEL_EXISTING,
+        )
+        more = self._world.more
+        wait_s = more.choice((0.5, 5, 30)) if more is not None and more.random() < 0.4 else 0
 
         async def ask(kernel: Kernel, call: Call) -> None:
             view, _ = await kernel.commands.submit(new)
-            call.run_id, call.told, call.is_done = view.row.run_id, view.row.status, True
+            row = view.row
+            if wait_s:
+                self._world.seen.marks["run and wait"] += 1
+                row = await kernel.queries.ended(row, wait_s)
+                outcome = await kernel.queries.outcome_of(row)
+                if isinstance(outcome.value, Payload):
+                    call.output = outcome.value.data
+            call.run_id, call.told, call.is_done = row.run_id, row.status, True
 
         while True:
             try:
@@ -169,49 +202,6 @@ class Client:
             await asyncio.sleep(self._dice.random() * 12)
             await self._look()
 
-    # -------------------------------------------------------------------------- asking
-
     async def _insist(self, kind: str, ask: Callable[[Kernel, Call], Awaitable[T]], subject: str = "") -> T:
         """Ask somebody until there is an answer."""
-        world = self._world
-        while True:
-            await world.somebody_up.wait()
-            seat = self._dice.choice([seat for seat in world.seats if seat.kernel is not None])
-            kernel, process, gone = seat.kernel, seat.process, seat.gone
-            assert kernel is not None
-            assert process is not None
-            recorded = world.history.ask(kind, self._id, process.name, world.loop.time(), subject)
-            heard = replace(recorded)  # what comes when nobody listens any more is not recorded
-
-            async def question(kernel: Kernel = kernel, call: Call = heard) -> T:
-                try:
-                    return await ask(kernel, call)
-                except errors.WorkflowNotFoundError:
-                    call.is_missing = True
-                    raise
-                except errors.WorkflowAlreadyFinalError as error:
-                    call.told = RunStatus(error.fields["status"])
-                    raise
-
-            asked = process.spawn(question())
-            fear = asyncio.ensure_future(gone.wait())
-            await asyncio.wait(
-                {asked, fear}, timeout=self._dice.choice(PATIENCE_S), return_when=asyncio.FIRST_COMPLETED
-            )
-            fear.cancel()
-            if not asked.done() or process.is_dead:
-                asked.cancel()
-                world.seen.marks["asked again"] += 1
-                await asyncio.sleep(self._dice.random())
-                continue
-            try:
-                answer = asked.result()
-            except (StorageError, Crash, asyncio.CancelledError, errors.DatabaseUnavailableError):
-                world.seen.marks["asked again"] += 1
-                await asyncio.sleep(self._dice.random())
-                continue
-            except errors.PerdureError:
-                recorded.answer(heard, world.loop.time())
-                raise
-            recorded.answer(heard, world.loop.time())
-            return answer
+        return await insist(self._world, [(kind, self._name, subject)], lambda kernel, calls: ask(kernel, calls[0]))

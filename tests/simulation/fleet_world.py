@@ -14,17 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from perdure import wire
 from perdure.model import RunStatus
 from perdure.service.admission import ANY
 from perdure.service.executors.port import Work
 from perdure.service.kernel import Kernel
+from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import Fenced, StorageError
 from perdure.storage.rows import EngineRow, RunQuery
 from simulation.clock import VirtualLoop, run_virtually
 from simulation.database import Database, EngineStore
 from simulation.executor import VOLATILE, FakeExecutor, Ledger
+from simulation.fleet_bulk import BulkClient
 from simulation.fleet_clients import Client
-from simulation.graphs import GRAPHS, SHAPES
+from simulation.graphs import GRAPHS, MORE_SHAPES, SHAPES
 from simulation.history import History
 from simulation.process import Crash, Process
 from simulation.store import Watch
@@ -34,6 +37,10 @@ LEASE_S = 6.0
 TAKEOVER_S = LEASE_S + 2.0
 LOADING_S = 0.5
 SKEW_MAX_MS = 180_000
+FATES = ("kill", "kill", "leave", "pause", "pause", "blink", "cut off")
+GRACE_S = 60.0
+COLLECT_S = 20.0
+KEEP_MS = 45_000
 
 
 @dataclass
@@ -56,11 +63,16 @@ class Seat:
     well_s: float | None = None
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Who asked this engine will never hear from it."""
+    doom: asyncio.Event = field(default_factory=asyncio.Event)
+    """It died at a call of the store."""
 
 
 class FleetWorld:
     """Runs one seed. `limits`: how many runs may run, and how many wait. `trouble`: how often the store fails,
-    until there are no more faults to come and it is later than `trouble_until_s`."""
+    until there are no more faults to come and it is later than `trouble_until_s`. `fates`: what may become of
+    engines. `faults`: so many of these, and no others. `more`: with batches, blobs that are collected, retention
+    and ids that are used again, each in some worlds. `crash_at`: the first engine dies at this call of its store,
+    before it takes effect or (`crash_after`) when it has, and nothing else happens."""
 
     def __init__(
         self,
@@ -71,17 +83,29 @@ class FleetWorld:
         trouble: float | None = None,
         limits: tuple[int, int] = (ANY, ANY),
         trouble_until_s: float = 0.0,
+        fates: tuple[str, ...] = FATES,
+        faults: int | None = None,
+        more: bool = False,
+        crash_at: int | None = None,
+        crash_after: bool = False,
     ) -> None:
+        self.fates = fates
+        self.crash_at, self.crash_after, self._calls = crash_at, crash_after, 0
         self.limits = limits
         self.trouble_until_s = trouble_until_s
         self.dice = dice = random.Random(seed)
         self.trouble = dice.choice((0.0, 0.0, 0.02, 0.08, 0.2)) if trouble is None else trouble
         self.shapes = shapes or [dice.choice(list(SHAPES)) for _ in range(dice.randint(1, 6))]
-        self.faults_left = dice.randint(1, 10)
+        self.faults_left = dice.randint(1, 10) if faults is None else faults
+        self.outages = faults is None
         self.seats = [
             Seat(number, dice.choice((0, dice.randint(-SKEW_MAX_MS, SKEW_MAX_MS))))
             for number in range(engines or dice.randint(2, 4))
         ]
+        self.more = random.Random(f"more of {seed}") if more else None
+        self.keep_ms, self.bulks, self.with_blobs, self.collect_s = None, 0, False, 0.0
+        if self.more is not None:
+            self._draw_more(self.more)
         self.seen = FleetSeen()
         self.history = History()
         self.ledger = Ledger()
@@ -89,15 +113,30 @@ class FleetWorld:
         self._witnesses: list[asyncio.Task[None]] = []
         self._ids = 0
 
+    def _draw_more(self, more: random.Random) -> None:
+        self.keep_ms = more.choice((None, None, KEEP_MS))
+        if self.keep_ms is not None:
+            for seat in self.seats:  # how long something is kept is by the clock of who removes it
+                seat.skew_ms = 0
+            self.shapes = [*self.shapes, "fails"]
+        self.bulks = more.choice((0, 1, 2))
+        self.with_blobs = more.random() < 0.5
+        if self.with_blobs:
+            self.collect_s = more.choice((0.0, COLLECT_S))
+            self.shapes = self.shapes + more.choices([*(MORE_SHAPES.keys() - SHAPES.keys())], k=more.randint(1, 3))
+
     async def main(self, loop: VirtualLoop) -> FleetSeen:
         loop.set_exception_handler(_quiet_about_the_dead)
         self.loop = loop
         self.database = Database(loop.clock_ms)
         self.watch = Watch(self.database.view, *self.limits)
+        self.watch.on_delete = self._on_delete
+        self.blobs = MemoryBlobStore(loop.time)
         clients = [
             asyncio.create_task(Client(self, index, shape).live(), name=f"client {index}")
             for index, shape in enumerate(self.shapes)
         ]
+        clients += [asyncio.create_task(BulkClient(self, index).live()) for index in range(self.bulks)]
         everybody = asyncio.gather(*clients)
         seats = [asyncio.create_task(self._sit(seat)) for seat in self.seats]
         outage = asyncio.create_task(self._outages())
@@ -131,12 +170,15 @@ class FleetWorld:
         self.seen.lives += 1
         dice = self.dice
         process = seat.process = Process(f"engine-{seat.number}.{self.seen.lives}")
-        store = EngineStore(self.database, process, self.watch, dice, trouble=self._trouble())
+        seat.doom = asyncio.Event()
+        store = EngineStore(
+            self.database, process, self.watch, dice, trouble=self._trouble(), on_call=self._dying(seat, process)
+        )
 
         def clock() -> int:
             return self.loop.clock_ms() + seat.skew_ms
 
-        executor = FakeExecutor(dice, self.ledger, GRAPHS, clock, self._on_submit, self._on_begin)
+        executor = FakeExecutor(dice, self.ledger, GRAPHS, clock, self._on_submit, self._on_begin, self.blobs)
         kernel = Kernel(
             cast(Any, store),
             executor,
@@ -148,6 +190,10 @@ class FleetWorld:
             max_pending=self.limits[1],
             lease_s=LEASE_S,
             engine=EngineRow(process.name),
+            keep_ms=self.keep_ms,
+            blobs=self.blobs if self.with_blobs else None,
+            blob_grace_s=GRACE_S,
+            collect_s=self.collect_s,
         )
         seat.gone = asyncio.Event()
         leave = asyncio.Event()
@@ -191,21 +237,35 @@ class FleetWorld:
     ) -> None:
         """What happens to the engine until it is over."""
         dice = self.dice
+        if self.crash_at is not None:
+            doom = asyncio.create_task(seat.doom.wait())
+            await asyncio.wait({life, doom}, return_when=asyncio.FIRST_COMPLETED)
+            doom.cancel()
+            if not seat.doom.is_set():
+                life.result()
+            return
         while not life.done():
             store.trouble = self._trouble()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(dice.random() * 25):
                     await asyncio.wait({life})
             if life.done() or self.faults_left <= 0:
+                if self.faults_left <= 0:
+                    await asyncio.wait({life}, timeout=max(self.trouble_until_s - self.loop.time(), 0))
                 store.trouble = self._trouble()
                 if self.faults_left <= 0:
                     await asyncio.wait({life})
                 continue
             self.faults_left -= 1
-            match dice.choice(("kill", "kill", "leave", "pause", "pause", "blink", "cut off")):
+            match dice.choice(self.fates):
                 case "kill":
                     self.seen.marks["kill"] += 1
-                    self._witnesses.append(asyncio.create_task(self._expect_takeover(process.name, seat)))
+                    left = {
+                        run_id
+                        for run_id, kept in self.database.shared.runs.items()
+                        if kept.row.owner == process.name and kept.row.status is RunStatus.RUNNING
+                    }
+                    self._witnesses.append(asyncio.create_task(self._expect_takeover(process.name, seat, left)))
                     return
                 case "leave":
                     leave.set()
@@ -234,10 +294,27 @@ class FleetWorld:
 
     async def _outages(self) -> None:
         """The database is away for everybody."""
-        if self.dice.random() < 0.3:
+        if self.outages and self.dice.random() < 0.3:
             await asyncio.sleep(self.dice.random() * 60)
             self.seen.marks["outage"] += 1
             await self.database.outage(self.dice.choice((1, 5, 30)) + self.dice.random())
+
+    def _dying(self, seat: Seat, process: Process) -> Callable[[int], int]:
+        """Called before each call of the store (with 0: gives its number) and after it took effect (with that)."""
+
+        def call(number: int) -> int:
+            if self.crash_at is None or seat.number:
+                return 0
+            is_after, number = number > 0, number or self._calls + 1
+            self._calls = max(self._calls, number)
+            if number == self.crash_at and is_after is self.crash_after and not self.seen.marks["died at a call"]:
+                self.seen.marks["died at a call"] += 1
+                process.is_dead = True
+                seat.doom.set()
+            process.check()
+            return number
+
+        return call
 
     def _trouble(self) -> float:
         is_late = self.faults_left <= 0 and self.loop.time() >= self.trouble_until_s
@@ -255,6 +332,13 @@ class FleetWorld:
 
     # -------------------------------------------------------------------------- promises
 
+    def _on_delete(self, run_id: str, end_ms: int | None) -> None:
+        name = self.watch.requests[run_id].removeprefix("request of ")
+        self.history.removed(name, run_id, self.loop.time())
+        if not any(call.kind == "delete" and call.workflow_id == name for call in self.history.calls):
+            is_old = end_ms is not None and self.keep_ms is not None and end_ms + self.keep_ms <= self.loop.clock_ms()
+            assert is_old, f"{run_id} of {name} was deleted before its time"
+
     def _on_submit(self, work: Work) -> None:
         def look() -> None:
             done = self.watch.is_done(work.run_id, work.task_id)
@@ -270,9 +354,18 @@ class FleetWorld:
         done = self.watch.is_done(work.run_id, work.task_id)
         if done:
             self.watch.broken.append(f"finished task {work.task_id} of {work.run_id} runs again")
+        for source in work.inputs:
+            self._look_at_blob(work.run_id, source.task_id)
 
-    async def _expect_takeover(self, engine_id: str, dead: Seat) -> None:
-        """If somebody else was well all the time, nothing is the dead one's after its lease and a bit."""
+    def _look_at_blob(self, run_id: str, task_id: str) -> None:
+        output = self.watch.outputs.get((run_id, task_id))
+        blob = wire.decode_payload(output).blob if output is not None else None
+        if blob is not None and not self.blobs.has(blob.sha256):
+            self.watch.broken.append(f"the value of {task_id} of {run_id} was removed")
+
+    async def _expect_takeover(self, engine_id: str, dead: Seat, left: set[str]) -> None:
+        """If somebody else was well all the time, nothing is the dead one's after its lease and a bit, and what
+        it `left` at work is at work elsewhere."""
         killed_s = self.loop.time()
         await asyncio.sleep(TAKEOVER_S + LOADING_S)
         witnesses = [
@@ -284,17 +377,30 @@ class FleetWorld:
         if not witnesses or not was_up or self.trouble:
             return
         self.seen.marks["taken over"] += 1
+        self.seen.marks["runs taken over"] += len(left)
         unfinished = (RunStatus.RUNNING, RunStatus.PENDING)
         for run_id, kept in self.database.shared.runs.items():
             if kept.row.status in unfinished and kept.row.owner == engine_id:
                 self.watch.broken.append(f"{run_id} is still {engine_id}'s, which died {TAKEOVER_S} s ago")
+        kernels = {seat.process.name: seat.kernel for seat in witnesses if seat.process is not None}
+        for run_id in left:
+            kept = self.database.shared.runs.get(run_id)
+            if kept is None or kept.row.status is not RunStatus.RUNNING or kept.row.is_dormant:
+                continue
+            heir = kernels.get(kept.row.owner)
+            if heir is not None and heir.scheduler.find_live(run_id) is None:
+                self.watch.broken.append(f"{run_id} is {kept.row.owner}'s, which does not work on it")
 
     async def _check(self) -> None:
         """What was told is what is stored, and every event went to one task or to none."""
         assert not self.watch.broken, self.watch.broken[0]
         self.history.check()
         told = {call.run_id for call in self.history.calls}
-        deleted = {call.workflow_id for call in self.history.calls if call.kind == "delete"}
+        deleted = {call.workflow_id.partition("/")[0] for call in self.history.calls if call.kind == "delete"}
+        for run_id, task_id in self.watch.outputs:
+            if run_id in self.database.shared.runs:
+                self._look_at_blob(run_id, task_id)
+        assert not self.watch.broken, self.watch.broken[0]
         for row in await self.database.view.list_runs(RunQuery("default", 1_000)):
             if row.workflow_id in deleted and row.run_id not in told:
                 continue  # a request that nobody answered, carried out when its id was free again
@@ -302,9 +408,9 @@ class FleetWorld:
             assert row.end_ms is not None
             shape = row.workflow_id.partition("-")[0]
             consumed = {sequence for run_id, sequence in self.watch.consumed if run_id == row.run_id}
-            known = self.history.events(row.workflow_id)
+            known = self.history.events(row.run_id)
             if row.status is RunStatus.SUCCESSFUL:
-                assert len(consumed) == SHAPES[shape][1], f"{row.workflow_id} took {len(consumed)} events"
+                assert len(consumed) == MORE_SHAPES[shape][1], f"{row.workflow_id} took {len(consumed)} events"
             assert consumed <= known.keys(), f"{row.workflow_id} took events that nobody sent"
 
 

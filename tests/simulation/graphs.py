@@ -46,6 +46,7 @@ GRAPHS = {
     "bad": spec(call("x", "value"), call("y", "broken", "x")),
     "sleepy": spec(Node("s", Sleep(delay_ms=700)), call("t", "value", "s")),
     "rest": spec(Node("v", Wait((TaskRef("a"), TaskRef("b")), num_returns=2)), call("r", "value", "v")),
+    "lump": spec(call("l", "flaky:1"), call("z", "large", "l")),
     "loose": spec(call("v_x", "flaky:1"), call("y", "value", "v_x"), call("v_z", "value", "y")),
 }
 
@@ -121,3 +122,23 @@ SHAPES: dict[str, tuple[Spec, int, RunStatus]] = {
     "hangs": (spec(call("a", "hang:1", limit_ms=3_000), call("b", "value", "a")), 0, RunStatus.SUCCESSFUL),
     "fails": (spec(call("a", "value"), call("b", "broken", "a"), call("c", "grow:sleepy")), 0, RunStatus.FAILED),
 }
+
+MORE_SHAPES = SHAPES | {
+    # with values that are blobs
+    "heavy": (
+        spec(call("x", "large"), call("b", "value", "x"), call("y", "large", "b"), call("c", "value", "x", "y")),
+        0,
+        RunStatus.SUCCESSFUL,
+    ),
+    "heaviest": (
+        spec(
+            call("x", "large"),
+            Node("w", WaitEvent("k"), after=("x",)),
+            call("d", "grow:lump", "w"),
+            call("y", "value", "x", "d"),
+        ),
+        1,
+        RunStatus.SUCCESSFUL,
+    ),
+}
+"""Not among those above, so that seeds that found bugs stay what they are."""

@@ -35,6 +35,8 @@ class Call:
     is_missing: bool = False
     is_done: bool = False
     """Whether it was acknowledged: what it asked for has happened."""
+    is_silent: bool = False
+    """Whether it was left without an answer, though the question that it was a part of had one."""
 
     def answer(self, heard: Call, now_s: float) -> None:
         """It was answered, and that is what the answer said."""
@@ -59,6 +61,10 @@ class History:
         self.calls.append(call)
         return call
 
+    def removed(self, workflow_id: str, run_id: str, now_s: float) -> None:
+        """A run was removed from the store, for whatever reason."""
+        self.calls.append(Call("removed", workflow_id, "", now_s, answered_s=now_s, run_id=run_id))
+
     def check(self) -> None:
         """Raises AssertionError naming the first answer that no order of events explains."""
         by_workflow: defaultdict[str, list[Call]] = defaultdict(list)
@@ -67,13 +73,17 @@ class History:
         for calls in by_workflow.values():
             answered = sorted((call for call in calls if call.answered_s < NEVER), key=lambda call: call.answered_s)
             _check_existence(calls, answered)
-            _check_states(calls, answered)
-            _check_values(answered)
-            _check_events(answered)
+            answered = [call for call in answered if call.kind != "removed"]
+            runs = {call.run_id: None for call in answered if call.run_id}
+            for run_id in runs:
+                of_run = [call for call in answered if call.run_id in (("", run_id) if len(runs) == 1 else (run_id,))]
+                _check_states(calls, of_run)
+                _check_values(of_run)
+                _check_events(of_run)
 
-    def events(self, workflow_id: str) -> dict[int, str]:
-        """Acknowledged events by their sequence."""
-        sent = (call for call in self.calls if call.workflow_id == workflow_id and call.sequence)
+    def events(self, run_id: str) -> dict[int, str]:
+        """Acknowledged events of a run by their sequence."""
+        sent = (call for call in self.calls if call.run_id == run_id and call.sequence)
         return {call.sequence: call.subject for call in sent}
 
 
@@ -82,17 +92,21 @@ def _asked_before(calls: Iterable[Call], kind: str, until_s: float) -> bool:
 
 
 def _check_existence(calls: list[Call], answered: list[Call]) -> None:
-    """Who was accepted is there until somebody deletes it, and who was deleted never comes back."""
+    """Who was accepted is there until it is removed, and who was removed never comes back."""
     accepted_s = min((call.answered_s for call in answered if call.kind == "submit" and call.is_done), default=NEVER)
     deleted_s = min((call.answered_s for call in answered if call.kind == "delete" and call.is_done), default=NEVER)
+    removed_s = {call.run_id: call.asked_s for call in answered if call.kind == "removed"}
     runs = {call.run_id for call in answered if call.run_id and call.asked_s < deleted_s}
-    assert len(runs) <= 1, f"one request made several runs: {runs}"
+    assert len(runs) <= 1 + len(removed_s), f"one request made several runs: {runs}"
     # A request that nobody answered may be carried out when its workflow id is free again.
     is_pending = any(call.kind == "submit" and call.answered_s == NEVER for call in calls)
     for call in answered:
         if call.is_missing:
-            lost = call.asked_s > accepted_s and not _asked_before(calls, "delete", call.answered_s)
+            is_removed = any(_asked_before(calls, kind, call.answered_s) for kind in ("delete", "removed"))
+            lost = call.asked_s > accepted_s and not is_removed
             assert not lost, f"an accepted run is gone: {call}"
+        elif call.asked_s > removed_s.get(call.run_id, NEVER):
+            raise AssertionError(f"a removed run is told of: {call}")
         elif call.told is not None and call.kind != "submit":
             is_another = is_pending and call.run_id not in runs
             assert call.asked_s < deleted_s or is_another, f"a deleted run is back: {call}"
@@ -100,8 +114,6 @@ def _check_existence(calls: list[Call], answered: list[Call]) -> None:
 
 def _check_states(calls: list[Call], answered: list[Call]) -> None:
     """What is over stays over. Only a failed run goes on again, and only if somebody asks for it."""
-    runs = [call.run_id for call in answered if call.run_id]
-    answered = [call for call in answered if call.run_id in ("", runs[0])]
     over: Call | None = None
     failed: Call | None = None
     for call in sorted(answered, key=lambda call: call.answered_s):

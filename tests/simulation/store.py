@@ -29,6 +29,11 @@ class Watch:
         self.outputs: dict[tuple[str, str], bytes] = {}
         self.consumed: dict[tuple[str, int], str] = {}
         self.finals: dict[str, str] = {}
+        self.requests: dict[str, str] = {}
+        """Which request made a run."""
+        self.on_delete: Callable[[str, int | None], None] = lambda _run_id, _end_ms: None
+        self._deleted: set[str] = set()
+        self._ends_ms: dict[str, int | None] = {}
 
     def guard(self, look: Callable[[], None]) -> None:
         """Keep what a look found: whoever is looked at would take it for a fault of the store."""
@@ -50,6 +55,13 @@ class Watch:
         earlier = [event.sequence for event in kept.events.values() if event.key == key and event.sequence < sequence]
         passed = [number for number in earlier if (run_id, number) not in self.consumed]
         assert not passed, f"event {sequence} of {run_id} passed {passed}"
+
+    def note_ends(self, entries: Sequence[Entry]) -> None:
+        """When that ended which is about to be deleted."""
+        writes = (write for entry in entries for write in entry if isinstance(write, DeleteRun))
+        for write in writes:
+            if (kept := self._store._runs.get(write.run_id)) is not None:
+                self._ends_ms[write.run_id] = kept.row.end_ms
 
     def owners(self) -> dict[str, str]:
         """Who owns which run now."""
@@ -106,8 +118,14 @@ class Watch:
                             f"{write.run_id}: {before} -> {write.status}"
                         )
                         self.finals[write.run_id] = str(write.status)
+                    case AddRun(row=row):
+                        assert row.run_id not in self._deleted, f"{row.run_id} was deleted and is back"
+                        self.requests[row.run_id] = row.request_id
                     case DeleteRun():
                         assert write.run_id in self.finals, "an active run was deleted"
+                        if write.run_id not in self._deleted:
+                            self._deleted.add(write.run_id)
+                            self.on_delete(write.run_id, self._ends_ms.get(write.run_id))
                     case _:
                         pass
 

@@ -4,31 +4,58 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 
-from simulation.fleet_world import run_fleet
+from simulation.fleet_world import FleetSeen, run_fleet
+from simulation.many import LIMITS, limited, run_many
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "60"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "500"))
 FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
 FOUND_BUGS = (24, 34, 114, 171, 191, 199, 227, 278, 357, 359, 469, 657, 906, 1073, 178513478675)
-LIMITS = [(-1, -1), (1, -1), (2, 0), (1, 1), (2, 3)]
 
 
-@pytest.mark.timeout(180 + SEEDS)
+def marks_of(all_seen: Iterable[FleetSeen]) -> Counter[str]:
+    return sum((seen.marks for seen in all_seen), Counter())
+
+
+@pytest.mark.timeout(180 + 2 * SEEDS)
 def test_every_world_keeps_its_promises_and_everything_happens_in_some() -> None:
-    lives = 0
-    statuses: Counter[str] = Counter()
-    marks: Counter[str] = Counter()
-    for seed in range(FIRST, FIRST + SEEDS):
-        seen = run_fleet(seed, limits=LIMITS[seed % len(LIMITS)])
-        lives += seen.lives
-        statuses += seen.statuses
-        marks += seen.marks
-    assert lives > 2 * SEEDS, "hardly an engine ever died"
-    assert {"SUCCESSFUL", "FAILED", "CANCELED"} <= set(statuses)
+    all_seen = run_many(run_fleet, limited(range(FIRST, FIRST + SEEDS), more=True))
+    assert sum(seen.lives for seen in all_seen) > 2 * SEEDS, "hardly an engine ever died"
+    assert {"SUCCESSFUL", "FAILED", "CANCELED"} <= {status for seen in all_seen for status in seen.statuses}
     happened = {"kill", "left", "pause", "fenced", "cut off", "outage", "taken over"}
-    assert happened | {"asked again", "cancel", "resume", "delete", "full", "waited"} <= set(marks)
+    happened |= {"asked again", "cancel", "resume", "delete", "full", "waited"}
+    assert happened | {"batch", "run and wait", "expired", "id used again"} <= set(marks_of(all_seen))
+
+
+KILLS = 1_000
+
+
+@pytest.mark.timeout(900)
+def test_a_thousand_times_one_of_two_engines_is_killed_and_the_other_one_goes_on_in_time() -> None:
+    """Within the lease and two seconds. Some are killed before the other one is there to see it."""
+    shapes = ["sleeps", "waits", "chain", "fan", "hangs", "grows", "races"]
+    how = {"engines": 2, "fates": ("kill",), "faults": 1, "trouble": 0.0, "shapes": shapes}
+    marks = marks_of(run_many(run_fleet, [(seed, how) for seed in range(KILLS * 3 // 2)]))
+    assert marks["taken over"] >= KILLS
+    assert marks["runs taken over"] >= KILLS / 2
+    assert not marks["fenced"], "nobody else was declared dead"
+
+
+CALLS = 240
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("crash_after", [False, True], ids=["before", "after"])
+def test_dying_at_every_call_of_the_store(crash_after: bool) -> None:
+    """Die at the first call, then at the second, ...; before it takes effect, or when it has."""
+    shapes = ["grows", "waits", "fails", "sleeps", "forgets"]
+    how = {"engines": 2, "shapes": shapes, "faults": 0, "trouble": 0.0, "crash_after": crash_after}
+    numbers = range(1, CALLS + 1)
+    all_seen = run_many(run_fleet, [(1_000, {"limits": (3, -1), "crash_at": number, **how}) for number in numbers])
+    assert [seen.marks["died at a call"] for seen in all_seen] == [1] * CALLS
 
 
 def test_a_seed_replays_exactly() -> None:

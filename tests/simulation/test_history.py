@@ -48,6 +48,16 @@ RIGHT = {
         ("status", 5, 6, {"is_missing": True}),
     ),
     "deleted without an answer": history(submit(), ("delete", 3, None, {}), ("status", 5, 6, {"is_missing": True})),
+    "removed by itself": history(
+        submit(), read(2, FAILED), ("removed", 3, 3, {}), ("status", 5, 6, {"is_missing": True})
+    ),
+    "asked again after it was removed": history(
+        submit(),
+        read(2, SUCCESSFUL),
+        ("removed", 3, 3, {}),
+        submit(4, 5, run_id="second"),
+        read(6, FAILED, run_id="second"),
+    ),
     "an event sent twice": history(submit(), event(2, "a", 7), event(3, "b", 8), event(4, "a", 7)),
 }
 WRONG = {
@@ -62,6 +72,7 @@ WRONG = {
     ),
     "two outputs": history(submit(), read(2, SUCCESSFUL, output=b"1"), read(3, SUCCESSFUL, output=b"2")),
     "back from deletion": history(submit(), ("delete", 3, 4, {"is_done": True}), read(5, SUCCESSFUL)),
+    "told of what was removed": history(submit(), ("removed", 2, 2, {}), read(3, SUCCESSFUL)),
     "an event recorded twice": history(submit(), event(2, "a", 7), event(3, "a", 8)),
     "two events of one number": history(submit(), event(2, "a", 7), event(3, "b", 7)),
 }

@@ -16,7 +16,6 @@ from perdure.model import BlobRef, RunStatus
 from perdure.service import sweep as sweep_module
 from perdure.service.journal import Journal
 from perdure.service.sweep import Sweeper
-from perdure.storage import memory_blobs
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import BlobStore, Entry, StorageUnavailable
@@ -94,10 +93,10 @@ async def clean(world: World, sweeper: Sweeper) -> None:
 
 
 async def live(world: World, seed: int) -> None:
-    store, blobs = Store(world), MemoryBlobStore()
+    store, blobs = Store(world), MemoryBlobStore(world.monotonic)
     journal = Journal(store)
     await journal.start()
-    sweepers = [Sweeper(store, journal, blobs, grace_s=GRACE_S) for _ in range(2)]
+    sweepers = [Sweeper(store, journal, blobs, grace_s=GRACE_S, now_s=world.monotonic) for _ in range(2)]
     number = 0
     for _ in range(6):
         tasks = [asyncio.ensure_future(clean(world, sweeper)) for sweeper in sweepers]
@@ -121,12 +120,9 @@ async def live(world: World, seed: int) -> None:
     await journal.stop(grace_s=5)
 
 
-async def test_what_is_used_stays_and_the_rest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_used_stays_and_the_rest_goes() -> None:
     for seed in range(SEEDS):
-        world = World(seed)
-        monkeypatch.setattr(sweep_module, "_now_s", world.monotonic)
-        monkeypatch.setattr(memory_blobs.time, "monotonic", world.monotonic)
-        await live(world, seed)
+        await live(World(seed), seed)
 
 
 async def test_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,11 +155,10 @@ async def test_nothing_is_removed_before_the_database_was_there_for_a_while(monk
                 raise StorageUnavailable("away")
             return await super().last_change()
 
-    monkeypatch.setattr(sweep_module, "_now_s", world.monotonic)
     store = Away()
     journal = Journal(store)
     await journal.start()
-    sweeper = Sweeper(store, journal, MemoryBlobStore(), grace_s=0.04)
+    sweeper = Sweeper(store, journal, MemoryBlobStore(), grace_s=0.04, now_s=world.monotonic)
     await sweeper._calm()
     assert len(failed_s) == 2
     assert world.now_s - failed_s[-1] >= 0.01

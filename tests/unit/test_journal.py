@@ -226,6 +226,24 @@ async def test_what_may_have_happened_is_not_dropped(store: Store, journal: Jour
     assert entry("a") in store.batches[0]
 
 
+async def test_what_happens_at_most_once_is_not_repeated(store: Store, journal: Journal) -> None:
+    """Nobody knows whether it has happened, and others may have undone it since."""
+    said: list[str] = []
+    store.errors = [StorageUnavailable("no answer")]
+    for name, once in (("a", True), ("b", False)):
+        journal.append(
+            entry(name),
+            lambda _result, _change, name=name: said.append(f"{name} is there"),
+            trouble=lambda error, name=name: said.append(f"{name}: {error}"),
+            droppable=True,
+            dropped=lambda name=name: said.append(f"{name} was dropped"),
+            once=once,
+        )
+    await settled(journal)
+    assert said == ["a: no answer", "b: no answer", "a was dropped", "b is there"]
+    assert entry("a") not in store.batches[0]
+
+
 async def test_the_error_shows_while_it_lasts(store: Store, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "RETRY_FIRST_S", 0.05)
     store.errors = [StorageUnavailable("gone")]

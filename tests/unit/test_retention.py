@@ -123,6 +123,22 @@ async def test_one_that_was_resumed_meanwhile_stays(store: Store, kernel: Kernel
     assert row.status is RUNNING
 
 
+async def test_one_that_failed_again_meanwhile_stays(store: Store, kernel: Kernel) -> None:
+    """It was resumed elsewhere between the look and the commit, and its new end is young."""
+    await add(store, "a", FAILED, 5)
+    real = store.commit
+
+    async def commit(entries: Sequence[Entry]) -> Committed:
+        await real([(SetRun("a", RUNNING, NOW_MS - 1, resumed=True),), (SetRun("a", FAILED, NOW_MS),)])
+        return await real(entries)
+
+    store.commit = commit  # type: ignore[method-assign]
+    assert await retention_of(kernel).expire() == 0
+    row = await store.get_run("a")
+    assert row is not None
+    assert (row.status, row.end_ms) == (FAILED, NOW_MS)
+
+
 @pytest.mark.parametrize("commits", range(4))
 async def test_the_next_engine_goes_on_where_one_died(
     store: Store, commits: int, monkeypatch: pytest.MonkeyPatch

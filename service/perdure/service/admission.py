@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -200,7 +201,8 @@ class Admission:
         store refused it: somebody else changed the run, or a guard did not hold.
 
         What the new state needs has been taken before; a place in the queue is given back here. Raises
-        StorageError when the store fails; the change happens all the same, once the store works again.
+        StorageError when the store fails; the change happens all the same, once the store works again, unless the
+        run is to wait: anybody may start it then, and so nobody says twice that it waits.
         """
         moved: asyncio.Future[RunRow | None] = asyncio.get_running_loop().create_future()
 
@@ -208,7 +210,11 @@ class Admission:
             if not moved.done():
                 moved.set_exception(error)
 
-        self._journal.append((*guards, write), self._moves(row, write, moved), trouble=trouble)
+        once = self._store.is_shared and write.status is RunStatus.PENDING
+        dropped = partial(self.withdraw, write.applied_to(row, row.change))
+        self._journal.append(
+            (*guards, write), self._moves(row, write, moved), trouble=trouble, once=once, dropped=dropped
+        )
         return await moved
 
     def _moves(self, row: RunRow, write: SetRun, moved: asyncio.Future[RunRow | None]) -> Then:
@@ -272,7 +278,7 @@ class Admission:
             self._take(row.namespace, row.run_id)
         self._pending[row.namespace] -= 1
         now_ms = self._scheduler.clock()
-        write = SetRun(row.run_id, RunStatus.RUNNING, now_ms, expects=RunStatus.PENDING, owner=self._owner)
+        write = SetRun.of(row, RunStatus.RUNNING, now_ms, owner=self._owner)
         moved: asyncio.Future[RunRow | None] = asyncio.get_running_loop().create_future()
         self._journal.append((*self._start_guards(row.namespace), write), self._moves(row, write, moved))
         return moved

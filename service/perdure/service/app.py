@@ -39,7 +39,7 @@ from perdure.service.rpc.system import SystemServicer
 from perdure.service.rpc.worker import WorkerServicer
 from perdure.service.rpc.workflow import WorkflowServicer
 from perdure.service.settings import Settings, SettingsError
-from perdure.storage.ports import BlobStore, MetadataStore, StorageUnavailable
+from perdure.storage.ports import BlobStore, Fenced, MetadataStore, StorageUnavailable
 from perdure.storage.rows import EngineRow
 from perdure.storage.urls import blob_store, metadata_store, shown
 from perdure.v1 import (
@@ -265,7 +265,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     await server.drain()
                     if stopping.is_set():
                         await agent.end()
-            except StorageUnavailable as error:
+            except (StorageUnavailable, Fenced) as error:
                 if not has_lived:  # the URL may be wrong: whoever starts us should see that
                     raise
                 log.warning("no new life yet, trying again", extra={"error": str(error)})

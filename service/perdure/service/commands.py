@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -130,7 +130,7 @@ class Commands:
     ) -> asyncio.Future[RunView | None]:
         """Store a run for which there is a slot or a place. None: its ids are taken, or there is none."""
         if way.status is RunStatus.PENDING:
-            row = replace(row, status=way.status, start_ms=None)
+            row = row.but(status=way.status, start_ms=None)
         inputs = {name: wire.encode_payload(payload) for name, payload in new.inputs.items()}
         row, writes, begun = self._begin(new, row)
         blobs = source.blobs
@@ -153,13 +153,15 @@ class Commands:
                 inserted.set_exception(error)
 
         dropped = partial(self._admission.withdraw, row)
-        self._journal.append(entry, done, trouble=trouble, droppable=True, dropped=dropped)
+        # Anybody starts a run that waits, so by the time of a repetition it may be over and deleted.
+        once = self._store.is_shared and row.status is RunStatus.PENDING
+        self._journal.append(entry, done, trouble=trouble, droppable=True, dropped=dropped, once=once)
         return inserted
 
     def _begin(self, new: NewRun, row: RunRow) -> tuple[RunRow, list[Write], Callable[[int], RunView]]:
         """The row as it begins, what its entry stores besides it, and what happens once that is durable."""
         if row.status is RunStatus.PENDING:
-            return row, [], lambda change: self._admission.queued(replace(row, change=change))
+            return row, [], lambda change: self._admission.queued(row.but(change=change))
         self._scheduler.specs.keep(row.spec_key, new.spec)
         row, writes, begun = self._scheduler.begin(row, new.spec)
         if not new.inputs:
@@ -174,15 +176,16 @@ class Commands:
 
     async def _decide(self, new: NewRun, row: RunRow, digest: str) -> RunView | str:
         """The ids are taken: give the run that answers the request, or the one it may replace."""
-        if new.request_id:
-            made = await self._store.find_request(new.namespace, new.request_id)
-            if made is not None:
-                if made.request_digest != digest:
-                    raise errors.RequestIdReusedError(
-                        f"request id {new.request_id!r} was used with other content", request_id=new.request_id
-                    )
-                return RunView(made)
-        current = await self._store.find_run(new.namespace, row.workflow_id)
+        made = await self._store.find_request(new.namespace, new.request_id) if new.request_id else None
+        current = await self._store.find_run(new.namespace, row.workflow_id) if made is None else None
+        if current is not None and new.request_id and current.request_id == new.request_id:
+            made = current  # the same request, asked elsewhere too, came between the two looks
+        if made is not None:
+            if made.request_digest != digest:
+                raise errors.RequestIdReusedError(
+                    f"request id {new.request_id!r} was used with other content", request_id=new.request_id
+                )
+            return RunView(made)
         if current is None:
             return ""
         if not current.status.is_final:
@@ -266,12 +269,12 @@ class Commands:
         """Let a run that is not at work be it again, here. None: it is not any more what it was."""
         now_ms = self._scheduler.clock()
         for way in self._admission.ways(row.namespace, row.run_id):
-            write = SetRun(row.run_id, way.status, now_ms, resumed=True, expects=row.status, owner=self._owner)
+            write = SetRun.of(row, way.status, now_ms, owner=self._owner)
             moved = await self._admission.move(row, write, way.guards)
             if moved is not None or not way.guards:
                 return moved
         now = await self._store.get_run(row.run_id)
-        if now is not None and now.status is row.status:
+        if now is not None and now.change == row.change:
             raise self._admission.full(row.namespace)
         return None
 
@@ -291,7 +294,7 @@ class Commands:
                         return view if view is not None else RunView(await self._current(namespace, workflow_id, ""))
                 else:
                     failure = wire.encode_failure(run_canceled(reason))
-                    end = SetRun(row.run_id, RunStatus.CANCELED, now_ms, failure=failure, expects=row.status)
+                    end = SetRun.of(row, RunStatus.CANCELED, now_ms, failure=failure)
                     moved = await self._admission.move(row, end)
                     if moved is not None:
                         return RunView(moved)

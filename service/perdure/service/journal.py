@@ -59,6 +59,7 @@ class _Pending:
     droppable: bool
     frees: bool = False
     dropped: Callable[[], None] | None = None
+    once: bool = False
     may_have_happened: bool = False
 
 
@@ -125,11 +126,15 @@ class Journal:
         droppable: bool = False,
         frees: bool = False,
         dropped: Callable[[], None] | None = None,
+        once: bool = False,
     ) -> None:
         """Add an entry. An empty one waits for those before it only. One that `frees` may overtake others.
 
         `trouble` is called once if the store fails while the entry is at it; unless the entry is given
         up (see above), it stays and may yet happen. `dropped` is called when it is given up.
+
+        What is to happen at most `once` is given up, too, when nobody knows whether it has happened: others may
+        have built on it since, and even removed it, so that it would happen twice.
         """
         if not entry and self._idle.is_set() and self.is_sure:
             then(EntryResult(), 0)
@@ -138,7 +143,7 @@ class Journal:
             if trouble is not None:
                 trouble(self._error)
             return
-        self._pending.append(_Pending(entry, then, trouble, droppable, frees, dropped))
+        self._pending.append(_Pending(entry, then, trouble, droppable, frees, dropped, once))
         self._idle.clear()
         if frees:
             self._freeing.set()
@@ -271,7 +276,8 @@ def _after_trouble(batch: list[_Pending], error: Exception) -> list[_Pending]:
     _tell_trouble(batch, error)
     for pending in batch:
         pending.may_have_happened |= not is_certain
-        if not is_certain or not pending.droppable or pending.may_have_happened:  # by an attempt before this one
+        is_kept = not is_certain or not pending.droppable or pending.may_have_happened  # by an attempt before this one
+        if is_kept and not pending.once:
             kept.append(pending)
         elif pending.dropped is not None:
             pending.dropped()

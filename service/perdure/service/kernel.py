@@ -8,10 +8,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Final
 
 from perdure.service.admission import ANY, Admission
 from perdure.service.changes import Changes
 from perdure.service.commands import Commands
+from perdure.service.elapsed import elapsed_s as since_some_moment_s
+from perdure.service.executors.fresh import FreshExecutor
 from perdure.service.executors.port import Executor
 from perdure.service.fleet.admission import SharedAdmission
 from perdure.service.fleet.fleet import Fleet
@@ -26,6 +29,10 @@ from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import EngineRow, SetAsideRuns
 
 log = logging.getLogger(__name__)
+
+GRACE_LEASES: Final = 3
+"""For so many leases of an engine blobs that nobody uses yet are kept at least: what it has to note takes that long,
+or it was declared dead and never will."""
 
 
 def wall_clock_ms() -> int:
@@ -43,7 +50,7 @@ class Kernel:
         *,
         owner: str,
         clock: Callable[[], int] = wall_clock_ms,
-        elapsed_s: Callable[[], float] = time.monotonic,
+        elapsed_s: Callable[[], float] = since_some_moment_s,
         new_id: Callable[[int], str] | None = None,
         max_running: int = ANY,
         max_pending: int = ANY,
@@ -59,6 +66,9 @@ class Kernel:
         self.values = Values(store)
         self.changes = Changes()
         is_shared = store.is_shared
+        if blobs is not None and blob_grace_s:
+            blob_grace_s = max(blob_grace_s, GRACE_LEASES * lease_s if is_shared else 0.0)
+            executor = FreshExecutor(executor, blobs, late_s=blob_grace_s / 2, elapsed_s=elapsed_s)
         self.scheduler = Scheduler(
             store, self.journal, executor, self.values, self.changes, clock, owner=owner if is_shared else ""
         )
@@ -69,7 +79,9 @@ class Kernel:
         self.scheduler.on_end = self.admission.leave
         self.sweeper: Sweeper | None = None
         if blobs is not None:
-            self.sweeper = Sweeper(store, self.journal, blobs, grace_s=blob_grace_s, collect_s=collect_s)
+            self.sweeper = Sweeper(
+                store, self.journal, blobs, grace_s=blob_grace_s, collect_s=collect_s, now_s=elapsed_s
+            )
         on_delete = self.sweeper.wake if self.sweeper is not None else lambda: None
         self.retention: Retention | None = None
         if keep_ms is not None:
@@ -152,7 +164,9 @@ class Kernel:
         if self.retention is not None:
             await self.retention.stop()
         await self.admission.stop()
-        await self.scheduler.stop()
-        await self.journal.stop(grace_s=grace_s)
-        if self.fleet is not None:
-            await self.fleet.leave()
+        try:
+            await self.scheduler.stop()
+            await self.journal.stop(grace_s=grace_s)
+        finally:
+            if self.fleet is not None:
+                await self.fleet.leave()

@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from perdure import graphwire, wire
 from perdure.engine.messages import ConsumeEvent, EventArrived, Record, RecordRun, RecordTask
 from perdure.engine.run import Run
@@ -69,6 +71,8 @@ async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
         )
     except KeyError as error:
         raise CorruptData(f"run {row.run_id} has a record of an unknown task {error}", subject=row.run_id) from error
+    except (DecodeError, ValueError) as error:
+        raise CorruptData(f"a record of run {row.run_id} does not decode: {error}", subject=row.run_id) from error
     if row.status is RunStatus.RUNNING:
         run.settle(row.start_ms or row.create_ms)
     return run

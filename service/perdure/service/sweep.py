@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from perdure.service.elapsed import elapsed_s
 from perdure.service.journal import Journal
 from perdure.storage.ports import BlobStore, MetadataStore, StorageError
 from perdure.storage.rows import BlobMark, MarkBlobs, Unmark
@@ -43,9 +44,18 @@ class Sweeper:
     """Sweeps in the background, at the start and whenever it is woken."""
 
     def __init__(
-        self, store: MetadataStore, journal: Journal, blobs: BlobStore, *, grace_s: float, collect_s: float = 0
+        self,
+        store: MetadataStore,
+        journal: Journal,
+        blobs: BlobStore,
+        *,
+        grace_s: float,
+        collect_s: float = 0,
+        now_s: Callable[[], float] = elapsed_s,
     ) -> None:
-        """`collect_s` is the time from one collection to the next; 0: none in the background."""
+        """`collect_s` is the time from one collection to the next; 0: none in the background. `now_s` is a clock that
+        goes on while the process is stopped."""
+        self._now_s = now_s
         self._store = store
         self._journal = journal
         self._blobs = blobs
@@ -73,7 +83,7 @@ class Sweeper:
         the blob store would not remove."""
         is_left, after = False, ""
         while True:
-            looked_s = _now_s()
+            looked_s = self._now_s()
             await self._journal.barrier()  # uses that were reported before the look are in the store then
             page = await self._store.marked_blobs(after=after, limit=PAGE)
             if not page:
@@ -107,7 +117,7 @@ class Sweeper:
         return len(unused)
 
     async def _remove(self, mark: BlobMark, looked_s: float) -> bool:
-        idle_s = self._grace_s + _now_s() - looked_s if self._grace_s else 0
+        idle_s = self._grace_s + self._now_s() - looked_s if self._grace_s else 0
         try:
             return await self._blobs.delete(mark.sha256, idle_s=idle_s)
         except StorageError as error:
@@ -134,15 +144,15 @@ class Sweeper:
     async def _calm(self) -> None:
         """Wait until this engine was awake, and the database there, for long enough."""
         calm_s = min(CALM_S, self._grace_s / 4)
-        since_s = last_s = _now_s()
-        while _now_s() - since_s < calm_s:
+        since_s = last_s = self._now_s()
+        while self._now_s() - since_s < calm_s:
             await asyncio.sleep(min(BEAT_S, calm_s))
             is_answering = self._journal.error is None
             try:
                 await self._store.last_change()
             except StorageError:
                 is_answering = False
-            now_s = _now_s()
+            now_s = self._now_s()
             if not is_answering or now_s - last_s > 5 * BEAT_S:
                 since_s = now_s
             last_s = now_s
@@ -155,7 +165,3 @@ class Sweeper:
                 log.info("blobs collected", extra={"blobs": seen, "unused": marked})
             except Exception as error:
                 log.warning("collection broken off", exc_info=not isinstance(error, StorageError))
-
-
-def _now_s() -> float:
-    return time.monotonic()

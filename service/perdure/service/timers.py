@@ -98,8 +98,9 @@ class Timers:
         while True:
             try:
                 pause_s = await self._poll()
-            except StorageError as error:
-                log.warning("timers not read", extra={"error": str(error)})
+            except Exception as error:
+                is_expected = isinstance(error, StorageError)
+                log.warning("timers not read", extra={"error": str(error)}, exc_info=not is_expected)
                 pause_s = TROUBLE_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
@@ -114,7 +115,7 @@ class Timers:
         before_ms, self._horizon_ms = self._horizon_ms, until_ms
         try:
             page = await self._store.next_timers(until_ms=until_ms, limit=PAGE)
-        except StorageError:
+        except Exception:
             self._horizon_ms = before_ms
             raise
         for timer in page:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from perdure.model import BlobRef
@@ -12,9 +12,8 @@ from perdure.storage.ports import BlobNotFound, BlobWriter
 
 
 class _Writer:
-    def __init__(self, blobs: dict[str, bytes], puts: dict[str, float]) -> None:
-        self._blobs = blobs
-        self._puts = puts
+    def __init__(self, store: MemoryBlobStore) -> None:
+        self._store = store
         self._parts: list[bytes] = []
 
     async def write(self, chunk: bytes | memoryview) -> None:
@@ -24,29 +23,33 @@ class _Writer:
         return hashlib.sha256(b"".join(self._parts)).hexdigest()
 
     async def commit(self) -> BlobRef:
-        data = b"".join(self._parts)
-        sha256 = hashlib.sha256(data).hexdigest()
-        self._blobs.setdefault(sha256, data)
-        self._puts[sha256] = time.monotonic()
-        return BlobRef(sha256, len(data))
+        return self._store.put_now(b"".join(self._parts))
 
 
 class MemoryBlobStore:
-    """Implements BlobStore."""
+    """Implements BlobStore. `clock` tells by how many seconds later a blob was put."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._blobs: dict[str, bytes] = {}
         self._puts: dict[str, float] = {}
 
     @asynccontextmanager
     async def writer(self) -> AsyncIterator[BlobWriter]:
-        yield _Writer(self._blobs, self._puts)
+        yield _Writer(self)
 
     async def put(self, chunks: Iterable[bytes | memoryview]) -> BlobRef:
-        writer = _Writer(self._blobs, self._puts)
-        for chunk in chunks:
-            await writer.write(chunk)
-        return await writer.commit()
+        return self.put_now(b"".join(chunks))
+
+    def put_now(self, data: bytes) -> BlobRef:
+        """The same without waiting for anything."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._blobs.setdefault(sha256, data)
+        self._puts[sha256] = self._clock()
+        return BlobRef(sha256, len(data))
+
+    def has(self, sha256: str) -> bool:
+        return sha256 in self._blobs
 
     async def get(self, sha256: str) -> memoryview:
         if sha256 not in self._blobs:
@@ -58,11 +61,11 @@ class MemoryBlobStore:
 
     async def renew(self, sha256: str) -> int | None:
         if sha256 in self._blobs:
-            self._puts[sha256] = time.monotonic()
+            self._puts[sha256] = self._clock()
         return await self.size(sha256)
 
     async def delete(self, sha256: str, *, idle_s: float = 0) -> bool:
-        if sha256 in self._puts and time.monotonic() - self._puts[sha256] < idle_s:
+        if sha256 in self._puts and self._clock() - self._puts[sha256] < idle_s:
             return False
         self._blobs.pop(sha256, None)
         self._puts.pop(sha256, None)

@@ -45,6 +45,7 @@ class PostgresMetadataStore:
         self._reads = Connections(url, READERS)
         self._commits = Connections(url, 1)
         self._members = Connections(url, 1)
+        self._renewals = Connections(url, 1)  # burying may wait for a lock, and that must not cost our own lease
         self._listener: Listener | None = None
         self._engine_id = ""
         self._fence = postgres_write.Fence()
@@ -56,8 +57,12 @@ class PostgresMetadataStore:
     def is_shared(self) -> bool:
         return True
 
+    @property
+    def _all(self) -> tuple[Connections, ...]:
+        return (self._reads, self._commits, self._members, self._renewals)
+
     async def open(self) -> None:
-        for connections in (self._reads, self._commits, self._members):
+        for connections in self._all:
             connections.open()
         try:
             async with self._reads.use(READ_S) as (connection, _):
@@ -70,7 +75,7 @@ class PostgresMetadataStore:
         if self._listener is not None:
             await self._listener.stop()
             self._listener = None
-        for connections in (self._reads, self._commits, self._members):
+        for connections in self._all:
             connections.close()
 
     # -------------------------------------------------------------------------- writing
@@ -107,13 +112,14 @@ class PostgresMetadataStore:
     # -------------------------------------------------------------------------- members
 
     async def join(self, engine: EngineRow, lease_ms: int) -> None:
-        async with self._members.use(MEMBER_S) as (connection, _):
+        async with self._renewals.use(MEMBER_S) as (connection, _):
             await postgres_members.join(connection, engine, postgres_schema.known(), lease_ms)
         self._engine_id = engine.engine_id
 
     async def renew(self, lease_ms: int) -> None:
         if self._engine_id:
-            await self._as_member(lambda connection: postgres_members.renew(connection, self._engine_id, lease_ms))
+            async with self._renewals.use(MEMBER_S) as (connection, _):
+                await postgres_members.renew(connection, self._engine_id, lease_ms)
 
     async def leave(self) -> None:
         if self._engine_id:

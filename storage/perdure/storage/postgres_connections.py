@@ -75,8 +75,8 @@ class Connections:
 
     @asynccontextmanager
     async def use(self, timeout_s: float) -> AsyncIterator[tuple[Connection, bool]]:
-        """A connection for so long, and whether it is new. Raises StorageError."""
-        async with self._size:
+        """A connection for so long, and whether it is new. Raises StorageError, also if there was none for so long."""
+        async with self._place(timeout_s):
             if not self._is_open:
                 raise StorageUnavailable("the store is not open")
             connection, is_new = await self._take()
@@ -93,6 +93,22 @@ class Connections:
                 self._idle.append(connection)
             else:
                 connection.terminate()
+
+    @asynccontextmanager
+    async def _place(self, timeout_s: float) -> AsyncIterator[None]:
+        """One of `size`. Who stands behind others that wait for a server learns of it as soon as they do."""
+        if self._size.locked():
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._size.acquire()
+            except TimeoutError:
+                raise StorageUnavailable(f"{shown(self._url)} does not answer those who asked before") from None
+        else:
+            await self._size.acquire()
+        try:
+            yield
+        finally:
+            self._size.release()
 
     async def _take(self) -> tuple[Connection, bool]:
         while self._idle:

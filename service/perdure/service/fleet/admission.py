@@ -7,7 +7,7 @@ without our knowing, so where somebody waits the store is asked every so often.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from typing import Final
@@ -16,6 +16,8 @@ from perdure.model import RunStatus
 from perdure.service.admission import ANY, Admission, Way
 from perdure.storage.ports import StorageError
 from perdure.storage.rows import Limit
+
+log = logging.getLogger(__name__)
 
 POLL_S: Final = 1.0
 
@@ -75,6 +77,8 @@ class SharedAdmission(Admission):
     async def _poll_forever(self) -> None:
         while self.max_running != ANY:
             await asyncio.sleep(POLL_S)
-            with contextlib.suppress(StorageError):
+            try:
                 self._pending = Counter(await self._store.count_pending())
+            except Exception as error:
+                log.warning("queue not read, trying again", exc_info=not isinstance(error, StorageError))
             self.wake()

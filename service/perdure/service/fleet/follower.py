@@ -13,11 +13,12 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from perdure import errors
 from perdure.service.changes import Change, Changes
 from perdure.service.queries import Queries
 from perdure.service.scheduler import Scheduler
 from perdure.service.views import RunView
-from perdure.storage.ports import MetadataStore, StorageError
+from perdure.storage.ports import CorruptData, MetadataStore, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,12 @@ class Follower:
             self._wake.clear()
             try:
                 await self._look()
-            except StorageError as error:
-                log.warning("changes of others not read, trying again", extra={"error": str(error)})
+            except Exception as error:
+                log.warning(
+                    "changes of others not read, trying again",
+                    extra={"error": str(error)},
+                    exc_info=not isinstance(error, StorageError),
+                )
 
     async def _look(self) -> None:
         for run_id in self._changes.waited_runs():
@@ -101,7 +106,10 @@ class Follower:
                     self._changes.publish(row.run_id, told)
         for run_id in self._changes.watched_runs():
             if self._scheduler.find_live(run_id) is None:
-                await self._publish_tasks(run_id, since)
+                try:
+                    await self._publish_tasks(run_id, since)
+                except (errors.WorkflowNotFoundError, CorruptData) as error:  # deleted meanwhile, or damaged
+                    log.warning("tasks not told", extra={"run_id": run_id, "error": str(error)})
 
     async def _publish_tasks(self, run_id: str, since: int) -> None:
         changed = dict(await self._store.read_tasks(run_id, after=since))

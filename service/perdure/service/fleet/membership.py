@@ -51,7 +51,8 @@ class Membership:
         self._fenced = fenced
         self._elapsed_s = elapsed_s
         self._patient_until_s = 0.0
-        self._tasks: list[asyncio.Task[None]] = []
+        self._renewing: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._holds_until_s = 0.0
 
     @property
@@ -66,11 +67,13 @@ class Membership:
         return self._holds_until_s - self._elapsed_s()
 
     async def join(self) -> None:
-        """Become a member; waits for the store if it has to."""
+        """Become a member, and stay one until `leave`; waits for the store if it has to."""
         while True:
             try:
                 async with self._held():
-                    return await self._store.join(self.engine, self._lease_ms)
+                    await self._store.join(self.engine, self._lease_ms)
+                self._renewing = asyncio.create_task(self._renew_forever(), name="membership-renew")
+                return
             except Fenced:
                 raise
             except StorageError as error:
@@ -78,20 +81,16 @@ class Membership:
                 await asyncio.sleep(WATCH_S)
 
     async def start(self) -> None:
-        """Begin to renew, and take over what has no owner."""
-        self._tasks = [
-            asyncio.create_task(self._renew_forever(), name="membership-renew"),
-            asyncio.create_task(self._watch_forever(), name="membership-watch"),
-        ]
+        """Begin to bury the dead, and take over what has no owner."""
+        self._watching = asyncio.create_task(self._watch_forever(), name="membership-watch")
 
     async def stop(self) -> None:
-        """Only looks away; `leave` comes later, when the last record is durable."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Only looks away. It stays a member: what is under way takes its time, and has to become durable."""
+        await _end(self._watching)
 
     async def leave(self) -> None:
         """Give all runs up, so that nobody has to wait for the end of the lease."""
+        await _end(self._renewing)
         with contextlib.suppress(StorageError):
             await self._store.leave()
 
@@ -121,9 +120,9 @@ class Membership:
                 pause_s = self._lease_ms / 3000
             except Fenced:
                 return
-            except StorageError as error:
+            except Exception as error:
                 self._was_away()
-                log.warning("lease not renewed, trying again", extra={"error": str(error)})
+                _log("lease not renewed, trying again", error)
                 pause_s = self._lease_ms / 20_000
 
     async def _watch_forever(self) -> None:
@@ -133,9 +132,9 @@ class Membership:
             except Fenced:
                 self._fenced()
                 return
-            except StorageError as error:
+            except Exception as error:
                 self._was_away()
-                log.warning("others not seen, trying again", extra={"error": str(error)})
+                _log("others not seen, trying again", error)
             await asyncio.sleep(WATCH_S)
 
     def _was_away(self) -> None:
@@ -150,3 +149,13 @@ class Membership:
         while rows := await self._store.take_over(CHUNK):
             log.info("runs taken over", extra={"runs": len(rows)})
             self._take_up(rows)
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _log(message: str, error: Exception) -> None:
+    log.warning(message, extra={"error": str(error)}, exc_info=not isinstance(error, StorageError))

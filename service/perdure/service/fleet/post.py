@@ -55,8 +55,12 @@ class Post:
                 await self._read()
             except Fenced:
                 return
-            except StorageError as error:
-                log.warning("mail not read, trying again", extra={"error": str(error)})
+            except Exception as error:
+                log.warning(
+                    "mail not read, trying again",
+                    extra={"error": str(error)},
+                    exc_info=not isinstance(error, StorageError),
+                )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
                     await self._wake.wait()
@@ -65,7 +69,12 @@ class Post:
     async def _read(self) -> None:
         while unread := await self._store.read_mail(limit=LETTERS_MAX):
             for mail in unread:
-                await self._deal_with(mail)
+                try:
+                    await self._deal_with(mail)
+                except StorageError:
+                    raise
+                except Exception:  # of this run alone: the mail of others is not to wait behind it
+                    log.exception("letter not understood", extra={"run_id": mail.run_id, "kind": mail.kind})
             # Behind what they made happen: after a crash in between they are read again.
             await self._journal.write((DropMail(tuple(mail.number for mail in unread)),))
 

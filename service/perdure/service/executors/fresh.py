@@ -1,0 +1,116 @@
+"""An executor in front of another one: what attempts have stored is there when its use is noted.
+
+A blob that nobody uses yet is kept for a grace period after it was put. Nearly all attempts report well
+within that time after they were submitted. One that did not may have stood still between storing a value and
+saying so, for longer than the value was kept. So what it stored counts as put anew before anybody hears of it,
+and if something is gone, the attempt was in vain and counts as lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from math import inf
+from typing import Final
+
+from perdure import graphwire
+from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
+from perdure.model import BlobRef, InvalidSpec
+from perdure.service.executors.port import Executor, GraphReturned, Report, Reports, ValueReader, Work
+from perdure.service.uses import of_failure
+from perdure.storage.ports import BlobStore, StorageError
+
+log = logging.getLogger(__name__)
+
+PAUSE_FIRST_S: Final = 0.2
+PAUSE_MAX_S: Final = 5.0
+
+
+class FreshExecutor:
+    """Implements Executor. What was submitted less than `late_s` ago is passed on as it comes."""
+
+    def __init__(self, inner: Executor, blobs: BlobStore, *, late_s: float, elapsed_s: Callable[[], float]) -> None:
+        self._inner = inner
+        self._blobs = blobs
+        self._late_s = late_s
+        self._elapsed_s = elapsed_s
+        self._since_s: dict[tuple[str, str, int], float] = {}
+        self.holds_for_s: Callable[[], float] = lambda: inf
+        self._report: Callable[[Reports], None] = lambda _reports: None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
+        self._report = report
+        self._inner.holds_for_s = self.holds_for_s
+        await self._inner.start(self._receive, values)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._inner.stop()
+
+    def submit(self, work: Work) -> None:
+        self._since_s.setdefault(work.key, self._elapsed_s())
+        self._inner.submit(work)
+
+    def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
+        self._since_s.pop((run_id, task_id, attempt), None)
+        self._inner.cancel(run_id, task_id, attempt)
+
+    def python_versions(self) -> frozenset[str]:
+        return self._inner.python_versions()
+
+    # -------------------------------------------------------------------------- reports
+
+    def _receive(self, reports: Reports) -> None:
+        early_s = self._elapsed_s() - self._late_s
+        late: list[int] = []
+        for place, (run_id, report) in enumerate(reports):
+            if isinstance(report, AttemptStarted):
+                continue
+            since_s = self._since_s.pop((run_id, report.task_id, report.attempt), None)
+            if (since_s is None or since_s < early_s) and _blobs_of(report):
+                late.append(place)
+        if not late:
+            self._report(reports)
+            return
+        if rest := [pair for place, pair in enumerate(reports) if place not in late]:
+            self._report(rest)
+        for run_id, report in map(reports.__getitem__, late):
+            task = asyncio.create_task(self._look_after(run_id, report), name="late-report")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _look_after(self, run_id: str, report: Report) -> None:
+        """Until the blob store answers."""
+        pause_s = PAUSE_FIRST_S
+        while True:
+            try:
+                gone = [blob.sha256 for blob in _blobs_of(report) if await self._blobs.renew(blob.sha256) is None]
+                break
+            except StorageError as error:
+                log.warning("blobs of a late report not renewed, trying again", extra={"error": str(error)})
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, PAUSE_MAX_S)
+        if gone:
+            log.warning("a report came after what it names was removed", extra={"run_id": run_id, "blobs": gone})
+            reason = f"its report came so late that what it had stored was removed: {', '.join(gone)}"
+            report = AttemptLost(report.task_id, report.attempt, reason, report.at_ms)
+        self._report([(run_id, report)])
+
+
+def _blobs_of(report: Report) -> tuple[BlobRef, ...]:
+    match report:
+        case TaskSucceeded():
+            return report.output.blobs()
+        case TaskFailed():
+            return of_failure(report.failure)
+        case GraphReturned():
+            try:
+                return tuple(graphwire.blobs_of_spec(graphwire.decode_spec(report.spec)))
+            except InvalidSpec:  # which whoever it is reported to finds out
+                return ()
+        case _:
+            return ()
