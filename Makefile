@@ -9,7 +9,7 @@ CHAOS_SECONDS := $(if $(filter command line environment,$(origin SECONDS)),$(SEC
 STAMP := $(VENV)/.installed
 PROTO_STAMP := $(PROTO_VENV)/.installed
 
-.PHONY: help dev run test test-all lint fmt types proto check-proto simulate chaos bench bench-compare bench-peers docs build clean
+.PHONY: help dev run test test-all lint fmt types proto check-proto simulate chaos bench bench-all bench-compare bench-peers docs build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -69,6 +69,12 @@ bench: $(STAMP) ## measure, with floors of the same run beside
 
 bench-compare: $(STAMP) ## measure, and fail if a ratio to its floor is a fifth worse than recorded
 	$(BIN)/python benchmarks/compare.py
+
+bench-all: $(STAMP) ## measure on both storages, several engines, growing sizes, short and long tasks
+	$(BIN)/python benchmarks/run.py --storage sqlite,postgresql
+	$(BIN)/python benchmarks/fleet.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/efficiency.py
 
 bench-peers: $(STAMP) ## measure Perdure and other systems in turn; PEERS="dbos=PYTHON temporal=PYTHON ..."
 	$(BIN)/python benchmarks/compare_peers.py $(foreach peer,$(PEERS),--peer $(peer))
