@@ -244,6 +244,19 @@ async def test_a_paused_server_is_unavailable_and_then_works(
     assert await tasks_of(store) == {"t1": 1}
 
 
+async def test_nobody_waits_behind_others_for_a_server_that_does_not_answer(
+    server: PostgresServer, store: PostgresMetadataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turn they would have to wait for minutes."""
+    monkeypatch.setattr(postgres, "READ_S", 1.0)
+    with server.paused():
+        async with asyncio.timeout(WAIT_S):
+            said = await asyncio.gather(*(store.get_run("run") for _ in range(1_000)), return_exceptions=True)
+    assert {type(each) for each in said} == {StorageUnavailable}
+    monkeypatch.undo()
+    assert await again(lambda: store.get_run("run")) is not None
+
+
 async def test_a_takeover_whose_answer_was_lost_is_told_again(
     server: PostgresServer, store: PostgresMetadataStore
 ) -> None:
@@ -337,6 +350,27 @@ async def test_a_member_that_stopped_inside_a_transaction_is_buried_all_the_same
     assert row.metadata == ""
     with pytest.raises(Fenced):
         await dead.commit([(SetRun("run", RunStatus.FAILED, 9),)])
+    await dead.close()
+
+
+async def test_who_waits_for_somebody_to_be_buried_renews_his_own_lease(url: str, store: PostgresMetadataStore) -> None:
+    dead = PostgresMetadataStore(url)
+    await dead.open()
+    await dead.join(EngineRow("dead"), 0)
+    holder = await asyncpg.connect(url)
+    async with holder.transaction():
+        await holder.execute("SELECT 1 FROM engines WHERE engine_id = 'dead' FOR KEY SHARE")
+        burying = asyncio.create_task(store.bury())
+        async with asyncio.timeout(WAIT_S):
+            while not await holder.fetchval("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)"):
+                await asyncio.sleep(0.01)
+        before = {row.engine_id: row.expires_ms for row in await store.engines()}
+        await store.renew(2 * LONG_MS)
+        assert not burying.done()
+    assert await burying == ["dead"]
+    after = {row.engine_id: row.expires_ms for row in await store.engines()}
+    assert after["me"] > before["me"]
+    await holder.close()
     await dead.close()
 
 
