@@ -38,6 +38,9 @@ GOALS = {
     ("W6 event", "median_s"): 0.005,
     ("W7 sleepers, batched", "starts_per_s"): 4_000,
     ("W7 sleepers, batched", "engine_bytes_each"): 1_024,
+    ("W8 workers, 100 runs", "of_it_then_s"): 1,
+    ("W8 engine, chain", "of_it_then_s"): 1,
+    ("W8 engine, 100 runs", "of_it_then_s"): 1,
     ("restart, 200,000 runs", "start_s"): 5,
     ("restart, 200,000 runs", "first_page_s"): 0.02,
 }

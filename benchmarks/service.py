@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+LEASE = "ray::perdure.lease"
 START_S = 90
 STOP_S = 60
 
@@ -33,23 +34,30 @@ class Service:
         self._log = folder / "serve.log"
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Returns once it takes calls. Workers may still be on their way."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
-        folders = [str(Path(__file__).parent), environment.get("PYTHONPATH", "")]
-        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "PYTHONUNBUFFERED": "1"}
-        environment.setdefault("RAY_AUTH_MODE", "disabled")
-        command = [sys.executable, "-m", "perdure.cli", "serve", "--listen", self.address]
-        command += [*self._flags, "--log-level", "warning"]
         said = self._log.stat().st_size if self._log.exists() else 0
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        flags = ("--listen", self.address, *self._flags, "--log-level", "warning")
+        self._process = self._launch("serve", *flags)
         self.pid = self._process.pid
         deadline = time.monotonic() + START_S
         while b" serves on " not in self._log.read_bytes()[said:]:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the service does not start: {self._log.read_text()[-2000:]}")
             time.sleep(0.02)
+
+    def _launch(self, *command: str) -> subprocess.Popen[bytes]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
+        folders = [str(Path(__file__).parent), environment.get("PYTHONPATH", "")]
+        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "PYTHONUNBUFFERED": "1"}
+        environment.setdefault("RAY_AUTH_MODE", "disabled")
+        line = [sys.executable, "-m", "perdure.cli", *command]
+        with self._log.open("ab") as log:
+            return subprocess.Popen(line, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def kill(self) -> None:
         """SIGKILL to the engine, its agent, Ray and all workers, each by its id, the engine first."""
@@ -62,6 +70,15 @@ class Service:
         psutil.wait_procs(processes, timeout=STOP_S)
         if self._process is not None:
             self._process.wait()
+
+    def kill_workers(self) -> None:
+        """SIGKILL to the processes that run tasks, each by its id."""
+        for process in self._tree():
+            try:
+                if process.cmdline()[:1] == [LEASE]:
+                    process.kill()
+            except psutil.Error:  # it has ended
+                continue
 
     def stop(self) -> None:
         """In good order; what is left after a while is killed."""
@@ -86,3 +103,27 @@ class Service:
             return [engine, *engine.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
+
+
+class EngineApart(Service):
+    """An engine as before, and an agent with a Ray that outlive it, as in a cluster."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "--storage", str(folder / "storage"), "--executor", "agents")
+        self._agent: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        super().start()
+        if self._agent is None:
+            self._agent = self._launch("agent", "--address", self.address, "--ray-address", "local")
+
+    def stop(self) -> None:
+        super().stop()
+        if self._agent is not None:
+            processes = [psutil.Process(self._agent.pid), *psutil.Process(self._agent.pid).children(recursive=True)]
+            self._agent.send_signal(signal.SIGTERM)
+            _, alive = psutil.wait_procs(processes, timeout=STOP_S)
+            for process in alive:
+                process.kill()
+            self._agent.wait()
+            self._agent = None

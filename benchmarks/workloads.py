@@ -14,7 +14,7 @@ from typing import Any
 
 import meters
 import steps
-from service import Service
+from service import EngineApart, Service
 
 import perdure
 
@@ -181,18 +181,54 @@ async def restart(stage: Stage) -> Figures:
 
 
 async def recover_chain(stage: Stage) -> Figures:
-    """W8: everything is killed half way through a chain of 200."""
-    return await _recovery(stage, runs=1, length=200)
+    """W8: everything is killed half way through a chain of 200, Ray included."""
+    return await _recovery(stage, _kill_all, runs=1, length=200)
 
 
 async def recover_many(stage: Stage) -> Figures:
-    """W8: everything is killed half way through 100 chains of 10."""
-    return await _recovery(stage, runs=100, length=10)
+    """W8: everything is killed half way through 100 chains of 10, Ray included."""
+    return await _recovery(stage, _kill_all, runs=100, length=10)
 
 
-async def _recovery(stage: Stage, *, runs: int, length: int) -> Figures:
-    """Seconds from the restart to the end of all runs, those to the first answer of the engine, and how many
-    steps were executed again."""
+async def recover_workers(stage: Stage) -> Figures:
+    """W8: the processes that run tasks are killed half way through 100 chains of 10."""
+    return await _recovery(stage, _kill_workers, runs=100, length=10)
+
+
+async def recover_engine_chain(stage: Stage) -> Figures:
+    """W8: the engine is killed half way through a chain of 200; the agent and its Ray live."""
+    return await _engine_recovery(runs=1, length=200)
+
+
+async def recover_engine_many(stage: Stage) -> Figures:
+    """W8: the engine is killed half way through 100 chains of 10; the agent and its Ray live."""
+    return await _engine_recovery(runs=100, length=10)
+
+
+async def _engine_recovery(*, runs: int, length: int) -> Figures:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        service = EngineApart(Path(folder))
+        await asyncio.to_thread(service.start)
+        try:
+            async with perdure.Client(service.address, patience=120) as client:
+                stage = Stage(client, service)
+                await warm_up(stage)
+                return await _recovery(stage, _kill_all, runs=runs, length=length)
+        finally:
+            await asyncio.to_thread(service.stop)
+
+
+def _kill_all(service: Service) -> None:
+    service.kill()
+
+
+def _kill_workers(service: Service) -> None:
+    service.kill_workers()
+
+
+async def _recovery(stage: Stage, kill: Callable[[Service], None], *, runs: int, length: int) -> Figures:
+    """Seconds from the restart to the end of all runs; of them those to the first answer of the engine, and those
+    from there; and how many steps were executed again."""
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "lines"
         lines.touch()
@@ -201,13 +237,15 @@ async def _recovery(stage: Stage, *, runs: int, length: int) -> Figures:
         handles = await asyncio.gather(*(stage.client.start(graph, workflow_id=name) for name in ids))
         while _count(lines) < runs * length // 2:
             await asyncio.sleep(0.003)
-        await asyncio.to_thread(stage.service.kill)
+        await asyncio.to_thread(kill, stage.service)
         began = time.perf_counter()
-        await asyncio.to_thread(stage.service.start)
+        if not stage.service.is_running:
+            await asyncio.to_thread(stage.service.start)
         up_s = time.perf_counter() - began
         assert await asyncio.gather(*(handle.output() for handle in handles)) == [length] * runs
         seconds = time.perf_counter() - began
-        return {"s": seconds, "of_it_start_s": up_s, "steps_again": _count(lines) - runs * length}
+        again = _count(lines) - runs * length
+        return {"s": seconds, "of_it_start_s": up_s, "of_it_then_s": seconds - up_s, "steps_again": again}
 
 
 def _count(lines: Path) -> int:
@@ -223,8 +261,11 @@ WORKLOADS: dict[str, tuple[Workload, int]] = {
     "W4 fan-out of 1,000": (fan_out, ROUNDS),
     "W5 64 MiB, 3 steps": (payload, ROUNDS),
     "W6 event": (event, ROUNDS),
-    "W8 recovery, chain": (recover_chain, 3),
-    "W8 recovery, 100 runs": (recover_many, 3),
+    "W8 workers, 100 runs": (recover_workers, ROUNDS),
+    "W8 engine, chain": (recover_engine_chain, ROUNDS),
+    "W8 engine, 100 runs": (recover_engine_many, ROUNDS),
+    "W8 all, chain": (recover_chain, 3),
+    "W8 all, 100 runs": (recover_many, 3),
     "W7 sleepers": (sleepers, 1),
     "W7 sleepers, batched": (sleepers_batched, 1),
 }

@@ -43,6 +43,12 @@ def test_attempts_are_counted(attempts: int, failures: int, goes_on: bool) -> No
     assert (next_attempt_ms(RetryPolicy(attempts), ERROR, failures, 0, "") is not None) is goes_on
 
 
+def test_a_first_lost_worker_costs_no_pause() -> None:
+    policy = RetryPolicy(3, 100, jitter=0)
+    assert [next_attempt_ms(policy, LOST, failures, 5_000, "") for failures in (1, 2, 3)] == [5_000, 5_200, None]
+    assert next_attempt_ms(RetryPolicy(1, 100), LOST, 1, 5_000, "") is None
+
+
 @given(policies, st.integers(1, 10**9), st.text(max_size=5))
 def test_a_pause_is_within_the_bounds_of_its_jitter(policy: RetryPolicy, failures: int, salt: str) -> None:
     at_ms = next_attempt_ms(policy, ERROR, failures, 1_000, salt)

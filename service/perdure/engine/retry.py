@@ -27,7 +27,8 @@ def is_retryable(policy: RetryPolicy, failure: Failure) -> bool:
 
 
 def next_attempt_ms(policy: RetryPolicy, failure: Failure, failures: int, at_ms: int, salt: str) -> int | None:
-    """When to try again after the `failures`-th failure, or None: never.
+    """When to try again after the `failures`-th failure, or None: never. After a first one that was a lost worker: at
+    once, since the task has done nothing wrong and others are idle.
 
     The interval grows geometrically to its maximum and is spread by the policy's jitter. The spread
     follows from `salt`, so that the same history gives the same moment.
@@ -36,6 +37,8 @@ def next_attempt_ms(policy: RetryPolicy, failure: Failure, failures: int, at_ms:
         return None
     if policy.max_attempts != -1 and failures >= policy.max_attempts:
         return None
+    if failure.kind is FailureKind.SYSTEM and failures == 1:
+        return at_ms
     try:
         grown = policy.initial_interval_ms * policy.backoff_coefficient ** min(failures - 1, EXPONENT_MAX)
     except OverflowError:  # of floats
