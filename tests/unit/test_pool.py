@@ -12,10 +12,9 @@ from perdure.engine.messages import AttemptLost, AttemptStarted, Source, TaskFai
 from perdure.model import NULL, Call, Failure, FailureKind, Function, Payload, Resources, Shape
 from perdure.service.executors import pool as pool_module
 from perdure.service.executors.attempts import INLINE_BYTES_MAX
+from perdure.service.executors.durations import AHEAD_MS, BATCH_MAX
 from perdure.service.executors.leases import AgentSession, Lease
 from perdure.service.executors.pool import (
-    AHEAD_MS,
-    BATCH_MAX,
     BLOCKED_S,
     CONCURRENT_MAX,
     CONCURRENT_SPREAD,
@@ -23,7 +22,9 @@ from perdure.service.executors.pool import (
     FREE_SHAPE_LEASES_MAX,
     KILL_S,
     STUCK_S,
+    TURN_S,
     UNFAIR_S,
+    WAY_S,
     LeasePool,
 )
 from perdure.service.executors.port import Report, Reports, Work
@@ -570,6 +571,36 @@ async def test_a_shape_that_waits_long_gets_a_busy_lease_of_the_largest_one(worl
     assert told.finish
     assert list(told.recall) == [token for token, placed in chosen.in_flight.items() if placed.began_s is None]
     assert len(told.recall) == 1
+
+
+async def test_among_engines_leases_make_way_in_turn(world: World) -> None:
+    await world.cluster(CPU=2)
+    one, two = await world.pair(1)
+    await world.submit(*(f"t{index}" for index in range(100)))
+    await world.pass_(TURN_S + 1)
+    assert not one.is_finishing, "an engine of its own has the cluster to itself"
+    world.pool.holds_for_s = lambda: 10.0
+    await world.pass_(0)
+    assert (one.is_finishing, two.is_finishing) == (True, False)
+    last = message(one)
+    assert last.finish
+    await world.end(one, *last.attempts, ms=1)
+    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=one.id))
+    await world.settle()
+    assert len(world.told("start")) == 1, "it waits among those of others for the resources"
+    await world.pass_(WAY_S)
+    assert two.is_finishing
+
+
+async def test_what_holds_nothing_or_waits_makes_no_way(world: World) -> None:
+    await world.cluster(CPU=2)
+    world.pool.holds_for_s = lambda: 10.0
+    await world.submit("free", shape=FREE)
+    (free,) = await world.leases()
+    lease = await world.learn(1)
+    await world.pass_(TURN_S + 1)
+    assert not free.is_finishing
+    assert not lease.in_flight
 
 
 async def test_work_that_something_long_may_be_waiting_for_gets_one_lease_more(world: World) -> None:

@@ -63,6 +63,7 @@ class Lease:
         self.is_gone = False
         self.in_flight: dict[int, Placed] = {}  # in the order in which they were sent
         self.idle_since_s = 0.0  # until it is connected: when it was asked for
+        self.since_s = 0.0  # it is connected
         self.python_version = ""
         self.concurrent = 0  # attempts in flight of asynchronous functions
         self.cancelling = 0  # attempts in flight that were cancelled

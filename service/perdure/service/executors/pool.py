@@ -23,16 +23,13 @@ from perdure import optionwire
 from perdure.engine.messages import AttemptLost, AttemptStarted
 from perdure.model import Shape
 from perdure.service.executors.attempts import attempt_of, report_of, took_ms
+from perdure.service.executors.durations import Durations
 from perdure.service.executors.leases import AgentSession, Key, Lease, Placed, ShapeQueue
 from perdure.service.executors.port import Report, Reports, ValueReader, Work
 from perdure.v1 import worker_service_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-BATCH_MS: Final = 8.0
-BATCH_MAX: Final = 64
-AHEAD_MS: Final = 40.0
-"""Functions that take no longer may have one attempt behind another. Less than STUCK_S, when it is called back."""
 CONCURRENT_MAX: Final = 25_000
 """Attempts of asynchronous functions that a lease may have at a time."""
 CONCURRENT_SPREAD: Final = 256
@@ -50,7 +47,10 @@ FAILURES_MAX: Final = 3
 FREE_SHAPE_LEASES_MAX: Final = 4
 """Leases of a shape that holds no resources: as many for asynchronous functions, as many for others."""
 REMEMBERED_MAX: Final = 10_000
-SMOOTHING: Final = 0.3
+TURN_S: Final = 5.0
+"""For so long a lease works before it makes way for leases of other engines on the same cluster."""
+WAY_S: Final = 0.5
+"""Between two that make way."""
 
 
 class LeasePool:
@@ -68,13 +68,14 @@ class LeasePool:
         self._cancelled: dict[int, tuple[Lease, float]] = {}  # by token: where, and since when
         self._held: dict[tuple[str, str], list[Work]] = {}  # behind an older attempt that was cancelled
         self._busy: dict[tuple[str, str], Key] = {}  # the attempt of a task that is at a lease
-        self._durations_ms: dict[str, float] = {}
+        self._durations = Durations()
         self._concurrent: set[str] = set()
         self._ran_by: OrderedDict[tuple[str, str], Lease] = OrderedDict()  # tasks that returned graphs
         self._tokens = itertools.count(1)
         self._report: Callable[[Reports], None] | None = None
         self.holds_for_s: Callable[[], float] = lambda: inf
         self._is_pumping = False
+        self._gave_way_s = 0.0
         self._tick_task: asyncio.Task[None] | None = None
 
     # -------------------------------------------------------------------------- the port
@@ -203,6 +204,7 @@ class LeasePool:
         if hello.engine_id != self.engine_id or lease is None or lease.is_gone or lease.is_connected:
             return None
         lease.is_connected = True
+        lease.since_s = self._now()
         lease.python_version = hello.python_version
         lease.idle_since_s = self._now()
         self._shapes[lease.shape].failures = 0
@@ -266,7 +268,8 @@ class LeasePool:
             if placed is None:
                 continue
             self._take_off(lease, placed)
-            self._learn(placed.work.call.function.key, receipt)
+            if (took := took_ms(receipt)) is not None:
+                self._durations.learn(placed.work.call.function.key, took)
             if receipt.WhichOneof("result") == "continuation":
                 self._remember(lease, placed.work)
             if not placed.is_cancelled:
@@ -293,12 +296,6 @@ class LeasePool:
         self._busy.pop(task, None)
         for held in self._held.pop(task, ()):
             self._enqueue(held)
-
-    def _learn(self, function: str, receipt: pb.Receipt) -> None:
-        if (took := took_ms(receipt)) is None:
-            return
-        known = self._durations_ms.get(function)
-        self._durations_ms[function] = took if known is None else known + SMOOTHING * (took - known)
 
     # -------------------------------------------------------------------------- placing
 
@@ -341,7 +338,7 @@ class LeasePool:
         if is_single:
             return
         while waiting:  # then batches of short work
-            room = self._room(queue.head().call.function.key)
+            room = self._durations.room(queue.head().call.function.key)
             least = min(leases, key=lambda lease: len(lease.in_flight), default=None)
             if least is None or len(least.in_flight) >= room:
                 return
@@ -366,22 +363,12 @@ class LeasePool:
         if queue.starting():
             return
         for lease in queue.ready():
-            if len(queue.waiting) <= len(queue.leases) or not self._is_brief(queue.head()):
+            if len(queue.waiting) <= len(queue.leases) or not self._durations.is_brief(queue.head().call.function.key):
                 return
             if len(lease.in_flight) == 1 and not lease.cancelling and not lease.is_stuck(now_s, STUCK_S):
                 (placed,) = lease.in_flight.values()
-                if not placed.is_concurrent and self._is_brief(placed.work):
+                if not placed.is_concurrent and self._durations.is_brief(placed.work.call.function.key):
                     self._put(lease, queue.take())
-
-    def _is_brief(self, work: Work) -> bool:
-        return self._durations_ms.get(work.call.function.key, inf) <= AHEAD_MS
-
-    def _room(self, function: str) -> int:
-        """How many attempts of a function a lease may have at a time."""
-        took_ms = self._durations_ms.get(function)
-        if took_ms is None or took_ms >= BATCH_MS:
-            return 1
-        return min(int(BATCH_MS / max(took_ms, 0.05)), BATCH_MAX)
 
     def _put(self, lease: Lease, work: Work, *, is_concurrent: bool = False) -> None:
         placed = Placed(work, next(self._tokens), is_concurrent)
@@ -476,7 +463,19 @@ class LeasePool:
                 self._give_up_starting(queue, now_s)
             if not queue.is_wanted and not queue.leases:
                 del self._shapes[queue.shape]
+        if self.holds_for_s() < inf and now_s - self._gave_way_s >= WAY_S:
+            self._give_way(now_s)
         self._pump_soon()
+
+    def _give_way(self, now_s: float) -> None:
+        """Engines that share a cluster do not know what others wait for; Ray does, and serves them in turn. So the
+        lease that has been at work for longest ends, once it has done what it has, and another one is asked for."""
+        busy = [lease for queue in self._shapes.values() for lease in queue.ready() if lease.in_flight]
+        busy = [lease for lease in busy if lease.shape.resources.amounts() and not lease.concurrent]
+        oldest = min(busy, key=lambda lease: lease.since_s, default=None)
+        if oldest is not None and now_s - oldest.since_s >= TURN_S:
+            self._gave_way_s = now_s
+            oldest.finish()
 
     def _give_up_starting(self, queue: ShapeQueue, now_s: float) -> None:
         """Nobody needs any more what the cluster could not give so far."""
