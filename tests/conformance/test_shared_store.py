@@ -201,6 +201,19 @@ async def test_what_the_dead_and_the_gone_left_is_taken_over_in_chunks(member: N
     assert (await get(heir, "x")).owner == "dead"
 
 
+async def test_what_is_at_work_is_taken_over_before_what_sleeps_or_waits(member: NewMember) -> None:
+    dead, gone, heir = await member("dead", 0), await member("gone"), await member("heir")
+    await dead.commit([(add(name, "dead", PENDING if name == "b" else RUNNING),) for name in "abcdz"])
+    await dead.commit([(SetDormant(name, True),) for name in "acd"])
+    await gone.commit([(add("y", "gone"),)])
+    await gone.leave()
+    assert await heir.bury() == ["dead"]
+    assert ids(await heir.take_over(3)) == ["y", "z"]
+    assert ids(await heir.take_over(3)) == ["a", "b", "c"]
+    assert ids(await heir.take_over(3)) == ["d"]
+    assert await heir.take_over(3) == []
+
+
 async def test_survivors_share_what_was_left(member: NewMember) -> None:
     dead, one, two = await member("dead", 0), await member("one"), await member("two")
     names = {f"run-{number:03}" for number in range(100)}

@@ -163,7 +163,9 @@ class MemoryMetadataStore:
             kept
             for _, kept in sorted(self._runs.items())
             if kept.row.status in UNFINISHED and not self._all.is_alive(kept.row.owner)
-        ][:limit]
+        ]
+        awake = [kept for kept in left if kept.row.status is RunStatus.RUNNING and not kept.row.is_dormant]
+        left = (awake or left)[:limit]
         for kept in left:
             kept.row = kept.row.but(owner=self._engine_id)
         return [kept.row for kept in left]

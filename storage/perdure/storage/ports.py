@@ -128,10 +128,10 @@ class MetadataStore(Protocol):
 
     async def take_over(self, limit: int) -> list[RunRow]:
         """Make this member the owner of RUNNING and PENDING runs, dormant ones too, whose owner is dead or
-        gone: at most so many, by run id. [] if there are no more. Members that do it at the same time
-        never get the same run, nor wait for each other. Neither `change` nor `update_ms` changes.
-        Raises Fenced. What a call took that raised StorageUnavailable, the next one gives. Before joining there
-        is nothing to take over."""
+        gone: at most so many, by run id, and those that are at work before all others. [] if there are no more.
+        Members that do it at the same time never get the same run, nor wait for each other. Neither `change` nor
+        `update_ms` changes. Raises Fenced. What a call took that raised StorageUnavailable, the next one gives.
+        Before joining there is nothing to take over."""
         ...
 
     async def read_mail(self, *, limit: int) -> list[MailRow]:

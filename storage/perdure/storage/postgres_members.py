@@ -84,7 +84,7 @@ async def bury(connection: Connection) -> list[str]:
 
 
 # Owners are found by skipping through the index from one to the next, so that the runs of the living,
-# however many, are not looked at.
+# however many, are not looked at. Those at work come first: the others, of which there may be very many, can wait.
 _TAKE: Final = f"""
     WITH RECURSIVE mine AS MATERIALIZED (
         SELECT 1 FROM engines WHERE engine_id = $1 AND NOT is_dead AND call < $2 FOR NO KEY UPDATE
@@ -95,15 +95,23 @@ _TAKE: Final = f"""
             SELECT runs.owner FROM runs WHERE status IN ('RUNNING', 'PENDING') AND runs.owner > owners.owner
             ORDER BY runs.owner LIMIT 1
         ) FROM owners WHERE owners.owner IS NOT NULL
-    ), picked AS MATERIALIZED (
-        SELECT lost.run_id FROM owners CROSS JOIN LATERAL (
-            SELECT run_id FROM runs
-            WHERE status IN ('RUNNING', 'PENDING') AND runs.owner = owners.owner
-            ORDER BY run_id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
-        ) AS lost
-        WHERE EXISTS (SELECT 1 FROM mine)
+    ), dead AS MATERIALIZED (
+        SELECT owner FROM owners
+        WHERE owner IS NOT NULL AND EXISTS (SELECT 1 FROM mine)
             AND NOT EXISTS (SELECT 1 FROM engines WHERE engine_id = owners.owner AND NOT is_dead)
-        LIMIT $3
+    ), awake AS MATERIALIZED (
+        SELECT lost.run_id FROM dead CROSS JOIN LATERAL (
+            SELECT run_id FROM runs WHERE status = 'RUNNING' AND NOT is_dormant AND runs.owner = dead.owner
+            ORDER BY run_id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
+        ) AS lost LIMIT $3
+    ), asleep AS MATERIALIZED (
+        SELECT lost.run_id FROM dead CROSS JOIN LATERAL (
+            SELECT run_id FROM runs
+            WHERE status IN ('RUNNING', 'PENDING') AND runs.owner = dead.owner AND (is_dormant OR status = 'PENDING')
+            ORDER BY run_id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
+        ) AS lost WHERE NOT EXISTS (SELECT 1 FROM awake) LIMIT $3
+    ), picked AS MATERIALIZED (
+        SELECT run_id FROM awake UNION ALL SELECT run_id FROM asleep
     ), taken AS (
         UPDATE runs SET owner = $1 FROM picked WHERE runs.run_id = picked.run_id RETURNING runs.*
     ), noted AS (

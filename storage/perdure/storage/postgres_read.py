@@ -8,6 +8,7 @@ from typing import Any, Final
 from perdure.storage.postgres_connections import Connection
 from perdure.storage.postgres_rows import RUN_COLUMNS, TASK_COLUMNS, run_of, task_of
 from perdure.storage.rows import (
+    LABELLED_MAX,
     AllOf,
     AnyOf,
     BlobMark,
@@ -21,6 +22,7 @@ from perdure.storage.rows import (
     StoredRun,
     Timer,
     ValueKey,
+    labels_of_all,
 )
 
 _RUN: Final = f"SELECT {', '.join(f'runs.{name}' for name in RUN_COLUMNS)} FROM runs"
@@ -165,7 +167,30 @@ async def list_runs(connection: Connection, query: RunQuery) -> list[RunRow]:
         where.append(f"({query.order_by}, run_id) {comparison} (${len(arguments) - 1}, ${len(arguments)})")
     arguments.append(query.limit)
     order = f"{query.order_by} {direction}, run_id {direction} LIMIT ${len(arguments)}"
-    return await _runs(connection, f"{_RUN} WHERE {' AND '.join(where)} ORDER BY {order}", *arguments)
+    runs = _RUN
+    if (few := await _few_with_a_label(connection, query)) is not None:
+        arguments.append(few)
+        # Whatever the planner thinks of it: these runs first, and then the rest of the conditions.
+        these = f"(SELECT * FROM runs WHERE run_id = ANY (${len(arguments)}::text[]) OFFSET 0) AS runs"
+        runs = _RUN.replace("FROM runs", f"FROM {these}")
+    return await _runs(connection, f"{runs} WHERE {' AND '.join(where)} ORDER BY {order}", *arguments)
+
+
+async def _few_with_a_label(connection: Connection, query: RunQuery) -> list[str] | None:
+    """Runs with a label that the query asks for, if there are few of them."""
+    for key, value in labels_of_all(query.where):
+        if "\0" in value:
+            return []
+        records = await connection.fetch(
+            "SELECT run_id FROM labels WHERE namespace = $1 AND key = $2 AND value = $3 LIMIT $4",
+            query.namespace,
+            key,
+            value,
+            LABELLED_MAX + 1,
+        )
+        if len(records) <= LABELLED_MAX:
+            return [run_id for (run_id,) in records]
+    return None
 
 
 def _condition(condition: Condition, arguments: list[Any]) -> str:

@@ -456,3 +456,16 @@ FILTER_FIELDS = frozenset(
     {"status", "workflow_id", "name", "queue", "priority", "created_by", "create_ms", "start_ms", "end_ms"}
 )
 ORDER_FIELDS = frozenset({"create_ms", "update_ms", "workflow_id"})
+LABELLED_MAX = 1_000
+"""Runs with a label that are looked up by it; where there are more, those in the order asked for have it soon."""
+
+
+def labels_of_all(where: Condition | None) -> list[tuple[str, str]]:
+    """Labels (key, value) that every run has for which the condition holds."""
+    match where:
+        case AllOf(parts):
+            return [label for part in parts for label in labels_of_all(part)]
+        case Comparison(field=name, operator="=", value=str() as value) if name.startswith("labels."):
+            return [(name.removeprefix("labels."), value)]
+        case _:
+            return []

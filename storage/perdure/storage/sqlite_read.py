@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.rows import (
+    LABELLED_MAX,
     AllOf,
     AnyOf,
     BlobMark,
@@ -22,6 +23,7 @@ from perdure.storage.rows import (
     TaskRow,
     Timer,
     ValueKey,
+    labels_of_all,
 )
 from perdure.storage.sqlite_runs import RUN_COLUMNS
 from perdure.storage.sqlite_write import TASK_COLUMNS
@@ -185,8 +187,24 @@ def list_runs(sql: sqlite3.Connection, query: RunQuery) -> list[RunRow]:
         where.append(f"({query.order_by}, run_id) {comparison} (?, ?)")
         arguments += query.after
     arguments.append(query.limit)
-    statement = f"{_RUN} WHERE {' AND '.join(where)} ORDER BY {query.order_by} {direction}, run_id {direction} LIMIT ?"
+    runs = _RUN
+    if (few := _few_with_a_label(sql, query)) is not None:
+        # Whatever the planner thinks of it (LIMIT keeps it from looking through): these first, then the rest.
+        these = "(SELECT * FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) LIMIT -1) AS runs"
+        runs = _RUN.replace("FROM runs", f"FROM {these}")
+        arguments.insert(0, json.dumps(few))
+    statement = f"{runs} WHERE {' AND '.join(where)} ORDER BY {query.order_by} {direction}, run_id {direction} LIMIT ?"
     return [_run(values) for values in sql.execute(statement, arguments)]
+
+
+def _few_with_a_label(sql: sqlite3.Connection, query: RunQuery) -> list[str] | None:
+    """Runs with a label that the query asks for, if there are few of them."""
+    for key, value in labels_of_all(query.where):
+        statement = "SELECT run_id FROM labels WHERE namespace = ? AND key = ? AND value = ? LIMIT ?"
+        found = sql.execute(statement, (query.namespace, key, value, LABELLED_MAX + 1)).fetchall()
+        if len(found) <= LABELLED_MAX:
+            return [run_id for (run_id,) in found]
+    return None
 
 
 def _condition(condition: Condition, arguments: list[Any]) -> str:
