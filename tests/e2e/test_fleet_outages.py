@@ -24,8 +24,10 @@ from google.rpc.status_pb2 import Status
 import perdure
 from faults.s3_proxy import proxied
 from fleet import Engine, engines, owners
-from perdure import errors
-from perdure.v1 import workflow_service_pb2, workflow_service_pb2_grpc
+from perdure import errors, graphwire
+from perdure.model import Node, Spec, WaitEvent
+from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2_grpc
+from perdure.v1 import workflow_service_pb2 as pb
 from postgres import PostgresServer, running_postgres
 from s3 import S3Server
 from traces import HARNESS_S, Traces, chain, leave
@@ -146,14 +148,38 @@ async def refusal(address: str, call: str, request: Any) -> tuple[grpc.StatusCod
     return caught.value.code(), Status.FromString(trailers["grpc-status-details-bin"])
 
 
-async def check_refusals(fleet: tuple[Engine, ...]) -> None:
-    """Calls about what is not in memory, at each engine at once."""
+def requests_about_what_is_stored() -> dict[str, Any]:
+    """One for each call that has one answer: about what is not in memory."""
+    source = spec_pb2.WorkflowSource(spec=graphwire.spec_to_proto(Spec((Node("w", WaitEvent("go")),), "w")))
     requests: dict[str, Any] = {
-        "SendEvent": workflow_service_pb2.SendEventRequest(workflow_id="e0", event_key="go", event_id="x"),
-        "ListWorkflows": workflow_service_pb2.ListWorkflowsRequest(),
-        "GetStatus": workflow_service_pb2.GetStatusRequest(workflow_id="unknown"),
-        "DeleteWorkflow": workflow_service_pb2.DeleteWorkflowRequest(workflow_id="unknown"),
+        "Run": pb.RunRequest(workflow_id="refused", source=source),
+        "BatchRun": pb.BatchRunRequest(sources=[source], items=[pb.RunItem(workflow_id="refused")]),
+        "Resume": pb.ResumeRequest(workflow_id="unknown"),
+        "Cancel": pb.CancelRequest(workflow_id="unknown"),
+        "GetOutput": pb.GetOutputRequest(workflow_id="unknown"),
+        "BatchGetOutput": pb.BatchGetOutputRequest(items=[pb.OutputItem(workflow_id="unknown")]),
+        "SendEvent": pb.SendEventRequest(workflow_id="e0", event_key="go", event_id="x"),
+        "BatchSendEvents": pb.BatchSendEventsRequest(
+            items=[pb.EventItem(workflow_id="unknown", event_key="go", event_id="x")]
+        ),
+        "GetStatus": pb.GetStatusRequest(workflow_id="unknown"),
+        "GetMetadata": pb.GetMetadataRequest(workflow_id="unknown"),
+        "ListWorkflows": pb.ListWorkflowsRequest(),
+        "ListTasks": pb.ListTasksRequest(workflow_id="unknown"),
+        "DeleteWorkflow": pb.DeleteWorkflowRequest(workflow_id="unknown"),
     }
+    methods = pb.DESCRIPTOR.services_by_name["WorkflowService"].methods
+    assert requests.keys() == {method.name for method in methods if not method.server_streaming}
+    return requests
+
+
+def about_a_blob() -> pb.RunRequest:
+    blob = payload_pb2.BlobRef(sha256="0" * 64, size_bytes=100)
+    return pb.RunRequest(workflow_id="refused", source=spec_pb2.WorkflowSource(spec_blob=blob))
+
+
+async def check_refusals(fleet: tuple[Engine, ...], requests: dict[str, Any]) -> None:
+    """Every call, at each engine at once."""
     asked = [(engine, call, request) for engine in fleet for call, request in requests.items()]
     answers = await asyncio.gather(*(refusal(engine.address, call, request) for engine, call, request in asked))
     for (_, call, _), (code, details) in zip(asked, answers, strict=True):
@@ -181,7 +207,7 @@ def stopped(server: PostgresServer) -> Iterator[None]:
 async def go_through(server: PostgresServer, outage: Outage, how: str, lasts_s: float) -> None:
     began_s = time.monotonic()
     with server.paused() if how == "paused" else stopped(server):
-        await check_refusals(outage.fleet)
+        await check_refusals(outage.fleet, requests_about_what_is_stored())
         await check_runs_refused(outage.clients, errors.ServiceUnavailableError)
         await outage.ticks(20)
         await asyncio.sleep(max(lasts_s - (time.monotonic() - began_s), 0))
@@ -256,7 +282,7 @@ def large(path: str, name: str, before: Any = b"") -> bytes:
     return bytes(reversed(before)) if before else os.urandom(300_000)
 
 
-@pytest.mark.parametrize("kind", ["503 SlowDown", "500 InternalError", "drop"])
+@pytest.mark.parametrize("kind", ["503 SlowDown", "500 InternalError", "drop", "hang", "slow"])
 async def test_s3_fails_for_a_while(database: str, s3_server: S3Server, tmp_path: Path, kind: str) -> None:
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(proxied(s3_server.url))
@@ -274,8 +300,10 @@ async def test_s3_fails_for_a_while(database: str, s3_server: S3Server, tmp_path
         await traces.until(8)
         fault = proxy.fail(kind)
         async with asyncio.timeout(HARNESS_S):
-            while fault.hits < 10:
+            while fault.hits < (2 if kind == "hang" else 10):
                 await asyncio.sleep(0.05)
+            if kind not in ("hang", "slow"):
+                await check_refusals(fleet, {"Run": about_a_blob()})
             # what needs no blobs goes on
             assert len(await clients[0].run(chain(traces.path, "small", 3))) == 3
             await asyncio.sleep(2)

@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+SLOW_S = 3.0
 HOPS = {"connection", "transfer-encoding", "keep-alive", "date", "server"}
 
 
@@ -20,7 +21,8 @@ class Fault:
     """What happens to requests of a method (""; any) whose path has a text in it, so many `times`.
 
     `kind`: a status such as "503 SlowDown" is answered; "drop" closes the connection; "cut" closes it in
-    the middle of the body of the answer; "flip" changes one byte of that; "hang" answers never.
+    the middle of the body of the answer; "flip" changes one byte of that; "hang" answers never, and closes when
+    the proxy heals; "slow" answers after a while.
     """
 
     kind: str
@@ -54,6 +56,8 @@ class Proxy:
 
     def heal(self) -> None:
         self.faults.clear()
+        self.released.set()
+        self.released = asyncio.Event()
 
     async def answer(self, request: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
         self.seen.append((request.method, request.raw_path))
@@ -63,6 +67,9 @@ class Proxy:
             status, _, code = kind.partition(" ")
             text = f"<Error><Code>{code}</Code><Message>so says the test</Message></Error>"
             return web.Response(status=int(status), text=text, content_type="application/xml")
+        if kind == "slow":
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.released.wait(), SLOW_S)
         if kind == "hang":
             await self.released.wait()
         if kind in ("drop", "hang"):

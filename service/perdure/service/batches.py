@@ -1,8 +1,8 @@
 """Many things at once: each item on its own, all of them in one commit.
 
-It decides in which order things are tried and that the trouble of one item is that item's result. What is done
-with an item is up to `Commands` and `Queries`. An item that was found wrong before it came here is an exception
-among the items, and comes out as it is.
+It decides in which order things are tried and that the trouble of one item is that item's result, but for a store
+that is away, which is everybody's trouble: all may be asked again. What is done with an item is up to `Commands` and
+`Queries`. An item that was found wrong before it came here is an exception among the items, and comes out as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from perdure.service.changes import Changes
 from perdure.service.commands import Commands, Source
 from perdure.service.queries import Queries
 from perdure.service.views import NewEvent, NewRun, RunView, SentEvent
+from perdure.storage.ports import Fenced, StorageUnavailable
 from perdure.storage.rows import RunRow
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class Batches:
         tried = await _abreast(self._commands.submit(cast(NewRun, items[number])) for number in left)
         for number, result in zip(left, tried, strict=True):
             results[number] = result
-        return cast("list[Result[tuple[RunView, bool]]]", results)
+        return _unless_away(cast("list[Result[tuple[RunView, bool]]]", results))
 
     def _offer(self, new: NewRun, sources: dict[int, Result[Source]]) -> Result[asyncio.Future[RunView | None] | None]:
         try:
@@ -77,7 +78,7 @@ class Batches:
                 sent.append(self._commands.find_event(row, item.key, item.event_id))
             else:
                 sent.append(self._commands.offer_event(row, item.key, item.event_id, item.payload))
-        return [one if isinstance(one, Exception) else await _caught(one) for one in sent]
+        return _unless_away([one if isinstance(one, Exception) else await _caught(one) for one in sent])
 
     async def outcomes(
         self, namespace: str, items: Sequence[Result[tuple[str, str]]], *, wait_s: float
@@ -138,7 +139,7 @@ class Batches:
         found = await _abreast(self._queries.row(namespace, *cast("tuple[str, str]", items[number])) for number in left)
         for number, result in zip(left, found, strict=True):
             results[number] = result
-        return cast("list[Result[RunRow]]", results)
+        return _unless_away(cast("list[Result[RunRow]]", results))
 
 
 def _unfinished(results: Sequence[Result[RunRow]]) -> dict[str, list[int]]:
@@ -152,6 +153,14 @@ def _unfinished(results: Sequence[Result[RunRow]]) -> dict[str, list[int]]:
 
 def _named(item: Result[tuple[str, str]], run_id: str) -> tuple[str, str]:
     return cast("tuple[str, str]", item)[0], run_id
+
+
+def _unless_away(results: list[Result[T]]) -> list[Result[T]]:
+    """The results, unless the store was away for one of them: then that is raised."""
+    for result in results:
+        if isinstance(result, (StorageUnavailable, Fenced)):
+            raise result
+    return results
 
 
 async def _caught(work: Awaitable[T]) -> Result[T]:

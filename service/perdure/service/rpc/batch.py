@@ -17,6 +17,7 @@ from perdure.service.rpc.interceptor import translate
 from perdure.service.rpc.sources import Sources
 from perdure.service.uses import of_start
 from perdure.service.views import NewEvent, NewRun
+from perdure.storage.ports import Fenced, StorageUnavailable
 from perdure.storage.rows import RunRow
 from perdure.v1 import errors_pb2, spec_pb2
 from perdure.v1 import workflow_service_pb2 as pb
@@ -108,6 +109,8 @@ class BatchCalls:
     async def _fill(self, result: pb.OutputResult, row: RunRow, *, include_error: bool) -> None:
         try:
             full = answers.outcome(await self._queries.outcome_of(row), include_error=include_error)
+        except (StorageUnavailable, Fenced):  # of all items: the whole batch may be asked for again
+            raise
         except Exception as error:
             result.error.CopyFrom(_error(error, "BatchGetOutput"))
         else:
