@@ -7,9 +7,11 @@ import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from perdure.storage import filesystem
 from perdure.storage.filesystem import FilesystemBlobStore
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import BlobStore
@@ -80,6 +82,45 @@ async def test_an_old_blob_goes_unless_it_is_put_again(files: FilesystemBlobStor
     age(path)
     assert await files.delete(blob.sha256, idle_s=HOUR_S) is True
     assert await files.size(blob.sha256) is None
+
+
+def clock_off_by(seconds: float) -> SimpleNamespace:
+    """What a process on a machine with a wrong clock has for `time`."""
+    return SimpleNamespace(
+        time=lambda: time.time() + seconds,
+        time_ns=lambda: time.time_ns() + int(seconds * 1e9),
+        monotonic=time.monotonic,
+    )
+
+
+@pytest.mark.parametrize("off_s", [-HOUR_S, HOUR_S])
+@pytest.mark.parametrize("how", ["put", "renew"])
+async def test_clocks_of_machines_that_share_a_folder_may_differ(
+    files: FilesystemBlobStore, monkeypatch: pytest.MonkeyPatch, off_s: float, how: str
+) -> None:
+    """One that was put lately stays and an old one goes, whoever is wrong."""
+    blob = await files.put([b"value"])
+    age(files.path_of(blob.sha256))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(filesystem, "time", clock_off_by(off_s))
+        await (files.put([b"value"]) if how == "put" else files.renew(blob.sha256))
+    assert await files.delete(blob.sha256, idle_s=HOUR_S / 2) is False
+    monkeypatch.setattr(filesystem, "time", clock_off_by(off_s))
+    assert await files.delete(blob.sha256, idle_s=HOUR_S / 2) is False
+    age(files.path_of(blob.sha256))
+    assert await files.delete(blob.sha256, idle_s=HOUR_S / 2) is True
+
+
+async def test_who_was_held_up_deletes_as_of_when_it_was_asked(
+    files: FilesystemBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may have put it between the look at what is unused and the deletion, and noted the use."""
+    blob = await files.put([b"value"])
+    put_s = time.time() - HOUR_S
+    os.utime(files.path_of(blob.sha256), (put_s, put_s))
+    moments_s = iter([0.0, 2 * HOUR_S])
+    monkeypatch.setattr(filesystem, "time", SimpleNamespace(monotonic=lambda: next(moments_s)))
+    assert await files.delete(blob.sha256, idle_s=HOUR_S / 2) is False
 
 
 async def test_whoever_puts_while_another_deletes_has_the_blob(files: FilesystemBlobStore, tmp_path: Path) -> None:

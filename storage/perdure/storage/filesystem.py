@@ -6,7 +6,8 @@ is part of no name, so the hash is checked the first time a process reads a blob
 not checked again while its size and time of change stay the same.
 
 When a blob was put last is its time of access: putting one that is there sets that. A lock on a file
-in the folder, shared by those who put and alone for who deletes, keeps the two apart.
+in the folder, shared by those who put and alone for who deletes, keeps the two apart. The time is that of
+the file system, which all machines that share the folder have in common, and never our own clock's.
 """
 
 from __future__ import annotations
@@ -158,8 +159,8 @@ class FilesystemBlobStore:
     async def renew(self, sha256: str) -> int | None:
         def renew() -> int | None:
             try:
-                with self.locked(fcntl.LOCK_SH):
-                    return _renew(self.path_of(sha256)).st_size
+                with self.locked(fcntl.LOCK_SH) as now_ns:
+                    return _renew(self.path_of(sha256), now_ns).st_size
             except FileNotFoundError:
                 return None
             except OSError as error:
@@ -169,13 +170,16 @@ class FilesystemBlobStore:
 
     async def delete(self, sha256: str, *, idle_s: float = 0) -> bool:
         self._checked.pop(sha256, None)
-        return await asyncio.to_thread(self._delete, self.path_of(sha256), time.time() - idle_s)
+        return await asyncio.to_thread(self._delete, self.path_of(sha256), idle_s, time.monotonic())
 
-    def _delete(self, path: Path, before: float) -> bool:
+    def _delete(self, path: Path, idle_s: float, since_s: float) -> bool:
+        """`since_s`: when it was asked for, and so for what moment."""
         try:
-            with self.locked(fcntl.LOCK_EX):
+            with self.locked(fcntl.LOCK_EX) as now_ns:
+                waited_s = time.monotonic() - since_s
                 status = path.stat()
-                if max(status.st_atime, status.st_mtime) > before:
+                put_ns = max(status.st_atime_ns, status.st_mtime_ns)
+                if idle_s and put_ns > now_ns - (idle_s + waited_s) * 1e9:
                     return False
                 path.unlink()
         except FileNotFoundError:
@@ -185,12 +189,14 @@ class FilesystemBlobStore:
         return True
 
     @contextmanager
-    def locked(self, how: int) -> Iterator[None]:
-        """Hold the lock of the folder. Without a folder there is nothing to keep apart: FileNotFoundError."""
+    def locked(self, how: int) -> Iterator[int]:
+        """Hold the lock of the folder; gives the time by its file system, in nanoseconds. Without a folder there is
+        nothing to keep apart: FileNotFoundError."""
         descriptor = os.open(self._root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, how)
-            yield
+            os.utime(descriptor)
+            yield os.fstat(descriptor).st_mtime_ns
         finally:
             os.close(descriptor)
 
@@ -253,10 +259,10 @@ class _Writer:
         path = self._store.path_of(sha256)
         try:
             self._store.secure(path.parent)
-            with self._store.locked(fcntl.LOCK_SH):
+            with self._store.locked(fcntl.LOCK_SH) as now_ns:
                 is_there = self._store.is_whole(sha256, self._size)
                 if is_there:
-                    _renew(path)
+                    _renew(path, now_ns)
             if not is_there:
                 os.fsync(self._file.fileno())
                 with self._store.locked(fcntl.LOCK_SH):
@@ -278,10 +284,10 @@ class _Writer:
                 self._path.unlink(missing_ok=True)
 
 
-def _renew(path: Path) -> os.stat_result:
+def _renew(path: Path, now_ns: int) -> os.stat_result:
     """The time of change stays: it tells whether the bytes are those that were checked."""
     status = path.stat()
-    os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
+    os.utime(path, ns=(now_ns, status.st_mtime_ns))
     return status
 
 
