@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import grpc
+import grpc.aio
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 import perdure
 from integration.engine_settings import settings_on
@@ -23,6 +26,8 @@ from perdure.storage.memory import MemoryMetadataStore, SharedMemory
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import StorageUnavailable
 from perdure.storage.rows import RunQuery
+from perdure.v1 import workflow_service_pb2 as pb
+from perdure.v1 import workflow_service_pb2_grpc
 
 PENDING, RUNNING, SUCCESSFUL, FAILED, CANCELED = (
     RunStatus.PENDING,
@@ -142,6 +147,23 @@ async def test_what_runs_here_is_seen_and_led_from_there(fleet: Fleet) -> None:
         await there.client.delete("w")
         with pytest.raises(errors.WorkflowNotFoundError):
             await run.status()
+
+
+async def test_a_deletion_elsewhere_is_told_to_those_who_watch(fleet: Fleet) -> None:
+    async with fleet.engines() as (here, there):
+        run = await here.client.start(first.bind(1), workflow_id="w")
+        assert await run.output() == 1
+        request = pb.WatchRequest(workflow_ids=["w"], progress_interval=Duration(seconds=1))
+        async with grpc.aio.insecure_channel(there.server.address) as channel:
+            call = workflow_service_pb2_grpc.WorkflowServiceStub(channel).Watch(request)
+            await call.read()
+            await here.client.delete("w")
+            told: list[str] = []
+            while not told:
+                told = [event.deleted_workflow_id for event in (await call.read()).events]
+            assert told == ["w"]
+            assert not (await call.read()).events
+            call.cancel()
 
 
 async def test_a_run_of_another_engine_is_canceled_and_stays_so(fleet: Fleet) -> None:

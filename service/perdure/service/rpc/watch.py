@@ -17,6 +17,7 @@ from perdure import errors, wire
 from perdure.service import limits
 from perdure.service.changes import Change, Changes, Subscription
 from perdure.service.filters import parse_filter
+from perdure.service.kernel import wall_clock_ms
 from perdure.service.queries import Queries
 from perdure.service.rpc import answers, requests
 from perdure.service.views import RunView, TaskView
@@ -42,7 +43,8 @@ class _Watch:
     until_final: bool
     told: int = 0  # the number of the last commit that was told
     read: int = 0  # changes up to here came from the store
-    final: set[str] = field(default_factory=set)
+    final: set[str] = field(default_factory=set)  # or deleted: nothing comes after that either
+    gone: set[str] = field(default_factory=set)
 
 
 class Watcher:
@@ -77,6 +79,8 @@ class Watcher:
                     batch += await _more(subscription, batch_s)
                 events = [event for change in batch if (event := self._event(watch, change)) is not None]
                 events = await self._matching(watch, events)
+                if not batch and self._store.is_shared:
+                    events += await self._deleted_elsewhere(watch)
                 if events or not batch:
                     yield self._answer(watch, events)
 
@@ -146,6 +150,18 @@ class Watcher:
                 kept.append(event)
         return kept
 
+    async def _deleted_elsewhere(self, watch: _Watch) -> list[workflow_service_pb2.WatchEvent]:
+        """Other engines leave no word of what they delete; it is seen by its absence."""
+        there = watch.runs.keys() - watch.gone
+        gone = there - (await self._queries.rows(there)).keys()
+        now = wire.to_timestamp(wall_clock_ms())
+        watch.gone |= gone
+        watch.final |= gone
+        return [
+            workflow_service_pb2.WatchEvent(time=now, deleted_workflow_id=watch.runs[run_id].workflow_id)
+            for run_id in sorted(gone)
+        ]
+
     def _event(self, watch: _Watch, change: Change) -> workflow_service_pb2.WatchEvent | None:
         was_read = change.deleted is None and 0 < change.change <= watch.read
         if change.namespace != watch.namespace or was_read:
@@ -157,6 +173,9 @@ class Watcher:
             workflow_id, run_id, task = change.task
             return _task_event(change.change, change.at_ms, workflow_id, run_id, task)
         if change.deleted is not None:
+            gone = {run_id for run_id, row in watch.runs.items() if row.workflow_id == change.deleted}
+            watch.gone |= gone
+            watch.final |= gone
             return workflow_service_pb2.WatchEvent(
                 time=wire.to_timestamp(change.at_ms), deleted_workflow_id=change.deleted
             )
