@@ -573,6 +573,17 @@ async def test_a_shape_that_waits_long_gets_a_busy_lease_of_the_largest_one(worl
     assert len(told.recall) == 1
 
 
+async def test_a_lease_that_asks_whether_it_may_go_on_is_idle_all_the_same(world: World) -> None:
+    await world.cluster(CPU=1)
+    world.pool.holds_for_s = lambda: 10.0
+    lease = await world.learn(1)
+    for _ in range(4):
+        world.pool.receive(lease, pb.ServeLeaseRequest(asks=True))
+        assert not lease.is_finishing
+        await world.pass_(IDLE_S / 4)
+    assert lease.is_finishing
+
+
 async def test_among_engines_leases_make_way_in_turn(world: World) -> None:
     await world.cluster(CPU=2)
     one, two = await world.pair(1)

@@ -35,7 +35,7 @@ if named != "holds":
     print(workflow.run(one.bind()))
     try:
         workflow.init(max_running_workflows=2)
-    except RuntimeError as error:
+    except ValueError as error:
         print(error)
 """
 BESIDE = """

@@ -293,9 +293,9 @@ def test_the_same_settings_again_are_no_change() -> None:
     workflow.init()
     workflow.init(os.environ["PERDURE_STORAGE"])
     workflow.init(storage=Path(os.environ["PERDURE_STORAGE"]))
-    with pytest.raises(RuntimeError, match="storage"):
+    with pytest.raises(ValueError, match="storage"):
         workflow.init(storage="/elsewhere")
-    with pytest.raises(RuntimeError, match="max_running_workflows"):
+    with pytest.raises(ValueError, match="max_running_workflows"):
         workflow.init(max_running_workflows=3)
     assert workflow.run(double.bind(1)) == 2
 

@@ -41,11 +41,11 @@ class Wanted:
     max_pending_workflows: int | None = None
 
     def over(self, other: Wanted) -> Wanted:
-        """This, and the other one's where this says nothing. RuntimeError if they contradict each other."""
+        """This, and the other one's where this says nothing. ValueError if they contradict each other."""
         for name in self.__dataclass_fields__:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine not in ("", None) and theirs not in ("", None, mine):
-                raise RuntimeError(
+                raise ValueError(
                     f"this program is connected to an engine with {name}={theirs!r}; {name}={mine!r} needs another: "
                     "another process or another Ray cluster"
                 )
@@ -107,7 +107,7 @@ def init(
     PERDURE_STORAGE says where runs are kept, `max_running_workflows` how many run at a time and
     `max_pending_workflows` how many more may wait (-1: any number; None: as it is).
 
-    Calling it again with the same settings does nothing, with others it is a RuntimeError. Raises
+    Calling it again with the same settings does nothing, with others it is a ValueError. Raises
     perdure.errors.ServiceUnavailableError if nothing answers at the address for a minute.
     """
     wanted = Wanted(

@@ -213,7 +213,7 @@ def _remember_address(address: str) -> None:
 
 
 def find_or_start(wanted: EngineSettings) -> str:
-    """The address of the cluster's engine. RuntimeError if it does not start, or runs with other settings."""
+    """The address of the cluster's engine. RuntimeError if it does not start, ValueError if it runs with others."""
     import ray
 
     host: Any = on_head(EngineHost, NAME, max_concurrency=1000).remote(wanted)
@@ -224,7 +224,7 @@ def find_or_start(wanted: EngineSettings) -> str:
     for name in ("storage", "max_running_workflows", "max_pending_workflows"):
         mine, theirs = getattr(wanted, name), getattr(has, name)
         if mine not in ("", None) and mine != theirs:
-            raise RuntimeError(
+            raise ValueError(
                 f"the engine of this Ray cluster runs with {name}={theirs!r}, and {name}={mine!r} was asked for; "
                 "leave it out, or start another cluster"
             )

@@ -250,6 +250,7 @@ class LeasePool:
     def receive(self, lease: Lease, message: pb.ServeLeaseRequest) -> None:
         """What a lease has to say."""
         now_s, now_ms = self._now(), _ms()
+        was_busy = bool(lease.in_flight)
         reports: list[tuple[str, Report]] = []
         for function in message.concurrent:
             lease.regroup(function)
@@ -282,7 +283,7 @@ class LeasePool:
                     self._enqueue(placed.work, first=True)
         if message.asks:
             lease.send_hold(self.holds_for_s())
-        if not lease.in_flight:
+        if was_busy and not lease.in_flight:
             lease.idle_since_s = now_s
         self._send(reports)
         self._pump_soon()
