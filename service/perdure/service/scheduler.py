@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, TypeVar, assert_never
 
 from perdure import graphwire, wire
@@ -224,13 +224,13 @@ class Scheduler:
         run = Run(spec)
         commands = run.start(row.create_ms)
         if run.is_dormant and not run.status.is_final:
-            row = replace(row, is_dormant=True)
+            row = row.but(is_dormant=True)
         live = Live(row, run, dormant=row.is_dormant)
         writes, acts = self._sort_out(live, commands)
         live.pending += 1
 
         def then(change: int) -> RunView:
-            live.row = replace(live.row, change=change)
+            live.row = live.row.but(change=change)
             if row.run_id in self._live or row.run_id in self._loading:
                 # It had been stored before, without an answer, and somebody has asked for it since.
                 self._outdated.add(row.run_id)
