@@ -157,8 +157,8 @@ class Comparison:
     def _is_done_with(self, workload: str, column: Column) -> bool:
         cell = self.cells.setdefault(workload, {}).setdefault(column.name, {})
         if workload in peers_report.ONE_BY_ONE and not self.peers[column.name]["has_batches"]:
-            cell["without"] = "one by one"
-        return not cell.keys().isdisjoint({"refused", "failed", "without"})
+            cell["absent"] = "one by one"
+        return not cell.keys().isdisjoint(peers_report.WORDS)
 
     async def measure(self, workload: str, system: Running) -> bool:
         """Whether the system can be used further."""
@@ -174,7 +174,7 @@ class Comparison:
             after = meters.proportional_bytes(*system.pids)
             # Of what there is now: a worker that has ended was no part of the sleepers.
             grown = sum(size - before.get(pid, 0) for pid, size in after.items())
-            figures["bytes_each"] = max(grown, 0) / figures["started"]
+            figures["bytes_each"] = max(grown, 0) / figures.pop("started")
         self._add(workload, system.column, answer, noise)
         return bool(figures)
 
@@ -232,7 +232,7 @@ async def _within(limit_s: float, answer: Coroutine[Any, Any, dict[str, Any]]) -
         async with asyncio.timeout(limit_s):
             return await answer
     except TimeoutError:
-        return {"failed": f"over {limit_s} s"}
+        return {"late": f"over {limit_s} s"}
     except PeerError as error:
         return {"failed": str(error)}
 
@@ -287,9 +287,10 @@ async def measure_all(
     comparison.left_out |= left_out
     for peer, why in left_out.items():
         print(f"{peer} is left out: {why}", file=sys.stderr)
-    for number in range(rounds):
+    workloads = chosen(WORKLOADS, only)
+    for number in range(rounds if workloads else 0):
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-        await comparison.round(number, chosen(WORKLOADS, only))
+        await comparison.round(number, workloads)
         yield comparison.results()
     for workload in chosen(RECOVERIES, only):
         for column in comparison.columns:

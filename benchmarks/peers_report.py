@@ -16,8 +16,10 @@ ONE_BY_ONE = {
     "W7 sleepers, batched": "W7 sleepers",
 }
 """Beside what a batch is put where a peer starts every workflow with a call of its own."""
-COUNTS = ("steps_again", "started")
-"""Figures that are no measure of speed: without a ratio."""
+COUNTS = ("steps_again",)
+"""Figures without a ratio: most of them are 0 or 1."""
+WORDS = ("refused", "failed", "late", "absent")
+"""What a cell has instead of figures: the reason, or for the last two what to show."""
 
 Results = dict[str, Any]
 
@@ -67,7 +69,7 @@ def ratios(results: Results) -> dict[str, dict[str, float]]:
 
 def table(results: Results) -> str:
     """For a terminal: a line for each workload, figure and peer."""
-    rows = [["", "", "", "median", "min", "max", "Perdure is", "others took"]]
+    rows = [["", "", "", "median", "min", "max", "Perdure", "others took"]]
     for workload, figure in _figures(results):
         label = [workload, figure]
         for peer in results["peers"]:
@@ -119,13 +121,12 @@ def _figures(results: Results) -> Iterator[tuple[str, str]]:
 
 def _said(cell: dict[str, Any]) -> str:
     """Instead of a figure."""
-    if "refused" in cell:
-        return "refused"
-    return "failed" if "failed" in cell else str(cell.get("without", "-"))
+    word = next((word for word in WORDS if word in cell), "")
+    return str(cell[word]) if word in ("late", "absent") else word or "-"
 
 
 def _times(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f} x"
+    return "" if value is None else f"{value:.1f} x" if value >= 1 else f"{value:.2f} x"
 
 
 def _about(told: dict[str, Any]) -> str:

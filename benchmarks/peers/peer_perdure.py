@@ -5,6 +5,7 @@ values in files."""
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,11 @@ class Perdure(Peer):
         self.durability = f"{store}: a commit for what comes together, flushed; at least one a step of a chain"
 
     async def up(self, *, again: bool) -> None:
-        flags = ["--storage", self.database, "--blobs", str(self.folder / "blobs")] if self.database else []
+        flags = ["--storage", self.database or str(self.folder / "storage"), "--with-parent", str(os.getpid())]
+        if self.database:
+            flags += ["--blobs", str(self.folder / "blobs")]
         self._service = Service(self.folder, *flags)
-        await asyncio.to_thread(self._service.start)
+        self._service.start()  # on this thread: the service ends with the one that started it
         self._client = perdure.Client(self._service.address, patience=PATIENCE_S)
         while not (await self._client.info()).python_versions:  # of workers: there is an agent, and so a Ray
             await asyncio.sleep(LOOK_S)

@@ -114,6 +114,7 @@ class RayWorkflows(Peer):
 
     async def up(self, *, again: bool) -> None:
         self._threads = ThreadPoolExecutor(SUBMITTERS)
+        self._reader = ThreadPoolExecutor(1)
         self._resumed: dict[str, Any] = {}
         await asyncio.to_thread(self._up, again)
 
@@ -143,7 +144,11 @@ class RayWorkflows(Peer):
         await self._hub.send.remote(name, value)
 
     async def attach(self, name: str) -> Any:
-        return self._resumed.get(name) or workflow.get_output_async(name)
+        return asyncio.get_running_loop().run_in_executor(self._reader, self._output_after_kill, name)
+
+    def _output_after_kill(self, name: str) -> Any:
+        """One at a time: the library waits in the middle of decoding an output, and two that do so hang."""
+        return ray.get(self._resumed[name]) if name in self._resumed else workflow.get_output(name)
 
 
 if __name__ == "__main__":

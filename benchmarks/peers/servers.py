@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import signal
 import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,6 +15,7 @@ from pathlib import Path
 START_S = 60
 STOP_S = 15
 LOOK_S = 0.02
+PR_SET_PDEATHSIG = 1
 
 
 def kept_ports(folder: Path, count: int) -> list[int]:
@@ -28,8 +31,12 @@ def kept_ports(folder: Path, count: int) -> list[int]:
     return ports
 
 
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 class Server:
-    """A process that is ready some time after its start."""
+    """A process that is ready some time after its start, and does not outlive the adapter, however that ends."""
 
     def __init__(
         self,
@@ -42,7 +49,13 @@ class Server:
         self._log = log
         with log.open("wb") as said:
             self._process = subprocess.Popen(
-                command, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+                command,
+                env=environment,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                preexec_fn=_end_with_parent,
             )
 
     async def ready(self, is_ready: Callable[[], Awaitable[bool]]) -> None:

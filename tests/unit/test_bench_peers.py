@@ -78,11 +78,11 @@ def results() -> dict[str, Any]:
                 "slow": cell(median_s=0.1),
             },
             "W2 many runs": {"perdure": cell(runs_per_s=1_000), "quick": cell(runs_per_s=250)},
-            "W2 many runs, batched": {"perdure": cell(runs_per_s=5_000), "quick": {"without": "one by one"}},
+            "W2 many runs, batched": {"perdure": cell(runs_per_s=5_000), "quick": {"absent": "one by one"}},
             "W5 64 MiB, 3 steps": {
                 "perdure": cell(s=0.5),
                 "quick": {"refused": "ValueError: too large"},
-                "slow": {"failed": "over 60 s"},
+                "slow": {"late": "over 60 s"},
             },
             "W8 recovery, chain": {"perdure": cell(s=4.0, steps_again=1), "quick": cell(s=2.0, steps_again=3)},
         },
@@ -119,7 +119,7 @@ def test_a_table_for_a_terminal_and_one_for_a_page(peers_report: ModuleType, res
         "| 10.00 ms (5.00 ms to 20.00 ms) | 100.00 ms (50.00 ms to 200.00 ms) | 2.5 x quick |"
     )
     assert last.startswith("| W8 recovery, chain, steps_again | 1 (")
-    assert any(line.endswith("| refused | failed |  |") for line in page)
+    assert any(line.endswith("| refused | over 60 s |  |") for line in page)
 
 
 async def test_an_adapter_answers_refuses_fails_and_is_killed(load: Any, tmp_path: Path) -> None:
