@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -281,6 +282,20 @@ def test_a_signal_ends_the_service_in_good_order(tmp_path: Path, number: signal.
         process = psutil.Process(service.pid)
         process.send_signal(number)
         assert service.wait_for_end() == 0
+    assert "Traceback" not in (tmp_path / "serve.log").read_text()
+
+
+def test_a_signal_ends_a_service_that_has_no_store_yet(tmp_path: Path) -> None:
+    """A database that takes the connection and says nothing, as one that hangs does."""
+    with socket.create_server(("127.0.0.1", 0)) as database:
+        url = f"postgresql://nobody@127.0.0.1:{database.getsockname()[1]}/nothing"
+        service = Service(tmp_path, "--executor", "local", "--storage", url, "--blobs", (tmp_path / "blobs").as_uri())
+        with running(service):
+            service.start()
+            connection, _ = database.accept()
+            with connection:
+                psutil.Process(service.pid).send_signal(signal.SIGTERM)
+                assert service.wait_for_end() == 0
     assert "Traceback" not in (tmp_path / "serve.log").read_text()
 
 

@@ -239,6 +239,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     gc.set_threshold(*GARBAGE)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    start: asyncio.Timeout | None = None
 
     def stop(number: signal.Signals) -> None:
         if stopping.is_set():  # whoever asks twice does not want to wait; a restart recovers like after any death
@@ -246,6 +247,8 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         stopping.set()
+        if start is not None:  # it may take as long as the store is away
+            start.reschedule(loop.time())
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
@@ -256,7 +259,8 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         has_lived = False
         while not stopping.is_set():
             try:
-                async with running_server(settings, listening=agent.serve) as server:
+                async with asyncio.timeout(None) as start, running_server(settings, listening=agent.serve) as server:
+                    start = None
                     http = f", HTTP on {server.http_address}" if server.http_address else ""
                     where = f"{server.address}{http}, storage {shown(settings.storage)}"
                     announce(f"perdure {package_version()} serves on {where}")
@@ -265,7 +269,12 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     await server.drain()
                     if stopping.is_set():
                         await agent.end()
+            except TimeoutError:
+                if not stopping.is_set():
+                    raise
+                log.info("ended before it served")
             except (StorageUnavailable, Fenced) as error:
+                start = None
                 if not has_lived:  # the URL may be wrong: whoever starts us should see that
                     raise
                 log.warning("no new life yet, trying again", extra={"error": str(error)})
