@@ -22,6 +22,7 @@ OPEN_MAX: Final = 8
 """Runs of a client that have not ended."""
 PAUSE_S: Final = 0.15
 PATIENCE_S: Final = 2.0
+BATCH_SHARE: Final = 0.3
 AWAY: Final = (errors.ServiceUnavailableError, errors.StorageFullError)
 
 
@@ -84,20 +85,41 @@ class Load:
     async def _see_through(self, client: perdure.Client, case: Case, dice: random.Random) -> None:
         workflow_id = f"w{next(self._numbers)}"
         request_id = uuid.uuid4().hex
-        handle = await self._again(
-            lambda: client.start(case.graph, workflow_id=workflow_id, request_id=request_id, name=case.sort)
-        )
+        in_batches = dice.random() < BATCH_SHARE
+        item = perdure.RunItem(case.graph, workflow_id=workflow_id, request_id=request_id, name=case.sort)
+        if in_batches:
+            (handle,) = await self._again(lambda: _of_one(client.start_many([item])))
+        else:
+            handle = await self._again(
+                lambda: client.start(case.graph, workflow_id=workflow_id, request_id=request_id, name=case.sort)
+            )
         run = self.runs[workflow_id] = Acknowledged(case, workflow_id, handle.run_id)
         for number in range(case.events):
             await asyncio.sleep(dice.random() * 2)
             for _ in range(dice.choice((1, 1, 2))):  # the second time it has happened already
-                await self._again(lambda number=number: handle.send_event(KEY, f"e{number}", event_id=f"id{number}"))
+                event = perdure.EventItem(workflow_id, KEY, f"e{number}", f"id{number}")
+                if in_batches:
+                    await self._again(lambda event=event: _of_one(client.send_events([event])))
+                else:
+                    await self._again(lambda e=event: handle.send_event(e.key, e.payload, event_id=e.event_id))
             run.events.add(f"id{number}")
         if dice.random() < 0.05:
             status = await self._again(lambda: handle.cancel("enough"))
             run.is_canceled = status is perdure.RunStatus.CANCELED
         try:
-            run.output = await self._again(handle.output)
+            if in_batches:
+                (run.output,) = await self._again(lambda: _of_one(client.outputs([handle])))
+            else:
+                run.output = await self._again(handle.output)
         except (errors.WorkflowExecutionError, errors.WorkflowCancellationError) as error:
             run.failure = error
         run.is_over = True
+
+
+async def _of_one(batch: Awaitable[T]) -> T:
+    """What became of a batch with one item."""
+    try:
+        return await batch
+    except errors.BatchError as error:
+        (result,) = error.results
+        raise result from error

@@ -19,7 +19,11 @@ from services import Process, running
 
 ENGINES: Final = 3
 LEASE_S: Final = 3.0
-FLAGS: Final = ("--executor", "agents", "--lease-idle-s", "1", "--engine-lease-s", str(LEASE_S), "--drain-s", "5")
+FLAGS: Final = (
+    *("--executor", "agents", "--lease-idle-s", "1", "--engine-lease-s", str(LEASE_S), "--drain-s", "5"),
+    *("--blob-grace-s", "15", "--collect-s", "3"),
+)
+"""Blobs that nobody uses are looked for all the time, and removed as soon as may be."""
 
 
 class Agent(Process):
