@@ -111,6 +111,16 @@ async def test_clocks_of_machines_that_share_a_folder_may_differ(
     assert await files.delete(blob.sha256, idle_s=HOUR_S / 2) is True
 
 
+async def test_a_blob_counts_as_put_when_it_is_there(files: FilesystemBlobStore) -> None:
+    """And not when its bytes were written, which may be long before."""
+    async with files.writer() as writer:
+        await writer.write(b"value")
+        for path in (files._root / filesystem.TEMPORARY).iterdir():
+            age(path)
+        blob = await writer.commit()
+    assert await files.delete(blob.sha256, idle_s=HOUR_S) is False
+
+
 async def test_who_was_held_up_deletes_as_of_when_it_was_asked(
     files: FilesystemBlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

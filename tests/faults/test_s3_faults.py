@@ -199,6 +199,10 @@ async def test_a_large_blob_travels_in_parts(store: S3BlobStore, cached: CachedB
     blob = await store.put([memoryview(data)[: 5 * MIB + 3], b"", memoryview(data)[5 * MIB + 3 :]])
     assert blob == BlobRef(hashlib.sha256(data).hexdigest(), len(data))
     assert len([path for method, path in proxy.seen if method == "PUT" and "partNumber=" in path]) == 8
+    # It counts as put when it was complete, and not when the upload began.
+    (mark,) = (number for number, (method, path) in enumerate(proxy.seen) if method == "PUT" and path.endswith("/put"))
+    (end,) = (number for number, (method, path) in enumerate(proxy.seen) if method == "POST" and "uploadId=" in path)
+    assert mark < end
     proxy.seen.clear()
     assert await cached.get(blob.sha256) == data
     assert len([path for method, path in proxy.seen if method == "GET" and "/data" in path]) == 8

@@ -21,6 +21,7 @@ import perdure
 from integration.engine_settings import settings_on
 from perdure import RunStatus, errors
 from perdure.client import Handle
+from perdure.model import Payload
 from perdure.service.app import RunningServer, running_server
 from perdure.storage.memory import MemoryMetadataStore, SharedMemory
 from perdure.storage.memory_blobs import MemoryBlobStore
@@ -268,3 +269,16 @@ async def becomes(handle: Handle, status: RunStatus) -> None:
         async for update in updates:
             if update.run is not None and update.run.status is status:
                 return
+
+
+async def test_an_event_for_a_run_that_was_deleted_meanwhile_is_not_acknowledged(fleet: Fleet) -> None:
+    """Between the look at the run and the commit of the event."""
+    async with fleet.engines() as (here, there):
+        await here.client.start(first.bind(1, perdure.event("go")), workflow_id="w")
+        seen = await there.store.find_run("default", "w")
+        assert seen is not None
+        await here.client.cancel("w")
+        await here.client.delete("w")
+        offered = there.server.kernel.commands.offer_event(seen, "go", "e", Payload("binary/null"))
+        with pytest.raises(errors.WorkflowNotFoundError):
+            await offered

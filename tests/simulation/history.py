@@ -146,6 +146,7 @@ def _check_events(answered: list[Call]) -> None:
     """An event has one number however often it is sent, and no two have the same."""
     numbers: dict[str, int] = {}
     for call in answered:
+        assert call.sequence or call.kind != "event" or not call.is_done, f"acknowledged, and not recorded: {call}"
         if call.sequence:
             known = numbers.setdefault(call.subject, call.sequence)
             assert known == call.sequence, f"event {call.subject} was recorded twice: {known} and {call}"

@@ -74,6 +74,7 @@ WRONG = {
     "back from deletion": history(submit(), ("delete", 3, 4, {"is_done": True}), read(5, SUCCESSFUL)),
     "told of what was removed": history(submit(), ("removed", 2, 2, {}), read(3, SUCCESSFUL)),
     "an event recorded twice": history(submit(), event(2, "a", 7), event(3, "a", 8)),
+    "an event acknowledged and not recorded": history(submit(), event(2, "a", 0)),
     "two events of one number": history(submit(), event(2, "a", 7), event(3, "b", 7)),
 }
 

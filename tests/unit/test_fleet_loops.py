@@ -100,6 +100,22 @@ async def test_a_letter_that_nobody_understands_is_in_nobodys_way() -> None:
             await asyncio.sleep(0)
 
 
+async def test_an_engine_that_dies_while_it_starts_leaves_nothing_behind() -> None:
+    shared = SharedMemory()
+    store = shared.member()
+    other = shared.member()
+    kernel = Kernel(store, cast(Executor, Idle()), owner="me", engine=EngineRow("me"), max_running=1, lease_s=0.001)
+    assert kernel.fleet is not None
+    await kernel.fleet.join()
+    await asyncio.sleep(0.002)
+    while not await other.bury():
+        await asyncio.sleep(0.001)
+    with pytest.raises(Fenced):
+        await kernel.start(recover=False)
+    await kernel.stop(grace_s=1)
+    assert not asyncio.all_tasks() - {asyncio.current_task()}
+
+
 # ------------------------------------------------------------------------------ membership
 
 

@@ -366,6 +366,10 @@ class Commands:
         sent: asyncio.Future[SentEvent] = asyncio.get_running_loop().create_future()
 
         def then(result: EntryResult, _change: int) -> None:
+            if not result.sequence:  # it ended and was deleted since the look at it
+                if not sent.done():
+                    sent.set_exception(_not_found(row.namespace, row.workflow_id))
+                return
             # Here and not after the await, since events arrive in the order of commits. A duplicate is handed
             # over too: its first commit may have happened without anybody hearing of it.
             if is_here:

@@ -265,8 +265,9 @@ class _Writer:
                     _renew(path, now_ns)
             if not is_there:
                 os.fsync(self._file.fileno())
-                with self._store.locked(fcntl.LOCK_SH):
+                with self._store.locked(fcntl.LOCK_SH) as now_ns:
                     self._path.replace(path)
+                    _renew(path, now_ns)  # its bytes may have been written long ago
                 self._store.trust(sha256, os.fstat(self._file.fileno()))
             # Also of a blob that was there: its writer may have died, or be, between the rename and this.
             _sync_directory(path.parent)

@@ -150,6 +150,8 @@ class S3BlobStore:
 
         try:
             parts = await _at_once(partial(write, number) for number in range(-(-size // PART)))
+            # An object in parts is as old as the beginning of its upload, which may be long ago.
+            await self._write_mark(f"{key.rpartition('/')[0]}/{PUT}")
             await client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}, **condition)
         except BaseException:
             aborting = asyncio.ensure_future(self._abort(upload))

@@ -25,6 +25,8 @@ POLL_S: Final = 1.0
 class SharedAdmission(Admission):
     """Admission of one engine among several."""
 
+    _poll_task: asyncio.Task[None] | None = None
+
     def wake(self) -> None:
         """Others have changed something: perhaps there is a slot."""
         if self.max_running != ANY and self._pending.total() > 0:
@@ -35,8 +37,9 @@ class SharedAdmission(Admission):
         self._poll_task = asyncio.create_task(self._poll_forever(), name="admission-poll")
 
     async def stop(self) -> None:
-        self._poll_task.cancel()
-        await asyncio.gather(self._poll_task, return_exceptions=True)
+        if self._poll_task is not None:
+            self._poll_task.cancel()
+            await asyncio.gather(self._poll_task, return_exceptions=True)
         await super().stop()
 
     async def count(self) -> None:
