@@ -198,14 +198,16 @@ async def test_a_large_blob_travels_in_parts(store: S3BlobStore, cached: CachedB
     data = os.urandom(64 * MIB)
     blob = await store.put([memoryview(data)[: 5 * MIB + 3], b"", memoryview(data)[5 * MIB + 3 :]])
     assert blob == BlobRef(hashlib.sha256(data).hexdigest(), len(data))
-    assert len([path for method, path in proxy.seen if method == "PUT" and "partNumber=" in path]) == 8
+    # Each part once, unless a slow machine made the client ask again.
+    parts = [path.rpartition("partNumber=")[2] for method, path in proxy.seen if method == "PUT" and "?" in path]
+    assert set(parts) == {str(number) for number in range(1, 9)}
     # It counts as put when it was complete, and not when the upload began.
-    (mark,) = (number for number, (method, path) in enumerate(proxy.seen) if method == "PUT" and path.endswith("/put"))
-    (end,) = (number for number, (method, path) in enumerate(proxy.seen) if method == "POST" and "uploadId=" in path)
-    assert mark < end
+    marks = [number for number, (method, path) in enumerate(proxy.seen) if method == "PUT" and path.endswith("/put")]
+    ends = [number for number, (method, path) in enumerate(proxy.seen) if method == "POST" and "uploadId=" in path]
+    assert marks[-1] < ends[0]
     proxy.seen.clear()
     assert await cached.get(blob.sha256) == data
-    assert len([path for method, path in proxy.seen if method == "GET" and "/data" in path]) == 8
+    assert len([path for method, path in proxy.seen if method == "GET" and "/data" in path]) >= 8
     proxy.seen.clear()
     assert await cached.get(blob.sha256) == data
     assert proxy.seen == []
