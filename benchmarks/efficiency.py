@@ -31,7 +31,7 @@ from typing import Any
 import meters
 import report
 import workloads
-from service import Service
+from service import Service, ray_beside
 
 import perdure
 
@@ -127,18 +127,10 @@ class PlainRay:
 
 @contextmanager
 def plain_ray() -> Iterator[PlainRay]:
-    environment = os.environ | {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}
-    command = [sys.executable, __file__, "ray"]
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdin is not None
+    with ray_beside(__file__) as process:
         assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "ready\n"
-            yield PlainRay(process)
-        finally:
-            process.stdin.close()
+        assert process.stdout.readline() == "ready\n"
+        yield PlainRay(process)
 
 
 # ------------------------------------------------------------------------------ Perdure

@@ -16,8 +16,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +31,7 @@ import report
 import steps
 import workloads
 from databases import throw_away
-from service import Service
+from service import Service, ray_beside
 
 import perdure
 
@@ -141,17 +139,9 @@ WORK: dict[str, Callable[[Fleet], Awaitable[int]]] = {
 @contextmanager
 def cluster(engines: int) -> Iterator[str]:
     """A Ray of its own; gives its address."""
-    command = [sys.executable, __file__, "ray", str(engines)]
-    environment = os.environ | {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdin is not None
+    with ray_beside(__file__, str(engines)) as process:
         assert process.stdout is not None
-        try:
-            yield json.loads(process.stdout.readline())
-        finally:
-            process.stdin.close()
+        yield json.loads(process.stdout.readline())
 
 
 def _ray(engines: int) -> None:

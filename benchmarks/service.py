@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -127,3 +129,19 @@ class EngineApart(Service):
                 process.kill()
             self._agent.wait()
             self._agent = None
+
+
+@contextmanager
+def ray_beside(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """This script once more, with "ray" as its first argument, for what needs a Ray of its own; it ends when its input
+    does. It is talked to by lines."""
+    command = [sys.executable, script, "ray", *arguments]
+    environment = {"RAY_AUTH_MODE": "disabled"} | os.environ
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdin is not None
+        try:
+            yield process
+        finally:
+            process.stdin.close()

@@ -53,3 +53,10 @@ def postgres_server() -> Iterator[PostgresServer]:
     """A process of its own, started by the first test that asks for it. Tests take a database each."""
     with running_postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[PostgresServer]:
+    """Not that of the session: tests of the module may stop, pause and kill this one."""
+    with running_postgres() as server:
+        yield server

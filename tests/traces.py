@@ -78,3 +78,12 @@ def chain(path: Path, name: str, length: int) -> Any:
 
 def fan(path: Path, name: str, width: int, takes_s: float) -> Any:
     return gather.bind(*(step.bind(str(path), f"{name}.{index}", (), takes_s) for index in range(width)))
+
+
+@perdure.task(num_cpus=1)
+def meet(folder: str, name: str, other: str) -> str:
+    """Ends only if both run at the same time."""
+    (Path(folder) / name).touch()
+    while not (Path(folder) / other).exists():
+        time.sleep(0.005)
+    return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 import perdure
 from fleet import Engine, engines, owners, rows
 from perdure import errors
-from postgres import PostgresServer, running_postgres
+from postgres import PostgresServer
 from services import Process, running
 from traces import HARNESS_S, Trace, Traces, chain, fan, gather, step
 
@@ -29,16 +29,9 @@ FLAGS = ("--executor", "local", "--local-threads", "4", "--drain-s", "5")
 LEASE = ("--engine-lease-s", str(LEASE_S))
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """Not that of the session: this one is stopped."""
-    with running_postgres() as server:
-        yield server
-
-
 @pytest.fixture
-async def database(server: PostgresServer) -> AsyncIterator[str]:
-    async with server.database() as url:
+async def database(own_postgres: PostgresServer) -> AsyncIterator[str]:
+    async with own_postgres.database() as url:
         yield url
 
 

@@ -28,7 +28,7 @@ from perdure import errors, graphwire
 from perdure.model import Node, Spec, WaitEvent
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2_grpc
 from perdure.v1 import workflow_service_pb2 as pb
-from postgres import PostgresServer, running_postgres
+from postgres import PostgresServer
 from s3 import S3Server
 from traces import HARNESS_S, Traces, chain, leave
 
@@ -42,16 +42,9 @@ CALL_S = 25.0
 """A database that does not answer at all is given up after a while; no call takes longer than that."""
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """Not that of the session: this one is stopped."""
-    with running_postgres() as server:
-        yield server
-
-
 @pytest.fixture
-async def database(server: PostgresServer) -> AsyncIterator[str]:
-    async with server.database() as url:
+async def database(own_postgres: PostgresServer) -> AsyncIterator[str]:
+    async with own_postgres.database() as url:
         yield url
 
 
@@ -215,17 +208,17 @@ async def go_through(server: PostgresServer, outage: Outage, how: str, lasts_s: 
     await outage.end()
 
 
-async def test_the_database_is_down_for_longer_than_the_leases(server: PostgresServer, outage: Outage) -> None:
-    await go_through(server, outage, "stopped", SHORT_S)
+async def test_the_database_is_down_for_longer_than_the_leases(own_postgres: PostgresServer, outage: Outage) -> None:
+    await go_through(own_postgres, outage, "stopped", SHORT_S)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["stopped", "paused"])
-async def test_the_database_is_away_for_half_a_minute(server: PostgresServer, outage: Outage, how: str) -> None:
-    await go_through(server, outage, how, LONG_S)
+async def test_the_database_is_away_for_half_a_minute(own_postgres: PostgresServer, outage: Outage, how: str) -> None:
+    await go_through(own_postgres, outage, how, LONG_S)
 
 
-async def test_an_engine_that_begins_anew_waits_for_the_database(server: PostgresServer, outage: Outage) -> None:
+async def test_an_engine_that_begins_anew_waits_for_the_database(own_postgres: PostgresServer, outage: Outage) -> None:
     zombie, heir = outage.fleet
     pid, since = zombie.pid, zombie.said()
     zombie.pause()
@@ -234,7 +227,7 @@ async def test_an_engine_that_begins_anew_waits_for_the_database(server: Postgre
     finally:
         zombie.go_on()
     await asyncio.to_thread(zombie.wait_for, "starting anew", since=since)
-    with stopped(server):
+    with stopped(own_postgres):
         await outage.ticks(4, ("t1",))
     await asyncio.to_thread(zombie.wait_for, " serves on ", since=since)
     outage.done.touch()

@@ -15,6 +15,7 @@ import pytest
 
 import perdure
 from services import Service
+from traces import meet
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
@@ -37,15 +38,6 @@ async def listen(gate: str, index: int) -> tuple[int, int]:
 async def _look(gate: Path) -> None:
     while not gate.exists():
         await asyncio.sleep(0.05)
-
-
-@perdure.task(num_cpus=1)
-def meet(folder: str, name: str, other: str) -> str:
-    """Ends only if both run at the same time."""
-    (Path(folder) / name).touch()
-    while not (Path(folder) / other).exists():
-        time.sleep(0.005)
-    return name
 
 
 @perdure.task(num_cpus=0)

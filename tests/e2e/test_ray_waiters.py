@@ -14,6 +14,7 @@ import pytest
 import perdure
 from perdure.batches import EventItem, RunItem
 from services import Process, Service
+from traces import meet
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
@@ -21,15 +22,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 WORKFLOWS = 10_000
 HARNESS_S = 120
-
-
-@perdure.task(num_cpus=1)
-def meet(folder: str, name: str, other: str) -> str:
-    """Ends only if both run at the same time."""
-    (Path(folder) / name).touch()
-    while not (Path(folder) / other).exists():
-        time.sleep(0.005)
-    return name
 
 
 @perdure.task(num_cpus=0)

@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,15 @@ from perdure.storage import postgres
 from perdure.storage.ports import CorruptData, Fenced, StorageError, StorageFull, StorageUnavailable
 from perdure.storage.postgres import PostgresMetadataStore
 from perdure.storage.rows import AddEvent, AddRun, EngineRow, PutTask, RunRow, SetRun, TaskRow
-from postgres import PostgresServer, running_postgres
+from postgres import PostgresServer
 
 WAIT_S = 60
 LONG_MS = 600_000
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """Not that of the session: this one is killed."""
-    with running_postgres() as server:
-        yield server
-
-
 @pytest.fixture
-async def url(server: PostgresServer) -> AsyncIterator[str]:
-    async with server.database() as url:
+async def url(own_postgres: PostgresServer) -> AsyncIterator[str]:
+    async with own_postgres.database() as url:
         yield url
 
 
@@ -79,7 +72,7 @@ async def tasks_of(store: PostgresMetadataStore) -> dict[str, int]:
 
 @pytest.mark.parametrize("how", ["restart", "kill"])
 async def test_what_was_acknowledged_is_there_after_the_server_died(
-    server: PostgresServer, store: PostgresMetadataStore, how: str
+    own_postgres: PostgresServer, store: PostgresMetadataStore, how: str
 ) -> None:
     acknowledged: list[int] = []
     sequences: list[int] = []
@@ -115,10 +108,10 @@ async def test_what_was_acknowledged_is_there_after_the_server_died(
     for _ in range(3):
         await until(len(acknowledged) + 30)
         if how == "kill":
-            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(own_postgres.kill)
         else:
-            await asyncio.to_thread(server.stop, signal.SIGQUIT)
-        server.start()
+            await asyncio.to_thread(own_postgres.stop, signal.SIGQUIT)
+        own_postgres.start()
     await until(len(acknowledged) + 30)
     enough.set()
     await writing
@@ -129,12 +122,14 @@ async def test_what_was_acknowledged_is_there_after_the_server_died(
     assert [event.sequence for event in stored.events] == sequences == sorted(set(sequences))
 
 
-async def test_reads_and_membership_survive_a_restart(server: PostgresServer, store: PostgresMetadataStore) -> None:
+async def test_reads_and_membership_survive_a_restart(
+    own_postgres: PostgresServer, store: PostgresMetadataStore
+) -> None:
     heard = asyncio.Event()
     await store.listen(heard.set)
     heard.clear()
     await asyncio.gather(*(store.get_run("run") for _ in range(8)))
-    server.restart()
+    own_postgres.restart()
     assert await store.get_run("run") is not None
     await again(lambda: store.renew(LONG_MS))
     async with asyncio.timeout(WAIT_S):
@@ -149,8 +144,10 @@ async def test_reads_and_membership_survive_a_restart(server: PostgresServer, st
     await other.close()
 
 
-async def test_while_there_is_no_server_calls_say_so(server: PostgresServer, store: PostgresMetadataStore) -> None:
-    await asyncio.to_thread(server.stop)
+async def test_while_there_is_no_server_calls_say_so(
+    own_postgres: PostgresServer, store: PostgresMetadataStore
+) -> None:
+    await asyncio.to_thread(own_postgres.stop)
     try:
         for _ in range(3):
             for call in (
@@ -168,19 +165,19 @@ async def test_while_there_is_no_server_calls_say_so(server: PostgresServer, sto
         with pytest.raises(StorageUnavailable):
             await late.open()
     finally:
-        server.start()
+        own_postgres.start()
     await store.commit([(task(1),)])
     assert await tasks_of(store) == {"t1": 1}
     await store.renew(LONG_MS)
 
 
-async def test_no_connections_are_left_behind(server: PostgresServer, store: PostgresMetadataStore) -> None:
+async def test_no_connections_are_left_behind(own_postgres: PostgresServer, store: PostgresMetadataStore) -> None:
     reads = [asyncio.create_task(store.load_run("run")) for _ in range(20)]
     await asyncio.sleep(0)
     for read in reads:
         read.cancel()
     assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*reads, return_exceptions=True))
-    server.restart()
+    own_postgres.restart()
     for number in range(5):
         await again(lambda number=number: store.commit([(task(number),)]))
         await asyncio.gather(*(again(lambda: store.get_run("run")) for _ in range(20)))
@@ -199,10 +196,10 @@ async def test_no_connections_are_left_behind(server: PostgresServer, store: Pos
 
 
 async def test_a_commit_that_was_given_up_changes_nothing_after_its_successor(
-    server: PostgresServer, store: PostgresMetadataStore, monkeypatch: pytest.MonkeyPatch
+    own_postgres: PostgresServer, store: PostgresMetadataStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
-        with server.paused():
+        with own_postgres.paused():
             store._commit_s = 0.3
             with pytest.raises(StorageUnavailable):
                 await store.commit([(task(number, attempt=1),)])
@@ -229,11 +226,11 @@ async def test_a_commit_over_an_old_connection_is_void(store: PostgresMetadataSt
 
 
 async def test_a_paused_server_is_unavailable_and_then_works(
-    server: PostgresServer, store: PostgresMetadataStore, monkeypatch: pytest.MonkeyPatch
+    own_postgres: PostgresServer, store: PostgresMetadataStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "READ_S", 0.3)
     monkeypatch.setattr(postgres, "MEMBER_S", 0.3)
-    with server.paused():
+    with own_postgres.paused():
         store._commit_s = 0.3
         for call in (store.commit([(task(1),)]), store.get_run("run"), store.renew(LONG_MS)):
             with pytest.raises(StorageUnavailable):
@@ -245,11 +242,11 @@ async def test_a_paused_server_is_unavailable_and_then_works(
 
 
 async def test_nobody_waits_behind_others_for_a_server_that_does_not_answer(
-    server: PostgresServer, store: PostgresMetadataStore, monkeypatch: pytest.MonkeyPatch
+    own_postgres: PostgresServer, store: PostgresMetadataStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In turn they would have to wait for minutes."""
     monkeypatch.setattr(postgres, "READ_S", 1.0)
-    with server.paused():
+    with own_postgres.paused():
         async with asyncio.timeout(WAIT_S):
             said = await asyncio.gather(*(store.get_run("run") for _ in range(1_000)), return_exceptions=True)
     assert {type(each) for each in said} == {StorageUnavailable}
@@ -258,7 +255,7 @@ async def test_nobody_waits_behind_others_for_a_server_that_does_not_answer(
 
 
 async def test_a_takeover_whose_answer_was_lost_is_told_again(
-    server: PostgresServer, store: PostgresMetadataStore
+    own_postgres: PostgresServer, store: PostgresMetadataStore
 ) -> None:
     dead = PostgresMetadataStore(store._url)
     await dead.open()
@@ -435,8 +432,12 @@ async def test_a_deadlock_is_not_noticed(store: PostgresMetadataStore) -> None:
 
 
 @pytest.mark.parametrize("given", ["/nowhere", "wrong_user"])
-async def test_a_store_that_cannot_be_opened_says_why(server: PostgresServer, given: str) -> None:
-    name = server.url("nowhere") if given == "/nowhere" else server.url("postgres").replace("perdure@", "nobody:pw@")
+async def test_a_store_that_cannot_be_opened_says_why(own_postgres: PostgresServer, given: str) -> None:
+    name = (
+        own_postgres.url("nowhere")
+        if given == "/nowhere"
+        else own_postgres.url("postgres").replace("perdure@", "nobody:pw@")
+    )
     store = PostgresMetadataStore(name)
     with pytest.raises(StorageError, match="does not exist") as caught:
         await store.open()

@@ -43,7 +43,7 @@ class Batches:
         results: list[Result[tuple[RunView, bool]] | None] = []
         for offer in offered:
             if isinstance(offer, asyncio.Future):
-                view = await _caught(offer)
+                view = await caught(offer)
                 results.append((view, True) if isinstance(view, RunView) else view)
             else:
                 results.append(offer)
@@ -78,7 +78,7 @@ class Batches:
                 sent.append(self._commands.find_event(row, item.key, item.event_id))
             else:
                 sent.append(self._commands.offer_event(row, item.key, item.event_id, item.payload))
-        return _unless_away([one if isinstance(one, Exception) else await _caught(one) for one in sent])
+        return _unless_away([one if isinstance(one, Exception) else await caught(one) for one in sent])
 
     async def outcomes(
         self, namespace: str, items: Sequence[Result[tuple[str, str]]], *, wait_s: float
@@ -110,7 +110,7 @@ class Batches:
                 known = await self._queries.rows(look_at) if look_at else {}
                 for run_id in look_at - known.keys():  # deleted
                     for number in awaited.pop(run_id, ()):
-                        results[number] = await _caught(self._queries.row(namespace, *_named(items[number], run_id)))
+                        results[number] = await caught(self._queries.row(namespace, *_named(items[number], run_id)))
                 for run_id, row in (known | told.ended).items():
                     if row.status.is_final and run_id in awaited:
                         for number in awaited.pop(run_id):
@@ -163,7 +163,8 @@ def _unless_away(results: list[Result[T]]) -> list[Result[T]]:
     return results
 
 
-async def _caught(work: Awaitable[T]) -> Result[T]:
+async def caught(work: Awaitable[T]) -> Result[T]:
+    """What it gives, or what it raised."""
     try:
         return await work
     except Exception as error:
@@ -177,7 +178,7 @@ async def _abreast(works: Iterable[Coroutine[Any, Any, T]]) -> list[Result[T]]:
     try:
         while waiting:
             some, waiting = waiting[:ABREAST], waiting[ABREAST:]
-            results += await asyncio.gather(*map(_caught, some))
+            results += await asyncio.gather(*map(caught, some))
     finally:
         for work in waiting:
             work.close()

@@ -259,9 +259,7 @@ class MemoryMetadataStore:
                     if kept.row.status in UNFINISHED and (
                         self._is_mine(kept.row) or not self._all.is_alive(kept.row.owner)
                     ):
-                        kept.row = replace(
-                            kept.row, status=RunStatus.RESUMABLE, update_ms=at_ms, change=self._all.change
-                        )
+                        kept.row = kept.row.but(status=RunStatus.RESUMABLE, update_ms=at_ms, change=self._all.change)
             case SetDormant():
                 if kept := self._runs.get(write.run_id):
                     kept.row = kept.row.but(is_dormant=write.is_dormant)

@@ -277,10 +277,7 @@ class _Commit:
         return EntryResult(sequence=sequence)
 
     def _use(self, write: UseBlobs) -> None:
-        if (
-            self._runs.is_added(write.run_id)
-            or self._sql.execute("SELECT 1 FROM runs WHERE run_id = ?", (write.run_id,)).fetchone()
-        ):
+        if self._is_there(write.run_id):
             statement = "INSERT OR IGNORE INTO blob_uses (run_id, sha256) VALUES (?, ?)"
             self._sql.executemany(statement, [(write.run_id, sha256) for sha256 in write.blobs])
         else:

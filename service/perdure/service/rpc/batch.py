@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from perdure import errors
 from perdure.model import BlobRef, Spec
 from perdure.service import limits
-from perdure.service.batches import Batches, Result
+from perdure.service.batches import Batches, Result, caught
 from perdure.service.queries import Queries
 from perdure.service.rpc import answers, requests
 from perdure.service.rpc.interceptor import translate
@@ -21,8 +20,6 @@ from perdure.storage.ports import Fenced, StorageUnavailable
 from perdure.storage.rows import RunRow
 from perdure.v1 import errors_pb2, spec_pb2
 from perdure.v1 import workflow_service_pb2 as pb
-
-T = TypeVar("T")
 
 PAUSE_EVERY: Final = 100
 """Items after which others get a turn while a batch is decoded."""
@@ -52,10 +49,10 @@ class BatchCalls:
         if size > limits.SPEC_BYTES_MAX:
             raise errors.InvalidSpecError(f"the graphs of a batch have at most {limits.SPEC_BYTES_MAX} bytes together")
         namespace = requests.namespace(request.namespace)
-        graphs = [await _tried(self._graph(source)) for source in request.sources]
+        graphs = [await caught(self._graph(source)) for source in request.sources]
         news: list[Result[NewRun]] = []
         for number, item in enumerate(request.items, 1):
-            news.append(await _tried(self._new_run(item, namespace, graphs)))
+            news.append(await caught(self._new_run(item, namespace, graphs)))
             if number % PAUSE_EVERY == 0:
                 await asyncio.sleep(0)
         answer = pb.BatchRunResponse()
@@ -119,7 +116,7 @@ class BatchCalls:
     async def send_events(self, request: pb.BatchSendEventsRequest) -> pb.BatchSendEventsResponse:
         requests.count_items(request.items)
         namespace = requests.namespace(request.namespace)
-        events = [await _tried(self._new_event(item)) for item in request.items]
+        events = [await caught(self._new_event(item)) for item in request.items]
         answer = pb.BatchSendEventsResponse()
         for sent in await self._batches.send_events(namespace, events):
             if isinstance(sent, Exception):
@@ -132,13 +129,6 @@ class BatchCalls:
         event = requests.event(item)
         await self._sources.check_blobs(event.payload.blobs())
         return event
-
-
-async def _tried(work: Awaitable[T]) -> Result[T]:
-    try:
-        return await work
-    except Exception as error:
-        return error
 
 
 def _error(error: Exception, method: str) -> errors_pb2.ItemError:
