@@ -26,7 +26,7 @@ from integration.wire_calls import (
 from perdure.service.app import running_server
 from perdure.service.settings import Settings
 from perdure.storage.memory import MemoryMetadataStore
-from perdure.v1 import payload_pb2
+from perdure.v1 import payload_pb2, workflow_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 
 Code = grpc.StatusCode
@@ -87,6 +87,11 @@ async def test_what_a_worker_reported_waits_for_room_that_deleting_makes(tmp_pat
         await refused(
             stubs.workflows.Cancel(pb.CancelRequest(workflow_id="w0")), Code.RESOURCE_EXHAUSTED, "STORAGE_FULL"
         )
+        told = await stubs.workflows.GetStatus(pb.GetStatusRequest(workflow_id="large"))
+        assert told.workflow.status == workflow_pb2.WORKFLOW_STATUS_RUNNING
+        tasks = (await stubs.workflows.ListTasks(pb.ListTasksRequest(workflow_id="large"))).tasks
+        assert [task.task_id for task in tasks] == ["wait", "large"]
+        assert tasks[1].status != workflow_pb2.TASK_STATUS_SUCCESSFUL  # nobody is told what is not stored
         for name in ("old", "older"):
             await stubs.workflows.DeleteWorkflow(pb.DeleteWorkflowRequest(workflow_id=name))
         assert (await wire_calls.output_of(stubs, "large")).output.data == json_of("x" * 63 * 1024)

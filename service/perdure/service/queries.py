@@ -19,7 +19,7 @@ from perdure.service.restore import restore_run
 from perdure.service.scheduler import Live, Scheduler
 from perdure.service.values import Values
 from perdure.service.views import OutcomeView, RunView, TaskView, count_tasks, view_task
-from perdure.storage.ports import CorruptData, MetadataStore
+from perdure.storage.ports import CorruptData, MetadataStore, StorageFull
 from perdure.storage.rows import RunQuery, RunRow, ValueKey
 
 _FINAL: Final = frozenset(status for status in RunStatus if status.is_final)
@@ -106,7 +106,7 @@ class Queries:
     async def rows_by_now(self, run_ids: Collection[str]) -> dict[str, RunRow]:
         """As `rows`, with all that others can have seen of them: an end may be stored before it is known here."""
         if self._store.is_shared and any(map(self.is_live, run_ids)):
-            await self._journal.barrier()
+            await self._is_settled()  # without room nothing was stored that is not known
         return await self.rows(run_ids)
 
     def is_live(self, run_id: str) -> bool:
@@ -198,11 +198,17 @@ class Queries:
         return wire.outcome_payload(payload, wraps) if wraps else payload
 
     async def _durable(self, row: RunRow) -> Live | None:
-        """The run in memory, once all it holds is durable."""
+        """The run in memory, once all it holds is durable; None if that cannot be: what is stored stays readable."""
         live = self._scheduler.find_live(row.run_id)
-        if live is not None:
+        return live if live is not None and await self._is_settled() else None
+
+    async def _is_settled(self) -> bool:
+        """Wait until all that memory holds is durable. False: there is no room for it."""
+        try:
             await self._journal.barrier()
-        return live
+        except StorageFull:
+            return False
+        return True
 
     async def _rebuild(self, row: RunRow) -> Run:
         """A run that is not in memory, from its records."""
