@@ -67,7 +67,7 @@ RAY_FOLDERS = ("workflow/",)
 RAY_ROOMS = {"worker/agent.py", "worker/lease.py"}
 PURE = {
     "engine": {"__future__", "collections", "dataclasses", "typing", "zlib"},
-    "model": {"__future__", "dataclasses", "enum", "json", "typing"},
+    "model": {"__future__", "collections", "dataclasses", "enum", "json", "typing"},
 }
 NOBODY_IMPORTS = {"cli", "testing", "pytest_plugin"}
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from perdure import codec, wire
-from perdure.model import Payload, Ref
+from perdure.model import Payload, Ref, frozen
 from perdure.v1 import spec_pb2, worker_service_pb2
 
 ARGUMENTS: Final = "perdure/arguments"
@@ -91,7 +90,7 @@ class _Pickler(codec.Pickler):
         return None if ref is None else (self._inside, self._position(ref))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Direct:
     """Stands for a reference or an object that is an argument itself."""
 

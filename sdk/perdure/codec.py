@@ -18,12 +18,11 @@ import pickle
 import struct
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from perdure.model import NULL, Attribute, BlobRef, Function, Index, Key, Path, Payload
+from perdure.model import NULL, Attribute, BlobRef, Function, Index, Key, Path, Payload, frozen
 from perdure.v1 import workflow_pb2
 
 PICKLE: Final = "python/pickle"
@@ -79,7 +78,7 @@ def is_object(value: object) -> bool:
 # ------------------------------------------------------------------------------ values
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Encoded:
     """An encoded value in pieces that share the memory of the value."""
 

@@ -9,14 +9,29 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, TypeVar, dataclass_transform, overload
+
+T = TypeVar("T")
 
 ID_CHARS_MAX: Final = 256
 NODE_ID_CHARS_MAX: Final = 256
 LABELS_MAX: Final = 32
 INLINE_BYTES_MAX: Final = 64 * 1024
 """Values up to this size travel inline and are stored in the database; larger ones are blobs."""
+
+
+@overload
+def frozen(cls: type[T], /) -> type[T]: ...
+@overload
+def frozen(*, slots: bool) -> Callable[[type[T]], type[T]]: ...
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def frozen(cls: type[Any] | None = None, /, *, slots: bool = True) -> Any:
+    """A dataclass that nobody changes: type checkers see to it. At run time it is an ordinary one, for a dataclass
+    that is frozen there takes five times as long to make, and a run makes dozens of them."""
+    make = dataclass(slots=slots, unsafe_hash=True)
+    return make if cls is None else make(cls)
 
 
 class RunStatus(enum.StrEnum):
@@ -70,7 +85,7 @@ class FailureKind(enum.StrEnum):
 # ------------------------------------------------------------------------------ values
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BlobRef:
     """Names stored bytes by their SHA-256 (64 lower-case hexadecimal digits)."""
 
@@ -84,7 +99,7 @@ class BlobRef:
             raise ValueError("a blob has no negative size")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Payload:
     """Bytes of the user's and how to read them: inline in `data`, or stored as `blob`.
 
@@ -119,7 +134,7 @@ NULL: Final = Payload("binary/null")
 WAITED: Final = "perdure/wait"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Waited:
     """The value of a Wait: which tasks had values, and which had none yet.
 
@@ -139,7 +154,7 @@ class Waited:
         return cls(tuple((task_id, source, wraps) for task_id, source, wraps in ready), tuple(remaining))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failure:
     """Why user code, or the system under it, did not produce a value.
 
@@ -162,7 +177,7 @@ class Failure:
 # ------------------------------------------------------------------------------ graphs
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resources:
     """What one attempt holds, in Ray's terms. `num_cpus` None: Ray's default of 1."""
 
@@ -187,7 +202,7 @@ class Resources:
         return {name: amount for name, amount in (*named.items(), *self.custom) if amount}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shape:
     """What a lease must be to run a task: equal shapes share leases.
 
@@ -200,7 +215,7 @@ class Shape:
     scheduling: str | Payload = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RetryPolicy:
     """When and how often to try again. `max_attempts` -1: without limit.
 
@@ -228,7 +243,7 @@ class RetryPolicy:
             raise ValueError("jitter must be between 0 and 1")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskOptions:
     """How a task runs. `metadata` is a JSON object as text, "" for none. `task_id` "": the node's id.
 
@@ -245,21 +260,21 @@ class TaskOptions:
     allow_inplace: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Index:
     """Step into a value: the element of a sequence. Negative counts from the end."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Key:
     """Step into a value: the entry of a mapping."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attribute:
     """Step into a value: an attribute of an object."""
 
@@ -269,7 +284,7 @@ class Attribute:
 Path: TypeAlias = tuple[Index | Key | Attribute, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeRef:
     """The value of another node, or a part of it."""
 
@@ -277,7 +292,7 @@ class NodeRef:
     path: Path = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InputRef:
     """An input of the run, or a part of it."""
 
@@ -285,7 +300,7 @@ class InputRef:
     path: Path = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskRef:
     """The value of a task that the run has already, or a part of it; in graphs that tasks return."""
 
@@ -296,7 +311,7 @@ class TaskRef:
 Ref: TypeAlias = NodeRef | InputRef | TaskRef
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Function:
     """What a task calls: `code`, or the registered `name` ("module:qualname") at `version`.
 
@@ -310,7 +325,7 @@ class Function:
     python_version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """Calls a function. `arguments` is opaque and names `refs` by their position."""
 
@@ -319,7 +334,7 @@ class Call:
     refs: tuple[Ref, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WaitEvent:
     """Waits for an event; the value is its payload."""
 
@@ -327,7 +342,7 @@ class WaitEvent:
     timeout_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sleep:
     """Waits until a time; the value is null. `delay_ms` counts from when the task is ready."""
 
@@ -341,7 +356,7 @@ class Sleep:
             raise ValueError("a delay must be 0 or more")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wait:
     """Waits until `num_returns` of some tasks have values, or for so long; the value is a `Waited`."""
 
@@ -359,7 +374,7 @@ class Wait:
 Action: TypeAlias = Call | WaitEvent | Sleep | Wait
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Node:
     """One step of a graph. `after`: nodes that come first though their values are not used."""
 
@@ -398,7 +413,7 @@ class InvalidSpec(ValueError):
         self.node_id = node_id
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Spec:
     """A graph: acyclic, ids unique, every reference resolved. Nodes are named in the order given."""
 

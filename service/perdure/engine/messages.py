@@ -8,15 +8,14 @@ the same list, or in a later one of the same run, are carried out: write, then a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
-from perdure.model import Failure, Node, Path, Payload, RunStatus, Spec, TaskStatus
+from perdure.model import Failure, Node, Path, Payload, RunStatus, Spec, TaskStatus, frozen
 
 # ------------------------------------------------------------------------------ events
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttemptStarted:
     """User code of an attempt began."""
 
@@ -25,7 +24,7 @@ class AttemptStarted:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskSucceeded:
     """An attempt returned a value."""
 
@@ -36,7 +35,7 @@ class TaskSucceeded:
     started_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskContinued:
     """An attempt returned a graph; the graph's value is to be the task's. `spec_key` names it in storage."""
 
@@ -48,7 +47,7 @@ class TaskContinued:
     started_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskFailed:
     """An attempt raised."""
 
@@ -58,7 +57,7 @@ class TaskFailed:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttemptLost:
     """The worker of an attempt that may have begun is gone."""
 
@@ -68,7 +67,7 @@ class AttemptLost:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EventArrived:
     """An event for the run is durable. `sequence` grows from one event to the next."""
 
@@ -78,7 +77,7 @@ class EventArrived:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TimerFired:
     """The moment that SetTimer asked for has come."""
 
@@ -87,7 +86,7 @@ class TimerFired:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CancelRequested:
     """Somebody wants the run to end."""
 
@@ -109,7 +108,7 @@ Event: TypeAlias = (
 # ------------------------------------------------------------------------------ commands
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """Where a value is: the stored output of a task, or an input of the run.
 
@@ -123,7 +122,7 @@ class Source:
     path: Path = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RecordTask:
     """Store what is known of a task, over what was stored of it before.
 
@@ -146,7 +145,7 @@ class RecordTask:
     ended_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConsumeEvent:
     """Store that an event was delivered to a task; it goes with the record of that task."""
 
@@ -154,7 +153,7 @@ class ConsumeEvent:
     task_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RecordRun:
     """Store the end of the run. SUCCESSFUL has an `output`, FAILED and CANCELED a `failure`."""
 
@@ -164,7 +163,7 @@ class RecordRun:
     failure: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dispatch:
     """Run an attempt of a task. `inputs` are where the values of its refs are, in their order; `beside`
     names the task in whose process it should run, if that is possible."""
@@ -176,7 +175,7 @@ class Dispatch:
     beside: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeepOutput:
     """Have the output of a volatile task at hand until DropOutput or the end of the run."""
 
@@ -184,14 +183,14 @@ class KeepOutput:
     output: Payload
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DropOutput:
     """Nobody needs the output of a volatile task any more."""
 
     task_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CancelAttempt:
     """Stop an attempt; nobody waits for it any more."""
 
@@ -199,7 +198,7 @@ class CancelAttempt:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetTimer:
     """Apply TimerFired at `due_ms`, at least once. If `is_recorded`, the task's record has the moment."""
 

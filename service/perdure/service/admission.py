@@ -16,13 +16,12 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
 from perdure import errors
-from perdure.model import RunStatus
+from perdure.model import RunStatus, frozen
 from perdure.service.journal import Journal, Then
 from perdure.service.scheduler import Scheduler
 from perdure.service.views import RunView
@@ -37,7 +36,7 @@ PAGE: Final = 100
 TROUBLE_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Way:
     """A state in which a run may be stored. With `guards` in front of it the store may refuse it for its
     own reasons, and there may be another way."""

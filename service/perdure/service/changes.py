@@ -10,9 +10,9 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
+from perdure.model import frozen
 from perdure.service.views import RunView, TaskView
 from perdure.storage.rows import RunRow
 
@@ -20,7 +20,7 @@ BACKLOG_MAX: Final = 20_000
 """Changes that a subscriber may be behind."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Change:
     """One change: of a run, of a task (workflow id, run id, task), or the deletion of a workflow id.
 

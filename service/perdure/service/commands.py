@@ -11,14 +11,13 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from perdure import errors, wire
 from perdure.engine.failures import run_canceled
 from perdure.engine.messages import CancelRequested, EventArrived
-from perdure.model import BlobRef, Payload, RunStatus, Spec
+from perdure.model import BlobRef, Payload, RunStatus, Spec, frozen
 from perdure.service.admission import Admission, Way
 from perdure.service.changes import Change, Changes
 from perdure.service.executors.port import Executor
@@ -40,7 +39,7 @@ TRIES_MAX: Final = 8
 """Races for one workflow id that a request may lose before it is told to try again itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """A graph as far as it is the same for all of its runs: the hash of its bytes, its inputs, its blobs."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import assert_never
 
 from perdure.engine.state import Task
@@ -20,11 +20,12 @@ from perdure.model import (
     TaskStatus,
     Wait,
     WaitEvent,
+    frozen,
 )
 from perdure.storage.rows import RunRow
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskCounts:
     """Tasks by state."""
 
@@ -36,7 +37,7 @@ class TaskCounts:
     canceled: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunView:
     """A run as it is durably. `counts` is None where it would cost too much (lists)."""
 
@@ -44,7 +45,7 @@ class RunView:
     counts: TaskCounts | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskView:
     """A task as it is, without its value."""
 
@@ -65,7 +66,7 @@ class TaskView:
     upstream: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OutcomeView:
     """What a run or a task came to. `value` None: not yet."""
 
@@ -90,7 +91,7 @@ class Conflict(enum.Enum):
     CANCEL_EXISTING = enum.auto()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NewRun:
     """A request to run a graph. `workflow_id` "" takes the `request_id`, and without that a random id.
     `source` is the blob that the graph came in, if it did."""
@@ -111,7 +112,7 @@ class NewRun:
     source: BlobRef | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NewEvent:
     """A request to send an event."""
 
@@ -121,7 +122,7 @@ class NewEvent:
     payload: Payload
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SentEvent:
     """What became of an event that was sent."""
 

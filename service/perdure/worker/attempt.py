@@ -12,13 +12,25 @@ import inspect
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeAlias
 
 from perdure import codec, conversion, failures, graph, graphwire, rayobjects, runtimeenv
 from perdure.arguments import decode_arguments
 from perdure.context import Context, bind_context
-from perdure.model import INLINE_BYTES_MAX, WAITED, BlobRef, Failure, FailureKind, Function, Path, Payload, Spec, Waited
+from perdure.model import (
+    INLINE_BYTES_MAX,
+    WAITED,
+    BlobRef,
+    Failure,
+    FailureKind,
+    Function,
+    Path,
+    Payload,
+    Spec,
+    Waited,
+    frozen,
+)
 from perdure.storage.ports import BlobNotFound, CorruptData
 from perdure.worker.interrupt import Interrupted
 
@@ -58,7 +70,7 @@ class Objects(codec.Objects, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Value:
     """What an argument refers to: a stored value, put into `wraps` pairs (value, None), and a part of it.
 
@@ -76,7 +88,7 @@ class Value:
         return not (self.wraps or self.path or self.payload.encoding == WAITED)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Assignment:
     """All that an attempt needs."""
 
@@ -86,21 +98,21 @@ class Assignment:
     values: Sequence[Value]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Returned:
     """A value; a large one is stored already."""
 
     output: Payload
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Continued:
     """A graph, serialized."""
 
     spec: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failed:
     failure: Failure
 
@@ -118,7 +130,7 @@ async def with_ready(value: Value, read: Callable[[Sequence[str]], Awaitable[Seq
     return replace(value, ready=tuple([await with_ready(inner, read) for inner in ready]))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Packages:
     """Where the code goes that a returned graph brings along."""
 

@@ -7,15 +7,15 @@ Payloads, failures and graphs are bytes here (serialized messages of `perdure.v1
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeAlias
 
-from perdure.model import RunStatus, TaskStatus
+from perdure.model import RunStatus, TaskStatus, frozen
 
 # ------------------------------------------------------------------------------ rows
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class RunRow:
     """A run. `change` is the number of the commit that touched the row last.
 
@@ -57,7 +57,7 @@ class RunRow:
         return made
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskRow:
     """What is known of a task that ended, failed an attempt, or waits for a moment.
 
@@ -82,7 +82,7 @@ class TaskRow:
     change: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EventRow:
     """An event that was sent to a run. `consumed_by` is the task that took it, "" while none has."""
 
@@ -95,7 +95,7 @@ class EventRow:
     consumed_by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Timer:
     """A task of a RUNNING run that waits for a moment."""
 
@@ -105,7 +105,7 @@ class Timer:
     wake_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StoredRun:
     """All that recovery needs: tasks by `seq` and without outputs, events not consumed by `sequence`.
 
@@ -119,7 +119,7 @@ class StoredRun:
     last_event: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BlobMark:
     """A blob that perhaps nobody uses, and the commit that marked it last."""
 
@@ -128,7 +128,7 @@ class BlobMark:
     is_used: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ValueKey:
     """Names a stored value: the output of a task, or an input of the run."""
 
@@ -137,7 +137,7 @@ class ValueKey:
     input: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EngineRow:
     """A member of a shared store. `name`, `address` and `version` are for people. `started_ms` and
     `expires_ms` are by the clock of the store; what `join` is given for them does not count.
@@ -154,7 +154,7 @@ class EngineRow:
     is_dead: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MailRow:
     """Something for the owner of a run. Numbers are unique; those of one run grow."""
 
@@ -167,7 +167,7 @@ class MailRow:
 # ------------------------------------------------------------------------------ writes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddRun:
     """Insert a run with its graph and inputs.
 
@@ -182,7 +182,7 @@ class AddRun:
     replaces: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetRun:
     """Change the state of a run. `resumed` adds one to `resume_count`; `end_ms` is set by a final state and
     cleared by any other; `start_ms` is set by RUNNING if it was not set; an `owner` that is not "" takes
@@ -265,7 +265,7 @@ class SetRun:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetDormant:
     """Change `is_dormant`; nothing else, `change` included."""
 
@@ -273,14 +273,14 @@ class SetDormant:
     is_dormant: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PutTask:
     """Insert a task, or replace what is known of it. `row.change` does not count."""
 
     row: TaskRow
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PutSpec:
     """Store a graph under its key, if it is not there."""
 
@@ -288,7 +288,7 @@ class PutSpec:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddEvent:
     """Insert an event; its number follows all that the run has. One with the same `event_id` and `key` for
     the same run is a duplicate and changes nothing."""
@@ -300,7 +300,7 @@ class AddEvent:
     arrived_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConsumeEvent:
     """Note that a task took an event."""
 
@@ -309,7 +309,7 @@ class ConsumeEvent:
     task_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UseBlobs:
     """Note that a run uses blobs, in the entry that mentions them. If there is no such run, mark them."""
 
@@ -317,21 +317,21 @@ class UseBlobs:
     blobs: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MarkBlobs:
     """Mark blobs that perhaps nobody uses. One that is marked already is marked anew."""
 
     blobs: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unmark:
     """Remove marks, but for those of blobs that were marked anew since `change`."""
 
     marks: tuple[BlobMark, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeleteRun:
     """Remove a run with everything that is its own, and mark the blobs that it used. Removing one that
     is not there changes nothing."""
@@ -339,7 +339,7 @@ class DeleteRun:
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetAsideRuns:
     """Mark every RUNNING and PENDING run of every namespace RESUMABLE, but for those of other members
     that live."""
@@ -347,7 +347,7 @@ class SetAsideRuns:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limit:
     """Refuse the whole entry if so many runs of the namespace have that state already: those that earlier
     entries of the commit changed count, those that this entry adds or sets do not. Whoever else commits
@@ -359,7 +359,7 @@ class Limit:
     most: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mail:
     """Leave something for the owner of a run, whoever that is when it is read. To a run that is not there
     it is lost. A commit that is repeated may leave it twice."""
@@ -369,7 +369,7 @@ class Mail:
     data: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DropMail:
     """Remove mail. Removing what is not there changes nothing."""
 
@@ -395,7 +395,7 @@ Write: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EntryResult:
     """What became of one entry. `sequence` and `is_duplicate` speak of its AddEvent, if it has one."""
 
@@ -404,7 +404,7 @@ class EntryResult:
     is_duplicate: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Committed:
     """The number of a commit, and what became of each of its entries."""
 
@@ -415,7 +415,7 @@ class Committed:
 # ------------------------------------------------------------------------------ queries
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Comparison:
     """`field` is a column of RunRow or "labels.KEY"; `operator` one of = != < <= > >= and ":" (has the prefix)."""
 
@@ -424,12 +424,12 @@ class Comparison:
     value: str | int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AllOf:
     parts: tuple[Condition, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnyOf:
     parts: tuple[Condition, ...]
 
@@ -437,7 +437,7 @@ class AnyOf:
 Condition: TypeAlias = Comparison | AllOf | AnyOf
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunQuery:
     """Current runs of a namespace, ordered by a column and then by `run_id`, both in one direction.
 

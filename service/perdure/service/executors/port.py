@@ -7,15 +7,14 @@ never decides whether to try again. tests/conformance holds every implementation
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from perdure.engine.messages import AttemptLost, AttemptStarted, Source, TaskFailed, TaskSucceeded
-from perdure.model import Call, Payload, Shape
+from perdure.model import Call, Payload, Shape, frozen
 from perdure.storage.rows import ValueKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Work:
     """One attempt of one task. `inputs` are where the values of `call.refs` are, in their order.
 
@@ -38,7 +37,7 @@ class Work:
         return (self.run_id, self.task_id, self.attempt)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GraphReturned:
     """An attempt returned a graph, serialized and not yet checked: the scheduler makes TaskContinued
     or TaskFailed of it."""
