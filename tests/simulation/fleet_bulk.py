@@ -11,6 +11,7 @@ from perdure.model import Payload, RunStatus
 from perdure.service.admission import ANY
 from perdure.service.batches import Batches
 from perdure.service.kernel import Kernel
+from perdure.service.source import source_of
 from perdure.service.views import NewEvent, NewRun
 from simulation.fleet_asking import NO_ANSWER, insist
 from simulation.graphs import SHAPES
@@ -57,7 +58,9 @@ class BulkClient:
             items = []
             for name in names:
                 graph = SHAPES[self._shapes[name]][0]
-                items.append(NewRun(NAMESPACE, name, f"request of {name}", graph, graphwire.encode_spec(graph)))
+                items.append(
+                    NewRun(NAMESPACE, name, f"request of {name}", source_of(graph, graphwire.encode_spec(graph)))
+                )
 
             async def ask(kernel: Kernel, calls: list[Call], items: list[NewRun] = items) -> None:
                 batches = Batches(kernel.commands, kernel.queries, kernel.changes)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from perdure import errors, graphwire
 from perdure.model import Payload, RunStatus
 from perdure.service.kernel import Kernel
+from perdure.service.source import source_of
 from perdure.service.views import Conflict, NewRun, Reuse
 from perdure.storage.rows import RunQuery
 from simulation.fleet_asking import insist
@@ -95,8 +96,7 @@ class Client:
             NAMESPACE,
             self._id,
             f"request of {self._name}",
-            self._graph,
-            graphwire.encode_spec(self._graph),
+            source_of(self._graph, graphwire.encode_spec(self._graph)),
             reuse=Reuse.REJECT if self._generation == 1 else Reuse.ALLOW,
             conflict=Conflict.FAIL if self._generation == 1 else Conflict.CANCEL_EXISTING,
         )

@@ -18,6 +18,7 @@ from perdure.model import Payload, RunStatus
 from perdure.service.admission import ANY
 from perdure.service.executors.port import Work
 from perdure.service.kernel import Kernel
+from perdure.service.source import source_of
 from perdure.service.views import NewRun
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.ports import StorageError
@@ -173,7 +174,7 @@ class World:
         graph, events, expected = SHAPES[shape]
         workflow_id = f"{shape}-{index}"
         await asyncio.sleep(self.dice.random() * 10)
-        new = NewRun("default", workflow_id, f"request-{index}", graph, graphwire.encode_spec(graph))
+        new = NewRun("default", workflow_id, f"request-{index}", source_of(graph, graphwire.encode_spec(graph)))
         await self._submit(new)
         for number in range(events):
             await asyncio.sleep(self.dice.random() * 5)

@@ -15,6 +15,7 @@ from perdure.model import Node, RunStatus, Spec, WaitEvent
 from perdure.service.commands import TimeOrderedIds
 from perdure.service.executors.port import Executor
 from perdure.service.kernel import Kernel
+from perdure.service.source import source_of
 from perdure.service.views import NewRun, Reuse
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
@@ -60,6 +61,9 @@ class NoExecutor:
         return frozenset()
 
 
+SOURCE = source_of(GRAPH, graphwire.encode_spec(GRAPH))
+
+
 @pytest.fixture
 def store() -> Store:
     return Store()
@@ -74,7 +78,7 @@ async def kernel(store: Store) -> AsyncIterator[Kernel]:
 
 
 async def submit(kernel: Kernel, name: str) -> RunStatus:
-    new = NewRun("default", name, f"request-{name}", GRAPH, graphwire.encode_spec(GRAPH))
+    new = NewRun("default", name, f"request-{name}", SOURCE)
     view, _ = await kernel.commands.submit(new)
     return view.row.status
 
@@ -140,7 +144,7 @@ async def test_a_run_is_resumed_or_replaced_but_not_both(store: Store) -> None:
         await fail(store, name)
         old = await store.find_run("default", name)
         assert old is not None
-        other = NewRun("default", name, f"other-{turns}", GRAPH, graphwire.encode_spec(GRAPH), reuse=Reuse.ALLOW)
+        other = NewRun("default", name, f"other-{turns}", SOURCE, reuse=Reuse.ALLOW)
         resumed, replaced = await asyncio.gather(
             after(-turns, kernel.commands.resume("default", name)),
             after(turns, kernel.commands.submit(other)),
@@ -175,7 +179,7 @@ async def test_an_id_is_fresh_as_soon_as_it_is_deleted(store: Store) -> None:
         deleted = asyncio.create_task(kernel.commands.delete("default", name))
         for _ in range(turns):
             await asyncio.sleep(0)
-        other = NewRun("default", name, f"other-{turns}", GRAPH, graphwire.encode_spec(GRAPH), reuse=Reuse.ALLOW)
+        other = NewRun("default", name, f"other-{turns}", SOURCE, reuse=Reuse.ALLOW)
         view, _ = await kernel.commands.submit(other)
         await deleted
         now = await store.find_run("default", name)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from perdure.service.changes import Changes
-from perdure.service.commands import Commands, Source
+from perdure.service.commands import Commands
 from perdure.service.queries import Queries
 from perdure.service.views import NewEvent, NewRun, RunView, SentEvent
 from perdure.storage.ports import Fenced, StorageUnavailable
@@ -34,12 +34,11 @@ class Batches:
         self._changes = changes
 
     async def submit(self, items: Sequence[Result[NewRun]]) -> list[Result[tuple[RunView, bool]]]:
-        """As Commands.submit. Items with the same graph have the same object as `spec_bytes`."""
+        """As Commands.submit."""
         self._commands.refuse_while_failing()
-        sources: dict[int, Result[Source]] = {}
         offered: list[Result[asyncio.Future[RunView | None] | None]] = []
         for item in items:  # without a pause, so that the journal takes all of them together
-            offered.append(item if isinstance(item, Exception) else self._offer(item, sources))
+            offered.append(item if isinstance(item, Exception) else self._offer(item))
         results: list[Result[tuple[RunView, bool]] | None] = []
         for offer in offered:
             if isinstance(offer, asyncio.Future):
@@ -53,12 +52,9 @@ class Batches:
             results[number] = result
         return _unless_away(cast("list[Result[tuple[RunView, bool]]]", results))
 
-    def _offer(self, new: NewRun, sources: dict[int, Result[Source]]) -> Result[asyncio.Future[RunView | None] | None]:
+    def _offer(self, new: NewRun) -> Result[asyncio.Future[RunView | None] | None]:
         try:
-            source = sources.get(id(new.spec_bytes))
-            if source is None:
-                source = sources[id(new.spec_bytes)] = self._commands.look_at(new)
-            return source if isinstance(source, Exception) else self._commands.offer(new, source)
+            return self._commands.offer(new)
         except Exception as error:
             return error
 

@@ -7,46 +7,33 @@ refused, in which case nothing was changed. All may be repeated: ids make the re
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from perdure import errors, wire
 from perdure.engine.failures import run_canceled
 from perdure.engine.messages import CancelRequested, EventArrived
-from perdure.model import BlobRef, Payload, RunStatus, Spec, frozen
+from perdure.model import Payload, RunStatus
 from perdure.service.admission import Admission, Way
 from perdure.service.changes import Change, Changes
 from perdure.service.executors.port import Executor
 from perdure.service.fleet.letters import cancel_letter, event_letter
 from perdure.service.journal import Journal
 from perdure.service.scheduler import Scheduler
-from perdure.service.uses import of_start, use
+from perdure.service.uses import use
 from perdure.service.values import Values
 from perdure.service.views import Conflict, NewRun, Reuse, RunView, SentEvent
 from perdure.storage.ports import MetadataStore, StorageFull
 from perdure.storage.rows import AddEvent, AddRun, DeleteRun, EntryResult, RunRow, SetDormant, SetRun, ValueKey, Write
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
 ANSWER_S: Final = 20.0
 """An owner that has not ended a run by then is probably dying: the caller is told to ask again."""
+IDS_AT_ONCE: Final = 256
 TRIES_MAX: Final = 8
 """Races for one workflow id that a request may lose before it is told to try again itself."""
-
-
-@frozen
-class Source:
-    """A graph as far as it is the same for all of its runs: the hash of its bytes, its inputs, its blobs."""
-
-    key: str
-    digest: _Hash
-    inputs: frozenset[str]
-    blobs: frozenset[BlobRef]
 
 
 class Commands:
@@ -87,14 +74,13 @@ class Commands:
         The insertion itself finds out whether the ids are free, so the common case reads nothing.
         """
         self.refuse_while_failing()
-        source = self.look_at(new)
-        self._check(new, source)
-        digest = _digest(new, source)
+        self._check(new)
+        digest = _digest(new)
         replaces = ""
         for _ in range(TRIES_MAX):
-            row = self._row(new, source, digest)
+            row = self._row(new, digest)
             for way in self._admission.ways(new.namespace, row.run_id):
-                if (view := await self._insert(new, source, row, way, replaces)) is not None:
+                if (view := await self._insert(new, row, way, replaces)) is not None:
                     return view, True
                 decided = await self._decide(new, row, digest)
                 if not way.guards or decided != replaces:
@@ -108,34 +94,23 @@ class Commands:
             replaces = decided
         raise errors.DatabaseUnavailableError("the workflow id changed hands too often while this request tried it")
 
-    def look_at(self, new: NewRun) -> Source:
-        """What is the same for every run of this graph. Raises PythonVersionUnsupportedError."""
-        self._check_versions(new.spec)
-        blobs = of_start(new.spec, (), new.source)
-        digest = hashlib.sha256(new.spec_bytes)
-        return Source(digest.hexdigest(), digest, frozenset(new.spec.inputs()), frozenset(blobs))
-
-    def offer(self, new: NewRun, source: Source) -> asyncio.Future[RunView | None] | None:
+    def offer(self, new: NewRun) -> asyncio.Future[RunView | None] | None:
         """Append a run to the journal before this returns. None, now or later: nothing was changed, for its ids are
-        taken or there is no place for it, and `submit` knows what to do. Raises InvalidSpecError."""
-        self._check(new, source)
-        row = self._row(new, source, _digest(new, source))
+        taken or there is no place for it, and `submit` knows what to do. Raises InvalidSpecError and
+        PythonVersionUnsupportedError."""
+        self._check(new)
+        row = self._row(new, _digest(new))
         for way in self._admission.ways(new.namespace, row.run_id):
-            return self._insert(new, source, row, way, "")
+            return self._insert(new, row, way, "")
         return None
 
-    def _insert(
-        self, new: NewRun, source: Source, row: RunRow, way: Way, replaces: str
-    ) -> asyncio.Future[RunView | None]:
+    def _insert(self, new: NewRun, row: RunRow, way: Way, replaces: str) -> asyncio.Future[RunView | None]:
         """Store a run for which there is a slot or a place. None: its ids are taken, or there is none."""
         if way.status is RunStatus.PENDING:
             row = row.but(status=way.status, start_ms=None)
         inputs = {name: wire.encode_payload(payload) for name, payload in new.inputs.items()}
         row, writes, begun = self._begin(new, row)
-        blobs = source.blobs
-        if new.inputs:
-            blobs = blobs.union(*(payload.blobs() for payload in new.inputs.values()))
-        entry = (*way.guards, AddRun(row, new.spec_bytes, inputs, replaces), *use(row.run_id, blobs), *writes)
+        entry = (*way.guards, AddRun(row, new.source.data, inputs, replaces), *use(row.run_id, new.blobs()), *writes)
         inserted: asyncio.Future[RunView | None] = asyncio.get_running_loop().create_future()
 
         def done(result: EntryResult, change: int) -> None:
@@ -161,8 +136,8 @@ class Commands:
         """The row as it begins, what its entry stores besides it, and what happens once that is durable."""
         if row.status is RunStatus.PENDING:
             return row, [], lambda change: self._admission.queued(row.but(change=change))
-        self._scheduler.specs.keep(row.spec_key, new.spec)
-        row, writes, begun = self._scheduler.begin(row, new.spec)
+        self._scheduler.specs.keep(row.spec_key, new.source.spec)
+        row, writes, begun = self._scheduler.begin(row, new.source.spec)
         if not new.inputs:
             return row, writes, begun
 
@@ -201,7 +176,7 @@ class Commands:
             raise _already_exists(current)
         return current.run_id
 
-    def _row(self, new: NewRun, source: Source, digest: str) -> RunRow:
+    def _row(self, new: NewRun, digest: str) -> RunRow:
         now_ms = self._scheduler.clock()
         run_id = self._new_id(now_ms)
         return RunRow(
@@ -209,11 +184,11 @@ class Commands:
             namespace=new.namespace,
             workflow_id=new.workflow_id or new.request_id or run_id,
             status=RunStatus.RUNNING,
-            spec_key=source.key,
+            spec_key=new.source.key,
             create_ms=now_ms,
             update_ms=now_ms,
             start_ms=now_ms,
-            name=new.name,
+            name=new.name or new.source.name,
             request_id=new.request_id,
             request_digest=digest,
             labels=dict(new.labels),
@@ -223,21 +198,17 @@ class Commands:
             owner=self._owner,
         )
 
-    def _check(self, new: NewRun, source: Source) -> None:
-        if missing := source.inputs - new.inputs.keys():
+    def _check(self, new: NewRun) -> None:
+        """That the graph can run here and now."""
+        if missing := new.source.inputs - new.inputs.keys():
             names = ", ".join(sorted(missing))
             raise errors.InvalidSpecError(f"the graph uses inputs that were not given: {names}")
-
-    def _check_versions(self, spec: Spec) -> None:
-        available = self._executor.python_versions()
-        if not available:
-            return
-        names = ", ".join(sorted(available))
-        for node in spec.nodes:
-            version = getattr(getattr(node.action, "function", None), "python_version", "")
-            if version and version not in available:
+        for version, node_id in new.source.versions:
+            available = self._executor.python_versions()
+            if available and version not in available:
+                those = ", ".join(sorted(available))
                 raise errors.PythonVersionUnsupportedError(
-                    f"node {node.id!r} was pickled by Python {version}; the workers have {names}",
+                    f"node {node_id!r} was pickled by Python {version}; the workers have {those}",
                     python_version=version,
                     available=",".join(sorted(available)),
                 )
@@ -432,28 +403,41 @@ class TimeOrderedIds:
 
     def __init__(self) -> None:
         self._last = 0  # 48 bits of time, 74 of chance
+        self._chance: Iterator[int] = iter(())
 
     def __call__(self, now_ms: int) -> str:
-        value = (now_ms & (1 << 48) - 1) << 74 | int.from_bytes(os.urandom(10), "big") >> 6
+        value = (now_ms & (1 << 48) - 1) << 74 | self._draw() >> 6
         if value <= self._last:
-            value = self._last + 1 + int.from_bytes(os.urandom(4), "big")
+            value = self._last + 1 + (self._draw() >> 48)
         self._last = value
         return _uuid7(value >> 74, value >> 62 & 0xFFF, value & (1 << 62) - 1)
 
+    def _draw(self) -> int:
+        """80 bits of chance, of which the system is asked for many at once: it is a call that gives the interpreter
+        away."""
+        drawn = next(self._chance, None)
+        if drawn is None:
+            some = os.urandom(10 * IDS_AT_ONCE)
+            self._chance = iter([int.from_bytes(some[at : at + 10], "big") for at in range(0, len(some), 10)])
+            drawn = next(self._chance)
+        return drawn
+
 
 def _uuid7(time_ms: int, high: int, low: int) -> str:
-    digits = f"{time_ms << 80 | 0x7 << 76 | high << 64 | 0x2 << 62 | low:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    fields = (time_ms >> 16, time_ms & 0xFFFF, 0x7000 | high, 0x8000 | low >> 48, low & (1 << 48) - 1)
+    return "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}".format(*fields)
 
 
-def _digest(new: NewRun, source: Source) -> str:
+def _digest(new: NewRun) -> str:
     """Tells whether two requests ask for the same."""
-    digest = source.digest.copy()
+    digest = new.source.digest.copy()
     for name in sorted(new.inputs):
         digest.update(f"\0{name}\0".encode())
         digest.update(wire.encode_payload(new.inputs[name]))
     labels = sorted(new.labels.items())
-    digest.update(repr((new.workflow_id, new.metadata, labels, new.queue, new.priority, new.name)).encode())
+    digest.update(
+        repr((new.workflow_id, new.metadata, labels, new.queue, new.priority, new.name or new.source.name)).encode()
+    )
     return digest.hexdigest()
 
 

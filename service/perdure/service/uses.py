@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from perdure import graphwire
 from perdure.engine.messages import RecordTask
-from perdure.model import BlobRef, Failure, Payload, Spec
+from perdure.model import BlobRef, Failure, Payload
 from perdure.storage.rows import UseBlobs, Write
 
 
@@ -35,11 +34,3 @@ def of_failure(failure: Failure) -> tuple[BlobRef, ...]:
             found += link.error.blobs()
         link = link.cause
     return tuple(found)
-
-
-def of_start(spec: Spec, inputs: Iterable[Payload], source: BlobRef | None) -> set[BlobRef]:
-    """Those of a graph and its inputs, and the one that the graph itself came in."""
-    found = set(graphwire.blobs_of_spec(spec))
-    for payload in inputs:
-        found.update(payload.blobs())
-    return found if source is None else found | {source}

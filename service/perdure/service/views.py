@@ -15,13 +15,13 @@ from perdure.model import (
     Payload,
     RunStatus,
     Sleep,
-    Spec,
     TaskOptions,
     TaskStatus,
     Wait,
     WaitEvent,
     frozen,
 )
+from perdure.service.source import Source
 from perdure.storage.rows import RunRow
 
 
@@ -93,14 +93,12 @@ class Conflict(enum.Enum):
 
 @frozen
 class NewRun:
-    """A request to run a graph. `workflow_id` "" takes the `request_id`, and without that a random id.
-    `source` is the blob that the graph came in, if it did."""
+    """A request to run a graph. `workflow_id` "" takes the `request_id`, and without that a random id."""
 
     namespace: str
     workflow_id: str
     request_id: str
-    spec: Spec
-    spec_bytes: bytes
+    source: Source
     inputs: Mapping[str, Payload] = field(default_factory=dict)
     reuse: Reuse = Reuse.REJECT
     conflict: Conflict = Conflict.FAIL
@@ -109,7 +107,12 @@ class NewRun:
     queue: str = "default"
     priority: int = 0
     name: str = ""
-    source: BlobRef | None = None
+
+    def blobs(self) -> frozenset[BlobRef]:
+        """Those of the graph and of the inputs."""
+        if not self.inputs:
+            return self.source.blobs
+        return self.source.blobs.union(*(payload.blobs() for payload in self.inputs.values()))
 
 
 @frozen

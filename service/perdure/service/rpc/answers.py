@@ -17,37 +17,40 @@ def etag(view: RunView) -> str:
 
 
 def workflow(view: RunView) -> workflow_pb2.Workflow:
-    row = view.row
-    message = workflow_pb2.Workflow(
-        namespace=row.namespace,
-        workflow_id=row.workflow_id,
-        run_id=row.run_id,
-        status=wire.RUN_STATUS[row.status],
-        name=row.name,
-        labels=dict(row.labels),
-        queue=row.queue,
-        priority=row.priority,
-        created_by=row.created_by,
-        create_time=wire.to_timestamp(row.create_ms),
-        start_time=wire.to_timestamp(row.start_ms),
-        end_time=wire.to_timestamp(row.end_ms),
-        update_time=wire.to_timestamp(row.update_ms),
-        etag=etag(view),
-        resume_count=row.resume_count,
-    )
-    if view.counts is not None:
-        counts = view.counts
-        message.tasks.CopyFrom(
-            workflow_pb2.TaskCounts(
-                total=counts.total,
-                pending=counts.pending,
-                running=counts.running,
-                successful=counts.successful,
-                failed=counts.failed,
-                canceled=counts.canceled,
-            )
-        )
+    message = workflow_pb2.Workflow()
+    fill_workflow(message, view)
     return message
+
+
+def fill_workflow(message: workflow_pb2.Workflow, view: RunView) -> None:
+    """Make an empty message say what the run is."""
+    row = view.row
+    message.namespace = row.namespace
+    message.workflow_id = row.workflow_id
+    message.run_id = row.run_id
+    message.status = wire.RUN_STATUS[row.status]
+    message.name = row.name
+    message.queue = row.queue
+    message.priority = row.priority
+    message.created_by = row.created_by
+    message.etag = etag(view)
+    message.resume_count = row.resume_count
+    if row.labels:
+        message.labels.update(row.labels)
+    wire.fill_timestamp(message.create_time, row.create_ms)
+    wire.fill_timestamp(message.update_time, row.update_ms)
+    if row.start_ms is not None:
+        wire.fill_timestamp(message.start_time, row.start_ms)
+    if row.end_ms is not None:
+        wire.fill_timestamp(message.end_time, row.end_ms)
+    if view.counts is not None:
+        counts, tasks = view.counts, message.tasks
+        tasks.total = counts.total
+        tasks.pending = counts.pending
+        tasks.running = counts.running
+        tasks.successful = counts.successful
+        tasks.failed = counts.failed
+        tasks.canceled = counts.canceled
 
 
 def task(view: TaskView) -> workflow_pb2.Task:
@@ -78,17 +81,31 @@ def _summary(failure: Failure) -> failure_pb2.Failure:
 
 def outcome(view: OutcomeView, *, include_error: bool) -> workflow_service_pb2.GetOutputResponse:
     """`done` only with a value. The error object goes only to those who asked for it."""
-    answer = workflow_service_pb2.GetOutputResponse(
-        status=wire.RUN_STATUS[view.status], run_id=view.run_id, done=view.value is not None
-    )
-    if isinstance(view.value, Payload):
-        answer.outcome.output.CopyFrom(wire.payload_to_proto(view.value))
-    elif view.value is not None:
-        failure = wire.failure_to_proto(view.value)
-        if not include_error:
-            _drop_errors(failure)
-        answer.outcome.failure.CopyFrom(failure)
+    answer = workflow_service_pb2.GetOutputResponse(status=wire.RUN_STATUS[view.status])
+    fill_outcome(answer, view, include_error=include_error)
     return answer
+
+
+def fill_outcome(
+    answer: workflow_service_pb2.GetOutputResponse | workflow_service_pb2.OutputResult,
+    view: OutcomeView,
+    *,
+    include_error: bool,
+) -> None:
+    answer.run_id = view.run_id
+    answer.done = view.value is not None
+    if view.value is not None:
+        fill_value(answer.outcome, view.value, include_error=include_error)
+
+
+def fill_value(message: workflow_pb2.Outcome, value: Payload | Failure, *, include_error: bool) -> None:
+    if isinstance(value, Payload):
+        wire.fill_payload(message.output, value)
+        return
+    failure = wire.failure_to_proto(value)
+    if not include_error:
+        _drop_errors(failure)
+    message.failure.CopyFrom(failure)
 
 
 def _drop_errors(failure: failure_pb2.Failure) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
 from perdure import errors
-from perdure.model import BlobRef, Spec
 from perdure.service import limits
 from perdure.service.batches import Batches, Result, caught
 from perdure.service.queries import Queries
 from perdure.service.rpc import answers, requests
 from perdure.service.rpc.interceptor import translate
 from perdure.service.rpc.sources import Sources
-from perdure.service.uses import of_start
+from perdure.service.source import Source
 from perdure.service.views import NewEvent, NewRun
 from perdure.storage.ports import Fenced, StorageUnavailable
 from perdure.storage.rows import RunRow
@@ -23,16 +22,6 @@ from perdure.v1 import workflow_service_pb2 as pb
 
 PAUSE_EVERY: Final = 100
 """Items after which others get a turn while a batch is decoded."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Graph:
-    """A graph that was found good."""
-
-    spec: Spec
-    data: bytes
-    name: str
-    blob: BlobRef | None
 
 
 class BatchCalls:
@@ -49,10 +38,14 @@ class BatchCalls:
         if size > limits.SPEC_BYTES_MAX:
             raise errors.InvalidSpecError(f"the graphs of a batch have at most {limits.SPEC_BYTES_MAX} bytes together")
         namespace = requests.namespace(request.namespace)
-        graphs = [await caught(self._graph(source)) for source in request.sources]
+        sources = [await caught(self._source(source)) for source in request.sources]
         news: list[Result[NewRun]] = []
         for number, item in enumerate(request.items, 1):
-            news.append(await caught(self._new_run(item, namespace, graphs)))
+            new = _new_run(item, namespace, sources)
+            if isinstance(new, NewRun) and new.inputs:
+                missing = await caught(self._sources.check_blobs(new.blobs() - new.source.blobs))
+                new = missing or new
+            news.append(new)
             if number % PAUSE_EVERY == 0:
                 await asyncio.sleep(0)
         answer = pb.BatchRunResponse()
@@ -64,23 +57,10 @@ class BatchCalls:
                 answer.results.add(workflow_id=view.row.workflow_id, run_id=view.row.run_id, started=started)
         return answer
 
-    async def _graph(self, source: spec_pb2.WorkflowSource) -> _Graph:
-        spec, data = await self._sources.read(source)
-        requests.check_payloads(spec)
-        blob = requests.source_blob(source)
-        await self._sources.check_blobs(of_start(spec, (), blob))
-        return _Graph(spec, data, requests.name_of(spec), blob)
-
-    async def _new_run(self, item: pb.RunItem, namespace: str, graphs: list[Result[_Graph]]) -> NewRun:
-        if not 0 <= item.source_index < len(graphs):
-            raise requests.invalid("source_index", f"there are {len(graphs)} sources")
-        graph = graphs[item.source_index]
-        if isinstance(graph, Exception):
-            raise graph
-        new = requests.run_item(item, namespace, graph.spec, graph.data, graph.name, graph.blob)
-        for payload in new.inputs.values():
-            await self._sources.check_blobs(payload.blobs())
-        return new
+    async def _source(self, message: spec_pb2.WorkflowSource) -> Source:
+        source = await self._sources.read(message)
+        await self._sources.check_blobs(source.blobs)
+        return source
 
     async def get_output(self, request: pb.BatchGetOutputRequest, wait_s: float) -> pb.BatchGetOutputResponse:
         requests.count_items(request.items)
@@ -94,24 +74,25 @@ class BatchCalls:
         answer = pb.BatchGetOutputResponse()
         room = limits.BATCH_ANSWER_BYTES
         for row in await self._batches.outcomes(namespace, items, wait_s=wait_s):
-            result = pb.OutputResult()
+            result = answer.results.add()
             if isinstance(row, Exception):
                 result.error.CopyFrom(_error(row, "BatchGetOutput"))
             elif row.status.is_final and room > 0:
                 await self._fill(result, row, include_error=request.include_error_object)
             room -= result.ByteSize()
-            answer.results.append(result if room >= 0 or len(answer.results) == 0 else pb.OutputResult())
+            if room < 0 and len(answer.results) > 1:
+                result.Clear()
         return answer
 
     async def _fill(self, result: pb.OutputResult, row: RunRow, *, include_error: bool) -> None:
         try:
-            full = answers.outcome(await self._queries.outcome_of(row), include_error=include_error)
+            view = await self._queries.outcome_of(row)
         except (StorageUnavailable, Fenced):  # of all items: the whole batch may be asked for again
             raise
         except Exception as error:
             result.error.CopyFrom(_error(error, "BatchGetOutput"))
         else:
-            result.MergeFrom(pb.OutputResult(done=full.done, outcome=full.outcome, run_id=full.run_id))
+            answers.fill_outcome(result, view, include_error=include_error)
 
     async def send_events(self, request: pb.BatchSendEventsRequest) -> pb.BatchSendEventsResponse:
         requests.count_items(request.items)
@@ -129,6 +110,16 @@ class BatchCalls:
         event = requests.event(item)
         await self._sources.check_blobs(event.payload.blobs())
         return event
+
+
+def _new_run(item: pb.RunItem, namespace: str, sources: Sequence[Result[Source]]) -> Result[NewRun]:
+    try:
+        if not 0 <= item.source_index < len(sources):
+            raise requests.invalid("source_index", f"there are {len(sources)} sources")
+        source = sources[item.source_index]
+        return source if isinstance(source, Exception) else requests.run(item, namespace, source)
+    except errors.PerdureError as error:
+        return error
 
 
 def _error(error: Exception, method: str) -> errors_pb2.ItemError:

@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from perdure import errors, graphwire, wire
 from perdure.model import BlobRef, Call, Payload, Spec
 from perdure.service import limits
+from perdure.service.source import Source
 from perdure.service.views import Conflict, NewEvent, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
 
@@ -103,22 +104,10 @@ def page_size(value: int) -> int:
     return min(value or limits.PAGE_DEFAULT, limits.PAGE_MAX)
 
 
-def run(request: workflow_service_pb2.RunRequest, spec: Spec, spec_bytes: bytes) -> NewRun:
-    """A request to run; its graph was decoded before, since it may have come as a blob."""
-    check_payloads(spec)
-    blob = source_blob(request.source)
-    return run_item(request, namespace(request.namespace), spec, spec_bytes, name_of(spec), blob)
-
-
-def run_item(
-    request: workflow_service_pb2.RunRequest | workflow_service_pb2.RunItem,
-    namespace: str,
-    spec: Spec,
-    spec_bytes: bytes,
-    name: str,
-    source: BlobRef | None,
+def run(
+    request: workflow_service_pb2.RunRequest | workflow_service_pb2.RunItem, namespace: str, source: Source
 ) -> NewRun:
-    """A run of a graph that was found good; `name` is for one that has none."""
+    """A request to run a graph that was found good."""
     wanted_id = text(request.workflow_id, "workflow_id", required=False)
     request_id = text(request.request_id, "request_id", limit=limits.REQUEST_ID_CHARS_MAX, required=False)
     if request_id and not request_id.isascii():
@@ -135,8 +124,7 @@ def run_item(
         namespace=namespace,
         workflow_id=wanted_id,
         request_id=request_id,
-        spec=spec,
-        spec_bytes=spec_bytes,
+        source=source,
         inputs={name: payload(value, f"inputs[{name!r}]") for name, value in request.inputs.items()},
         reuse=_REUSE[request.id_reuse_policy],
         conflict=_CONFLICT[request.id_conflict_policy],
@@ -144,8 +132,7 @@ def run_item(
         labels=_labels(request.labels),
         queue=text(request.queue, "queue", limit=63, required=False) or "default",
         priority=request.priority,
-        name=text(request.display_name, "display_name", required=False) or name,
-        source=source,
+        name=text(request.display_name, "display_name", required=False),
     )
 
 
@@ -154,11 +141,6 @@ def spec(message: spec_pb2.WorkflowSpec) -> Spec:
     if len(message.nodes) > limits.NODES_MAX:
         raise errors.InvalidSpecError(f"the graph has {len(message.nodes)} nodes, at most {limits.NODES_MAX}")
     return graphwire.spec_from_proto(message)
-
-
-def source_blob(source: spec_pb2.WorkflowSource) -> BlobRef | None:
-    """The blob that a graph comes in, if it does."""
-    return blob(source.spec_blob, "source.spec_blob") if source.HasField("spec_blob") else None
 
 
 def check_payloads(graph: Spec) -> None:
@@ -172,13 +154,6 @@ def check_payloads(graph: Spec) -> None:
                 size=str(size),
                 limit=str(limits.INLINE_PAYLOAD_BYTES_MAX),
             )
-
-
-def name_of(graph: Spec) -> str:
-    """What its runs are called if nobody calls them anything."""
-    output = next(node for node in graph.nodes if node.id == graph.output)
-    name = output.action.function.name if isinstance(output.action, Call) else output.id
-    return name[: limits.ID_CHARS_MAX]
 
 
 def _metadata(request: workflow_service_pb2.RunRequest | workflow_service_pb2.RunItem) -> str:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from perdure import errors
-from perdure.model import BlobRef, Spec
+from perdure.model import BlobRef
 from perdure.service import limits
 from perdure.service.rpc import requests
+from perdure.service.source import Source, source_of
 from perdure.storage.ports import BlobStore
 from perdure.v1 import spec_pb2
+
+KNOWN_BYTES_MAX: Final = 16 << 20
+"""Of graphs whose next run finds them decoded and checked."""
 
 
 class Sources:
@@ -19,22 +25,43 @@ class Sources:
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
+        self._known: OrderedDict[bytes | BlobRef, Source] = OrderedDict()
+        self._known_bytes = 0
 
-    async def read(self, source: spec_pb2.WorkflowSource) -> tuple[Spec, bytes]:
-        """The graph and its canonical bytes, from the message or from a blob."""
-        match source.WhichOneof("kind"):
+    async def read(self, message: spec_pb2.WorkflowSource) -> Source:
+        """The graph, from the message or from a blob."""
+        match message.WhichOneof("kind"):
             case "spec":
-                return requests.spec(source.spec), source.spec.SerializeToString(deterministic=True)
+                data = message.spec.SerializeToString(deterministic=True)
+                return self._find(data) or self._keep(data, _decoded(message.spec, data))
             case "spec_blob":
-                if source.spec_blob.size_bytes > limits.SPEC_BYTES_MAX:
+                blob = requests.blob(message.spec_blob, "source.spec_blob")
+                if blob.size > limits.SPEC_BYTES_MAX:
                     raise errors.InvalidSpecError(f"a graph has at most {limits.SPEC_BYTES_MAX} bytes")
-                data = bytes(await self._blobs.get(source.spec_blob.sha256))
+                if (known := self._find(blob)) is not None:
+                    return known
+                data = bytes(await self._blobs.get(blob.sha256))
                 try:
-                    return requests.spec(spec_pb2.WorkflowSpec.FromString(data)), data
+                    return self._keep(blob, _decoded(spec_pb2.WorkflowSpec.FromString(data), data, blob))
                 except DecodeError as error:
                     raise errors.InvalidSpecError("the blob is not a serialized WorkflowSpec") from error
             case _:
                 raise requests.invalid("source", "is required")
+
+    def _find(self, key: bytes | BlobRef) -> Source | None:
+        source = self._known.get(key)
+        if source is not None:
+            self._known.move_to_end(key)
+        return source
+
+    def _keep(self, key: bytes | BlobRef, source: Source) -> Source:
+        before = self._known.pop(key, None)  # two may have read it at once
+        self._known_bytes += len(source.data) - (len(before.data) if before is not None else 0)
+        self._known[key] = source
+        while self._known_bytes > KNOWN_BYTES_MAX:
+            _, oldest = self._known.popitem(last=False)
+            self._known_bytes -= len(oldest.data)
+        return source
 
     async def check_blobs(self, blobs: Iterable[BlobRef]) -> None:
         """A run with a blob that is not there would fail later, and less clearly. Those that are there stay
@@ -47,3 +74,9 @@ class Sources:
                 raise errors.BlobHashMismatchError(
                     f"blob {blob.sha256} has {size} bytes, not {blob.size}", expected=str(blob.size), actual=str(size)
                 )
+
+
+def _decoded(message: spec_pb2.WorkflowSpec, data: bytes, blob: BlobRef | None = None) -> Source:
+    spec = requests.spec(message)
+    requests.check_payloads(spec)
+    return source_of(spec, data, blob=blob)

@@ -20,7 +20,6 @@ from perdure.service.rpc import answers, requests
 from perdure.service.rpc.batch import BatchCalls
 from perdure.service.rpc.sources import Sources
 from perdure.service.rpc.watch import Watcher
-from perdure.service.uses import of_start
 from perdure.service.views import RunView
 from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import RunQuery
@@ -47,19 +46,19 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         self._watcher = Watcher(store, queries, changes)
 
     async def Run(self, request: pb.RunRequest, context: Context) -> pb.RunResponse:
-        spec, data = await self._sources.read(request.source)
-        new = requests.run(request, spec, data)
-        await self._sources.check_blobs(of_start(new.spec, new.inputs.values(), new.source))
+        source = await self._sources.read(request.source)
+        new = requests.run(request, requests.namespace(request.namespace), source)
+        await self._sources.check_blobs(new.blobs())
         wait_s = requests.wait_s(request.wait, context) if request.HasField("wait") else 0
         view, started = await self._commands.submit(new)
         answer = pb.RunResponse(started=started, watch_token=self._watcher.token(view.row.change))
         if wait_s:
             row = await self._queries.ended(view.row, wait_s)
-            outcome = answers.outcome(await self._queries.outcome_of(row), include_error=request.include_error_object)
-            if outcome.done:
-                answer.outcome.CopyFrom(outcome.outcome)
+            value = (await self._queries.outcome_of(row)).value
+            if value is not None:
+                answers.fill_value(answer.outcome, value, include_error=request.include_error_object)
             view = view if row is view.row else RunView(row)
-        answer.workflow.CopyFrom(answers.workflow(view))
+        answers.fill_workflow(answer.workflow, view)
         return answer
 
     async def BatchRun(self, request: pb.BatchRunRequest, context: Context) -> pb.BatchRunResponse:
