@@ -70,6 +70,32 @@ async def test_what_arrives_during_a_flush_goes_into_the_next(store: Store, jour
     assert store.batches == [[entry("a")], [entry("b"), entry("c"), entry("d")]]
 
 
+async def trickle(journal: Journal, count: int, *, turns: int) -> None:
+    """Entries one by one, so many turns of the loop apart, and until the last is durable."""
+    for number in range(count):
+        journal.append(entry(f"{number}"), lambda _result, _change: None)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    await journal.barrier()
+
+
+async def test_who_is_alone_does_not_wait_for_others(store: Store, journal: Journal) -> None:
+    await trickle(journal, 4, turns=2)
+    assert [len(batch) for batch in store.batches] == [1, 1, 1, 1]
+
+
+async def test_in_a_crowd_a_small_commit_waits_for_what_comes_at_once(store: Store, journal: Journal) -> None:
+    for number in range(50):
+        journal.append(entry(f"{number}"), lambda _result, _change: None)
+    await journal.barrier()
+    store.batches.clear()
+    await trickle(journal, 4, turns=2)
+    assert [len(batch) for batch in store.batches] == [4]
+    store.batches.clear()
+    await trickle(journal, 4, turns=10)  # too late for each other
+    assert [len(batch) for batch in store.batches] == [1, 1, 1, 1]
+
+
 async def test_nothing_is_done_before_the_commit_and_then_in_order(store: Store, journal: Journal) -> None:
     done: list[str] = []
     store.gate.clear()

@@ -1,6 +1,8 @@
 """The group commit: everything that arrives while one transaction is flushed goes into the next.
 
-An idle engine commits one entry in one flush, a busy one hundreds; there is no artificial delay. What
+An idle engine commits one entry in one flush, a busy one hundreds. There is no delay by the clock; but while
+commits have been of several entries, one of few first lets the event loop have some turns, for what is to come
+with it is often on its way, and the price of a commit hardly depends on its size. What
 depends on an entry stands in its `then`, which is called once the entry is durable, in the order of
 the entries. The journal knows nothing of runs, and whether to refuse work is the caller's matter.
 
@@ -36,6 +38,14 @@ RETRY_FIRST_S: Final = 0.05
 RETRY_MAX_S: Final = 2.0
 BATCH_WRITES_MAX: Final = 20_000
 """Writes of one transaction. More only grows the latency of everybody in it."""
+FEW: Final = 6
+"""Entries. A commit of as many does not wait for more."""
+CROWD: Final = 1.5
+"""Entries of a commit, on the average, from which on there are others to wait for: a chain has one at a time."""
+CROWD_SMOOTHING: Final = 0.1
+TURNS_MAX: Final = 24
+TURNS_STILL_MAX: Final = 3
+"""Turns of the loop in a row in which nothing came, so that nothing more is on its way."""
 
 Then: TypeAlias = Callable[[EntryResult, int], None]
 
@@ -75,6 +85,7 @@ class Journal:
         self._freeing = asyncio.Event()  # an entry that makes room has come
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
+        self._crowd = 0.0  # entries of a commit, on the average
         self.on_fenced: Callable[[], None] = lambda: None
         # Of an engine among several. `happened`: see `fleet.repeats`.
         self.lease: Lease | None = None
@@ -174,10 +185,24 @@ class Journal:
             await self._wake.wait()
             self._wake.clear()
             while self._pending:
-                await self._flush(self._take())
+                if self._crowd > CROWD:
+                    await self._gather()
+                batch = self._take()
+                self._crowd += CROWD_SMOOTHING * (len(batch) - self._crowd)
+                await self._flush(batch)
                 if self._pending:
                     await asyncio.sleep(0)  # a store may commit without waiting; others have their turn
             self._idle.set()
+
+    async def _gather(self) -> None:
+        """Let the loop go on for a moment, as long as that brings entries."""
+        still = 0
+        for _ in range(TURNS_MAX):
+            count = len(self._pending)
+            if count >= FEW or still == TURNS_STILL_MAX:
+                return
+            await asyncio.sleep(0)
+            still = still + 1 if len(self._pending) == count else 0
 
     def _take(self) -> list[_Pending]:
         writes = 0
