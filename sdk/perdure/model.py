@@ -376,33 +376,30 @@ Action: TypeAlias = Call | WaitEvent | Sleep | Wait
 
 @frozen
 class Node:
-    """One step of a graph. `after`: nodes that come first though their values are not used."""
+    """One step of a graph. `after`: nodes that come first though their values are not used.
+
+    Told by it: `needs`, the ids of the nodes that come first, each once, and `task_needs`, those of the tasks outside
+    of this graph. Of a Wait: those of which some do.
+    """
 
     id: str
     action: Action
     after: tuple[str, ...] = ()
     options: TaskOptions = TaskOptions()
+    needs: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    task_needs: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.after and isinstance(self.action, Wait):
             raise ValueError("a wait comes after nothing but what it waits for")
-
-    def needs(self) -> tuple[str, ...]:
-        """Ids of the nodes that come first, each once. Of a Wait: those of which some do."""
-        match self.action:
-            case Call(refs=refs) | Wait(refs=refs) if refs:
-                named = [ref.node_id for ref in refs if isinstance(ref, NodeRef)]
-                return tuple(dict.fromkeys((*named, *self.after)))
-            case _:
-                return self.after
-
-    def task_needs(self) -> tuple[str, ...]:
-        """Ids of the tasks outside of this graph that come first, each once. Of a Wait: of which some do."""
-        match self.action:
-            case Call(refs=refs) | Wait(refs=refs) if refs:
-                return tuple(dict.fromkeys(ref.task_id for ref in refs if isinstance(ref, TaskRef)))
-            case _:
-                return ()
+        needs = self.after
+        task_needs: tuple[str, ...] = ()
+        if isinstance(self.action, Call | Wait) and self.action.refs:
+            named = [ref.node_id for ref in self.action.refs if isinstance(ref, NodeRef)]
+            needs = tuple(dict.fromkeys((*named, *needs)))
+            task_needs = tuple(dict.fromkeys(ref.task_id for ref in self.action.refs if isinstance(ref, TaskRef)))
+        object.__setattr__(self, "needs", needs)
+        object.__setattr__(self, "task_needs", task_needs)
 
 
 class InvalidSpec(ValueError):
@@ -443,7 +440,7 @@ def _refuse_cycles(by_id: dict[str, Node]) -> None:
     missing: dict[str, int] = {}
     dependents: dict[str, list[str]] = {}
     for node in by_id.values():
-        needs = node.needs()
+        needs = node.needs
         missing[node.id] = len(needs)
         for need in needs:
             if need not in by_id:

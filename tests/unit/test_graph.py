@@ -339,4 +339,4 @@ def test_any_graph_is_converted_with_every_node_once(shape: list[list[int]]) -> 
     spec = to_spec(nodes[-1])
     assert {node.id for node in spec.nodes} == {f"n{number}" for number in needs[-1] | {len(nodes) - 1}}
     places = {node.id: place for place, node in enumerate(spec.nodes)}
-    assert all(places[need] < places[node.id] for node in spec.nodes for need in node.needs())
+    assert all(places[need] < places[node.id] for node in spec.nodes for need in node.needs)

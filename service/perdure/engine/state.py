@@ -137,7 +137,7 @@ class Graph:
     def check(self, spec: Spec, owner: Task | None) -> None:
         """Raises InvalidSpec if a graph names a task that the run does not have, or that waits for this
         very graph."""
-        named = [(node.id, task_id) for node in spec.nodes for task_id in node.task_needs()]
+        named = [(node.id, task_id) for node in spec.nodes for task_id in node.task_needs]
         around = {task.id for task in _owners(owner)} if named else set()
         for node_id, task_id in named:
             if task_id not in self.tasks:
@@ -165,7 +165,7 @@ class Graph:
             has_wait |= isinstance(task.node.action, Wait)
         if has_wait:
             _find_optional(scope)
-        scope.remaining = sum(not task.is_optional for task in scope.tasks.values())
+        scope.remaining = sum(not task.is_optional for task in scope.tasks.values()) if has_wait else len(scope.tasks)
         return scope
 
     def _fresh_id(self, wanted: str) -> str:
@@ -194,8 +194,8 @@ class Graph:
     def needs_of(self, task: Task) -> Iterable[Task]:
         """The tasks that come before it, each once."""
         siblings = task.scope.tasks
-        needs = [siblings[need] for need in task.node.needs()]
-        if outer := task.node.task_needs():
+        needs = [siblings[need] for need in task.node.needs]
+        if outer := task.node.task_needs:
             needs += [self.tasks[need] for need in outer]
         return needs
 
@@ -234,7 +234,7 @@ class Graph:
         `began_ms` is when the run began."""
         known = [began_ms, task.scope.owner.ended_ms if task.scope.owner is not None else None]
         if not isinstance(task.node.action, Wait):  # which starts with its graph
-            for node_id in task.node.needs():
+            for node_id in task.node.needs:
                 need = task.scope.tasks[node_id]
                 known += (need.ended_ms, self.tasks[need.source].ended_ms)
         return max(moment for moment in known if moment is not None)
@@ -320,6 +320,6 @@ def _find_optional(scope: Scope) -> None:
             continue
         required.add(task)
         if not isinstance(task.node.action, Wait):
-            stack.extend(scope.tasks[need] for need in task.node.needs())
+            stack.extend(scope.tasks[need] for need in task.node.needs)
     for task in scope.tasks.values():
         task.is_optional = task not in required

@@ -14,8 +14,8 @@ from perdure.storage.rows import UseBlobs, Write
 
 def use(run_id: str, blobs: Iterable[BlobRef]) -> list[Write]:
     """The write that notes the uses; no write if there are no blobs."""
-    named = tuple(sorted({blob.sha256 for blob in blobs}))
-    return [UseBlobs(run_id, named)] if named else []
+    named = {blob.sha256 for blob in blobs}
+    return [UseBlobs(run_id, tuple(sorted(named)))] if named else []
 
 
 def of_record(record: RecordTask, output: Payload | None) -> tuple[BlobRef, ...]:

@@ -178,8 +178,8 @@ def view_task(task: Task) -> TaskView:
 
 def _upstream(task: Task) -> tuple[str, ...]:
     """Tasks that it needs, in the order in which its node names them."""
-    inner = (task.scope.tasks[node_id].id for node_id in task.node.needs())
-    return tuple(dict.fromkeys((*inner, *task.node.task_needs())))
+    inner = (task.scope.tasks[node_id].id for node_id in task.node.needs)
+    return tuple(dict.fromkeys((*inner, *task.node.task_needs)))
 
 
 def _name_of(task: Task) -> str:

@@ -19,16 +19,17 @@ _TYPES: Final = {"is_dormant": "boolean", "failure": "bytea", "priority": "bigin
 }
 RUN_TYPES: Final = tuple(_TYPES.get(name, "text") for name in RUN_COLUMNS)
 
+_STATUS, _LABELS = RUN_COLUMNS.index("status"), RUN_COLUMNS.index("labels")
 _RUN_STATUS: Final = {status.value: status for status in RunStatus}
 _TASK_STATUS: Final = {status.value: status for status in TaskStatus}
 
 
 def run_of(values: Sequence[Any]) -> RunRow:
     """From values in the order of RUN_COLUMNS."""
-    named = dict(zip(RUN_COLUMNS, values, strict=True))
-    named["status"] = _RUN_STATUS[named["status"]]
-    named["labels"] = json.loads(named["labels"]) if named["labels"] != "{}" else {}
-    return RunRow(**named)
+    made = list(values)
+    made[_STATUS] = _RUN_STATUS[made[_STATUS]]
+    made[_LABELS] = json.loads(made[_LABELS]) if made[_LABELS] != "{}" else {}
+    return RunRow(*made)
 
 
 def task_of(values: Sequence[Any]) -> TaskRow:

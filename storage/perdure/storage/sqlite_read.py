@@ -25,22 +25,27 @@ from perdure.storage.rows import (
     ValueKey,
     labels_of_all,
 )
-from perdure.storage.sqlite_runs import RUN_COLUMNS
+from perdure.storage.sqlite_runs import DORMANT, FAILURE, LABELS, RUN_COLUMNS, STATUS
 from perdure.storage.sqlite_write import TASK_COLUMNS
 
 KEYS_MAX: Final = 500
 """Keys of one IN list."""
 
 _RUN: Final = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
+_AS_JSON: Final = ", ".join("iif(failure IS NULL, NULL, hex(failure))" if n == "failure" else n for n in RUN_COLUMNS)
+_RUNS_AT_ONCE: Final = (
+    f"SELECT json_group_array(json_array({_AS_JSON})) FROM runs WHERE run_id IN (SELECT value FROM json_each(?))"
+)
+"""One row with all of them: every row that is fetched gives the interpreter away and has to get it back."""
 _TASK: Final = f"SELECT {', '.join('NULL' if name == 'output' else name for name in TASK_COLUMNS)} FROM tasks"
 
 
 def _run(values: Sequence[Any]) -> RunRow:
-    named = dict(zip(RUN_COLUMNS, values, strict=True))
-    named["status"] = RunStatus(named["status"])
-    named["labels"] = json.loads(named["labels"])
-    named["is_dormant"] = bool(named["is_dormant"])
-    return RunRow(**named)
+    made = list(values)
+    made[STATUS] = RunStatus(made[STATUS])
+    made[LABELS] = json.loads(made[LABELS]) if made[LABELS] != "{}" else {}
+    made[DORMANT] = bool(made[DORMANT])
+    return RunRow(*made)
 
 
 def _task(values: Sequence[Any]) -> TaskRow:
@@ -67,8 +72,13 @@ def get_run(sql: sqlite3.Connection, run_id: str) -> RunRow | None:
 
 
 def get_runs(sql: sqlite3.Connection, run_ids: Collection[str]) -> list[RunRow]:
-    found = sql.execute(f"{_RUN} WHERE run_id IN (SELECT value FROM json_each(?))", (json.dumps(list(run_ids)),))
-    return [_run(values) for values in found]
+    found = sql.execute(_RUNS_AT_ONCE, (json.dumps(list(run_ids)),)).fetchone()[0]
+    runs = []
+    for values in json.loads(found):
+        failure = values[FAILURE]
+        values[FAILURE] = bytes.fromhex(failure) if failure is not None else None
+        runs.append(_run(values))
+    return runs
 
 
 def find_event(sql: sqlite3.Connection, run_id: str, key: str, event_id: str) -> int | None:

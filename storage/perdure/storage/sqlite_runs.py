@@ -28,7 +28,9 @@ ROWS: Final = (32, 16, 8, 4, 2, 1)
 """Rows of a statement. There are few sizes, so that each is prepared once; and the largest has fewer values than
 every SQLite takes, which are 999."""
 
-_STATUS, _LABELS, _DORMANT, _CHANGE = map(RUN_COLUMNS.index, ("status", "labels", "is_dormant", "change"))
+STATUS, LABELS, DORMANT, FAILURE, CHANGE = map(
+    RUN_COLUMNS.index, ("status", "labels", "is_dormant", "failure", "change")
+)
 _ADD: Final = (
     f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}, is_current) VALUES ",
     f"({', '.join('?' * len(RUN_COLUMNS))}, 1)",
@@ -74,17 +76,17 @@ class RunRows:
     def add(self, row: RunRow) -> None:
         self.settle(row.run_id)
         values: Values = [getattr(row, name) for name in RUN_COLUMNS]
-        values[_STATUS] = row.status.value
-        values[_LABELS] = json.dumps(dict(row.labels)) if row.labels else "{}"
-        values[_DORMANT] = int(row.is_dormant)
-        values[_CHANGE] = self._change
+        values[STATUS] = row.status.value
+        values[LABELS] = json.dumps(dict(row.labels)) if row.labels else "{}"
+        values[DORMANT] = int(row.is_dormant)
+        values[CHANGE] = self._change
         self._added[row.run_id] = values
         if self._taken is not None:
             self._taken.update(_keys(row))
 
     def set_dormant(self, run_id: str, is_dormant: bool) -> None:
         """Of one that is added."""
-        self._added[run_id][_DORMANT] = int(is_dormant)
+        self._added[run_id][DORMANT] = int(is_dormant)
 
     def set(self, write: SetRun) -> None:
         self.settle(write.run_id)
