@@ -92,8 +92,15 @@ async def test_in_a_crowd_a_small_commit_waits_for_what_comes_at_once(store: Sto
     await trickle(journal, 4, turns=2)
     assert [len(batch) for batch in store.batches] == [4]
     store.batches.clear()
-    await trickle(journal, 4, turns=10)  # too late for each other
+    await trickle(journal, 4, turns=journal_module.TURNS_STILL_MAX + 5)  # too late for each other
     assert [len(batch) for batch in store.batches] == [1, 1, 1, 1]
+
+
+async def test_who_seems_alone_looks_for_others_now_and_then(store: Store, journal: Journal) -> None:
+    await trickle(journal, 200, turns=3)
+    sizes = [len(batch) for batch in store.batches]
+    assert sizes[: journal_module.LOOK_EVERY - 1] == [1] * (journal_module.LOOK_EVERY - 1)
+    assert max(sizes[-4:]) >= 8
 
 
 async def test_nothing_is_done_before_the_commit_and_then_in_order(store: Store, journal: Journal) -> None:

@@ -38,13 +38,16 @@ RETRY_FIRST_S: Final = 0.05
 RETRY_MAX_S: Final = 2.0
 BATCH_WRITES_MAX: Final = 20_000
 """Writes of one transaction. More only grows the latency of everybody in it."""
-FEW: Final = 6
+FEW: Final = 16
 """Entries. A commit of as many does not wait for more."""
 CROWD: Final = 1.5
 """Entries of a commit, on the average, from which on there are others to wait for: a chain has one at a time."""
 CROWD_SMOOTHING: Final = 0.1
-TURNS_MAX: Final = 24
-TURNS_STILL_MAX: Final = 3
+LOOK_EVERY: Final = 16
+"""Commits after which who seems to be alone looks whether others have come: commits of one entry make a busy loop, and
+a busy loop takes one call at a time, which makes commits of one entry."""
+TURNS_MAX: Final = 100
+TURNS_STILL_MAX: Final = 20
 """Turns of the loop in a row in which nothing came, so that nothing more is on its way."""
 
 Then: TypeAlias = Callable[[EntryResult, int], None]
@@ -86,6 +89,7 @@ class Journal:
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
         self._crowd = 0.0  # entries of a commit, on the average
+        self._until_look = LOOK_EVERY
         self.on_fenced: Callable[[], None] = lambda: None
         # Of an engine among several. `happened`: see `fleet.repeats`.
         self.lease: Lease | None = None
@@ -185,7 +189,9 @@ class Journal:
             await self._wake.wait()
             self._wake.clear()
             while self._pending:
-                if self._crowd > CROWD:
+                self._until_look -= 1
+                if self._crowd > CROWD or self._until_look <= 0:
+                    self._until_look = LOOK_EVERY
                     await self._gather()
                 batch = self._take()
                 self._crowd += CROWD_SMOOTHING * (len(batch) - self._crowd)
