@@ -81,6 +81,8 @@ async def measure_all(
                 for name, (workload, rounds) in chosen.items():
                     if only and not only & {name, name.split()[0]}:
                         continue
+                    if database and name in workloads.ON_SQLITE:
+                        continue
                     await workloads.warm_up(stage)
                     results["workloads"][name] = await measure(name, partial(workload, stage), 1 if quick else rounds)
         finally:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import meters
 import steps
@@ -274,3 +274,5 @@ SLOW: dict[str, tuple[Workload, int]] = {
     "restart, 200,000 runs": (restart, 1),
 }
 """Those that take minutes."""
+ON_SQLITE: Final = frozenset({"W8 engine, chain", "W8 engine, 100 runs"})
+"""Have an engine of their own, which is on SQLite."""
