@@ -118,7 +118,7 @@ def _new_run(item: pb.RunItem, namespace: str, sources: Sequence[Result[Source]]
             raise requests.invalid("source_index", f"there are {len(sources)} sources")
         source = sources[item.source_index]
         return source if isinstance(source, Exception) else requests.run(item, namespace, source)
-    except errors.PerdureError as error:
+    except Exception as error:
         return error
 
 
