@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from postgres import PostgresServer, running_postgres
-from s3 import S3Server, running_s3
+from s3 import CREDENTIALS, S3Server, running_s3
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+os.environ |= CREDENTIALS  # now, for the workers of a cluster know what it was started with
 
 
 @pytest.fixture(scope="session")
