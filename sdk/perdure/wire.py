@@ -73,7 +73,11 @@ def task_status(number: int) -> TaskStatus:
 
 def to_timestamp(ms: int | None) -> Timestamp | None:
     """None stays None: an unset field."""
-    return None if ms is None else Timestamp(seconds=ms // 1000, nanos=ms % 1000 * 1_000_000)
+    if ms is None:
+        return None
+    stamp = Timestamp()
+    fill_timestamp(stamp, ms)
+    return stamp
 
 
 def fill_timestamp(stamp: Timestamp, ms: int) -> None:

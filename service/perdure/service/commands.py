@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Final
@@ -188,7 +188,7 @@ class Commands:
             create_ms=now_ms,
             update_ms=now_ms,
             start_ms=now_ms,
-            name=new.name or new.source.name,
+            name=new.name,
             request_id=new.request_id,
             request_digest=digest,
             labels=dict(new.labels),
@@ -403,7 +403,7 @@ class TimeOrderedIds:
 
     def __init__(self) -> None:
         self._last = 0  # 48 bits of time, 74 of chance
-        self._chance: Iterator[int] = iter(())
+        self._chance: list[int] = []
 
     def __call__(self, now_ms: int) -> str:
         value = (now_ms & (1 << 48) - 1) << 74 | self._draw() >> 6
@@ -415,12 +415,10 @@ class TimeOrderedIds:
     def _draw(self) -> int:
         """80 bits of chance, of which the system is asked for many at once: it is a call that gives the interpreter
         away."""
-        drawn = next(self._chance, None)
-        if drawn is None:
+        if not self._chance:
             some = os.urandom(10 * IDS_AT_ONCE)
-            self._chance = iter([int.from_bytes(some[at : at + 10], "big") for at in range(0, len(some), 10)])
-            drawn = next(self._chance)
-        return drawn
+            self._chance = [int.from_bytes(some[at : at + 10], "big") for at in range(0, len(some), 10)]
+        return self._chance.pop()
 
 
 def _uuid7(time_ms: int, high: int, low: int) -> str:
@@ -435,9 +433,7 @@ def _digest(new: NewRun) -> str:
         digest.update(f"\0{name}\0".encode())
         digest.update(wire.encode_payload(new.inputs[name]))
     labels = sorted(new.labels.items())
-    digest.update(
-        repr((new.workflow_id, new.metadata, labels, new.queue, new.priority, new.name or new.source.name)).encode()
-    )
+    digest.update(repr((new.workflow_id, new.metadata, labels, new.queue, new.priority, new.name)).encode())
     return digest.hexdigest()
 
 

@@ -87,12 +87,12 @@ class BatchCalls:
     async def _fill(self, result: pb.OutputResult, row: RunRow, *, include_error: bool) -> None:
         try:
             view = await self._queries.outcome_of(row)
+            answers.fill_outcome(result, view, include_error=include_error)
         except (StorageUnavailable, Fenced):  # of all items: the whole batch may be asked for again
             raise
         except Exception as error:
+            result.Clear()
             result.error.CopyFrom(_error(error, "BatchGetOutput"))
-        else:
-            answers.fill_outcome(result, view, include_error=include_error)
 
     async def send_events(self, request: pb.BatchSendEventsRequest) -> pb.BatchSendEventsResponse:
         requests.count_items(request.items)

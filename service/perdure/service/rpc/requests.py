@@ -132,7 +132,7 @@ def run(
         labels=_labels(request.labels),
         queue=text(request.queue, "queue", limit=63, required=False) or "default",
         priority=request.priority,
-        name=text(request.display_name, "display_name", required=False),
+        name=text(request.display_name, "display_name", required=False) or source.name,
     )
 
 

@@ -55,9 +55,10 @@ class Sources:
         return source
 
     def _keep(self, key: bytes | BlobRef, source: Source) -> Source:
-        before = self._known.pop(key, None)  # two may have read it at once
-        self._known_bytes += len(source.data) - (len(before.data) if before is not None else 0)
+        if (known := self._find(key)) is not None:  # two have read it at once
+            return known
         self._known[key] = source
+        self._known_bytes += len(source.data)
         while self._known_bytes > KNOWN_BYTES_MAX:
             _, oldest = self._known.popitem(last=False)
             self._known_bytes -= len(oldest.data)
