@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LINES_MAX = 500
 
 SDK_BASE = {
     "model",
@@ -120,10 +119,8 @@ def test_rooms_import_only_what_they_may(place: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize(("place", "path"), PLACES, ids=[place for place, _ in PLACES])
-def test_files_are_small_and_say_what_they_are_for(place: str, path: Path) -> None:
-    text = path.read_text()
-    assert text.count("\n") <= LINES_MAX
-    assert ast.get_docstring(ast.parse(text)), f"{place} has no docstring"
+def test_files_say_what_they_are_for(place: str, path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text())), f"{place} has no docstring"
 
 
 def test_the_client_needs_no_ray_and_no_server() -> None:
