@@ -109,7 +109,7 @@ async def test_the_calls_of_other_languages_run(tmp_path: Path) -> None:
     (tmp_path / "sums.json").write_text(request)
     async with testing.engine() as engine:
         shell = await asyncio.create_subprocess_exec(
-            *("bash", "-euc", calls.replace("127.0.0.1:7233", engine.address)),
+            *("bash", "-euc", calls.replace("127.0.0.1:7373", engine.address)),
             cwd=tmp_path,
             env=environment(),
             stdout=asyncio.subprocess.PIPE,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
@@ -49,7 +48,7 @@ from perdure.views import EngineInfo, RunInfo, TaskInfo, Update
 
 T = TypeVar("T")
 
-DEFAULT_ADDRESS: Final = "127.0.0.1:7233"
+DEFAULT_ADDRESS: Final = "127.0.0.1:7373"
 POLL_S: Final = 25.0
 CHUNK_BYTES: Final = 512 * 1024
 SPEC_BYTES_MAX: Final = 1024 * 1024
@@ -63,7 +62,7 @@ Decode = Callable[[Payload, bytes | memoryview | None, codec.Objects | None], An
 class Client:
     """Talks to an engine. Use it as an asynchronous context manager, on one event loop.
 
-    `address` defaults to PERDURE_ADDRESS and then to 127.0.0.1:7233. `patience` is for how many
+    `address` defaults to PERDURE_ADDRESS and then to 127.0.0.1:7373. `patience` is for how many
     seconds a call goes on asking while the service is away.
     """
 
@@ -252,13 +251,13 @@ class Client:
         return await asyncio.to_thread(runtimeenv.snapshot, spec, base, _Packages(self, asyncio.get_running_loop()))
 
     async def has_blob(self, blob: BlobRef) -> bool:
-        """Whether the service has it, and not for the next minute only."""
+        """Whether the service has it."""
         request = blob_service_pb2.GetBlobRequest(namespace=self.namespace, sha256=blob.sha256)
         try:
-            answer = await self._call(lambda: self._blobs.GetBlob(request))
+            await self._call(lambda: self._blobs.GetBlob(request))
         except errors.BlobNotFoundError:
             return False
-        return not answer.HasField("expire_time") or answer.expire_time.ToSeconds() > time.time() + 60
+        return True
 
     async def _source_of(self, graph: object) -> spec_pb2.WorkflowSource:
         spec = graphwire.spec_to_proto(await self._snapshot(await self._spec(graph)))

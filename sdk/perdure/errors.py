@@ -198,14 +198,6 @@ class QueueFullError(PerdureError, queue.Full):
     retry_after_s = 1.0
 
 
-class TooManyStreamsError(PerdureError):
-    """Too many streams are open at this replica. Try again later."""
-
-    reason = "TOO_MANY_STREAMS"
-    status = grpc.StatusCode.RESOURCE_EXHAUSTED
-    retry_after_s = 1.0
-
-
 class SlowConsumerError(PerdureError):
     """The reader of a stream fell too far behind. Reconnect with the last resume token."""
 

@@ -80,7 +80,7 @@ async def test_items_are_independent_of_one_another(stubs: Stubs) -> None:
         pb.RunItem(workflow_id="beyond", source_index=9),
         pb.RunItem(),
         pb.RunItem(workflow_id="input-missing", source_index=2),
-        pb.RunItem(workflow_id="priority", priority=101),
+        pb.RunItem(workflow_id="labels", labels={"": "v"}),
         pb.RunItem(workflow_id="taken", id_conflict_policy=pb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING),
         pb.RunItem(request_id="other", workflow_id="taken"),
         pb.RunItem(request_id="doubled", source_index=2, inputs={"x": json_value(21)}),
@@ -114,7 +114,7 @@ async def test_asking_again_gives_the_same_runs(stubs: Stubs) -> None:
     metadata = Struct()
     metadata["by"] = "ann"
     items = [
-        pb.RunItem(request_id=f"r{number}", labels={"team": "pay"}, metadata=metadata, display_name="n", priority=1)
+        pb.RunItem(request_id=f"r{number}", labels={"team": "pay"}, metadata=metadata, display_name="n")
         for number in range(20)
     ]
     request = batch(*items)
@@ -122,18 +122,18 @@ async def test_asking_again_gives_the_same_runs(stubs: Stubs) -> None:
     for results in zip(*(answer.results for answer in answers), strict=True):
         assert sum(result.started for result in results) == 1
         assert len({result.run_id for result in results}) == 1
-    single = run_request(WAITING, "", "r7", labels={"team": "pay"}, metadata=metadata, display_name="n", priority=1)
+    single = run_request(WAITING, "", "r7", labels={"team": "pay"}, metadata=metadata, display_name="n")
     alone = await stubs.workflows.Run(single)
     assert (alone.started, alone.workflow.run_id) == (False, answers[0].results[7].run_id)
     assert dict(alone.workflow.labels) == {"team": "pay"}
-    assert (alone.workflow.name, alone.workflow.priority) == ("n", 1)
+    assert alone.workflow.name == "n"
     items[3].labels["team"] = "other"
     again = await stubs.workflows.BatchRun(batch(*items))
     assert [reason(result) for result in again.results if reason(result)] == ["ERROR_REASON_REQUEST_ID_REUSED"]
 
 
 async def test_a_request_id_twice_in_one_batch(stubs: Stubs) -> None:
-    items = [pb.RunItem(request_id="r"), pb.RunItem(request_id="r"), pb.RunItem(request_id="r", priority=1)]
+    items = [pb.RunItem(request_id="r"), pb.RunItem(request_id="r"), pb.RunItem(request_id="r", display_name="other")]
     answer = await stubs.workflows.BatchRun(batch(*items))
     assert [result.started for result in answer.results] == [True, False, False]
     assert answer.results[0].run_id == answer.results[1].run_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import grpc.aio
 import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
 
-from integration.wire_calls import SYSTEM_INFO, Stubs, refusal_of
+from integration.wire_calls import SYSTEM_INFO, Stubs, refusal_of, refused, run_request, sum_of
 from perdure import connection, errors
 from perdure.model import INLINE_BYTES_MAX
 from perdure.service import limits
@@ -28,7 +29,8 @@ from perdure.v1 import (
     workflow_service_pb2,
 )
 
-PROTOS = Path(__file__).parents[2] / "protos" / "perdure" / "v1"
+ROOT = Path(__file__).parents[2]
+PROTOS = ROOT / "protos" / "perdure" / "v1"
 MODULES: tuple[Any, ...] = (workflow_service_pb2, blob_service_pb2, system_service_pb2, worker_service_pb2)
 DESCRIPTORS: dict[str, Any] = {
     service.full_name: service for module in MODULES for service in module.DESCRIPTOR.services_by_name.values()
@@ -120,6 +122,50 @@ async def test_every_method_answers(stubs: Stubs, method: Any) -> None:
         assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
         assert refusal.reason == "INVALID_FIELD"
         assert len(refusal.fields) == 1
+
+
+def request_fields(message: Any, seen: set[str]) -> Iterator[tuple[str, str]]:
+    """The fields that a request may bring, with those of the messages in it."""
+    if message.full_name in seen or message.file.package != "perdure.v1":
+        return
+    seen.add(message.full_name)
+    for field in message.fields:
+        yield message.name, field.name
+        if field.message_type is not None:
+            yield from request_fields(field.message_type, seen)
+
+
+def test_every_field_of_a_request_is_read_somewhere() -> None:
+    seen: set[str] = set()
+    fields = [field for method in METHODS for field in request_fields(method.input_type, seen)]
+    code = "".join(
+        path.read_text()
+        for root in ("sdk", "service")
+        for path in (ROOT / root / "perdure").rglob("*.py")
+        if path.parent.name != "v1"
+    )
+    assert len(fields) > 150
+    ignored = [(message, name) for message, name in fields if not re.search(rf"""(\.{name}\b|["']{name}["'])""", code)]
+    assert not ignored
+
+
+UNKNOWN_CAPABILITIES: dict[str, dict[str, Any]] = {
+    "queues": {"queue": "fast"},
+    "priorities": {"priority": 1},
+    "function-versions": {"version": "3"},
+}
+
+
+@pytest.mark.parametrize("capability", UNKNOWN_CAPABILITIES)
+async def test_what_this_server_does_not_offer_is_refused(stubs: Stubs, capability: str) -> None:
+    given = UNKNOWN_CAPABILITIES[capability]
+    request = run_request(sum_of(1, 2), **{name: value for name, value in given.items() if name != "version"})
+    for node in request.source.spec.nodes:
+        node.task.function.registered.version = given.get("version", "")
+    refusal = await refused(stubs.workflows.Run(request), grpc.StatusCode.UNIMPLEMENTED, "CAPABILITY_MISSING")
+    assert refusal.metadata == {"capability": capability}
+    listed = await stubs.workflows.ListWorkflows(workflow_service_pb2.ListWorkflowsRequest())
+    assert not listed.workflows
 
 
 async def test_the_limits_that_are_told_are_those_in_force(stubs: Stubs) -> None:

@@ -189,7 +189,6 @@ INVALID_FIELDS: dict[str, tuple[str, Any, str]] = {
     "request id not ASCII": ("Run", run_request(SUM, "w", "ü"), "request_id"),
     "namespace": ("Run", run_request(SUM, namespace="n" * 64), "namespace"),
     "queue": ("Run", run_request(SUM, queue="\0"), "queue"),
-    "priority": ("Run", run_request(SUM, priority=101), "priority"),
     "display name": ("Run", run_request(SUM, display_name="\n"), "display_name"),
     "labels": ("Run", run_request(SUM, labels=many_labels(33)), "labels"),
     "label without key": ("Run", run_request(SUM, labels={"": "v"}), "labels"),

@@ -50,8 +50,7 @@ async def test_a_request_id_with_other_content(stubs: Stubs) -> None:
         run_request(WAITING, "w", "r"),
         run_request(WAITING, "w", "r", labels={"a": "1"}, inputs={"x": json_value(1)}),
         run_request(WAITING, "w", "r", labels={"a": "1"}, metadata=metadata),
-        run_request(WAITING, "w", "r", labels={"a": "1"}, priority=1),
-        run_request(WAITING, "w", "r", labels={"a": "1"}, queue="other"),
+        run_request(WAITING, "w", "r", labels={"a": "1"}, display_name="other"),
     ):
         refusal = await refused(stubs.workflows.Run(other), Code.INVALID_ARGUMENT, "REQUEST_ID_REUSED")
         assert refusal.metadata == {"request_id": "r"}

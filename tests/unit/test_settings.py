@@ -14,7 +14,7 @@ from perdure.service.settings import Settings, SettingsError
 
 def test_nothing_given_is_the_default() -> None:
     assert Settings.load({}, {}) == Settings()
-    assert Settings().listen == "127.0.0.1:7233"
+    assert Settings().listen == "127.0.0.1:7373"
 
 
 def test_flags_win_over_variables_and_those_over_defaults() -> None:
@@ -51,7 +51,7 @@ def test_limits_are_off_and_http_is_off_unless_they_are_asked_for() -> None:
     ("name", "value", "text"),
     [
         ("PERDURE_LISEN", "x", "unknown variable PERDURE_LISEN; there are PERDURE_BLOBS"),
-        ("PERDURE_LISTEN", "7233", "listen is host:port, not '7233'"),
+        ("PERDURE_LISTEN", "7373", "listen is host:port, not '7373'"),
         ("PERDURE_LISTEN", "", "listen is host:port, not ''"),
         ("PERDURE_LISTEN", "host:", "listen is host:port, not 'host:'"),
         ("PERDURE_LISTEN", "host:-1", "listen is host:port"),

@@ -22,12 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
-from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from perdure.v1 import payload_pb2 as perdure_dot_v1_dot_payload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dperdure/v1/blob_service.proto\x12\nperdure.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18perdure/v1/payload.proto\"s\n\x11UploadBlobRequest\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1c.perdure.v1.UploadBlobHeaderH\x00\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.perdure.v1.BlobChunkH\x00\x42\x06\n\x04kind\"~\n\x10UploadBlobHeader\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x33\n\x10unreferenced_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"H\n\x12UploadBlobResponse\x12!\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x13.perdure.v1.BlobRef\x12\x0f\n\x07\x65xisted\x18\x02 \x01(\x08\"l\n\x13\x44ownloadBlobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\r\n\x05limit\x18\x04 \x01(\x03\x12\x13\n\x0b\x63hunk_bytes\x18\x05 \x01(\x05\"P\n\x14\x44ownloadBlobResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\x12$\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.perdure.v1.BlobChunk\"3\n\x0eGetBlobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"e\n\x0fGetBlobResponse\x12!\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x13.perdure.v1.BlobRef\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x84\x02\n\x0b\x42lobService\x12R\n\nUploadBlob\x12\x1d.perdure.v1.UploadBlobRequest\x1a\x1e.perdure.v1.UploadBlobResponse\"\x03\x90\x02\x02(\x01\x12X\n\x0c\x44ownloadBlob\x12\x1f.perdure.v1.DownloadBlobRequest\x1a .perdure.v1.DownloadBlobResponse\"\x03\x90\x02\x01\x30\x01\x12G\n\x07GetBlob\x12\x1a.perdure.v1.GetBlobRequest\x1a\x1b.perdure.v1.GetBlobResponse\"\x03\x90\x02\x01\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dperdure/v1/blob_service.proto\x12\nperdure.v1\x1a\x18perdure/v1/payload.proto\"s\n\x11UploadBlobRequest\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1c.perdure.v1.UploadBlobHeaderH\x00\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.perdure.v1.BlobChunkH\x00\x42\x06\n\x04kind\"a\n\x10UploadBlobHeader\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\tJ\x04\x08\x04\x10\x05R\x10unreferenced_ttl\"H\n\x12UploadBlobResponse\x12!\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x13.perdure.v1.BlobRef\x12\x0f\n\x07\x65xisted\x18\x02 \x01(\x08\"l\n\x13\x44ownloadBlobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\r\n\x05limit\x18\x04 \x01(\x03\x12\x13\n\x0b\x63hunk_bytes\x18\x05 \x01(\x05\"P\n\x14\x44ownloadBlobResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\x12$\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.perdure.v1.BlobChunk\"3\n\x0eGetBlobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"G\n\x0fGetBlobResponse\x12!\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x13.perdure.v1.BlobRefJ\x04\x08\x02\x10\x03R\x0b\x65xpire_time2\x84\x02\n\x0b\x42lobService\x12R\n\nUploadBlob\x12\x1d.perdure.v1.UploadBlobRequest\x1a\x1e.perdure.v1.UploadBlobResponse\"\x03\x90\x02\x02(\x01\x12X\n\x0c\x44ownloadBlob\x12\x1f.perdure.v1.DownloadBlobRequest\x1a .perdure.v1.DownloadBlobResponse\"\x03\x90\x02\x01\x30\x01\x12G\n\x07GetBlob\x12\x1a.perdure.v1.GetBlobRequest\x1a\x1b.perdure.v1.GetBlobResponse\"\x03\x90\x02\x01\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,20 +39,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BLOBSERVICE'].methods_by_name['DownloadBlob']._serialized_options = b'\220\002\001'
   _globals['_BLOBSERVICE'].methods_by_name['GetBlob']._loaded_options = None
   _globals['_BLOBSERVICE'].methods_by_name['GetBlob']._serialized_options = b'\220\002\001'
-  _globals['_UPLOADBLOBREQUEST']._serialized_start=136
-  _globals['_UPLOADBLOBREQUEST']._serialized_end=251
-  _globals['_UPLOADBLOBHEADER']._serialized_start=253
-  _globals['_UPLOADBLOBHEADER']._serialized_end=379
-  _globals['_UPLOADBLOBRESPONSE']._serialized_start=381
-  _globals['_UPLOADBLOBRESPONSE']._serialized_end=453
-  _globals['_DOWNLOADBLOBREQUEST']._serialized_start=455
-  _globals['_DOWNLOADBLOBREQUEST']._serialized_end=563
-  _globals['_DOWNLOADBLOBRESPONSE']._serialized_start=565
-  _globals['_DOWNLOADBLOBRESPONSE']._serialized_end=645
-  _globals['_GETBLOBREQUEST']._serialized_start=647
-  _globals['_GETBLOBREQUEST']._serialized_end=698
-  _globals['_GETBLOBRESPONSE']._serialized_start=700
-  _globals['_GETBLOBRESPONSE']._serialized_end=801
-  _globals['_BLOBSERVICE']._serialized_start=804
-  _globals['_BLOBSERVICE']._serialized_end=1064
+  _globals['_UPLOADBLOBREQUEST']._serialized_start=71
+  _globals['_UPLOADBLOBREQUEST']._serialized_end=186
+  _globals['_UPLOADBLOBHEADER']._serialized_start=188
+  _globals['_UPLOADBLOBHEADER']._serialized_end=285
+  _globals['_UPLOADBLOBRESPONSE']._serialized_start=287
+  _globals['_UPLOADBLOBRESPONSE']._serialized_end=359
+  _globals['_DOWNLOADBLOBREQUEST']._serialized_start=361
+  _globals['_DOWNLOADBLOBREQUEST']._serialized_end=469
+  _globals['_DOWNLOADBLOBRESPONSE']._serialized_start=471
+  _globals['_DOWNLOADBLOBRESPONSE']._serialized_end=551
+  _globals['_GETBLOBREQUEST']._serialized_start=553
+  _globals['_GETBLOBREQUEST']._serialized_end=604
+  _globals['_GETBLOBRESPONSE']._serialized_start=606
+  _globals['_GETBLOBRESPONSE']._serialized_end=677
+  _globals['_BLOBSERVICE']._serialized_start=680
+  _globals['_BLOBSERVICE']._serialized_end=940
 # @@protoc_insertion_point(module_scope)

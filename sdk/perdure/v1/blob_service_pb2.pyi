@@ -1,7 +1,3 @@
-import datetime
-
-from google.protobuf import duration_pb2 as _duration_pb2
-from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from perdure.v1 import payload_pb2 as _payload_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -19,16 +15,14 @@ class UploadBlobRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[UploadBlobHeader, _Mapping]] = ..., chunk: _Optional[_Union[_payload_pb2.BlobChunk, _Mapping]] = ...) -> None: ...
 
 class UploadBlobHeader(_message.Message):
-    __slots__ = ("namespace", "size_bytes", "sha256", "unreferenced_ttl")
+    __slots__ = ("namespace", "size_bytes", "sha256")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
-    UNREFERENCED_TTL_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     size_bytes: int
     sha256: str
-    unreferenced_ttl: _duration_pb2.Duration
-    def __init__(self, namespace: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., unreferenced_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    def __init__(self, namespace: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class UploadBlobResponse(_message.Message):
     __slots__ = ("blob", "existed")
@@ -69,9 +63,7 @@ class GetBlobRequest(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class GetBlobResponse(_message.Message):
-    __slots__ = ("blob", "expire_time")
+    __slots__ = ("blob",)
     BLOB_FIELD_NUMBER: _ClassVar[int]
-    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     blob: _payload_pb2.BlobRef
-    expire_time: _timestamp_pb2.Timestamp
-    def __init__(self, blob: _Optional[_Union[_payload_pb2.BlobRef, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, blob: _Optional[_Union[_payload_pb2.BlobRef, _Mapping]] = ...) -> None: ...

@@ -29,7 +29,6 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_OFFSET_OUT_OF_RANGE: _ClassVar[ErrorReason]
     ERROR_REASON_QUEUE_FULL: _ClassVar[ErrorReason]
     ERROR_REASON_STORAGE_FULL: _ClassVar[ErrorReason]
-    ERROR_REASON_TOO_MANY_STREAMS: _ClassVar[ErrorReason]
     ERROR_REASON_SLOW_CONSUMER: _ClassVar[ErrorReason]
     ERROR_REASON_DRAINING: _ClassVar[ErrorReason]
     ERROR_REASON_DATABASE_UNAVAILABLE: _ClassVar[ErrorReason]
@@ -57,7 +56,6 @@ ERROR_REASON_ETAG_MISMATCH: ErrorReason
 ERROR_REASON_OFFSET_OUT_OF_RANGE: ErrorReason
 ERROR_REASON_QUEUE_FULL: ErrorReason
 ERROR_REASON_STORAGE_FULL: ErrorReason
-ERROR_REASON_TOO_MANY_STREAMS: ErrorReason
 ERROR_REASON_SLOW_CONSUMER: ErrorReason
 ERROR_REASON_DRAINING: ErrorReason
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason

@@ -22,11 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from perdure.v1 import payload_pb2 as perdure_dot_v1_dot_payload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18perdure/v1/failure.proto\x12\nperdure.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18perdure/v1/payload.proto\"\xaf\x02\n\x07\x46\x61ilure\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.perdure.v1.FailureKind\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x13\n\x0bstack_trace\x18\x04 \x01(\t\x12\"\n\x05\x63\x61use\x18\x05 \x01(\x0b\x32\x13.perdure.v1.Failure\x12\"\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x13.perdure.v1.Payload\x12\x0f\n\x07task_id\x18\x07 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\x05\x12\x15\n\rnon_retryable\x18\t \x01(\x08\x12\x33\n\x10next_retry_delay\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nbase_types\x18\x0b \x03(\t*\xde\x01\n\x0b\x46\x61ilureKind\x12\x1c\n\x18\x46\x41ILURE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46\x41ILURE_KIND_APPLICATION\x10\x01\x12\x18\n\x14\x46\x41ILURE_KIND_TIMEOUT\x10\x02\x12\x19\n\x15\x46\x41ILURE_KIND_CANCELED\x10\x03\x12\x17\n\x13\x46\x41ILURE_KIND_SYSTEM\x10\x04\x12%\n!FAILURE_KIND_FUNCTION_UNAVAILABLE\x10\x05\x12\x1e\n\x1a\x46\x41ILURE_KIND_SERIALIZATION\x10\x06\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18perdure/v1/failure.proto\x12\nperdure.v1\x1a\x18perdure/v1/payload.proto\"\x92\x02\n\x07\x46\x61ilure\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.perdure.v1.FailureKind\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x13\n\x0bstack_trace\x18\x04 \x01(\t\x12\"\n\x05\x63\x61use\x18\x05 \x01(\x0b\x32\x13.perdure.v1.Failure\x12\"\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x13.perdure.v1.Payload\x12\x0f\n\x07task_id\x18\x07 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\x05\x12\x15\n\rnon_retryable\x18\t \x01(\x08\x12\x12\n\nbase_types\x18\x0b \x03(\tJ\x04\x08\n\x10\x0bR\x10next_retry_delay*\xde\x01\n\x0b\x46\x61ilureKind\x12\x1c\n\x18\x46\x41ILURE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46\x41ILURE_KIND_APPLICATION\x10\x01\x12\x18\n\x14\x46\x41ILURE_KIND_TIMEOUT\x10\x02\x12\x19\n\x15\x46\x41ILURE_KIND_CANCELED\x10\x03\x12\x17\n\x13\x46\x41ILURE_KIND_SYSTEM\x10\x04\x12%\n!FAILURE_KIND_FUNCTION_UNAVAILABLE\x10\x05\x12\x1e\n\x1a\x46\x41ILURE_KIND_SERIALIZATION\x10\x06\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +33,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'perdure.v1.failure_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016dev.perdure.v1P\001Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\252\002\nPerdure.V1\312\002\nPerdure\\V1\352\002\013Perdure::V1'
-  _globals['_FAILUREKIND']._serialized_start=405
-  _globals['_FAILUREKIND']._serialized_end=627
-  _globals['_FAILURE']._serialized_start=99
-  _globals['_FAILURE']._serialized_end=402
+  _globals['_FAILUREKIND']._serialized_start=344
+  _globals['_FAILUREKIND']._serialized_end=566
+  _globals['_FAILURE']._serialized_start=67
+  _globals['_FAILURE']._serialized_end=341
 # @@protoc_insertion_point(module_scope)

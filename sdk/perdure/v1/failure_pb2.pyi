@@ -1,6 +1,3 @@
-import datetime
-
-from google.protobuf import duration_pb2 as _duration_pb2
 from perdure.v1 import payload_pb2 as _payload_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -29,7 +26,7 @@ FAILURE_KIND_FUNCTION_UNAVAILABLE: FailureKind
 FAILURE_KIND_SERIALIZATION: FailureKind
 
 class Failure(_message.Message):
-    __slots__ = ("kind", "type", "message", "stack_trace", "cause", "error", "task_id", "attempts", "non_retryable", "next_retry_delay", "base_types")
+    __slots__ = ("kind", "type", "message", "stack_trace", "cause", "error", "task_id", "attempts", "non_retryable", "base_types")
     KIND_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -39,7 +36,6 @@ class Failure(_message.Message):
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     NON_RETRYABLE_FIELD_NUMBER: _ClassVar[int]
-    NEXT_RETRY_DELAY_FIELD_NUMBER: _ClassVar[int]
     BASE_TYPES_FIELD_NUMBER: _ClassVar[int]
     kind: FailureKind
     type: str
@@ -50,6 +46,5 @@ class Failure(_message.Message):
     task_id: str
     attempts: int
     non_retryable: bool
-    next_retry_delay: _duration_pb2.Duration
     base_types: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, kind: _Optional[_Union[FailureKind, str]] = ..., type: _Optional[str] = ..., message: _Optional[str] = ..., stack_trace: _Optional[str] = ..., cause: _Optional[_Union[Failure, _Mapping]] = ..., error: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., task_id: _Optional[str] = ..., attempts: _Optional[int] = ..., non_retryable: bool = ..., next_retry_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., base_types: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[FailureKind, str]] = ..., type: _Optional[str] = ..., message: _Optional[str] = ..., stack_trace: _Optional[str] = ..., cause: _Optional[_Union[Failure, _Mapping]] = ..., error: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., task_id: _Optional[str] = ..., attempts: _Optional[int] = ..., non_retryable: bool = ..., base_types: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -25,18 +25,16 @@ class ServeAgentRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[AgentHello, _Mapping]] = ..., capacity: _Optional[_Union[ClusterCapacity, _Mapping]] = ..., ended: _Optional[_Union[LeaseEnded, _Mapping]] = ...) -> None: ...
 
 class AgentHello(_message.Message):
-    __slots__ = ("agent_id", "cluster_id", "python_version", "ray_version", "capacity")
+    __slots__ = ("agent_id", "cluster_id", "python_version", "capacity")
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     PYTHON_VERSION_FIELD_NUMBER: _ClassVar[int]
-    RAY_VERSION_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
     cluster_id: str
     python_version: str
-    ray_version: str
     capacity: ClusterCapacity
-    def __init__(self, agent_id: _Optional[str] = ..., cluster_id: _Optional[str] = ..., python_version: _Optional[str] = ..., ray_version: _Optional[str] = ..., capacity: _Optional[_Union[ClusterCapacity, _Mapping]] = ...) -> None: ...
+    def __init__(self, agent_id: _Optional[str] = ..., cluster_id: _Optional[str] = ..., python_version: _Optional[str] = ..., capacity: _Optional[_Union[ClusterCapacity, _Mapping]] = ...) -> None: ...
 
 class ClusterCapacity(_message.Message):
     __slots__ = ("total",)
@@ -120,18 +118,16 @@ class ServeLeaseRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[LeaseHello, _Mapping]] = ..., started: _Optional[_Iterable[int]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ..., returned: _Optional[_Iterable[int]] = ..., concurrent: _Optional[_Iterable[str]] = ..., asks: bool = ...) -> None: ...
 
 class LeaseHello(_message.Message):
-    __slots__ = ("lease_id", "engine_id", "pid", "node_id", "python_version")
+    __slots__ = ("lease_id", "engine_id", "node_id", "python_version")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     ENGINE_ID_FIELD_NUMBER: _ClassVar[int]
-    PID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     PYTHON_VERSION_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     engine_id: str
-    pid: int
     node_id: str
     python_version: str
-    def __init__(self, lease_id: _Optional[str] = ..., engine_id: _Optional[str] = ..., pid: _Optional[int] = ..., node_id: _Optional[str] = ..., python_version: _Optional[str] = ...) -> None: ...
+    def __init__(self, lease_id: _Optional[str] = ..., engine_id: _Optional[str] = ..., node_id: _Optional[str] = ..., python_version: _Optional[str] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("token", "output", "continuation", "failure", "start_time", "duration")

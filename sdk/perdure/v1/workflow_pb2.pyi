@@ -50,7 +50,7 @@ TASK_STATUS_FAILED: TaskStatus
 TASK_STATUS_CANCELED: TaskStatus
 
 class Workflow(_message.Message):
-    __slots__ = ("namespace", "workflow_id", "run_id", "status", "name", "labels", "queue", "priority", "created_by", "create_time", "start_time", "end_time", "update_time", "etag", "resume_count", "tasks")
+    __slots__ = ("namespace", "workflow_id", "run_id", "status", "name", "labels", "queue", "priority", "create_time", "start_time", "end_time", "update_time", "etag", "resume_count", "tasks")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -66,7 +66,6 @@ class Workflow(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
-    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -82,7 +81,6 @@ class Workflow(_message.Message):
     labels: _containers.ScalarMap[str, str]
     queue: str
     priority: int
-    created_by: str
     create_time: _timestamp_pb2.Timestamp
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
@@ -90,7 +88,7 @@ class Workflow(_message.Message):
     etag: str
     resume_count: int
     tasks: TaskCounts
-    def __init__(self, namespace: _Optional[str] = ..., workflow_id: _Optional[str] = ..., run_id: _Optional[str] = ..., status: _Optional[_Union[WorkflowStatus, str]] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[int] = ..., created_by: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., resume_count: _Optional[int] = ..., tasks: _Optional[_Union[TaskCounts, _Mapping]] = ...) -> None: ...
+    def __init__(self, namespace: _Optional[str] = ..., workflow_id: _Optional[str] = ..., run_id: _Optional[str] = ..., status: _Optional[_Union[WorkflowStatus, str]] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., resume_count: _Optional[int] = ..., tasks: _Optional[_Union[TaskCounts, _Mapping]] = ...) -> None: ...
 
 class TaskCounts(_message.Message):
     __slots__ = ("total", "pending", "running", "successful", "failed", "canceled")

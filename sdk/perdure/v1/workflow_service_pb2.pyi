@@ -278,38 +278,30 @@ class OutputResult(_message.Message):
     def __init__(self, done: bool = ..., outcome: _Optional[_Union[_workflow_pb2.Outcome, _Mapping]] = ..., run_id: _Optional[str] = ..., error: _Optional[_Union[_errors_pb2.ItemError, _Mapping]] = ...) -> None: ...
 
 class SendEventRequest(_message.Message):
-    __slots__ = ("namespace", "workflow_id", "event_key", "event_id", "payload", "ack", "wait", "event_time", "source")
+    __slots__ = ("namespace", "workflow_id", "event_key", "event_id", "payload", "ack")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
     EVENT_KEY_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
-    WAIT_FIELD_NUMBER: _ClassVar[int]
-    EVENT_TIME_FIELD_NUMBER: _ClassVar[int]
-    SOURCE_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     workflow_id: str
     event_key: str
     event_id: str
     payload: _payload_pb2.Payload
     ack: EventAck
-    wait: _duration_pb2.Duration
-    event_time: _timestamp_pb2.Timestamp
-    source: str
-    def __init__(self, namespace: _Optional[str] = ..., workflow_id: _Optional[str] = ..., event_key: _Optional[str] = ..., event_id: _Optional[str] = ..., payload: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., ack: _Optional[_Union[EventAck, str]] = ..., wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., event_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source: _Optional[str] = ...) -> None: ...
+    def __init__(self, namespace: _Optional[str] = ..., workflow_id: _Optional[str] = ..., event_key: _Optional[str] = ..., event_id: _Optional[str] = ..., payload: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., ack: _Optional[_Union[EventAck, str]] = ...) -> None: ...
 
 class SendEventResponse(_message.Message):
-    __slots__ = ("sequence", "duplicate", "consumed", "commit_time")
+    __slots__ = ("sequence", "duplicate", "commit_time")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     DUPLICATE_FIELD_NUMBER: _ClassVar[int]
-    CONSUMED_FIELD_NUMBER: _ClassVar[int]
     COMMIT_TIME_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     duplicate: bool
-    consumed: bool
     commit_time: _timestamp_pb2.Timestamp
-    def __init__(self, sequence: _Optional[int] = ..., duplicate: bool = ..., consumed: bool = ..., commit_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, sequence: _Optional[int] = ..., duplicate: bool = ..., commit_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class BatchSendEventsRequest(_message.Message):
     __slots__ = ("namespace", "items")

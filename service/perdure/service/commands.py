@@ -193,8 +193,6 @@ class Commands:
             request_digest=digest,
             labels=dict(new.labels),
             metadata=new.metadata,
-            queue=new.queue,
-            priority=new.priority,
             owner=self._owner,
         )
 
@@ -325,7 +323,7 @@ class Commands:
             raise errors.WorkflowAlreadyFinalError(
                 f"workflow {row.workflow_id!r} is {row.status} and takes no events", status=str(row.status)
             )
-        return SentEvent(row.run_id, sequence, True, False, self._scheduler.clock())
+        return SentEvent(row.run_id, sequence, True, self._scheduler.clock())
 
     def offer_event(self, row: RunRow, key: str, event_id: str, payload: Payload) -> asyncio.Future[SentEvent]:
         """Append an event for a run that is not final to the journal, before this returns."""
@@ -345,7 +343,7 @@ class Commands:
             if is_here:
                 self._deliver(row.run_id, EventArrived(result.sequence, key, payload, now_ms))
             if not sent.done():
-                sent.set_result(SentEvent(row.run_id, result.sequence, result.is_duplicate, False, now_ms))
+                sent.set_result(SentEvent(row.run_id, result.sequence, result.is_duplicate, now_ms))
 
         def trouble(error: Exception) -> None:
             if not sent.done():
@@ -433,7 +431,7 @@ def _digest(new: NewRun) -> str:
         digest.update(f"\0{name}\0".encode())
         digest.update(wire.encode_payload(new.inputs[name]))
     labels = sorted(new.labels.items())
-    digest.update(repr((new.workflow_id, new.metadata, labels, new.queue, new.priority, new.name)).encode())
+    digest.update(repr((new.workflow_id, new.metadata, labels, new.name)).encode())
     return digest.hexdigest()
 
 

@@ -18,7 +18,7 @@ from perdure.errors import InvalidFilterError
 from perdure.model import RunStatus
 from perdure.storage.rows import AllOf, AnyOf, Comparison, Condition
 
-TEXTS: Final = {"workflow_id", "name", "queue", "created_by"}
+TEXTS: Final = {"workflow_id", "name", "queue"}
 TIMES: Final = {"create_time": "create_ms", "start_time": "start_ms", "end_time": "end_ms"}
 ORDERS: Final = {"create_time": "create_ms", "update_time": "update_ms", "workflow_id": "workflow_id"}
 FILTER_CHARS_MAX: Final = 4_000

@@ -32,7 +32,7 @@ def knob(default: Any, text: str, *, choices: tuple[str, ...] = (), least: int =
 class Settings:
     """How an engine runs."""
 
-    listen: str = knob("127.0.0.1:7233", "host:port to serve gRPC on; port 0 takes a free one")
+    listen: str = knob("127.0.0.1:7373", "host:port to serve gRPC on; port 0 takes a free one")
     storage: str = knob("./.perdure", "where runs are kept: a folder, sqlite:///path, postgresql://... or memory:")
     blobs: str = knob(
         "",

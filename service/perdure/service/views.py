@@ -104,8 +104,6 @@ class NewRun:
     conflict: Conflict = Conflict.FAIL
     metadata: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
-    queue: str = "default"
-    priority: int = 0
     name: str = ""
 
     def blobs(self) -> frozenset[BlobRef]:
@@ -132,7 +130,6 @@ class SentEvent:
     run_id: str
     sequence: int
     is_duplicate: bool
-    is_consumed: bool
     committed_ms: int
 
 

@@ -140,7 +140,6 @@ class Agent:
             agent_id=self._id,
             cluster_id=ray.get_runtime_context().gcs_address,
             python_version=PYTHON_VERSION,
-            ray_version=ray.__version__,
             capacity=pb.ClusterCapacity(total=capacity),
         )
 

@@ -63,7 +63,7 @@ class Session:
     ) -> None:
         self._address = address
         self._hello = pb.LeaseHello(
-            lease_id=lease_id, engine_id=engine_id, pid=os.getpid(), node_id=node_id, python_version=PYTHON_VERSION
+            lease_id=lease_id, engine_id=engine_id, node_id=node_id, python_version=PYTHON_VERSION
         )
         self._loop = _new_loop()
         self._out: deque[tuple[str, Any]] = deque()

@@ -32,7 +32,6 @@ def fill_workflow(message: workflow_pb2.Workflow, view: RunView) -> None:
     message.name = row.name
     message.queue = row.queue
     message.priority = row.priority
-    message.created_by = row.created_by
     message.etag = etag(view)
     message.resume_count = row.resume_count
     if row.labels:

@@ -20,6 +20,7 @@ from perdure.service.views import Conflict, NewEvent, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
 
 DEFAULT_NAMESPACE: Final = "default"
+DEFAULT_QUEUE: Final = "default"
 
 _REUSE: Final = {0: Reuse.REJECT, 1: Reuse.REJECT, 2: Reuse.ALLOW_IF_UNSUCCESSFUL, 3: Reuse.ALLOW}
 _CONFLICT: Final = {0: Conflict.FAIL, 1: Conflict.FAIL, 2: Conflict.USE_EXISTING, 3: Conflict.CANCEL_EXISTING}
@@ -118,8 +119,11 @@ def run(
         raise invalid("id_reuse_policy", "is unknown to this server")
     if request.id_conflict_policy not in _CONFLICT:
         raise invalid("id_conflict_policy", "is unknown to this server")
-    if not -100 <= request.priority <= 100:
-        raise invalid("priority", "is between -100 and 100")
+    if request.priority:
+        raise _missing("priorities", f"priority is {request.priority}, and this server has none; leave it out")
+    queue = text(request.queue, "queue", limit=63, required=False) or DEFAULT_QUEUE
+    if queue != DEFAULT_QUEUE:
+        raise _missing("queues", f"queue is {queue!r}, and this server has only {DEFAULT_QUEUE!r}; leave it out")
     return NewRun(
         namespace=namespace,
         workflow_id=wanted_id,
@@ -130,17 +134,24 @@ def run(
         conflict=_CONFLICT[request.id_conflict_policy],
         metadata=_metadata(request),
         labels=_labels(request.labels),
-        queue=text(request.queue, "queue", limit=63, required=False) or "default",
-        priority=request.priority,
         name=text(request.display_name, "display_name", required=False) or source.name,
     )
+
+
+def _missing(capability: str, message: str) -> errors.CapabilityMissingError:
+    return errors.CapabilityMissingError(message, capability=capability)
 
 
 def spec(message: spec_pb2.WorkflowSpec) -> Spec:
     """A graph that can run, within the limits."""
     if len(message.nodes) > limits.NODES_MAX:
         raise errors.InvalidSpecError(f"the graph has {len(message.nodes)} nodes, at most {limits.NODES_MAX}")
-    return graphwire.spec_from_proto(message)
+    graph = graphwire.spec_from_proto(message)
+    for node in graph.nodes:
+        if isinstance(node.action, Call) and node.action.function.version:
+            name = node.action.function.name
+            raise _missing("function-versions", f"node {node.id!r}: function {name!r} has a version; leave it out")
+    return graph
 
 
 def check_payloads(graph: Spec) -> None:

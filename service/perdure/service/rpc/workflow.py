@@ -110,7 +110,6 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         return pb.SendEventResponse(
             sequence=sent.sequence,
             duplicate=sent.is_duplicate,
-            consumed=sent.is_consumed,
             commit_time=wire.to_timestamp(sent.committed_ms),
         )
 
