@@ -228,7 +228,7 @@ class RetryPolicy:
     max_interval_ms: int = 100_000
     backoff_coefficient: float = 2.0
     jitter: float = 0.2
-    application_errors: bool = True
+    application_errors: bool = False
     retryable_types: tuple[str, ...] = ()
     non_retryable_types: tuple[str, ...] = ()
 

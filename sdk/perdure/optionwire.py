@@ -100,7 +100,8 @@ def _retry_from_proto(message: spec_pb2.RetryPolicy) -> RetryPolicy:
     if message.HasField("initial_interval"):
         initial_ms = from_duration(message.initial_interval)
     max_ms = from_duration(message.max_interval) if message.HasField("max_interval") else initial_ms * 100
-    errors = message.retry_application_errors if message.HasField("retry_application_errors") else True
+    names_types = bool(message.retryable_types or message.non_retryable_types)
+    errors = message.retry_application_errors if message.HasField("retry_application_errors") else names_types
     return RetryPolicy(
         max_attempts=message.max_attempts or usual.max_attempts,
         initial_interval_ms=initial_ms,

@@ -19,7 +19,9 @@ from perdure.model import (
 )
 from simulation.executor import VOLATILE
 
-RETRY = TaskOptions(retry=RetryPolicy(max_attempts=12, initial_interval_ms=200, max_interval_ms=5_000))
+RETRY = TaskOptions(
+    retry=RetryPolicy(max_attempts=12, initial_interval_ms=200, max_interval_ms=5_000, application_errors=True)
+)
 ONCE = TaskOptions(retry=RetryPolicy(max_attempts=12, application_errors=False))
 
 

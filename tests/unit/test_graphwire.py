@@ -33,6 +33,7 @@ from perdure.model import (
     Wait,
     WaitEvent,
 )
+from perdure.options import Options
 from perdure.v1 import payload_pb2, spec_pb2
 
 text = st.text(max_size=12)
@@ -204,6 +205,27 @@ def test_default_options_are_those_of_nodes_that_say_nothing() -> None:
     assert (first.checkpoint, first.retry.max_attempts, first.catch_exceptions) == (False, 2, False)
     assert (second.checkpoint, second.retry.max_attempts, second.catch_exceptions) == (False, 2, True)
     assert second.task_id == "mine"
+
+
+@pytest.mark.parametrize(
+    ("message", "are_retried"),
+    [
+        (None, False),
+        (spec_pb2.RetryPolicy(max_attempts=5), False),
+        (spec_pb2.RetryPolicy(retry_application_errors=True), True),
+        (spec_pb2.RetryPolicy(retryable_types=["builtins.OSError"]), True),
+        (spec_pb2.RetryPolicy(non_retryable_types=["builtins.OSError"]), True),
+        (spec_pb2.RetryPolicy(retryable_types=["builtins.OSError"], retry_application_errors=False), False),
+    ],
+)
+def test_errors_of_user_code_are_retried_only_when_asked(
+    message: spec_pb2.RetryPolicy | None, are_retried: bool
+) -> None:
+    """The same default as that of `@perdure.task`."""
+    options = spec_pb2.TaskOptions(retry=message) if message is not None else spec_pb2.TaskOptions()
+    spec = graphwire.spec_from_proto(graph_of(spec_pb2.Node(id="a", task=call(), options=options)))
+    assert spec.nodes[0].options.retry.application_errors is are_retried
+    assert not Options().to_model().retry.application_errors
 
 
 def test_a_retry_policy_that_says_little_means_the_usual() -> None:

@@ -47,11 +47,11 @@ def test_options_of_the_decorator_and_of_the_call_are_merged() -> None:
     [
         ({"max_retries": 0}, RetryPolicy(1, application_errors=False)),
         ({"max_retries": -1}, RetryPolicy(-1, application_errors=False)),
-        ({"retry_exceptions": True}, RetryPolicy(4)),
+        ({"retry_exceptions": True}, RetryPolicy(4, application_errors=True)),
         ({"retry_exceptions": False}, RetryPolicy(4, application_errors=False)),
         (
             {"retry_exceptions": [OSError, KeyError]},
-            RetryPolicy(4, retryable_types=("builtins.OSError", "builtins.KeyError")),
+            RetryPolicy(4, retryable_types=("builtins.OSError", "builtins.KeyError"), application_errors=True),
         ),
         ({"retry_exceptions": []}, RetryPolicy(4, application_errors=False)),
     ],

@@ -19,6 +19,7 @@ policies = st.builds(
     st.integers(0, 315_576_000_000_000),
     st.floats(1, allow_infinity=False),
     st.floats(0, 1),
+    application_errors=st.just(True),
 )
 
 
@@ -27,12 +28,12 @@ def pauses(policy: RetryPolicy, count: int, salt: str = "") -> list[int | None]:
 
 
 def test_pauses_grow_geometrically_to_their_maximum() -> None:
-    policy = RetryPolicy(8, 100, 1_000, 2.0, jitter=0)
+    policy = RetryPolicy(8, 100, 1_000, 2.0, jitter=0, application_errors=True)
     assert pauses(policy, 9) == [100, 200, 400, 800, 1_000, 1_000, 1_000, None, None]
 
 
 def test_the_pause_counts_from_the_failure() -> None:
-    policy = RetryPolicy(2, 100, jitter=0)
+    policy = RetryPolicy(2, 100, jitter=0, application_errors=True)
     assert next_attempt_ms(policy, ERROR, 1, 5_000, "") == 5_100
 
 
@@ -40,13 +41,15 @@ def test_the_pause_counts_from_the_failure() -> None:
     ("attempts", "failures", "goes_on"), [(1, 1, False), (3, 2, True), (3, 3, False), (-1, 10**9, True)]
 )
 def test_attempts_are_counted(attempts: int, failures: int, goes_on: bool) -> None:
-    assert (next_attempt_ms(RetryPolicy(attempts), ERROR, failures, 0, "") is not None) is goes_on
+    assert (
+        next_attempt_ms(RetryPolicy(attempts, application_errors=True), ERROR, failures, 0, "") is not None
+    ) is goes_on
 
 
 def test_a_first_lost_worker_costs_no_pause() -> None:
-    policy = RetryPolicy(3, 100, jitter=0)
+    policy = RetryPolicy(3, 100, jitter=0, application_errors=True)
     assert [next_attempt_ms(policy, LOST, failures, 5_000, "") for failures in (1, 2, 3)] == [5_000, 5_200, None]
-    assert next_attempt_ms(RetryPolicy(1, 100), LOST, 1, 5_000, "") is None
+    assert next_attempt_ms(RetryPolicy(1, 100, application_errors=True), LOST, 1, 5_000, "") is None
 
 
 @given(policies, st.integers(1, 10**9), st.text(max_size=5))
@@ -64,12 +67,12 @@ def test_a_pause_is_within_the_bounds_of_its_jitter(policy: RetryPolicy, failure
 
 @given(st.text(max_size=10))
 def test_the_same_history_gives_the_same_moment(salt: str) -> None:
-    policy = RetryPolicy(10)
+    policy = RetryPolicy(10, application_errors=True)
     assert pauses(policy, 9, salt) == pauses(policy, 9, salt)
 
 
 def test_jitter_spreads_over_the_whole_width() -> None:
-    policy = RetryPolicy(2, 1_000, jitter=0.5)
+    policy = RetryPolicy(2, 1_000, jitter=0.5, application_errors=True)
     found = [next_attempt_ms(policy, ERROR, 1, 0, str(number)) or 0 for number in range(2_000)]
     assert 500 <= min(found) < 520
     assert 1_480 < max(found) <= 1_500
@@ -78,10 +81,10 @@ def test_jitter_spreads_over_the_whole_width() -> None:
 
 @pytest.mark.parametrize("coefficient", [1e6, 1e300, 1.7e308])
 def test_a_steep_policy_reaches_its_maximum_and_no_further(coefficient: float) -> None:
-    policy = RetryPolicy(-1, 1, 60_000, coefficient, jitter=0)
+    policy = RetryPolicy(-1, 1, 60_000, coefficient, jitter=0, application_errors=True)
     assert next_attempt_ms(policy, ERROR, 1, 0, "") == 1
     assert next_attempt_ms(policy, ERROR, 100, 0, "") == 60_000
-    at_once = RetryPolicy(-1, 0, 60_000, coefficient, jitter=0)
+    at_once = RetryPolicy(-1, 0, 60_000, coefficient, jitter=0, application_errors=True)
     assert next_attempt_ms(at_once, ERROR, 100, 0, "") == 0
 
 
@@ -100,20 +103,27 @@ def test_a_steep_policy_reaches_its_maximum_and_no_further(coefficient: float) -
     ],
 )
 def test_which_kinds_are_tried_again(kind: FailureKind, retryable: bool) -> None:
-    assert is_retryable(RetryPolicy(), Failure(kind, "t", "m")) is retryable
-    assert not is_retryable(RetryPolicy(), Failure(kind, "t", "m", non_retryable=True))
+    assert is_retryable(RetryPolicy(application_errors=True), Failure(kind, "t", "m")) is retryable
+    assert not is_retryable(RetryPolicy(application_errors=True), Failure(kind, "t", "m", non_retryable=True))
 
 
 @pytest.mark.parametrize(
     ("policy", "retryable"),
     [
         (RetryPolicy(application_errors=False), False),
-        (RetryPolicy(retryable_types=("builtins.KeyError",)), True),
-        (RetryPolicy(retryable_types=("builtins.LookupError",)), True),
-        (RetryPolicy(retryable_types=("builtins.ValueError",)), False),
-        (RetryPolicy(non_retryable_types=("builtins.LookupError",)), False),
-        (RetryPolicy(non_retryable_types=("builtins.ValueError",)), True),
-        (RetryPolicy(retryable_types=("builtins.KeyError",), non_retryable_types=("builtins.LookupError",)), False),
+        (RetryPolicy(retryable_types=("builtins.KeyError",), application_errors=True), True),
+        (RetryPolicy(retryable_types=("builtins.LookupError",), application_errors=True), True),
+        (RetryPolicy(retryable_types=("builtins.ValueError",), application_errors=True), False),
+        (RetryPolicy(non_retryable_types=("builtins.LookupError",), application_errors=True), False),
+        (RetryPolicy(non_retryable_types=("builtins.ValueError",), application_errors=True), True),
+        (
+            RetryPolicy(
+                retryable_types=("builtins.KeyError",),
+                non_retryable_types=("builtins.LookupError",),
+                application_errors=True,
+            ),
+            False,
+        ),
         (RetryPolicy(retryable_types=("builtins.KeyError",), application_errors=False), False),
     ],
 )

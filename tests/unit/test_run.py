@@ -113,7 +113,7 @@ def test_nothing_happens_after_the_end() -> None:
 # ------------------------------------------------------------------------------ retries
 
 
-RETRY = TaskOptions(retry=RetryPolicy(max_attempts=3, initial_interval_ms=100, jitter=0))
+RETRY = TaskOptions(retry=RetryPolicy(max_attempts=3, initial_interval_ms=100, jitter=0, application_errors=True))
 
 
 def test_a_failed_attempt_is_tried_again_after_a_growing_pause() -> None:
@@ -206,7 +206,9 @@ def test_a_caught_failure_is_a_value() -> None:
 
 
 def test_a_lost_worker_is_caught_once_its_retries_are_used_up() -> None:
-    options = replace(CATCH, retry=RetryPolicy(max_attempts=2, initial_interval_ms=100, jitter=0))
+    options = replace(
+        CATCH, retry=RetryPolicy(max_attempts=2, initial_interval_ms=100, jitter=0, application_errors=True)
+    )
     run = Driver(graph(call("a", options=options), call("b", "a")))
     run.apply(AttemptLost("a", 1, "gone", 10))
     assert run.dispatched == [("a", 1)]

@@ -141,7 +141,7 @@ def test_a_failure_that_was_caught_is_recorded() -> None:
 
 
 def test_an_attempt_that_was_recorded_for_its_pause_wakes_nobody_once_it_succeeded() -> None:
-    options = TaskOptions(retry=RetryPolicy(max_attempts=2, jitter=0), checkpoint=False)
+    options = TaskOptions(retry=RetryPolicy(max_attempts=2, jitter=0, application_errors=True), checkpoint=False)
     driver = Driver(graph(call("a", options=options), call("b", "a")))
     driver.apply(TaskFailed("a", 1, ERROR, at_ms=0))
     assert driver.records["a"].wake_ms == 1_000
