@@ -41,7 +41,7 @@ def book_car(destination: str) -> Booking:
 @perdure.task
 def pay(bookings: list[Booking]) -> str:
     # The token is the same for every attempt of this task: a bank that knows it books the sum once.
-    return f"{sum(booking.euros for booking in bookings)} euros, receipt {perdure.context().idempotency_token[:8]}"
+    return f"{sum(booking.euros for booking in bookings)} euros, receipt {perdure.context().run_id[-8:]}"
 
 
 @perdure.task

@@ -34,6 +34,7 @@ ROOMS = {
     # room: what of Perdure it may import
     "model": set[str](),
     "context": set[str](),
+    "logs": set[str](),
     "errors": {"model"},
     "wire": {"model", "v1"},
     "optionwire": {"model", "v1", "wire"},
@@ -55,7 +56,7 @@ ROOMS = {
     "workflow": SDK_BASE | {"client", "sync", "views"},
     "engine": {"model"},
     "storage": {"model"},
-    "worker": SDK_BASE | {"storage"},
+    "worker": SDK_BASE | {"storage", "logs"},
     "service": {"engine", "storage", "wire", "optionwire", "graphwire", "v1", "model", "errors"},
 }
 EXCEPTIONS = {

@@ -62,7 +62,7 @@ def test_nothing_else_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
     kinds = (".py", ".pyi", ".sql", "py.typed")
     for name in wheel.namelist():
         top = name.split("/")[0]
-        assert top == "perdure" or re.fullmatch(r"perdure-[\d.]+\.dist-info", top)
+        assert top in ("perdure", "perdure_command.py") or re.fullmatch(r"perdure-[\d.]+\.dist-info", top)
         assert top != "perdure" or name.endswith(kinds)
         assert not Path(name).name.startswith(("test_", "conftest"))
         assert "__pycache__" not in name

@@ -84,6 +84,9 @@ class Client:
 
         return cls(await asyncio.to_thread(local_address), **how)
 
+    def __repr__(self) -> str:
+        return f"<perdure.Client of {self.address}>"
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -352,7 +355,7 @@ class Handle:
         self.run_id = run_id
 
     def __repr__(self) -> str:
-        return f"<perdure workflow {self.workflow_id!r}>"
+        return f"<perdure workflow {self.workflow_id!r} at {self._client.address}>"
 
     async def status(self) -> RunInfo:
         """The run as it is now."""

@@ -75,6 +75,9 @@ class SyncClient:
         self._client = self._thread.wait(make())
         self._is_closed = False
 
+    def __repr__(self) -> str:
+        return f"<perdure.SyncClient of {self._client.address}>"
+
     def __enter__(self) -> Self:
         return self
 
@@ -195,6 +198,9 @@ class SyncHandle:
         self._handle = handle
         self.workflow_id = handle.workflow_id
         self.run_id = handle.run_id
+
+    def __repr__(self) -> str:
+        return repr(self._handle)
 
     def status(self) -> RunInfo:
         """See Handle.status."""

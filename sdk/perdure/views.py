@@ -11,16 +11,20 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from perdure import wire
 from perdure.model import RunStatus, TaskStatus
-from perdure.v1 import system_service_pb2, workflow_pb2, workflow_service_pb2
+from perdure.v1 import failure_pb2, system_service_pb2, workflow_pb2, workflow_service_pb2
 
 
 def _moment(stamp: Timestamp, is_set: bool) -> datetime | None:
     return wire.to_datetime(wire.from_timestamp(stamp)) if is_set else None
 
 
+def _text(failure: failure_pb2.Failure) -> str:
+    return f"{failure.type}: {failure.message}"
+
+
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run. The counts of tasks are 0 in lists."""
+    """A run. The counts of tasks are None in lists. `error` says why it failed or was canceled, "" if it did not."""
 
     workflow_id: str
     run_id: str
@@ -31,13 +35,15 @@ class RunInfo:
     started: datetime | None
     ended: datetime | None
     resumes: int
-    tasks: int
-    tasks_running: int
-    tasks_successful: int
-    tasks_failed: int
+    tasks: int | None
+    tasks_running: int | None
+    tasks_successful: int | None
+    tasks_failed: int | None
+    error: str
 
     @classmethod
     def from_proto(cls, message: workflow_pb2.Workflow) -> Self:
+        counts = message.tasks if message.HasField("tasks") else None
         return cls(
             workflow_id=message.workflow_id,
             run_id=message.run_id,
@@ -48,10 +54,11 @@ class RunInfo:
             started=_moment(message.start_time, message.HasField("start_time")),
             ended=_moment(message.end_time, message.HasField("end_time")),
             resumes=message.resume_count,
-            tasks=message.tasks.total,
-            tasks_running=message.tasks.running,
-            tasks_successful=message.tasks.successful,
-            tasks_failed=message.tasks.failed,
+            tasks=counts.total if counts is not None else None,
+            tasks_running=counts.running if counts is not None else None,
+            tasks_successful=counts.successful if counts is not None else None,
+            tasks_failed=counts.failed if counts is not None else None,
+            error=_text(message.failure) if message.HasField("failure") else "",
         )
 
 
@@ -72,7 +79,6 @@ class TaskInfo:
 
     @classmethod
     def from_proto(cls, message: workflow_pb2.Task) -> Self:
-        failure = message.last_failure
         return cls(
             task_id=message.task_id,
             parent_task_id=message.parent_task_id,
@@ -83,7 +89,7 @@ class TaskInfo:
             ended=_moment(message.end_time, message.HasField("end_time")),
             output_bytes=message.output_size_bytes,
             checkpointed=message.checkpointed,
-            error=f"{failure.type}: {failure.message}" if message.HasField("last_failure") else "",
+            error=_text(message.last_failure) if message.HasField("last_failure") else "",
         )
 
 

@@ -187,7 +187,18 @@ def test_a_run_that_is_canceled(cli: Cli) -> None:
     code, out, _ = cli("watch", "ends")
     assert code == 1
     assert out.splitlines()[-1].split() == ["CANCELED", "ends"]
+    assert "reason: perdure.Canceled: enough\n" in cli("status", "ends")[1]
+    assert json.loads(cli("-o", "json", "list", "--status", "CANCELED")[1])[0]["tasks"] is None
     assert cli("resume", "ends")[0] == 5
+
+
+def test_a_list_in_a_pipe_is_not_broken(cli: Cli) -> None:
+    name = "n" * 200
+    cli("run", "flows:waiting", "--id", name, "--no-wait")
+    lines = cli("list")[1].splitlines()
+    assert lines[0].split() == ["workflow", "status", "name", "created", "ended"]
+    assert [line.split()[:2] for line in lines if name in line] == [[name, "RUNNING"]]
+    cli("cancel", name)
 
 
 def test_a_run_that_fails_shows_the_remote_traceback_and_can_be_resumed(cli: Cli) -> None:
@@ -199,7 +210,11 @@ def test_a_run_that_fails_shows_the_remote_traceback_and_can_be_resumed(cli: Cli
     assert "root.py" not in err
     code, out, _ = cli("tasks", "fails")
     assert code == 0
-    assert out.startswith("FAILED       flows.fail  1 attempts  builtins.ValueError: no good")
+    names, fields = out.splitlines()
+    assert names.split() == ["status", "task", "attempts", "started", "took", "error"]
+    assert fields.split()[:3] == ["FAILED", "flows.fail", "1"]
+    assert fields.endswith("builtins.ValueError: no good")
+    assert "reason: builtins.ValueError: no good\n" in cli("status", "fails")[1]
     assert cli("resume", "fails") == (0, "resumed\n", "")
     assert cli("output", "fails")[0] == 1
 
@@ -243,10 +258,13 @@ def perdure(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
 def test_the_command_is_a_process_with_an_exit_code(service: Service, folder: Path) -> None:
     ended = perdure("-o", "json", "run", "flows:add", "--input", '{"left": 1}', cwd=folder)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "perdure: flows:add: TypeError: add(): missing a required argument: 'right'\n"
+    assert json.loads(ended.stderr) == {
+        "error": {"message": "flows:add: TypeError: add(): missing a required argument: 'right'"}
+    }
     ended = perdure("-o", "json", "status", "nobody", cwd=folder, PERDURE_ADDRESS=service.address)
     assert (ended.returncode, ended.stdout) == (3, "")
-    assert ended.stderr.count("\n") == 1
+    refused = json.loads(ended.stderr)["error"]
+    assert (refused["reason"], refused["workflow_id"]) == ("WORKFLOW_NOT_FOUND", "nobody")
 
 
 def test_a_port_in_use_is_one_line(service: Service, folder: Path) -> None:

@@ -182,7 +182,7 @@ def failed() -> errors.WorkflowExecutionError:
         (failed(), 1, "perdure: workflow 'w' failed in task 't': m.Bad: no\nRemote traceback"),
         (errors.WorkflowCancellationError("w", FAILURE), 1, "perdure: workflow 'w' was canceled: no"),
         (CodecError("cannot be read"), 1, "perdure: cannot be read\n"),
-        (KeyboardInterrupt(), 1, "perdure: interrupted\n"),
+        (KeyboardInterrupt(), 130, "perdure: interrupted\n"),
         (errors.WorkflowNotFoundError("no such workflow"), 3, "perdure: no such workflow [WORKFLOW_NOT_FOUND]\n"),
         (errors.TaskNotFoundError("no such task"), 3, "perdure: no such task [TASK_NOT_FOUND]\n"),
         (errors.ServiceUnavailableError("refused"), 4, "perdure: the service does not answer: refused\n"),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from perdure.service import logs
+from perdure import logs
 
 
 @pytest.fixture

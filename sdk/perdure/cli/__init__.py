@@ -1,12 +1,16 @@
 """The command line. One file a group of commands; what a command needs is imported when it runs.
 
 Exit codes: 0 well, 1 the run failed or was canceled or its value cannot be read here, 2 wrong usage or
-settings, 3 not found, 4 the service does not answer or not in time, 5 the service refused.
+settings, 3 not found, 4 the service does not answer or not in time, 5 the service refused, 130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Final
+
+INTERRUPTED: Final = 130
+"""The exit code of shells for a program that Ctrl-C has ended."""
 
 
 def main() -> None:
@@ -17,6 +21,9 @@ def main() -> None:
     except ImportError:
         print("perdure: the command line needs click and rich: pip install 'perdure[cli]'", file=sys.stderr)
         sys.exit(2)
-    from perdure.cli.root import run
+    try:
+        from perdure.cli.root import run
 
-    sys.exit(run())
+        sys.exit(run())
+    except KeyboardInterrupt:  # while modules are imported
+        sys.exit(INTERRUPTED)

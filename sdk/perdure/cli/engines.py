@@ -6,6 +6,7 @@ import dataclasses
 
 import click
 
+from perdure.cli.tables import show_table
 from perdure.cli.values import moment
 
 
@@ -16,16 +17,18 @@ def engines(session) -> None:  # type: ignore[no-untyped-def]
     found = session.call(lambda client: client.engines())
 
     def text() -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False)
-        for column in ("engine", "machine", "address", "version", "started", "lease ends", "state"):
-            table.add_column(column, overflow="fold")
-        for engine in found:
-            state = "[red]dead[/]" if engine.is_dead else "[green]alive[/]"
-            times = (moment(engine.started), moment(engine.expires))
-            table.add_row(engine.engine_id, engine.name, engine.address, engine.version, *times, state)
-        Console().print(table)
+        rows = [
+            (
+                engine.engine_id,
+                engine.name,
+                engine.address,
+                engine.version,
+                moment(engine.started),
+                moment(engine.expires),
+                "dead" if engine.is_dead else "alive",
+            )
+            for engine in found
+        ]
+        show_table(("engine", "machine", "address", "version", "started", "lease ends", "state"), rows)
 
     session.show([dataclasses.asdict(engine) for engine in found], text)

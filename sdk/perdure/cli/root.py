@@ -12,6 +12,7 @@ from typing import Any, Final
 import click
 
 from perdure import codec, errors
+from perdure.cli import INTERRUPTED
 from perdure.cli.engines import engines
 from perdure.cli.events import event
 from perdure.cli.migrate import migrate
@@ -52,6 +53,21 @@ class Session:
             text()
 
 
+@dataclass(slots=True)
+class _Errors:
+    """Says what went wrong, as `-o` asks for it."""
+
+    is_json: bool = False
+
+    def __call__(self, text: str, code: int, error: errors.PerdureError | None = None) -> int:
+        if self.is_json:
+            known = {"reason": error.reason, **error.fields} if error is not None else {}
+            print(json.dumps({"error": {**known, "message": text.rstrip()}}, default=str), file=sys.stderr)
+        else:
+            print(f"perdure: {text.rstrip()}", file=sys.stderr)
+        return code
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--address", envvar="PERDURE_ADDRESS", default=DEFAULT_ADDRESS, help="host:port of the service")
 @click.option("--namespace", envvar="PERDURE_NAMESPACE", default="", help="namespace of the workflows")
@@ -60,6 +76,8 @@ class Session:
 @click.pass_context
 def root(context: click.Context, address: str, namespace: str, style: str) -> None:
     """Durable workflows on Ray."""
+    if isinstance(context.obj, _Errors):
+        context.obj.is_json = style == "json"
     context.obj = Session(address, namespace, style == "json")
 
 
@@ -70,35 +88,35 @@ root.add_command(gc)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; gives the exit code. Errors are one line on standard error."""
+    """Run a command line; gives the exit code. Errors are one line on standard error, or with `-o json` one object
+    {"error": {"message", "reason", ...}}, whose other fields depend on the reason."""
+    say = _Errors()
     try:
         given = list(arguments) if arguments is not None else None
-        code = root.main(args=given, prog_name="perdure", standalone_mode=False)
+        code = root.main(args=given, prog_name="perdure", standalone_mode=False, obj=say)
         return code if isinstance(code, int) else 0
+    except click.exceptions.Abort:
+        return say("interrupted", INTERRUPTED)
     except click.UsageError as error:
+        if say.is_json:
+            return say(error.format_message(), USAGE)
         error.show()
         return USAGE
     except click.ClickException as error:
-        return _say(error.format_message(), USAGE)
-    except click.exceptions.Abort:
-        return _say("interrupted", FAILED)
+        return say(error.format_message(), USAGE)
     except errors.WorkflowExecutionError as error:
         cause = f"\n{_remote(error.__cause__)}" if error.__cause__ is not None else ""
-        return _say(f"{error}{cause}", FAILED)
+        return say(f"{error}{cause}", FAILED)
     except TimeoutError as error:
-        return _say(str(error), UNAVAILABLE)
+        return say(str(error), UNAVAILABLE)
     except codec.CodecError as error:
-        return _say(str(error), FAILED)
+        return say(str(error), FAILED)
     except errors.ServiceUnavailableError as error:
-        return _say(f"the service does not answer: {error.message}", UNAVAILABLE)
+        return say(f"the service does not answer: {error.message}", UNAVAILABLE, error)
     except errors.PerdureError as error:
-        return _say(f"{error.message} [{error.reason}]", NOT_FOUND if isinstance(error, LookupError) else REFUSED)
+        code = NOT_FOUND if isinstance(error, LookupError) else REFUSED
+        return say(error.message if say.is_json else f"{error.message} [{error.reason}]", code, error)
 
 
 def _remote(error: BaseException) -> str:
     return "\n".join(getattr(error, "__notes__", ()))
-
-
-def _say(text: str, code: int) -> int:
-    print(f"perdure: {text.rstrip()}", file=sys.stderr)
-    return code

@@ -9,21 +9,14 @@ from typing import Any, Final, TextIO
 import click
 
 from perdure.batches import RunItem
-from perdure.cli.values import as_json, load_graph, moment, parse_json, run_fields
+from perdure.cli.tables import show_table
+from perdure.cli.values import as_json, duration, load_graph, moment, parse_json, run_fields
 from perdure.client import Client, Handle
 from perdure.errors import BatchError
 from perdure.model import RunStatus
 from perdure.views import RunInfo, TaskInfo, Update
 
 Session = Any
-
-COLORS: Final = {
-    "SUCCESSFUL": "green",
-    "FAILED": "red",
-    "CANCELED": "yellow",
-    "RUNNING": "blue",
-    "RESUMABLE": "magenta",
-}
 
 
 @click.command("run")
@@ -119,16 +112,10 @@ def list_(session: Session, filter_: str, status: str | None, limit: int) -> Non
     found = session.call(read)
 
     def text() -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False)
-        for column in ("workflow", "status", "name", "created", "ended"):
-            table.add_column(column, overflow="fold")
-        for info in found:
-            state = f"[{COLORS.get(info.status, 'white')}]{info.status}[/]"
-            table.add_row(info.workflow_id, state, info.name, moment(info.created), moment(info.ended))
-        Console().print(table)
+        rows = [
+            (info.workflow_id, str(info.status), info.name, moment(info.created), moment(info.ended)) for info in found
+        ]
+        show_table(("workflow", "status", "name", "created", "ended"), rows)
 
     session.show([run_fields(info) for info in found], text)
 
@@ -144,6 +131,8 @@ def status(session: Session, workflow_id: str) -> None:
         click.echo(f"{info.workflow_id}  {info.status}  {info.name}")
         click.echo(f"tasks: {info.tasks}, {info.tasks_successful} successful, {info.tasks_running} running")
         click.echo(f"created {moment(info.created)}  ended {moment(info.ended) or '-'}  resumed {info.resumes} times")
+        if info.error:
+            click.echo(f"reason: {info.error}")
 
     session.show(run_fields(info), text)
 
@@ -160,8 +149,11 @@ def tasks(session: Session, workflow_id: str) -> None:
     found = session.call(read)
 
     def text() -> None:
-        for task in found:
-            click.echo(f"{task.status:12} {task.task_id}  {task.attempts} attempts  {task.error}".rstrip())
+        rows = [
+            (str(task.status), task.task_id, str(task.attempts), moment(task.started), duration(task), task.error)
+            for task in found
+        ]
+        show_table(("status", "task", "attempts", "started", "took", "error"), rows)
 
     session.show([run_fields(task) for task in found], text)
 

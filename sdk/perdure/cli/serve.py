@@ -40,7 +40,7 @@ def serve(**flags: Any) -> None:
         raise click.ClickException(
             f"the service needs more packages: pip install 'perdure[server]' ({error})"
         ) from error
-    from perdure.service.logs import configure
+    from perdure.logs import configure
     from perdure.service.settings import Settings, SettingsError
     from perdure.storage.ports import StorageError
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -59,6 +59,18 @@ def as_json(value: Any) -> Any:
 
 def run_fields(info: RunInfo | TaskInfo) -> dict[str, Any]:
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(info).items()}
+
+
+def duration(task: TaskInfo) -> str:
+    """How long a task took, or has taken until now: 0.012 s, 3.4 s, 12 min 5 s."""
+    if task.started is None:
+        return ""
+    took_s = max(((task.ended or datetime.now(UTC)) - task.started).total_seconds(), 0.0)
+    if took_s < 60:
+        return f"{took_s:.3f} s" if took_s < 1 else f"{took_s:.1f} s"
+    minutes, seconds = divmod(round(took_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
 def moment(value: datetime | None) -> str:

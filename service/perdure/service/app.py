@@ -326,6 +326,7 @@ class _Agent:
         await self.end()
         command = [sys.executable, "-m", "perdure.worker.agent", "--address", address]
         command += ["--with-parent", str(os.getpid()), "--log-level", self._settings.log_level]
+        command += ["--log-format", self._settings.log_format]
         command += ["--ray-address", self._settings.ray_address, "--ray-cpus", str(self._settings.ray_cpus)]
         self._address = address
         self._process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)

@@ -14,7 +14,6 @@ import logging
 import os
 import secrets
 import signal
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 import grpc.aio
 
-from perdure import codec, graphwire, optionwire
+from perdure import codec, graphwire, logs, optionwire
 from perdure.codec import PYTHON_VERSION
 from perdure.model import BlobRef, Payload, Shape
 from perdure.storage.ports import BlobStore
@@ -365,10 +364,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ray-cpus", type=int, default=0, help="CPUs of a local Ray; 0: those of the machine")
     parser.add_argument("--with-parent", type=int, default=0, help="end when this process ends")
     parser.add_argument("--log-level", default="info", help="how much is logged")
+    parser.add_argument("--log-format", default="text", help="text or json")
     given = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=given.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s agent %(message)s"
-    )
+    logs.configure(given.log_level, given.log_format)
     run_agent(AgentSettings(given.address, given.ray_address, given.ray_cpus, given.with_parent))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -10,6 +11,9 @@ from perdure import wire
 from perdure.model import Failure, Payload, Resources, TaskOptions
 from perdure.service.views import OutcomeView, RunView, TaskView
 from perdure.v1 import failure_pb2, workflow_pb2, workflow_service_pb2
+
+REASON_CHARS_MAX: Final = 1_000
+"""Of the message of a failure that goes with each run of a list; GetOutput tells all of it."""
 
 
 def etag(view: RunView) -> str:
@@ -42,6 +46,8 @@ def fill_workflow(message: workflow_pb2.Workflow, view: RunView) -> None:
         wire.fill_timestamp(message.start_time, row.start_ms)
     if row.end_ms is not None:
         wire.fill_timestamp(message.end_time, row.end_ms)
+    if row.failure is not None:
+        _fill_reason(message.failure, row.failure)
     if view.counts is not None:
         counts, tasks = view.counts, message.tasks
         tasks.total = counts.total
@@ -69,6 +75,14 @@ def task(view: TaskView) -> workflow_pb2.Task:
     if view.failure is not None:
         message.last_failure.CopyFrom(_summary(view.failure))
     return message
+
+
+def _fill_reason(message: failure_pb2.Failure, stored: bytes) -> None:
+    """Make an empty message say why a run ended, in short."""
+    message.ParseFromString(stored)
+    message.message = message.message[:REASON_CHARS_MAX]
+    for field in ("stack_trace", "error", "cause", "base_types"):
+        message.ClearField(field)
 
 
 def _summary(failure: Failure) -> failure_pb2.Failure:

@@ -43,7 +43,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str, style: str) -> None:
-    """Send the lines of this process to standard error."""
+    """Send the lines of this process to standard error. gRPC's own lines begin at INFO: its DEBUG lines tell
+    nothing of Perdure."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("grpc").setLevel(max(logging.INFO, logging.root.level))
