@@ -29,6 +29,7 @@ from perdure.workflow.management import (
     get_status,
     list_all,
 )
+from perdure.workflow.replacement import replace_ray_workflow
 from perdure.workflow.running import create, resume, resume_all, resume_async, run, run_async
 from perdure.workflow.status import CANCELED, FAILED, PENDING, RESUMABLE, RUNNING, SUCCESSFUL, WorkflowStatus
 from perdure.workflow.step_options import options
@@ -63,6 +64,7 @@ __all__ = [
     "init",
     "list_all",
     "options",
+    "replace_ray_workflow",
     "resume",
     "resume_all",
     "resume_async",

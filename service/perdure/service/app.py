@@ -263,7 +263,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     start = None
                     http = f", HTTP on {server.http_address}" if server.http_address else ""
                     where = f"{server.address}{http}, storage {shown(settings.storage)}"
-                    announce(f"perdure {package_version()} serves on {where}")
+                    announce(f"perdure {package_version()} serves on {where}{_workers(settings)}")
                     has_lived = True
                     await _until_over(server, stopping)
                     await server.drain()
@@ -283,6 +283,17 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
                         await stopping.wait()
     finally:
         await agent.end()
+
+
+def _workers(settings: Settings) -> str:
+    """Who will run tasks, for the line that tells of a service: it takes calls before anybody can."""
+    match settings.executor:
+        case "ray":
+            return "; tasks run as soon as Ray is up, in some seconds"
+        case "agents":
+            return "; tasks run as soon as an agent dials in"
+        case _:
+            return ""
 
 
 async def _until_over(server: RunningServer, stopping: asyncio.Event) -> None:

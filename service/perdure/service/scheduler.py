@@ -40,6 +40,7 @@ from perdure.service.changes import Change, Changes
 from perdure.service.executors.port import Executor, GraphReturned, Reports, Work
 from perdure.service.journal import Journal
 from perdure.service.restore import Specs, output_of, restore_run, write_of
+from perdure.service.runlog import log_end, log_task
 from perdure.service.timers import Timers
 from perdure.service.uses import of_record, use
 from perdure.service.values import Values
@@ -78,6 +79,7 @@ class _Acts:
     commands: list[Act] = field(default_factory=list)
     values: list[tuple[str, Payload]] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
+    failures: list[RecordTask] = field(default_factory=list)
     end: SetRun | None = None
 
 
@@ -280,6 +282,8 @@ class Scheduler:
                     if blobs := of_record(command, output):
                         writes += use(run_id, blobs)
                     acts.tasks.append(command.task_id)
+                    if command.failure is not None:
+                        acts.failures.append(command)
                     if output is not None:
                         acts.values.append((command.task_id, output))
                 case RecordRun():
@@ -323,6 +327,8 @@ class Scheduler:
                 case SetTimer():
                     timer = Timer(row.run_id, command.task_id, command.attempt, command.due_ms)
                     self.timers.set(timer, is_recorded=command.is_recorded)
+        for failure in acts.failures:
+            log_task(row, failure)
         live.pending -= 1
         if self._changes.wants_tasks(row.run_id):
             for task_id in acts.tasks:
@@ -349,6 +355,8 @@ class Scheduler:
 
     def tell(self, row: RunRow, change: int) -> None:
         """The state of a run is durably another one."""
+        if row.status.is_final:
+            log_end(row)
         if self._changes.wants_run(row.run_id):
             self._changes.publish(row.run_id, Change(change, self.clock(), row.namespace, run=RunView(row)))
         self._changes.stir(row.run_id)
