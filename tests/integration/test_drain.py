@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ import grpc.aio
 import pytest
 
 import perdure
-from integration.wire_calls import SYSTEM_INFO, Stubs, call_node, event_node, graph, json_value, refused, run_request
+from integration.wire_calls import (
+    SYSTEM_INFO,
+    Stubs,
+    call_node,
+    event_node,
+    graph,
+    json_value,
+    refused,
+    run_request,
+    sum_of,
+)
 from perdure import RunStatus, errors
 from perdure.service.app import RunningServer, running_server
 from perdure.service.kernel import wall_clock_ms
@@ -24,6 +35,7 @@ from perdure.v1 import workflow_service_pb2 as pb
 from services import Service, running
 
 HOUR_MS = 3_600_000
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
 class Gate:
@@ -253,3 +265,48 @@ async def test_sigterm(tmp_path: Path) -> None:
 
 async def last_of(updates: Any) -> Any:
     return [update async for update in updates if update.run is not None][-1]
+
+
+CHANNELS = 4
+BURST = 25
+
+
+@pytest.mark.parametrize("trial", range(4))
+async def test_calls_around_sigterm_are_never_cancelled(tmp_path: Path, trial: int) -> None:
+    """Calls that the engine has not read when it is told to end, and those that come while it does."""
+    service = Service(tmp_path, "--executor", "local")
+    with running(service):
+        await in_thread(service.up)
+        async with AsyncExitStack() as stack:
+            own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+            channels = [grpc.aio.insecure_channel(service.address, options=own) for _ in range(CHANNELS)]
+            every = [Stubs.on(await stack.enter_async_context(channel)) for channel in channels]
+            await every[0].workflows.Run(run_request(graph(event_node("wait", "k"))))
+            firsts = [stubs.workflows.Watch(pb.WatchRequest(workflow_ids=["w"])) for stubs in every]
+            for watch in firsts:
+                await watch.read()
+            calls = [asyncio.ensure_future(watch.read()) for watch in firsts]
+            service.pause()
+
+            def call(number: int) -> Awaitable[Any]:
+                ask = every[number % CHANNELS].workflows
+                match number % 3:
+                    case 0:
+                        return ask.Run(run_request(sum_of(1, 2), f"w{number}"))
+                    case 1:
+                        return ask.GetOutput(pb.GetOutputRequest(workflow_id="w", wait={"seconds": 30}))
+                    case _:
+                        return ask.Watch(pb.WatchRequest()).read()
+
+            calls += [asyncio.ensure_future(call(number)) for number in range(CHANNELS * BURST)]
+            stopped = asyncio.create_task(in_thread(service.stop))  # and lets it go on
+            while not stopped.done():
+                calls += [asyncio.ensure_future(call(len(calls) + number)) for number in range(CHANNELS)]
+                await asyncio.wait({stopped}, timeout=0.02)
+            assert await stopped == 0
+            results = await asyncio.gather(*calls, return_exceptions=True)
+    failed = [result for result in results if isinstance(result, BaseException)]
+    assert {result.code() for result in failed if isinstance(result, grpc.aio.AioRpcError)} == {UNAVAILABLE}
+    assert all(isinstance(result, grpc.aio.AioRpcError) for result in failed)
+    for watch in firsts:
+        assert await watch.code() is UNAVAILABLE

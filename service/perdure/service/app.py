@@ -33,6 +33,7 @@ from perdure.service.executors.pool import LeasePool
 from perdure.service.executors.port import Executor
 from perdure.service.kernel import Kernel, wall_clock_ms
 from perdure.service.rpc.blob import BlobServicer
+from perdure.service.rpc.hangup import hang_up
 from perdure.service.rpc.health import HealthServicer
 from perdure.service.rpc.interceptor import ErrorInterceptor, Gate
 from perdure.service.rpc.system import SystemServicer
@@ -181,7 +182,7 @@ async def running_server(
         # Load balancers look elsewhere, new calls are refused, waits and streams are answered,
         # and only then do the things go away that calls depend on: the stack, backwards.
         await drain()
-        await server.stop(settings.drain_s)
+        await hang_up(server, gate, port, grace_s=settings.drain_s)
 
 
 def _executor(

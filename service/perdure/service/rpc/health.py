@@ -49,12 +49,12 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
         last = None
         while True:
-            changed = self._changed
+            changed, is_over = self._changed, self._is_over
             status = self._status_of(request.service)
             if status != last:
                 last = status
                 yield pb.HealthCheckResponse(status=status)
-            if self._is_over:
+            if is_over:  # otherwise the engine may have begun to drain while the answer was on its way
                 return
             if changed is self._changed:  # nothing happened while the answer was on its way
                 await changed.wait()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -24,23 +25,62 @@ from perdure.storage.ports import BlobNotFound, CorruptData, StorageDenied, Stor
 log = logging.getLogger(__name__)
 
 OURS: Final = "/perdure.v1."
-ALWAYS: Final = frozenset({"/perdure.v1.SystemService/GetSystemInfo"})
+HEALTH: Final = "/grpc.health.v1.Health/"
+ALWAYS: Final = ("/perdure.v1.SystemService/GetSystemInfo", HEALTH)
 """Answered also while the engine starts or drains."""
 INTERNAL: Final = "/perdure.v1.WorkerService/"
-"""Leases report until the end."""
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class Gate:
-    """Whether calls are let in."""
+    """Whether calls are let in, and how many are under way: from their arrival until their answer is sent."""
 
     def __init__(self) -> None:
         self.error: errors.PerdureError | None = errors.StartingError("the engine is starting")
+        self.calls = 0
+        self.moved_s = 0.0
+        """When a call came or ended last, by the loop's clock."""
+        self.workers: Counter[str] = Counter()
+        """Calls of WorkerService that are under way, by peer. They are not in `calls`."""
+
+    def admit(self, context: Context) -> None:
+        """A call has come; raises if it is not let in."""
+        self.count(context)
+        if self.error is not None:
+            raise self.error
+
+    def count(self, context: Context) -> None:
+        """A call has come that is let in always."""
+        self.calls += 1
+        self.moved_s = asyncio.get_running_loop().time()
+        _when_done(context, self._left)
+
+    def _left(self) -> None:
+        self.calls -= 1
+        self.moved_s = asyncio.get_running_loop().time()
+
+    def count_worker(self, context: Context) -> None:
+        """A call of a worker has come. Leases report until the end, so it is let in always."""
+        peer = context.peer()
+        self.workers[peer] += 1
+        _when_done(context, lambda: self._worker_left(peer))
+
+    def _worker_left(self, peer: str) -> None:
+        self.workers[peer] -= 1
+        if not self.workers[peer]:
+            del self.workers[peer]
 
     def open(self) -> None:
         self.error = None
 
     def drain(self) -> None:
         self.error = errors.DrainingError("the engine is shutting down; ask again, another one will answer")
+
+
+def _when_done(context: Any, callback: Callable[[], None]) -> None:
+    """Once the answer is sent, or the caller is gone."""
+    context.add_done_callback(lambda _context: callback())
 
 
 def translate(error: Exception, method: str) -> errors.PerdureError:
@@ -71,7 +111,7 @@ def translate(error: Exception, method: str) -> errors.PerdureError:
             return errors.InternalError(f"internal error {error_id}", error_id=error_id)
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.PerdureError) -> NoReturn:
+async def _abort(context: Context, error: errors.PerdureError) -> NoReturn:
     details = (errors.DETAILS_KEY, errors.to_status(error).SerializeToString())
     await context.abort(error.status, errors.cut(error.message, errors.MESSAGE_BYTES_MAX), (details,))
     raise AssertionError("abort raises")
@@ -93,31 +133,32 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         if (known := self._wrapped.get(method)) is not None:
             return known
         handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(OURS):
-            return handler  # not there: gRPC answers UNIMPLEMENTED; health and reflection: their own business
+        if handler is None or not method.startswith((OURS, HEALTH)):
+            return handler  # not there: gRPC answers UNIMPLEMENTED; reflection: its own business
         is_internal = method.startswith(INTERNAL)
         if not is_internal:
             handler = handler._replace(request_deserializer=_reader(handler.request_deserializer))
-        is_gated = method not in ALWAYS and not is_internal
-        wrapped = self._wrap(handler, method, self._gate if is_gated else None)
+        gate = self._gate
+        admit = gate.count_worker if is_internal else gate.count if method.startswith(ALWAYS) else gate.admit
+        wrapped = self._wrap(handler, method, admit)
         self._wrapped[method] = wrapped
         return wrapped
 
-    def _wrap(self, handler: Any, method: str, gate: Gate | None) -> Any:
+    def _wrap(self, handler: Any, method: str, admit: Callable[[Context], None]) -> Any:
         codecs = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary:
-            guarded = _guard(handler.unary_unary, method, gate)
+            guarded = _guard(handler.unary_unary, method, admit)
             return grpc.unary_unary_rpc_method_handler(guarded, **codecs)
         if handler.stream_unary:
-            guarded = _guard(handler.stream_unary, method, gate, is_stream=True)
+            guarded = _guard(handler.stream_unary, method, admit, is_stream=True)
             return grpc.stream_unary_rpc_method_handler(guarded, **codecs)
         if handler.unary_stream:
-            guarded_stream = _guard_stream(handler.unary_stream, method, gate)
+            guarded_stream = _guard_stream(handler.unary_stream, method, admit)
             return grpc.unary_stream_rpc_method_handler(guarded_stream, **codecs)
-        return grpc.stream_stream_rpc_method_handler(_guard_stream(handler.stream_stream, method, gate), **codecs)
+        return grpc.stream_stream_rpc_method_handler(_guard_stream(handler.stream_stream, method, admit), **codecs)
 
 
 class _Malformed:
@@ -159,14 +200,13 @@ class _CheckedStream:
 
 
 def _guard(
-    call: Callable[..., Awaitable[Any]], method: str, gate: Gate | None, *, is_stream: bool = False
+    call: Callable[..., Awaitable[Any]], method: str, admit: Callable[[Context], None], *, is_stream: bool = False
 ) -> Callable[..., Awaitable[Any]]:
     check: Callable[[Any], Any] = _CheckedStream if is_stream else _checked
 
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def guarded(request: Any, context: Context) -> Any:
         try:
-            if gate is not None and gate.error is not None:
-                raise gate.error
+            admit(context)
             return await call(check(request), context)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
@@ -177,12 +217,11 @@ def _guard(
 
 
 def _guard_stream(
-    call: Callable[..., AsyncIterator[Any]], method: str, gate: Gate | None
+    call: Callable[..., AsyncIterator[Any]], method: str, admit: Callable[[Context], None]
 ) -> Callable[..., AsyncIterator[Any]]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+    async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            if gate is not None and gate.error is not None:
-                raise gate.error
+            admit(context)
             async for answer in call(_checked(request), context):
                 yield answer
         except (grpc.aio.AbortError, asyncio.CancelledError):
