@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 
 SDK_BASE = {
     "model",
+    "ids",
+    "bounded",
     "v1",
     "errors",
     "wire",
@@ -35,6 +37,8 @@ ROOMS = {
     "model": set[str](),
     "context": set[str](),
     "logs": set[str](),
+    "ids": set[str](),
+    "bounded": set[str](),
     "errors": {"model"},
     "wire": {"model", "v1"},
     "optionwire": {"model", "v1", "wire"},
@@ -50,14 +54,14 @@ ROOMS = {
     "runtimeenv": {"model", "graphwire"},
     "connection": {"v1"},
     "views": {"model", "v1", "wire"},
-    "batches": {"model", "v1", "wire", "errors", "options"},
+    "batches": {"model", "ids", "v1", "wire", "errors", "options"},
     "client": SDK_BASE | {"connection", "views", "batches"},
     "sync": SDK_BASE | {"client", "views", "batches"},
     "workflow": SDK_BASE | {"client", "sync", "views"},
     "engine": {"model"},
     "storage": {"model"},
     "worker": SDK_BASE | {"storage", "logs"},
-    "service": {"engine", "storage", "wire", "optionwire", "graphwire", "v1", "model", "errors"},
+    "service": {"bounded", "ids", "engine", "storage", "wire", "optionwire", "graphwire", "v1", "model", "errors"},
 }
 EXCEPTIONS = {
     "service/executors/local.py": {"worker", "codec", "context"},

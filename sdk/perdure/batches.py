@@ -7,8 +7,6 @@ common, as an object or by its content, is in it once. What a message means is u
 from __future__ import annotations
 
 import asyncio
-import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeVar
@@ -16,6 +14,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from perdure import errors, wire
+from perdure.ids import time_ordered_id
 from perdure.model import Failure, Payload
 from perdure.options import to_json
 from perdure.v1 import errors_pb2, spec_pb2, workflow_pb2, workflow_service_pb2
@@ -307,9 +306,3 @@ async def _pipelined(messages: AsyncIterator[I], send: Callable[[I], Awaitable[l
             task.cancel()
         await asyncio.gather(*sending, return_exceptions=True)
     return results
-
-
-def time_ordered_id() -> str:
-    """32 hexadecimal digits that sort by time: a UUIDv7 (RFC 9562)."""
-    head = (time.time_ns() // 1_000_000) << 80 | uuid.uuid4().int & ((1 << 80) - 1)
-    return f"{head & ~(0xF << 76) | 0x7 << 76:032x}"

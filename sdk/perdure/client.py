@@ -21,6 +21,7 @@ from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
 from perdure.connection import open_channel
 from perdure.conversion import large_parts, to_spec, with_stored
 from perdure.graph import TaskNode
+from perdure.ids import time_ordered_id
 from perdure.model import (
     INLINE_BYTES_MAX,
     WAITED,
@@ -180,7 +181,7 @@ class Client:
             namespace=self.namespace,
             workflow_id=workflow_id,
             event_key=key,
-            event_id=event_id or batches.time_ordered_id(),
+            event_id=event_id or time_ordered_id(),
             payload=wire.payload_to_proto(await self._payload(payload)),
         )
         return not (await self._call(lambda: self._workflows.SendEvent(request))).duplicate

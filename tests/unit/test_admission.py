@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 
 from perdure import errors, graphwire
+from perdure.ids import TimeOrderedIds
 from perdure.model import Node, RunStatus, Spec, WaitEvent
-from perdure.service.commands import TimeOrderedIds
 from perdure.service.executors.port import Executor
 from perdure.service.kernel import Kernel
 from perdure.service.source import source_of

@@ -7,7 +7,6 @@ refused, in which case nothing was changed. All may be repeated: ids make the re
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Final
 from perdure import errors, wire
 from perdure.engine.failures import run_canceled
 from perdure.engine.messages import CancelRequested, EventArrived
+from perdure.ids import TimeOrderedIds
 from perdure.model import Payload, RunStatus
 from perdure.service.admission import Admission, Way
 from perdure.service.changes import Change, Changes
@@ -31,7 +31,6 @@ from perdure.storage.rows import AddEvent, AddRun, DeleteRun, EntryResult, RunRo
 
 ANSWER_S: Final = 20.0
 """An owner that has not ended a run by then is probably dying: the caller is told to ask again."""
-IDS_AT_ONCE: Final = 256
 TRIES_MAX: Final = 8
 """Races for one workflow id that a request may lose before it is told to try again itself."""
 
@@ -394,34 +393,6 @@ class Commands:
         if expected_etag and expected_etag != str(row.change):
             raise errors.EtagMismatchError(f"workflow {workflow_id!r} has changed", etag=str(row.change))
         return row
-
-
-class TimeOrderedIds:
-    """UUIDv7 (RFC 9562), each above the one before: sorted by time, and those of one moment as they were made."""
-
-    def __init__(self) -> None:
-        self._last = 0  # 48 bits of time, 74 of chance
-        self._chance: list[int] = []
-
-    def __call__(self, now_ms: int) -> str:
-        value = (now_ms & (1 << 48) - 1) << 74 | self._draw() >> 6
-        if value <= self._last:
-            value = self._last + 1 + (self._draw() >> 48)
-        self._last = value
-        return _uuid7(value >> 74, value >> 62 & 0xFFF, value & (1 << 62) - 1)
-
-    def _draw(self) -> int:
-        """80 bits of chance, of which the system is asked for many at once: it is a call that gives the interpreter
-        away."""
-        if not self._chance:
-            some = os.urandom(10 * IDS_AT_ONCE)
-            self._chance = [int.from_bytes(some[at : at + 10], "big") for at in range(0, len(some), 10)]
-        return self._chance.pop()
-
-
-def _uuid7(time_ms: int, high: int, low: int) -> str:
-    fields = (time_ms >> 16, time_ms & 0xFFFF, 0x7000 | high, 0x8000 | low >> 48, low & (1 << 48) - 1)
-    return "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}".format(*fields)
 
 
 def _digest(new: NewRun) -> str:

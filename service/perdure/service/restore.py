@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from perdure import graphwire, wire
+from perdure.bounded import Bounded
 from perdure.engine.messages import ConsumeEvent, EventArrived, Record, RecordRun, RecordTask
 from perdure.engine.run import Run
 from perdure.model import InvalidSpec, Payload, RunStatus, Spec, TaskStatus
@@ -24,23 +24,16 @@ class Specs:
 
     def __init__(self, store: MetadataStore) -> None:
         self._store = store
-        self._cache: OrderedDict[str, Spec] = OrderedDict()
-        self._nodes = 0
+        self._cache: Bounded[str, Spec] = Bounded(SPECS_NODES_MAX, lambda spec: len(spec.nodes))
 
     def keep(self, key: str, spec: Spec) -> None:
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return
-        self._cache[key] = spec
-        self._nodes += len(spec.nodes)
-        while self._nodes > SPECS_NODES_MAX and len(self._cache) > 1:
-            _, oldest = self._cache.popitem(last=False)
-            self._nodes -= len(oldest.nodes)
+        if self._cache.get(key) is None:
+            self._cache.keep(key, spec)
 
     async def read(self, keys: Iterable[str]) -> dict[str, Spec]:
         """All of them; a missing or broken one raises CorruptData."""
         wanted = set(keys)
-        found = {key: self._cache[key] for key in wanted if key in self._cache}
+        found = {key: spec for key in wanted if (spec := self._cache.get(key)) is not None}
         missing = wanted - found.keys()
         stored = await self._store.read_specs(missing) if missing else {}
         for key in missing:

@@ -6,13 +6,13 @@ want to be (`checkpoint=False`); such values are pinned as long as somebody may 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from perdure import wire
+from perdure.bounded import Bounded
 from perdure.model import Payload
 from perdure.storage.ports import CorruptData, MetadataStore
 from perdure.storage.rows import ValueKey
@@ -27,20 +27,13 @@ class Values:
 
     def __init__(self, store: MetadataStore, *, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
         self._store = store
-        self._cache: OrderedDict[ValueKey, Payload] = OrderedDict()
+        self._cache: Bounded[ValueKey, Payload] = Bounded(cache_bytes_max, _weight)
         self._pinned: dict[str, dict[str, Payload]] = {}  # by run, by task
-        self._bytes = 0
-        self._bytes_max = cache_bytes_max
 
     def keep(self, key: ValueKey, payload: Payload) -> None:
         """Have a durable value at hand for those who will probably ask for it."""
-        if key in self._cache:
-            return
-        self._cache[key] = payload
-        self._bytes += len(payload.data) + ENTRY_BYTES
-        while self._bytes > self._bytes_max:
-            _, oldest = self._cache.popitem(last=False)
-            self._bytes -= len(oldest.data) + ENTRY_BYTES
+        if key not in self._cache:
+            self._cache.keep(key, payload)
 
     def pin(self, key: ValueKey, payload: Payload) -> None:
         """Have a value that no store has."""
@@ -64,7 +57,7 @@ class Values:
         if (payload := self.cached(key)) is not None:
             return payload
         (data,) = await self._store.read_values([key])
-        return None if data is None else _decode(key, data)
+        return None if data is None else self._kept(key, data)
 
     async def read(self, keys: Sequence[ValueKey]) -> list[Payload]:
         found = {key: payload for key in keys if (payload := self.cached(key)) is not None}
@@ -72,8 +65,18 @@ class Values:
         for key, data in zip(missing, await self._store.read_values(missing) if missing else (), strict=True):
             if data is None:
                 raise CorruptData(f"run {key.run_id} has no value of {_name(key)}", subject=key.run_id)
-            found[key] = _decode(key, data)
+            found[key] = self._kept(key, data)
         return [found[key] for key in keys]
+
+    def _kept(self, key: ValueKey, data: bytes) -> Payload:
+        """A value that was just read: dependents of one task ask for it one after the other."""
+        payload = _decode(key, data)
+        self._cache.keep(key, payload)
+        return payload
+
+
+def _weight(payload: Payload) -> int:
+    return len(payload.data) + ENTRY_BYTES
 
 
 def _name(key: ValueKey) -> str:

@@ -1,0 +1,61 @@
+"""The bounded cache: what stays, what is evicted."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.bounded import Bounded
+
+
+def test_the_least_recently_used_entry_is_evicted() -> None:
+    cache: Bounded[str, int] = Bounded(2)
+    cache.keep("a", 1)
+    cache.keep("b", 2)
+    assert cache.get("a") == 1
+    cache.keep("c", 3)
+    assert ("a" in cache, "b" in cache, "c" in cache) == (True, False, True)
+
+
+def test_keeping_a_key_again_replaces_its_value_and_weight() -> None:
+    cache: Bounded[str, str] = Bounded(4, len)
+    cache.keep("a", "xxxx")
+    cache.keep("a", "y")
+    cache.keep("b", "zzz")
+    assert (cache.get("a"), cache.get("b")) == ("y", "zzz")
+
+
+def test_an_entry_above_the_bound_stays_until_the_next() -> None:
+    cache: Bounded[str, str] = Bounded(3, len)
+    cache.keep("a", "x" * 10)
+    assert cache.get("a") == "x" * 10
+    cache.keep("b", "y")
+    assert ("a" in cache, "b" in cache) == (False, True)
+
+
+def test_dropping_frees_the_weight() -> None:
+    cache: Bounded[str, str] = Bounded(3, len)
+    cache.keep("a", "xx")
+    cache.drop("a")
+    cache.drop("nobody")
+    cache.keep("b", "y")
+    cache.keep("c", "zz")
+    assert len(cache) == 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 20), st.booleans())), st.integers(1, 40))
+def test_the_weight_never_exceeds_the_bound(steps: list[tuple[int, int, bool]], most: int) -> None:
+    cache: Bounded[int, int] = Bounded(most, lambda value: value)
+    model: dict[int, int] = {}
+    for key, value, is_kept in steps:
+        if is_kept:
+            model.pop(key, None)
+            model[key] = value
+            while sum(model.values()) > most and len(model) > 1:
+                del model[next(iter(model))]
+            cache.keep(key, value)
+        else:
+            assert cache.get(key) == model.get(key)
+            if key in model:
+                model[key] = model.pop(key)
+        assert len(cache) == len(model)
