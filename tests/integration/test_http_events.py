@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import socket
+import struct
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -222,3 +226,142 @@ async def test_an_address_in_use_is_said_clearly() -> None:
         with pytest.raises(SettingsError, match=f"cannot listen on {address}"):
             async with running_server(settings):
                 pass
+
+
+# ------------------------------------------------------------------------------ hostile requests
+
+GOOD = json.dumps({"event_key": "k", "event_payload": "v"}).encode()
+LINE = b"POST /event/send_event/w HTTP/1.1\r\nHost: h\r\n"
+HEAD = LINE + b"Content-Type: application/json\r\n"
+
+
+def packed(body: bytes, wbits: int) -> bytes:
+    packer = zlib.compressobj(wbits=wbits)
+    return packer.compress(body) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "wbits"), [("gzip", 31), ("GZIP", 31), ("deflate", 15), ("deflate", -15), ("identity", 0)]
+)
+async def test_compressed_bodies(web: Web, encoding: str, wbits: int) -> None:
+    handle = await web.waiting("w")
+    body = packed(GOOD, wbits) if wbits else GOOD
+    assert (await web.post("w", body, headers={"Content-Encoding": encoding}))[0] == 200
+    assert await handle.output() == ["v"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "field"),
+    [
+        ("gzip", GOOD, "body"),
+        ("gzip", b"", "body"),
+        ("gzip", packed(GOOD, 31)[:-9], "body"),
+        ("gzip", packed(GOOD, 31)[:-4] + b"\0\0\0\0", "body"),
+        ("gzip", packed(GOOD, 31) + b"more", "body"),
+        ("deflate", b"\xff" * 20, "body"),
+        ("br", GOOD, "Content-Encoding"),
+        ("gzip, gzip", packed(packed(GOOD, 31), 31), "Content-Encoding"),
+        ("ünknown", GOOD, "Content-Encoding"),
+    ],
+    ids=str,
+)
+async def test_broken_compression_is_the_senders_fault(web: Web, encoding: str, body: bytes, field: str) -> None:
+    await web.waiting("w")
+    status, answer = await web.post("w", body, headers={"Content-Encoding": encoding})
+    assert (status, answer["error"]["fields"]["field"]) == (400, field)
+
+
+async def test_a_deflate_bomb_is_not_unpacked(web: Web) -> None:
+    await web.waiting("w")
+    bomb = packed(bytes(256 * 1024 * 1024), 31)
+    assert len(bomb) < 1024 * 1024
+    tracemalloc.start()
+    try:
+        status, answer = await web.post("w", bomb, headers={"Content-Encoding": "gzip"})
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+    assert (status, answer["error"]["reason"]) == (413, "PAYLOAD_TOO_LARGE")
+
+
+async def test_a_payload_that_grows_when_it_is_written_is_bounded(web: Web) -> None:
+    await web.waiting("w")
+    numbers = ",".join(["1e15"] * 200_000)
+    status, answer = await web.post("w", f'{{"event_key": "k", "event_payload": [{numbers}]}}')
+    assert (status, answer["error"]["fields"]["field"]) == (413, "event_payload")
+
+
+async def raw_answer(web: Web, request: bytes) -> bytes:
+    """All that the server says to these bytes and the end of the sender's side."""
+    host, _, port = web.server.http_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(request)
+        writer.write_eof()
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+HOSTILE = {
+    "chunk without a size": HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "chunk with a size beyond all": HEAD + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\nx",
+    "chunk with a negative size": HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\nx",
+    "chunk longer than said": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nxyz\r\n0\r\n\r\n",
+    "chunks that never end": HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nxy\r\n",
+    "two lengths": HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "length and chunks": HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "negative length": HEAD + b"Content-Length: -2\r\n\r\n{}",
+    "length that is no number": HEAD + b"Content-Length: x\r\n\r\n{}",
+    "body shorter than said": HEAD + b"Content-Length: 200\r\n\r\n{",
+    "huge header": HEAD + b"X: " + b"x" * 100_000 + b"\r\n\r\n",
+    "many headers": HEAD + b"".join(b"X%d: y\r\n" % number for number in range(5_000)) + b"\r\n",
+    "header without a colon": HEAD + b"nothing\r\n\r\n",
+    "NUL in a header": HEAD + b"X: a\0b\r\nContent-Length: 2\r\n\r\n{}",
+    "bytes that are no text": HEAD + b"Idempotency-Key: \xff\xfe\r\nContent-Length: %d\r\n\r\n%b" % (len(GOOD), GOOD),
+    "media type that is none": LINE + b"Content-Type: ;;=\r\nContent-Length: 2\r\n\r\n{}",
+    "path that is no text": b"POST /event/send_event/%ff%fe%00 HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+    "another protocol": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no protocol": b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("request_bytes", HOSTILE.values(), ids=HOSTILE.keys())
+async def test_hostile_requests_are_refused_without_a_traceback(
+    web: Web, request_bytes: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = await web.waiting("w")
+    answer = await raw_answer(web, request_bytes)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4") or answer.startswith(b"HTTP/1.0 4")
+    assert (await web.post("w", GOOD))[0] == 200
+    assert await handle.output() == ["v"]
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info] == []
+
+
+@pytest.mark.parametrize("how", ["reset", "closed"])
+@pytest.mark.parametrize("framing", [b"Content-Length: 200\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"])
+async def test_a_client_that_vanishes_leaves_no_word_in_the_log(
+    web: Web, how: str, framing: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = await web.waiting("w")
+    host, _, port = web.server.http_address.rpartition(":")
+    for _ in range(5):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(HEAD + b"Expect: 100-continue\r\n" + framing)
+        assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"  # it waits for the body now
+        if how == "reset":
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.close()
+    assert (await web.post("w", GOOD))[0] == 200
+    assert await handle.output() == ["v"]
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info] == []
+
+
+async def test_the_last_of_two_equal_keys_is_taken(web: Web) -> None:
+    handle = await web.waiting("w")
+    assert (await web.post("w", '{"event_key": "no", "event_key": "k", "event_payload": 1, "event_payload": 2}'))[
+        0
+    ] == 200
+    assert await handle.output() == [2]

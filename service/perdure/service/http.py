@@ -12,13 +12,15 @@ have to say that they are JSON: browsers let no foreign page send that without a
 from __future__ import annotations
 
 import json
+import logging
 import uuid
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import grpc
-from aiohttp import web
+from aiohttp import http_exceptions, web
 
 from perdure import errors
 from perdure.model import Payload
@@ -29,6 +31,10 @@ from perdure.service.rpc.interceptor import Gate, translate
 from perdure.service.settings import SettingsError
 
 BODY_BYTES_MAX: Final = limits.INLINE_PAYLOAD_BYTES_MAX
+ZLIB_METHOD: Final = 8
+"""The low bits of a zlib stream's first byte (RFC 1950)."""
+AUTOMATIC: Final = 32
+"""Tells zlib to find out itself whether a stream is gzip's or zlib's."""
 KEY_HEADER: Final = "Idempotency-Key"
 STATUS: Final = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -40,6 +46,19 @@ STATUS: Final = {
     grpc.StatusCode.UNIMPLEMENTED: 501,
     grpc.StatusCode.UNAVAILABLE: 503,
 }
+
+
+class _OwnFaults(logging.Filter):
+    """Lets through what is not the fault of a client: requests that are not HTTP, connections that break."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, (http_exceptions.HttpProcessingError, ConnectionError))
+
+
+server_log = logging.getLogger(f"{__name__}.server")
+"""For aiohttp, which would log a traceback of each such request."""
+server_log.addFilter(_OwnFaults())
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -53,7 +72,9 @@ async def serving_http(listen: str, commands: Commands, gate: Gate, *, grace_s: 
     application.router.add_post("/event/send_event/{workflow_id}", service.send_event)
     application.router.add_get("/healthz", service.healthz)
     application.router.add_get("/readyz", service.readyz)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=grace_s)
+    runner = web.AppRunner(
+        application, access_log=None, shutdown_timeout=grace_s, auto_decompress=False, logger=server_log
+    )
     await runner.setup()
     try:
         try:
@@ -100,9 +121,39 @@ async def _json(request: web.Request) -> Any:
     if request.content_type != "application/json":
         raise requests.invalid("Content-Type", "must be application/json")
     try:
-        return json.loads(await request.read())
+        body = await request.read()
+    except (web.RequestPayloadError, http_exceptions.HttpProcessingError) as error:
+        raise requests.invalid("body", f"does not follow its Transfer-Encoding: {error}") from error
+    plain = _decompressed(body, request.headers.get("Content-Encoding", "identity").strip().lower())
+    try:
+        return json.loads(plain)
     except (ValueError, RecursionError) as error:
         raise requests.invalid("body", f"is not JSON: {error}") from error
+
+
+def _decompressed(body: bytes, encoding: str) -> bytes:
+    """A body as it was before it was compressed. No more of it is made than a body may have."""
+    if encoding == "identity":
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise requests.invalid("Content-Encoding", "must be gzip, deflate or identity")
+    is_raw = encoding == "deflate" and body[:1] and body[0] & 0xF != ZLIB_METHOD  # some leave out the header
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS | AUTOMATIC)
+    try:
+        plain = inflater.decompress(body, BODY_BYTES_MAX + 1)
+    except zlib.error as error:
+        raise requests.invalid("body", f"does not follow its Content-Encoding: {error}") from error
+    if len(plain) > BODY_BYTES_MAX:
+        raise _too_large("body", len(plain))
+    if not inflater.eof or inflater.unused_data:
+        raise requests.invalid("body", "does not follow its Content-Encoding: it ends too early or too late")
+    return plain
+
+
+def _too_large(field: str, size: int) -> errors.PayloadTooLargeError:
+    return errors.PayloadTooLargeError(
+        f"the {field} has more than {BODY_BYTES_MAX} bytes", field=field, size=str(size), limit=str(BODY_BYTES_MAX)
+    )
 
 
 def _event(body: Any) -> tuple[str, Payload]:
@@ -113,11 +164,12 @@ def _event(body: Any) -> tuple[str, Payload]:
         raise requests.invalid("event_key", "is required, as a string")
     try:
         text = json.dumps(body["event_payload"], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return requests.text(key, "event_key"), Payload("json/plain", text.encode())
+        data = text.encode()
     except (ValueError, RecursionError) as error:
-        if isinstance(error, errors.PerdureError):
-            raise
         raise requests.invalid("event_payload", f"is not JSON: {error}") from error
+    if len(data) > BODY_BYTES_MAX:  # numbers may be longer than they came
+        raise _too_large("event_payload", len(data))
+    return requests.text(key, "event_key"), Payload("json/plain", data)
 
 
 @web.middleware
@@ -125,11 +177,11 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except web.HTTPRequestEntityTooLarge:
-        error: errors.PerdureError = errors.PayloadTooLargeError(
-            f"the body has more than {BODY_BYTES_MAX} bytes", field="body", limit=str(BODY_BYTES_MAX)
-        )
+        error: errors.PerdureError = _too_large("body", request.content_length or BODY_BYTES_MAX + 1)
     except web.HTTPException as wrong:  # no such path, or another method
         return web.json_response({"error": {"message": wrong.reason}}, status=wrong.status, headers=_allowed(wrong))
+    except ConnectionError:  # the client is gone; aiohttp wants an answer all the same, which nobody gets
+        return web.Response(status=400)
     except Exception as raised:
         error = translate(raised, request.path)
     status = 413 if isinstance(error, errors.PayloadTooLargeError) else STATUS.get(error.status, 500)
