@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
-from perdure import errors, wire
+from perdure import errors, texts, wire
 from perdure.ids import time_ordered_id
 from perdure.model import Failure, Payload
 from perdure.options import to_json
@@ -119,8 +119,21 @@ class _Graphs:
         return place, len(data)
 
 
+def _check(item: RunItem) -> None:
+    """What the service would refuse is refused here: some of it no message can carry. Raises InvalidFieldError."""
+    texts.name(item.workflow_id, "workflow_id", required=False)
+    texts.name(item.request_id, "request_id", limit=128, required=False)
+    texts.name(item.name, "name", required=False)
+    for key, value in (item.labels or {}).items():
+        texts.name(key, "labels", limit=63)
+        texts.name(value, f"labels[{key!r}]", required=False)
+    for name in item.inputs or ():
+        texts.name(name, "inputs")
+
+
 async def run_request(calls: Calls, item: RunItem) -> workflow_service_pb2.RunRequest:
     """The call for a single one."""
+    _check(item)
     request = workflow_service_pb2.RunRequest(
         namespace=calls.namespace,
         workflow_id=item.workflow_id,
@@ -141,6 +154,7 @@ async def _run_requests(calls: Calls, items: Iterable[RunItem]) -> AsyncIterator
     graphs = _Graphs(calls)
     request, size = workflow_service_pb2.BatchRunRequest(namespace=calls.namespace), 0
     for item in items:
+        _check(item)
         place, grown = await graphs.place(item.graph, request)
         about = wire.json_to_struct(to_json("metadata", item.metadata)) if item.metadata is not None else None
         message = request.items.add(
@@ -192,9 +206,9 @@ async def send_events(calls: Calls, items: Iterable[EventItem]) -> list[bool | e
         size = 0
         for item in items:
             message = workflow_service_pb2.EventItem(
-                workflow_id=item.workflow_id,
-                event_key=item.key,
-                event_id=item.event_id or time_ordered_id(),
+                workflow_id=texts.name(item.workflow_id, "workflow_id"),
+                event_key=texts.name(item.key, "event_key"),
+                event_id=texts.name(item.event_id or time_ordered_id(), "event_id", limit=128),
                 payload=wire.payload_to_proto(await calls._payload(item.payload)),
             )
             some.append(message)

@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeVar
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from perdure import batches, codec, errors, failures, graphwire, rayobjects, runtimeenv, wire
+from perdure import batches, codec, errors, failures, graphwire, rayobjects, runtimeenv, texts, wire
 from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
 from perdure.connection import open_channel
 from perdure.conversion import large_parts, to_spec, with_stored
@@ -69,7 +69,8 @@ class Client:
 
     def __init__(self, address: str = "", *, namespace: str = "", patience: float = 30.0) -> None:
         self.address = address or os.environ.get("PERDURE_ADDRESS") or DEFAULT_ADDRESS
-        self.namespace = namespace or os.environ.get("PERDURE_NAMESPACE") or ""
+        namespace = namespace or os.environ.get("PERDURE_NAMESPACE") or ""
+        self.namespace = texts.name(namespace, "namespace", limit=63, required=False)
         self.patience = patience
         self._objects = rayobjects.AsyncObjects(self._upload, self._load, self.has_blob)
         self._channel = open_channel(self.address)
@@ -165,11 +166,14 @@ class Client:
 
     async def resume(self, workflow_id: str) -> bool:
         """Let a failed or resumable run go on. False: it is at work already."""
+        texts.name(workflow_id, "workflow_id")
         request = workflow_service_pb2.ResumeRequest(namespace=self.namespace, workflow_id=workflow_id)
         return (await self._call(lambda: self._workflows.Resume(request))).resumed
 
     async def cancel(self, workflow_id: str, reason: str = "") -> RunStatus:
         """End a run; gives its state, which is another one than CANCELED if it was final before."""
+        texts.name(workflow_id, "workflow_id")
+        texts.free(reason, "reason")
         request = workflow_service_pb2.CancelRequest(namespace=self.namespace, workflow_id=workflow_id, reason=reason)
         answer = await self._call(lambda: self._workflows.Cancel(request))
         return wire.run_status(answer.workflow.status)
@@ -179,9 +183,9 @@ class Client:
         if none is given)."""
         request = workflow_service_pb2.SendEventRequest(
             namespace=self.namespace,
-            workflow_id=workflow_id,
-            event_key=key,
-            event_id=event_id or time_ordered_id(),
+            workflow_id=texts.name(workflow_id, "workflow_id"),
+            event_key=texts.name(key, "event_key"),
+            event_id=texts.name(event_id or time_ordered_id(), "event_id", limit=128),
             payload=wire.payload_to_proto(await self._payload(payload)),
         )
         return not (await self._call(lambda: self._workflows.SendEvent(request))).duplicate
@@ -195,6 +199,7 @@ class Client:
 
     async def delete(self, workflow_id: str, *, allow_missing: bool = False) -> None:
         """Remove a final or resumable run with all that is its own."""
+        texts.name(workflow_id, "workflow_id")
         request = workflow_service_pb2.DeleteWorkflowRequest(
             namespace=self.namespace, workflow_id=workflow_id, allow_missing=allow_missing
         )
@@ -203,6 +208,7 @@ class Client:
     async def list(self, filter: str = "", *, order_by: str = "", page_size: int = 100) -> AsyncIterator[RunInfo]:
         """Runs, newest first unless `order_by` says otherwise. The filter is that of ListWorkflows."""
         token = ""
+        texts.free(filter, "filter")
         while True:
             request = workflow_service_pb2.ListWorkflowsRequest(
                 namespace=self.namespace, filter=filter, order_by=order_by, page_size=page_size, page_token=token
@@ -352,8 +358,8 @@ class Handle:
 
     def __init__(self, client: Client, workflow_id: str, run_id: str = "") -> None:
         self._client = client
-        self.workflow_id = workflow_id
-        self.run_id = run_id
+        self.workflow_id = texts.name(workflow_id, "workflow_id")
+        self.run_id = texts.name(run_id, "run_id", required=False)
 
     def __repr__(self) -> str:
         return f"<perdure workflow {self.workflow_id!r} at {self._client.address}>"
@@ -394,6 +400,7 @@ class Handle:
         """What `output` gives or raises, as it is stored. Raises TimeoutError and TaskNotFoundError as `output`."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
+        texts.name(task_id, "task_id", required=False)
         while True:
             left = POLL_S if deadline is None else min(POLL_S, max(deadline - loop.time(), 0))
             request = workflow_service_pb2.GetOutputRequest(
@@ -433,6 +440,7 @@ class Handle:
 
     async def metadata(self, task_id: str = "") -> workflow_pb2.Metadata:
         """User metadata, options and times of the run or of a task."""
+        texts.name(task_id, "task_id", required=False)
         request = workflow_service_pb2.GetMetadataRequest(
             namespace=self._client.namespace, workflow_id=self.workflow_id, task_id=task_id
         )

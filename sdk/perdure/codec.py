@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 
 import cloudpickle  # type: ignore[import-untyped]
 
+from perdure import texts
 from perdure.model import NULL, Attribute, BlobRef, Function, Index, Key, Path, Payload, frozen
 from perdure.v1 import workflow_pb2
 
@@ -364,7 +365,7 @@ def known(objects: Objects | None) -> Objects:
 
 def encode_function(function: Callable[..., Any], objects: Objects | None = None) -> Function:
     """A function to be called elsewhere: by reference if it can be imported, else with its code."""
-    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"
+    name = texts.printable(f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}")
     out = io.BytesIO()
     nested = Nested(objects)
     try:

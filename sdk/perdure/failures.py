@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import Any, Final
 
-from perdure import codec
+from perdure import codec, texts
 from perdure.errors import FunctionUnavailableError, RemoteError, SerializationError, TaskLostError, TaskTimeoutError
 from perdure.model import INLINE_BYTES_MAX, Failure, FailureKind
 
@@ -22,7 +22,7 @@ _STANDS_FOR: Final = {
 
 def type_name(kind: type) -> str:
     """The name by which retry policies know a type: "builtins.ValueError"."""
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return texts.storable(f"{kind.__module__}.{kind.__qualname__}")
 
 
 def from_exception(
@@ -62,19 +62,14 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _text(error: BaseException) -> str:
     try:
-        return _utf8(str(error))
+        return texts.storable(str(error))
     except Exception as broken:
         return f"(its text cannot be made: {type(broken).__name__})"
 
 
 def _stack(error: BaseException, skip_frames: int) -> str:
     frames = traceback.extract_tb(error.__traceback__)[skip_frames:]
-    return _utf8("".join(traceback.format_list(frames)))
-
-
-def _utf8(text: str) -> str:
-    """Lone surrogates (of file names that are no UTF-8, say) are escaped: no message can carry them."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return texts.storable("".join(traceback.format_list(frames)))
 
 
 def _pickled(error: BaseException) -> Any:

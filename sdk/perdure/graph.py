@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar, 
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from perdure import raydag
+from perdure import raydag, texts
 from perdure.model import Attribute, Index, Key, Path, Sleep, WaitEvent
 from perdure.options import SECONDS_MAX, Options, RetryPolicy
 
@@ -35,7 +35,7 @@ def _step(step: object) -> Index | Key:
     if isinstance(step, int):
         return Index(step)
     if isinstance(step, str):
-        return Key(step)
+        return Key(texts.free(step, "a part of a value"))
     raise TypeError(f"a part of a value is picked by an integer or a string, not by a {type(step).__name__}")
 
 
@@ -178,7 +178,7 @@ class Input:
     def __getattr__(self, name: str) -> Input:
         if name.startswith("__"):
             raise AttributeError(name)
-        return Input(self._name, (*self._path, Attribute(name)))
+        return Input(self._name, (*self._path, Attribute(texts.free(name, "a part of a value"))))
 
     def __iter__(self) -> NoReturn:
         _refuse_iteration("an input")
@@ -276,9 +276,11 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 
 def event(key: str, *, timeout: float | timedelta | None = None, **options: Any) -> Any:
-    """A node that waits for an event; its value is the event's payload. `timeout` in seconds."""
-    if not isinstance(key, str) or not 1 <= len(key) <= 256:
-        raise ValueError("an event key has 1 to 256 characters")
+    """A node that waits for an event; its value is the event's payload. `timeout` in seconds. InvalidFieldError for a
+    key that no event can have."""
+    if not isinstance(key, str):
+        raise ValueError(f"event_key: has 1 to 256 printable characters, and is no {type(key).__name__}")
+    texts.name(key, "event_key")
     return WaitNode(WaitEvent(key, None if timeout is None else _ms(timeout)), Options().merged(options))
 
 
@@ -314,14 +316,15 @@ def wait(
     if not 1 <= num_returns <= len(waited):
         raise ValueError(f"num_returns must be between 1 and the number of nodes ({len(waited)}), not {num_returns}")
     timeout_ms = None if timeout is None else _ms(timeout)
-    return cast("tuple[list[R], list[R]]", WaitForNode(waited, num_returns, timeout_ms, Options(task_id=task_id)))
+    options = Options().merged({"task_id": task_id})
+    return cast("tuple[list[R], list[R]]", WaitForNode(waited, num_returns, timeout_ms, options))
 
 
 def input(name: str) -> Any:
     """An input that `run(..., inputs={name: value})` gives."""
-    if not name:
-        raise ValueError("an input has a name")
-    return Input(name)
+    if not isinstance(name, str):
+        raise TypeError(f"an input has a name, not a {type(name).__name__}")
+    return Input(texts.name(name, "input"))
 
 
 def _nodes(after: Any) -> tuple[Node[Any], ...]:

@@ -49,6 +49,7 @@ from perdure.wire import (
 NESTING_MAX: Final = 32
 ARGUMENTS: Final = "perdure/arguments"
 SNAPSHOT: Final = "perdure-blob://"
+SIZE_DIGITS_MAX: Final = 18
 
 
 def arguments_refs(args: Iterable[spec_pb2.Arg], kwargs: Any) -> Iterator[Ref]:
@@ -205,8 +206,12 @@ class _SpecDecoder:
     def __init__(self, message: spec_pb2.WorkflowSpec) -> None:
         self._options: dict[bytes, TaskOptions] = {}
         self._functions: dict[bytes, Function] = {}
+        self._shared: list[Function] = []
         try:
-            self._shared = [self._function(function) for function in message.functions]
+            for function in message.functions:
+                if function.WhichOneof("kind") == "shared":
+                    raise ValueError("a function of the graph is registered or pickled; nodes share it by its place")
+                self._shared.append(self._function(function))
             has_default = message.HasField("default_options")
             self._usual = options_from_proto(message.default_options, TaskOptions()) if has_default else TaskOptions()
         except ValueError as error:
@@ -301,14 +306,14 @@ def snapshot_of(uri: object) -> tuple[BlobRef, str] | None:
     if not isinstance(uri, str) or not uri.startswith(SNAPSHOT):
         return None
     sha256, size, name = (*uri.removeprefix(SNAPSHOT).split("/"), "", "")[:3]
-    if not size.isdecimal() or not name:
+    if not size.isdecimal() or len(size) > SIZE_DIGITS_MAX or not name:
         raise ValueError(f"not the URI of a stored package: {uri!r:.200}")
     return BlobRef(sha256, int(size)), name
 
 
 def blobs_of_spec(spec: Spec) -> Iterator[BlobRef]:
     """Every blob that must live for the graph to run, some of them more than once: code, arguments and what
-    they refer to, packages of runtime environments."""
+    they refer to, packages of runtime environments. InvalidSpec for what names blobs in a malformed way."""
     environments: set[str] = set()
     functions: set[str] = set()
     for node in spec.nodes:
@@ -324,8 +329,12 @@ def blobs_of_spec(spec: Spec) -> Iterator[BlobRef]:
             yield from function.code.blobs()
         yield from arguments.blobs()
         if arguments.encoding == ARGUMENTS and arguments.blob is None:
-            composed = worker_service_pb2.Arguments.FromString(arguments.data)
-            for payload in _payloads_of((*composed.args, *composed.kwargs.values())):
+            try:
+                composed = worker_service_pb2.Arguments.FromString(arguments.data)
+                payloads = list(_payloads_of((*composed.args, *composed.kwargs.values())))
+            except (DecodeError, ValueError) as error:
+                raise InvalidSpec(f"node {node.id!r:.80}: its arguments do not decode: {error}", node.id) from error
+            for payload in payloads:
                 yield from payload.blobs()
     for environment in environments:
         yield from _snapshots_of(environment)
@@ -348,6 +357,11 @@ def _snapshots_of(environment: str) -> Iterator[BlobRef]:
     if SNAPSHOT not in environment:
         return
     named = json.loads(environment)
-    for uri in (named.get("working_dir"), *(named.get("py_modules") or ())):
-        if (found := snapshot_of(uri)) is not None:
+    modules = named.get("py_modules")
+    for uri in (named.get("working_dir"), *(modules if isinstance(modules, list) else ())):
+        try:
+            found = snapshot_of(uri)
+        except ValueError as error:
+            raise InvalidSpec(f"runtime_env: {error}") from error
+        if found is not None:
             yield found[0]

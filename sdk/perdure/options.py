@@ -10,9 +10,9 @@ from pathlib import PurePath
 from types import ModuleType
 from typing import Any, Final
 
-from perdure import codec
+from perdure import codec, texts
 from perdure.failures import type_name
-from perdure.model import ID_CHARS_MAX, Payload, Resources, Shape, TaskOptions
+from perdure.model import Payload, Resources, Shape, TaskOptions
 from perdure.model import RetryPolicy as ModelRetryPolicy
 
 SECONDS_MAX: Final = 315_576_000_000
@@ -98,10 +98,8 @@ class Options:
         return merged
 
     def to_model(self) -> TaskOptions:
-        if len(_text("task_id", self.task_id)) > ID_CHARS_MAX:
-            raise ValueError(f"a task id has at most {ID_CHARS_MAX} characters")
         return TaskOptions(
-            task_id=self.task_id,
+            task_id=texts.name(_text("task_id", self.task_id), "task_id", required=False),
             shape=self._shape(),
             retry=self._retry(),
             attempt_timeout_ms=self._timeout_ms(),
@@ -117,7 +115,7 @@ class Options:
             num_gpus=None if self.num_gpus is None else _number("num_gpus", self.num_gpus),
             memory_bytes=self._memory(),
             custom=self._custom(),
-            accelerator_type=_text("accelerator_type", self.accelerator_type or ""),
+            accelerator_type=texts.free(_text("accelerator_type", self.accelerator_type or ""), "accelerator_type"),
         )
         return Shape(resources, _runtime_env(self.runtime_env), self._scheduling())
 
@@ -151,7 +149,7 @@ class Options:
         if not isinstance(custom, Mapping):
             raise TypeError("resources is a mapping of names to amounts")
         for name, amount in custom.items():
-            if _text("a name in resources", name) in _OWN_OPTION:
+            if texts.name(_text("a name in resources", name), "resources", required=False) in _OWN_OPTION:
                 raise ValueError(f"resources has no {name}; that is the option {_OWN_OPTION[name]}")
             _number(f"the resource {name!r}", amount)
         return tuple(sorted(custom.items()))
@@ -211,7 +209,7 @@ def workflow_options(given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{sorted(unknown)[0]!r} is no option of a workflow; there are {known}")
     said = {name: value for name, value in given.items() if value is not None}
     if "name" in said:
-        _text("name", said["name"])
+        texts.name(_text("name", said["name"]), "name", required=False)
     Options().merged({name: value for name, value in said.items() if name != "name"})
     return said
 
@@ -224,7 +222,8 @@ def _types(kinds: Any) -> tuple[str, ...]:
 
 
 def to_json(name: str, value: Mapping[str, Any] | None) -> str:
-    """Canonical text, "" for nothing. TypeError for what is no mapping of strings, ValueError for what is no JSON."""
+    """Canonical text, "" for nothing. TypeError for what is no mapping of strings, ValueError for what is no JSON and
+    for texts that cannot be kept."""
     if value is None:
         return ""
     if not isinstance(value, Mapping):
@@ -234,9 +233,10 @@ def to_json(name: str, value: Mapping[str, Any] | None) -> str:
     if not all(isinstance(key, str) for key in value):
         raise TypeError(f"the keys of {name} are strings")
     try:
-        return json.dumps(dict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(dict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be JSON: {error}") from error
+    return texts.json_text(text, name)
 
 
 def _runtime_env(value: Mapping[str, Any] | None) -> str:
@@ -272,7 +272,7 @@ def _scheduling(strategy: Any) -> str | Payload:
             raise ValueError(f'scheduling_strategy is "DEFAULT", "SPREAD" or a strategy of Ray\'s, not {strategy!r}')
         return strategy
     if type(strategy).__name__ == "NodeAffinitySchedulingStrategy":
-        return f"{'node?' if strategy.soft else 'node'}:{strategy.node_id}"
+        return texts.free(f"{'node?' if strategy.soft else 'node'}:{strategy.node_id}", "scheduling_strategy")
     return _pickled(strategy, strategy)
 
 

@@ -255,7 +255,7 @@ def test_an_event_is_a_node() -> None:
 
 @pytest.mark.parametrize("key", ["", "x" * 257, 5, None])
 def test_an_event_key_has_a_length(key: Any) -> None:
-    with pytest.raises(ValueError, match="an event key has 1 to 256 characters"):
+    with pytest.raises(ValueError, match=r"event_key: (is required|has 1 to 256 printable characters)"):
         perdure.event(key)
 
 
@@ -298,7 +298,7 @@ def test_a_moment_has_a_zone() -> None:
 
 
 def test_an_input_has_a_name() -> None:
-    with pytest.raises(ValueError, match="an input has a name"):
+    with pytest.raises(ValueError, match="input: is required"):
         perdure.input("")
 
 

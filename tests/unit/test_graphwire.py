@@ -296,6 +296,7 @@ MALFORMED: list[tuple[spec_pb2.WorkflowSpec, str]] = [
         "a reference is to a node",
     ),
     (graph_of(spec_pb2.Node(id="a", event=spec_pb2.EventNode())), "an event key has 1 to 256 characters"),
+    (graph_of(functions=[spec_pb2.FunctionRef(shared=0)]), "a function of the graph is registered or pickled"),
     (graph_of(spec_pb2.Node(id="a", timer=spec_pb2.TimerNode())), "a timer has a delay or a time"),
     (
         graph_of(spec_pb2.Node(id="a", timer=spec_pb2.TimerNode(delay=Duration(seconds=-1)))),

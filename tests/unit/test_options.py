@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import perdure
+from perdure import errors
 from perdure.codec import decode
 from perdure.model import Payload, Resources, Shape, TaskOptions
 from perdure.model import RetryPolicy as ModelRetryPolicy
@@ -19,7 +20,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"num_cpu": 1}, TypeError, "unknown option 'num_cpu'; there are accelerator_type, "),
     ({"name": "a", "task_id": "b"}, TypeError, "name is another word for task_id"),
     ({"task_id": 5}, TypeError, "task_id is a string, not a int"),
-    ({"task_id": "x" * 257}, ValueError, "a task id has at most 256 characters"),
+    ({"task_id": "x" * 257}, errors.InvalidFieldError, "task_id: has 1 to 256 printable characters, not 257"),
     ({"num_cpus": "2"}, TypeError, "num_cpus is a number, not a str"),
     ({"num_cpus": True}, TypeError, "num_cpus is a number, not a bool"),
     ({"num_cpus": -1}, ValueError, "num_cpus must be 0 or more, not -1"),

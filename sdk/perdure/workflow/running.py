@@ -6,9 +6,9 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from perdure import errors, raydag, rayobjects
+from perdure import errors, raydag, rayobjects, texts
 from perdure.client import Handle
 from perdure.conversion import to_spec
 from perdure.graph import is_node
@@ -20,8 +20,6 @@ from perdure.workflow.connection import Connection, connect, in_main_thread_of_a
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-ID_CHARS_MAX: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +162,7 @@ def check_id(workflow_id: object) -> str:
     """TypeError or ValueError for what cannot be a workflow id."""
     if not isinstance(workflow_id, str):
         raise TypeError(f"a workflow id is a string, not a {type(workflow_id).__name__}")
-    if not 1 <= len(workflow_id) <= ID_CHARS_MAX or not workflow_id.isprintable():
-        raise ValueError(f"a workflow id has 1 to {ID_CHARS_MAX} printable characters, unlike {workflow_id!r:.300}")
-    return workflow_id
+    return texts.name(workflow_id, "workflow_id")
 
 
 def _check_metadata(metadata: object) -> None:
@@ -175,9 +171,10 @@ def _check_metadata(metadata: object) -> None:
     if not isinstance(metadata, Mapping):
         raise TypeError(f"metadata is a dictionary, not a {type(metadata).__name__}")
     try:
-        json.dumps(dict(metadata), allow_nan=False)
+        text = json.dumps(dict(metadata), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"metadata must be JSON: {error}") from error
+    texts.json_text(text, "metadata")
 
 
 def _input_name(name: str) -> str:

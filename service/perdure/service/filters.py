@@ -14,6 +14,7 @@ import re
 from datetime import datetime
 from typing import Final
 
+from perdure import texts
 from perdure.errors import InvalidFilterError
 from perdure.model import RunStatus
 from perdure.storage.rows import AllOf, AnyOf, Comparison, Condition
@@ -35,6 +36,8 @@ _VISIBLE: Final = re.compile(r"\S")
 
 def parse_filter(text: str) -> Condition | None:
     """None for an empty filter. Raises InvalidFilterError with the position."""
+    if (at := texts.never_at(text)) is not None:
+        raise _wrong("no text has this character", at)
     if len(text) > FILTER_CHARS_MAX:
         raise _wrong(f"a filter has at most {FILTER_CHARS_MAX} characters", FILTER_CHARS_MAX)
     if not text.strip():

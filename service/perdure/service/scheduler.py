@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar, assert_never
 
-from perdure import graphwire, wire
+from perdure import graphwire, texts, wire
 from perdure.engine.messages import (
     Act,
     CancelAttempt,
@@ -202,15 +202,16 @@ class Scheduler:
         key = spec_key(report.spec)
         try:
             spec = graphwire.decode_spec(report.spec)
+            texts.check_spec(spec)
             if missing := spec.inputs():
                 raise InvalidSpec(f"a returned graph has no inputs of its own, but uses {sorted(missing)}")
             live.run.graph.check(spec, live.run.graph.tasks.get(report.task_id))
+            uses = use(live.row.run_id, graphwire.blobs_of_spec(spec))
         except InvalidSpec as error:
             failure = Failure(FailureKind.SERIALIZATION, "perdure.InvalidSpec", f"the task returned a graph: {error}")
             self.take(live, TaskFailed(report.task_id, report.attempt, failure, report.at_ms))
             return
         event = TaskContinued(report.task_id, report.attempt, spec, key, report.at_ms, report.started_ms)
-        uses = use(live.row.run_id, graphwire.blobs_of_spec(spec))
         self.take(live, event, PutSpec(key, report.spec), *uses)
 
     def _came_too_late(self, event: Event | GraphReturned) -> None:

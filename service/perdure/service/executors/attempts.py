@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from perdure import wire
+from perdure import texts, wire
 from perdure.engine.messages import AttemptLost, TaskFailed, TaskSucceeded
 from perdure.model import FailureKind, Payload
 from perdure.service.executors.port import GraphReturned, Report, Work
@@ -58,7 +58,7 @@ def report_of(work: Work, receipt: pb.Receipt, now_ms: int) -> Report:
         case "continuation":
             return GraphReturned(work.task_id, work.attempt, receipt.continuation, now_ms, started_ms)
         case _:
-            failure = wire.failure_from_proto(receipt.failure)
+            failure = texts.mended(wire.failure_from_proto(receipt.failure))  # of a worker of any version
             if failure.kind is FailureKind.CANCELED:  # interrupted though nobody asked: the worker is ending
                 return AttemptLost(work.task_id, work.attempt, "the attempt was interrupted", now_ms)
             return TaskFailed(work.task_id, work.attempt, failure, now_ms)

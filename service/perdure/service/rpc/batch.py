@@ -68,7 +68,8 @@ class BatchCalls:
         items: list[Result[tuple[str, str]]] = []
         for item in request.items:
             try:
-                items.append((requests.workflow_id(item.workflow_id), item.run_id))
+                run_id = requests.text(item.run_id, "run_id", required=False)
+                items.append((requests.workflow_id(item.workflow_id), run_id))
             except errors.PerdureError as error:
                 items.append(error)
         answer = pb.BatchGetOutputResponse()

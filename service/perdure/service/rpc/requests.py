@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 
-from perdure import errors, graphwire, wire
+from perdure import errors, graphwire, texts, wire
 from perdure.model import BlobRef, Call, Payload, Spec
 from perdure.service import limits
 from perdure.service.source import Source
@@ -31,14 +31,8 @@ def invalid(field: str, what: str) -> errors.InvalidFieldError:
 
 
 def text(value: str, field: str, *, limit: int = limits.ID_CHARS_MAX, required: bool = True) -> str:
-    """A text of printable characters."""
-    if not value:
-        if required:
-            raise invalid(field, "is required")
-        return ""
-    if len(value) > limit or not value.isprintable():
-        raise invalid(field, f"has 1 to {limit} printable characters")
-    return value
+    """A name, as `texts` has it."""
+    return texts.name(value, field, limit=limit, required=required)
 
 
 def namespace(value: str) -> str:
@@ -61,7 +55,9 @@ def payload(message: payload_pb2.Payload, field: str) -> Payload:
             limit=str(limits.INLINE_PAYLOAD_BYTES_MAX),
         )
     try:
-        return wire.payload_from_proto(message)
+        return texts.payload(wire.payload_from_proto(message), field)
+    except errors.PerdureError:
+        raise
     except ValueError as error:
         raise invalid(field, str(error)) from error
 
@@ -129,7 +125,7 @@ def run(
         workflow_id=wanted_id,
         request_id=request_id,
         source=source,
-        inputs={name: payload(value, f"inputs[{name!r}]") for name, value in request.inputs.items()},
+        inputs={text(name, "inputs"): payload(value, f"inputs[{name!r}]") for name, value in request.inputs.items()},
         reuse=_REUSE[request.id_reuse_policy],
         conflict=_CONFLICT[request.id_conflict_policy],
         metadata=_metadata(request),
@@ -147,6 +143,7 @@ def spec(message: spec_pb2.WorkflowSpec) -> Spec:
     if len(message.nodes) > limits.NODES_MAX:
         raise errors.InvalidSpecError(f"the graph has {len(message.nodes)} nodes, at most {limits.NODES_MAX}")
     graph = graphwire.spec_from_proto(message)
+    texts.check_spec(graph)
     for node in graph.nodes:
         if isinstance(node.action, Call) and node.action.function.version:
             name = node.action.function.name
@@ -179,9 +176,10 @@ def _metadata(request: workflow_service_pb2.RunRequest | workflow_service_pb2.Ru
             limit=str(limits.METADATA_BYTES_MAX),
         )
     try:
-        return wire.struct_to_json(request.metadata)
+        told = wire.struct_to_json(request.metadata)
     except (ValueError, RecursionError) as error:  # NaN, say
         raise invalid("metadata", f"is no JSON: {error}") from error
+    return texts.json_text(told, "metadata")
 
 
 def _labels(labels: Mapping[str, str]) -> dict[str, str]:
@@ -191,6 +189,7 @@ def _labels(labels: Mapping[str, str]) -> dict[str, str]:
         text(key, "labels", limit=limits.LABEL_KEY_CHARS_MAX)
         if len(value.encode()) > limits.LABEL_VALUE_BYTES_MAX:
             raise invalid(f"labels[{key!r}]", f"has at most {limits.LABEL_VALUE_BYTES_MAX} bytes")
+        text(value, f"labels[{key!r}]", required=False)
     return dict(labels)
 
 
@@ -224,8 +223,8 @@ def is_number(place: Any) -> bool:
 def is_row(place: Any, kind: type) -> bool:
     """The value of a column of a kind, and a run id."""
     match place:
-        case [value, str()]:
-            return is_number(value) if kind is int else isinstance(value, kind)
+        case [value, str(run_id)] if texts.is_name(run_id):
+            return is_number(value) if kind is int else isinstance(value, str) and texts.is_name(value)
         case _:
             return False
 

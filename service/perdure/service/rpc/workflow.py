@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
-from perdure import errors, wire
+from perdure import errors, texts, wire
 from perdure.model import RunStatus
 from perdure.service import limits
 from perdure.service.batches import Batches
@@ -71,6 +71,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         if len(request.reason.encode()) > limits.REASON_BYTES_MAX:
             raise requests.invalid("reason", f"has at most {limits.REASON_BYTES_MAX} bytes")
+        texts.free(request.reason, "reason")
         view = await self._commands.cancel(*_named(request), request.reason, request.expected_etag)
         return pb.CancelResponse(workflow=answers.workflow(view))
 
@@ -80,7 +81,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         view = await self._queries.outcome(
             *_named(request),
             task_id=requests.text(request.task_id, "task_id", required=False),
-            run_id=request.run_id,
+            run_id=requests.text(request.run_id, "run_id", required=False),
             wait_s=requests.wait_s(request.wait, context),
         )
         answer = answers.outcome(view, include_error=request.include_error_object)
@@ -126,7 +127,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
 
     async def GetMetadata(self, request: pb.GetMetadataRequest, context: Context) -> pb.GetMetadataResponse:
         namespace, workflow_id = _named(request)
-        if not request.task_id:
+        if not requests.text(request.task_id, "task_id", required=False):
             view = await self._queries.run(namespace, workflow_id)
             return pb.GetMetadataResponse(metadata=answers.run_metadata(view))
         for task in await self._queries.tasks(namespace, workflow_id):

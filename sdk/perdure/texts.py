@@ -1,0 +1,217 @@
+"""What a text may be: one rule for each kind, by which the client checks its calls and the service every request.
+
+A *name* (ids, keys, labels, queues) has 1 to 256 printable characters, for people read names in lists and type
+them. A *free* text (reasons, metadata, values of environment variables) has neither NUL nor half of a surrogate pair:
+no UTF-8 has the second, PostgreSQL and many tools refuse the first. What a caller gives is refused with
+InvalidFieldError, which names the field. What user code says in passing, such as the message of its exception, must
+not fail anything: it is mended, and every character that cannot be kept is shown as its escape.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+from perdure.errors import InvalidFieldError
+from perdure.model import (
+    ID_CHARS_MAX,
+    Attribute,
+    Call,
+    Failure,
+    Function,
+    InputRef,
+    InvalidSpec,
+    Key,
+    Node,
+    Payload,
+    Spec,
+    TaskOptions,
+    TaskRef,
+    Wait,
+    WaitEvent,
+)
+
+SHOWN_CHARS_MAX: Final = 80
+ENCODING_CHARS_MAX: Final = 64
+
+_NEVER: Final = re.compile("[\0\ud800-\udfff]")
+_IN_JSON: Final = re.compile(r"\\u0000|\\u[dD][89a-fA-F]|[\0\ud800-\udfff]")
+"""What JSON may hold besides a NUL or half of a pair: all that is escaped so, pairs too. A reason to look closer."""
+
+
+def is_name(text: str, *, limit: int = ID_CHARS_MAX) -> bool:
+    """Whether it can be a name, at most so long."""
+    return 0 < len(text) <= limit and text.isprintable()
+
+
+def name(text: str, field: str, *, limit: int = ID_CHARS_MAX, required: bool = True) -> str:
+    """The text, if it can be a name; "" too, if none is required. Raises InvalidFieldError."""
+    if is_name(text, limit=limit) or (not text and not required):
+        return text
+    if not text:
+        raise _wrong(field, "is required")
+    if len(text) > limit:
+        raise _wrong(field, f"has 1 to {limit} printable characters, not {len(text)}")
+    at = next(at for at, character in enumerate(text) if not character.isprintable())
+    raise _wrong(field, f"has 1 to {limit} printable characters, and U+{ord(text[at]):04X} at {at} is none")
+
+
+def never_at(text: str) -> int | None:
+    """Where the first character is that no text may have."""
+    found = _NEVER.search(text)
+    return found.start() if found is not None else None
+
+
+def free(text: str, field: str) -> str:
+    """The text, if it can be kept. Raises InvalidFieldError."""
+    if (at := never_at(text)) is None:
+        return text
+    what = "NUL" if text[at] == "\0" else f"half of a surrogate pair (U+{ord(text[at]):04X})"
+    raise _wrong(field, f"has a {what} at {at}, which no text may have")
+
+
+def json_text(text: str, field: str) -> str:
+    """JSON, if every text in it can be kept. Raises InvalidFieldError."""
+    if _IN_JSON.search(text) is not None:
+        for found in _texts_in(json.loads(text)):
+            free(found, field)
+    return text
+
+
+def _texts_in(value: Any) -> Iterable[str]:
+    """All keys and texts of a JSON value."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str() as text:
+                yield text
+            case dict() as entries:
+                yield from entries
+                left += entries.values()
+            case list() as items:
+                left += items
+
+
+def _wrong(field: str, what: str) -> InvalidFieldError:
+    return InvalidFieldError(f"{field}: {what}", field=field)
+
+
+# ------------------------------------------------------------------------------ graphs
+
+
+def check_spec(spec: Spec) -> None:
+    """See to the texts of a graph that comes from outside. Raises InvalidSpec with the node.
+
+    Graphs that are stored already are not asked: they were taken by the rule of their time."""
+    seen: set[int] = set()  # by id(): functions and options are shared by many nodes
+    for node in spec.nodes:
+        try:
+            _check_node(node, seen)
+        except InvalidFieldError as error:
+            raise InvalidSpec(f"node {printable(node.id)!r:.80}: {error}", printable(node.id)[:80]) from error
+
+
+def _check_node(node: Node, seen: set[int]) -> None:
+    name(node.id, "id")
+    if id(node.options) not in seen:
+        seen.add(id(node.options))
+        _check_options(node.options)
+    match node.action:
+        case Call(function=function, arguments=arguments, refs=refs):
+            if id(function) not in seen:
+                seen.add(id(function))
+                _check_function(function)
+            payload(arguments, "arguments")
+            for ref in refs:
+                if ref.path:
+                    for step in ref.path:
+                        if isinstance(step, (Key, Attribute)):
+                            free(step.key if isinstance(step, Key) else step.name, "path")
+                if isinstance(ref, InputRef):
+                    name(ref.name, "input")
+                elif isinstance(ref, TaskRef):
+                    name(ref.task_id, "task_id")
+        case WaitEvent(key=key):
+            name(key, "event_key")
+        case Wait(refs=waited):
+            for other in waited:
+                if isinstance(other, TaskRef):
+                    name(other.task_id, "task_id")
+        case _:
+            pass
+
+
+def _check_options(options: TaskOptions) -> None:
+    name(options.task_id, "task_id", required=False)
+    json_text(options.metadata, "metadata")
+    shape = options.shape
+    json_text(shape.runtime_env, "runtime_env")
+    if isinstance(shape.scheduling, Payload):
+        payload(shape.scheduling, "scheduling")
+    else:
+        free(shape.scheduling, "scheduling")
+    free(shape.resources.accelerator_type, "accelerator_type")
+    for resource, _ in shape.resources.custom:
+        name(resource, "resources")
+    for kind in (*options.retry.retryable_types, *options.retry.non_retryable_types):
+        free(kind, "retry")
+
+
+def _check_function(function: Function) -> None:
+    for text, field in ((function.name, "function"), (function.version, "version")):
+        name(text, field, limit=max(len(text), 1), required=False)
+    name(function.python_version, "python_version", required=False)
+    if function.code is not None:
+        payload(function.code, "code")
+
+
+def payload(given: Payload, field: str) -> Payload:
+    """A payload, if what it says of its bytes can be kept. Raises InvalidFieldError."""
+    name(given.encoding, f"{field}.encoding", limit=ENCODING_CHARS_MAX)
+    if given.type or given.codecs or given.attributes:
+        for text in (given.type, *given.codecs, *(text for item in given.attributes for text in item)):
+            free(text, field)
+    return given
+
+
+# ------------------------------------------------------------------------------ mending
+
+
+def storable(text: str) -> str:
+    """A free text, whatever it was: NUL and halves of surrogate pairs as their escapes."""
+    return text if _NEVER.search(text) is None else _NEVER.sub(_escaped, text)
+
+
+def printable(text: str) -> str:
+    """A text of printable characters only, the others as their escapes."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return "\\x00" if found[0] == "\0" else f"\\u{ord(found[0]):04x}"
+
+
+def mended(failure: Failure) -> Failure:
+    """The same failure, all texts of which can be kept."""
+    links: list[Failure] = []
+    link: Failure | None = failure
+    while link is not None:
+        links.append(link)
+        link = link.cause
+    made: Failure | None = None
+    for link in reversed(links):
+        made = replace(
+            link,
+            type=storable(link.type),
+            message=storable(link.message),
+            stack_trace=storable(link.stack_trace),
+            base_types=tuple(storable(base) for base in link.base_types),
+            cause=made,
+        )
+    assert made is not None
+    return made
