@@ -32,6 +32,7 @@ SDK_BASE = {
     "graph",
     "conversion",
     "runtimeenv",
+    "tracebacks",
 }
 ROOMS = {
     # room: what of Perdure it may import
@@ -45,13 +46,14 @@ ROOMS = {
     "wire": {"model", "v1"},
     "optionwire": {"model", "v1", "wire"},
     "graphwire": {"model", "v1", "wire", "optionwire"},
-    "codec": {"model", "texts", "v1", "wire", "failures"},
-    "failures": {"model", "texts", "codec", "errors"},
+    "tracebacks": set[str](),
+    "codec": {"model", "texts", "v1", "wire", "failures", "tracebacks"},
+    "failures": {"model", "texts", "codec", "errors", "tracebacks"},
     "arguments": {"model", "v1", "wire", "codec"},
     "rayobjects": {"model", "wire", "codec"},
     "options": {"model", "texts", "codec", "failures"},
     "raydag": {"model", "options"},
-    "graph": {"model", "texts", "options", "raydag"},
+    "graph": {"model", "texts", "options", "raydag", "tracebacks"},
     "conversion": {"model", "codec", "arguments", "options", "raydag", "graph"},
     "runtimeenv": {"model", "graphwire"},
     "connection": {"v1"},

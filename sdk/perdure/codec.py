@@ -18,11 +18,12 @@ import pickle
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any, Final, Protocol
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from perdure import texts
+from perdure import texts, tracebacks
 from perdure.model import NULL, Attribute, BlobRef, Function, Index, Key, Path, Payload, frozen
 from perdure.v1 import workflow_pb2
 
@@ -297,7 +298,7 @@ def stored_object(index: int) -> Any:
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Knows objects and actors of Ray. By their types, so that other values cost what they always do."""
+    """Knows objects and actors of Ray, and code. By their types, so that other values cost what they always do."""
 
     def __init__(
         self,
@@ -307,15 +308,30 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         *,
         is_code: bool = False,
     ) -> None:
+        common = cloudpickle.Pickler._dispatch_table
         raylet = sys.modules.get("ray._raylet")
-        if raylet is not None and hasattr(raylet, "ObjectRef"):
-            reducers = {**copyreg.dispatch_table, **cloudpickle.Pickler._dispatch_table}
+        reducers: dict[type, Any]
+        if raylet is None or not hasattr(raylet, "ObjectRef"):
+            reducers = _CommonReducers()
+        else:
+            reducers = {**copyreg.dispatch_table, **common}
             reducers[raylet.ObjectRef] = lambda ref: (stored_object, (nested.position(ref),))
             actor = sys.modules.get("ray.actor")
             if not is_code and actor is not None and hasattr(actor, "ActorHandle"):
                 reducers[actor.ActorHandle] = _refuse_actor
-            self.dispatch_table = reducers
+        reducers[CodeType] = tracebacks.Reducer(common[CodeType])
+        self.dispatch_table = reducers
         super().__init__(out, protocol=5, buffer_callback=keep_out)
+
+
+class _CommonReducers(dict[type, Any]):
+    """Those of cloudpickle and of the process. To copy them for each value would cost more than most values do."""
+
+    def __missing__(self, kind: type) -> Any:
+        found = cloudpickle.Pickler._dispatch_table.get(kind) or copyreg.dispatch_table.get(kind)
+        if found is None:
+            raise KeyError(kind)
+        return found
 
 
 def _refuse_actor(handle: object) -> Any:

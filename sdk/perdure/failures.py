@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import Any, Final
 
-from perdure import codec, texts
+from perdure import codec, texts, tracebacks
 from perdure.errors import FunctionUnavailableError, RemoteError, SerializationError, TaskLostError, TaskTimeoutError
 from perdure.model import INLINE_BYTES_MAX, Failure, FailureKind
 
@@ -68,8 +67,7 @@ def _text(error: BaseException) -> str:
 
 
 def _stack(error: BaseException, skip_frames: int) -> str:
-    frames = traceback.extract_tb(error.__traceback__)[skip_frames:]
-    return texts.storable("".join(traceback.format_list(frames)))
+    return texts.storable(tracebacks.stack(error.__traceback__, skip_frames))
 
 
 def _pickled(error: BaseException) -> Any:

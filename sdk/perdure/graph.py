@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar, 
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from perdure import raydag, texts
+from perdure import raydag, texts, tracebacks
 from perdure.model import Attribute, Index, Key, Path, Sleep, WaitEvent
 from perdure.options import SECONDS_MAX, Options, RetryPolicy
 
@@ -211,6 +211,7 @@ class Task(Generic[P, C, R]):
         self.__module__ = getattr(function, "__module__", type(function).__module__)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
+        tracebacks.note(function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         return self.function(*args, **kwargs)

@@ -1,0 +1,253 @@
+"""Source lines of code that travels by value, for tracebacks.
+
+A pickled code object carries the name of its file and the lines of its function, whatever cloudpickle would keep.
+A traceback on a worker then shows the lines that ran, also if the worker does not have the file, or has another
+version of it.
+
+Pickling: `Reducer` adds the file name to every code object, and the text to the outermost one: the code of a nested
+function lies inside the text of the function around it. Text that is not certainly what was compiled is left out.
+Unpickling: `restore` notes the text for each code object, and gives it to `linecache` where the file does not exist.
+Formatting: `stack` prefers the noted text to the file.
+"""
+
+from __future__ import annotations
+
+import io
+import linecache
+import os
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from types import CodeType, TracebackType
+from typing import Any, Final
+
+TEXT_CHARS_MAX: Final = 64 * 1024
+"""The text of a longer function stays behind."""
+
+_STARTED: Final = time.time()
+_NO_LINES: Final = (1, "")
+
+Text = tuple[int, str]
+"""The number of the first line, and lines."""
+
+
+# ------------------------------------------------------------------------------ what is known of a code object
+
+
+class _Key(weakref.ref[CodeType]):
+    """Knows the id of its code object when that is gone."""
+
+    __slots__ = ("id",)
+    id: int
+
+
+class _Texts:
+    """Texts by code object. Code objects compare by value, so they are told apart by identity."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, tuple[_Key, Text]] = {}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def get(self, code: CodeType) -> Text | None:
+        known = self._texts.get(id(code))
+        return known[1] if known is not None and known[0]() is code else None
+
+    def put(self, code: CodeType, text: Text) -> None:
+        key = _Key(code, self._forget)
+        key.id = id(code)
+        self._texts[key.id] = (key, text)
+
+    def _forget(self, key: weakref.ref[CodeType]) -> None:
+        assert isinstance(key, _Key)
+        known = self._texts.get(key.id)
+        if known is not None and known[0] is key:  # else the id was given anew
+            del self._texts[key.id]
+
+
+_texts: Final = _Texts()
+
+
+def text_of(code: CodeType) -> Text:
+    """The lines of a function as they were compiled; none if that is not certain. Found out once."""
+    text = _texts.get(code)
+    if text is not None and (text is _NO_LINES or text[0] == code.co_firstlineno):
+        return text
+    found = _read(code) if text is None else _part(text[0], _lines(text[1]), code)  # of a nested function
+    _texts.put(code, found)
+    return found
+
+
+def note(function: object) -> None:
+    """Take notice of a function's text now, before somebody edits its file."""
+    code = getattr(function, "__code__", None)
+    if isinstance(code, CodeType):
+        text_of(code)
+
+
+def _read(code: CodeType) -> Text:
+    path = code.co_filename
+    cached = linecache.cache.get(path)
+    try:
+        linecache.checkcache(path)
+        candidates = [linecache.getlines(path)]
+    except (OSError, ValueError):  # no name that a file can have
+        return _NO_LINES
+    if cached is not None and len(cached) == 4:
+        candidates.append(cached[2])
+    for lines in candidates:
+        if lines and (_is_old(path) or _is_compiled_from(code, path, lines)):
+            return _part(1, lines, code)
+    return _NO_LINES
+
+
+def _part(first: int, lines: list[str], code: CodeType) -> Text:
+    """The lines of one function among these, which begin with line `first`."""
+    begin = code.co_firstlineno
+    text = "".join(lines[begin - first : _last_line(code) - first + 1])
+    return (begin, text) if len(text) <= TEXT_CHARS_MAX else _NO_LINES
+
+
+def _is_old(path: str) -> bool:
+    """Whether what linecache has under a path cannot have changed since it was compiled: the file is older than the
+    process, or there is no file (notebooks put their cells there)."""
+    entry = linecache.cache.get(path)
+    if entry is None or len(entry) != 4:
+        return False
+    _, modified, _, found = entry
+    return modified is None or (found == path and modified < _STARTED)
+
+
+def _is_compiled_from(code: CodeType, path: str, lines: list[str]) -> bool:
+    return code in _codes("".join(lines), path).get((code.co_qualname, code.co_firstlineno), ())
+
+
+@lru_cache(maxsize=16)
+def _codes(text: str, path: str) -> dict[tuple[str, int], list[CodeType]]:
+    """Code objects of a file by qualified name and first line."""
+    found: dict[tuple[str, int], list[CodeType]] = {}
+    try:
+        module = compile(text, path, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return found
+    for code in _with_nested(module):
+        found.setdefault((code.co_qualname, code.co_firstlineno), []).append(code)
+    return found
+
+
+def _with_nested(code: CodeType) -> Iterator[CodeType]:
+    waiting = [code]
+    while waiting:
+        code = waiting.pop()
+        yield code
+        waiting += (constant for constant in code.co_consts if isinstance(constant, CodeType))
+
+
+def _last_line(code: CodeType) -> int:
+    ends = (end for part in _with_nested(code) for _, end, _, _ in part.co_positions())
+    return max((end for end in ends if end is not None), default=code.co_firstlineno)
+
+
+# ------------------------------------------------------------------------------ pickling
+
+
+class Reducer:
+    """Reduces the code objects of one pickle. The same code gives the same pickle in every process."""
+
+    __slots__ = ("_nested", "_paths", "_reduce")
+
+    def __init__(self, reduce: Callable[[CodeType], Any]) -> None:
+        self._reduce = reduce
+        self._nested: set[int] = set()
+        self._paths: dict[str, str] = {}
+
+    def __call__(self, code: CodeType) -> tuple[Callable[..., CodeType], tuple[Any, ...]]:
+        make, parts = self._reduce(code)[:2]
+        # A copy of the name, always the same one: pickles tell equal objects from identical ones.
+        path = self._paths.setdefault(code.co_filename, "".join(code.co_filename))
+        if id(code) in self._nested:
+            return restore, (make, parts, path)
+        self._nested.update(map(id, _with_nested(code)))
+        first, text = text_of(code)
+        return (restore, (make, parts, path, first, text)) if text else (restore, (make, parts, path))
+
+
+def restore(
+    make: Callable[..., CodeType], parts: tuple[Any, ...], path: str, first: int = 1, text: str = ""
+) -> CodeType:
+    """What a pickled code object becomes. Stands in pickles, so it keeps its name and its parameters."""
+    code = make(*parts).replace(co_filename=path)
+    if text:
+        whole = (first, text)
+        for part in _with_nested(code):
+            _texts.put(part, whole)
+        _show(path, whole)
+    else:
+        _texts.put(code, _NO_LINES)
+    return code
+
+
+def _lines(text: str) -> list[str]:
+    """As `readlines` would give them; `splitlines` knows more ends of lines than Python source has."""
+    return io.StringIO(text).readlines()
+
+
+def _show(path: str, text: Text) -> None:
+    """Have whoever formats a traceback find lines of a file that this machine does not have."""
+    entry = linecache.cache.get(path)
+    if entry is None:
+        if os.path.exists(path):
+            return
+        shown = _Lines()
+        linecache.cache[path] = (0, None, shown, path)  # no time: it is never looked for on the disk
+    elif len(entry) == 4 and isinstance(entry[2], _Lines):
+        shown = entry[2]
+    else:
+        return
+    begin, lines = text[0] - 1, _lines(text[1])
+    shown.extend(["\n"] * (begin + len(lines) - len(shown)))
+    shown[begin : begin + len(lines)] = lines
+
+
+class _Lines(list[str]):
+    """Lines that came with code; there may be more of the same file."""
+
+
+# ------------------------------------------------------------------------------ formatting
+
+
+def stack(trace: TracebackType | None, skip_frames: int = 0) -> str:
+    """A traceback as text, without its first frames."""
+    summaries = traceback.extract_tb(trace)[skip_frames:]
+    frames = [frame for frame, _ in traceback.walk_tb(trace)][skip_frames:]
+    keys: dict[Text, str] = {}
+    try:
+        for i, (frame, summary) in enumerate(zip(frames, summaries, strict=True)):
+            text = _texts.get(frame.f_code)
+            if text is not None:
+                if text not in keys:
+                    keys[text] = key = f"<lines that came with code {id(keys)}-{len(keys)}>"
+                    numbered = ["\n"] * (text[0] - 1) + _lines(text[1])
+                    linecache.cache[key] = (0, None, numbered, key)
+                summaries[i] = _with_lines(summary, keys[text])
+    finally:
+        for key in keys.values():
+            linecache.cache.pop(key, None)
+    return "".join(traceback.format_list(summaries))
+
+
+def _with_lines(summary: traceback.FrameSummary, key: str) -> traceback.FrameSummary:
+    """The same place, with the lines that linecache has under a key."""
+    made = traceback.FrameSummary(
+        key,
+        summary.lineno,
+        summary.name,
+        end_lineno=summary.end_lineno,
+        colno=summary.colno,
+        end_colno=summary.end_colno,
+    )  # which looks its lines up
+    made.filename = summary.filename
+    return made
