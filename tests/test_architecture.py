@@ -48,9 +48,9 @@ ROOMS = {
     "graphwire": {"model", "v1", "wire", "optionwire"},
     "tracebacks": set[str](),
     "codec": {"model", "texts", "v1", "wire", "failures", "tracebacks"},
-    "failures": {"model", "texts", "codec", "errors", "tracebacks"},
-    "arguments": {"model", "v1", "wire", "codec"},
-    "rayobjects": {"model", "wire", "codec"},
+    "failures": {"model", "texts", "wire", "codec", "errors", "tracebacks"},
+    "arguments": {"model", "v1", "wire", "codec", "failures"},
+    "rayobjects": {"model", "wire", "codec", "failures"},
     "options": {"model", "texts", "codec", "failures"},
     "raydag": {"model", "options"},
     "graph": {"model", "texts", "options", "raydag", "tracebacks"},
@@ -80,7 +80,7 @@ ROOMS = {
     },
 }
 EXCEPTIONS = {
-    "service/executors/local.py": {"worker", "codec", "context"},
+    "service/executors/local.py": {"worker", "codec", "failures", "context"},
     "client.py": {"workflow"},  # late, by `Client.local`
 }
 RAY_FOLDERS = ("workflow/",)

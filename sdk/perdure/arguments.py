@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from perdure import codec, wire
+from perdure import codec, failures, wire
 from perdure.model import Payload, Ref, frozen
 from perdure.v1 import spec_pb2, worker_service_pb2
 
@@ -57,7 +57,7 @@ def encode_arguments(
     except (codec.CodecError, codec.Unresolved):
         raise
     except Exception as error:
-        raise codec.CodecError(f"the arguments cannot be pickled: {error}") from error
+        raise codec.CodecError(f"the arguments cannot be pickled: {failures.text_of(error)}") from error
     return codec.with_table(out.getvalue(), nested), tuple(refs)
 
 
@@ -114,7 +114,7 @@ def decode_arguments(
     except (codec.CodecError, codec.Unresolved):
         raise
     except Exception as error:
-        raise codec.CodecError(f"the arguments cannot be decoded: {type(error).__name__}: {error}") from error
+        raise codec.CodecError(f"the arguments cannot be decoded: {failures.described(error)}") from error
     return args, kwargs
 
 

@@ -122,7 +122,7 @@ def encode(value: object, objects: Objects | None = None) -> Encoded:
     except (CodecError, Unresolved):
         raise
     except Exception as error:
-        raise CodecError(f"a value of type {_name(type(value))} cannot be pickled: {error}") from error
+        raise CodecError(f"a value of type {_name(type(value))} cannot be pickled: {_said(error)}") from error
     chunks: list[bytes | memoryview] = [out.getvalue()]
     encoding = PICKLE
     if buffers:
@@ -184,7 +184,7 @@ def decode(payload: Payload, data: bytes | memoryview | None = None, objects: Ob
     except (CodecError, Unresolved):
         raise
     except Exception as error:
-        raise CodecError(f"a {payload.encoding} value cannot be decoded: {type(error).__name__}: {error}") from error
+        raise CodecError(f"a {payload.encoding} value cannot be decoded: {_described(error)}") from error
 
 
 def _decode_buffers(data: memoryview) -> Any:
@@ -389,7 +389,7 @@ def encode_function(function: Callable[..., Any], objects: Objects | None = None
     except Unresolved:
         raise
     except Exception as error:
-        raise CodecError(f"the function {name} cannot be pickled: {error}") from error
+        raise CodecError(f"the function {name} cannot be pickled: {_said(error)}") from error
     code = with_table(out.getvalue(), nested)
     return Function(hashlib.sha256(code.data).hexdigest(), name, code, python_version=PYTHON_VERSION)
 
@@ -416,7 +416,7 @@ def load_function(
         raise
     except Exception as error:
         raise FunctionUnavailable(
-            f"{function.name} cannot be loaded on the worker: {type(error).__name__}: {error}. Make its module "
+            f"{function.name} cannot be loaded on the worker: {_described(error)}. Make its module "
             "importable there (working directory of the agent, runtime_env), or have cloudpickle send it by value"
         ) from error
     if not callable(found):
@@ -427,4 +427,18 @@ def load_function(
 
 
 def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+    from perdure import failures
+
+    return failures.type_name(kind)
+
+
+def _said(error: Exception) -> str:
+    from perdure import failures
+
+    return failures.text_of(error)
+
+
+def _described(error: Exception) -> str:
+    from perdure import failures
+
+    return failures.described(error)

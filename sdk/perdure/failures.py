@@ -1,14 +1,25 @@
-"""Exceptions to failures and back: the type, the fields and the remote traceback survive the trip."""
+"""Exceptions to failures and back: the type, the fields and the remote traceback survive the trip.
+
+An exception is user code: its `__str__`, `__reduce__` and properties may raise anything, and its texts may be
+large or no Unicode. Nothing of that leaves this module; what cannot be told is left out.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, TypeVar
 
-from perdure import codec, texts, tracebacks
+from perdure import codec, texts, tracebacks, wire
 from perdure.errors import FunctionUnavailableError, RemoteError, SerializationError, TaskLostError, TaskTimeoutError
 from perdure.model import INLINE_BYTES_MAX, Failure, FailureKind
 
-CAUSES_MAX: Final = 16
+T = TypeVar("T")
+
+CAUSES_MAX: Final = wire.CAUSES_MAX
+NAME_CHARS_MAX: Final = 512
+BASES_MAX: Final = 32
 _GENERAL: Final = (object, BaseException, Exception)
 
 _STANDS_FOR: Final = {
@@ -19,15 +30,41 @@ _STANDS_FOR: Final = {
 }
 
 
+# What classes may override, as Python itself has it.
+_module_of: Final[Callable[[type], object]] = type.__dict__["__module__"].__get__
+_qualname_of: Final[Callable[[type], str]] = type.__dict__["__qualname__"].__get__
+_mro_of: Final[Callable[[type], tuple[type, ...]]] = type.__dict__["__mro__"].__get__
+_cause_of: Final[Callable[[BaseException], BaseException | None]] = BaseException.__dict__["__cause__"].__get__
+_context_of: Final[Callable[[BaseException], BaseException | None]] = BaseException.__dict__["__context__"].__get__
+_hides_context: Final[Callable[[BaseException], bool]] = BaseException.__dict__["__suppress_context__"].__get__
+_set_cause: Final[Callable[[BaseException, BaseException], None]] = BaseException.__dict__["__cause__"].__set__
+_traceback_of: Final[Callable[[BaseException], TracebackType | None]] = BaseException.__dict__["__traceback__"].__get__
+
+
 def type_name(kind: type) -> str:
     """The name by which retry policies know a type: "builtins.ValueError"."""
-    return texts.storable(f"{kind.__module__}.{kind.__qualname__}")
+    module = _or(lambda: _module_of(kind), None)
+    return _plain(f"{module if type(module) is str else ''}.{_qualname_of(kind)}", NAME_CHARS_MAX)
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says of itself: Unicode of a bounded length, whatever its `__str__` does."""
+    try:
+        text = str(error)
+    except BaseException as broken:
+        return f"(its text cannot be made: {_qualname_of(type(broken))[:NAME_CHARS_MAX]})"
+    return _plain(text, wire.MESSAGE_CHARS_MAX)
+
+
+def described(error: BaseException) -> str:
+    """Type and text of an exception, for the text of another one."""
+    return f"{type_name(type(error)).removeprefix('builtins.')}: {text_of(error)}"
 
 
 def from_exception(
     error: BaseException, kind: FailureKind = FailureKind.APPLICATION, *, skip_frames: int = 0
 ) -> Failure:
-    """What is known of an exception, and itself if it can be pickled and is small.
+    """What is known of an exception, and itself if it can be pickled and is small. Raises nothing.
 
     `skip_frames` leaves out the frames of whoever called the user's code.
     """
@@ -38,9 +75,9 @@ def from_exception(
         failure = Failure(
             kind=kind if is_first else FailureKind.APPLICATION,
             type=type_name(type(link)),
-            message=_text(link),
+            message=text_of(link),
             stack_trace=_stack(link, skip_frames if is_first else 0),
-            base_types=tuple(type_name(base) for base in type(link).__mro__[1:] if base not in _GENERAL),
+            base_types=_base_types(type(link)),
             cause=failure,
             error=_pickled(link) if is_first else None,
         )
@@ -48,26 +85,41 @@ def from_exception(
     return failure
 
 
+def _or(step: Callable[[], T], otherwise: T) -> T:
+    """The result of a step that may run code of the user's, or `otherwise` if that raises anything at all."""
+    try:
+        return step()
+    except BaseException:
+        return otherwise
+
+
+def _plain(text: str, chars_max: int) -> str:
+    """A text that can be kept. Subclasses of str may override anything, so a method of str itself makes it plain."""
+    return texts.storable(str.__getitem__(text, slice(chars_max)))
+
+
+def _base_types(kind: type) -> tuple[str, ...]:
+    bases = [base for base in _mro_of(kind)[1:] if not any(base is general for general in _GENERAL)]
+    return tuple(type_name(base) for base in bases[:BASES_MAX])
+
+
 def _chain(error: BaseException) -> list[BaseException]:
     chain = [error]
     while len(chain) < CAUSES_MAX:
         last = chain[-1]
-        cause = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
+        cause = _cause_of(last)
+        if cause is None and not _hides_context(last):
+            cause = _context_of(last)
         if cause is None or any(cause is link for link in chain):  # not `in`: errors may define equality
             break
         chain.append(cause)
     return chain
 
 
-def _text(error: BaseException) -> str:
-    try:
-        return texts.storable(str(error))
-    except Exception as broken:
-        return f"(its text cannot be made: {type(broken).__name__})"
-
-
 def _stack(error: BaseException, skip_frames: int) -> str:
-    return texts.storable(tracebacks.stack(error.__traceback__, skip_frames))
+    trace = _traceback_of(error)
+    text = _or(lambda: tracebacks.stack(trace, skip_frames), "")  # asks the modules of its frames for their source
+    return _plain(text[-wire.STACK_CHARS_MAX :], wire.STACK_CHARS_MAX)
 
 
 def _pickled(error: BaseException) -> Any:
@@ -78,7 +130,7 @@ def _pickled(error: BaseException) -> Any:
             return None
         payload = encoded.inline()
         codec.decode(payload)
-    except Exception:
+    except BaseException:  # of its own code
         return None
     return payload
 
@@ -88,7 +140,7 @@ def _unpickled(failure: Failure) -> BaseException | None:
         return None
     try:
         decoded = codec.decode(failure.error)
-    except codec.CodecError:
+    except (codec.CodecError, GeneratorExit):
         return None
     return decoded if isinstance(decoded, BaseException) else None
 
@@ -100,7 +152,8 @@ def to_exception(failure: Failure) -> BaseException:
     if error is None:
         error = _STANDS_FOR.get(failure.kind, RemoteError)(failure)
     if failure.stack_trace:
-        error.add_note(f"Remote traceback (most recent call last):\n{failure.stack_trace.rstrip()}")
-    if failure.cause is not None and error.__cause__ is None:
-        error.__cause__ = to_exception(failure.cause)
+        with suppress(Exception):  # a frozen dataclass takes no notes
+            error.add_note(f"Remote traceback (most recent call last):\n{failure.stack_trace.rstrip()}")
+    if failure.cause is not None and _cause_of(error) is None:
+        _set_cause(error, to_exception(failure.cause))
     return error

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from perdure import codec, wire
+from perdure import codec, failures, wire
 from perdure.model import BlobRef, Payload
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class ObjectFailed(codec.Unresolved):
     """The object is an error, that of the task of Ray's that was to make it."""
 
     def __init__(self, error: BaseException, trace: str) -> None:
-        super().__init__(str(error))
+        super().__init__(failures.text_of(error))
         self.error = error
         self.trace = trace
 
@@ -143,7 +143,7 @@ class RayObjects:
         try:
             return encoded.stored(self._blobs.store(encoded))
         except Exception as error:
-            raise ObjectUnavailable(f"the contents of an object cannot be stored: {error}") from error
+            raise ObjectUnavailable(f"the contents of an object cannot be stored: {failures.text_of(error)}") from error
 
     def contents(self, ref: Any) -> Any:
         """What `ray.get` gives. Raises ObjectFailed, ObjectUnavailable."""
@@ -152,10 +152,10 @@ class RayObjects:
             return _ray().get(ref)
         except exceptions.RayTaskError as error:
             if is_loss(error):
-                raise ObjectUnavailable(str(error)) from error
-            raise ObjectFailed(_users_own(error), str(error)) from error
+                raise ObjectUnavailable(failures.text_of(error)) from error
+            raise ObjectFailed(_users_own(error), failures.text_of(error)) from error
         except Exception as error:
-            raise ObjectUnavailable(f"an object cannot be had: {error}") from error
+            raise ObjectUnavailable(f"an object cannot be had: {failures.text_of(error)}") from error
 
     def put(self, value: Any) -> Any:
         """A ray.ObjectRef of a value, which is one already perhaps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 
 import pytest
@@ -202,6 +203,22 @@ def test_one_that_is_false_comes_back_as_itself() -> None:
 
 def test_one_without_words_has_a_message() -> None:
     assert failures.from_exception(Mute()).message == "(its text cannot be made: RuntimeError)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """Lets nothing be set on it."""
+
+    item: str = ""
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return Frozen, (self.item,)
+
+
+def test_one_that_lets_nothing_be_set_comes_back_with_its_cause() -> None:
+    back = there_and_back(caught(Frozen("book"), KeyError("k")))
+    assert isinstance(back, Frozen)
+    assert (back.item, str(back.__cause__)) == ("book", "builtins.KeyError: 'k'")
 
 
 def test_one_defined_in_a_function_travels_by_value() -> None:

@@ -26,7 +26,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 import grpc.aio
 
-from perdure import codec, graphwire, logs, optionwire
+from perdure import codec, failures, graphwire, logs, optionwire
 from perdure.codec import PYTHON_VERSION
 from perdure.model import BlobRef, Payload, Shape
 from perdure.storage.ports import BlobStore
@@ -196,13 +196,13 @@ class Agent:
             ref = await loop.run_in_executor(self._threads, self._submit, start, self._welcome, loop)
         except Exception as error:
             log.warning("lease not submitted", extra={"error": str(error)})
-            self._ended(start.lease_id, f"{type(error).__name__}: {error}")
+            self._ended(start.lease_id, failures.described(error))
             return
         self._leases[start.lease_id] = ref
 
         def done(future: Any) -> None:
             error = future.exception()
-            reason = "" if error is None else f"{type(error).__name__}: {error}"
+            reason = "" if error is None else failures.described(error)
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._ended, start.lease_id, reason)
 

@@ -2,13 +2,14 @@
 
 Knows nothing of Ray, streams or threads. Nothing that user code does escapes from here but what ends
 the process on purpose: an exception, a value that cannot be pickled, a function that cannot be loaded
-all become a result.
+all become a result, and every result can be told: it is of a bounded size and its texts are Unicode.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -35,6 +36,10 @@ from perdure.storage.ports import BlobNotFound, CorruptData
 from perdure.worker.interrupt import Interrupted
 
 FUNCTIONS_MAX: Final = 1_000
+SPEC_BYTES_MAX: Final = 6 * 1024 * 1024
+"""A graph that a task returns travels in one message, without its large values."""
+BLOBS_MAX: Final = 50_000
+"""A value names the blobs that it refers to in one message."""
 MANY_OBJECTS: Final = 32
 
 
@@ -197,40 +202,58 @@ class Runner:
         """Whether the function is `async def`; one that cannot be loaded is not."""
         try:
             return inspect.iscoroutinefunction(self._load(function))
-        except _Bad:
+        except Interrupted:
+            raise
+        except BaseException:  # loading it again, as an attempt, tells what
             return False
 
     def run(self, assignment: Assignment) -> Result:
-        """Run it in this thread."""
+        """Run it in this thread. Raises what ends a worker: Interrupted, KeyboardInterrupt, SystemExit."""
         try:
             function, args, kwargs = self._prepare(assignment)
+            depth = sys.getrecursionlimit()
             with bind_context(assignment.context):
                 try:
                     value = function(*args, **kwargs)
                 except (Interrupted, KeyboardInterrupt, SystemExit):
                     raise
                 except BaseException as error:
+                    _leave_room(depth)
                     return Failed(failures.from_exception(error, _kind(error), skip_frames=1))
+                finally:
+                    _leave_room(depth)
             return self._finish(value, assignment)
         except _Bad as bad:
             return Failed(bad.failure)
+        except (Interrupted, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            return unforeseen(error)
 
     async def run_async(self, assignment: Assignment) -> Result:
-        """Run an `async def` function on the running loop."""
+        """Run an `async def` function on the running loop. Raises CancelledError when it was cancelled."""
         try:
             function, args, kwargs = self._prepare(assignment)
+            depth = sys.getrecursionlimit()
             with bind_context(assignment.context):
                 try:
                     value = await function(*args, **kwargs)
                 except (SystemExit, KeyboardInterrupt) as exit_:  # out of a coroutine it would end the loop
-                    return Failed(Failure(FailureKind.SYSTEM, "perdure.WorkerExited", f"the task ended with {exit_!r}"))
+                    return exited(exit_)
                 except BaseException as error:
                     if _is_end(error):
                         raise
+                    _leave_room(depth)
                     return Failed(failures.from_exception(error, _kind(error), skip_frames=1))
+                finally:
+                    _leave_room(depth)
             return self._finish(value, assignment)
         except _Bad as bad:
             return Failed(bad.failure)
+        except BaseException as error:
+            if _is_end(error):
+                raise
+            return unforeseen(error)
 
     def _prepare(self, assignment: Assignment) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         function = self._load(assignment.function)
@@ -254,7 +277,9 @@ class Runner:
             args, kwargs = decode_arguments(assignment.arguments, resolve, data, self._objects)
         except codec.Unresolved as unresolved:
             raise _bad(unresolved) from unresolved
-        except Exception as error:  # stepping into a value runs code of the user's
+        except Interrupted:
+            raise
+        except BaseException as error:  # decoding a value and stepping into it runs code of the user's
             raise _Bad(_serialization(error, assignment.context.task_id, "its arguments")) from error
         return function, args, kwargs
 
@@ -297,9 +322,9 @@ class Runner:
         try:
             return self._blobs.load(blob)
         except (BlobNotFound, CorruptData) as error:  # no other attempt will find it otherwise
-            raise _Bad(data_lost(f"blob {blob.sha256} cannot be read: {error}")) from error
+            raise _Bad(data_lost(f"blob {blob.sha256} cannot be read: {failures.text_of(error)}")) from error
         except Exception as error:
-            message = f"blob {blob.sha256} cannot be read: {error}"
+            message = f"blob {blob.sha256} cannot be read: {failures.text_of(error)}"
             failure = Failure(FailureKind.SYSTEM, failures.type_name(type(error)), message)
             raise _Bad(failure) from error
 
@@ -312,8 +337,13 @@ class Runner:
             found = codec.load_function(function, data, self._objects)
         except codec.Unresolved as unresolved:
             raise _bad(unresolved) from unresolved
-        except (codec.FunctionUnavailable, SystemExit) as error:
+        except Interrupted:
+            raise
+        except BaseException as error:  # importing a module runs code of the user's
             failure = failures.from_exception(error, FailureKind.FUNCTION_UNAVAILABLE, skip_frames=1)
+            if not isinstance(error, codec.FunctionUnavailable):
+                message = f"{function.name} cannot be loaded on the worker: {failures.described(error)}"
+                failure = replace(failure, message=message)
             raise _Bad(failure) from error
         self._functions[function.key] = found
         if len(self._functions) > FUNCTIONS_MAX:
@@ -326,19 +356,21 @@ class Runner:
             if graph.is_node(value):
                 spec = self._without_large_parts(conversion.to_spec(value, self._objects), task_id)
                 spec = runtimeenv.snapshot(spec, self._environment, _Packages(self._blobs))
-                return Continued(graphwire.encode_spec(spec))
+                return _continued(graphwire.encode_spec(spec), task_id)
             if codec.is_object(value):
-                return Returned(self._objects.store(value, innermost=True))
+                return _returned(self._objects.store(value, innermost=True), task_id)
             is_registered = assignment.function.code is None  # callers are of any language
             portable = codec.encode_portable(value) if is_registered else None
             encoded = portable or codec.encode_value(value, self._objects)
         except codec.Unresolved as unresolved:
             raise _bad(unresolved) from unresolved
-        except Exception as error:
+        except Interrupted:
+            raise
+        except BaseException as error:  # pickling runs code of the user's
             raise _Bad(_serialization(error, task_id, "what it returned")) from error
         if encoded.size <= INLINE_BYTES_MAX:
-            return Returned(encoded.inline())
-        return Returned(encoded.stored(self._store(encoded, task_id)))
+            return _returned(encoded.inline(), task_id)
+        return _returned(encoded.stored(self._store(encoded, task_id)), task_id)
 
     def _without_large_parts(self, spec: Spec, task_id: str) -> Spec:
         parts = conversion.large_parts(spec, INLINE_BYTES_MAX)
@@ -352,8 +384,52 @@ class Runner:
         try:
             return self._blobs.store(encoded)
         except Exception as error:
-            message = f"the value of task {task_id!r} cannot be stored: {error}"
+            message = f"the value of task {task_id!r} cannot be stored: {failures.text_of(error)}"
             raise _Bad(Failure(FailureKind.SYSTEM, failures.type_name(type(error)), message)) from error
+
+
+def _leave_room(depth: int) -> None:
+    """Give back what user code took of the interpreter's recursion limit, which is that of everybody here."""
+    if sys.getrecursionlimit() < depth:
+        sys.setrecursionlimit(depth)
+
+
+def unforeseen(error: BaseException) -> Failed:
+    """The result of an attempt that ended outside of what is expected of user code."""
+    failure = failures.from_exception(error)
+    message = f"the attempt ended with {failure.type}: {failure.message}"
+    return Failed(replace(failure, kind=FailureKind.SERIALIZATION, message=message, error=None))
+
+
+def result_of(task: asyncio.Task[Result]) -> Result | None:
+    """What a task of `run_async` that is done gave; None: it was cancelled."""
+    if task.cancelled():
+        return None
+    error = task.exception()
+    return task.result() if error is None else unforeseen(error)
+
+
+def exited(exit_: BaseException) -> Failed:
+    """The result of an attempt that ended with what ends programs."""
+    message = f"the task ended with {failures.described(exit_)}"
+    return Failed(Failure(FailureKind.SYSTEM, "perdure.WorkerExited", message))
+
+
+def _returned(output: Payload, task_id: str) -> Returned:
+    if len(output.refs) > BLOBS_MAX:
+        message = f"task {task_id!r}: what it returned refers to {len(output.refs)} large objects, {BLOBS_MAX} at most"
+        raise _Bad(Failure(FailureKind.SERIALIZATION, "perdure.ValueTooLarge", message))
+    return Returned(output)
+
+
+def _continued(spec: bytes, task_id: str) -> Continued:
+    if len(spec) > SPEC_BYTES_MAX:
+        message = (
+            f"task {task_id!r}: the graph that it returned has {len(spec)} bytes without its large values, "
+            f"{SPEC_BYTES_MAX} at most; return a graph of tasks that return its parts"
+        )
+        raise _Bad(Failure(FailureKind.SERIALIZATION, "perdure.GraphTooLarge", message))
+    return Continued(spec)
 
 
 def _is_end(error: BaseException) -> bool:
@@ -361,11 +437,14 @@ def _is_end(error: BaseException) -> bool:
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is not None and task.cancelling() > 0
-    return isinstance(error, GeneratorExit)
+    return False
 
 
 def _kind(error: BaseException) -> FailureKind:
-    return FailureKind.SYSTEM if rayobjects.is_loss(error) else FailureKind.APPLICATION
+    try:
+        return FailureKind.SYSTEM if rayobjects.is_loss(error) else FailureKind.APPLICATION
+    except Exception:  # it may hide its class
+        return FailureKind.APPLICATION
 
 
 def _bad(unresolved: codec.Unresolved) -> _Bad:
@@ -376,12 +455,13 @@ def _bad(unresolved: codec.Unresolved) -> _Bad:
         failure = failures.from_exception(unresolved.error, _kind(unresolved.error))
         return _Bad(replace(failure, stack_trace=failure.stack_trace or unresolved.trace))
     kind = type(unresolved.__cause__ or unresolved)
-    return _Bad(Failure(FailureKind.SYSTEM, failures.type_name(kind), str(unresolved)))
+    return _Bad(Failure(FailureKind.SYSTEM, failures.type_name(kind), failures.text_of(unresolved)))
 
 
-def _serialization(error: Exception, task_id: str, what: str) -> Failure:
+def _serialization(error: BaseException, task_id: str, what: str) -> Failure:
     failure = failures.from_exception(error, FailureKind.SERIALIZATION)
-    message = f"task {task_id!r}: {what} cannot travel: {error}"
+    text = failure.message if isinstance(error, Exception) else failures.described(error)
+    message = f"task {task_id!r}: {what} cannot travel: {text}"
     return Failure(FailureKind.SERIALIZATION, failure.type, message, failure.stack_trace, failure.base_types)
 
 

@@ -27,7 +27,19 @@ from perdure import wire
 from perdure.model import Failure, FailureKind
 from perdure.rayobjects import RayObjects
 from perdure.v1 import worker_service_pb2 as pb
-from perdure.worker.attempt import Assignment, Continued, Failed, Result, Returned, Runner, now_ms
+from perdure.worker import loops
+from perdure.worker.attempt import (
+    Assignment,
+    Continued,
+    Failed,
+    Result,
+    Returned,
+    Runner,
+    exited,
+    now_ms,
+    result_of,
+    unforeseen,
+)
 from perdure.worker.interrupt import Interrupted, interrupt_thread, spare_thread
 from perdure.worker.session import Session
 
@@ -64,6 +76,9 @@ def run_lease(
     session.start(lease)
     try:
         return lease.work()
+    except BaseException:  # user code has left something behind, a signal handler that raises perhaps
+        lease.give_back()
+        raise
     finally:
         session.close()
 
@@ -199,7 +214,7 @@ class _Lease:
             if item is not None:
                 self._make_sure()
             while has_more and item is not None and self._is_async(item[1]):
-                has_more, item = asyncio.run(self._run_together(item))
+                has_more, item = loops.run(self._run_together(item))
             if not has_more:
                 continue
             if item is None:
@@ -232,7 +247,10 @@ class _Lease:
             result = None
             self._leave()  # the interrupt may have come while it left
         except SystemExit as exit_:
-            result = Failed(Failure(FailureKind.SYSTEM, "perdure.WorkerExited", f"the task called exit({exit_.code})"))
+            result = exited(exit_)
+        except BaseException as error:
+            self._leave()
+            result = unforeseen(error)
         if token == self._interrupted and self._has_left_work(threads):
             self._abandon()
         self._session.send_receipt(_receipt(token, result, began_ms, time.perf_counter() - began_s))
@@ -246,10 +264,7 @@ class _Lease:
     def _abandon(self) -> NoReturn:
         """End the process, and with it all that its tasks started: Ray ends tasks whose owner is gone. The attempt
         that was interrupted is left unanswered, so that nothing new comes in the meantime."""
-        with self._lock:
-            for token in self._waiting:
-                self._session.send_returned(token)
-            self._waiting.clear()
+        self.give_back()
         until_s = time.monotonic() + CHILDREN_S
         for child in _children_of(self._ray_task):
             _cancel(child)
@@ -257,6 +272,13 @@ class _Lease:
             time.sleep(0.01)
         self._session.close()
         os._exit(EXIT_CODE)
+
+    def give_back(self) -> None:
+        """What did not begin runs elsewhere."""
+        with self._lock:
+            for token in self._waiting:
+                self._session.send_returned(token)
+            self._waiting.clear()
 
     def _leave(self) -> None:
         """From here on nothing is interrupted."""
@@ -303,15 +325,17 @@ class _Lease:
         with self._lock:
             if not self._begin(token, is_async=True):
                 return
-            task = asyncio.ensure_future(self._runner.run_async(assignment))
+            # Not by the loop's own factory, which user code may have set.
+            task = asyncio.Task(self._runner.run_async(assignment), loop=self._async_loop)
             self._tasks[token] = task
 
         def done(task: asyncio.Task[Result]) -> None:
             with self._lock:
                 del self._tasks[token]
-            result = None if task.cancelled() else task.result()
-            self._session.send_receipt(_receipt(token, result, began_ms, time.perf_counter() - began_s))
-            wake.set()
+            try:
+                self._session.send_receipt(_receipt(token, result_of(task), began_ms, time.perf_counter() - began_s))
+            finally:
+                wake.set()
 
         task.add_done_callback(done)
 
@@ -346,6 +370,14 @@ def _cancel(child: Any) -> None:
 
 
 def _receipt(token: int, result: Result | None, began_ms: int, took_s: float) -> pb.Receipt:
+    """How an attempt ended, or if that cannot be told, why not."""
+    try:
+        return _filled(token, result, began_ms, took_s)
+    except Exception as error:
+        return _filled(token, unforeseen(error), began_ms, took_s)
+
+
+def _filled(token: int, result: Result | None, began_ms: int, took_s: float) -> pb.Receipt:
     receipt = pb.Receipt(token=token, start_time=wire.to_timestamp(began_ms))
     receipt.duration.FromNanoseconds(int(took_s * 1e9))
     match result:

@@ -19,7 +19,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 import grpc.aio
 
-from perdure import graphwire, wire
+from perdure import failures, graphwire, wire
 from perdure.codec import PYTHON_VERSION
 from perdure.context import Context
 from perdure.model import Failure, FailureKind, Function, Payload
@@ -30,7 +30,8 @@ from perdure.worker.attempt import Assignment, Value, data_lost, with_ready
 from perdure.worker.blobs import BlockingBlobs
 
 MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
-RECEIPTS_BYTES_SOFT: Final = 4 * 1024 * 1024
+RECEIPTS_BYTES_SOFT: Final = 1024 * 1024
+"""One receipt more may be as large as the largest graph that a task may return."""
 CONNECT_S: Final = 30.0
 PATIENCE_S: Final = 60.0
 """An engine that is gone breaks the stream, but not one whose database is."""
@@ -187,7 +188,7 @@ class Session:
             match kind:
                 case "receipt":
                     message.receipts.append(item)
-                    size += len(item.output.data) + len(item.continuation) + 200
+                    size += item.ByteSize()
                     self._unbegun.discard(item.token)
                     self._begun.discard(item.token)
                 case "started":
@@ -221,11 +222,12 @@ class Session:
         for attempt in message.attempts:
             try:
                 values = await self._values(attempt)
-            except (grpc.RpcError, ValueError) as error:  # this attempt alone: the others can go on
+                assignment = self._assignment(attempt, values)
+            except Exception as error:  # this attempt alone: the others can go on
                 self.send_receipt(_without_inputs(attempt.token, error))
                 continue
             self._unbegun.add(attempt.token)
-            self._inbox.assign(attempt.token, self._assignment(attempt, values))
+            self._inbox.assign(attempt.token, assignment)
         self._await_start(START_LINGERS_S)
         if message.cancel:
             self._inbox.cancel(message.cancel)
@@ -288,7 +290,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 def _without_inputs(token: int, error: Exception) -> pb.Receipt:
     """Of an attempt that did not begin, since the engine did not give the values it needs."""
-    text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+    text = error.details() if isinstance(error, grpc.aio.AioRpcError) else failures.described(error)
     if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.DATA_LOSS:
         return pb.Receipt(token=token, failure=wire.failure_to_proto(data_lost(text or "")))
     failure = Failure(FailureKind.SYSTEM, "perdure.InputsUnavailable", f"inputs not read: {text}")

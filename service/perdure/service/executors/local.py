@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
 
+from perdure import failures
 from perdure.codec import PYTHON_VERSION
 from perdure.context import Context
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import WAITED, Payload
 from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
-from perdure.storage.ports import BlobStore, CorruptData, StorageError, StorageUnavailable
+from perdure.storage.ports import BlobStore, CorruptData, StorageUnavailable
 from perdure.storage.rows import ValueKey
 from perdure.worker.attempt import (
     Assignment,
@@ -29,11 +30,15 @@ from perdure.worker.attempt import (
     Runner,
     Value,
     data_lost,
+    exited,
     now_ms,
+    result_of,
+    unforeseen,
     with_ready,
 )
 from perdure.worker.blobs import BlockingBlobs
 from perdure.worker.interrupt import Interrupted, interrupt_thread, spare_thread
+from perdure.worker.loops import serve
 
 THREADS: Final = 4
 AGAIN_S: Final = 0.2
@@ -78,6 +83,7 @@ class LocalExecutor:
         self._fetching: set[asyncio.Task[None]] = set()
         self._threads: list[threading.Thread] = []
         self._report: Callable[[Reports], None] | None = None
+        self._is_stopping = False
         self.holds_for_s: Callable[[], float] = lambda: inf
 
     async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
@@ -113,13 +119,14 @@ class LocalExecutor:
         deadline_s = time.monotonic() + STOP_S
         for thread in self._threads:
             thread.join(timeout=max(deadline_s - time.monotonic(), 0))
+        self._is_stopping = True
         self._async_loop.call_soon_threadsafe(self._async_loop.stop)
         self._loop_thread.join(timeout=STOP_S)
 
     def _serve_async(self) -> None:
         """Ends what is left when it is stopped, so that no user code is cut off without its `finally`."""
         loop = self._async_loop
-        loop.run_forever()
+        serve(loop, lambda: self._is_stopping)
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()
@@ -169,8 +176,9 @@ class LocalExecutor:
             except CorruptData as error:
                 self._end(work, TaskFailed(work.task_id, work.attempt, data_lost(str(error)), self._clock()))
                 return
-            except (StorageError, ValueError) as error:
-                self._end(work, AttemptLost(work.task_id, work.attempt, f"inputs not read: {error}", self._clock()))
+            except Exception as error:  # whatever is wrong with them: this attempt has to end
+                reason = f"inputs not read: {failures.described(error)}"
+                self._end(work, AttemptLost(work.task_id, work.attempt, reason, self._clock()))
                 return
             else:
                 self._enqueue(work, values)
@@ -229,9 +237,14 @@ class LocalExecutor:
                 result = self._runner.run(assignment)
             finally:
                 _leave(running, thread_id)
-        except (Interrupted, KeyboardInterrupt, SystemExit):
+        except (Interrupted, KeyboardInterrupt):
             result = None
             _leave(running, thread_id)  # the interrupt may have come while it left
+        except SystemExit as exit_:
+            result = exited(exit_)
+        except BaseException as error:
+            _leave(running, thread_id)
+            result = unforeseen(error)
         self._tell(running, result, began_ms)
 
     def _begin_async(self, running: _Running, assignment: Assignment) -> None:
@@ -241,12 +254,13 @@ class LocalExecutor:
         began_ms = self._clock()
         self._began(running, began_ms)
         with running.lock:
-            running.task = task = self._async_loop.create_task(run())
+            # Not by the loop's own factory, which user code may have set.
+            running.task = task = asyncio.Task(run(), loop=self._async_loop)
             if running.is_cancelled:
                 task.cancel()
 
         def done(task: asyncio.Task[Result]) -> None:
-            self._tell(running, None if task.cancelled() else task.result(), began_ms)
+            self._tell(running, result_of(task), began_ms)
 
         task.add_done_callback(done)
 
