@@ -84,7 +84,7 @@ EXCEPTIONS = {
     "client.py": {"workflow"},  # late, by `Client.local`
 }
 RAY_FOLDERS = ("workflow/",)
-RAY_ROOMS = {"worker/agent.py", "worker/lease.py"}
+RAY_ROOMS = {"worker/agent.py", "worker/cluster.py", "worker/lease.py", "worker/rayoptions.py"}
 PURE = {
     "engine": {"__future__", "collections", "dataclasses", "typing", "zlib"},
     "model": {"__future__", "collections", "dataclasses", "enum", "json", "typing"},

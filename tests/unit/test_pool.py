@@ -15,12 +15,13 @@ from perdure.service.executors.attempts import INLINE_BYTES_MAX
 from perdure.service.executors.durations import AHEAD_MS, BATCH_MAX
 from perdure.service.executors.leases import AgentSession, Lease
 from perdure.service.executors.pool import (
+    BACKOFF_MAX_S,
     BLOCKED_S,
     CONCURRENT_MAX,
     CONCURRENT_SPREAD,
-    FAILURES_MAX,
     FREE_SHAPE_LEASES_MAX,
     KILL_S,
+    REFUSALS_MAX,
     STUCK_S,
     TURN_S,
     UNFAIR_S,
@@ -220,22 +221,78 @@ async def test_leases_that_nobody_asked_for_are_refused(world: World) -> None:
     assert world.pool.lease_connected(pb.LeaseHello(lease_id=lease_id, engine_id="engine")) is None
 
 
-async def test_leases_that_do_not_start_are_tried_again_and_then_told_of(world: World) -> None:
+async def test_a_lease_that_cannot_be_started_costs_nothing(world: World) -> None:
+    """However often, and whatever the reason: dead raylets, crashed workers, no connection."""
     await world.cluster(CPU=1)
     await world.submit("a", "b")
-    for _ in range(FAILURES_MAX):
-        assert world.take_reports() == []
+    for _ in range(20):
         (lease_id,) = world.told("start")
-        world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason="no such environment"))
+        world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason="LocalRayletDiedError: no raylet"))
         await world.settle()
         assert world.told("start") == [], "not before some time has passed"
-        await world.pass_(60)
-    (lost,) = world.reports
-    assert isinstance(lost, AttemptLost)
-    assert lost.task_id == "a"
-    assert "no such environment" in lost.reason
+        await world.pass_(BACKOFF_MAX_S)
+    assert world.take_reports() == []
     (lease,) = await world.leases()
-    assert names(sent(lease)) == ["b"]
+    (attempt,) = sent(lease)
+    assert (attempt.task_id, attempt.attempt) == ("a", 1)
+
+
+async def test_an_agent_that_attaches_is_asked_at_once(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit("a")
+    for _ in range(8):
+        (lease_id,) = world.told("start")
+        world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason="no raylet"))
+        await world.pass_(BACKOFF_MAX_S)
+    world.pool.agent_leaves(world.agent, "its Ray is dead")
+    world.pool.agent_lost(world.agent)
+    await world.cluster(CPU=1)
+    assert len(world.told("start")) == 1
+    assert world.take_reports() == []
+
+
+async def refuse(world: World, reason: str = "RuntimeEnvSetupError: no such package") -> None:
+    """All leases that were asked for, and time passes."""
+    for lease_id in world.told("start"):
+        world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason=reason, refused=True))
+    await world.pass_(BACKOFF_MAX_S)
+
+
+async def test_a_shape_that_the_cluster_refuses_fails_what_waits_for_it(world: World) -> None:
+    await world.cluster(CPU=2)
+    await world.submit("other", shape=TWO)
+    (other,) = await world.leases()
+    await world.end(other, *sent(other))
+    world.take_reports()
+    await world.submit("a", "b", "c", shape=OTHER)
+    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=other.id))
+    await world.settle()
+    for _ in range(REFUSALS_MAX):
+        assert world.take_reports() == []
+        await refuse(world)
+    for report in world.reports:
+        assert isinstance(report, TaskFailed)
+        assert report.failure.non_retryable
+        assert report.failure.message == "no worker could be started: RuntimeEnvSetupError: no such package"
+    assert [task for task, _, _ in world.take_reports()] == ["a", "b", "c"]
+    assert world.told("start") == []
+    await world.submit("d", shape=OTHER)
+    assert len(world.told("start")) == 1, "it may have been mended since"
+
+
+async def test_a_success_between_refusals_begins_the_count_anew(world: World) -> None:
+    await world.cluster(CPU=2)
+    await world.submit("a", "b")
+    one, two = world.told("start")
+    for _ in range(REFUSALS_MAX - 1):
+        world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=one, reason="E: refused", refused=True))
+        await world.pass_(BACKOFF_MAX_S)
+        (one,) = world.told("start")
+    lease = await world.connect(two)
+    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=one, reason="E: refused", refused=True))
+    await world.settle()
+    assert names(sent(lease)) == ["a"]
+    assert world.take_reports() == []
 
 
 # ------------------------------------------------------------------------------ batches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from ray import exceptions
 
 import perdure
 from perdure import graphwire
@@ -18,14 +20,38 @@ from perdure.conversion import to_spec
 from perdure.model import Call, Resources, Shape
 from perdure.service.executors.attempts import attempt_of
 from perdure.service.executors.port import Work
+from perdure.storage.ports import CorruptData, StorageUnavailable
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc
 from perdure.worker import agent as agent_module
-from perdure.worker.agent import Agent, AgentSettings
+from perdure.worker.agent import Agent, AgentSettings, RayDied
+from perdure.worker.cluster import Cluster, ClusterState
 from perdure.worker.lease import run_lease
 
 WAIT_S = 30
 Serve = Callable[[AsyncIterator[Any]], AsyncIterator[Any]]
+
+
+class WithoutRay(Cluster):
+    """What a test says that it is."""
+
+    state_is = ClusterState({"CPU": 1.0}, ({"CPU": 1.0},))
+    death_is = ""
+    answers: threading.Event | None = None
+
+    def disconnect(self) -> None:
+        """There is none."""
+
+    def id(self) -> str:
+        return "cluster"
+
+    def state(self) -> ClusterState:
+        if self.answers is not None:
+            self.answers.wait()
+        return self.state_is
+
+    def death(self) -> str:
+        return self.death_is
 
 
 @asynccontextmanager
@@ -68,24 +94,107 @@ async def test_an_agent_introduces_itself_in_each_session(monkeypatch: pytest.Mo
             enough.set()
         # and the engine ends
 
-    class WithoutRay(Agent):
-        def _capacity(self) -> dict[str, float]:
-            return {"CPU": 1.0}
-
-        def _hello(self, capacity: dict[str, float]) -> pb.AgentHello:
-            return pb.AgentHello(agent_id="agent")
-
-        def _disconnect_ray(self) -> None:
-            """There is none."""
-
     async with engine(agents=serve) as address:
         stop = asyncio.Event()
-        running = asyncio.create_task(WithoutRay(AgentSettings(address)).run(stop))
+        running = asyncio.create_task(Agent(AgentSettings(address), WithoutRay("local")).run(stop))
         async with asyncio.timeout(WAIT_S):
             await enough.wait()
         stop.set()
         await running
-    assert set(hellos) == {"agent"}
+    assert len(set(hellos)) == 1
+
+
+async def test_an_agent_says_why_it_leaves_when_its_ray_is_dead(tmp_path: Path) -> None:
+    heard: list[str] = []
+    cluster = WithoutRay("local")
+
+    async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        yield pb.ServeAgentResponse(welcome=pb.AgentWelcome(engine_id="e", blob_url=(tmp_path / "blobs").as_uri()))
+        async for message in stream:
+            heard.append(message.WhichOneof("kind"))
+            if heard == ["hello"]:
+                cluster.death_is = "its raylet (process 7) ended with code -9"
+            if message.leaving.reason:
+                assert "process 7" in message.leaving.reason
+                return
+
+    async with engine(agents=serve) as address, asyncio.timeout(WAIT_S):
+        with pytest.raises(RayDied, match="process 7"):
+            await Agent(AgentSettings(address), cluster).run(asyncio.Event())
+    assert heard == ["hello", "leaving"]
+
+
+async def test_an_agent_whose_gcs_is_silent_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(agent_module, "CAPACITY_S", 0.01)
+    monkeypatch.setattr(agent_module, "GCS_AWAY_S", 0.1)
+    cluster = WithoutRay("local")
+    answered = threading.Event()
+
+    async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        await anext(stream)
+        cluster.answers = answered
+        yield pb.ServeAgentResponse(welcome=pb.AgentWelcome(engine_id="e", blob_url=(tmp_path / "blobs").as_uri()))
+        async for _ in stream:
+            return
+
+    try:
+        async with engine(agents=serve) as address, asyncio.timeout(WAIT_S):
+            with pytest.raises(RayDied, match="does not answer"):
+                await Agent(AgentSettings(address), cluster).run(asyncio.Event())
+    finally:
+        answered.set()
+
+
+async def test_an_agent_ends_when_its_node_is_declared_dead() -> None:
+    cluster = WithoutRay("local")
+    cluster.state_is = ClusterState({}, (), has_us=False)
+    async with asyncio.timeout(WAIT_S):
+        with pytest.raises(RayDied, match="declared dead"):
+            await Agent(AgentSettings("127.0.0.1:1"), cluster).run(asyncio.Event())
+
+
+@pytest.mark.parametrize(
+    ("error", "refused", "dead"),
+    [
+        (exceptions.RuntimeEnvSetupError("no such package"), True, False),
+        (exceptions.TaskUnschedulableError("its node is gone"), True, False),
+        (exceptions.TaskPlacementGroupRemoved(), True, False),
+        (ValueError("an option"), True, False),
+        (exceptions.LocalRayletDiedError(), False, True),
+        (exceptions.WorkerCrashedError(), False, False),
+        (exceptions.RaySystemError("rpc"), False, False),
+        (exceptions.OutOfMemoryError("node"), False, False),
+        (StorageUnavailable("later"), False, False),
+        (CorruptData("changed", "blob"), True, False),
+        (ConnectionError("gone"), False, False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+async def test_only_what_the_shape_asks_for_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, refused: bool, dead: bool
+) -> None:
+    told: list[pb.LeaseEnded] = []
+    stop = asyncio.Event()
+
+    def fail(*args: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Agent, "_submit", fail)
+
+    async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        yield pb.ServeAgentResponse(welcome=pb.AgentWelcome(engine_id="e", blob_url=(tmp_path / "blobs").as_uri()))
+        yield pb.ServeAgentResponse(start=pb.StartLease(lease_id="one"))
+        async for message in stream:
+            if message.WhichOneof("kind") == "ended":
+                told.append(message.ended)
+                stop.set()
+
+    async with engine(agents=serve) as address, asyncio.timeout(WAIT_S):
+        outcome = await asyncio.gather(
+            Agent(AgentSettings(address), WithoutRay("local")).run(stop), return_exceptions=True
+        )
+    assert [(ended.lease_id, ended.refused) for ended in told] == [("one", refused)]
+    assert isinstance(outcome[0], RayDied) is dead
 
 
 @pytest.mark.parametrize("is_async", [False, True])

@@ -15,14 +15,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ServeAgentRequest(_message.Message):
-    __slots__ = ("hello", "capacity", "ended")
+    __slots__ = ("hello", "capacity", "ended", "leaving")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
     hello: AgentHello
     capacity: ClusterCapacity
     ended: LeaseEnded
-    def __init__(self, hello: _Optional[_Union[AgentHello, _Mapping]] = ..., capacity: _Optional[_Union[ClusterCapacity, _Mapping]] = ..., ended: _Optional[_Union[LeaseEnded, _Mapping]] = ...) -> None: ...
+    leaving: AgentLeaving
+    def __init__(self, hello: _Optional[_Union[AgentHello, _Mapping]] = ..., capacity: _Optional[_Union[ClusterCapacity, _Mapping]] = ..., ended: _Optional[_Union[LeaseEnded, _Mapping]] = ..., leaving: _Optional[_Union[AgentLeaving, _Mapping]] = ...) -> None: ...
 
 class AgentHello(_message.Message):
     __slots__ = ("agent_id", "cluster_id", "python_version", "capacity")
@@ -50,12 +52,20 @@ class ClusterCapacity(_message.Message):
     def __init__(self, total: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class LeaseEnded(_message.Message):
-    __slots__ = ("lease_id", "reason")
+    __slots__ = ("lease_id", "reason", "refused")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     reason: str
-    def __init__(self, lease_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    refused: bool
+    def __init__(self, lease_id: _Optional[str] = ..., reason: _Optional[str] = ..., refused: bool = ...) -> None: ...
+
+class AgentLeaving(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class ServeAgentResponse(_message.Message):
     __slots__ = ("welcome", "start", "kill")

@@ -1,7 +1,8 @@
 """The agent: a Ray driver that gives an engine the use of a cluster.
 
 It dials the engine, says what the cluster has, and starts and kills leases (Ray tasks) on the engine's
-word. It decides nothing. When the engine is gone it ends its leases and dials again, for ever.
+word. It decides nothing. When the engine is gone it ends its leases and dials again, for ever. When its Ray is dead
+it ends: a process can be a driver of one Ray only, and Ray ends the process itself sooner or later.
 """
 
 from __future__ import annotations
@@ -9,42 +10,56 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
-import json
 import logging
 import os
 import secrets
 import signal
+import sys
+import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 import grpc.aio
 
-from perdure import codec, failures, graphwire, logs, optionwire
+from perdure import failures, logs, optionwire
 from perdure.codec import PYTHON_VERSION
-from perdure.model import BlobRef, Payload, Shape
 from perdure.storage.ports import BlobStore
 from perdure.storage.urls import blob_store
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc
 from perdure.worker.blobs import BlockingBlobs
+from perdure.worker.cluster import LOCAL, Cluster, ClusterState, is_death, is_refusal
 from perdure.worker.lease import run_lease
+from perdure.worker.rayoptions import ray_options, stored_package
 
 log = logging.getLogger(__name__)
 
 CAPACITY_S: Final = 2.0
+LOOK_S: Final = 0.25
+"""Between two looks at the processes of a Ray of our own."""
+GCS_AWAY_S: Final = 30.0
+"""A GCS that does not answer for so long is dead. One that keeps its state elsewhere may be started again before."""
+FAREWELL_S: Final = 1.0
+END_S: Final = 10.0
+AGAIN_S: Final = 5.0
+"""Before an agent that nobody else starts again does so itself."""
+RAY_DEAD: Final = 75
+"""The exit code of an agent whose Ray is dead, or could not be started or joined."""
 PARENT_S: Final = 0.5
 RETRY_FIRST_S: Final = 0.1
 RETRY_GROWTH: Final = 1.2
 RETRY_MAX_S: Final = 0.5
 LEASES_END_S: Final = 1.2
 """A lease without its engine stops what it runs, or ends its process, within a second."""
+REASON_MAX: Final = 2000
 PR_SET_PDEATHSIG: Final = 1
 
 
@@ -54,7 +69,7 @@ class AgentSettings:
     or an address joins one. `parent`: end when this process does (0: nobody's child)."""
 
     address: str
-    ray_address: str = "local"
+    ray_address: str = LOCAL
     ray_cpus: int = 0
     parent: int = 0
 
@@ -78,99 +93,138 @@ class _Outbox:
                 yield self._messages.popleft()
 
 
+class RayDied(Exception):
+    """The cluster, or what connects this process to it, is dead. Its text says how."""
+
+
 class Agent:
     """One agent over one connection to Ray."""
 
-    def __init__(self, settings: AgentSettings) -> None:
+    def __init__(self, settings: AgentSettings, cluster: Cluster) -> None:
         self._settings = settings
+        self._cluster = cluster
+        self._died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._id = secrets.token_hex(8)
         self._leases: dict[str, Any] = {}  # object refs by lease id
         self._all_ended = asyncio.Event()
         self._out = _Outbox()
         self._threads = ThreadPoolExecutor(2, "perdure-agent")
+        self._known: ClusterState | None = None  # as the engine was told
+        self._asking: asyncio.Task[None] | None = None
         self._welcome: pb.AgentWelcome | None = None
         self._blobs: BlobStore | None = None  # of the engine that welcomed us
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until told to stop."""
+        """Serve until told to stop. Raises RayDied once there is nothing to serve with."""
         loop = asyncio.get_running_loop()
         pause_s = RETRY_FIRST_S
-        while not stop.is_set():
-            session = asyncio.create_task(self._session())
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait({session, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            if not session.done():
+        watch = asyncio.create_task(self._watch_ray())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                if self._died.done():
+                    raise RayDied(self._died.result())
+                session = asyncio.create_task(self._session())
+                ends: list[asyncio.Future[Any]] = [session, stopping, self._died]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                if self._died.done():
+                    await self._leave(session, self._died.result())
                 session.cancel()
-            (outcome,) = await asyncio.gather(session, return_exceptions=True)
-            if stop.is_set():
-                self._kill_all()
-                break
-            await self._let_leases_end()
-            if isinstance(outcome, Exception) and not isinstance(outcome, grpc.RpcError):
-                log.error("the agent's session failed", exc_info=outcome)
-            pause_s = RETRY_FIRST_S if self._welcome is not None else min(pause_s * RETRY_GROWTH, RETRY_MAX_S)
-            self._welcome = None
-            await asyncio.sleep(pause_s)
-        await loop.run_in_executor(self._threads, self._disconnect_ray)
+                (outcome,) = await asyncio.gather(session, return_exceptions=True)
+                if stop.is_set():
+                    self._kill_all()
+                    break
+                await self._let_leases_end()
+                if isinstance(outcome, Exception) and not isinstance(outcome, grpc.RpcError):
+                    log.error("the agent's session failed", exc_info=outcome)
+                pause_s = RETRY_FIRST_S if self._welcome is not None else min(pause_s * RETRY_GROWTH, RETRY_MAX_S)
+                self._welcome = None
+                await asyncio.sleep(pause_s)
+        finally:
+            watch.cancel()
+            stopping.cancel()
+        await loop.run_in_executor(self._threads, self._cluster.disconnect)
 
     # -------------------------------------------------------------------------- Ray
 
-    def _disconnect_ray(self) -> None:
-        import ray
+    async def _watch_ray(self) -> None:
+        """Look whether the cluster lives, and what it has, for as long as it does."""
+        loop = asyncio.get_running_loop()
+        asked_s = loop.time()
+        while not self._died.done():
+            await asyncio.sleep(LOOK_S)
+            if death := self._cluster.death():
+                self._ray_died(death)
+            elif loop.time() - asked_s >= CAPACITY_S and self._asking is None:
+                self._asking = asyncio.create_task(self._refresh())
+                asked_s = loop.time()
 
-        ray.shutdown()
+    async def _refresh(self) -> None:
+        """Ask for the cluster's state, and tell the engine what is new."""
+        try:
+            state = await self._state()
+        except Exception as error:
+            self._ray_died(failures.described(error))
+            return
+        finally:
+            self._asking = None
+        if state != self._known:
+            self._known = state
+            self._out.send(pb.ServeAgentRequest(capacity=_capacity(state)))
 
-    def _capacity(self) -> dict[str, float]:
-        """What the cluster has in all, by Ray's names."""
-        import ray
+    async def _state(self) -> ClusterState:
+        """With a deadline: the thread that asks a dead GCS is stuck for longer."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(GCS_AWAY_S):
+                state = await loop.run_in_executor(self._threads, self._cluster.state)
+        except TimeoutError:
+            raise RayDied(f"its GCS does not answer for {GCS_AWAY_S:.0f} s") from None
+        if not state.has_us:
+            raise RayDied("the node that the agent runs on was declared dead")
+        return state
 
-        total: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        return {
-            name: amount
-            for name, amount in total.items()
-            if not name.startswith("node:") and name != "object_store_memory"
-        }
+    def _ray_died(self, how: str) -> None:
+        if not self._died.done():
+            self._died.set_result(how)
 
-    def _hello(self, capacity: dict[str, float]) -> pb.AgentHello:
-        import ray
+    async def _leave(self, session: asyncio.Task[None], how: str) -> NoReturn:
+        """Tell the engine, so that it knows why; the end of the stream would do as well."""
+        self._out.send(pb.ServeAgentRequest(leaving=pb.AgentLeaving(reason=f"{self._cluster.name} is dead: {how}")))
+        await asyncio.wait({session}, timeout=FAREWELL_S)
+        session.cancel()
+        await asyncio.gather(session, return_exceptions=True)
+        raise RayDied(how)
 
+    def _hello(self, state: ClusterState) -> pb.AgentHello:
         return pb.AgentHello(
             agent_id=self._id,
-            cluster_id=ray.get_runtime_context().gcs_address,
+            cluster_id=self._cluster.id(),
             python_version=PYTHON_VERSION,
-            capacity=pb.ClusterCapacity(total=capacity),
+            capacity=_capacity(state),
         )
 
     # -------------------------------------------------------------------------- the session
 
     async def _session(self) -> None:
-        loop = asyncio.get_running_loop()
-        capacity = await loop.run_in_executor(self._threads, self._capacity)
+        try:
+            self._known = state = await self._state()
+        except RayDied as died:
+            self._ray_died(str(died))
+            return
         self._out = out = _Outbox()
-        out.send(pb.ServeAgentRequest(hello=self._hello(capacity)))
+        out.send(pb.ServeAgentRequest(hello=self._hello(state)))
         # Otherwise a new channel inherits what the last one knew of the address: not to be tried for a second.
         options = [("grpc.use_local_subchannel_pool", 1)]
         options += [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 10_000)]
         async with grpc.aio.insecure_channel(self._settings.address, options=options) as channel:
             stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
-            refresh = asyncio.create_task(self._refresh(capacity))
             try:
                 async for message in stub.ServeAgent(out.messages()):
                     await self._take(message)
             finally:
-                refresh.cancel()
                 if self._blobs is not None:
                     await self._blobs.close()
-
-    async def _refresh(self, known: dict[str, float]) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(CAPACITY_S)
-            now = await loop.run_in_executor(self._threads, self._capacity)
-            if now != known:
-                known = now
-                self._out.send(pb.ServeAgentRequest(capacity=pb.ClusterCapacity(total=now)))
 
     async def _take(self, message: pb.ServeAgentResponse) -> None:
         match message.WhichOneof("kind"):
@@ -195,16 +249,17 @@ class Agent:
             assert self._welcome is not None
             ref = await loop.run_in_executor(self._threads, self._submit, start, self._welcome, loop)
         except Exception as error:
-            log.warning("lease not submitted", extra={"error": str(error)})
-            self._ended(start.lease_id, failures.described(error))
+            self._failed(start.lease_id, error)
             return
         self._leases[start.lease_id] = ref
 
         def done(future: Any) -> None:
-            error = future.exception()
-            reason = "" if error is None else failures.described(error)
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._ended, start.lease_id, reason)
+            if loop.is_closed():
+                return
+            if (error := future.exception()) is None:
+                loop.call_soon_threadsafe(self._ended, start.lease_id)
+            else:
+                loop.call_soon_threadsafe(self._failed, start.lease_id, error)
 
         ref.future().add_done_callback(done)
 
@@ -214,7 +269,7 @@ class Agent:
         shape = optionwire.shape_from_proto(start.shape)
         assert self._blobs is not None
         blobs = BlockingBlobs(self._blobs, loop)
-        options = ray_options(shape, lambda blob, name: _package(blobs, blob, name))
+        options = ray_options(shape, lambda blob, name: stored_package(blobs, blob, name))
         lease: Any = ray.remote(run_lease).options(name="perdure.lease", max_retries=0, **options)
         return lease.remote(
             self._settings.address,
@@ -226,11 +281,17 @@ class Agent:
             has_others=welcome.has_others,
         )
 
-    def _ended(self, lease_id: str, reason: str) -> None:
+    def _failed(self, lease_id: str, error: BaseException) -> None:
+        if is_death(error):
+            self._ray_died(failures.described(error))
+        self._ended(lease_id, failures.described(error), refused=is_refusal(error))
+
+    def _ended(self, lease_id: str, reason: str = "", *, refused: bool = False) -> None:
         self._leases.pop(lease_id, None)
         if not self._leases:
             self._all_ended.set()
-        self._out.send(pb.ServeAgentRequest(ended=pb.LeaseEnded(lease_id=lease_id, reason=reason[:2000])))
+        ended = pb.LeaseEnded(lease_id=lease_id, reason=reason[:REASON_MAX], refused=refused)
+        self._out.send(pb.ServeAgentRequest(ended=ended))
 
     def _kill(self, lease_id: str) -> None:
         import ray
@@ -254,92 +315,71 @@ class Agent:
             self._kill(lease_id)
 
 
+def _capacity(state: ClusterState) -> pb.ClusterCapacity:
+    return pb.ClusterCapacity(total=state.total)
+
+
 def _import_paths() -> list[str]:
     """Where leases look for modules beside what Ray gives them: where the agent does."""
     return [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
-def ray_options(shape: Shape, package: Callable[[BlobRef, str], str]) -> dict[str, Any]:
-    """A shape as options of a Ray task. `package` puts a stored package into this cluster and gives its URI."""
-    resources = shape.resources
-    strategy = _strategy(shape.scheduling)
-    named: dict[str, Any] = {
-        "num_cpus": resources.num_cpus,
-        "num_gpus": resources.num_gpus,
-        "memory": resources.memory_bytes,
-        "resources": dict(resources.custom) or None,
-        "accelerator_type": resources.accelerator_type or None,
-        "runtime_env": _environment(json.loads(shape.runtime_env), package) if shape.runtime_env else None,
-    }
-    named |= strategy if isinstance(strategy, dict) else {"scheduling_strategy": strategy}
-    return {name: value for name, value in named.items() if value is not None}
-
-
-def _environment(named: dict[str, Any], package: Callable[[BlobRef, str], str]) -> dict[str, Any]:
-    """A runtime environment with packages of this cluster in the place of stored ones."""
-
-    def here(uri: object) -> object:
-        found = graphwire.snapshot_of(uri)
-        return uri if found is None else package(*found)
-
-    if "working_dir" in named:
-        named["working_dir"] = here(named["working_dir"])
-    if "py_modules" in named:
-        named["py_modules"] = [here(uri) for uri in named["py_modules"]]
-    return named
-
-
-def _package(blobs: BlockingBlobs, blob: BlobRef, name: str) -> str:
-    """The cluster may have lost it since the last time, so it is always asked."""
-    from ray._private.runtime_env.packaging import package_exists, upload_package_to_gcs
-
-    endings = {".tar.gz": ".tar.gz", ".tgz": ".tar.gz", ".tar.xz": ".tar.xz"}
-    ending = next((meant for ending, meant in endings.items() if name.endswith(ending)), ".zip")
-    uri = f"gcs://{name}" if name.endswith(".whl") else f"gcs://_ray_pkg_{blob.sha256}{ending}"
-    if not package_exists(uri):
-        upload_package_to_gcs(uri, bytes(blobs.load(blob)))
-    return uri
-
-
-def _strategy(scheduling: str | Payload) -> Any:
-    """As Ray takes it; a dictionary if other options belong to it."""
-    if isinstance(scheduling, Payload):
-        return codec.decode(scheduling)
-    if scheduling.startswith(("node:", "node?:")):
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        kind, _, node_id = scheduling.partition(":")
-        return NodeAffinitySchedulingStrategy(node_id=node_id, soft=kind.endswith("?"))
-    return scheduling or None
-
-
 # ------------------------------------------------------------------------------ the process
 
 
-def connect_ray(settings: AgentSettings) -> None:
-    """In the main thread, where Ray wants to set its handlers of signals."""
-    import ray
-
-    how: dict[str, Any] = {"address": settings.ray_address, "log_to_driver": True, "logging_level": "warning"}
-    if settings.ray_address == "local":
-        # A Ray of its own that listens on this machine only has nobody to keep out.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        how |= {"include_dashboard": False, "num_cpus": settings.ray_cpus or None}
-    ray.init(**how)
-
-
 def run_agent(settings: AgentSettings) -> None:
-    """Run until SIGTERM or SIGINT, or until the parent is gone."""
+    """Run until SIGTERM or SIGINT, or until the parent is gone. Ends the process with the exit code RAY_DEAD if Ray
+    cannot be started or joined, and when it is dead; without a parent that starts another agent then, it does so."""
     if settings.parent:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    connect_ray(settings)
-    asyncio.run(_main(settings))
+    cluster = Cluster(settings.ray_address, settings.ray_cpus)
+    try:
+        cluster.connect()
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        how = "started" if settings.ray_address == LOCAL else "joined"
+        log.error("%s cannot be %s, and the agent ends: %s: %s", cluster.name, how, type(error).__name__, error)
+    else:
+        log.info("%s (%s) is there", cluster.name, cluster.id())
+        try:
+            asyncio.run(_main(settings, cluster))
+            return
+        except RayDied as died:
+            log.error("%s is dead, and the agent ends: %s", cluster.name, died)
+            _in_time(cluster.end_by_force)
+    if not settings.parent:
+        _start_anew()
+    _leave_process(RAY_DEAD)
 
 
-async def _main(settings: AgentSettings) -> None:
+def _start_anew() -> NoReturn:
+    """This program in the place of this process. What Ray left open is closed: others take it for a living driver."""
+    log.warning("another agent is started in %.0f s", AGAIN_S)
+    time.sleep(AGAIN_S)
+    logging.shutdown()
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _in_time(work: Callable[[], None]) -> None:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(END_S)
+
+
+def _leave_process(code: int) -> NoReturn:
+    """Without Ray's own end, which waits for what is dead."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+async def _main(settings: AgentSettings, cluster: Cluster) -> None:
     stop = asyncio.Event()
     end_on_signals(stop)
-    agent = asyncio.create_task(Agent(settings).run(stop))
+    agent = asyncio.create_task(Agent(settings, cluster).run(stop))
     if settings.parent:
         parent = asyncio.create_task(_watch_parent(settings.parent, stop))
         parent.add_done_callback(lambda _: None)

@@ -53,15 +53,17 @@ class Outbox:
 class Lease:
     """A lease that was asked for; connected or not yet."""
 
-    def __init__(self, lease_id: str, shape: Shape, agent_id: str) -> None:
+    def __init__(self, lease_id: str, shape: Shape, agent_id: str, cluster_id: str) -> None:
         self.id = lease_id
         self.shape = shape
         self.agent_id = agent_id
+        self.cluster_id = cluster_id
         self.outbox = Outbox()
         self.is_connected = False
         self.is_finishing = False
         self.is_gone = False
         self.in_flight: dict[int, Placed] = {}  # in the order in which they were sent
+        self.asked_s = 0.0
         self.idle_since_s = 0.0  # until it is connected: when it was asked for
         self.since_s = 0.0  # it is connected
         self.python_version = ""
@@ -172,6 +174,7 @@ class AgentSession:
     outbox: Outbox = field(default_factory=Outbox)
     messages: deque[pb.ServeAgentResponse] = field(default_factory=deque)
     leases: dict[str, Lease] = field(default_factory=dict)
+    leaves_because: str = ""  # it said so
 
     def send(self, message: pb.ServeAgentResponse) -> None:
         self.messages.append(message)
@@ -203,12 +206,20 @@ class ShapeQueue:
     together: OrderedDict[Key, Work] = field(default_factory=OrderedDict)  # waiting calls of asynchronous functions
     leases: dict[str, Lease] = field(default_factory=dict)  # asked for or connected, not gone
     waiting_since_s: float | None = None
-    failures: int = 0
+    failures: int = 0  # of leases to start, without a success since
+    refusals: int = 0  # those of the last failures that are the shape's own fault
+    failed_s: float = -1.0  # the last failure that counted
     not_before_s: float = 0.0
+    trouble: str = ""  # why the last lease did not start
 
     @property
     def is_wanted(self) -> bool:
         return bool(self.waiting or self.together)
+
+    def has_started(self) -> None:
+        """A lease of this shape runs, or nobody waits for one any more."""
+        self.failures = self.refusals = 0
+        self.trouble = ""
 
     def add(self, work: Work, *, first: bool = False, together: bool = False) -> None:
         waiting = self.together if together else self.waiting

@@ -20,8 +20,8 @@ from math import inf
 from typing import Final
 
 from perdure import optionwire
-from perdure.engine.messages import AttemptLost, AttemptStarted
-from perdure.model import Shape
+from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed
+from perdure.model import Failure, FailureKind, Shape
 from perdure.service.executors.attempts import attempt_of, report_of, took_ms
 from perdure.service.executors.durations import Durations
 from perdure.service.executors.leases import AgentSession, Key, Lease, Placed, ShapeQueue
@@ -43,9 +43,13 @@ KILL_S: Final = 1.4
 """A lease that says nothing for so long after a cancellation is killed: user code holds its interpreter.
 A little longer than a lease itself waits for user code to give up."""
 BACKOFF_S: Final = 0.2
-FAILURES_MAX: Final = 3
+BACKOFF_MAX_S: Final = 30.0
+DOUBLINGS_MAX: Final = 10
+REFUSALS_MAX: Final = 3
+"""So often a shape is tried that the cluster refuses, before the tasks that wait for it fail."""
 FREE_SHAPE_LEASES_MAX: Final = 4
 """Leases of a shape that holds no resources: as many for asynchronous functions, as many for others."""
+REASON_MAX: Final = 500
 REMEMBERED_MAX: Final = 10_000
 TURN_S: Final = 5.0
 """For so long a lease works before it makes way for leases of other engines on the same cluster."""
@@ -157,6 +161,9 @@ class LeasePool:
         welcome = pb.AgentWelcome(engine_id=self.engine_id, blob_url=self.blob_url, has_others=has_others)
         agent.send(pb.ServeAgentResponse(welcome=welcome))
         log.info("agent connected", extra={"agent": agent.id, "cluster": agent.cluster_id})
+        for queue in self._shapes.values():  # what failed, failed elsewhere
+            queue.has_started()
+            queue.not_before_s = 0.0
         self._pump_soon()
         return agent
 
@@ -171,8 +178,14 @@ class LeasePool:
             del self._agents[agent.id]
         for lease in list(agent.leases.values()):
             self._lease_gone(lease, "the agent is gone")
-        log.warning("agent lost", extra={"agent": agent.id})
+        reason = agent.leaves_because or "its connection broke"
+        log.warning("agent lost", extra={"agent": agent.id, "cluster": agent.cluster_id, "reason": reason})
         self._pump_soon()
+
+    def agent_leaves(self, agent: AgentSession, reason: str) -> None:
+        """It says goodbye, and why: its stream ends."""
+        agent.leaves_because = reason
+        agent.outbox.close()
 
     def lease_ended(self, agent: AgentSession, ended: pb.LeaseEnded) -> None:
         """The Ray task of a lease is over: its resources are free."""
@@ -181,20 +194,38 @@ class LeasePool:
             return
         queue = self._shapes.get(lease.shape)
         if not lease.is_connected and not lease.is_gone and queue is not None:
-            self._start_failed(queue, ended.reason)
+            self._start_failed(queue, lease, ended)
         self._lease_gone(lease, ended.reason or "the lease ended")
         self._pump_soon()
 
-    def _start_failed(self, queue: ShapeQueue, reason: str) -> None:
+    def _start_failed(self, queue: ShapeQueue, lease: Lease, ended: pb.LeaseEnded) -> None:
+        """Nothing had begun, so it costs no attempt: the shape is tried again later, for as long as it takes. Only if
+        the cluster refuses the shape itself, again and again, do the tasks fail that wait for it."""
+        reason = ended.reason[:REASON_MAX] or "the worker ended before it reached the engine"
+        if kind_of(reason) != kind_of(queue.trouble):  # the rest of the text names what was tried this time
+            fields = {"shape": str(queue.shape.resources.amounts()), "cluster": lease.cluster_id, "reason": reason}
+            log.warning("a lease did not start, trying again", extra=fields)
+        queue.trouble = reason
+        if lease.asked_s <= queue.failed_s:
+            return  # it was asked for together with one that failed before
+        queue.failed_s = now_s = self._now()
         queue.failures += 1
-        queue.not_before_s = self._now() + BACKOFF_S * 2**queue.failures
-        log.warning("lease did not start", extra={"reason": reason[:500], "failures": queue.failures})
-        if queue.failures >= FAILURES_MAX and queue.is_wanted:
-            queue.failures = 0
+        queue.refusals = queue.refusals + 1 if ended.refused else 0
+        queue.not_before_s = now_s + min(BACKOFF_S * 2 ** min(queue.failures, DOUBLINGS_MAX), BACKOFF_MAX_S)
+        if queue.refusals >= REFUSALS_MAX:
+            queue.has_started()
+            self._refuse(queue, reason)
+
+    def _refuse(self, queue: ShapeQueue, reason: str) -> None:
+        failure = Failure(
+            FailureKind.SYSTEM, "perdure.WorkerRefused", f"no worker could be started: {reason}", non_retryable=True
+        )
+        reports: list[tuple[str, Report]] = []
+        while queue.is_wanted:
             work = queue.take() if queue.waiting else queue.take_together()
             del self._queued[work.key]
-            lost = AttemptLost(work.task_id, work.attempt, f"no worker could be started: {reason}", _ms())
-            self._send([(work.run_id, lost)])
+            reports.append((work.run_id, TaskFailed(work.task_id, work.attempt, failure, _ms())))
+        self._send(reports)
 
     # -------------------------------------------------------------------------- leases
 
@@ -207,7 +238,7 @@ class LeasePool:
         lease.since_s = self._now()
         lease.python_version = hello.python_version
         lease.idle_since_s = self._now()
-        self._shapes[lease.shape].failures = 0
+        self._shapes[lease.shape].has_started()
         self._pump_soon()
         return lease
 
@@ -401,8 +432,8 @@ class LeasePool:
             self._make_room(queue, now_s)
 
     def _start_lease(self, agent: AgentSession, queue: ShapeQueue) -> None:
-        lease = Lease(secrets.token_hex(8), queue.shape, agent.id)
-        lease.idle_since_s = self._now()
+        lease = Lease(secrets.token_hex(8), queue.shape, agent.id, agent.cluster_id)
+        lease.asked_s = lease.idle_since_s = self._now()
         self._leases[lease.id] = agent.leases[lease.id] = queue.leases[lease.id] = lease
         start = pb.StartLease(lease_id=lease.id, shape=optionwire.shape_to_proto(queue.shape))
         agent.send(pb.ServeAgentResponse(start=start))
@@ -493,6 +524,11 @@ class LeasePool:
 
     def _now(self) -> float:
         return self._loop.time()
+
+
+def kind_of(reason: str) -> str:
+    """The name of the error that a reason begins with."""
+    return reason.partition(":")[0]
 
 
 def _ms() -> int:
