@@ -81,6 +81,17 @@ def test_the_pages_that_are_linked_exist() -> None:
             assert (ROOT / link).exists(), f"{page.name} links to {link}"
 
 
+def test_the_versions_that_are_named_are_those_of_the_package() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    for name, floor in (("Python", r'requires-python = ">=([\d.]+)"'), ("Ray", r'"ray>=([\d.]+)')):
+        (version,) = re.findall(floor, project)
+        assert f"{name} {version} or newer" in README
+
+
+def test_the_readme_warns_of_an_open_port() -> None:
+    assert "no authentication and no encryption" in README
+
+
 def test_the_extras_that_are_named_exist() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     for extra in re.findall(r"perdure\[([a-z]+)\]", README):
