@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE_S = (2.0, 10.0, 40.0)
-NO_ANSWER = (StorageError, Crash, asyncio.CancelledError, errors.DatabaseUnavailableError)
+NO_ANSWER = (
+    StorageError,
+    Crash,
+    asyncio.CancelledError,
+    errors.DatabaseUnavailableError,
+    errors.StorageFullError,
+)
 
 Wanted: TypeAlias = tuple[str, str, str]
 """What kind of call, of which workflow, and the id of the event, if it is about one."""

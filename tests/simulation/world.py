@@ -243,7 +243,13 @@ class World:
                 question.cancel()
             try:
                 return await question
-            except (StorageError, Crash, asyncio.CancelledError):
+            except (
+                StorageError,
+                errors.DatabaseUnavailableError,
+                errors.StorageFullError,
+                Crash,
+                asyncio.CancelledError,
+            ):
                 self.seen.marks["asked again"] += 1
                 await asyncio.sleep(self.dice.random())
 

@@ -210,7 +210,7 @@ async def test_many_at_once_get_as_many_slots_as_there_are(kernel: Kernel) -> No
 async def test_what_a_full_disk_refuses_holds_no_slot(kernel: Kernel, store: Store) -> None:
     for _ in range(3):
         store.errors = [StorageFull("no room")]
-        with pytest.raises(StorageFull):
+        with pytest.raises(errors.StorageFullError):
             await submit(kernel, "a")
         await settled(kernel)
     assert kernel.admission.count_running("default") == 0
@@ -220,7 +220,7 @@ async def test_what_a_full_disk_refuses_holds_no_slot(kernel: Kernel, store: Sto
 async def test_what_may_have_been_stored_keeps_its_slot(kernel: Kernel, store: Store) -> None:
     """The answer is lost, then the disk is full: the run is there all the same, and at work."""
     store.errors = [StorageUnavailable("no answer"), StorageFull("no room")]
-    with pytest.raises(StorageUnavailable):
+    with pytest.raises(errors.DatabaseUnavailableError):
         await submit(kernel, "a")
     while not kernel.journal.is_idle:
         await asyncio.sleep(0.01)

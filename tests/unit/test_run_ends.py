@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.engine.messages import CancelRequested, EventArrived, TaskContinued, TaskFailed
+from perdure.engine.messages import AttemptStarted, CancelRequested, EventArrived, TaskContinued, TaskFailed
 from perdure.model import Node, NodeRef, RunStatus, Sleep, TaskStatus, Wait, WaitEvent
 from unit.driver import CATCH, ERROR, VALUE, Driver, call, graph
 
@@ -46,6 +46,18 @@ def test_a_failed_run_ends_what_waits_and_resumes_it(kind: str) -> None:
         run.apply(EventArrived(1, "k", VALUE, 70))
         assert run.records["w"].status is TaskStatus.SUCCESSFUL
         assert run.records["w"].ended_ms == 70
+
+
+@pytest.mark.parametrize("kind", WAITING)
+def test_a_cancellation_is_foretold_as_it_is_applied(kind: str) -> None:
+    run = waiting(kind)
+    run.apply(AttemptStarted("a", 1, 60))
+    event = CancelRequested("enough", 50)
+    foretold = run.run.cancellation(event)
+    assert run.run.status is RunStatus.RUNNING
+    assert run.run.cancellation(event) == foretold, "it changes nothing"
+    assert run.run.apply(event) == foretold
+    assert run.run.cancellation(event) == []
 
 
 def test_a_stopped_scope_ends_what_waits_in_it() -> None:

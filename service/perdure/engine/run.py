@@ -77,6 +77,7 @@ class Run:
         self.last_event = 0
         self._next_seq = 0
         self._commands: list[Command] = []
+        self._changed: dict[Task, None] = {}  # since somebody last asked, in order
 
     @property
     def is_dormant(self) -> bool:
@@ -155,6 +156,24 @@ class Run:
         self._start_ready(event.at_ms)
         return self._take()
 
+    def cancellation(self, event: CancelRequested) -> list[Command]:
+        """What `apply` would command now. Changes nothing, so that the end of the run can be recorded first."""
+        if self.status is not RunStatus.RUNNING:
+            return []
+        commands: list[Command] = []
+        for seq, task in enumerate(self._open(), self._next_seq):
+            if task.id in self._in_flight:
+                commands.append(CancelAttempt(task.id, task.attempt))
+            ended_ms = _end_of(task, event.at_ms)
+            commands.append(_record_of(task, seq=seq, status=TaskStatus.CANCELED, ended_ms=ended_ms))
+        commands.append(RecordRun(RunStatus.CANCELED, event.at_ms, failure=run_canceled(event.reason)))
+        return commands
+
+    def take_changed(self) -> list[Task]:
+        """Tasks whose state is another one than when this was last asked, or that became known since."""
+        changed, self._changed = self._changed, {}
+        return list(changed)
+
     def _take(self) -> list[Command]:
         commands, self._commands = self._commands, []
         return commands
@@ -165,8 +184,13 @@ class Run:
         return task if task is not None and task.attempt == attempt else None
 
     def _began(self, task: Task, at_ms: int | None) -> None:
-        task.status = TaskStatus.RUNNING
+        self._set(task, TaskStatus.RUNNING)
         task.started_ms = task.started_ms or at_ms
+
+    def _set(self, task: Task, status: TaskStatus) -> None:
+        if task.status is not status:
+            task.status = status
+            self._changed[task] = None
 
     # -------------------------------------------------------------------------- starting
 
@@ -207,7 +231,7 @@ class Run:
 
     def _dispatch(self, task: Task) -> None:
         task.attempt += 1
-        task.status = TaskStatus.READY
+        self._set(task, TaskStatus.READY)
         task.wake_ms = task.deadline_ms = None
         self._in_flight[task.id] = task
         owner = task.scope.owner
@@ -225,7 +249,7 @@ class Run:
             self._record(task)
 
     def _wait(self, task: Task, status: TaskStatus) -> None:
-        task.status = status
+        self._set(task, status)
         if task.wake_ms is not None:
             self._timed[task.id] = task
             self._commands.append(SetTimer(task.id, task.attempt, task.wake_ms))
@@ -258,6 +282,7 @@ class Run:
         self._close(task, TaskStatus.SUCCESSFUL, event.at_ms)
         task.spec_key = event.spec_key
         self._record(task)
+        self._changed.update(dict.fromkeys(scope.tasks.values()))
         self._ready.extend(child for child in scope.tasks.values() if child.is_startable)
 
     def _release(self, task: Task, at_ms: int) -> None:
@@ -316,7 +341,7 @@ class Run:
             self._stop(stopped, at_ms)
         catcher.failure = failure
         catcher.source, catcher.wraps = catcher.id, 0
-        catcher.status = TaskStatus.SUCCESSFUL
+        self._set(catcher, TaskStatus.SUCCESSFUL)
         self._record(catcher, failure=failure)
         self._release(catcher, at_ms)
 
@@ -346,9 +371,9 @@ class Run:
         self._in_flight.pop(task.id, None)
         self._timed.pop(task.id, None)
         self._untimed.pop(task.id, None)
-        task.status = status
+        self._set(task, status)
         task.wake_ms = None
-        task.ended_ms = max(at_ms, task.started_ms or at_ms)  # by another clock, perhaps
+        task.ended_ms = _end_of(task, at_ms)
 
     def _end(
         self, status: RunStatus, at_ms: int, *, output: Source | None = None, failure: Failure | None = None
@@ -364,7 +389,8 @@ class Run:
         """A task that failed or was canceled in a run that goes on has all its attempts again."""
         for task in self.graph:
             if task.status in (TaskStatus.FAILED, TaskStatus.CANCELED) and task.scope.is_live():
-                task.status, task.failures, task.ended_ms = TaskStatus.BLOCKED, 0, None
+                self._set(task, TaskStatus.BLOCKED)
+                task.failures, task.ended_ms = 0, None
                 if isinstance(task.node.action, Call):
                     task.wake_ms = None
 
@@ -419,22 +445,10 @@ class Run:
     ) -> None:
         if not task.spec_key or task.seq < 0:  # a graph it returned keeps its place in the order
             task.seq, self._next_seq = self._next_seq, self._next_seq + 1
-        self._commands.append(
-            RecordTask(
-                seq=task.seq,
-                task_id=task.id,
-                status=status or task.status,
-                attempt=task.attempt,
-                failures=task.failures,
-                output=output,
-                output_bytes=output.size if output is not None else None,
-                failure=failure,
-                spec_key=task.spec_key,
-                wake_ms=task.wake_ms,
-                started_ms=task.started_ms,
-                ended_ms=task.ended_ms,
-            )
+        record = _record_of(
+            task, seq=task.seq, status=status or task.status, ended_ms=task.ended_ms, output=output, failure=failure
         )
+        self._commands.append(record)
 
     @classmethod
     def restore(
@@ -489,3 +503,32 @@ class Run:
             self.graph.mark_done(ended)
             self.graph.consumed_by(ended)
             ended = self.graph.ended_with(ended)
+
+
+def _end_of(task: Task, at_ms: int) -> int:
+    return max(at_ms, task.started_ms or at_ms)  # by another clock, perhaps
+
+
+def _record_of(
+    task: Task,
+    *,
+    seq: int,
+    status: TaskStatus,
+    ended_ms: int | None,
+    output: Payload | None = None,
+    failure: Failure | None = None,
+) -> RecordTask:
+    return RecordTask(
+        seq=seq,
+        task_id=task.id,
+        status=status,
+        attempt=task.attempt,
+        failures=task.failures,
+        output=output,
+        output_bytes=output.size if output is not None else None,
+        failure=failure,
+        spec_key=task.spec_key,
+        wake_ms=task.wake_ms,
+        started_ms=task.started_ms,
+        ended_ms=ended_ms,
+    )

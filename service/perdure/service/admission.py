@@ -200,8 +200,8 @@ class Admission:
         store refused it: somebody else changed the run, or a guard did not hold.
 
         What the new state needs has been taken before; a place in the queue is given back here. Raises
-        StorageError when the store fails; the change happens all the same, once the store works again, unless the
-        run is to wait: anybody may start it then, and so nobody says twice that it waits.
+        StorageError when the store fails; unless that is certain, the change may happen all the same once the store
+        works again, but for a run that is to wait: anybody may start it then, so nobody says twice that it waits.
         """
         moved: asyncio.Future[RunRow | None] = asyncio.get_running_loop().create_future()
 
@@ -212,7 +212,12 @@ class Admission:
         once = self._store.is_shared and write.status is RunStatus.PENDING
         dropped = partial(self.withdraw, write.applied_to(row, row.change))
         self._journal.append(
-            (*guards, write), self._moves(row, write, moved), trouble=trouble, once=once, dropped=dropped
+            (*guards, write),
+            self._moves(row, write, moved),
+            trouble=trouble,
+            droppable=True,
+            once=once,
+            dropped=dropped,
         )
         return await moved
 

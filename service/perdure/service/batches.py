@@ -14,8 +14,8 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 from perdure.service.changes import Changes
 from perdure.service.commands import Commands
 from perdure.service.queries import Queries
+from perdure.service.trouble import is_away
 from perdure.service.views import NewEvent, NewRun, RunView, SentEvent
-from perdure.storage.ports import Fenced, StorageUnavailable
 from perdure.storage.rows import RunRow
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class Batches:
         if wait_s and (awaited := _unfinished(results)):
             await self._await_ends(namespace, items, results, awaited, wait_s)
         if left := _unfinished(results):
-            for run_id, row in (await self._queries.rows_by_now(left)).items():
+            for run_id, row in (await self._queries.rows(left)).items():
                 for number in left[run_id]:
                     results[number] = row
         return results
@@ -154,7 +154,7 @@ def _named(item: Result[tuple[str, str]], run_id: str) -> tuple[str, str]:
 def _unless_away(results: list[Result[T]]) -> list[Result[T]]:
     """The results, unless the store was away for one of them: then that is raised."""
     for result in results:
-        if isinstance(result, (StorageUnavailable, Fenced)):
+        if isinstance(result, Exception) and is_away(result):
             raise result
     return results
 

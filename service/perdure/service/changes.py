@@ -24,7 +24,8 @@ BACKLOG_MAX: Final = 20_000
 class Change:
     """One change: of a run, of a task (workflow id, run id, task), or the deletion of a workflow id.
 
-    `change` numbers the commit; 0: it was not committed (an attempt began). `namespace` is the run's.
+    `change` numbers the commit; 0: it was not committed (an attempt began). `namespace` is the run's. `moment` is
+    the scheduler's when the task came into that state; 0: nobody knows.
     """
 
     change: int
@@ -33,6 +34,7 @@ class Change:
     run: RunView | None = None
     task: tuple[str, str, TaskView] | None = None
     deleted: str | None = None
+    moment: int = 0
 
 
 class Overflowed(Exception):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Final
 
 from perdure import errors, wire
 from perdure.engine.failures import run_canceled
-from perdure.engine.messages import CancelRequested, EventArrived
+from perdure.engine.messages import EventArrived
 from perdure.ids import TimeOrderedIds
 from perdure.model import Payload, RunStatus
 from perdure.service.admission import Admission, Way
@@ -22,11 +22,13 @@ from perdure.service.changes import Change, Changes
 from perdure.service.executors.port import Executor
 from perdure.service.fleet.letters import cancel_letter, event_letter
 from perdure.service.journal import Journal
+from perdure.service.moments import Moments
 from perdure.service.scheduler import Scheduler
+from perdure.service.trouble import refusal, refusing
 from perdure.service.uses import use
 from perdure.service.values import Values
-from perdure.service.views import Conflict, NewRun, Reuse, RunView, SentEvent
-from perdure.storage.ports import MetadataStore, StorageFull
+from perdure.service.views import Conflict, NewRun, Reuse, RunView, SentEvent, count_tasks
+from perdure.storage.ports import MetadataStore, StorageError, StorageFull
 from perdure.storage.rows import AddEvent, AddRun, DeleteRun, EntryResult, RunRow, SetDormant, SetRun, ValueKey, Write
 
 ANSWER_S: Final = 20.0
@@ -43,6 +45,7 @@ class Commands:
         store: MetadataStore,
         journal: Journal,
         scheduler: Scheduler,
+        moments: Moments,
         values: Values,
         changes: Changes,
         executor: Executor,
@@ -56,6 +59,7 @@ class Commands:
         self._store = store
         self._journal = journal
         self._scheduler = scheduler
+        self._moments = moments
         self._values = values
         self._changes = changes
         self._executor = executor
@@ -67,6 +71,7 @@ class Commands:
 
     # -------------------------------------------------------------------------- run
 
+    @refusing
     async def submit(self, new: NewRun) -> tuple[RunView, bool]:
         """Record a run and start it. False: it was there, made by this request before or by agreement.
 
@@ -123,7 +128,7 @@ class Commands:
 
         def trouble(error: Exception) -> None:
             if not inserted.done():
-                inserted.set_exception(error)
+                inserted.set_exception(refusal(error))
 
         dropped = partial(self._admission.withdraw, row)
         # Anybody starts a run that waits, so by the time of a repetition it may be over and deleted.
@@ -212,6 +217,7 @@ class Commands:
 
     # -------------------------------------------------------------------------- resume, cancel, delete
 
+    @refusing
     async def resume(self, namespace: str, workflow_id: str, etag: str = "") -> tuple[RunView, bool]:
         """Let a failed or resumable run go on. False: it is at work already. A canceled one stays canceled."""
         self.refuse_while_failing()
@@ -227,9 +233,12 @@ class Commands:
             if moved is not None:
                 break  # otherwise somebody else has changed it meanwhile
         if moved.status is RunStatus.RUNNING:
-            view = await self._scheduler.when_live(moved.run_id, lambda live: live.view() if live is not None else None)
-            if view is not None:
-                return view, True
+            with suppress(
+                StorageError, errors.WorkflowNotFoundError
+            ):  # it is resumed, whether its tasks can be counted now or not
+                await self._scheduler.when_live(moved.run_id, lambda _live: None)
+                now = await self._moments.look(moved, lambda run: count_tasks(run.graph))
+                return RunView(now.row, now.taken), True
         return RunView(moved), True
 
     async def _go_on(self, row: RunRow) -> RunRow | None:
@@ -245,6 +254,7 @@ class Commands:
             raise self._admission.full(row.namespace)
         return None
 
+    @refusing
     async def cancel(self, namespace: str, workflow_id: str, reason: str = "", etag: str = "") -> RunView:
         """End a run. One that is final stays as it is."""
         self.refuse_while_failing()
@@ -255,9 +265,9 @@ class Commands:
                 now_ms = self._scheduler.clock()
                 if row.status is RunStatus.RUNNING:
                     if self._is_elsewhere(row):
-                        await self._journal.write((cancel_letter(row.run_id, reason),))
+                        await self._journal.write((cancel_letter(row.run_id, reason),), droppable=True)
                     else:
-                        view = await self._scheduler.apply(row.run_id, CancelRequested(reason, now_ms))
+                        view = await self._scheduler.cancel(row.run_id, reason)
                         return view if view is not None else RunView(await self._current(namespace, workflow_id, ""))
                 else:
                     failure = wire.encode_failure(run_canceled(reason))
@@ -279,6 +289,7 @@ class Commands:
             f"the engine that owns workflow {row.workflow_id!r} does not answer; its heir will: ask again"
         )
 
+    @refusing
     async def delete(self, namespace: str, workflow_id: str, *, allow_missing: bool = False, etag: str = "") -> None:
         """Remove a run that is final or resumable, with everything that is its own. It makes room, so it is tried
         while the store has none."""
@@ -305,6 +316,7 @@ class Commands:
 
     # -------------------------------------------------------------------------- events
 
+    @refusing
     async def send_event(
         self, namespace: str, workflow_id: str, *, key: str, event_id: str, payload: Payload
     ) -> SentEvent:
@@ -315,6 +327,7 @@ class Commands:
             return await self.find_event(row, key, event_id)
         return await self.offer_event(row, key, event_id, payload)
 
+    @refusing
     async def find_event(self, row: RunRow, key: str, event_id: str) -> SentEvent:
         """An event for a run that is final: the event may have ended it, and its sender may not have heard."""
         sequence = await self._store.find_event(row.run_id, key, event_id)
@@ -346,7 +359,7 @@ class Commands:
 
         def trouble(error: Exception) -> None:
             if not sent.done():
-                sent.set_exception(error)
+                sent.set_exception(refusal(error))
 
         # If the engine dies before the event is handed over, recovery has to look at the run. Among several
         # engines it is handed over some time after its commit, when the run may have fallen asleep again:
@@ -367,7 +380,7 @@ class Commands:
     def refuse_while_failing(self) -> None:
         """While the store fails, say so before anything depends on the answer."""
         if self._journal.error is not None:
-            raise self._journal.error
+            raise refusal(self._journal.error) from self._journal.error
 
     @asynccontextmanager
     async def _alone(self, namespace: str, workflow_id: str, etag: str) -> AsyncIterator[RunRow]:
@@ -383,11 +396,7 @@ class Commands:
                     return
 
     async def _current(self, namespace: str, workflow_id: str, expected_etag: str) -> RunRow:
-        if not self._journal.is_sure:
-            await self._journal.assure()
-        row = self._scheduler.find_row(namespace, workflow_id)
-        if row is None:
-            row = await self._store.find_run(namespace, workflow_id)
+        row = await self._moments.find_current(namespace, workflow_id)
         if row is None:
             raise _not_found(namespace, workflow_id)
         if expected_etag and expected_etag != str(row.change):

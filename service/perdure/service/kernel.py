@@ -20,6 +20,7 @@ from perdure.service.fleet.admission import SharedAdmission
 from perdure.service.fleet.fleet import Fleet
 from perdure.service.fleet.inbox import Inbox
 from perdure.service.journal import Journal
+from perdure.service.moments import Moments
 from perdure.service.queries import Queries
 from perdure.service.retention import Retention
 from perdure.service.scheduler import Scheduler
@@ -88,11 +89,13 @@ class Kernel:
             self.retention = Retention(
                 store, self.journal, self.admission, self.changes, clock, keep_ms=keep_ms, on_delete=on_delete
             )
+        moments = Moments(store, self.journal, self.scheduler)
         inbox = Inbox(store, self.journal, self.scheduler, owner=owner)
         self.commands = Commands(
             store,
             self.journal,
             self.scheduler,
+            moments,
             self.values,
             self.changes,
             executor,
@@ -102,7 +105,7 @@ class Kernel:
             on_delete=on_delete,
             deliver=(lambda run_id, _event: inbox.read_soon(run_id)) if is_shared else None,
         )
-        self.queries = Queries(store, self.journal, self.scheduler, self.values, self.changes)
+        self.queries = Queries(store, moments, self.scheduler, self.values, self.changes)
         self.fleet: Fleet | None = None
         if isinstance(self.admission, SharedAdmission):
             self.fleet = Fleet(

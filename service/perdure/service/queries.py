@@ -1,45 +1,51 @@
-"""What clients ask to be told. Nobody is told what is not durable: answers that come from memory wait
-for the journal first.
+"""What clients ask to be told. Nobody is told what is not durable: `moments` reads memory and the store so that each
+answer is of one durable moment.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Collection
 from contextlib import aclosing
+from itertools import islice
 from typing import Final
 
 from perdure import errors, wire
 from perdure.engine.run import Run
-from perdure.model import Failure, Payload, RunStatus, TaskStatus
+from perdure.model import Failure, Payload, RunStatus, TaskStatus, frozen
 from perdure.service.changes import Changes
-from perdure.service.journal import Journal
-from perdure.service.restore import restore_run
-from perdure.service.scheduler import Live, Scheduler
+from perdure.service.moments import Moment, Moments
+from perdure.service.scheduler import Scheduler
 from perdure.service.values import Values
-from perdure.service.views import OutcomeView, RunView, TaskView, count_tasks, view_task
-from perdure.storage.ports import CorruptData, MetadataStore, StorageFull
+from perdure.service.views import OutcomeView, RunView, TaskCounts, TaskView, count_tasks, view_task
+from perdure.storage.ports import CorruptData, MetadataStore
 from perdure.storage.rows import RunQuery, RunRow, ValueKey
 
 _FINAL: Final = frozenset(status for status in RunStatus if status.is_final)
-FINAL_TASKS_MAX: Final = 20_000
-"""Tasks of final runs that stay rebuilt for the next page of the same question."""
+
+
+@frozen
+class _Finding:
+    """What is known of the value of a task: where it is once it is `done`."""
+
+    is_done: bool
+    source: str
+    wraps: int
+    failure: Failure | None
+    is_volatile: bool
 
 
 class Queries:
     """Reads runs."""
 
     def __init__(
-        self, store: MetadataStore, journal: Journal, scheduler: Scheduler, values: Values, changes: Changes
+        self, store: MetadataStore, moments: Moments, scheduler: Scheduler, values: Values, changes: Changes
     ) -> None:
         self._changes = changes
         self._store = store
-        self._journal = journal
+        self._moments = moments
         self._scheduler = scheduler
         self._values = values
-        self._rebuilt: OrderedDict[tuple[str, int], Run] = OrderedDict()
-        self._rebuilt_tasks = 0
 
     async def run(
         self,
@@ -58,10 +64,9 @@ class Queries:
                     row = await self.row(namespace, workflow_id, row.run_id)
                     if row.status in wait_for:
                         break
-        if (live := await self._durable(row)) is not None:
-            return live.view()
         try:
-            return RunView(row, count_tasks((await self._rebuild(row)).graph))
+            now = await self._moments.look(row, _count)
+            return RunView(now.row, now.taken)
         except CorruptData:
             if row.status.is_final:  # perhaps because of that: its state can be told, but not its tasks
                 return RunView(row)
@@ -69,18 +74,12 @@ class Queries:
 
     async def row(self, namespace: str, workflow_id: str, run_id: str = "") -> RunRow:
         """The current run of a workflow id, or a certain one."""
-        row: RunRow | None
-        if not self._journal.is_sure:  # memory may be behind the store
-            await self._journal.assure()
         if run_id:
-            live = self._scheduler.find_live(run_id)
-            row = live.row if live is not None else await self._store.get_run(run_id)
+            row = await self._moments.find_row(run_id)
             if row is not None and (row.namespace, row.workflow_id) != (namespace, workflow_id):
                 row = None
         else:
-            row = self._scheduler.find_row(namespace, workflow_id)
-            if row is None:
-                row = await self._store.find_run(namespace, workflow_id)
+            row = await self._moments.find_current(namespace, workflow_id)
         if row is None:
             raise errors.WorkflowNotFoundError(
                 f"there is no workflow {workflow_id!r}", namespace=namespace, workflow_id=workflow_id
@@ -89,25 +88,7 @@ class Queries:
 
     async def rows(self, run_ids: Collection[str]) -> dict[str, RunRow]:
         """Those of these runs that there are, by their ids."""
-        if not self._journal.is_sure:
-            await self._journal.assure()
-        found: dict[str, RunRow] = {}
-        away: list[str] = []
-        for run_id in run_ids:
-            live = self._scheduler.find_live(run_id)
-            if live is not None:
-                found[run_id] = live.row
-            else:
-                away.append(run_id)
-        if away:
-            found.update((row.run_id, row) for row in await self._store.get_runs(away))
-        return found
-
-    async def rows_by_now(self, run_ids: Collection[str]) -> dict[str, RunRow]:
-        """As `rows`, with all that others can have seen of them: an end may be stored before it is known here."""
-        if self._store.is_shared and any(map(self.is_live, run_ids)):
-            await self._is_settled()  # without room nothing was stored that is not known
-        return await self.rows(run_ids)
+        return await self._moments.find_rows(run_ids)
 
     def is_live(self, run_id: str) -> bool:
         """Whether the run is in memory, so that its end will be told."""
@@ -116,12 +97,48 @@ class Queries:
     async def list_runs(self, query: RunQuery) -> list[RunView]:
         return [RunView(row) for row in await self._store.list_runs(query)]
 
-    async def tasks(self, namespace: str, workflow_id: str, run_id: str = "") -> list[TaskView]:
-        """The tasks of a run, in the order in which they became known."""
-        row = await self.row(namespace, workflow_id, run_id)
-        live = await self._durable(row)
-        run = live.run if live is not None else await self._rebuild(row)
-        return [view_task(task) for task in run.graph]
+    async def tasks(
+        self,
+        namespace: str,
+        workflow_id: str,
+        run_id: str = "",
+        *,
+        statuses: Collection[TaskStatus] = (),
+        start: int = 0,
+        limit: int | None = None,
+    ) -> list[tuple[int, TaskView]]:
+        """Tasks of a run with one of these states (none: all), in the order in which they became known, at most so
+        many, each with its place in that order; from the place `start` on. A place stays the same."""
+
+        def take(run: Run) -> list[tuple[int, TaskView]]:
+            places = enumerate(islice(run.graph, start, None), start)
+            found = ((place, task) for place, task in places if not statuses or task.status in statuses)
+            return [(place, view_task(task)) for place, task in islice(found, limit)]
+
+        return (await self._moments.look(await self.row(namespace, workflow_id, run_id), take)).taken
+
+    async def task(self, namespace: str, workflow_id: str, task_id: str) -> TaskView:
+        """One task of the current run. Raises TaskNotFoundError."""
+
+        def take(run: Run) -> TaskView | None:
+            task = run.graph.tasks.get(task_id)
+            return view_task(task) if task is not None else None
+
+        found = (await self._moments.look(await self.row(namespace, workflow_id), take)).taken
+        if found is None:
+            raise errors.TaskNotFoundError(
+                f"workflow {workflow_id!r} has no task {task_id!r}", workflow_id=workflow_id, task_id=task_id
+            )
+        return found
+
+    async def look(self, row: RunRow, task_ids: Collection[str] | None) -> Moment[tuple[TaskCounts, list[TaskView]]]:
+        """A run and these of its tasks (None: all), at one moment."""
+
+        def take(run: Run) -> tuple[TaskCounts, list[TaskView]]:
+            tasks = run.graph if task_ids is None else (task for task in run.graph if task.id in task_ids)
+            return _count(run), [view_task(task) for task in tasks]
+
+        return await self._moments.look(row, take)
 
     async def outcome(
         self, namespace: str, workflow_id: str, *, task_id: str = "", run_id: str = "", wait_s: float = 0
@@ -137,7 +154,7 @@ class Queries:
         async with aclosing(self._changes.stirs(row.run_id, wait_s)) as stirs:
             async for _ in stirs:
                 row = await self.row(namespace, workflow_id, row.run_id)
-                value = await self._task_value(row, task_id)
+                row, value = await self._task_value(row, task_id)
                 if value is not None:
                     return OutcomeView(row.run_id, row.status, value)
         return OutcomeView(row.run_id, row.status, None)
@@ -156,8 +173,8 @@ class Queries:
                 if _has_outcome(row) or left_s <= 0 or self._changes.is_closed:
                     break
                 has_come = await told.wait(left_s)
-        if self._store.is_shared and not row.status.is_final:
-            row = (await self.rows_by_now((row.run_id,))).get(row.run_id, row)
+        if wait_s > 0 and not row.status.is_final:  # its end may be stored before it is told
+            row = (await self.rows((row.run_id,))).get(row.run_id, row)
         return row
 
     async def outcome_of(self, row: RunRow) -> OutcomeView:
@@ -171,19 +188,27 @@ class Queries:
             return wire.decode_failure(row.failure)
         return None
 
-    async def _task_value(self, row: RunRow, task_id: str) -> Payload | Failure | None:
-        live = await self._durable(row)
-        run = live.run if live is not None else await self._rebuild(row)
-        task = run.graph.tasks.get(task_id)
-        if task is not None and task.done:
-            return await self._read(row.run_id, task.source, task.wraps)
-        if task is not None and task.status is TaskStatus.FAILED and task.failure is not None:
-            return task.failure
+    async def _task_value(self, row: RunRow, task_id: str) -> tuple[RunRow, Payload | Failure | None]:
+        """The value of a task, None if it has none yet, and the run's row of that moment."""
+
+        def take(run: Run) -> _Finding | None:
+            task = run.graph.tasks.get(task_id)
+            if task is None:
+                return None
+            failure = task.failure if task.status is TaskStatus.FAILED else None
+            return _Finding(task.done, task.source, task.wraps, failure, task.is_volatile)
+
+        now = await self._moments.look(row, take)
+        row, found = now.row, now.taken
+        if found is not None and found.is_done:
+            return row, await self._read(row.run_id, found.source, found.wraps)
+        if found is not None and found.failure is not None:
+            return row, found.failure
         if not row.status.is_final:
-            return None
-        if task is not None and row.failure is not None:
-            return wire.decode_failure(row.failure)
-        if task is not None and task.is_volatile:
+            return row, None
+        if found is not None and row.failure is not None:
+            return row, wire.decode_failure(row.failure)
+        if found is not None and found.is_volatile:
             raise _not_stored(task_id)
         raise errors.TaskNotFoundError(
             f"workflow {row.workflow_id!r} ended without a task {task_id!r}",
@@ -197,40 +222,9 @@ class Queries:
             raise _not_stored(task_id)
         return wire.outcome_payload(payload, wraps) if wraps else payload
 
-    async def _durable(self, row: RunRow) -> Live | None:
-        """The run in memory, once all it holds is durable; None if that cannot be: what is stored stays readable."""
-        live = self._scheduler.find_live(row.run_id)
-        return live if live is not None and await self._is_settled() else None
 
-    async def _is_settled(self) -> bool:
-        """Wait until all that memory holds is durable. False: there is no room for it."""
-        try:
-            await self._journal.barrier()
-        except StorageFull:
-            return False
-        return True
-
-    async def _rebuild(self, row: RunRow) -> Run:
-        """A run that is not in memory, from its records."""
-        key = (row.run_id, row.change)
-        if (run := self._rebuilt.get(key)) is not None:
-            return run
-        stored = await self._store.load_run(row.run_id)
-        if stored is None:
-            raise errors.WorkflowNotFoundError(
-                f"there is no workflow {row.workflow_id!r}", namespace=row.namespace, workflow_id=row.workflow_id
-            )
-        run = await restore_run(stored, self._scheduler.specs)
-        if row.status.is_final:
-            self._keep(key, run)
-        return run
-
-    def _keep(self, key: tuple[str, int], run: Run) -> None:
-        self._rebuilt[key] = run
-        self._rebuilt_tasks += len(run.graph.tasks)
-        while self._rebuilt_tasks > FINAL_TASKS_MAX and len(self._rebuilt) > 1:
-            _, oldest = self._rebuilt.popitem(last=False)
-            self._rebuilt_tasks -= len(oldest.graph.tasks)
+def _count(run: Run) -> TaskCounts:
+    return count_tasks(run.graph)
 
 
 def _has_outcome(row: RunRow) -> bool:

@@ -1,8 +1,10 @@
 """The runs that are at work: applies what happens to them and carries out what they command.
 
 One rule: write, then act. The records of an event become one journal entry, and only when that is
-durable are attempts dispatched, timers set, and anybody told. `_Live.row` is therefore the durable
-state of a run, while `_Live.run` may be ahead of it by what the journal still holds.
+durable are attempts dispatched, timers set, and anybody told. `Live.row` is therefore the durable
+state of a run, while `Live.run` may be ahead of it by what the journal still holds: `moments` reads both.
+
+A cancellation is made durable first. Until that is decided the run is *held*: what happens to it waits.
 
 A run that only time or an event moves on leaves memory, and is loaded again when its time comes.
 """
@@ -12,14 +14,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar, assert_never
 
 from perdure import graphwire, texts, wire
 from perdure.engine.messages import (
     Act,
     CancelAttempt,
+    CancelRequested,
     Command,
     ConsumeEvent,
     Dispatch,
@@ -35,7 +39,7 @@ from perdure.engine.messages import (
     TimerFired,
 )
 from perdure.engine.run import Run
-from perdure.model import Call, Failure, FailureKind, InvalidSpec, Payload, RunStatus, Spec, TaskStatus
+from perdure.model import Call, Failure, FailureKind, InvalidSpec, Payload, RunStatus, Spec
 from perdure.service.changes import Change, Changes
 from perdure.service.executors.port import Executor, GraphReturned, Reports, Work
 from perdure.service.journal import Journal
@@ -44,7 +48,7 @@ from perdure.service.runlog import log_end, log_task
 from perdure.service.timers import Timers
 from perdure.service.uses import of_record, use
 from perdure.service.values import Values
-from perdure.service.views import RunView, count_tasks, view_task
+from perdure.service.views import RunView, TaskView, count_tasks, view_task
 from perdure.storage.ports import CorruptData, MetadataStore, StorageError
 from perdure.storage.rows import EntryResult, MarkBlobs, PutSpec, RunRow, SetDormant, SetRun, Timer, ValueKey, Write
 
@@ -61,15 +65,31 @@ T = TypeVar("T")
 @dataclass(slots=True, eq=False)
 class Live:
     """A run in memory. `pending` counts its journal entries that are not durable yet; `dormant` is what the
-    store says of its dormancy once all of them are, None if nobody knows."""
+    store says of its dormancy once all of them are, None if nobody knows. `held` is what waits until it is
+    decided whether the run was canceled; None if nothing is to be decided."""
 
     row: RunRow
     run: Run
     pending: int = 0
     dormant: bool | None = None
+    held: list[Callable[[], None]] | None = None
+
+    @property
+    def is_ending(self) -> bool:
+        """Its end is on its way into the store, or may be: `row` may be behind what others see there."""
+        return self.held is not None or self.run.status is not self.row.status
 
     def view(self) -> RunView:
         return RunView(self.row, count_tasks(self.run.graph))
+
+
+@dataclass(slots=True)
+class _Step:
+    """What one or more events have brought: commands, and for subscribers the tasks that are in another state, each
+    with the moment of that."""
+
+    commands: list[Command] = field(default_factory=list)
+    views: list[tuple[int, TaskView]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -78,7 +98,8 @@ class _Acts:
 
     commands: list[Act] = field(default_factory=list)
     values: list[tuple[str, Payload]] = field(default_factory=list)
-    tasks: list[str] = field(default_factory=list)
+    views: list[tuple[int, TaskView]] = field(default_factory=list)
+    changes_tasks: bool = False
     failures: list[RecordTask] = field(default_factory=list)
     end: SetRun | None = None
 
@@ -109,6 +130,7 @@ class Scheduler:
         self._live: dict[str, Live] = {}
         self._current: dict[tuple[str, str], Live] = {}  # the same by namespace and workflow id
         self._loading: dict[str, list[Callable[[Live | None], None]]] = {}
+        self.moment = 0  # counts what was noted for subscribers
         self._outdated: set[str] = set()  # of those, what is read of them now may be too old
         self.on_end: Callable[[str], None] = lambda _run_id: None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -150,22 +172,21 @@ class Scheduler:
     def report(self, reports: Reports) -> None:
         """What the executor has to say, of each run in one entry. Reports about runs that are not in memory are
         too late."""
-        gathered: dict[Live, list[Command]] = {}
+        gathered: dict[Live, _Step] = {}
         for run_id, report in reports:
             live = self._live.get(run_id)
             if live is None:
                 self._came_too_late(report)
+            elif live.held is not None:
+                live.held.append(partial(self.report, [(run_id, report)]))
             elif isinstance(report, GraphReturned):
-                self._carry_out_some(live, gathered.pop(live, []))
+                if (before := gathered.pop(live, None)) is not None:
+                    self._carry_out(live, before)
                 self._graph_returned(live, report)
             else:
-                gathered.setdefault(live, []).extend(self._apply(live, report))
-        for live, commands in gathered.items():
-            self._carry_out_some(live, commands)
-
-    def _carry_out_some(self, live: Live, commands: list[Command]) -> None:
-        if commands:
-            self._carry_out(live, commands)
+                self._apply(live, report, gathered.setdefault(live, _Step()))
+        for live, step in gathered.items():
+            self._carry_out(live, step)
 
     def deliver(self, run_id: str, event: Event) -> None:
         """Apply an event that is durable already, loading the run if need be."""
@@ -182,18 +203,59 @@ class Scheduler:
         if (live := self._live.get(run_id)) is not None:
             live.dormant = None
 
-    async def apply(self, run_id: str, event: Event) -> RunView | None:
-        """Apply an event that asks for something and wait until the answer is durable.
+    async def bring(self, run_id: str, event: Event) -> None:
+        """Apply an event that is durable already; returns once it is applied."""
+        await self.when_live(run_id, lambda live: None if live is None else self.take(live, event))
 
-        None: there is no such run. Raises StorageError while the store fails.
+    async def cancel(self, run_id: str, reason: str) -> RunView | None:
+        """End a run that is at work; returns once that is durable. None: there is no such run.
+
+        Raises StorageError while the store fails. Either nothing has happened then, or the end is still on its
+        way into the store, and nothing else happens to the run before that is decided.
         """
-        if self._journal.error is not None:
-            raise self._journal.error
-        live = await self.when_live(run_id, lambda live: live if live is None else self.take(live, event))
-        if live is None:
-            return None
-        await self._journal.barrier()
-        return live.view()
+        canceled: asyncio.Future[RunView | None] = asyncio.get_running_loop().create_future()
+
+        def then(live: Live | None) -> None:
+            if live is not None:
+                self._cancel(live, CancelRequested(reason, self.clock()), canceled)
+            elif not canceled.done():
+                canceled.set_result(None)
+
+        self._with_live(run_id, then)
+        return await canceled
+
+    def _cancel(self, live: Live, event: CancelRequested, canceled: asyncio.Future[RunView | None]) -> None:
+        """Record the end of a run, and apply it to memory when that is durable."""
+        commands = live.run.cancellation(event)
+        writes, acts = self._sort_out(live, _Step(commands), is_dormant=False)
+        live.held = []
+        live.pending += 1
+
+        def then(_result: EntryResult, change: int) -> None:
+            live.run.apply(event)
+            self._note_changes(live, acts.views)
+            self._act(live, acts, change)
+            self._release(live)
+            if not canceled.done():
+                canceled.set_result(live.view())
+
+        def dropped() -> None:
+            live.pending -= 1
+            live.dormant = None  # what was to be written of it was not
+            self._release(live)
+            self._evict_if_idle(live)
+
+        def trouble(error: Exception) -> None:
+            if not canceled.done():
+                canceled.set_exception(error)
+
+        self._journal.append(tuple(writes), then, trouble=trouble, droppable=True, dropped=dropped)
+
+    def _release(self, live: Live) -> None:
+        """It is decided whether the run was canceled: what has happened meanwhile is applied, or comes too late."""
+        held, live.held = live.held or [], None
+        for step in held:
+            step()
 
     def _timer_due(self, timer: Timer) -> None:
         self.deliver(timer.run_id, TimerFired(timer.task_id, timer.attempt, self.clock()))
@@ -226,10 +288,11 @@ class Scheduler:
         """A new run: its row, what its entry stores besides it, and what to do once that is durable in a commit."""
         run = Run(spec)
         commands = run.start(row.create_ms)
+        run.take_changed()  # nobody knows of the run yet
         if run.is_dormant and not run.status.is_final:
             row = row.but(is_dormant=True)
         live = Live(row, run, dormant=row.is_dormant)
-        writes, acts = self._sort_out(live, commands)
+        writes, acts = self._sort_out(live, _Step(commands))
         live.pending += 1
 
         def then(change: int) -> RunView:
@@ -245,44 +308,54 @@ class Scheduler:
 
         return row, writes, then
 
-    def take(self, live: Live, event: Event, *also: Write) -> Live:
+    def take(self, live: Live, event: Event, *also: Write) -> None:
         """Apply an event to a run in memory."""
-        commands = self._apply(live, event)
-        if commands:
-            self._carry_out(live, commands, *also)
-        return live
+        if live.held is not None:
+            live.held.append(lambda: self.take(live, event, *also))
+            return
+        step = _Step()
+        self._apply(live, event, step)
+        self._carry_out(live, step, *also)
 
-    def _apply(self, live: Live, event: Event) -> list[Command]:
+    def _apply(self, live: Live, event: Event, step: _Step) -> None:
         commands = live.run.apply(event)
-        if commands:
-            return commands
-        if isinstance(event, TaskSucceeded):
+        self._note_changes(live, step.views)
+        step.commands += commands
+        if not commands and isinstance(event, TaskSucceeded):
             self._came_too_late(event)
-        elif self._changes.wants_tasks(live.row.run_id) and not live.run.status.is_final:
-            self._publish_begun(live, event)
-        return commands
 
-    def _carry_out(self, live: Live, commands: Iterable[Command], *also: Write) -> None:
-        writes, acts = self._sort_out(live, commands)
+    def _note_changes(self, live: Live, views: list[tuple[int, TaskView]]) -> None:
+        """Keep for subscribers what has become of tasks, as it is now: when it may be told, memory has gone on."""
+        changed = live.run.take_changed()
+        if changed and self._changes.wants_tasks(live.row.run_id):
+            self.moment += 1
+            views += [(self.moment, view_task(task)) for task in changed]
+
+    def _carry_out(self, live: Live, step: _Step, *also: Write) -> None:
+        if not step.commands and not step.views:
+            return
+        writes, acts = self._sort_out(live, step)
+        if step.commands:
+            writes = [*also, *writes]
         live.pending += 1
-        if writes or also or live.pending > 1 or not self._journal.is_sure:
-            self._journal.append((*also, *writes), lambda _result, change: self._act(live, acts, change))
+        if writes or live.pending > 1 or not self._journal.is_sure:
+            self._journal.append(writes, lambda _result, change: self._act(live, acts, change))
         else:  # nothing of it has to be durable, nor has anything before it
             self._act(live, acts, 0)
 
-    def _sort_out(self, live: Live, commands: Iterable[Command]) -> tuple[list[Write], _Acts]:
-        """Records become writes, the rest waits for them."""
+    def _sort_out(self, live: Live, step: _Step, *, is_dormant: bool | None = None) -> tuple[list[Write], _Acts]:
+        """Records become writes, the rest waits for them. `is_dormant`: what the run will be, if not what it is."""
         run_id = live.row.run_id
         writes: list[Write] = []
-        acts = _Acts()
-        for command in commands:
+        acts = _Acts(views=step.views)
+        for command in step.commands:
             match command:
                 case RecordTask():
                     output = output_of(command)
                     writes.append(write_of(run_id, command, output))
                     if blobs := of_record(command, output):
                         writes += use(run_id, blobs)
-                    acts.tasks.append(command.task_id)
+                    acts.changes_tasks = True
                     if command.failure is not None:
                         acts.failures.append(command)
                     if output is not None:
@@ -297,12 +370,13 @@ class Scheduler:
                 case KeepOutput():
                     writes += use(run_id, command.output.blobs())
                     acts.commands.append(command)
-                    acts.tasks.append(command.task_id)
+                    acts.changes_tasks = True
                 case Dispatch() | DropOutput() | CancelAttempt() | SetTimer():
                     acts.commands.append(command)
                 case _:
                     assert_never(command)
-        is_dormant = live.run.is_dormant and not live.run.status.is_final
+        if is_dormant is None:
+            is_dormant = live.run.is_dormant and not live.run.status.is_final
         if is_dormant is not live.dormant:
             writes.append(SetDormant(run_id, is_dormant))
             live.dormant = is_dormant
@@ -331,14 +405,14 @@ class Scheduler:
         for failure in acts.failures:
             log_task(row, failure)
         live.pending -= 1
-        if self._changes.wants_tasks(row.run_id):
-            for task_id in acts.tasks:
-                self._publish_task(live, task_id, change)
+        for moment, view in acts.views:
+            told = Change(change, self.clock(), row.namespace, task=(row.workflow_id, row.run_id, view), moment=moment)
+            self._changes.publish(row.run_id, told)
         if acts.end is not None:
             live.row = acts.end.applied_to(row, change)
             self.tell(live.row, change)
             self.on_end(row.run_id)
-        elif acts.tasks:
+        elif acts.changes_tasks:
             self._changes.stir_tasks(row.run_id)
         self._evict_if_idle(live)
 
@@ -362,28 +436,15 @@ class Scheduler:
             self._changes.publish(row.run_id, Change(change, self.clock(), row.namespace, run=RunView(row)))
         self._changes.stir(row.run_id)
 
-    def _publish_task(self, live: Live, task_id: str, change: int) -> None:
-        row = live.row
-        view = view_task(live.run.graph.tasks[task_id])
-        told = Change(change, self.clock(), row.namespace, task=(row.workflow_id, row.run_id, view))
-        self._changes.publish(row.run_id, told)
-
-    def _publish_begun(self, live: Live, event: Event) -> None:
-        task_id = getattr(event, "task_id", None)
-        task = live.run.graph.tasks.get(task_id) if task_id is not None else None
-        if task is not None and task.status is TaskStatus.RUNNING:
-            self._publish_task(live, task.id, 0)
-
     # -------------------------------------------------------------------------- memory
 
     def find_live(self, run_id: str) -> Live | None:
-        """The run if it is in memory. What it holds may not be durable yet: see `Journal.barrier`."""
+        """The run if it is in memory. What it holds may not be durable yet: see `moments`."""
         return self._live.get(run_id)
 
-    def find_row(self, namespace: str, workflow_id: str) -> RunRow | None:
-        """The durable row of the current run of a workflow id, if that run is in memory."""
-        live = self._current.get((namespace, workflow_id))
-        return live.row if live is not None else None
+    def find_current(self, namespace: str, workflow_id: str) -> Live | None:
+        """The current run of a workflow id, if it is in memory."""
+        return self._current.get((namespace, workflow_id))
 
     def _admit(self, live: Live) -> None:
         self._live[live.row.run_id] = live
@@ -425,9 +486,13 @@ class Scheduler:
         return await answer
 
     def _with_live(self, run_id: str, then: Callable[[Live | None], None]) -> None:
-        """At once if the run is in memory; otherwise once it is loaded, in the order of the calls."""
+        """At once if the run is in memory; otherwise once it is loaded, in the order of the calls. With one that is
+        held, once that is over."""
         if (live := self._live.get(run_id)) is not None:
-            then(live)
+            if live.held is not None:
+                live.held.append(lambda: self._with_live(run_id, then))
+            else:
+                then(live)
         elif (waiting := self._loading.get(run_id)) is not None:
             waiting.append(then)
         else:
@@ -458,9 +523,14 @@ class Scheduler:
         if live is not None:
             self._admit(live)
             if live.run.status is RunStatus.RUNNING:
-                self._carry_out(live, live.run.recover(self.clock()))
+                step = _Step(live.run.recover(self.clock()))
+                self._note_changes(live, step.views)
+                self._carry_out(live, step)
         for then in waiting:
-            then(live)
+            if live is not None and live.held is not None:
+                live.held.append(partial(self._with_live, run_id, then))
+            else:
+                then(live)
         if live is not None:
             self._evict_if_idle(live)
 

@@ -116,7 +116,6 @@ class Follower:
         row = await self._store.get_run(run_id) if changed else None
         if row is None:
             return
-        for task in await self._queries.tasks(row.namespace, row.workflow_id, run_id):
-            if task.task_id in changed:
-                told = Change(changed[task.task_id], self._clock(), row.namespace, task=(row.workflow_id, run_id, task))
-                self._changes.publish(run_id, told)
+        for task in (await self._queries.look(row, changed)).taken[1]:
+            told = Change(changed[task.task_id], self._clock(), row.namespace, task=(row.workflow_id, run_id, task))
+            self._changes.publish(run_id, told)

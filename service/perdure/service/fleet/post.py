@@ -85,6 +85,6 @@ class Post:
                 await self._inbox.read(mail.run_id)
             case letters.CANCEL:
                 event = CancelRequested(letters.reason_of(mail), self._scheduler.clock())
-                await self._scheduler.apply(mail.run_id, event)
+                await self._scheduler.bring(mail.run_id, event)  # the letter is durable
             case kind:
                 log.warning("mail of a kind that this version does not know", extra={"kind": kind})

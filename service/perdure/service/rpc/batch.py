@@ -14,8 +14,8 @@ from perdure.service.rpc import answers, requests
 from perdure.service.rpc.interceptor import translate
 from perdure.service.rpc.sources import Sources
 from perdure.service.source import Source
+from perdure.service.trouble import is_away
 from perdure.service.views import NewEvent, NewRun
-from perdure.storage.ports import Fenced, StorageUnavailable
 from perdure.storage.rows import RunRow
 from perdure.v1 import errors_pb2, spec_pb2
 from perdure.v1 import workflow_service_pb2 as pb
@@ -89,9 +89,9 @@ class BatchCalls:
         try:
             view = await self._queries.outcome_of(row)
             answers.fill_outcome(result, view, include_error=include_error)
-        except (StorageUnavailable, Fenced):  # of all items: the whole batch may be asked for again
-            raise
         except Exception as error:
+            if is_away(error):  # of all items: the whole batch may be asked for again
+                raise
             result.Clear()
             result.error.CopyFrom(_error(error, "BatchGetOutput"))
 

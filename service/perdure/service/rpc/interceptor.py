@@ -20,7 +20,8 @@ from google.protobuf.message import DecodeError
 from perdure import errors
 from perdure.model import InvalidSpec
 from perdure.service.changes import Closed, Overflowed
-from perdure.storage.ports import BlobNotFound, CorruptData, StorageDenied, StorageError, StorageFull
+from perdure.service.trouble import refusal
+from perdure.storage.ports import StorageError
 
 log = logging.getLogger(__name__)
 
@@ -90,17 +91,10 @@ def translate(error: Exception, method: str) -> errors.PerdureError:
             return error
         case InvalidSpec():
             return errors.InvalidSpecError(str(error), node_id=error.node_id)
-        case StorageFull():
-            return errors.StorageFullError("the storage is full; nothing was changed")
-        case CorruptData():
-            return errors.CorruptDataError(f"what is stored is damaged: {error}", subject=error.subject)
-        case BlobNotFound():
-            return errors.BlobNotFoundError(str(error), sha256=error.sha256)
-        case StorageDenied():
-            log.error("the storage refuses us", extra={"method": method, "error": str(error)})
-            return errors.DatabaseUnavailableError("the storage refuses this service; its log says why")
         case StorageError():
-            return errors.DatabaseUnavailableError("the database does not answer; the ids make it safe to ask again")
+            known = refusal(error)
+            assert isinstance(known, errors.PerdureError)
+            return known
         case Closed():
             return errors.DrainingError("the engine is shutting down; reconnect with the last resume token")
         case Overflowed():

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from perdure import errors, wire
+from perdure.model import TaskStatus
 from perdure.service import limits
 from perdure.service.changes import Change, Changes, Subscription
 from perdure.service.filters import parse_filter
@@ -30,6 +31,7 @@ PROGRESS_S_MIN: Final = 1.0
 BATCH_S: Final = 0.005
 BATCH_S_MAX: Final = 1.0
 PAGE: Final = 500
+_UNRECORDED: Final = (TaskStatus.READY, TaskStatus.RUNNING)
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class _Watch:
     until_final: bool
     told: int = 0  # the number of the last commit that was told
     read: int = 0  # changes up to here came from the store
+    seen: dict[str, tuple[int, int]] = field(default_factory=dict)  # by run: its change, the scheduler's moment
     final: set[str] = field(default_factory=set)  # or deleted: nothing comes after that either
     gone: set[str] = field(default_factory=set)
 
@@ -115,15 +118,13 @@ class Watcher:
     async def _snapshot(self, watch: _Watch, since: int | None) -> list[workflow_service_pb2.WatchEvent]:
         events = []
         for run_id, known in watch.runs.items():
-            view = await self._queries.run(watch.namespace, known.workflow_id, run_id)
-            tasks: list[TaskView] = []
-            changed = None
-            if watch.with_tasks:
-                changed = {task_id for task_id, _ in await self._store.read_tasks(run_id, after=since or 0)}
-                tasks = await self._queries.tasks(watch.namespace, known.workflow_id, run_id)
-            for task in tasks:
-                if since is None or (changed is not None and task.task_id in changed):
-                    events.append(_task_event(0, view.row.update_ms, known.workflow_id, run_id, task))
+            view, tasks, moment = await self._look(watch, known)
+            watch.seen[run_id] = view.row.change, moment
+            if since is not None and tasks:
+                # Read after the look, so that all that the look has seen is in it. No commit tells of an attempt.
+                changed = {task_id for task_id, _ in await self._store.read_tasks(run_id, after=since)}
+                tasks = [task for task in tasks if task.task_id in changed or task.status in _UNRECORDED]
+            events += [_task_event(0, view.row.update_ms, known.workflow_id, run_id, task) for task in tasks]
             if since is None or view.row.change > since:
                 event = self._run_event(watch, view, view.row.change, view.row.update_ms)
                 if event is not None:
@@ -131,6 +132,15 @@ class Watcher:
             if view.row.status.is_final:
                 watch.final.add(run_id)
         return events
+
+    async def _look(self, watch: _Watch, known: RunRow) -> tuple[RunView, list[TaskView], int]:
+        """A run and, if they are wanted, its tasks; and up to which moment of the scheduler it is that."""
+        if not watch.with_tasks:
+            return await self._queries.run(watch.namespace, known.workflow_id, known.run_id), [], 0
+        row = await self._queries.row(watch.namespace, known.workflow_id, known.run_id)
+        now = await self._queries.look(row, None)
+        counts, tasks = now.taken
+        return RunView(now.row, counts), tasks, now.number
 
     async def _matching(
         self, watch: _Watch, events: list[workflow_service_pb2.WatchEvent]
@@ -171,6 +181,8 @@ class Watcher:
             if not watch.with_tasks:
                 return None
             workflow_id, run_id, task = change.task
+            if 0 < change.moment <= watch.seen.get(run_id, (0, 0))[1]:
+                return None  # the snapshot of the run is as new, or newer
             return _task_event(change.change, change.at_ms, workflow_id, run_id, task)
         if change.deleted is not None:
             gone = {run_id for run_id, row in watch.runs.items() if row.workflow_id == change.deleted}
@@ -180,6 +192,8 @@ class Watcher:
                 time=wire.to_timestamp(change.at_ms), deleted_workflow_id=change.deleted
             )
         assert change.run is not None
+        if change.change <= watch.seen.get(change.run.row.run_id, (0, 0))[0]:
+            return None
         return self._run_event(watch, change.run, change.change, change.at_ms)
 
     def _run_event(

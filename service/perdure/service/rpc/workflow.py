@@ -23,7 +23,7 @@ from perdure.service.rpc.watch import Watcher
 from perdure.service.views import RunView
 from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import RunQuery
-from perdure.v1 import payload_pb2, workflow_pb2, workflow_service_pb2_grpc
+from perdure.v1 import payload_pb2, workflow_service_pb2_grpc
 from perdure.v1 import workflow_service_pb2 as pb
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -130,14 +130,8 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         if not requests.text(request.task_id, "task_id", required=False):
             view = await self._queries.run(namespace, workflow_id)
             return pb.GetMetadataResponse(metadata=answers.run_metadata(view))
-        for task in await self._queries.tasks(namespace, workflow_id):
-            if task.task_id == request.task_id:
-                return pb.GetMetadataResponse(metadata=answers.task_metadata(task))
-        raise errors.TaskNotFoundError(
-            f"workflow {workflow_id!r} has no task {request.task_id!r}",
-            workflow_id=workflow_id,
-            task_id=request.task_id,
-        )
+        task = await self._queries.task(namespace, workflow_id, request.task_id)
+        return pb.GetMetadataResponse(metadata=answers.task_metadata(task))
 
     async def ListWorkflows(self, request: pb.ListWorkflowsRequest, context: Context) -> pb.ListWorkflowsResponse:
         namespace, limit = requests.namespace(request.namespace), requests.page_size(request.page_size)
@@ -168,15 +162,13 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         question = (namespace, run.run_id, sorted(request.statuses))  # pages are of one run
         start = requests.read_token(request.page_token, question, requests.is_number) or 0
         limit = requests.page_size(request.page_size)
-        tasks = await self._queries.tasks(namespace, workflow_id, run.run_id)
-        page: list[workflow_pb2.Task] = []
-        for position in range(start, len(tasks)):
-            if wanted and tasks[position].status not in wanted:
-                continue
-            if len(page) == limit:
-                return pb.ListTasksResponse(tasks=page, next_page_token=requests.make_token(question, position))
-            page.append(answers.task(tasks[position]))
-        return pb.ListTasksResponse(tasks=page)
+        tasks = await self._queries.tasks(
+            namespace, workflow_id, run.run_id, statuses=wanted, start=start, limit=limit + 1
+        )
+        answer = pb.ListTasksResponse(tasks=[answers.task(task) for _, task in tasks[:limit]])
+        if len(tasks) > limit:
+            answer.next_page_token = requests.make_token(question, tasks[limit][0])
+        return answer
 
     async def DeleteWorkflow(self, request: pb.DeleteWorkflowRequest, context: Context) -> pb.DeleteWorkflowResponse:
         await self._commands.delete(*_named(request), allow_missing=request.allow_missing, etag=request.expected_etag)

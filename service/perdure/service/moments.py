@@ -1,0 +1,141 @@
+"""Reads of a run, each from one durable moment.
+
+Memory is ahead of the store by what the journal still holds. So what is to be told is taken from memory at once, in
+one piece, and told when everything that had been appended by then is durable; what happens meanwhile is not in it.
+The store may be ahead of memory, too: a commit is seen there before its answer is here. A run whose end is on its way
+is therefore not told before that is decided.
+
+A run that is not in memory, or for which the store has no room, is told as it is stored.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from typing import Final, Generic, TypeVar
+
+from perdure import errors
+from perdure.engine.run import Run
+from perdure.model import frozen
+from perdure.service.journal import Journal
+from perdure.service.restore import restore_run
+from perdure.service.scheduler import Live, Scheduler
+from perdure.storage.ports import MetadataStore, StorageFull
+from perdure.storage.rows import RunRow
+
+T = TypeVar("T")
+
+FINAL_TASKS_MAX: Final = 20_000
+"""Tasks of final runs that stay rebuilt for the next page of the same question."""
+
+
+@frozen
+class Moment(Generic[T]):
+    """A run at one durable moment: its row, what was taken from it, and the scheduler's `moment` up to which changes
+    of tasks are in it."""
+
+    row: RunRow
+    taken: T
+    number: int
+
+
+class Moments:
+    """Reads runs wherever they are."""
+
+    def __init__(self, store: MetadataStore, journal: Journal, scheduler: Scheduler) -> None:
+        self._store = store
+        self._journal = journal
+        self._scheduler = scheduler
+        self._rebuilt: OrderedDict[tuple[str, int], tuple[RunRow, Run]] = OrderedDict()
+        self._rebuilt_tasks = 0
+
+    # -------------------------------------------------------------------------- rows
+
+    async def find_row(self, run_id: str) -> RunRow | None:
+        """A run by its id."""
+        await self._assure()
+        live = self._scheduler.find_live(run_id)
+        return await self._row_of(live) if live is not None else await self._store.get_run(run_id)
+
+    async def find_current(self, namespace: str, workflow_id: str) -> RunRow | None:
+        """The current run of a workflow id."""
+        await self._assure()
+        live = self._scheduler.find_current(namespace, workflow_id)
+        return await self._row_of(live) if live is not None else await self._store.find_run(namespace, workflow_id)
+
+    async def find_rows(self, run_ids: Collection[str]) -> dict[str, RunRow]:
+        """Those of these runs that there are, by their ids."""
+        await self._assure()
+        here: list[Live] = []
+        away: list[str] = []
+        for run_id in run_ids:
+            live = self._scheduler.find_live(run_id)
+            if live is not None:
+                here.append(live)
+            else:
+                away.append(run_id)
+        if any(live.is_ending for live in here):
+            await self._is_settled()
+        found = {live.row.run_id: live.row for live in here}
+        if away:
+            found.update((row.run_id, row) for row in await self._store.get_runs(away))
+        return found
+
+    async def _assure(self) -> None:
+        if not self._journal.is_sure:  # memory may be behind the store
+            await self._journal.assure()
+
+    async def _row_of(self, live: Live) -> RunRow:
+        if live.is_ending:
+            await self._is_settled()
+        return live.row
+
+    # -------------------------------------------------------------------------- tasks
+
+    async def look(self, row: RunRow, take: Callable[[Run], T]) -> Moment[T]:
+        """The run as `take` sees it, with the row of that moment. `take` copies what it gives: the run goes on.
+
+        Raises WorkflowNotFoundError if it was deleted meanwhile, and StorageError.
+        """
+        live = self._scheduler.find_live(row.run_id)
+        if live is not None and live.held is not None and await self._is_settled():
+            live = self._scheduler.find_live(row.run_id)
+        number = self._scheduler.moment
+        if live is not None and live.held is None:
+            taken, before, is_over = take(live.run), live.row, live.is_ending
+            if await self._is_settled():
+                return Moment(live.row if is_over else before, taken, number)
+        now, run = await self._rebuild(row)
+        return Moment(now, take(run), number)
+
+    async def _is_settled(self) -> bool:
+        """Wait until all that memory holds is durable. False: there is no room for it."""
+        try:
+            await self._journal.barrier()
+        except StorageFull:
+            return False
+        return True
+
+    async def _rebuild(self, row: RunRow) -> tuple[RunRow, Run]:
+        """A run from its records."""
+        if (known := self._rebuilt.get((row.run_id, row.change))) is not None:
+            return known
+        stored = await self._store.load_run(row.run_id)
+        if stored is None:
+            raise errors.WorkflowNotFoundError(
+                f"there is no workflow {row.workflow_id!r}", namespace=row.namespace, workflow_id=row.workflow_id
+            )
+        rebuilt = stored.run, await restore_run(stored, self._scheduler.specs)
+        if stored.run.status.is_final:
+            self._keep(rebuilt)
+        return rebuilt
+
+    def _keep(self, rebuilt: tuple[RunRow, Run]) -> None:
+        row, run = rebuilt
+        if (row.run_id, row.change) in self._rebuilt:
+            return
+        self._rebuilt[row.run_id, row.change] = rebuilt
+        self._rebuilt_tasks += len(run.graph.tasks)
+        while self._rebuilt_tasks > FINAL_TASKS_MAX and len(self._rebuilt) > 1:
+            _, (_, oldest) = self._rebuilt.popitem(last=False)
+            self._rebuilt_tasks -= len(oldest.graph.tasks)
