@@ -1,30 +1,53 @@
-# `make` lists what there is. Everything runs in .venv, which is made from any Python 3.11 or newer.
+# `make` lists what there is. Everything runs in .venv, which is made from any Python 3.11 or newer (PYTHON=...).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
 SECONDS ?= 60
+UV := .venv-uv/bin/uv
+COMPILE := $(UV) pip compile --quiet --upgrade --generate-hashes --universal --python-version 3.11 \
+	--fork-strategy fewest --custom-compile-command "make lock"
 CHAOS_SECONDS := $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),120)
+LOCKED := $(VENV)/.locked
 STAMP := $(VENV)/.installed
 PROTO_STAMP := $(PROTO_VENV)/.installed
 
-.PHONY: help dev run test test-all lint fmt types proto check-proto simulate chaos bench bench-all bench-compare bench-peers docs build clean
+# An environment of its own, with versions chosen now.
+define fresh
+$(UV) venv --quiet --clear --python $(PYTHON) $(1)
+$(UV) pip install --quiet --python $(1)/bin/python --resolution $(2) -e '.[dev]'
+endef
+
+.PHONY: help dev lock run test test-all test-latest test-lowest lint fmt types proto check-proto simulate chaos bench bench-all bench-compare bench-peers docs build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+# Exact versions with hashes, by `make lock`. When they change, the environment is made anew.
+$(LOCKED): requirements-dev.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-$(PROTO_STAMP):
-	@test -x $(PROTO_VENV)/bin/python || $(PYTHON) -m venv $(PROTO_VENV)
-	$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.76.0 mypy-protobuf==5.1.0
+$(STAMP): $(LOCKED) pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-dev: $(STAMP) ## make the development environment
+$(PROTO_STAMP): requirements-proto.txt
+	$(PYTHON) -m venv --clear $(PROTO_VENV)
+	$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(UV):
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
+
+dev: $(STAMP) ## make the development environment, of the versions in requirements-dev.txt
+
+lock: $(UV) ## renew requirements-dev.txt and requirements-proto.txt: the newest versions of everything
+	$(COMPILE) --extra dev pyproject.toml -o requirements-dev.txt
+	$(COMPILE) --group proto -o requirements-proto.txt
 
 run: $(STAMP) ## start a service with a local Ray, run the example against it, stop
 	@$(BIN)/python tools/run_example.py
@@ -35,6 +58,14 @@ test: lint types check-proto ## install what is needed, check everything, run al
 test-all: test ## all tests, the slow ones too, with many more worlds of the simulation
 	$(BIN)/python -m pytest -q -m slow
 	SIMULATION_SEEDS=2500 $(BIN)/python -m pytest -q tests/simulation
+
+test-latest: $(UV) ## all tests but the slow ones, on the newest versions that pyproject.toml allows
+	$(call fresh,.venv-latest,highest)
+	.venv-latest/bin/python -m pytest -q -m "not slow" $(TESTS)
+
+test-lowest: $(UV) ## all tests but the slow ones, on the oldest versions that pyproject.toml allows
+	$(call fresh,.venv-lowest,lowest-direct)
+	.venv-lowest/bin/python -m pytest -q -m "not slow" $(TESTS)
 
 lint: $(STAMP) ## check the style
 	$(BIN)/ruff format --check .
@@ -86,4 +117,4 @@ build: $(STAMP) ## make the wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(PROTO_VENV) dist site
+	rm -rf $(VENV) $(PROTO_VENV) .venv-latest .venv-lowest .venv-uv dist site
