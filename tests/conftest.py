@@ -14,6 +14,7 @@ from s3 import CREDENTIALS, S3Server, running_s3
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+os.environ.setdefault("PERDURE_MODULES", "off")  # engines of this process import tests as they are; some tests say else
 os.environ |= CREDENTIALS  # now, for the workers of a cluster know what it was started with
 
 

@@ -53,7 +53,8 @@ def encode_arguments(
     try:
         plain = tuple(direct(arg) for arg in args), {name: direct(arg) for name, arg in kwargs.items()}
         inside = "object" if nested_as_objects else "nested"
-        _Pickler(out, nested, ref_of, position, inside, atoms | _CONTAINERS).dump(plain)
+        kind = _WatchedPickler if codec.is_watched() else _Pickler
+        kind(out, nested, ref_of, position, inside, atoms | _CONTAINERS).dump(plain)
     except (codec.CodecError, codec.Unresolved):
         raise
     except Exception as error:
@@ -88,6 +89,10 @@ class _Pickler(codec.Pickler):
             return (value.kind, value.index)
         ref = self._ref_of(value)
         return None if ref is None else (self._inside, self._position(ref))
+
+
+class _WatchedPickler(codec.Watched, _Pickler):
+    pass
 
 
 @frozen

@@ -54,6 +54,9 @@ POLL_S: Final = 25.0
 CHUNK_BYTES: Final = 512 * 1024
 SPEC_BYTES_MAX: Final = 1024 * 1024
 UPLOADS_MAX: Final = 16
+ASK_AGAIN_S: Final = 20.0
+"""For so long it is not asked again whether the service has a package."""
+PACKAGES_MAX: Final = 1_000
 AWAY_FIRST_S: Final = 0.05
 AWAY_MAX_S: Final = 1.0
 
@@ -64,14 +67,19 @@ class Client:
     """Talks to an engine. Use it as an asynchronous context manager, on one event loop.
 
     `address` defaults to PERDURE_ADDRESS and then to 127.0.0.1:7373. `patience` is for how many
-    seconds a call goes on asking while the service is away.
+    seconds a call goes on asking while the service is away. The program's own modules travel with its graphs
+    unless `modules` is False; None: unless PERDURE_MODULES is off.
     """
 
-    def __init__(self, address: str = "", *, namespace: str = "", patience: float = 30.0) -> None:
+    def __init__(
+        self, address: str = "", *, namespace: str = "", patience: float = 30.0, modules: bool | None = None
+    ) -> None:
         self.address = address or os.environ.get("PERDURE_ADDRESS") or DEFAULT_ADDRESS
         namespace = namespace or os.environ.get("PERDURE_NAMESPACE") or ""
         self.namespace = texts.name(namespace, "namespace", limit=63, required=False)
         self.patience = patience
+        self._modules = modules
+        self._stored_until_s: dict[BlobRef, float] = {}  # blobs that the service has for sure, on the loop's clock
         self._objects = rayobjects.AsyncObjects(self._upload, self._load, self.has_blob)
         self._channel = open_channel(self.address)
         self._workflows = workflow_service_pb2_grpc.WorkflowServiceStub(self._channel)
@@ -244,7 +252,10 @@ class Client:
         return self._objects.blocking()
 
     async def _spec(self, graph: object) -> Spec:
-        spec = graph if isinstance(graph, Spec) else await self._objects.apply(lambda objects: to_spec(graph, objects))
+        def convert(objects: codec.Objects | None) -> Spec:
+            return to_spec(graph, objects, names_modules=self._modules)
+
+        spec = graph if isinstance(graph, Spec) else await self._objects.apply(convert)
         parts = list(large_parts(spec, INLINE_BYTES_MAX))
         stored: dict[Payload, Payload] = {}
         for start in range(0, len(parts), UPLOADS_MAX):
@@ -258,7 +269,23 @@ class Client:
         base = runtimeenv.of_this_process()
         if not runtimeenv.is_needed(spec, base):
             return spec
+        if not base and (known := runtimeenv.snapshot_known(spec, self._has_for_sure)) is not None:
+            return known
         return await asyncio.to_thread(runtimeenv.snapshot, spec, base, _Packages(self, asyncio.get_running_loop()))
+
+    def _has_for_sure(self, blob: BlobRef) -> bool:
+        return self._stored_until_s.get(blob, 0.0) > asyncio.get_running_loop().time()
+
+    async def _has_package(self, blob: BlobRef) -> bool:
+        """Asks once in a while: the service keeps for a minute what it has."""
+        if self._has_for_sure(blob):
+            return True
+        if not await self.has_blob(blob):
+            return False
+        if len(self._stored_until_s) > PACKAGES_MAX:
+            self._stored_until_s.clear()
+        self._stored_until_s[blob] = asyncio.get_running_loop().time() + ASK_AGAIN_S
+        return True
 
     async def has_blob(self, blob: BlobRef) -> bool:
         """Whether the service has it."""
@@ -347,7 +374,7 @@ class _Packages:
         self._loop = loop
 
     def has(self, blob: BlobRef) -> bool:
-        return asyncio.run_coroutine_threadsafe(self._client.has_blob(blob), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._client._has_package(blob), self._loop).result()
 
     def put(self, data: bytes) -> BlobRef:
         return asyncio.run_coroutine_threadsafe(self._client._upload((data,)), self._loop).result()

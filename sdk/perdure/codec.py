@@ -17,7 +17,9 @@ import json
 import pickle
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import CodeType
 from typing import Any, Final, Protocol
 
@@ -118,7 +120,7 @@ def encode(value: object, objects: Objects | None = None) -> Encoded:
     out = io.BytesIO()
     nested = Nested(objects)
     try:
-        Pickler(out, nested, keep_out).dump(value)
+        (_WatchedPickler if is_watched() else Pickler)(out, nested, keep_out).dump(value)
     except (CodecError, Unresolved):
         raise
     except Exception as error:
@@ -334,6 +336,38 @@ class _CommonReducers(dict[type, Any]):
         return found
 
 
+class Watched:
+    """Makes a pickler tell what it meets. Not part of all, since it costs a call for each object."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = super().reducer_override(obj)  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+        if (watch := _watch.get()) is not None:
+            watch(obj, reduced)
+        return reduced
+
+
+class _WatchedPickler(Watched, Pickler):
+    pass
+
+
+_watch: ContextVar[Callable[[object, Any], None] | None] = ContextVar("perdure_watch", default=None)
+
+
+@contextmanager
+def watched(watch: Callable[[object, Any], None]) -> Iterator[None]:
+    """While functions and arguments of graphs are encoded, tell of each object how cloudpickle reduces it:
+    NotImplemented means that functions, classes and modules travel by their names."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
+def is_watched() -> bool:
+    return _watch.get() is not None
+
+
 def _refuse_actor(handle: object) -> Any:
     raise CodecError("actor handles cannot be passed between tasks; name the actor, and get it by its name")
 
@@ -385,7 +419,7 @@ def encode_function(function: Callable[..., Any], objects: Objects | None = None
     out = io.BytesIO()
     nested = Nested(objects)
     try:
-        Pickler(out, nested, is_code=True).dump(function)
+        (_WatchedPickler if is_watched() else Pickler)(out, nested, is_code=True).dump(function)
     except Unresolved:
         raise
     except Exception as error:

@@ -5,11 +5,12 @@ Nothing here recurses over a graph.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from perdure import codec, raydag
+from perdure import codec, modules, raydag
 from perdure.arguments import ARGUMENTS, ATOMS, encode_arguments
 from perdure.graph import CallNode, Input, Node, Part, Task, TaskNode, WaitForNode, WaitNode, is_node, task
 from perdure.model import Action, Call, Function, InputRef, NodeRef, Payload, Ref, Spec, TaskOptions, TaskRef, Wait
@@ -31,9 +32,13 @@ class _Found:
     after: tuple[int, ...] = ()
 
 
-def to_spec(graph: object, objects: codec.Objects | None = None) -> Spec:
+def to_spec(graph: object, objects: codec.Objects | None = None, *, names_modules: bool | None = None) -> Spec:
     """The graph whose value is this node's. TypeError if it is no node; CodecError if an argument
-    cannot be pickled. Arguments are captured now; objects of Ray in them are stored by `objects`."""
+    cannot be pickled. Arguments are captured now; objects of Ray in them are stored by `objects`.
+
+    With `names_modules` the runtime environments of tasks name the program's own modules that the graph needs:
+    a client packs them when it submits the graph. None: unless PERDURE_MODULES is off.
+    """
     if isinstance(graph, Task):
         graph = graph.bind()
     if isinstance(graph, TaskNode):
@@ -42,7 +47,35 @@ def to_spec(graph: object, objects: codec.Objects | None = None) -> Spec:
         raise TypeError("a graph ends in a node, not in a part of one or in an input; pass it to a task")
     if not is_node(graph):
         raise TypeError(f"expected a node (made by .bind()), not {type(graph).__name__}")
-    return _Converter(objects).convert(graph)
+    if not (modules.are_wanted() if names_modules is None else names_modules):
+        return _Converter(objects).convert(graph)
+    names: set[str] = set()
+    with modules.noted(names):
+        spec = _Converter(objects).convert(graph)
+    return _with_modules(spec, modules.own(names))
+
+
+def _with_modules(spec: Spec, own: list[str]) -> Spec:
+    """The graph with environments of its calls that name these modules, and what they name themselves."""
+    changed: dict[int, TaskOptions] = {}  # by id(): nodes share them
+
+    def options_of(node: SpecNode) -> TaskOptions:
+        if id(node.options) not in changed:
+            options = node.options
+            environment = json.loads(options.shape.runtime_env or "{}")
+            given = environment.get("modules")
+            is_open = given is not False and not isinstance(given, str) and environment.get("working_dir") is None
+            if is_open and (names := sorted({*own, *(given or ())})):
+                environment["modules"] = names
+                text = json.dumps(environment, sort_keys=True, separators=(",", ":"))
+                options = replace(options, shape=replace(options.shape, runtime_env=text))
+            changed[id(node.options)] = options
+        return changed[id(node.options)]
+
+    if not own:
+        return spec
+    nodes = [replace(node, options=options_of(node)) if isinstance(node.action, Call) else node for node in spec.nodes]
+    return Spec(tuple(nodes), spec.output)
 
 
 def large_parts(spec: Spec, bytes_max: int) -> set[Payload]:

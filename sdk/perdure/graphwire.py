@@ -25,6 +25,7 @@ from perdure.model import (
     NodeRef,
     Payload,
     Ref,
+    Shape,
     Sleep,
     Spec,
     TaskOptions,
@@ -38,6 +39,7 @@ from perdure.wire import (
     fill_payload,
     from_duration,
     from_timestamp,
+    json_to_struct,
     path_from_proto,
     path_to_proto,
     payload_from_proto,
@@ -136,15 +138,18 @@ def function_from_proto(message: spec_pb2.FunctionRef) -> Function:
 
 
 def spec_to_proto(spec: Spec) -> spec_pb2.WorkflowSpec:
-    """Functions are sent once each, options only where they differ from the usual ones."""
+    """Functions are sent once each, options only where they differ from the usual ones. A runtime environment that
+    all calls have is a usual one: it names the program's modules, and a graph may have very many nodes."""
     message = spec_pb2.WorkflowSpec(output=spec_pb2.Arg(node=spec_pb2.NodeRef(node_id=spec.output)))
     functions: dict[str, int] = {}
-    usual = TaskOptions()
+    usual = TaskOptions(shape=Shape(runtime_env=_common_environment(spec)))
+    if (environment := json_to_struct(usual.shape.runtime_env)) is not None:
+        message.default_options.runtime_env.CopyFrom(environment)
     options: dict[int, spec_pb2.TaskOptions | None] = {}  # by id(): nodes share them, and comparing takes long
     for node in spec.nodes:
         out = message.nodes.add(id=node.id, after=node.after)
         if id(node.options) not in options:
-            options[id(node.options)] = options_to_proto(node.options) if node.options != usual else None
+            options[id(node.options)] = options_to_proto(node.options, usual) if node.options != usual else None
         if (shared := options[id(node.options)]) is not None:
             out.options.CopyFrom(shared)
         match node.action:
@@ -169,6 +174,18 @@ def spec_to_proto(spec: Spec) -> spec_pb2.WorkflowSpec:
                 if timeout_ms is not None:
                     out.wait.timeout.CopyFrom(to_duration(timeout_ms))
     return message
+
+
+def _common_environment(spec: Spec) -> str:
+    """The runtime environment of all calls if they have the same, else ""."""
+    common: str | None = None
+    for node in spec.nodes:
+        if isinstance(node.action, Call):
+            environment = node.options.shape.runtime_env
+            if not environment or common not in (None, environment):
+                return ""
+            common = environment
+    return common or ""
 
 
 def _arguments_to_proto(task: spec_pb2.TaskNode, arguments: Payload, refs: tuple[Ref, ...]) -> None:
@@ -213,7 +230,8 @@ class _SpecDecoder:
                     raise ValueError("a function of the graph is registered or pickled; nodes share it by its place")
                 self._shared.append(self._function(function))
             has_default = message.HasField("default_options")
-            self._usual = options_from_proto(message.default_options, TaskOptions()) if has_default else TaskOptions()
+            default = options_from_proto(message.default_options, TaskOptions()) if has_default else TaskOptions()
+            self._usual = _checked(default)
         except ValueError as error:
             raise InvalidSpec(str(error)) from error
 
@@ -230,7 +248,7 @@ class _SpecDecoder:
             return self._usual
         key = message.options.SerializeToString(deterministic=True)
         if key not in self._options:
-            self._options[key] = options_from_proto(message.options, self._usual)
+            self._options[key] = _checked(options_from_proto(message.options, self._usual))
         return self._options[key]
 
     def _function(self, message: spec_pb2.FunctionRef) -> Function:
@@ -278,6 +296,15 @@ class _SpecDecoder:
             composed.kwargs[name].CopyFrom(arg)
         refs = tuple(arguments_refs(task.args, task.kwargs))
         return Call(function, Payload(ARGUMENTS, composed.SerializeToString(deterministic=True)), refs)
+
+
+def _checked(options: TaskOptions) -> TaskOptions:
+    """ValueError if its modules are not a stored package: those of the sender are not here."""
+    environment = options.shape.runtime_env
+    uri = json.loads(environment).get("modules") if '"modules"' in environment else None
+    if uri is not None and snapshot_of(uri) is None:
+        raise ValueError("runtime_env: modules is the URI of a stored package")
+    return options
 
 
 def encode_spec(spec: Spec) -> bytes:
@@ -358,7 +385,7 @@ def _snapshots_of(environment: str) -> Iterator[BlobRef]:
         return
     named = json.loads(environment)
     modules = named.get("py_modules")
-    for uri in (named.get("working_dir"), *(modules if isinstance(modules, list) else ())):
+    for uri in (named.get("working_dir"), named.get("modules"), *(modules if isinstance(modules, list) else ())):
         try:
             found = snapshot_of(uri)
         except ValueError as error:

@@ -247,7 +247,16 @@ def _runtime_env(value: Mapping[str, Any] | None) -> str:
     for name in ("working_dir", "py_modules", "pip", "uv", "conda"):
         if name in plain:
             plain[name] = _places(plain[name])
+    _check_modules(plain.get("modules"))
     return to_json("runtime_env", plain)
+
+
+def _check_modules(value: Any) -> None:
+    """Names of modules to send along with those that are found, or False: none are sent."""
+    if value is None or value is False:
+        return
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) and name.isidentifier() for name in value):
+        raise TypeError(f"runtime_env: modules is a list of top-level names of modules, or False, not {value!r:.80}")
 
 
 def _places(value: Any) -> Any:

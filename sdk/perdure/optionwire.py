@@ -5,6 +5,8 @@ What is malformed raises ValueError; which node it is about is known to `graphwi
 
 from __future__ import annotations
 
+from google.protobuf.struct_pb2 import Struct
+
 from perdure.model import Payload, Resources, RetryPolicy, Shape, TaskOptions
 from perdure.v1 import spec_pb2, worker_service_pb2
 from perdure.wire import (
@@ -114,17 +116,19 @@ def _retry_from_proto(message: spec_pb2.RetryPolicy) -> RetryPolicy:
     )
 
 
-def options_to_proto(options: TaskOptions) -> spec_pb2.TaskOptions:
+def options_to_proto(options: TaskOptions, usual: TaskOptions) -> spec_pb2.TaskOptions:
+    """Without the runtime environment if it is the usual one."""
     shape = options.shape
     message = spec_pb2.TaskOptions(
         task_id=options.task_id,
         retry=_retry_to_proto(options.retry),
         catch_exceptions=options.catch_exceptions,
         metadata=json_to_struct(options.metadata),
-        runtime_env=json_to_struct(shape.runtime_env),
         scheduling=scheduling_to_proto(shape.scheduling),
         allow_inplace=options.allow_inplace,
     )
+    if shape.runtime_env != usual.shape.runtime_env:
+        message.runtime_env.CopyFrom(json_to_struct(shape.runtime_env) or Struct())
     if shape.resources != Resources():
         message.resources.CopyFrom(resources_to_proto(shape.resources))
     if options.checkpoint is not None:
@@ -134,12 +138,16 @@ def options_to_proto(options: TaskOptions) -> spec_pb2.TaskOptions:
     return message
 
 
+def _environment(message: Struct) -> str:
+    return struct_to_json(message) if message.fields else ""
+
+
 def options_from_proto(message: spec_pb2.TaskOptions, base: TaskOptions) -> TaskOptions:
     """Fields that are not set come from `base`."""
     has = message.HasField
     shape = Shape(
         resources=resources_from_proto(message.resources) if has("resources") else base.shape.resources,
-        runtime_env=struct_to_json(message.runtime_env) if has("runtime_env") else base.shape.runtime_env,
+        runtime_env=_environment(message.runtime_env) if has("runtime_env") else base.shape.runtime_env,
         scheduling=scheduling_from_proto(message.scheduling) if has("scheduling") else base.shape.scheduling,
     )
     timeout_ms = from_duration(message.attempt_timeout) if has("attempt_timeout") else base.attempt_timeout_ms

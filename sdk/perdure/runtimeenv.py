@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import sys
-import tempfile
-import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from perdure import folders, modules
+from perdure.folders import Tree
 from perdure.graphwire import snapshot_of, snapshot_uri
 from perdure.model import BlobRef, Call, Node, Spec, TaskOptions
 
@@ -29,7 +28,6 @@ EXCLUDED: Final = ".git,.venv,venv,__pycache__"
 ARCHIVES: Final = (".zip", ".tar.gz", ".tgz", ".tar.xz")
 KNOWN_MAX: Final = 100
 _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://")
-_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 
 class Store(Protocol):
@@ -54,25 +52,57 @@ def snapshot(spec: Spec, base: Mapping[str, Any], store: Store) -> Spec:
     or this cluster has. Blocks while it packs. ValueError for what cannot be packed."""
     if not is_needed(spec, base):
         return spec
+    return _with_environments(spec, lambda text: _text(_fixed(merged(base, json.loads(text or "{}")), store)))
+
+
+def snapshot_known(spec: Spec, has: Callable[[BlobRef], bool]) -> Spec | None:
+    """What `snapshot` gives if nothing but modules is named, which have not changed since the last time, and whose
+    package is there: `has` says that without asking anybody. Else None. Takes little time."""
+
+    class Unknown(Exception):
+        pass
+
+    def known(text: str) -> str:
+        environment = json.loads(text or "{}")
+        if environment.get("modules"):
+            package = modules.known_package(environment["modules"]) if environment.keys() == {"modules"} else None
+            found = None if package is None else _known.get(("modules", package.fingerprint))
+            if found is None or not has(found[0]):
+                raise Unknown
+            environment["modules"] = snapshot_uri(*found)
+        elif environment:
+            raise Unknown
+        return _text(environment)
+
+    try:
+        return _with_environments(spec, known)
+    except Unknown:
+        return None
+
+
+def _with_environments(spec: Spec, fix: Callable[[str], str]) -> Spec:
+    """The graph with other runtime environments of its calls, each of which is fixed once."""
     fixed: dict[str, str] = {}
-    options: dict[TaskOptions, TaskOptions] = {}
+    options: dict[int, TaskOptions] = {}  # by id(): nodes share them, and comparing takes long
 
     def changed(node: Node) -> Node:
         if not isinstance(node.action, Call):
             return node
         given = node.options
-        if given not in options:
+        if id(given) not in options:
             text = given.shape.runtime_env
             if text not in fixed:
-                fixed[text] = _text(_fixed(merged(base, json.loads(text or "{}")), store))
-            options[given] = replace(given, shape=replace(given.shape, runtime_env=fixed[text]))
-        return replace(node, options=options[given])
+                fixed[text] = fix(text)
+            options[id(given)] = replace(given, shape=replace(given.shape, runtime_env=fixed[text]))
+        return replace(node, options=options[id(given)])
 
-    return Spec(tuple(changed(node) for node in spec.nodes), spec.output)
+    return Spec(tuple([changed(node) for node in spec.nodes]), spec.output)
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """As Ray lays the environment of a task over that of its job: field by field, variables one by one."""
+    if isinstance(under.get("modules"), str) and over.get("modules"):
+        raise ValueError("runtime_env: a graph that a task returns has the modules of its run and can name no others")
     result = {**under, **over}
     installers = ("pip", "uv", "conda")
     if any(name in over for name in installers):
@@ -102,6 +132,9 @@ def _text(environment: Mapping[str, Any]) -> str:
 
 def _fixed(environment: dict[str, Any], store: Store) -> dict[str, Any]:
     excludes = environment.pop("excludes", None) or []
+    named = environment.pop("modules", None)
+    if named and environment.get("working_dir") is None:  # a working directory is all the code there is
+        environment["modules"] = named if isinstance(named, str) else _modules(named, store)
     if (folder := environment.get("working_dir")) is not None:
         usual = os.environ.get("RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", EXCLUDED)
         default = [name.strip() for name in usual.split(",") if name.strip()]
@@ -112,6 +145,11 @@ def _fixed(environment: dict[str, Any], store: Store) -> dict[str, Any]:
         if isinstance(environment.get(installer), str):
             environment[installer] = _requirements(installer, environment[installer])
     return environment
+
+
+def _modules(names: list[str], store: Store) -> str:
+    package = modules.package_of(names)
+    return _kept(("modules", package.fingerprint), store, lambda: (package.packed(), "modules.zip"))
 
 
 def _requirements(installer: str, file: str) -> list[str]:
@@ -135,13 +173,14 @@ def _package(field: str, place: str, excludes: list[str], store: Store) -> str:
         return place
     path = Path(place).absolute()
     if path.is_dir():
-        tree = _Tree(path, excludes)
+        tree = Tree(path, excludes)
         inside = path.name if field == "py_modules" else ""
-        key = (str(path), inside, tree.fingerprint())
-        return _kept(key, store, lambda: (tree.packed(inside), "package.zip"))
+        key = (str(path), inside, folders.fingerprint(tree.paths))
+        return _kept(key, store, lambda: (_packed(tree, inside, path), "package.zip"))
     if field == "py_modules" and path.suffix == ".py" and path.is_file():
-        tree = _Tree(path.parent, ["*", f"!/{path.name}"])
-        return _kept((str(path), tree.fingerprint()), store, lambda: (tree.packed(""), "package.zip"))
+        tree = Tree(path.parent, ["*", f"!/{path.name}"])
+        file = (str(path), folders.fingerprint(tree.paths))
+        return _kept(file, store, lambda: (_packed(tree, "", path), "package.zip"))
     endings = (*ARCHIVES, ".whl") if field == "py_modules" else ARCHIVES
     if path.is_file() and path.name.endswith(endings):
         name = (
@@ -172,6 +211,16 @@ def _of_cluster(uri: str) -> bytes:
     return bytes(data)
 
 
+def _packed(tree: Tree, inside: str, path: Path) -> bytes:
+    data = folders.packed(tree.entries(inside), PACKAGE_BYTES_MAX)
+    if data is None:
+        raise ValueError(
+            f"runtime_env: {path} has more than {PACKAGE_BYTES_MAX:,} bytes packed; leave files out with "
+            "'excludes', .gitignore or .rayignore, or name a remote archive"
+        )
+    return data
+
+
 def _limited(data: bytes, path: Path) -> bytes:
     if len(data) > PACKAGE_BYTES_MAX:
         raise ValueError(
@@ -179,141 +228,3 @@ def _limited(data: bytes, path: Path) -> bytes:
             "'excludes', .gitignore or .rayignore, or name a remote archive"
         )
     return data
-
-
-# ------------------------------------------------------------------------------ folders
-
-
-@dataclass(frozen=True, slots=True)
-class _Rules:
-    """Patterns as in .gitignore, of one folder."""
-
-    folder: str
-    patterns: tuple[tuple[re.Pattern[str], bool], ...]
-
-    def excludes(self, path: str) -> bool:
-        inside = os.path.relpath(path, self.folder)
-        verdict = False
-        for pattern, is_excluded in self.patterns:
-            if pattern.match(inside):
-                verdict = is_excluded
-        return verdict
-
-
-def _rules(folder: str, lines: list[str]) -> _Rules:
-    patterns = []
-    for line in lines:
-        text = line.rstrip("\n").rstrip()
-        if not text or text.startswith("#"):
-            continue
-        is_excluded = not text.startswith("!")
-        patterns.append((_pattern(text.removeprefix("!").removeprefix("\\")), is_excluded))
-    return _Rules(folder, tuple(patterns))
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    """Without a slash it applies at every depth, with one from the folder on. A folder covers what is in it."""
-    is_folder = text.endswith("/")
-    text = text.rstrip("/")
-    is_anchored = "/" in text
-    parts = []
-    for part in text.lstrip("/").split("/"):
-        parts.append("(?:[^/]+/)*" if part == "**" else _part(part) + "/")
-    body = "".join(parts).removesuffix("/")
-    if body.endswith("(?:[^/]+/)*"):
-        body = body.removesuffix("(?:[^/]+/)*") + ".+"
-    end = "/.+" if is_folder else "(?:/.*)?"
-    return re.compile(("" if is_anchored else "(?:.*/)?") + body + end + r"\Z", re.DOTALL)
-
-
-def _part(text: str) -> str:
-    out = ""
-    index = 0
-    while index < len(text):
-        char = text[index]
-        closing = text.find("]", index + 2) if char == "[" else -1
-        if char == "*":
-            out += "[^/]*"
-        elif char == "?":
-            out += "[^/]"
-        elif closing > 0:
-            inner = text[index + 1 : closing].replace("\\", "\\\\")
-            out += "[" + ("^" + inner[1:] if inner[0] in "!^" else inner) + "]"
-            index = closing
-        elif char == "\\" and index + 1 < len(text):
-            index += 1
-            out += re.escape(text[index])
-        else:
-            out += re.escape(char)
-        index += 1
-    return out
-
-
-class _Tree:
-    """A folder and what of it goes into a package, in an order that is always the same."""
-
-    def __init__(self, root: Path, excludes: list[str]) -> None:
-        self._root = str(root)
-        self._has_gitignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
-        given = [_rules(self._root, excludes)] if excludes else []
-        self._paths = list(self._walk(self._root, given, frozenset()))
-
-    def _walk(self, folder: str, rules: list[_Rules], above: frozenset[str]) -> Iterator[str]:
-        real = os.path.realpath(folder)
-        if real in above:  # a link to a folder that it is in
-            return
-        rules = [*rules, *self._rules_in(folder)]
-        names = sorted(os.listdir(folder))
-        if not names and folder != self._root:
-            yield folder
-        for name in names:
-            path = os.path.join(folder, name)
-            if any(rule.excludes(path) for rule in rules):
-                continue
-            if os.path.isdir(path):
-                yield from self._walk(path, rules, above | {real})
-            elif os.path.isfile(path):
-                yield path
-
-    def _rules_in(self, folder: str) -> Iterator[_Rules]:
-        for name in (".gitignore", ".rayignore")[0 if self._has_gitignore else 1 :]:
-            file = os.path.join(folder, name)
-            if os.path.isfile(file):
-                with open(file) as lines:
-                    yield _rules(folder, lines.readlines())
-
-    def fingerprint(self) -> tuple[tuple[str, int, int, int], ...]:
-        """Changes when a file does."""
-        states = ((path, os.stat(path)) for path in self._paths)
-        return tuple((path, state.st_size, state.st_mtime_ns, state.st_mode) for path, state in states)
-
-    def packed(self, inside: str) -> bytes:
-        """As a zip whose bytes depend on names, contents and permissions alone. `inside`: a folder around all."""
-        with tempfile.TemporaryFile() as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-                for path in self._paths:
-                    self._add(archive, path, inside)
-                    if file.tell() > PACKAGE_BYTES_MAX:
-                        break
-            size = file.tell()
-            if size > PACKAGE_BYTES_MAX:
-                raise ValueError(
-                    f"runtime_env: {self._root} has more than {PACKAGE_BYTES_MAX:,} bytes packed; leave files out with "
-                    "'excludes', .gitignore or .rayignore, or name a remote archive"
-                )
-            file.seek(0)
-            return file.read()
-
-    def _add(self, archive: zipfile.ZipFile, path: str, inside: str) -> None:
-        name = os.path.join(inside, os.path.relpath(path, self._root))
-        mode = os.stat(path).st_mode
-        is_folder = stat.S_ISDIR(mode)
-        entry = zipfile.ZipInfo(name + "/" if is_folder else name, _EPOCH)
-        entry.compress_type = zipfile.ZIP_DEFLATED
-        entry.external_attr = (stat.S_IFMT(mode) | (0o755 if mode & 0o111 else 0o644)) << 16
-        if is_folder:
-            archive.writestr(entry, b"")
-            return
-        with open(path, "rb") as source, archive.open(entry, "w") as target:
-            while chunk := source.read(1024 * 1024):
-                target.write(chunk)

@@ -66,11 +66,13 @@ async def _close(items: AsyncGenerator[Any, Any]) -> None:
 class SyncClient:
     """`perdure.Client` without await; any thread may use it, also one with a running loop."""
 
-    def __init__(self, address: str = "", *, namespace: str = "", patience: float = 30.0) -> None:
+    def __init__(
+        self, address: str = "", *, namespace: str = "", patience: float = 30.0, modules: bool | None = None
+    ) -> None:
         self._thread = _LoopThread()
 
         async def make() -> Client:
-            return Client(address, namespace=namespace, patience=patience)
+            return Client(address, namespace=namespace, patience=patience, modules=modules)
 
         self._client = self._thread.wait(make())
         self._is_closed = False

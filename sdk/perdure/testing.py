@@ -171,7 +171,7 @@ class Engine:
         self.address = "127.0.0.1:0"
         await self._live()
         self.address = self._server.address
-        self.client = client = _CountingClient(self.address)
+        self.client = client = _CountingClient(self.address, modules=False)
         self._skipper = asyncio.create_task(self._skip_forever(client), name="skipper") if self._skips else None
 
     async def _live(self) -> None:

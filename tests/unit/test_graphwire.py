@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perdure import graphwire, optionwire
@@ -117,7 +117,7 @@ def specs(draw: st.DrawFn) -> Spec:
 
 
 @given(specs())
-@settings(max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_graphs_come_back(spec: Spec) -> None:
     data = graphwire.encode_spec(spec)
     back = graphwire.decode_spec(data)

@@ -40,7 +40,7 @@ def load_graph(place: str, inputs: dict[str, Any], *, is_shared: bool = False) -
         elif callable(found) and not graph.is_node(found):
             found = found(**inputs)
         if graph.is_node(found):
-            conversion.to_spec(found)
+            conversion.to_spec(found, names_modules=False)
             return found
     except Exception as error:
         raise click.ClickException(f"{place}: {type(error).__name__}: {error}") from error

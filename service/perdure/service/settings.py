@@ -16,7 +16,7 @@ from perdure.storage.urls import default_blobs
 PREFIX: Final = "PERDURE_"
 DURATION: Final = re.compile(r"(?P<number>\d{1,9}(\.\d+)?)(?P<unit>[smhdw])")
 UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
-OTHERS: Final = frozenset({"PERDURE_ADDRESS", "PERDURE_NAMESPACE"})
+OTHERS: Final = frozenset({"PERDURE_ADDRESS", "PERDURE_NAMESPACE", "PERDURE_MODULES"})
 """Variables that clients read."""
 
 

@@ -354,7 +354,7 @@ class Runner:
         task_id = assignment.context.task_id
         try:
             if graph.is_node(value):
-                spec = self._without_large_parts(conversion.to_spec(value, self._objects), task_id)
+                spec = self._without_large_parts(conversion.to_spec(value, self._objects, names_modules=False), task_id)
                 spec = runtimeenv.snapshot(spec, self._environment, _Packages(self._blobs))
                 return _continued(graphwire.encode_spec(spec), task_id)
             if codec.is_object(value):

@@ -66,7 +66,7 @@ def run_lease(
     the shape of the lease has it. `has_others`: other engines may go on with the runs of this one.
     """
     named = json.loads(environment) if environment else {}
-    has_code = bool(named.get("working_dir") or named.get("py_modules"))
+    has_code = any(named.get(field) for field in ("working_dir", "py_modules", "modules"))
     for path in paths:
         if path not in sys.path:
             sys.path.insert(len(sys.path) if has_code else 0, path)

@@ -36,6 +36,8 @@ def _environment(named: dict[str, Any], package: Callable[[BlobRef, str], str]) 
 
     if "working_dir" in named:
         named["working_dir"] = here(named["working_dir"])
+    if modules := named.pop("modules", None):  # which is no word of Ray's
+        named["py_modules"] = [modules, *(named.get("py_modules") or ())]
     if "py_modules" in named:
         named["py_modules"] = [here(uri) for uri in named["py_modules"]]
     return named

@@ -1,0 +1,292 @@
+"""Modules of the program's own: which they are, and a package of them that travels with a graph.
+
+A module is the program's own if it is neither installed nor part of Python, and was found in a folder: beside the
+script, in the working directory, on PYTHONPATH, in the source folder of an editable installation. A package travels
+as its whole top folder. What travels is what the functions and arguments of the graph refer to, and what those
+modules import, wherever the import stands.
+"""
+
+from __future__ import annotations
+
+import dis
+import importlib.util
+import os
+import re
+import site
+import sys
+import sysconfig
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.machinery import all_suffixes
+from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Any, Final
+
+import cloudpickle  # type: ignore[import-untyped]
+
+from perdure import codec, folders
+from perdure.folders import Fingerprint, Tree
+
+VARIABLE: Final = "PERDURE_MODULES"
+BYTES_MAX: Final = 64 * 1024 * 1024
+"""Of a package, packed. More is data, which does not belong into a graph."""
+FILES_MAX: Final = 20_000
+SOURCE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Larger sources are generated, and not read for what they import."""
+NEVER: Final = frozenset({"__main__", "__mp_main__", "perdure", "ray", "cloudpickle", "grpc", "google"})
+"""Top-level names that workers have by themselves. The program's `__main__` travels by value."""
+KNOWN_MAX: Final = 100
+LOOKS_SHARE: Final = 20
+"""Whether files have changed is looked at for at most a 20th of the time."""
+LEFT_OUT: Final = ("__pycache__/", "*.py[cod]", ".*", "venv/", "node_modules/")
+_IMPORT: Final = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)[\w.]*[ \t]+import\b|import[ \t]+(.+))", re.MULTILINE)
+_INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
+
+
+def are_wanted() -> bool:
+    """Whether modules travel with the graphs of this process: unless PERDURE_MODULES is off."""
+    return os.environ.get(VARIABLE, "").strip().lower() not in ("0", "off", "no", "false")
+
+
+# ------------------------------------------------------------------------------ what pickles refer to
+
+
+@contextmanager
+def noted(names: set[str]) -> Iterator[None]:
+    """While functions and arguments are encoded, note the top-level names of the modules that they refer to."""
+
+    def note(value: object, reduced: Any) -> None:
+        if reduced is not NotImplemented:  # by value: its code may import more
+            if isinstance(value, FunctionType):
+                names.update(_imported_in(value))
+        elif isinstance(value, ModuleType):
+            if value.__name__ not in cloudpickle.list_registry_pickle_by_value():
+                names.add(_top(value.__name__))
+        elif isinstance(value, (type, FunctionType, BuiltinFunctionType)) or _is_task_by_name(value):
+            module = getattr(value, "__module__", None)
+            if isinstance(module, str):
+                names.add(_top(module))
+
+    with codec.watched(note):
+        yield
+
+
+def _is_task_by_name(value: object) -> bool:
+    return hasattr(type(value), "__perdure_task__") and isinstance(value.__reduce__(), str)
+
+
+def _imported_in(function: FunctionType) -> set[str]:
+    names = set(_imports_of(function.__code__))
+    if "" in names and (package := function.__globals__.get("__package__")):
+        names.add(_top(package))
+    return names - {""}
+
+
+@lru_cache(1_000)
+def _imports_of(code: CodeType) -> frozenset[str]:
+    """Top-level names, and "" for relative imports."""
+    found, level = set(), 0
+    for step in dis.get_instructions(code):
+        if step.opname == "IMPORT_NAME":
+            found.add("" if level else _top(str(step.argval)))
+        if step.opname.startswith("LOAD_") and isinstance(step.argval, int):  # the level, then the names, then this
+            level = step.argval
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return frozenset(found.union(*map(_imports_of, inner)))
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+# ------------------------------------------------------------------------------ which are the program's own
+
+
+def own(names: Iterable[str]) -> list[str]:
+    """Those of these top-level names that are modules of the program's own, in order."""
+    return sorted(name for name in set(names) if places_of(name))
+
+
+def places_of(name: str) -> list[Path]:
+    """The file of a module of the program's own, or the folders of a package; none for other modules. Nothing is
+    imported."""
+    if name in NEVER or name in sys.stdlib_module_names or not name.isidentifier():
+        return []
+    return [path for path in _found(name) if _is_own(path)]
+
+
+def _found(name: str) -> list[Path]:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):  # loaded by hand, in a way that left no trace
+        file = getattr(sys.modules.get(name), "__file__", None)
+        return [Path(file)] if file else []
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        return [Path(place) for place in spec.submodule_search_locations if os.path.isdir(place)]
+    is_file = spec.has_location and spec.origin is not None and os.path.isfile(spec.origin)
+    return [Path(spec.origin)] if is_file and spec.origin else []
+
+
+@lru_cache(10_000)
+def _is_own(path: Path) -> bool:
+    path = path.absolute()
+    if not _INSTALLED.isdisjoint(path.parts):
+        return False
+    return not any(path.is_relative_to(folder) for folder in _folders_of_python())
+
+
+@lru_cache(1)
+def _folders_of_python() -> tuple[Path, ...]:
+    named = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    named += [*site.getsitepackages(), site.getusersitepackages()]
+    return tuple(Path(folder) for folder in dict.fromkeys(named) if folder)
+
+
+# ------------------------------------------------------------------------------ the package
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """Files under the names that they have in a package, and what they and the folders around them are now."""
+
+    entries: tuple[tuple[str, str], ...]
+    fingerprint: Fingerprint
+    around: Fingerprint
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether every file is what it was, and none has come."""
+        try:
+            now = folders.fingerprint(file[0] for file in self.around) == self.around
+            return now and folders.fingerprint(file[0] for file in self.fingerprint) == self.fingerprint
+        except OSError:
+            return False
+
+    def packed(self) -> bytes:
+        """ValueError if that is too large."""
+        data = folders.packed(self.entries, BYTES_MAX)
+        if data is None:
+            largest = sorted(self.fingerprint, key=lambda file: -file[1])[:3]
+            those = ", ".join(f"{path} ({size:,} bytes)" for path, size, _, _ in largest)
+            raise ValueError(
+                f"the modules of the graph have more than {BYTES_MAX:,} bytes packed; the largest files are {those}. "
+                f"{_ADVICE}"
+            )
+        return data
+
+
+_ADVICE: Final = (
+    "Leave files out with a .gitignore or .rayignore in the package's folder, name a working_dir in the runtime_env, "
+    f"or turn this off with {VARIABLE}=off"
+)
+
+
+@dataclass(slots=True)
+class _Known:
+    """A package, when it was looked whether its files have changed, and how long that took."""
+
+    package: Package
+    looked_s: float
+    took_s: float
+
+
+_known: OrderedDict[tuple[str, ...], _Known] = OrderedDict()
+
+
+def known_package(names: Sequence[str]) -> Package | None:
+    """What `package_of` gave the last time, if nothing has changed since. To look takes no more than a small share
+    of the time: files of a large package are not looked at again at once."""
+    known = _known.get(tuple(names))
+    if known is None:
+        return None
+    now_s = time.monotonic()
+    if now_s - known.looked_s < known.took_s * LOOKS_SHARE:
+        return known.package
+    if not known.package.is_unchanged:
+        return None
+    known.looked_s, known.took_s = time.monotonic(), time.monotonic() - now_s
+    return known.package
+
+
+def package_of(names: Sequence[str]) -> Package:
+    """The program's own modules of these top-level names, with those that they import. ValueError if they are too
+    many files."""
+    package = known_package(names)
+    if package is None:
+        package = _package_of(names)
+        _known[tuple(names)] = _Known(package, time.monotonic(), 0.0)
+        if len(_known) > KNOWN_MAX:
+            _known.popitem(last=False)
+    return package
+
+
+def _package_of(names: Sequence[str]) -> Package:
+    for name in names:
+        if not places_of(name):
+            raise ValueError(f"runtime_env: the module {name!r} is not one of the program's own that could travel")
+    entries: dict[str, str] = {}
+    waiting, seen = sorted(names), set(names)
+    for name in waiting:  # grows while it is walked
+        sources = []
+        for path, inside in _entries_of(name):
+            if entries.setdefault(path, inside) == inside and path.endswith(".py"):
+                sources.append(path)
+        if len(entries) > FILES_MAX:
+            raise ValueError(
+                f"the modules of the graph are more than {FILES_MAX:,} files, {name!r} with them. {_ADVICE}"
+            )
+        more = {imported for source in sources for imported in _imports_of_file(source)} - seen
+        waiting += sorted(other for other in more if places_of(other))
+        seen |= more
+    ordered = tuple(sorted(entries.items(), key=lambda entry: entry[1]))
+    around = sorted({os.path.dirname(path) for path, inside in ordered if os.path.dirname(inside)})
+    return Package(ordered, folders.fingerprint(path for path, _ in ordered), folders.fingerprint(around))
+
+
+def _entries_of(name: str) -> Iterator[tuple[str, str]]:
+    for place in places_of(name):
+        if place.is_dir():
+            yield from Tree(place, list(LEFT_OUT)).entries(name)
+        else:
+            suffix = next((ending for ending in all_suffixes() if place.name.endswith(ending)), place.suffix)
+            yield str(place), f"{name}{suffix}"
+
+
+_read: dict[str, tuple[int, int, frozenset[str]]] = {}
+"""By path of a source: its size and moment, and the top-level names that it imports."""
+
+
+def _imports_of_file(path: str) -> frozenset[str]:
+    try:
+        state = os.stat(path)
+        known = _read.get(path)
+        if known is not None and known[:2] == (state.st_size, state.st_mtime_ns):
+            return known[2]
+        if state.st_size > SOURCE_BYTES_MAX:
+            return frozenset()
+        text = Path(path).read_text("utf-8", "replace")
+    except OSError:
+        return frozenset()
+    names = frozenset(_names_in(text))
+    if len(_read) > FILES_MAX:
+        _read.clear()
+    _read[path] = (state.st_size, state.st_mtime_ns, names)
+    return names
+
+
+def _names_in(text: str) -> Iterator[str]:
+    """What import statements name, and perhaps lines of texts that look like some: they only add names."""
+    for line in _IMPORT.finditer(text):
+        if line[1]:
+            yield line[1]
+            continue
+        for part in line[2].partition("#")[0].split(","):
+            name = _top(part.strip().partition(" ")[0])
+            if name.isidentifier():
+                yield name

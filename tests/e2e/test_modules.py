@@ -1,0 +1,184 @@
+"""Programs of several modules and services that were started elsewhere; modules that are edited between runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services import Process, Service
+
+pytestmark = pytest.mark.timeout(240)
+
+
+class Program:
+    """Files of a user, and commands that are given beside them."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self.folder = folder
+        self._address = address
+        folder.mkdir()
+
+    def write(self, files: dict[str, str]) -> None:
+        for name, text in files.items():
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_text(text)
+
+    def python(self, *arguments: str, **variables: str) -> str:
+        """What it prints; asserts that it ends well."""
+        done = self._run([sys.executable, *arguments], variables)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    def perdure(self, *arguments: str) -> str:
+        return self.python("-m", "perdure.cli", *arguments)
+
+    def refused(self, *arguments: str) -> str:
+        """What it says on standard error; asserts that it fails."""
+        done = self._run([sys.executable, "-m", "perdure.cli", *arguments], {})
+        assert done.returncode != 0, done.stdout
+        return done.stderr
+
+    def _run(self, command: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
+        environment = kept | {"PERDURE_ADDRESS": self._address} | variables
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+
+@pytest.fixture
+def on_ray(service: Service, agent: Process, tmp_path: Path) -> Program:
+    return Program(tmp_path / "program", service.address)
+
+
+SHOP = {
+    "main.py": """
+import perdure
+from shop.orders import Order
+from steps import charge
+
+@perdure.task(num_cpus=0.25)
+def collect(orders):
+    import late
+    return [late.mark(order) for order in orders]
+
+if __name__ == "__main__":
+    client = perdure.SyncClient()
+    orders = client.run(collect.bind([charge.bind(Order("tea", 2)), charge.bind(Order("milk", 3))]))
+    print([(type(order) is Order, order.name, order.price) for order in orders])
+""",
+    "steps.py": """
+import perdure
+from shop.prices import price_of
+
+@perdure.task(num_cpus=0.25)
+def charge(order):
+    order.price = order.count * price_of(order.name)
+    return finish.bind(order)
+
+@perdure.task(num_cpus=0.25)
+def finish(order):
+    from late import mark
+    return mark(order)
+""",
+    "late.py": "def mark(order):\n    order.name += '!'\n    return order\n",
+    "shop/__init__.py": "",
+    "shop/orders.py": """
+class Order:
+    def __init__(self, name, count):
+        self.name, self.count, self.price = name, count, 0
+""",
+    "shop/prices.py": """
+import json
+from pathlib import Path
+
+def price_of(name):
+    return json.loads((Path(__file__).parent / "prices.json").read_text())[name]
+""",
+    "shop/prices.json": '{"tea": 5, "milk": 7}',
+}
+
+
+def check_a_program_of_several_modules(program: Program) -> None:
+    program.write(SHOP)
+    assert program.python("main.py") == "[(True, 'tea!!', 10), (True, 'milk!!', 21)]"
+
+
+@pytest.mark.ray
+def test_a_program_of_several_modules_runs_on_ray(on_ray: Program) -> None:
+    check_a_program_of_several_modules(on_ray)
+
+
+STALE = """
+import perdure
+
+@perdure.task(num_cpus=0.25)
+def f():
+    return "first"
+
+@perdure.task(num_cpus=0.25)
+def after(value, go):
+    return value, which()
+
+def which():
+    return "first"
+
+def waiting():
+    return after.bind(f.bind(), perdure.event("go"))
+"""
+
+
+def check_an_edited_module(program: Program, service: Service) -> None:
+    program.write({"stale.py": STALE})
+    assert program.perdure("run", "stale:f") == "first"
+    program.perdure("run", "stale:waiting", "--id", "old", "--no-wait")
+    program.write({"stale.py": STALE.replace("first", "second")})
+    assert program.perdure("run", "stale:f") == "second"
+    program.perdure("run", "stale:waiting", "--id", "new", "--no-wait")
+    service.kill()
+    (program.folder / "stale.py").unlink()
+    service.up()
+    for run in ("old", "new"):
+        program.perdure("event", "send", run, "go")
+    assert program.perdure("output", "old") == "('first', 'first')"
+    assert program.perdure("output", "new") == "('second', 'second')"
+
+
+@pytest.mark.ray
+def test_an_edited_module_is_used_by_new_runs_only_on_ray(on_ray: Program, service: Service) -> None:
+    check_an_edited_module(on_ray, service)
+
+
+BROKEN = """
+import perdure
+
+@perdure.task(num_cpus=0.25)
+def fetch():
+    return 20
+
+@perdure.task(num_cpus=0.25)
+def add(value):
+    return value + missing  # as it was first
+
+def graph():
+    return add.bind(fetch.bind())
+"""
+
+
+def check_lines_of_tracebacks(program: Program) -> None:
+    program.write({"broken.py": BROKEN})
+    program.perdure("run", "broken:graph", "--id", "broken", "--no-wait")
+    program.write({"broken.py": "# another line\n" + BROKEN.replace("as it was first", "as it is now")})
+    said = program.refused("output", "broken")
+    assert "NameError: name 'missing' is not defined" in said
+    assert "line 10" in said
+    assert "as it was first" in said
+
+
+@pytest.mark.ray
+def test_tracebacks_show_the_lines_that_ran_on_ray(on_ray: Program) -> None:
+    check_lines_of_tracebacks(on_ray)
