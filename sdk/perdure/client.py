@@ -449,6 +449,8 @@ class Handle:
     async def value_of(self, payload: Payload, decode: Decode = codec.decode) -> Any:
         """Like Client.value_of, but knows where the values are that a `wait` found. `decode` makes values of
         payloads and the bytes of their blobs."""
+        if payload.encoding in (WAITED, codec.OUTCOME) and payload.blob is not None:
+            payload = replace(payload, data=bytes(await self._client._load(payload.blob)), blob=None)
         if payload.encoding == WAITED:
             waited = Waited.from_payload(payload)
             ready = [await self._value_of_task(task_id, decode) for task_id, _, _ in waited.ready]

@@ -32,6 +32,8 @@ from perdure.v1 import failure_pb2, payload_pb2, spec_pb2, workflow_pb2
 MESSAGE_CHARS_MAX: Final = 8 * 1024
 STACK_CHARS_MAX: Final = 64 * 1024
 CAUSES_MAX: Final = 16
+TYPE_CHARS_MAX: Final = 1024
+BASE_TYPES_MAX: Final = 64
 OUTCOME: Final = "perdure/outcome"
 EXACT_MAX: Final = 2**53
 DURATION_MAX_S: Final = 315_576_000_000
@@ -164,10 +166,10 @@ def failure_to_proto(failure: Failure) -> failure_pb2.Failure:
     for _ in range(CAUSES_MAX):
         assert current is not None
         message.kind = FAILURE_KIND[current.kind]
-        message.type = current.type
+        message.type = current.type[:TYPE_CHARS_MAX]
         message.message = current.message[:MESSAGE_CHARS_MAX]
         message.stack_trace = current.stack_trace[-STACK_CHARS_MAX:]
-        message.base_types.extend(current.base_types)
+        message.base_types.extend([name[:TYPE_CHARS_MAX] for name in current.base_types[:BASE_TYPES_MAX]])
         message.task_id = current.task_id
         message.attempts = current.attempts
         message.non_retryable = current.non_retryable

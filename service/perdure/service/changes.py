@@ -18,6 +18,8 @@ from perdure.storage.rows import RunRow
 
 BACKLOG_MAX: Final = 20_000
 """Changes that a subscriber may be behind."""
+BACKLOG_CHARS_MAX: Final = 16 << 20
+"""Of texts in these changes (metadata, labels, failures): what one subscriber may cost in memory."""
 
 
 @frozen
@@ -50,11 +52,16 @@ class Subscription:
 
     def __init__(self) -> None:
         self._backlog: deque[Change] = deque()
+        self._chars = 0
         self._wake = asyncio.Event()
         self._ended: type[Exception] | None = None
 
     def _offer(self, change: Change) -> None:
-        if len(self._backlog) >= BACKLOG_MAX:
+        if self._ended is Overflowed:
+            return
+        self._chars += _count_chars(change)
+        if len(self._backlog) >= BACKLOG_MAX or (self._backlog and self._chars > BACKLOG_CHARS_MAX):
+            self._backlog.clear()  # nothing of it will be told
             self._end(Overflowed)
             return
         self._backlog.append(change)
@@ -79,12 +86,32 @@ class Subscription:
         if self._backlog and self._ended is not Overflowed:
             batch = list(self._backlog)
             self._backlog.clear()
+            self._chars = 0
             if self._ended is not None:
                 self._wake.set()
             return batch
         if self._ended is not None:
             raise self._ended
         return []
+
+
+def _count_chars(change: Change) -> int:
+    """Of the texts that users make as large as they like."""
+    if change.run is not None:
+        row = change.run.row
+        return (
+            len(row.metadata)
+            + len(row.failure or b"")
+            + sum(len(key) + len(value) for key, value in row.labels.items())
+        )
+    if change.task is None:
+        return 0
+    task = change.task[2]
+    size, failure = len(task.metadata) + sum(map(len, task.upstream)), task.failure
+    while failure is not None:
+        size += len(failure.message) + len(failure.stack_trace)
+        failure = failure.cause
+    return size
 
 
 class Gathering:

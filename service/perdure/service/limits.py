@@ -8,8 +8,8 @@ MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 INLINE_PAYLOAD_BYTES_MAX: Final = 1024 * 1024
 BLOB_BYTES_MAX: Final = 5 * 1024**3
 BATCH_ITEMS_MAX: Final = 1_000
-BATCH_ANSWER_BYTES: Final = 3 * 1024 * 1024
-"""Outputs in one answer. Clients read messages of up to 4 MiB if they were told nothing else."""
+ANSWER_BYTES: Final = 3 * 1024 * 1024
+"""Items in one answer. Clients read messages of up to 4 MiB if they were told nothing else."""
 NODES_MAX: Final = 200_000
 SPEC_BYTES_MAX: Final = 256 * 1024 * 1024
 METADATA_BYTES_MAX: Final = 64 * 1024
@@ -17,6 +17,7 @@ LABELS_MAX: Final = 32
 LABEL_KEY_CHARS_MAX: Final = 63
 LABEL_VALUE_BYTES_MAX: Final = 256
 ID_CHARS_MAX: Final = 256
+ID_BYTES_MAX: Final = 4 * ID_CHARS_MAX
 REQUEST_ID_CHARS_MAX: Final = 128
 REASON_BYTES_MAX: Final = 1024
 PAGE_DEFAULT: Final = 100

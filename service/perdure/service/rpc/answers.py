@@ -9,6 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from perdure import wire
 from perdure.model import Failure, Payload, Resources, TaskOptions
+from perdure.service.rpc import pages
 from perdure.service.views import OutcomeView, RunView, TaskView
 from perdure.v1 import failure_pb2, workflow_pb2, workflow_service_pb2
 
@@ -118,6 +119,7 @@ def fill_value(message: workflow_pb2.Outcome, value: Payload | Failure, *, inclu
     failure = wire.failure_to_proto(value)
     if not include_error:
         _drop_errors(failure)
+    pages.shorten_failure(failure)
     message.failure.CopyFrom(failure)
 
 
@@ -144,7 +146,7 @@ def run_metadata(view: RunView) -> workflow_pb2.Metadata:
 
 
 def task_metadata(view: TaskView) -> workflow_pb2.Metadata:
-    return workflow_pb2.Metadata(
+    message = workflow_pb2.Metadata(
         status=str(view.status),
         user_metadata=wire.json_to_struct(view.metadata) or Struct(),
         stats=workflow_pb2.Stats(
@@ -156,6 +158,8 @@ def task_metadata(view: TaskView) -> workflow_pb2.Metadata:
         name=view.function_name,
         upstream_task_ids=view.upstream,
     )
+    pages.shorten_metadata(message)
+    return message
 
 
 def _options(options: TaskOptions) -> Struct:

@@ -10,16 +10,19 @@ from perdure import errors
 from perdure.service import limits
 from perdure.service.batches import Batches, Result, caught
 from perdure.service.queries import Queries
-from perdure.service.rpc import answers, requests
+from perdure.service.rpc import answers, pages, requests
 from perdure.service.rpc.interceptor import translate
 from perdure.service.rpc.sources import Sources
 from perdure.service.source import Source
 from perdure.service.trouble import is_away
 from perdure.service.views import NewEvent, NewRun
+from perdure.storage.ports import BlobStore
 from perdure.storage.rows import RunRow
 from perdure.v1 import errors_pb2, spec_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 
+ERROR_MESSAGE_BYTES_MAX: Final = 512
+"""Of one item: as many errors as a batch has items fit into one answer."""
 PAUSE_EVERY: Final = 100
 """Items after which others get a turn while a batch is decoded."""
 
@@ -27,7 +30,8 @@ PAUSE_EVERY: Final = 100
 class BatchCalls:
     """Answers the calls whose names begin with Batch."""
 
-    def __init__(self, batches: Batches, queries: Queries, sources: Sources) -> None:
+    def __init__(self, batches: Batches, queries: Queries, sources: Sources, blobs: BlobStore) -> None:
+        self._blobs = blobs
         self._batches = batches
         self._queries = queries
         self._sources = sources
@@ -51,7 +55,8 @@ class BatchCalls:
         answer = pb.BatchRunResponse()
         for item, result in zip(request.items, await self._batches.submit(news), strict=True):
             if isinstance(result, Exception):
-                answer.results.add(workflow_id=item.workflow_id, error=_error(result, "BatchRun"))
+                named = errors.cut(item.workflow_id, limits.ID_BYTES_MAX)
+                answer.results.add(workflow_id=named, error=_error(result, "BatchRun"))
             else:
                 view, started = result
                 answer.results.add(workflow_id=view.row.workflow_id, run_id=view.row.run_id, started=started)
@@ -73,7 +78,7 @@ class BatchCalls:
             except errors.PerdureError as error:
                 items.append(error)
         answer = pb.BatchGetOutputResponse()
-        room = limits.BATCH_ANSWER_BYTES
+        room = limits.ANSWER_BYTES
         for row in await self._batches.outcomes(namespace, items, wait_s=wait_s):
             result = answer.results.add()
             if isinstance(row, Exception):
@@ -89,6 +94,7 @@ class BatchCalls:
         try:
             view = await self._queries.outcome_of(row)
             answers.fill_outcome(result, view, include_error=include_error)
+            await pages.store_large(result.outcome, self._blobs, limits.INLINE_PAYLOAD_BYTES_MAX)
         except Exception as error:
             if is_away(error):  # of all items: the whole batch may be asked for again
                 raise
@@ -128,6 +134,9 @@ def _error(error: Exception, method: str) -> errors_pb2.ItemError:
     return errors_pb2.ItemError(
         code=known.status.value[0],
         reason=f"ERROR_REASON_{known.reason}" if known.reason in errors.BY_REASON else None,
-        message=errors.cut(known.message, errors.MESSAGE_BYTES_MAX),
-        metadata={key: errors.cut(value, errors.FIELD_BYTES_MAX) for key, value in known.fields.items()},
+        message=errors.cut(known.message, ERROR_MESSAGE_BYTES_MAX),
+        metadata={
+            key: errors.cut(value, errors.FIELD_BYTES_MAX)
+            for key, value in list(known.fields.items())[: errors.FIELDS_MAX]
+        },
     )

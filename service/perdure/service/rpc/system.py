@@ -10,6 +10,7 @@ import grpc.aio
 from perdure import wire
 from perdure.service import limits
 from perdure.service.executors.port import Executor
+from perdure.service.rpc import pages
 from perdure.service.sweep import Sweeper
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import EngineRow
@@ -65,7 +66,13 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
         self, request: pb.ListEnginesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListEnginesResponse:
         rows = await self._store.engines() or [self._engine]
-        return pb.ListEnginesResponse(engines=[_engine(row) for row in rows])
+        answer, page = pb.ListEnginesResponse(), pages.Page()
+        for row in rows:
+            engine = _engine(row)
+            if not page.takes(engine):
+                break
+            answer.engines.append(engine)
+        return answer
 
     async def CollectBlobs(
         self, request: pb.CollectBlobsRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -1,9 +1,11 @@
 """Watch: the state of runs and tasks after each change, live and without a gap.
 
-A resume token is the number of a commit. Whoever comes with one first reads from the store what
-changed since, each run and task as it is now, and then listens; the subscription is opened before the
-reading, and what both bring is told once. States between two looks may be passed over, the last one
-never is.
+A resume token is a place among the commits, as in `places`. Whoever comes with one first reads from the store
+what changed since, each run and task as it is now, and then listens; the subscription is opened before the
+reading, and what both bring is told once. States between two looks may be passed over, the last one never is.
+
+All of it is told in messages that clients can read. A reader that was away for long, and one that is cut off
+between two messages, goes on where it was.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from perdure.service.changes import Change, Changes, Subscription
 from perdure.service.filters import parse_filter
 from perdure.service.kernel import wall_clock_ms
 from perdure.service.queries import Queries
-from perdure.service.rpc import answers, requests
+from perdure.service.rpc import answers, places, requests
+from perdure.service.rpc.pages import Filling
+from perdure.service.rpc.places import Place
 from perdure.service.views import RunView, TaskView
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import AllOf, Comparison, Condition, RunQuery, RunRow
@@ -60,7 +64,7 @@ class Watcher:
 
     def token(self, change: int) -> str:
         """Names everything up to a commit."""
-        return requests.make_token(("watch",), change)
+        return Place(change).token()
 
     async def watch(
         self, request: workflow_service_pb2.WatchRequest
@@ -68,24 +72,34 @@ class Watcher:
         progress_s = _seconds(request, "progress_interval", PROGRESS_S, PROGRESS_S_MIN, 3600)
         batch_s = _seconds(request, "max_batch_delay", BATCH_S, 0, BATCH_S_MAX)
         watch = await self._open(request)
-        since: int | None = requests.read_token(request.resume_token, ("watch",), requests.is_number)
+        place = places.read(request.resume_token)
         with self._changes.subscribe(watch.runs.keys() if watch.runs else None) as subscription:
             last = await self._store.last_change()
-            if since is not None and since > last:
+            if place is not None and place.is_in_snapshot and not watch.runs:
+                raise errors.InvalidPageTokenError("the token belongs to a watch of workflow_ids; name them")
+            if place is not None and place.change > last:
                 raise errors.InvalidPageTokenError("the token names changes that this storage has not seen; list again")
             # A snapshot of runs is read after this and covers it; all other changes are read from the token on.
-            watch.told = watch.read = last if since is None or watch.runs else since
-            yield self._answer(watch, await self._caught_up(watch, since))
+            watch.told = watch.read = last if place is None or watch.runs else place.change
+            filling = Filling[workflow_service_pb2.WatchEvent, Place]()
+            async for event, told in self._catch_up(watch, place, last):
+                if (full := filling.add(event, told)) is not None:
+                    yield _answer(*full)
+            yield _answer(filling.items, Place(watch.told))
             while not (watch.until_final and watch.final >= watch.runs.keys()):
                 batch = await subscription.next_batch(progress_s)
                 if batch and batch_s and not _has_end(batch):
                     batch += await _more(subscription, batch_s)
-                events = [event for change in batch if (event := self._event(watch, change)) is not None]
+                events = [found for change in batch if (found := self._event(watch, change)) is not None]
                 events = await self._matching(watch, events)
                 if not batch and self._store.is_shared:
                     events += await self._deleted_elsewhere(watch)
                 if events or not batch:
-                    yield self._answer(watch, events)
+                    filling = Filling()
+                    for one, told in zip(events, _told_with(events, watch.told), strict=True):
+                        if (full := filling.add(one, told)) is not None:
+                            yield _answer(*full)
+                    yield _answer(filling.items, Place(watch.told))
 
     async def _open(self, request: workflow_service_pb2.WatchRequest) -> _Watch:
         namespace = requests.namespace(request.namespace)
@@ -100,38 +114,60 @@ class Watcher:
         where = parse_filter(request.filter)
         return _Watch(namespace, runs, where, request.include_tasks, request.until_final)
 
-    async def _caught_up(self, watch: _Watch, since: int | None) -> list[workflow_service_pb2.WatchEvent]:
-        """What is to be told before listening: a snapshot, or what changed since the token."""
-        if watch.runs:
-            return await self._snapshot(watch, since)
-        if since is None:
-            return []
-        events = []
-        after = since
-        while page := await self._store.read_changes(watch.namespace, after=after, limit=PAGE):
-            after = page[-1].change
-            events += [self._run_event(watch, RunView(row), row.change, row.update_ms) for row in page]
-        watch.told = watch.read = max(watch.told, after)
-        kept = [event for event in events if event is not None]
-        return await self._matching(watch, kept)
+    async def _catch_up(
+        self, watch: _Watch, place: Place | None, last: int
+    ) -> AsyncIterator[tuple[workflow_service_pb2.WatchEvent, Place]]:
+        """What is to be told before listening, each event with the place after it: a snapshot, or what changed
+        since the place."""
+        if not watch.runs:
+            if place is not None:
+                async for told in self._changed(watch, place):
+                    yield told
+            return
+        if place is not None and place.position is not None:  # the rest of it, before what has changed meanwhile
+            async for told in self._snapshot(watch, place.since, place.change, begun=place):
+                yield told
+        since = place.whole if place is not None else None
+        async for told in self._snapshot(watch, since, last):
+            yield told
 
-    async def _snapshot(self, watch: _Watch, since: int | None) -> list[workflow_service_pb2.WatchEvent]:
-        events = []
-        for run_id, known in watch.runs.items():
+    async def _changed(
+        self, watch: _Watch, place: Place
+    ) -> AsyncIterator[tuple[workflow_service_pb2.WatchEvent, Place]]:
+        after = place.whole
+        while page := await self._store.read_changes(watch.namespace, after=after, limit=PAGE):
+            after = page[-1].change  # no page ends inside of a commit
+            rows = [row for row in page if (row.change, row.run_id) > (place.change, place.run_id)]
+            events = [self._run_event(watch, RunView(row), row.change, row.update_ms) for row in rows]
+            told = {id(event): Place(row.change, row.run_id) for event, row in zip(events, rows, strict=True)}
+            for event in await self._matching(watch, events):
+                yield event, told[id(event)]
+        watch.told = watch.read = max(watch.told, after)
+
+    async def _snapshot(
+        self, watch: _Watch, since: int | None, upto: int, *, begun: Place | None = None
+    ) -> AsyncIterator[tuple[workflow_service_pb2.WatchEvent, Place]]:
+        """The runs, or what of them has changed since; what was told up to a place is left out."""
+        ids = list(watch.runs)
+        first = ids.index(begun.run_id) if begun is not None and begun.run_id in watch.runs else 0
+        for run_id in ids[first:]:
+            known = watch.runs[run_id]
+            position = begun.position or 0 if begun is not None and begun.run_id == run_id else 0
             view, tasks, moment = await self._look(watch, known)
             watch.seen[run_id] = view.row.change, moment
+            changed: set[str] = set()
             if since is not None and tasks:
                 # Read after the look, so that all that the look has seen is in it. No commit tells of an attempt.
                 changed = {task_id for task_id, _ in await self._store.read_tasks(run_id, after=since)}
-                tasks = [task for task in tasks if task.task_id in changed or task.status in _UNRECORDED]
-            events += [_task_event(0, view.row.update_ms, known.workflow_id, run_id, task) for task in tasks]
+            for number, task in enumerate(tasks[position:], position + 1):
+                if since is None or task.task_id in changed or task.status in _UNRECORDED:
+                    event = _task_event(0, view.row.update_ms, known.workflow_id, run_id, task)
+                    yield event, Place(upto, run_id, since, number)
             if since is None or view.row.change > since:
                 event = self._run_event(watch, view, view.row.change, view.row.update_ms)
-                if event is not None:
-                    events.append(event)
+                yield event, Place(upto, run_id, since, len(tasks))
             if view.row.status.is_final:
                 watch.final.add(run_id)
-        return events
 
     async def _look(self, watch: _Watch, known: RunRow) -> tuple[RunView, list[TaskView], int]:
         """A run and, if they are wanted, its tasks; and up to which moment of the scheduler it is that."""
@@ -196,9 +232,7 @@ class Watcher:
             return None
         return self._run_event(watch, change.run, change.change, change.at_ms)
 
-    def _run_event(
-        self, watch: _Watch, view: RunView, change: int, at_ms: int
-    ) -> workflow_service_pb2.WatchEvent | None:
+    def _run_event(self, watch: _Watch, view: RunView, change: int, at_ms: int) -> workflow_service_pb2.WatchEvent:
         if view.row.status.is_final:
             watch.final.add(view.row.run_id)
         else:
@@ -207,10 +241,20 @@ class Watcher:
             sequence=change, time=wire.to_timestamp(at_ms), workflow=answers.workflow(view)
         )
 
-    def _answer(
-        self, watch: _Watch, events: list[workflow_service_pb2.WatchEvent]
-    ) -> workflow_service_pb2.WatchResponse:
-        return workflow_service_pb2.WatchResponse(events=events, resume_token=self.token(watch.told))
+
+def _answer(events: list[workflow_service_pb2.WatchEvent], told: Place) -> workflow_service_pb2.WatchResponse:
+    return workflow_service_pb2.WatchResponse(events=events, resume_token=told.token())
+
+
+def _told_with(events: list[workflow_service_pb2.WatchEvent], told: int) -> list[Place]:
+    """After each of these events: the last commit of which all was told. In the end that is `told`."""
+    found = []
+    least = told
+    for event in reversed(events):
+        found.append(Place(max(least, 0)))
+        if event.sequence:
+            least = min(least, event.sequence - 1)
+    return found[::-1]
 
 
 def _task_event(

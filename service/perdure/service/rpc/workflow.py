@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -16,18 +16,20 @@ from perdure.service.changes import Changes
 from perdure.service.commands import Commands
 from perdure.service.filters import parse_filter, parse_order
 from perdure.service.queries import Queries
-from perdure.service.rpc import answers, requests
+from perdure.service.rpc import answers, pages, requests
 from perdure.service.rpc.batch import BatchCalls
 from perdure.service.rpc.sources import Sources
 from perdure.service.rpc.watch import Watcher
 from perdure.service.views import RunView
 from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import RunQuery
-from perdure.v1 import payload_pb2, workflow_service_pb2_grpc
 from perdure.v1 import workflow_service_pb2 as pb
+from perdure.v1 import workflow_service_pb2_grpc
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
+ROWS_AT_ONCE: Final = 250
+"""Rows that a listing reads at once: they bring metadata along, which are not listed."""
 _FINAL = frozenset(status for status in RunStatus if status.is_final)
 
 
@@ -38,7 +40,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         self, commands: Commands, queries: Queries, changes: Changes, store: MetadataStore, blobs: BlobStore
     ) -> None:
         self._sources = Sources(blobs)
-        self._batch = BatchCalls(Batches(commands, queries, changes), queries, self._sources)
+        self._batch = BatchCalls(Batches(commands, queries, changes), queries, self._sources, blobs)
         self._commands = commands
         self._queries = queries
         self._store = store
@@ -57,6 +59,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
             value = (await self._queries.outcome_of(row)).value
             if value is not None:
                 answers.fill_value(answer.outcome, value, include_error=request.include_error_object)
+                await pages.store_large(answer.outcome, self._blobs, limits.INLINE_PAYLOAD_BYTES_MAX)
             view = view if row is view.row else RunView(row)
         answers.fill_workflow(answer.workflow, view)
         return answer
@@ -85,10 +88,9 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
             wait_s=requests.wait_s(request.wait, context),
         )
         answer = answers.outcome(view, include_error=request.include_error_object)
-        output = answer.outcome.output
-        if request.HasField("max_inline_bytes") and len(output.data) > request.max_inline_bytes:
-            blob = await self._blobs.put([output.data])
-            output.blob.CopyFrom(payload_pb2.BlobRef(sha256=blob.sha256, size_bytes=blob.size))
+        most = limits.INLINE_PAYLOAD_BYTES_MAX
+        inline = min(request.max_inline_bytes, most) if request.HasField("max_inline_bytes") else most
+        await pages.store_large(answer.outcome, self._blobs, inline)
         return answer
 
     async def BatchGetOutput(self, request: pb.BatchGetOutputRequest, context: Context) -> pb.BatchGetOutputResponse:
@@ -141,17 +143,23 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         place = requests.read_token(request.page_token, question, lambda place: requests.is_row(place, kind))
         where = parse_filter(request.filter)
         after = (place[0], place[1]) if place else None
-        change = await self._store.last_change()
-        views = await self._queries.list_runs(RunQuery(namespace, limit, where, order_by, descending, after))
-        token = ""
-        if len(views) == limit:
-            last = views[-1].row
-            token = requests.make_token(question, [getattr(last, order_by), last.run_id])
-        return pb.ListWorkflowsResponse(
-            workflows=[answers.workflow(view) for view in views],
-            next_page_token=token,
-            watch_token=self._watcher.token(change),
-        )
+        answer = pb.ListWorkflowsResponse(watch_token=self._watcher.token(await self._store.last_change()))
+        page = pages.Page(limit)
+        while True:
+            wanted = min(limit - page.count, ROWS_AT_ONCE)
+            views = await self._queries.list_runs(RunQuery(namespace, wanted, where, order_by, descending, after))
+            for view in views:
+                workflow = answers.workflow(view)
+                if not page.takes(workflow):
+                    answer.next_page_token = requests.make_token(question, after)
+                    return answer
+                answer.workflows.append(workflow)
+                after = (getattr(view.row, order_by), view.row.run_id)
+            if len(views) < wanted:
+                return answer
+            if page.count == limit:
+                answer.next_page_token = requests.make_token(question, after)
+                return answer
 
     async def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksResponse:
         namespace, workflow_id = _named(request)
@@ -165,9 +173,13 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         tasks = await self._queries.tasks(
             namespace, workflow_id, run.run_id, statuses=wanted, start=start, limit=limit + 1
         )
-        answer = pb.ListTasksResponse(tasks=[answers.task(task) for _, task in tasks[:limit]])
-        if len(tasks) > limit:
-            answer.next_page_token = requests.make_token(question, tasks[limit][0])
+        page, answer = pages.Page(limit), pb.ListTasksResponse()
+        for position, view in tasks:
+            task = answers.task(view)
+            if not page.takes(task):
+                answer.next_page_token = requests.make_token(question, position)
+                break
+            answer.tasks.append(task)
         return answer
 
     async def DeleteWorkflow(self, request: pb.DeleteWorkflowRequest, context: Context) -> pb.DeleteWorkflowResponse:

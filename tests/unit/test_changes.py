@@ -1,0 +1,54 @@
+"""Subscriptions: what they cost while nobody reads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.model import RunStatus
+from perdure.service import changes
+from perdure.service.changes import Change, Changes, Overflowed
+from perdure.service.views import RunView
+from perdure.storage.rows import RunRow
+
+
+def change(number: int, metadata: str = "") -> Change:
+    row = RunRow(
+        run_id=str(number),
+        namespace="default",
+        workflow_id=str(number),
+        status=RunStatus.RUNNING,
+        spec_key="",
+        create_ms=0,
+        update_ms=0,
+        metadata=metadata,
+    )
+    return Change(number, 0, "default", run=RunView(row))
+
+
+async def test_a_backlog_is_bounded_by_the_size_of_what_is_in_it() -> None:
+    hub = Changes()
+    text = "x" * (changes.BACKLOG_CHARS_MAX // 4)
+    with hub.subscribe(None) as subscription:
+        for number in range(1, 5):
+            hub.publish(str(number), change(number, text))
+        assert len(await subscription.next_batch(0)) == 4
+        for number in range(1, 6):
+            hub.publish(str(number), change(number, text))
+        with pytest.raises(Overflowed):
+            await subscription.next_batch(0)
+
+
+async def test_a_single_large_change_is_told() -> None:
+    hub = Changes()
+    with hub.subscribe(None) as subscription:
+        hub.publish("1", change(1, "x" * (changes.BACKLOG_CHARS_MAX + 1)))
+        assert len(await subscription.next_batch(0)) == 1
+
+
+async def test_a_backlog_is_bounded_by_the_number_of_changes() -> None:
+    hub = Changes()
+    with hub.subscribe(None) as subscription:
+        for number in range(changes.BACKLOG_MAX + 1):
+            hub.publish("1", change(number))
+        with pytest.raises(Overflowed):
+            await subscription.next_batch(0)
