@@ -24,7 +24,8 @@ def _text(failure: failure_pb2.Failure) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run. The counts of tasks are None in lists. `error` says why it failed or was canceled, "" if it did not."""
+    """A run. The counts of tasks are None in lists. `error` says why it failed or was canceled, "" if it did not.
+    `waiting` says what its first READY task waits for; "" if there is none, if nobody knows, and in lists."""
 
     workflow_id: str
     run_id: str
@@ -40,6 +41,7 @@ class RunInfo:
     tasks_successful: int | None
     tasks_failed: int | None
     error: str
+    waiting: str = ""
 
     @classmethod
     def from_proto(cls, message: workflow_pb2.Workflow) -> Self:
@@ -59,12 +61,14 @@ class RunInfo:
             tasks_successful=counts.successful if counts is not None else None,
             tasks_failed=counts.failed if counts is not None else None,
             error=_text(message.failure) if message.HasField("failure") else "",
+            waiting=message.waiting.text,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """A task. `error` is the text of its last failure, "" if it has none; `checkpointed`: its output is durable."""
+    """A task. `error` is the text of its last failure, "" if it has none; `checkpointed`: its output is durable.
+    `waiting` says of a READY task what it wants and what there is, "" if nobody knows."""
 
     task_id: str
     parent_task_id: str
@@ -76,6 +80,7 @@ class TaskInfo:
     output_bytes: int
     checkpointed: bool
     error: str
+    waiting: str = ""
 
     @classmethod
     def from_proto(cls, message: workflow_pb2.Task) -> Self:
@@ -90,6 +95,7 @@ class TaskInfo:
             output_bytes=message.output_size_bytes,
             checkpointed=message.checkpointed,
             error=_text(message.last_failure) if message.HasField("last_failure") else "",
+            waiting=message.waiting.text,
         )
 
 

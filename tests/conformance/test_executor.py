@@ -33,6 +33,7 @@ from perdure.model import (
     Resources,
     Shape,
 )
+from perdure.service.executors import pool as pool_module
 from perdure.service.executors.port import GraphReturned, Report
 from perdure.storage.rows import ValueKey
 
@@ -394,6 +395,23 @@ async def test_submitting_again_is_no_second_attempt(bench: Bench, tmp_path: Pat
     assert lines(path) == ["t began", "go", "t ended"]
 
 
+async def test_what_waits_says_why_and_what_runs_does_not(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    running = [bench.submit(linger, str(path), f"r{index}", task=f"r{index}") for index in range(4)]
+    for index in range(4):
+        await appears(path, f"r{index} began")
+    waiting = bench.submit(echo, task="waiting")
+    why = bench.executor.waiting(*waiting.key)
+    assert why is not None
+    assert why.text
+    assert not any(bench.executor.waiting(*work.key) for work in running)
+    assert bench.executor.waiting("run", "nobody", 1) is None
+    note(str(path), "go")
+    for work in (*running, waiting):
+        assert isinstance(await bench.end(work), TaskSucceeded)
+    assert bench.executor.waiting(*waiting.key) is None
+
+
 # ------------------------------------------------------------------------------ cancelling
 
 
@@ -504,6 +522,17 @@ async def test_a_lost_worker_costs_what_had_begun_and_nothing_else(tmp_path: Pat
             assert isinstance(await bench.end(work), TaskSucceeded)
         assert sorted(lines(path)) == sorted(f"t{index}" for index in range(20))
         assert agent.started == 2
+
+
+async def test_a_lease_that_cannot_be_started_costs_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pool_module, "BACKOFF_S", 0.01)
+    async with lease_bench(tmp_path, CPU=1.0) as (bench, agent):
+        agent.failures_left = 6
+        works = [bench.submit(double, index, task=f"t{index}") for index in range(3)]
+        for work in works:
+            assert isinstance(await bench.end(work), TaskSucceeded)
+            assert [type(report) for report in bench.of(work)] == [AttemptStarted, TaskSucceeded]
+        assert agent.started == 7
 
 
 async def test_many_async_attempts_are_lost_together(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_a_run_that_fails_shows_the_remote_traceback_and_can_be_resumed(cli: Cli
     code, out, _ = cli("tasks", "fails")
     assert code == 0
     names, fields = out.splitlines()
-    assert names.split() == ["status", "task", "attempts", "started", "took", "error"]
+    assert names.split() == ["status", "task", "attempts", "started", "took", "why"]
     assert fields.split()[:3] == ["FAILED", "flows.fail", "1"]
     assert fields.endswith("builtins.ValueError: no good")
     assert "reason: builtins.ValueError: no good\n" in cli("status", "fails")[1]

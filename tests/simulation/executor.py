@@ -79,6 +79,9 @@ class FakeExecutor:
         for handle in self._handles:
             handle.cancel()
 
+    def waiting(self, run_id: str, task_id: str, attempt: int) -> None:
+        return None
+
     def python_versions(self) -> frozenset[str]:
         return frozenset()
 

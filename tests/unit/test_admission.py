@@ -57,6 +57,9 @@ class NoExecutor:
 
     async def stop(self) -> None: ...
 
+    def waiting(self, run_id: str, task_id: str, attempt: int) -> None:
+        return None
+
     def python_versions(self) -> frozenset[str]:
         return frozenset()
 

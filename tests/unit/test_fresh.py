@@ -13,7 +13,7 @@ from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, Tas
 from perdure.model import NULL, Call, Failure, FailureKind, Function, Node, Payload, Shape, Spec
 from perdure.service.executors import fresh as fresh_module
 from perdure.service.executors.fresh import FreshExecutor
-from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
+from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Waiting, WaitReason, Work
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import StorageUnavailable
 
@@ -38,6 +38,9 @@ class Inner:
         self.submitted.append(work)
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None: ...
+
+    def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting:
+        return Waiting(WaitReason.RESOURCES, f"{run_id} {task_id} {attempt}")
 
     def python_versions(self) -> frozenset[str]:
         return frozenset({"3.11"})
@@ -178,5 +181,6 @@ async def test_the_rest_is_the_inner_ones(stage: Stage) -> None:
     await stage.executor.start(stage.hear, cast(ValueReader, None))
     assert stage.inner.holds_for_s() == 2.0
     assert stage.executor.python_versions() == {"3.11"}
+    assert stage.executor.waiting("run", "task", 2) == Waiting(WaitReason.RESOURCES, "run task 2")
     stage.submit("a")
     assert [work.task_id for work in stage.inner.submitted] == ["a"]

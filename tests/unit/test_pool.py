@@ -15,6 +15,7 @@ from perdure.service.executors.attempts import INLINE_BYTES_MAX
 from perdure.service.executors.durations import AHEAD_MS, BATCH_MAX
 from perdure.service.executors.leases import AgentSession, Lease
 from perdure.service.executors.pool import (
+    ALONE_S,
     BACKOFF_MAX_S,
     BLOCKED_S,
     CONCURRENT_MAX,
@@ -28,7 +29,7 @@ from perdure.service.executors.pool import (
     WAY_S,
     LeasePool,
 )
-from perdure.service.executors.port import Report, Reports, Work
+from perdure.service.executors.port import Report, Reports, WaitReason, Work
 from perdure.storage.rows import ValueKey
 from perdure.v1 import worker_service_pb2 as pb
 
@@ -293,6 +294,150 @@ async def test_a_success_between_refusals_begins_the_count_anew(world: World) ->
     await world.settle()
     assert names(sent(lease)) == ["a"]
     assert world.take_reports() == []
+
+
+# ------------------------------------------------------------------------------ why work waits
+
+
+def capacity(*nodes: dict[str, float]) -> pb.ClusterCapacity:
+    told = pb.ClusterCapacity(nodes=[pb.ResourceAmounts(amounts=node) for node in nodes])
+    for node in nodes:
+        for name, amount in node.items():
+            told.total[name] = told.total.get(name, 0.0) + amount
+    return told
+
+
+def why(world: World, task: str = "a") -> tuple[WaitReason, str]:
+    waiting = world.pool.waiting("run", task, 1)
+    assert waiting is not None
+    return waiting.reason, waiting.text
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture, text: str) -> int:
+    return sum(text in record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+
+
+async def test_work_says_that_no_cluster_is_attached(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    await world.submit("a", "b")
+    assert why(world) == (WaitReason.NO_AGENT, "waits: no cluster is attached")
+    for _ in range(3):
+        await world.pass_(ALONE_S)
+    assert warnings_of(caplog, "no cluster is attached") == 1
+    await world.cluster(CPU=1)
+    world.pool.agent_leaves(world.agent, "its Ray is dead")
+    world.pool.agent_lost(world.agent)
+    assert why(world)[1] == "waits: no cluster is attached; the agent of 'c' has left: its Ray is dead"
+
+
+async def test_work_says_what_it_wants_that_no_cluster_has(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    await world.cluster(CPU=1)
+    world.pool.capacity_changed(world.agent, capacity({"CPU": 1.0}, {"CPU": 2.0, "memory": 2.0**30}))
+    odd = Shape(Resources(num_cpus=1, memory_bytes=3 * 2**29, custom=(("enrich", 1.0),)))
+    await world.submit("a", "b", shape=THREE)
+    await world.submit("c", shape=odd)
+    text = "wants CPU 3; the cluster 'c' has CPU 3 in all, nodes of at most CPU 2"
+    assert why(world) == (WaitReason.RESOURCES, text)
+    wants = "wants CPU 1, memory 1.5 GiB, enrich 1; the cluster 'c' has CPU 3, memory 1 GiB, no enrich in all, "
+    assert why(world, "c")[1] == wants + "nodes of at most CPU 2, memory 1 GiB, no enrich"
+    for _ in range(3):
+        await world.pass_(1)
+    assert warnings_of(caplog, "work waits for what no cluster has") == 2, "once for a shape"
+    assert warnings_of(caplog, text) == 1
+
+
+async def test_what_no_node_has_keeps_nothing_from_others(world: World) -> None:
+    await world.cluster(CPU=4)
+    world.pool.capacity_changed(world.agent, capacity({"CPU": 2.0}, {"CPU": 2.0}))
+    await world.submit("a", shape=THREE)
+    assert len(world.told("start")) == 1, "so that a cluster that grows on demand sees it"
+    await world.submit("b", "c", "d", "e")
+    assert len(world.told("start")) == 4
+
+
+async def test_work_says_that_others_are_before_it_or_its_worker_starts(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit("a", "b")
+    assert why(world)[0] is WaitReason.WORKER_START
+    (lease,) = await world.leases()
+    assert world.pool.waiting("run", "a", 1) is None
+    assert why(world, "b") == (WaitReason.RESOURCES, "wants CPU 1, and all of it is in use")
+    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
+    await world.settle()
+    (lease_id,) = world.told("start")
+    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason="NodeDiedError: gone"))
+    reason, text = why(world, "b")
+    assert reason is WaitReason.WORKER_START
+    assert text.startswith("waits: no worker could be started, the next try is in ")
+    assert text.endswith(": NodeDiedError: gone")
+
+
+# ------------------------------------------------------------------------------ other work of the cluster
+
+
+def demand(*requests: tuple[int, dict[str, float]]) -> pb.ClusterDemand:
+    return pb.ClusterDemand(
+        requests=[
+            pb.ResourceDemand(wanted=pb.ResourceAmounts(amounts=wanted), count=count) for count, wanted in requests
+        ]
+    )
+
+
+async def idle_leases(world: World, count: int) -> list[Lease]:
+    """Connected and idle for long enough, on a cluster with one CPU more."""
+    await world.cluster(CPU=count + 1)
+    await world.submit(*(f"before{index}" for index in range(count)))
+    leases = await world.leases()
+    for lease in leases:
+        await world.end(lease, *sent(lease))
+    await world.pass_(0.2)
+    return leases
+
+
+async def test_agents_watch_the_demand_while_leases_are_idle(world: World) -> None:
+    (lease,) = await idle_leases(world, 1)
+
+    def told() -> list[bool]:
+        found = [message for message in world.agent.messages if message.WhichOneof("kind") == "watch_demand"]
+        for message in found:
+            world.agent.messages.remove(message)
+        return [message.watch_demand.on for message in found]
+
+    assert told() == [True]
+    await world.submit("a")
+    await world.pass_(0.2)
+    assert told() == [False]
+    await world.end(lease, *sent(lease))
+    assert told() == []
+    await world.pass_(0.2)
+    assert told() == [True]
+
+
+async def test_idle_leases_end_for_work_of_others_as_many_as_it_needs(world: World) -> None:
+    leases = await idle_leases(world, 4)
+    await world.submit("busy")
+    world.pool.demand_told(world.agent, demand((2, {"CPU": 1.0})))
+    ended = [lease for lease in leases if lease.is_finishing]
+    assert len(ended) == 2
+    assert not any(lease.in_flight for lease in ended)
+    world.pool.demand_told(world.agent, demand((1, {"CPU": 3.0})))
+    (busy,) = [lease for lease in leases if not lease.is_finishing]
+    assert busy.in_flight
+
+
+async def test_idle_leases_stay_for_what_they_cannot_help(world: World) -> None:
+    leases = await idle_leases(world, 2)
+    await world.submit("other", shape=OTHER)
+    assert len(world.told("start")) == 1
+    for request in ((1, {"CPU": 64.0}), (5, {"GPU": 1.0}), (1, {"CPU": 1.0})):  # the last is our own
+        world.pool.demand_told(world.agent, demand(request))
+        assert not any(lease.is_finishing for lease in leases), request
+    await world.submit("now")
+    (lease,) = [lease for lease in leases if lease.in_flight]
+    await world.end(lease, *sent(lease))
+    leases.remove(lease)
+    leases[0].idle_since_s = world.now_s
+    world.pool.demand_told(world.agent, demand((9, {"CPU": 1.0})))
+    assert not any(lease.is_finishing for lease in leases), "it may be between two attempts"
 
 
 # ------------------------------------------------------------------------------ batches

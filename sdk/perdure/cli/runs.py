@@ -133,6 +133,8 @@ def status(session: Session, workflow_id: str) -> None:
         click.echo(f"created {moment(info.created)}  ended {moment(info.ended) or '-'}  resumed {info.resumes} times")
         if info.error:
             click.echo(f"reason: {info.error}")
+        if info.waiting:
+            click.echo(f"waiting: {info.waiting}")
 
     session.show(run_fields(info), text)
 
@@ -150,10 +152,17 @@ def tasks(session: Session, workflow_id: str) -> None:
 
     def text() -> None:
         rows = [
-            (str(task.status), task.task_id, str(task.attempts), moment(task.started), duration(task), task.error)
+            (
+                str(task.status),
+                task.task_id,
+                str(task.attempts),
+                moment(task.started),
+                duration(task),
+                task.waiting or task.error,
+            )
             for task in found
         ]
-        show_table(("status", "task", "attempts", "started", "took", "error"), rows)
+        show_table(("status", "task", "attempts", "started", "took", "why"), rows)
 
     session.show([run_fields(task) for task in found], text)
 

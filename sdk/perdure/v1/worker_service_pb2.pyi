@@ -15,16 +15,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ServeAgentRequest(_message.Message):
-    __slots__ = ("hello", "capacity", "ended", "leaving")
+    __slots__ = ("hello", "capacity", "ended", "leaving", "demand")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_FIELD_NUMBER: _ClassVar[int]
     hello: AgentHello
     capacity: ClusterCapacity
     ended: LeaseEnded
     leaving: AgentLeaving
-    def __init__(self, hello: _Optional[_Union[AgentHello, _Mapping]] = ..., capacity: _Optional[_Union[ClusterCapacity, _Mapping]] = ..., ended: _Optional[_Union[LeaseEnded, _Mapping]] = ..., leaving: _Optional[_Union[AgentLeaving, _Mapping]] = ...) -> None: ...
+    demand: ClusterDemand
+    def __init__(self, hello: _Optional[_Union[AgentHello, _Mapping]] = ..., capacity: _Optional[_Union[ClusterCapacity, _Mapping]] = ..., ended: _Optional[_Union[LeaseEnded, _Mapping]] = ..., leaving: _Optional[_Union[AgentLeaving, _Mapping]] = ..., demand: _Optional[_Union[ClusterDemand, _Mapping]] = ...) -> None: ...
 
 class AgentHello(_message.Message):
     __slots__ = ("agent_id", "cluster_id", "python_version", "capacity")
@@ -39,7 +41,7 @@ class AgentHello(_message.Message):
     def __init__(self, agent_id: _Optional[str] = ..., cluster_id: _Optional[str] = ..., python_version: _Optional[str] = ..., capacity: _Optional[_Union[ClusterCapacity, _Mapping]] = ...) -> None: ...
 
 class ClusterCapacity(_message.Message):
-    __slots__ = ("total",)
+    __slots__ = ("total", "nodes")
     class TotalEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -48,8 +50,37 @@ class ClusterCapacity(_message.Message):
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     TOTAL_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
     total: _containers.ScalarMap[str, float]
-    def __init__(self, total: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    nodes: _containers.RepeatedCompositeFieldContainer[ResourceAmounts]
+    def __init__(self, total: _Optional[_Mapping[str, float]] = ..., nodes: _Optional[_Iterable[_Union[ResourceAmounts, _Mapping]]] = ...) -> None: ...
+
+class ResourceAmounts(_message.Message):
+    __slots__ = ("amounts",)
+    class AmountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    AMOUNTS_FIELD_NUMBER: _ClassVar[int]
+    amounts: _containers.ScalarMap[str, float]
+    def __init__(self, amounts: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class ClusterDemand(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[ResourceDemand]
+    def __init__(self, requests: _Optional[_Iterable[_Union[ResourceDemand, _Mapping]]] = ...) -> None: ...
+
+class ResourceDemand(_message.Message):
+    __slots__ = ("wanted", "count")
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    wanted: ResourceAmounts
+    count: int
+    def __init__(self, wanted: _Optional[_Union[ResourceAmounts, _Mapping]] = ..., count: _Optional[int] = ...) -> None: ...
 
 class LeaseEnded(_message.Message):
     __slots__ = ("lease_id", "reason", "refused")
@@ -68,14 +99,16 @@ class AgentLeaving(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class ServeAgentResponse(_message.Message):
-    __slots__ = ("welcome", "start", "kill")
+    __slots__ = ("welcome", "start", "kill", "watch_demand")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     KILL_FIELD_NUMBER: _ClassVar[int]
+    WATCH_DEMAND_FIELD_NUMBER: _ClassVar[int]
     welcome: AgentWelcome
     start: StartLease
     kill: KillLease
-    def __init__(self, welcome: _Optional[_Union[AgentWelcome, _Mapping]] = ..., start: _Optional[_Union[StartLease, _Mapping]] = ..., kill: _Optional[_Union[KillLease, _Mapping]] = ...) -> None: ...
+    watch_demand: WatchDemand
+    def __init__(self, welcome: _Optional[_Union[AgentWelcome, _Mapping]] = ..., start: _Optional[_Union[StartLease, _Mapping]] = ..., kill: _Optional[_Union[KillLease, _Mapping]] = ..., watch_demand: _Optional[_Union[WatchDemand, _Mapping]] = ...) -> None: ...
 
 class AgentWelcome(_message.Message):
     __slots__ = ("engine_id", "blob_url", "has_others")
@@ -104,6 +137,12 @@ class Shape(_message.Message):
     runtime_env: _struct_pb2.Struct
     scheduling: _spec_pb2.SchedulingStrategy
     def __init__(self, resources: _Optional[_Union[_spec_pb2.Resources, _Mapping]] = ..., runtime_env: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., scheduling: _Optional[_Union[_spec_pb2.SchedulingStrategy, _Mapping]] = ...) -> None: ...
+
+class WatchDemand(_message.Message):
+    __slots__ = ("on",)
+    ON_FIELD_NUMBER: _ClassVar[int]
+    on: bool
+    def __init__(self, on: bool = ...) -> None: ...
 
 class KillLease(_message.Message):
     __slots__ = ("lease_id",)

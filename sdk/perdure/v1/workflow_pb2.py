@@ -28,7 +28,7 @@ from perdure.v1 import failure_pb2 as perdure_dot_v1_dot_failure__pb2
 from perdure.v1 import payload_pb2 as perdure_dot_v1_dot_payload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19perdure/v1/workflow.proto\x12\nperdure.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18perdure/v1/failure.proto\x1a\x18perdure/v1/payload.proto\"\xc1\x04\n\x08Workflow\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12*\n\x06status\x18\x04 \x01(\x0e\x32\x1a.perdure.v1.WorkflowStatus\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x30\n\x06labels\x18\x06 \x03(\x0b\x32 .perdure.v1.Workflow.LabelsEntry\x12\r\n\x05queue\x18\x07 \x01(\t\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0e \x01(\t\x12\x14\n\x0cresume_count\x18\x0f \x01(\x05\x12%\n\x05tasks\x18\x10 \x01(\x0b\x32\x16.perdure.v1.TaskCounts\x12$\n\x07\x66\x61ilure\x18\x11 \x01(\x0b\x32\x13.perdure.v1.Failure\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\t\x10\nR\ncreated_by\"s\n\nTaskCounts\x12\r\n\x05total\x18\x01 \x01(\x05\x12\x0f\n\x07pending\x18\x02 \x01(\x05\x12\x0f\n\x07running\x18\x03 \x01(\x05\x12\x12\n\nsuccessful\x18\x04 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x05\x12\x10\n\x08\x63\x61nceled\x18\x06 \x01(\x05\"\x82\x03\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x16\n\x0eparent_task_id\x18\x03 \x01(\t\x12\x15\n\rfunction_name\x18\x04 \x01(\t\x12&\n\x06status\x18\x05 \x01(\x0e\x32\x16.perdure.v1.TaskStatus\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x05\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11output_size_bytes\x18\t \x01(\x03\x12\x14\n\x0c\x63heckpointed\x18\n \x01(\x08\x12)\n\x0clast_failure\x18\x0b \x01(\x0b\x32\x13.perdure.v1.Failure\x12\x35\n\x11next_attempt_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"`\n\x07Outcome\x12%\n\x06output\x18\x01 \x01(\x0b\x32\x13.perdure.v1.PayloadH\x00\x12&\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.perdure.v1.FailureH\x00\x42\x06\n\x04kind\"\xc4\x01\n\x08Metadata\x12\x0e\n\x06status\x18\x01 \x01(\t\x12.\n\ruser_metadata\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12 \n\x05stats\x18\x03 \x01(\x0b\x32\x11.perdure.v1.Stats\x12-\n\x0ctask_options\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x19\n\x11upstream_task_ids\x18\x06 \x03(\t\"w\n\x05Stats\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\x05*\xe4\x01\n\x0eWorkflowStatus\x12\x1f\n\x1bWORKFLOW_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17WORKFLOW_STATUS_PENDING\x10\x01\x12\x1b\n\x17WORKFLOW_STATUS_RUNNING\x10\x02\x12\x1d\n\x19WORKFLOW_STATUS_RESUMABLE\x10\x03\x12\x1e\n\x1aWORKFLOW_STATUS_SUCCESSFUL\x10\x04\x12\x1a\n\x16WORKFLOW_STATUS_FAILED\x10\x05\x12\x1c\n\x18WORKFLOW_STATUS_CANCELED\x10\x07*\xdd\x01\n\nTaskStatus\x12\x1b\n\x17TASK_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13TASK_STATUS_BLOCKED\x10\x01\x12\x15\n\x11TASK_STATUS_READY\x10\x02\x12\x17\n\x13TASK_STATUS_RUNNING\x10\x03\x12\x1b\n\x17TASK_STATUS_BACKING_OFF\x10\x04\x12\x1a\n\x16TASK_STATUS_SUCCESSFUL\x10\x05\x12\x16\n\x12TASK_STATUS_FAILED\x10\x06\x12\x18\n\x14TASK_STATUS_CANCELED\x10\x07\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19perdure/v1/workflow.proto\x12\nperdure.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18perdure/v1/failure.proto\x1a\x18perdure/v1/payload.proto\"?\n\x07Waiting\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.perdure.v1.WaitReason\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xe7\x04\n\x08Workflow\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12*\n\x06status\x18\x04 \x01(\x0e\x32\x1a.perdure.v1.WorkflowStatus\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x30\n\x06labels\x18\x06 \x03(\x0b\x32 .perdure.v1.Workflow.LabelsEntry\x12\r\n\x05queue\x18\x07 \x01(\t\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0e \x01(\t\x12\x14\n\x0cresume_count\x18\x0f \x01(\x05\x12%\n\x05tasks\x18\x10 \x01(\x0b\x32\x16.perdure.v1.TaskCounts\x12$\n\x07\x66\x61ilure\x18\x11 \x01(\x0b\x32\x13.perdure.v1.Failure\x12$\n\x07waiting\x18\x12 \x01(\x0b\x32\x13.perdure.v1.Waiting\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\t\x10\nR\ncreated_by\"s\n\nTaskCounts\x12\r\n\x05total\x18\x01 \x01(\x05\x12\x0f\n\x07pending\x18\x02 \x01(\x05\x12\x0f\n\x07running\x18\x03 \x01(\x05\x12\x12\n\nsuccessful\x18\x04 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x05\x12\x10\n\x08\x63\x61nceled\x18\x06 \x01(\x05\"\xa8\x03\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x16\n\x0eparent_task_id\x18\x03 \x01(\t\x12\x15\n\rfunction_name\x18\x04 \x01(\t\x12&\n\x06status\x18\x05 \x01(\x0e\x32\x16.perdure.v1.TaskStatus\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x05\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11output_size_bytes\x18\t \x01(\x03\x12\x14\n\x0c\x63heckpointed\x18\n \x01(\x08\x12)\n\x0clast_failure\x18\x0b \x01(\x0b\x32\x13.perdure.v1.Failure\x12\x35\n\x11next_attempt_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x07waiting\x18\r \x01(\x0b\x32\x13.perdure.v1.Waiting\"`\n\x07Outcome\x12%\n\x06output\x18\x01 \x01(\x0b\x32\x13.perdure.v1.PayloadH\x00\x12&\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.perdure.v1.FailureH\x00\x42\x06\n\x04kind\"\xc4\x01\n\x08Metadata\x12\x0e\n\x06status\x18\x01 \x01(\t\x12.\n\ruser_metadata\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12 \n\x05stats\x18\x03 \x01(\x0b\x32\x11.perdure.v1.Stats\x12-\n\x0ctask_options\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x19\n\x11upstream_task_ids\x18\x06 \x03(\t\"w\n\x05Stats\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\x05*\xe4\x01\n\x0eWorkflowStatus\x12\x1f\n\x1bWORKFLOW_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17WORKFLOW_STATUS_PENDING\x10\x01\x12\x1b\n\x17WORKFLOW_STATUS_RUNNING\x10\x02\x12\x1d\n\x19WORKFLOW_STATUS_RESUMABLE\x10\x03\x12\x1e\n\x1aWORKFLOW_STATUS_SUCCESSFUL\x10\x04\x12\x1a\n\x16WORKFLOW_STATUS_FAILED\x10\x05\x12\x1c\n\x18WORKFLOW_STATUS_CANCELED\x10\x07*\xdd\x01\n\nTaskStatus\x12\x1b\n\x17TASK_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13TASK_STATUS_BLOCKED\x10\x01\x12\x15\n\x11TASK_STATUS_READY\x10\x02\x12\x17\n\x13TASK_STATUS_RUNNING\x10\x03\x12\x1b\n\x17TASK_STATUS_BACKING_OFF\x10\x04\x12\x1a\n\x16TASK_STATUS_SUCCESSFUL\x10\x05\x12\x16\n\x12TASK_STATUS_FAILED\x10\x06\x12\x18\n\x14TASK_STATUS_CANCELED\x10\x07*|\n\nWaitReason\x12\x1b\n\x17WAIT_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15WAIT_REASON_RESOURCES\x10\x01\x12\x18\n\x14WAIT_REASON_NO_AGENT\x10\x02\x12\x1c\n\x18WAIT_REASON_WORKER_START\x10\x03\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,22 +38,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\016dev.perdure.v1P\001Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\252\002\nPerdure.V1\312\002\nPerdure\\V1\352\002\013Perdure::V1'
   _globals['_WORKFLOW_LABELSENTRY']._loaded_options = None
   _globals['_WORKFLOW_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_WORKFLOWSTATUS']._serialized_start=1661
-  _globals['_WORKFLOWSTATUS']._serialized_end=1889
-  _globals['_TASKSTATUS']._serialized_start=1892
-  _globals['_TASKSTATUS']._serialized_end=2113
-  _globals['_WORKFLOW']._serialized_start=157
-  _globals['_WORKFLOW']._serialized_end=734
-  _globals['_WORKFLOW_LABELSENTRY']._serialized_start=671
-  _globals['_WORKFLOW_LABELSENTRY']._serialized_end=716
-  _globals['_TASKCOUNTS']._serialized_start=736
-  _globals['_TASKCOUNTS']._serialized_end=851
-  _globals['_TASK']._serialized_start=854
-  _globals['_TASK']._serialized_end=1240
-  _globals['_OUTCOME']._serialized_start=1242
-  _globals['_OUTCOME']._serialized_end=1338
-  _globals['_METADATA']._serialized_start=1341
-  _globals['_METADATA']._serialized_end=1537
-  _globals['_STATS']._serialized_start=1539
-  _globals['_STATS']._serialized_end=1658
+  _globals['_WORKFLOWSTATUS']._serialized_start=1802
+  _globals['_WORKFLOWSTATUS']._serialized_end=2030
+  _globals['_TASKSTATUS']._serialized_start=2033
+  _globals['_TASKSTATUS']._serialized_end=2254
+  _globals['_WAITREASON']._serialized_start=2256
+  _globals['_WAITREASON']._serialized_end=2380
+  _globals['_WAITING']._serialized_start=156
+  _globals['_WAITING']._serialized_end=219
+  _globals['_WORKFLOW']._serialized_start=222
+  _globals['_WORKFLOW']._serialized_end=837
+  _globals['_WORKFLOW_LABELSENTRY']._serialized_start=774
+  _globals['_WORKFLOW_LABELSENTRY']._serialized_end=819
+  _globals['_TASKCOUNTS']._serialized_start=839
+  _globals['_TASKCOUNTS']._serialized_end=954
+  _globals['_TASK']._serialized_start=957
+  _globals['_TASK']._serialized_end=1381
+  _globals['_OUTCOME']._serialized_start=1383
+  _globals['_OUTCOME']._serialized_end=1479
+  _globals['_METADATA']._serialized_start=1482
+  _globals['_METADATA']._serialized_end=1678
+  _globals['_STATS']._serialized_start=1680
+  _globals['_STATS']._serialized_end=1799
 # @@protoc_insertion_point(module_scope)

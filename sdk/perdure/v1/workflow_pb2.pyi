@@ -33,6 +33,13 @@ class TaskStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_STATUS_SUCCESSFUL: _ClassVar[TaskStatus]
     TASK_STATUS_FAILED: _ClassVar[TaskStatus]
     TASK_STATUS_CANCELED: _ClassVar[TaskStatus]
+
+class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WAIT_REASON_UNSPECIFIED: _ClassVar[WaitReason]
+    WAIT_REASON_RESOURCES: _ClassVar[WaitReason]
+    WAIT_REASON_NO_AGENT: _ClassVar[WaitReason]
+    WAIT_REASON_WORKER_START: _ClassVar[WaitReason]
 WORKFLOW_STATUS_UNSPECIFIED: WorkflowStatus
 WORKFLOW_STATUS_PENDING: WorkflowStatus
 WORKFLOW_STATUS_RUNNING: WorkflowStatus
@@ -48,9 +55,21 @@ TASK_STATUS_BACKING_OFF: TaskStatus
 TASK_STATUS_SUCCESSFUL: TaskStatus
 TASK_STATUS_FAILED: TaskStatus
 TASK_STATUS_CANCELED: TaskStatus
+WAIT_REASON_UNSPECIFIED: WaitReason
+WAIT_REASON_RESOURCES: WaitReason
+WAIT_REASON_NO_AGENT: WaitReason
+WAIT_REASON_WORKER_START: WaitReason
+
+class Waiting(_message.Message):
+    __slots__ = ("reason", "text")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    reason: WaitReason
+    text: str
+    def __init__(self, reason: _Optional[_Union[WaitReason, str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Workflow(_message.Message):
-    __slots__ = ("namespace", "workflow_id", "run_id", "status", "name", "labels", "queue", "priority", "create_time", "start_time", "end_time", "update_time", "etag", "resume_count", "tasks", "failure")
+    __slots__ = ("namespace", "workflow_id", "run_id", "status", "name", "labels", "queue", "priority", "create_time", "start_time", "end_time", "update_time", "etag", "resume_count", "tasks", "failure", "waiting")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +93,7 @@ class Workflow(_message.Message):
     RESUME_COUNT_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     workflow_id: str
     run_id: str
@@ -90,7 +110,8 @@ class Workflow(_message.Message):
     resume_count: int
     tasks: TaskCounts
     failure: _failure_pb2.Failure
-    def __init__(self, namespace: _Optional[str] = ..., workflow_id: _Optional[str] = ..., run_id: _Optional[str] = ..., status: _Optional[_Union[WorkflowStatus, str]] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., resume_count: _Optional[int] = ..., tasks: _Optional[_Union[TaskCounts, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ...) -> None: ...
+    waiting: Waiting
+    def __init__(self, namespace: _Optional[str] = ..., workflow_id: _Optional[str] = ..., run_id: _Optional[str] = ..., status: _Optional[_Union[WorkflowStatus, str]] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., resume_count: _Optional[int] = ..., tasks: _Optional[_Union[TaskCounts, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., waiting: _Optional[_Union[Waiting, _Mapping]] = ...) -> None: ...
 
 class TaskCounts(_message.Message):
     __slots__ = ("total", "pending", "running", "successful", "failed", "canceled")
@@ -109,7 +130,7 @@ class TaskCounts(_message.Message):
     def __init__(self, total: _Optional[int] = ..., pending: _Optional[int] = ..., running: _Optional[int] = ..., successful: _Optional[int] = ..., failed: _Optional[int] = ..., canceled: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "node_id", "parent_task_id", "function_name", "status", "attempts", "start_time", "end_time", "output_size_bytes", "checkpointed", "last_failure", "next_attempt_time")
+    __slots__ = ("task_id", "node_id", "parent_task_id", "function_name", "status", "attempts", "start_time", "end_time", "output_size_bytes", "checkpointed", "last_failure", "next_attempt_time", "waiting")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     PARENT_TASK_ID_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +143,7 @@ class Task(_message.Message):
     CHECKPOINTED_FIELD_NUMBER: _ClassVar[int]
     LAST_FAILURE_FIELD_NUMBER: _ClassVar[int]
     NEXT_ATTEMPT_TIME_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     node_id: str
     parent_task_id: str
@@ -134,7 +156,8 @@ class Task(_message.Message):
     checkpointed: bool
     last_failure: _failure_pb2.Failure
     next_attempt_time: _timestamp_pb2.Timestamp
-    def __init__(self, task_id: _Optional[str] = ..., node_id: _Optional[str] = ..., parent_task_id: _Optional[str] = ..., function_name: _Optional[str] = ..., status: _Optional[_Union[TaskStatus, str]] = ..., attempts: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., output_size_bytes: _Optional[int] = ..., checkpointed: bool = ..., last_failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., next_attempt_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    waiting: Waiting
+    def __init__(self, task_id: _Optional[str] = ..., node_id: _Optional[str] = ..., parent_task_id: _Optional[str] = ..., function_name: _Optional[str] = ..., status: _Optional[_Union[TaskStatus, str]] = ..., attempts: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., output_size_bytes: _Optional[int] = ..., checkpointed: bool = ..., last_failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., next_attempt_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waiting: _Optional[_Union[Waiting, _Mapping]] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("output", "failure")

@@ -105,7 +105,7 @@ class Kernel:
             on_delete=on_delete,
             deliver=(lambda run_id, _event: inbox.read_soon(run_id)) if is_shared else None,
         )
-        self.queries = Queries(store, moments, self.scheduler, self.values, self.changes)
+        self.queries = Queries(store, moments, self.scheduler, executor, self.values, self.changes)
         self.fleet: Fleet | None = None
         if isinstance(self.admission, SharedAdmission):
             self.fleet = Fleet(

@@ -12,8 +12,10 @@ from typing import Final
 
 from perdure import errors, wire
 from perdure.engine.run import Run
+from perdure.engine.state import Task
 from perdure.model import Failure, Payload, RunStatus, TaskStatus, frozen
 from perdure.service.changes import Changes
+from perdure.service.executors.port import Executor, Waiting
 from perdure.service.moments import Moment, Moments
 from perdure.service.scheduler import Scheduler
 from perdure.service.values import Values
@@ -39,8 +41,15 @@ class Queries:
     """Reads runs."""
 
     def __init__(
-        self, store: MetadataStore, moments: Moments, scheduler: Scheduler, values: Values, changes: Changes
+        self,
+        store: MetadataStore,
+        moments: Moments,
+        scheduler: Scheduler,
+        executor: Executor,
+        values: Values,
+        changes: Changes,
     ) -> None:
+        self._executor = executor
         self._changes = changes
         self._store = store
         self._moments = moments
@@ -65,8 +74,8 @@ class Queries:
                     if row.status in wait_for:
                         break
         try:
-            now = await self._moments.look(row, _count)
-            return RunView(now.row, now.taken)
+            now = await self._moments.look(row, lambda run: (_count(run), self._first_waiting(row.run_id, run)))
+            return RunView(now.row, *now.taken)
         except CorruptData:
             if row.status.is_final:  # perhaps because of that: its state can be told, but not its tasks
                 return RunView(row)
@@ -110,12 +119,24 @@ class Queries:
         """Tasks of a run with one of these states (none: all), in the order in which they became known, at most so
         many, each with its place in that order; from the place `start` on. A place stays the same."""
 
+        row = await self.row(namespace, workflow_id, run_id)
+
         def take(run: Run) -> list[tuple[int, TaskView]]:
             places = enumerate(islice(run.graph, start, None), start)
             found = ((place, task) for place, task in places if not statuses or task.status in statuses)
-            return [(place, view_task(task)) for place, task in islice(found, limit)]
+            return [(place, view_task(task, self._waiting(row.run_id, task))) for place, task in islice(found, limit)]
 
-        return (await self._moments.look(await self.row(namespace, workflow_id, run_id), take)).taken
+        return (await self._moments.look(row, take)).taken
+
+    def _waiting(self, run_id: str, task: Task) -> Waiting | None:
+        """Why a task has not begun, if it is ready and somebody knows."""
+        return self._executor.waiting(run_id, task.id, task.attempt) if task.status is TaskStatus.READY else None
+
+    def _first_waiting(self, run_id: str, run: Run) -> Waiting | None:
+        """The same of the first task that is ready, with its name."""
+        ready = next((task for task in run.graph if task.status is TaskStatus.READY), None)
+        waiting = self._waiting(run_id, ready) if ready is not None else None
+        return Waiting(waiting.reason, f"task {ready.id!r} {waiting.text}") if ready and waiting else None
 
     async def task(self, namespace: str, workflow_id: str, task_id: str) -> TaskView:
         """One task of the current run. Raises TaskNotFoundError."""

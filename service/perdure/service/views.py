@@ -21,6 +21,7 @@ from perdure.model import (
     WaitEvent,
     frozen,
 )
+from perdure.service.executors.port import Waiting
 from perdure.service.source import Source
 from perdure.storage.rows import RunRow
 
@@ -39,10 +40,12 @@ class TaskCounts:
 
 @frozen
 class RunView:
-    """A run as it is durably. `counts` is None where it would cost too much (lists)."""
+    """A run as it is durably. `counts` is None where it would cost too much (lists). `waiting`: why its first task
+    that is ready has not begun, if somebody asked."""
 
     row: RunRow
     counts: TaskCounts | None = None
+    waiting: Waiting | None = None
 
 
 @frozen
@@ -64,6 +67,7 @@ class TaskView:
     metadata: str
     options: TaskOptions
     upstream: tuple[str, ...]
+    waiting: Waiting | None = None
 
 
 @frozen
@@ -151,7 +155,7 @@ def count_tasks(tasks: Iterable[Task]) -> TaskCounts:
     return TaskCounts(total, pending, running, successful, failed, canceled)
 
 
-def view_task(task: Task) -> TaskView:
+def view_task(task: Task, waiting: Waiting | None = None) -> TaskView:
     action, options = task.node.action, task.node.options
     owner = task.scope.owner
     return TaskView(
@@ -170,6 +174,7 @@ def view_task(task: Task) -> TaskView:
         metadata=options.metadata,
         options=options,
         upstream=_upstream(task),
+        waiting=waiting,
     )
 
 

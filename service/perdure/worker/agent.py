@@ -42,11 +42,17 @@ from perdure.worker.rayoptions import ray_options, stored_package
 
 log = logging.getLogger(__name__)
 
+THREADS: Final = 3
+"""One submits leases, one asks for the cluster's state, one for what waits."""
 CAPACITY_S: Final = 2.0
 LOOK_S: Final = 0.25
 """Between two looks at the processes of a Ray of our own."""
 GCS_AWAY_S: Final = 30.0
 """A GCS that does not answer for so long is dead. One that keeps its state elsewhere may be started again before."""
+DEMAND_FIRST_S: Final = 0.1
+DEMAND_GROWTH: Final = 1.2
+DEMAND_MAX_S: Final = 1.0
+DEMANDS_MAX: Final = 1000
 FAREWELL_S: Final = 1.0
 END_S: Final = 10.0
 AGAIN_S: Final = 5.0
@@ -108,9 +114,10 @@ class Agent:
         self._leases: dict[str, Any] = {}  # object refs by lease id
         self._all_ended = asyncio.Event()
         self._out = _Outbox()
-        self._threads = ThreadPoolExecutor(2, "perdure-agent")
+        self._threads = ThreadPoolExecutor(THREADS, "perdure-agent")
         self._known: ClusterState | None = None  # as the engine was told
         self._asking: asyncio.Task[None] | None = None
+        self._demand: asyncio.Task[None] | None = None
         self._welcome: pb.AgentWelcome | None = None
         self._blobs: BlobStore | None = None  # of the engine that welcomed us
 
@@ -184,6 +191,30 @@ class Agent:
             raise RayDied("the node that the agent runs on was declared dead")
         return state
 
+    def _watch_demand(self, on: bool) -> None:
+        if self._demand is not None:
+            self._demand.cancel()
+        self._demand = asyncio.create_task(self._tell_demand(self._out)) if on else None
+
+    async def _tell_demand(self, out: _Outbox) -> None:
+        """While leases are idle: what waits for resources, whenever something does."""
+        loop = asyncio.get_running_loop()
+        pause_s = DEMAND_FIRST_S
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * DEMAND_GROWTH, DEMAND_MAX_S)
+            try:
+                waiting = await loop.run_in_executor(self._threads, self._cluster.demand)
+            except Exception as error:  # a GCS that is gone is noticed elsewhere
+                log.debug("no demand told: %s", failures.described(error))
+                continue
+            if waiting:
+                requests = [
+                    pb.ResourceDemand(wanted=pb.ResourceAmounts(amounts=wanted), count=count)
+                    for wanted, count in waiting[:DEMANDS_MAX]
+                ]
+                out.send(pb.ServeAgentRequest(demand=pb.ClusterDemand(requests=requests)))
+
     def _ray_died(self, how: str) -> None:
         if not self._died.done():
             self._died.set_result(how)
@@ -223,6 +254,7 @@ class Agent:
                 async for message in stub.ServeAgent(out.messages()):
                     await self._take(message)
             finally:
+                self._watch_demand(False)
                 if self._blobs is not None:
                     await self._blobs.close()
 
@@ -236,6 +268,8 @@ class Agent:
                 await self._start(message.start)
             case "kill":
                 self._kill(message.kill.lease_id)
+            case "watch_demand":
+                self._watch_demand(message.watch_demand.on)
             case _:
                 pass
 
@@ -316,7 +350,8 @@ class Agent:
 
 
 def _capacity(state: ClusterState) -> pb.ClusterCapacity:
-    return pb.ClusterCapacity(total=state.total)
+    nodes = [pb.ResourceAmounts(amounts=node) for node in state.nodes]
+    return pb.ClusterCapacity(total=state.total, nodes=nodes)
 
 
 def _import_paths() -> list[str]:

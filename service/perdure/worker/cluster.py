@@ -15,6 +15,8 @@ from perdure.model import frozen
 from perdure.storage.ports import BlobNotFound, CorruptData, StorageError
 
 LOCAL: Final = "local"
+NODES_MAX: Final = 1000
+"""Sorts of nodes that the engine is told of: with memory to the byte, no two may be equal."""
 _VITAL: Final = ("gcs_server", "raylet")
 """Processes of a node without which nothing runs there."""
 _NO_DEMAND: Final = ("node:", "object_store_memory")
@@ -23,8 +25,8 @@ _NO_DEMAND: Final = ("node:", "object_store_memory")
 
 @frozen
 class ClusterState:
-    """What the cluster has, by Ray's names of resources: in all, and each node that is alive. `has_us`: whether the
-    node of this driver is one of those."""
+    """What the cluster has, by Ray's names of resources: in all, and the nodes that are alive, equal ones once.
+    `has_us`: whether the node of this driver is one of those."""
 
     total: dict[str, float]
     nodes: tuple[dict[str, float], ...]
@@ -76,12 +78,31 @@ class Cluster:
 
         us = ray.get_runtime_context().get_node_id()
         alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        nodes = tuple(_resources(node["Resources"]) for node in alive)
         total: dict[str, float] = {}
-        for node in nodes:
-            for name, amount in node.items():
+        sorts: dict[tuple[tuple[str, float], ...], dict[str, float]] = {}
+        for node in alive:
+            has = _resources(node["Resources"])
+            for name, amount in has.items():
                 total[name] = total.get(name, 0.0) + amount
+            sorts.setdefault(tuple(sorted(has.items())), has)
+        nodes = tuple(sorts.values())[:NODES_MAX]
         return ClusterState(total, nodes, any(node["NodeID"] == us for node in alive))
+
+    def demand(self) -> list[tuple[dict[str, float], int]]:
+        """What waits for resources, and how often the same: tasks, actors and placement groups of the whole cluster.
+        The GCS hears of it from the nodes every second."""
+        from ray.autoscaler.v2.sdk import get_cluster_resource_state
+
+        ray: Any = sys.modules["ray"]
+        state: Any = get_cluster_resource_state(ray._private.worker.global_worker.gcs_client)
+        waiting = [(dict(each.request.resources_bundle), each.count) for each in state.pending_resource_requests]
+        for gang in state.pending_gang_resource_requests:
+            bundles = list(gang.requests)
+            selectors = getattr(gang, "bundle_selectors", None)
+            if not bundles and selectors:  # any of them will do
+                bundles = list(selectors[0].resource_requests)
+            waiting += [(dict(bundle.resources_bundle), 1) for bundle in bundles]
+        return waiting
 
     def death(self) -> str:
         """How a Ray of our own has died; "" while its processes live. Costs a system call for each."""

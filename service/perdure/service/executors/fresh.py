@@ -17,7 +17,7 @@ from typing import Final
 from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import BlobRef, InvalidSpec
-from perdure.service.executors.port import Executor, GraphReturned, Report, Reports, ValueReader, Work
+from perdure.service.executors.port import Executor, GraphReturned, Report, Reports, ValueReader, Waiting, Work
 from perdure.service.uses import of_failure
 from perdure.storage.ports import BlobStore, StorageError
 
@@ -58,6 +58,9 @@ class FreshExecutor:
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
         self._since_s.pop((run_id, task_id, attempt), None)
         self._inner.cancel(run_id, task_id, attempt)
+
+    def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting | None:
+        return self._inner.waiting(run_id, task_id, attempt)
 
     def python_versions(self) -> frozenset[str]:
         return self._inner.python_versions()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -170,11 +170,13 @@ class AgentSession:
     id: str
     cluster_id: str
     python_version: str
-    capacity: dict[str, float]
+    capacity: dict[str, float] = field(default_factory=dict)  # of all nodes together
+    nodes: tuple[dict[str, float], ...] = ()  # each sort of node once; empty: not known
     outbox: Outbox = field(default_factory=Outbox)
     messages: deque[pb.ServeAgentResponse] = field(default_factory=deque)
     leases: dict[str, Lease] = field(default_factory=dict)
     leaves_because: str = ""  # it said so
+    watches_demand: bool = False  # it was asked to
 
     def send(self, message: pb.ServeAgentResponse) -> None:
         self.messages.append(message)
@@ -187,11 +189,24 @@ class AgentSession:
         for lease in self.leases.values():
             if is_reserved(shape) and lease.shape != shape:
                 continue
-            if not lease.is_connected and not self.fits(lease.shape, self.capacity):
+            if not lease.is_connected and not self.holds(lease.shape):
                 continue
             for name, amount in lease.shape.resources.amounts().items():
                 left[name] = left.get(name, 0) - amount
         return left
+
+    def has(self, capacity: pb.ClusterCapacity) -> None:
+        """Take what the agent says of its cluster."""
+        self.capacity = dict(capacity.total)
+        self.nodes = tuple(dict(node.amounts) for node in capacity.nodes)
+
+    def holds(self, shape: Shape) -> bool:
+        """Whether the cluster, idle, has a node that a lease of the shape fits on."""
+        return self.has_node_for(shape.resources.amounts())
+
+    def has_node_for(self, wanted: Mapping[str, float]) -> bool:
+        nodes = self.nodes or (self.capacity,)
+        return any(all(node.get(name, 0) >= amount - 1e-9 for name, amount in wanted.items()) for node in nodes)
 
     def fits(self, shape: Shape, left: dict[str, float]) -> bool:
         return all(left.get(name, 0) >= amount - 1e-9 for name, amount in shape.resources.amounts().items())
@@ -211,6 +226,7 @@ class ShapeQueue:
     failed_s: float = -1.0  # the last failure that counted
     not_before_s: float = 0.0
     trouble: str = ""  # why the last lease did not start
+    is_told_unfit: bool = False  # it was logged that no cluster has what the shape wants
 
     @property
     def is_wanted(self) -> bool:

@@ -18,7 +18,7 @@ from perdure.codec import PYTHON_VERSION
 from perdure.context import Context
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import WAITED, Payload
-from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
+from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Waiting, WaitReason, Work
 from perdure.storage.ports import BlobStore, CorruptData, StorageUnavailable
 from perdure.storage.rows import ValueKey
 from perdure.worker.attempt import (
@@ -138,6 +138,12 @@ class LocalExecutor:
     def is_idle(self) -> bool:
         """Whether no attempt is here."""
         return not self._here
+
+    def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting | None:
+        running = self._here.get((run_id, task_id, attempt))
+        if running is None or running.thread_id is not None or running.task is not None:
+            return None
+        return Waiting(WaitReason.RESOURCES, f"waits for one of the {self._threads_max} threads of the engine")
 
     def python_versions(self) -> frozenset[str]:
         return frozenset({PYTHON_VERSION})

@@ -22,10 +22,12 @@ from typing import Final
 from perdure import optionwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed
 from perdure.model import Failure, FailureKind, Shape
+from perdure.service.executors import demand as demands
+from perdure.service.executors import waits
 from perdure.service.executors.attempts import attempt_of, report_of, took_ms
 from perdure.service.executors.durations import Durations
 from perdure.service.executors.leases import AgentSession, Key, Lease, Placed, ShapeQueue
-from perdure.service.executors.port import Report, Reports, ValueReader, Work
+from perdure.service.executors.port import Report, Reports, ValueReader, Waiting, Work
 from perdure.v1 import worker_service_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,8 @@ FREE_SHAPE_LEASES_MAX: Final = 4
 """Leases of a shape that holds no resources: as many for asynchronous functions, as many for others."""
 REASON_MAX: Final = 500
 REMEMBERED_MAX: Final = 10_000
+ALONE_S: Final = 15.0
+"""For so long work waits for a first agent before that is logged: Ray takes its time to start."""
 TURN_S: Final = 5.0
 """For so long a lease works before it makes way for leases of other engines on the same cluster."""
 WAY_S: Final = 0.5
@@ -78,6 +82,8 @@ class LeasePool:
         self._tokens = itertools.count(1)
         self._report: Callable[[Reports], None] | None = None
         self.holds_for_s: Callable[[], float] = lambda: inf
+        self._last_left = ""  # how the last agent went, for people
+        self._is_told_alone = False  # it was logged that work waits without one
         self._is_pumping = False
         self._gave_way_s = 0.0
         self._tick_task: asyncio.Task[None] | None = None
@@ -99,6 +105,12 @@ class LeasePool:
             lease.outbox.close()
         for agent in self._agents.values():
             agent.outbox.close()
+
+    def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting | None:
+        work = self._queued.get((run_id, task_id, attempt))
+        if work is None:
+            return None
+        return waits.why(self._shapes[work.shape], self._agents.values(), self._last_left, self._now())
 
     def python_versions(self) -> frozenset[str]:
         return frozenset(agent.python_version for agent in self._agents.values())
@@ -155,7 +167,9 @@ class LeasePool:
     # -------------------------------------------------------------------------- agents
 
     def agent_connected(self, hello: pb.AgentHello) -> AgentSession:
-        agent = AgentSession(hello.agent_id, hello.cluster_id, hello.python_version, dict(hello.capacity.total))
+        agent = AgentSession(hello.agent_id, hello.cluster_id, hello.python_version)
+        agent.has(hello.capacity)
+        self._is_told_alone = False
         self._agents[agent.id] = agent
         has_others = self.holds_for_s() < inf
         welcome = pb.AgentWelcome(engine_id=self.engine_id, blob_url=self.blob_url, has_others=has_others)
@@ -168,8 +182,13 @@ class LeasePool:
         return agent
 
     def capacity_changed(self, agent: AgentSession, capacity: pb.ClusterCapacity) -> None:
-        agent.capacity = dict(capacity.total)
+        agent.has(capacity)
         self._pump_soon()
+
+    def demand_told(self, agent: AgentSession, demand: pb.ClusterDemand) -> None:
+        """Work of the cluster waits that is not ours, or that our attempts started: idle leases make room."""
+        for lease in demands.to_end(agent, demand, self._now()):
+            lease.finish()
 
     def agent_lost(self, agent: AgentSession) -> None:
         """It will start new leases when it is back; those it had end with it or by themselves."""
@@ -179,6 +198,7 @@ class LeasePool:
         for lease in list(agent.leases.values()):
             self._lease_gone(lease, "the agent is gone")
         reason = agent.leaves_because or "its connection broke"
+        self._last_left = f"the agent of {agent.cluster_id!r} has left: {reason}"
         log.warning("agent lost", extra={"agent": agent.id, "cluster": agent.cluster_id, "reason": reason})
         self._pump_soon()
 
@@ -423,13 +443,16 @@ class LeasePool:
         if is_free:
             wanted = min(wanted, FREE_SHAPE_LEASES_MAX - (len(queue.leases) - hosts))
         while wanted > 0:
-            agent = next((a for a in self._agents.values() if a.fits(queue.shape, a.free(queue.shape))), None)
+            agent = next((agent for agent in self._agents.values() if self._has_room(agent, queue.shape)), None)
             if agent is None:
                 break
             self._start_lease(agent, queue)
             wanted -= 1
         if wanted > 0 and not is_free:
             self._make_room(queue, now_s)
+
+    def _has_room(self, agent: AgentSession, shape: Shape) -> bool:
+        return agent.holds(shape) and agent.fits(shape, agent.free(shape))
 
     def _start_lease(self, agent: AgentSession, queue: ShapeQueue) -> None:
         lease = Lease(secrets.token_hex(8), queue.shape, agent.id, agent.cluster_id)
@@ -453,7 +476,7 @@ class LeasePool:
             if not queue.starting() and all(lease.is_stuck(now_s, BLOCKED_S) for lease in queue.leases.values()):
                 self._start_lease(self._agents[next(iter(queue.leases.values())).agent_id], queue)
             return
-        if not any(agent.fits(queue.shape, agent.capacity) for agent in self._agents.values()):
+        if not any(agent.holds(queue.shape) for agent in self._agents.values()):
             self._start_lease(next(iter(self._agents.values())), queue)
             return
         waited_s = now_s - (queue.waiting_since_s or now_s)
@@ -495,9 +518,32 @@ class LeasePool:
                 self._give_up_starting(queue, now_s)
             if not queue.is_wanted and not queue.leases:
                 del self._shapes[queue.shape]
+        for agent in self._agents.values():
+            if agent.watches_demand != bool(demands.idle_leases(agent, now_s)):
+                agent.watches_demand = not agent.watches_demand
+                watch = pb.WatchDemand(on=agent.watches_demand)
+                agent.send(pb.ServeAgentResponse(watch_demand=watch))
+        self._tell_of_waits(now_s)
         if self.holds_for_s() < inf and now_s - self._gave_way_s >= WAY_S:
             self._give_way(now_s)
         self._pump_soon()
+
+    def _tell_of_waits(self, now_s: float) -> None:
+        """Log once, for a shape or for all, that work waits for what is not there."""
+        for queue in self._shapes.values():
+            if not queue.is_wanted:
+                continue
+            if not self._agents:
+                if not self._is_told_alone and now_s - (queue.waiting_since_s or now_s) >= ALONE_S:
+                    self._is_told_alone = True
+                    log.warning("work waits, and no cluster is attached", extra={"last": self._last_left or "none"})
+                return
+            if any(agent.holds(queue.shape) for agent in self._agents.values()):
+                queue.is_told_unfit = False
+            elif not queue.is_told_unfit:
+                queue.is_told_unfit = True
+                text = waits.why(queue, self._agents.values(), self._last_left, now_s).text
+                log.warning("work waits for what no cluster has: it %s", text)
 
     def _give_way(self, now_s: float) -> None:
         """Engines that share a cluster do not know what others wait for; Ray does, and serves them in turn. So the

@@ -6,6 +6,7 @@ never decides whether to try again. tests/conformance holds every implementation
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
@@ -47,6 +48,22 @@ class GraphReturned:
     spec: bytes
     at_ms: int
     started_ms: int | None = None
+
+
+class WaitReason(enum.Enum):
+    """Why an attempt has not begun, for programs."""
+
+    RESOURCES = enum.auto()
+    NO_AGENT = enum.auto()
+    WORKER_START = enum.auto()
+
+
+@frozen
+class Waiting:
+    """Why an attempt has not begun. `text` says for people what is wanted and what there is."""
+
+    reason: WaitReason
+    text: str
 
 
 Report: TypeAlias = AttemptStarted | TaskSucceeded | GraphReturned | TaskFailed | AttemptLost
@@ -99,6 +116,10 @@ class Executor(Protocol):
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
         """Stop an attempt: one that waits is dropped, one that runs is interrupted and soon killed.
         Reports about it may still come. An unknown one is no error."""
+        ...
+
+    def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting | None:
+        """Why an attempt that was submitted has not begun; None if it has, if it is not here, or if nobody knows."""
         ...
 
     def python_versions(self) -> frozenset[str]:

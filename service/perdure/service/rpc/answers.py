@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf.struct_pb2 import Struct
 
 from perdure import wire
 from perdure.model import Failure, Payload, Resources, TaskOptions
+from perdure.service.executors.port import Waiting, WaitReason
 from perdure.service.rpc import pages
 from perdure.service.views import OutcomeView, RunView, TaskView
 from perdure.v1 import failure_pb2, workflow_pb2, workflow_service_pb2
 
 REASON_CHARS_MAX: Final = 1_000
 """Of the message of a failure that goes with each run of a list; GetOutput tells all of it."""
+
+
+WAIT_REASON: Final[dict[WaitReason, Any]] = {
+    reason: workflow_pb2.WaitReason.Value(f"WAIT_REASON_{reason.name}") for reason in WaitReason
+}
 
 
 def etag(view: RunView) -> str:
@@ -49,6 +55,8 @@ def fill_workflow(message: workflow_pb2.Workflow, view: RunView) -> None:
         wire.fill_timestamp(message.end_time, row.end_ms)
     if row.failure is not None:
         _fill_reason(message.failure, row.failure)
+    if view.waiting is not None:
+        _fill_waiting(message.waiting, view.waiting)
     if view.counts is not None:
         counts, tasks = view.counts, message.tasks
         tasks.total = counts.total
@@ -73,6 +81,8 @@ def task(view: TaskView) -> workflow_pb2.Task:
         checkpointed=view.checkpointed,
         next_attempt_time=wire.to_timestamp(view.next_attempt_ms),
     )
+    if view.waiting is not None:
+        _fill_waiting(message.waiting, view.waiting)
     if view.failure is not None:
         message.last_failure.CopyFrom(_summary(view.failure))
     return message
@@ -84,6 +94,11 @@ def _fill_reason(message: failure_pb2.Failure, stored: bytes) -> None:
     message.message = message.message[:REASON_CHARS_MAX]
     for field in ("stack_trace", "error", "cause", "base_types"):
         message.ClearField(field)
+
+
+def _fill_waiting(message: workflow_pb2.Waiting, waiting: Waiting) -> None:
+    message.reason = WAIT_REASON[waiting.reason]
+    message.text = waiting.text
 
 
 def _summary(failure: Failure) -> failure_pb2.Failure:

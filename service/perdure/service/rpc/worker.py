@@ -55,6 +55,8 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
                 self._pool.capacity_changed(agent, message.capacity)
             case "ended":
                 self._pool.lease_ended(agent, message.ended)
+            case "demand":
+                self._pool.demand_told(agent, message.demand)
             case "leaving":
                 self._pool.agent_leaves(agent, message.leaving.reason)
             case _:

@@ -1,0 +1,64 @@
+"""Why work waits, in words: what a shape wants, and what the attached clusters have. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from perdure.model import Shape
+from perdure.service.executors.leases import AgentSession, ShapeQueue
+from perdure.service.executors.port import Waiting, WaitReason
+
+CLUSTERS_MAX: Final = 3
+"""A text tells of so many clusters."""
+_GIB: Final = 1024**3
+
+
+def why(queue: ShapeQueue, agents: Collection[AgentSession], last_left: str, now_s: float) -> Waiting:
+    """Why work of a shape has no lease. `last_left`: what became of the agent that was there last, "" for none."""
+    if not agents:
+        return Waiting(WaitReason.NO_AGENT, "waits: no cluster is attached" + (f"; {last_left}" if last_left else ""))
+    if queue.trouble:
+        again_s = max(queue.not_before_s - now_s, 0.0)
+        text = f"waits: no worker could be started, the next try is in {again_s:.0f} s: {queue.trouble}"
+        return Waiting(WaitReason.WORKER_START, text)
+    wants = f"wants {_listed(_wanted(queue.shape))}"
+    if not any(agent.holds(queue.shape) for agent in agents):
+        return Waiting(WaitReason.RESOURCES, f"{wants}; {unfit(queue.shape, agents)}")
+    if queue.starting():
+        return Waiting(WaitReason.WORKER_START, f"{wants}; a worker is being started, which Ray does when it has room")
+    return Waiting(WaitReason.RESOURCES, f"{wants}, and all of it is in use")
+
+
+def unfit(shape: Shape, agents: Iterable[AgentSession]) -> str:
+    """What the clusters have of that which a shape wants and does not get."""
+    agents = list(agents)
+    told = [_has(shape, agent) for agent in agents[:CLUSTERS_MAX]]
+    if len(agents) > CLUSTERS_MAX:
+        told.append(f"{len(agents) - CLUSTERS_MAX} more have no node for it")
+    return "; ".join(told)
+
+
+def _has(shape: Shape, agent: AgentSession) -> str:
+    names = _wanted(shape)
+    total = {name: agent.capacity.get(name, 0.0) for name in names}
+    text = f"the cluster {agent.cluster_id!r} has {_listed(total)}"
+    if len(agent.nodes) > 1 and any(total.values()):
+        largest = {name: max(node.get(name, 0.0) for node in agent.nodes) for name in names}
+        text += f" in all, nodes of at most {_listed(largest)}"
+    return text
+
+
+def _wanted(shape: Shape) -> dict[str, float]:
+    return shape.resources.amounts() or {"CPU": 0.0}
+
+
+def _listed(amounts: Mapping[str, float]) -> str:
+    """Such as "CPU 2, memory 1.5 GiB, no GPU"."""
+    return ", ".join(_amount(name, amount) for name, amount in amounts.items())
+
+
+def _amount(name: str, amount: float) -> str:
+    if not amount:
+        return f"no {name}"
+    return f"{name} {amount / _GIB:.3g} GiB" if name == "memory" else f"{name} {amount:g}"

@@ -1,0 +1,62 @@
+"""What is told of tasks that wait for what is not there. The cluster is a stream of the test's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
+import pytest
+
+import perdure
+from integration.engine_settings import settings_on
+from perdure.codec import PYTHON_VERSION
+from perdure.service.app import RunningServer, running_server
+from perdure.v1 import worker_service_pb2 as pb
+from perdure.v1 import worker_service_pb2_grpc, workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
+
+pytestmark = pytest.mark.storages("sqlite")
+
+WAIT_S = 30
+
+
+@perdure.task(num_cpus=64)
+def wide(before: int = 0) -> int:
+    return before
+
+
+@pytest.fixture
+async def server(storage: str) -> AsyncIterator[RunningServer]:
+    async with running_server(settings_on(storage, executor="agents")) as server:
+        yield server
+
+
+async def told(client: perdure.Client, text: str) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while text not in (await client.handle("wide").status()).waiting:
+            await asyncio.sleep(0.01)
+
+
+async def test_ready_tasks_say_what_they_wait_for(client: perdure.Client, channel: grpc.aio.Channel) -> None:
+    await client.start(wide.bind(wide.options(task_id="first").bind()), workflow_id="wide")
+    await told(client, "task 'first' waits: no cluster is attached")
+    stub = workflow_service_pb2_grpc.WorkflowServiceStub(channel)
+    answer = await stub.GetStatus(workflow_service_pb2.GetStatusRequest(workflow_id="wide", namespace="default"))
+    assert answer.workflow.waiting.reason == workflow_pb2.WAIT_REASON_NO_AGENT
+
+    hello = pb.AgentHello(agent_id="a", cluster_id="here", python_version=PYTHON_VERSION)
+    hello.capacity.total.update({"CPU": 4.0})
+    hello.capacity.nodes.extend([pb.ResourceAmounts(amounts={"CPU": amount}) for amount in (1.0, 3.0)])
+    agent = worker_service_pb2_grpc.WorkerServiceStub(channel).ServeAgent()
+    await agent.write(pb.ServeAgentRequest(hello=hello))
+    wants = "wants CPU 64; the cluster 'here' has CPU 4 in all, nodes of at most CPU 3"
+    await told(client, f"task 'first' {wants}")
+    waiting = {task.task_id: task.waiting async for task in client.handle("wide").tasks()}
+    assert sorted(waiting.values()) == ["", wants]
+    assert waiting["first"] == wants
+
+    await agent.write(pb.ServeAgentRequest(leaving=pb.AgentLeaving(reason="its Ray is dead")))
+    await told(client, "no cluster is attached; the agent of 'here' has left: its Ray is dead")
+    await client.cancel("wide")
+    assert (await client.handle("wide").status()).waiting == ""
