@@ -1,4 +1,5 @@
-"""A store that fails: slow, unavailable before or after the effect, full, and dead at any call.
+"""A store that fails: slow, unavailable before or after the effect, full, dead at any call, and in some worlds with
+records that it never takes.
 
 It also watches. Whatever the engine commits passes through here, so here the promises are checked.
 """
@@ -12,8 +13,9 @@ from typing import Any
 
 from perdure.service.admission import ANY
 from perdure.storage.memory import MemoryMetadataStore
-from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
+from perdure.storage.ports import Entry, StorageFull, StorageUnavailable, Unstorable
 from perdure.storage.rows import AddRun, Committed, ConsumeEvent, DeleteRun, PutTask, SetRun
+from simulation.never import Never, Refusals
 
 
 class Watch:
@@ -165,7 +167,10 @@ class FaultyStore:
         *,
         trouble: float,
         on_call: Callable[[str], None] = lambda _name: None,
+        never: Never | None = None,
     ) -> None:
+        self._never = never
+        self._refusals = Refusals()
         self._inner = inner
         self._watch = watch
         self._dice = dice
@@ -181,8 +186,15 @@ class FaultyStore:
             raise StorageUnavailable("no answer")
         if roll < self.trouble * 1.5:
             raise StorageFull("no room")
+        if self._never is not None:
+            try:
+                self._never.check(entries)
+            except Unstorable:
+                self._refusals.note(entries)
+                raise
         committed = await self._inner.commit(entries)
         self._watch.guard(lambda: self._watch.see(entries, committed))
+        self._watch.guard(lambda: self._refusals.see(entries, committed))
         await self._watch.look_at_queue()
         self._on_call("after commit")
         if roll > 1 - self.trouble:

@@ -27,6 +27,20 @@ def test_every_world_keeps_its_promises_and_everything_happens_in_some() -> None
     assert lives > SEEDS, "no engine ever died"
     assert {"SUCCESSFUL", "FAILED", "CANCELED"} <= set(statuses)
     assert {"asked again", "cancel", "resume", "full", "waited"} <= set(marks)
+    assert {"refused start", "refused record", "refused event"} <= set(marks)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_dying_at_every_call_while_the_store_does_not_take_everything(seed: int) -> None:
+    calls = 0
+    refused: Counter[str] = Counter()
+    while True:
+        calls += 1
+        seen = run_seed(seed, shapes=["one", "waits", "one", "chain"], trouble=0.0, crash_at=calls, never=0.7)
+        refused += seen.marks
+        if seen.lives == 1:
+            break
+    assert sum(count for mark, count in refused.items() if mark.startswith("refused")) >= calls
 
 
 @pytest.mark.parametrize("limits", [(1, -1), (1, 1)])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from perdure import errors, graphwire, wire
-from perdure.model import Payload, RunStatus
+from perdure.model import Failure, Payload, RunStatus
 from perdure.service.admission import ANY
 from perdure.service.executors.port import Work
 from perdure.service.kernel import Kernel
@@ -26,6 +26,7 @@ from perdure.storage.rows import RunQuery
 from simulation.clock import VirtualLoop, run_virtually
 from simulation.executor import VOLATILE, FakeExecutor, Ledger
 from simulation.graphs import GRAPHS, SHAPES
+from simulation.never import Never
 from simulation.process import Crash
 from simulation.store import FaultyStore, Watch
 
@@ -46,7 +47,7 @@ class Seen:
 
 class World:
     """Runs one seed. `crash_at`: die at this store call instead of at random moments. `limits`: how many
-    runs may run, and how many wait."""
+    runs may run, and how many wait. `never`: the share of runs of which the store does not take everything."""
 
     def __init__(
         self,
@@ -56,7 +57,11 @@ class World:
         trouble: float | None = None,
         crash_at: int | None = None,
         limits: tuple[int, int] = (ANY, ANY),
+        never: float | None = None,
     ) -> None:
+        if never is None:  # by dice of its own: what a seed did before, it does
+            never = random.Random(f"{seed} never").choice((0.0, 0.0, 0.3)) if crash_at is None else 0.0
+        self.never = Never(seed, never)
         self.limits = limits
         self.dice = random.Random(seed)
         self.trouble = self.dice.choice((0.0, 0.02, 0.1)) if trouble is None else trouble
@@ -103,7 +108,12 @@ class World:
         """One life of the engine, to its death."""
         crashed = self._crashed = asyncio.Event()
         store = FaultyStore(
-            self.store, self.watch, self.dice, trouble=self.trouble, on_call=lambda name: self._on_call(name, crashed)
+            self.store,
+            self.watch,
+            self.dice,
+            trouble=self.trouble,
+            on_call=lambda name: self._on_call(name, crashed),
+            never=self.never,
         )
         executor = FakeExecutor(self.dice, self.ledger, GRAPHS, loop.clock_ms, self._on_submit)
         max_running, max_pending = self.limits
@@ -175,23 +185,41 @@ class World:
         workflow_id = f"{shape}-{index}"
         await asyncio.sleep(self.dice.random() * 10)
         new = NewRun("default", workflow_id, f"request-{index}", source_of(graph, graphwire.encode_spec(graph)))
-        await self._submit(new)
+        never = self.never.kind_of(workflow_id)
+        try:
+            await self._submit(new)
+        except errors.InvalidFieldError:
+            assert never, f"{workflow_id} was refused"
+            self.seen.marks["refused start"] += 1
+            return
+        assert never != "start", f"{workflow_id} was started though the store does not take it"
         for number in range(events):
             await asyncio.sleep(self.dice.random() * 5)
             for _ in range(self.dice.choice((1, 1, 2))):  # producers repeat themselves
                 await self._send(workflow_id, f"event-{number}")
-        cancels = self.dice.random() < 0.15
+        cancels = self.dice.random() < 0.15 or (never == "event" and events > 0)
         if cancels:
             await asyncio.sleep(self.dice.random() * 10)
-            await self._insist(lambda kernel: kernel.commands.cancel("default", workflow_id, "enough"))
-            self.seen.marks["cancel"] += 1
+            try:
+                await self._insist(lambda kernel: kernel.commands.cancel("default", workflow_id, "enough"))
+                self.seen.marks["cancel"] += 1
+            except errors.InvalidFieldError:  # its tasks cannot be recorded as canceled either, so it goes on
+                assert never.startswith("task")
+                cancels = False
         status = await self._wait(workflow_id)
         if status is RunStatus.FAILED and self.dice.random() < 0.5:
             with contextlib.suppress(errors.WorkflowAlreadyFinalError):
                 await self._resume(workflow_id)
             self.seen.marks["resume"] += 1
             status = await self._wait(workflow_id)
-        assert status is expected or (cancels and status is RunStatus.CANCELED), f"{workflow_id} ended {status}"
+        if never and status is RunStatus.FAILED and expected is not RunStatus.FAILED:
+            failure = (await self._insist(lambda kernel: kernel.queries.outcome("default", workflow_id))).value
+            assert isinstance(failure, Failure)
+            assert failure.type == "perdure.RecordRefused", f"{workflow_id} failed: {failure}"
+            assert ("cannot be stored" in failure.message) is (never != "task and failure")
+            self.seen.marks["refused record"] += 1
+        else:
+            assert status is expected or (cancels and status is RunStatus.CANCELED), f"{workflow_id} ended {status}"
         self.seen.marks["waited"] += self.watch.waited(workflow_id)
         self.told[workflow_id] = status
         self.seen.statuses[str(status)] += 1
@@ -215,12 +243,17 @@ class World:
 
     async def _send(self, workflow_id: str, event_id: str) -> None:
         payload = Payload("binary/plain", event_id.encode())
-        with contextlib.suppress(errors.WorkflowAlreadyFinalError):
+        try:
             await self._insist(
                 lambda kernel: kernel.commands.send_event(
                     "default", workflow_id, key="k", event_id=event_id, payload=payload
                 )
             )
+        except errors.WorkflowAlreadyFinalError:
+            pass
+        except errors.InvalidFieldError:
+            assert self.never.kind_of(workflow_id) == "event"
+            self.seen.marks["refused event"] += 1
 
     async def _wait(self, workflow_id: str) -> RunStatus:
         while True:

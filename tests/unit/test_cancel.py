@@ -8,7 +8,7 @@ import pytest
 
 from perdure import errors
 from perdure.model import Node, RunStatus, WaitEvent
-from perdure.storage.ports import StorageFull, StorageUnavailable
+from perdure.storage.ports import StorageFull, StorageUnavailable, Unstorable
 from unit.driver import VALUE, call, graph
 from unit.engine_by_hand import Engine, running_engine, soon
 
@@ -79,12 +79,18 @@ async def test_when_nobody_knows_whether_it_happened_it_happens(engine: Engine) 
 
 async def test_what_the_store_cannot_digest_harms_nobody(engine: Engine) -> None:
     run = await engine.start(CHAIN)
-    engine.store.errors = [ValueError("not a text")]
-    with pytest.raises(ValueError, match="not a text"):
+    engine.store.errors = [Unstorable("not a text", "SetRun.failure")]
+    with pytest.raises(errors.InvalidFieldError, match="not a text"):
         await engine.kernel.commands.cancel("default", "w", "bad")
     engine.succeed(run, "a")
     await engine.kernel.journal.barrier()
     assert await engine.tasks() == {"a": "SUCCESSFUL", "b": "READY"}
+
+
+async def test_a_bug_of_the_store_that_passes_does_not_hinder_it(engine: Engine) -> None:
+    await engine.start(CHAIN)
+    engine.store.errors = [ValueError("a bug")]
+    assert (await engine.kernel.commands.cancel("default", "w")).row.status is RunStatus.CANCELED
 
 
 async def test_two_at_a_time_are_one(engine: Engine) -> None:

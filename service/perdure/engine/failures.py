@@ -25,6 +25,12 @@ def run_canceled(reason: str) -> Failure:
     return Failure(FailureKind.CANCELED, "perdure.Canceled", reason or "the run was canceled")
 
 
+def record_refused(why: str) -> Failure:
+    """The store never takes a record of the run. Without a reason, the failure has no text of anybody's."""
+    message = f"a record of the run cannot be stored: {why}" if why else ""
+    return Failure(FailureKind.SYSTEM, "perdure.RecordRefused", message, non_retryable=True)
+
+
 def leaving(task: Task, failure: Failure) -> Failure:
     """The failure as it leaves a task: it names the task and counts its attempts."""
     return replace(failure, task_id=task.id, attempts=max(task.failures, 1))

@@ -84,6 +84,21 @@ class Run:
         """Only time or an event moves it on, so that it need not be in memory."""
         return not self._in_flight
 
+    def in_flight(self) -> list[tuple[str, int]]:
+        """The attempts that are with the executor, or will be."""
+        return [(task.id, task.attempt) for task in self._in_flight.values()]
+
+    def begun(self) -> dict[str, int]:
+        """The number of the last attempt of each task that had one."""
+        return {task.id: task.attempt for task in self.graph if task.attempt and isinstance(task.node.action, Call)}
+
+    def number_from(self, begun: Mapping[str, int]) -> None:
+        """Attempts up to these may have begun, whatever was recorded: the next ones have higher numbers, so that late
+        reports of those are told apart."""
+        for task_id, attempt in begun.items():
+            if (task := self.graph.tasks.get(task_id)) is not None:
+                task.attempt = max(task.attempt, attempt)
+
     @property
     def keeps_values(self) -> bool:
         """Values are at hand that no store has: better not forget the run without need."""

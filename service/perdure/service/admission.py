@@ -20,12 +20,13 @@ from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
-from perdure import errors
+from perdure import errors, texts, wire
+from perdure.engine.failures import record_refused
 from perdure.model import RunStatus, frozen
 from perdure.service.journal import Journal, Then
 from perdure.service.scheduler import Scheduler
 from perdure.service.views import RunView
-from perdure.storage.ports import MetadataStore, StorageError
+from perdure.storage.ports import Entry, MetadataStore, StorageError
 from perdure.storage.rows import EntryResult, Limit, RunRow, SetRun
 
 log = logging.getLogger(__name__)
@@ -284,8 +285,24 @@ class Admission:
         now_ms = self._scheduler.clock()
         write = SetRun.of(row, RunStatus.RUNNING, now_ms, owner=self._owner)
         moved: asyncio.Future[RunRow | None] = asyncio.get_running_loop().create_future()
-        self._journal.append((*self._start_guards(row.namespace), write), self._moves(row, write, moved))
+        entry: Entry = (*self._start_guards(row.namespace), write)
+        self._journal.append(
+            entry, self._moves(row, write, moved), refused=lambda error: self._start_refused(row, error, moved)
+        )
         return moved
+
+    def _start_refused(self, row: RunRow, error: Exception, moved: asyncio.Future[RunRow | None]) -> None:
+        """The store never lets this run start: it fails, for it must not block the queue."""
+        self.leave(row.run_id)
+        self._pending[row.namespace] += 1
+        failure = wire.encode_failure(texts.mended(record_refused(str(error))))
+        end = SetRun.of(row, RunStatus.FAILED, self._scheduler.clock(), failure=failure)
+
+        def give_up(why: Exception) -> None:
+            if not moved.done():
+                moved.set_exception(why)
+
+        self._journal.append((end,), self._moves(row, end, moved), refused=give_up)
 
     def _start_guards(self, namespace: str) -> tuple[Limit, ...]:
         """Slots are counted here, by the only engine that there is."""

@@ -8,9 +8,15 @@ the entries. The journal knows nothing of runs, and whether to refuse work is th
 
 When the store fails, the journal goes on trying the same batch with growing pauses: memory is ahead
 of it and nothing that a worker reported may be lost. Entries that nothing in memory depends on yet
-(`droppable`) are given up when the store says for certain that they did not happen, or when it raises
-what no store should raise: an entry that it cannot digest must not stand in the way of all others.
+(`droppable`) are given up when the store says for certain that they did not happen.
 When there is no room, entries that make room (`frees`) are tried by themselves before all others.
+
+An entry that the store never takes (Unstorable) must not hold up the others. The batch is halved until it is
+alone, the rest is committed in its order, and the entry is handed back: whoever appended it is told. Later
+entries `of` the same run are handed back with it, for they build on it, and the store must not have them
+without it. When the store raises what no store should raise, the batch is halved, too. Such an entry is tried
+a few times more, and is handed back only if the store takes an empty commit meanwhile: a store that is broken for
+all is an outage and no reason to fail anybody.
 
 When the store says that this engine is no longer a member (Fenced), the journal ends: nothing that is
 appended will ever happen, whoever waits is told so, and `on_fenced` is called.
@@ -24,18 +30,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
-from perdure.storage.ports import Entry, Fenced, MetadataStore, StorageError, StorageFull
+from perdure.storage.ports import Entry, Fenced, MetadataStore, StorageError, StorageFull, Unstorable
 from perdure.storage.rows import Committed, EntryResult
 
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S: Final = 0.05
 RETRY_MAX_S: Final = 2.0
+BUG_TRIES_MAX: Final = 5
+"""Attempts at one entry by itself for which the store raised what no store should raise."""
 BATCH_WRITES_MAX: Final = 20_000
 """Writes of one transaction. More only grows the latency of everybody in it."""
 FEW: Final = 16
@@ -73,6 +81,9 @@ class _Pending:
     frees: bool = False
     dropped: Callable[[], None] | None = None
     once: bool = False
+    of: str = ""
+    refused: Callable[[Exception], None] | None = None
+    bugs: int = 0
     may_have_happened: bool = False
 
 
@@ -142,11 +153,16 @@ class Journal:
         frees: bool = False,
         dropped: Callable[[], None] | None = None,
         once: bool = False,
+        of: str = "",
+        refused: Callable[[Exception], None] | None = None,
     ) -> None:
         """Add an entry. An empty one waits for those before it only. One that `frees` may overtake others.
 
         `trouble` is called once if the store fails while the entry is at it; unless the entry is given
         up (see above), it stays and may yet happen. `dropped` is called when it is given up.
+
+        When the store never takes the entry, it has not happened and never will, nor will the entries after it that
+        are `of` the same run: `refused` of the one is called, then all of them are told their trouble and are dropped.
 
         What is to happen at most `once` is given up, too, when nobody knows whether it has happened: others may
         have built on it since, and even removed it, so that it would happen twice.
@@ -158,7 +174,7 @@ class Journal:
             if trouble is not None:
                 trouble(self._error)
             return
-        self._pending.append(_Pending(entry, then, trouble, droppable, frees, dropped, once))
+        self._pending.append(_Pending(entry, then, trouble, droppable, frees, dropped, once, of, refused))
         self._idle.clear()
         if frees:
             self._freeing.set()
@@ -223,40 +239,74 @@ class Journal:
     async def _flush(self, batch: list[_Pending]) -> None:
         pause_s = RETRY_FIRST_S
         while batch:
-            error = await self._try(batch)
+            error, batch = await self._commit(batch)
             if error is None:
-                return
+                break
             if isinstance(error, Fenced):
                 self._end(batch, error)
                 return
             batch, self._pending = batch + self._pending, []
+            if isinstance(error, _Suspect):  # it is tried again in a moment, and nobody need know
+                await self._pause(pause_s)
+                pause_s = min(pause_s * 2, RETRY_MAX_S)
+                continue
+            self._error = error
             freeing = [pending for pending in batch if pending.frees]
             if freeing and isinstance(error, StorageFull):
                 others = [pending for pending in batch if not pending.frees]
-                error_of_freeing = await self._try(freeing)
+                error_of_freeing, freeing = await self._commit(freeing)
                 if error_of_freeing is None:
                     batch = others
                     continue
                 if isinstance(error_of_freeing, Fenced):
-                    self._end(batch, error_of_freeing)
+                    self._end(freeing + others, error_of_freeing)
                     return
-                batch = _after_trouble(freeing, error_of_freeing) + others
+                if not isinstance(error_of_freeing, _Suspect):
+                    freeing = _after_trouble(freeing, error_of_freeing)
+                batch = freeing + others
             batch = _after_trouble(batch, error)
             if batch:
                 await self._pause(pause_s)
                 pause_s = min(pause_s * 2, RETRY_MAX_S)
         self._error = None
 
-    async def _try(self, batch: list[_Pending]) -> Exception | None:
-        """Commit, and do what follows. Otherwise: what the store says."""
-        entries: list[Entry] = []
-        done: dict[_Pending, int] = {}
+    async def _commit(self, batch: list[_Pending]) -> tuple[Exception | None, list[_Pending]]:
+        """Commit a batch, in parts if it has an entry that the store does not take. Gives what the store says if it
+        fails otherwise, and what is left."""
         try:
-            if self.happened is not None:
-                sent = [pending for pending in batch if pending.may_have_happened]
-                found = await self.happened([pending.entry for pending in sent]) if sent else {}
-                done = {sent[place]: change for place, change in found.items()}
-            entries = [pending.entry for pending in batch if pending.entry and pending not in done]
+            done = await self._done(batch)  # of all at once: that a run has ended is told by its last entry
+        except Exception as unknown:
+            return unknown, batch
+        parts = [batch]  # the next one last
+        while parts:
+            part = parts.pop()
+            error = await self._try(part, done)
+            if error is None:
+                continue
+            if not _is_of_an_entry(error):
+                return error, [*part, *(pending for later in reversed(parts) for pending in later)]
+            if len(part) > 1:
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+                continue
+            blame = await self._blame(part[0], error)
+            if blame is not None:
+                return blame, [*part, *(pending for later in reversed(parts) for pending in later)]
+            self._hand_back(part[0], error, parts)
+        return None, []
+
+    async def _done(self, batch: list[_Pending]) -> dict[_Pending, int]:
+        """Those that had happened before, and in which commit at the latest. Raises StorageError."""
+        if self.happened is None:
+            return {}
+        sent = [pending for pending in batch if pending.may_have_happened]
+        found = await self.happened([pending.entry for pending in sent]) if sent else {}
+        return {sent[place]: change for place, change in found.items()}
+
+    async def _try(self, batch: list[_Pending], done: Mapping[_Pending, int]) -> Exception | None:
+        """Commit, and do what follows. Otherwise: what the store says."""
+        entries = [pending.entry for pending in batch if pending.entry and pending not in done]
+        try:
             committed = await self._store.commit(entries) if entries else Committed(0, ())
             if not self.is_sure:
                 await self._make_sure(batch)
@@ -264,11 +314,43 @@ class Journal:
             if not isinstance(error, StorageError):
                 log.exception("the store raised what it should not")
             log.error("commit failed", extra={"error": str(error), "entries": len(entries)})
-            self._error = error
             return error
         self._error = None
         _finish(batch, committed, done)
         return None
+
+    async def _blame(self, pending: _Pending, error: Exception) -> Exception | None:
+        """None: the entry alone is to blame. Otherwise what the journal has to wait for."""
+        if isinstance(error, Unstorable) or pending.once:  # what happens once is not tried again in any case
+            return None
+        pending.may_have_happened = True
+        pending.bugs += 1
+        if pending.bugs < BUG_TRIES_MAX:
+            return _Suspect()
+        try:
+            await self._store.commit([()])
+        except Exception as others:
+            pending.bugs = 0
+            return others
+        return None
+
+    def _hand_back(self, pending: _Pending, error: Exception, parts: Collection[list[_Pending]]) -> None:
+        """The store never takes this entry: neither it nor those that build on it are in anybody's way any more."""
+        log.error("an entry that the store never takes", extra={"run_id": pending.of, "error": str(error)})
+        gone = [pending]
+        if pending.of:
+            for some in (*reversed(tuple(parts)), self._pending):
+                gone += [other for other in some if other.of == pending.of]
+                some[:] = [other for other in some if other.of != pending.of]
+        try:
+            if pending.refused is not None:
+                pending.refused(error)
+            _tell_trouble(gone, error)
+            for each in gone:
+                if each.dropped is not None:
+                    each.dropped()
+        except Exception:
+            log.exception("a step after a refusal failed")
 
     async def _pause(self, pause_s: float) -> None:
         """Until the next try, which an entry that makes room does not wait for."""
@@ -300,9 +382,18 @@ class Journal:
         self.on_fenced()
 
 
+class _Suspect(Exception):
+    """There is an entry for which the store raises what it should not; others may well be committed."""
+
+
+def _is_of_an_entry(error: Exception) -> bool:
+    """Whether an entry may be to blame, and not the store."""
+    return isinstance(error, Unstorable) or not isinstance(error, StorageError)
+
+
 def _after_trouble(batch: list[_Pending], error: Exception) -> list[_Pending]:
     """Tell those who wait, and give up what certainly did not happen and nobody builds on; gives the rest."""
-    is_certain = isinstance(error, StorageFull) or not isinstance(error, StorageError)
+    is_certain = isinstance(error, StorageFull)
     kept = []
     _tell_trouble(batch, error)
     for pending in batch:

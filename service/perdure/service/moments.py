@@ -98,12 +98,12 @@ class Moments:
         Raises WorkflowNotFoundError if it was deleted meanwhile, and StorageError.
         """
         live = self._scheduler.find_live(row.run_id)
-        if live is not None and live.held is not None and await self._is_settled():
+        if live is not None and (live.held is not None or live.is_refused) and await self._is_settled():
             live = self._scheduler.find_live(row.run_id)
         number = self._scheduler.moment
-        if live is not None and live.held is None:
+        if live is not None and live.held is None and not live.is_refused:
             taken, before, is_over = take(live.run), live.row, live.is_ending
-            if await self._is_settled():
+            if await self._is_settled() and not live.is_refused:  # otherwise memory had what never gets stored
                 return Moment(live.row if is_over else before, taken, number)
         now, run = await self._rebuild(row)
         return Moment(now, take(run), number)

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Final, TypeVar, assert_never
 
 from perdure import graphwire, texts, wire
+from perdure.engine.failures import record_refused
 from perdure.engine.messages import (
     Act,
     CancelAttempt,
@@ -58,6 +59,8 @@ STAY_MS: Final = 30_000
 """A dormant run that wakes within this time stays in memory."""
 PAGE: Final = 500
 LOAD_RETRY_S: Final = 1.0
+REFUSED_MAX: Final = 1_000
+"""Runs that failed since the store does not take a record of theirs, whose attempts are remembered."""
 
 T = TypeVar("T")
 
@@ -66,18 +69,20 @@ T = TypeVar("T")
 class Live:
     """A run in memory. `pending` counts its journal entries that are not durable yet; `dormant` is what the
     store says of its dormancy once all of them are, None if nobody knows. `held` is what waits until it is
-    decided whether the run was canceled; None if nothing is to be decided."""
+    decided whether the run was canceled; None if nothing is to be decided. One that `is_refused` is ahead of the
+    store for ever, since the store does not take a record of it: nothing more is applied to it, and it fails."""
 
     row: RunRow
     run: Run
     pending: int = 0
     dormant: bool | None = None
     held: list[Callable[[], None]] | None = None
+    is_refused: bool = False
 
     @property
     def is_ending(self) -> bool:
         """Its end is on its way into the store, or may be: `row` may be behind what others see there."""
-        return self.held is not None or self.run.status is not self.row.status
+        return self.held is not None or self.is_refused or self.run.status is not self.row.status
 
     def view(self) -> RunView:
         return RunView(self.row, count_tasks(self.run.graph))
@@ -132,6 +137,7 @@ class Scheduler:
         self._loading: dict[str, list[Callable[[Live | None], None]]] = {}
         self.moment = 0  # counts what was noted for subscribers
         self._outdated: set[str] = set()  # of those, what is read of them now may be too old
+        self._begun: dict[str, dict[str, int]] = {}  # attempts that may have begun and were never recorded, by run
         self.on_end: Callable[[str], None] = lambda _run_id: None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -226,7 +232,7 @@ class Scheduler:
 
     def _cancel(self, live: Live, event: CancelRequested, canceled: asyncio.Future[RunView | None]) -> None:
         """Record the end of a run, and apply it to memory when that is durable."""
-        commands = live.run.cancellation(event)
+        commands = live.run.cancellation(event) if not live.is_refused else []  # that one fails in a moment
         writes, acts = self._sort_out(live, _Step(commands), is_dormant=False)
         live.held = []
         live.pending += 1
@@ -249,7 +255,14 @@ class Scheduler:
             if not canceled.done():
                 canceled.set_exception(error)
 
-        self._journal.append(tuple(writes), then, trouble=trouble, droppable=True, dropped=dropped)
+        self._journal.append(
+            tuple(writes),
+            then,
+            trouble=trouble,
+            droppable=True,
+            dropped=dropped,
+            of=live.row.run_id,
+        )
 
     def _release(self, live: Live) -> None:
         """It is decided whether the run was canceled: what has happened meanwhile is applied, or comes too late."""
@@ -318,7 +331,7 @@ class Scheduler:
         self._carry_out(live, step, *also)
 
     def _apply(self, live: Live, event: Event, step: _Step) -> None:
-        commands = live.run.apply(event)
+        commands = live.run.apply(event) if not live.is_refused else []
         self._note_changes(live, step.views)
         step.commands += commands
         if not commands and isinstance(event, TaskSucceeded):
@@ -339,7 +352,12 @@ class Scheduler:
             writes = [*also, *writes]
         live.pending += 1
         if writes or live.pending > 1 or not self._journal.is_sure:
-            self._journal.append(writes, lambda _result, change: self._act(live, acts, change))
+            self._journal.append(
+                writes,
+                lambda _result, change: self._act(live, acts, change),
+                of=live.row.run_id,
+                refused=lambda error: self._refused(live, error),
+            )
         else:  # nothing of it has to be durable, nor has anything before it
             self._act(live, acts, 0)
 
@@ -418,7 +436,7 @@ class Scheduler:
 
     def _evict_if_idle(self, live: Live) -> None:
         """Drop a run that is over, or that nothing but a later moment or an event moves on."""
-        if live.pending or not live.run.is_dormant:
+        if live.pending or live.is_refused or not live.run.is_dormant:
             return
         if live.run.status.is_final:
             self._values.unpin_run(live.row.run_id)
@@ -521,6 +539,7 @@ class Scheduler:
                 break
         waiting = self._loading.pop(run_id)
         if live is not None:
+            self._begun.pop(run_id, None)
             self._admit(live)
             if live.run.status is RunStatus.RUNNING:
                 step = _Step(live.run.recover(self.clock()))
@@ -540,18 +559,48 @@ class Scheduler:
             return None
         if self._owner and stored.run.owner != self._owner:
             return None
-        return Live(stored.run, await restore_run(stored, self.specs))
+        run = await restore_run(stored, self.specs)
+        run.number_from(self._begun.get(run_id, {}))
+        return Live(stored.run, run)
 
     def _fail_corrupt(self, run_id: str, error: CorruptData) -> None:
         """A run whose records are broken ends; the others are not touched."""
         failure = Failure(FailureKind.SYSTEM, "perdure.CorruptData", f"{error} ({error.subject})")
+        self._fail(run_id, failure, lambda _end, _change: self._changes.stir(run_id))
+
+    def _refused(self, live: Live, error: Exception) -> None:
+        """The store never takes a record of a run. The run ends as it is in the store, without that record and all
+        that came after it; to resume it is to go on from there."""
+        run_id = live.row.run_id
+        live.is_refused = True
+        self._begun[run_id] = live.run.begun()
+        if len(self._begun) > REFUSED_MAX:
+            del self._begun[next(iter(self._begun))]
+        for task_id, attempt in live.run.in_flight():
+            self._executor.cancel(run_id, task_id, attempt)
+
+        def ended(end: SetRun, change: int) -> None:
+            self._values.unpin_run(run_id)
+            self._dismiss(live)
+            live.row = end.applied_to(live.row, change)
+            self.tell(live.row, change)
+
+        self._fail(run_id, texts.mended(record_refused(str(error))), ended)
+
+    def _fail(self, run_id: str, failure: Failure, ended: Callable[[SetRun, int], None]) -> None:
+        """Let a run fail in the store, whatever there is of it in memory."""
         end = SetRun(run_id, RunStatus.FAILED, self.clock(), failure=wire.encode_failure(failure))
 
-        def then(_result: EntryResult, _change: int) -> None:
-            self._changes.stir(run_id)
+        def then(_result: EntryResult, change: int) -> None:
+            ended(end, change)
             self.on_end(run_id)
 
-        self._journal.append((end,), then)
+        def refused(error: Exception) -> None:
+            log.error("a run cannot even fail", extra={"run_id": run_id, "error": str(error)})
+            if failure.message:  # whatever it says, it may be to blame
+                self._fail(run_id, record_refused(""), ended)
+
+        self._journal.append((end,), then, of=run_id, refused=refused)
 
 
 def spec_key(data: bytes) -> str:

@@ -16,6 +16,7 @@ from perdure.storage.ports import (
     StorageError,
     StorageFull,
     StorageUnavailable,
+    Unstorable,
 )
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ def _refusal(error: StorageError) -> errors.PerdureError:
         case StorageDenied():
             log.error("the storage refuses us", extra={"error": str(error)})
             return errors.DatabaseUnavailableError("the storage refuses this service; its log says why")
+        case Unstorable():
+            return errors.InvalidFieldError(f"what was sent cannot be stored: {error}", field=error.field)
         case _:
             return errors.DatabaseUnavailableError("the database does not answer; the ids make it safe to ask again")
 

@@ -15,7 +15,7 @@ from typing import Final, assert_never
 
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.memory_list import page_of
-from perdure.storage.ports import Entry, Fenced
+from perdure.storage.ports import Entry, Fenced, Unstorable
 from perdure.storage.rows import (
     AddEvent,
     AddRun,
@@ -46,6 +46,7 @@ from perdure.storage.rows import (
     ValueKey,
     Write,
 )
+from perdure.storage.storable import fault_of
 
 UNFINISHED = (RunStatus.RUNNING, RunStatus.PENDING)
 TIMED = (TaskStatus.RUNNING, TaskStatus.BACKING_OFF)
@@ -192,6 +193,8 @@ class MemoryMetadataStore:
 
     async def commit(self, entries: Sequence[Entry]) -> Committed:
         self._check_fence()
+        if field := fault_of(entries):
+            raise Unstorable("no store takes this value", field)
         self._all.change += 1
         committed = Committed(self._all.change, tuple(self._apply(entry) for entry in entries))
         if any(isinstance(write, TOLD) for entry in entries for write in entry):

@@ -43,6 +43,15 @@ class StorageFull(StorageError):
     """There is no room. Nothing was changed; it may work later."""
 
 
+class Unstorable(StorageError):
+    """This store never takes it, however often it is asked: it has a character, a number or a size that the store does
+    not have. Nothing was changed. `field` names the first such ("PutTask.row.task_id"), "" if none is known."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(f"{message} ({field})" if field else message)
+        self.field = field
+
+
 class Fenced(StorageError):
     """Other members declared this one dead, or it left. Nothing was changed, and nothing that it commits
     ever will be: whoever it was may join anew, under another id."""
@@ -95,6 +104,10 @@ class MetadataStore(Protocol):
         result is as if it had happened once. The number `change` grows from commit to commit of a
         member and is written into every run and task row that the commit touches, whatever `change`
         they bear. Events of one run are numbered in the order of commits, whoever commits.
+
+        Raises Unstorable if there is an entry among them that no repetition will make the store take; then none
+        was taken, and the others may be committed without it. Every store takes what has texts without NUL and halves
+        of surrogate pairs, of 256 characters where they are ids, integers of 64 bits and a megabyte of bytes a field.
 
         Raises Fenced if this member was buried or has left: a commit that was under way when it was
         buried has either happened before, entirely, or never will.

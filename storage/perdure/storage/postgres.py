@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Final, TypeVar
 
 from perdure.storage import postgres_members, postgres_read, postgres_schema, postgres_write
-from perdure.storage.ports import Entry, StorageUnavailable
+from perdure.storage.ports import Entry, StorageUnavailable, Unstorable
 from perdure.storage.postgres_connections import Connection, Connections, Listener, is_conflict
 from perdure.storage.rows import (
     BlobMark,
@@ -25,6 +25,7 @@ from perdure.storage.rows import (
     Timer,
     ValueKey,
 )
+from perdure.storage.storable import fault_of
 
 T = TypeVar("T")
 
@@ -84,6 +85,8 @@ class PostgresMetadataStore:
         try:
             async with self._commits.use(self._commit_s) as (connection, is_new):
                 committed = await self._commit(connection, is_new, entries)
+        except Unstorable as error:
+            raise Unstorable(str(error), fault_of(entries)) from error
         except StorageUnavailable:
             self._commit_s = min(self._commit_s * 2, COMMIT_MAX_S)
             raise

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
 
-from perdure.storage.ports import CorruptData, StorageError, StorageFull, StorageUnavailable
+from perdure.storage.ports import CorruptData, StorageError, StorageFull, StorageUnavailable, Unstorable
 from perdure.storage.urls import shown
 
 T = TypeVar("T")
@@ -190,9 +190,11 @@ def meaning(url: str) -> Any:
         yield
     except asyncpg.PostgresError as error:
         raise _of_server(error, url) from error
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise Unstorable(f"{shown(url)}: {error}") from error
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError, EOFError) as error:
-        if isinstance(error, ValueError):  # what we gave the driver makes no sense
-            raise
+        if isinstance(error, ValueError):  # the driver has no encoding for what it was given
+            raise Unstorable(f"{shown(url)}: {error}") from error
         raise StorageUnavailable(f"{shown(url)} does not answer: {error or type(error).__name__}") from error
 
 
@@ -209,6 +211,12 @@ def _is_lost(error: BaseException | None) -> bool:
 
 _CONFIGURED_WRONGLY: Final = ("28", "3D", "3F", "42")
 """Classes of errors that do not go away by themselves: authorization, no such database, schema or table."""
+_NEVER: Final = ("22", "23", "54")
+"""Classes that repetition does not help: data exception, integrity, a limit of the program (as of rows in indexes)."""
+_RACED: Final = "23505"
+"""Another transaction was faster with the same key: the next attempt sees it."""
+_TOO_LARGE: Final = "08P01"
+"""A message that no server reads: larger than a gigabyte."""
 _CORRUPT: Final = ("XX001", "XX002", "58P01", "58P02")
 
 
@@ -223,6 +231,8 @@ def _of_server(error: Exception, url: str) -> Exception:
         return StorageFull(said)
     if state in _CORRUPT:
         return CorruptData(said, subject=shown(url))
+    if (state[:2] in _NEVER and state != _RACED) or state == _TOO_LARGE:
+        return Unstorable(said)
     if isinstance(error, asyncpg.InvalidCachedStatementError):  # a migration ran beside us
         return StorageUnavailable(said)
     if state[:2] in ("08", "25", "40", "53", "55", "57", "58"):

@@ -21,7 +21,7 @@ from typing import IO, Final, TypeVar
 
 from perdure.storage import sqlite_read, sqlite_write
 from perdure.storage.migrate import migrate_sqlite
-from perdure.storage.ports import CorruptData, Entry, StorageError, StorageFull, StorageUnavailable
+from perdure.storage.ports import CorruptData, Entry, StorageError, StorageFull, StorageUnavailable, Unstorable
 from perdure.storage.rows import (
     BlobMark,
     Committed,
@@ -35,6 +35,7 @@ from perdure.storage.rows import (
     ValueKey,
 )
 from perdure.storage.sqlite_thread import CallThread
+from perdure.storage.storable import fault_of
 
 T = TypeVar("T")
 
@@ -47,6 +48,17 @@ SMALL_WRITES: Final = 8
 QUICK_S: Final = 0.001
 """A disk on which small commits take less on the average is quick."""
 SMOOTHING: Final = 0.1
+REFUSALS: Final = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+"""What the driver raises, the last two for texts and integers that SQLite does not have."""
+NEVER: Final = (
+    UnicodeEncodeError,
+    OverflowError,
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.NotSupportedError,
+)
+"""Of those, what it raises however often it is asked."""
 
 
 class SqliteMetadataStore:
@@ -109,7 +121,7 @@ class SqliteMetadataStore:
     async def _run(self, thread: CallThread, work: Callable[[], T]) -> T:
         try:
             return await thread.call(work)
-        except sqlite3.Error as error:
+        except REFUSALS as error:
             raise _meaning(error, self._path) from error
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -125,10 +137,16 @@ class SqliteMetadataStore:
             return await self._read(work)
         try:
             return work(connection)
-        except sqlite3.Error as error:
+        except REFUSALS as error:
             raise _meaning(error, self._path) from error
 
     async def commit(self, entries: Sequence[Entry]) -> Committed:
+        try:
+            return await self._commit(entries)
+        except Unstorable as error:
+            raise Unstorable(str(error), fault_of(entries)) from error
+
+    async def _commit(self, entries: Sequence[Entry]) -> Committed:
         if self._write_connection is None:
             raise StorageUnavailable("the store is not open")
         connection = self._write_connection
@@ -139,7 +157,7 @@ class SqliteMetadataStore:
             return await self._run(self._writer, lambda: self._commit_small(connection, entries))
         try:
             return self._commit_small(connection, entries)
-        except sqlite3.Error as error:
+        except REFUSALS as error:
             raise _meaning(error, self._path) from error
 
     def _commit_small(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> Committed:
@@ -256,7 +274,9 @@ def _lock(path: Path) -> IO[str]:
     return file
 
 
-def _meaning(error: sqlite3.Error, path: Path) -> StorageError:
+def _meaning(error: Exception, path: Path) -> StorageError:
+    if isinstance(error, NEVER):
+        return Unstorable(f"{path.name}: {error}")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     match code:
         case sqlite3.SQLITE_FULL:

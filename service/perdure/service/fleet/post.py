@@ -16,7 +16,7 @@ from perdure.service.fleet import letters
 from perdure.service.fleet.inbox import Inbox
 from perdure.service.journal import Journal
 from perdure.service.scheduler import Scheduler
-from perdure.storage.ports import Fenced, MetadataStore, StorageError
+from perdure.storage.ports import Fenced, MetadataStore, StorageError, Unstorable
 from perdure.storage.rows import DropMail, MailRow
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,8 @@ class Post:
             for mail in unread:
                 try:
                     await self._deal_with(mail)
+                except Unstorable as error:  # not now and not later: others are not to wait for it
+                    log.error("letter cannot be obeyed", extra={"run_id": mail.run_id, "error": str(error)})
                 except StorageError:
                     raise
                 except Exception:  # of this run alone: the mail of others is not to wait behind it
