@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from services import Process, Service
+from services import Process, Service, running
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -53,6 +54,24 @@ class Program:
 @pytest.fixture
 def on_ray(service: Service, agent: Process, tmp_path: Path) -> Program:
     return Program(tmp_path / "program", service.address)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Service]:
+    """In a folder where modules of the same names are others."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for name in ("steps", "stale", "broken"):
+        (folder / f"{name}.py").write_text("raise ImportError('this is the one of the service')")
+    service = Service(tmp_path, "--executor", "local", "--lease-idle-s", "1", cwd=folder)
+    with running(service):
+        service.up()
+        yield service
+
+
+@pytest.fixture
+def without_ray(local: Service, tmp_path: Path) -> Program:
+    return Program(tmp_path / "program", local.address)
 
 
 SHOP = {
@@ -108,6 +127,10 @@ def check_a_program_of_several_modules(program: Program) -> None:
     assert program.python("main.py") == "[(True, 'tea!!', 10), (True, 'milk!!', 21)]"
 
 
+def test_a_program_of_several_modules_runs_in_processes(without_ray: Program) -> None:
+    check_a_program_of_several_modules(without_ray)
+
+
 @pytest.mark.ray
 def test_a_program_of_several_modules_runs_on_ray(on_ray: Program) -> None:
     check_a_program_of_several_modules(on_ray)
@@ -148,6 +171,10 @@ def check_an_edited_module(program: Program, service: Service) -> None:
     assert program.perdure("output", "new") == "('second', 'second')"
 
 
+def test_an_edited_module_is_used_by_new_runs_only(without_ray: Program, local: Service) -> None:
+    check_an_edited_module(without_ray, local)
+
+
 @pytest.mark.ray
 def test_an_edited_module_is_used_by_new_runs_only_on_ray(on_ray: Program, service: Service) -> None:
     check_an_edited_module(on_ray, service)
@@ -177,6 +204,10 @@ def check_lines_of_tracebacks(program: Program) -> None:
     assert "NameError: name 'missing' is not defined" in said
     assert "line 10" in said
     assert "as it was first" in said
+
+
+def test_tracebacks_show_the_lines_that_ran(without_ray: Program) -> None:
+    check_lines_of_tracebacks(without_ray)
 
 
 @pytest.mark.ray

@@ -31,6 +31,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from perdure.service import limits
 from perdure.service.executors.pool import LeasePool
 from perdure.service.executors.port import Executor
+from perdure.service.executors.processes import ProcessExecutor
 from perdure.service.kernel import Kernel, wall_clock_ms
 from perdure.service.rpc.blob import BlobServicer
 from perdure.service.rpc.hangup import hang_up
@@ -117,10 +118,11 @@ async def running_server(
         store = store or metadata_store(settings.storage)
         stack.push_async_callback(store.close)
         await store.open()
+        has_own_blobs = blobs is None
         blobs = blobs or blob_store(settings.blob_url)
         stack.push_async_callback(blobs.close)
         address = ""
-        executor, pool = _executor(settings, blobs, engine_id, clock, lambda: address)
+        executor, pool = _executor(settings, blobs, engine_id, clock, lambda: address, has_processes=has_own_blobs)
         engine = EngineRow(engine_id, socket.gethostname(), settings.listen, package_version(), clock())
         kernel = Kernel(
             store,
@@ -186,13 +188,23 @@ async def running_server(
 
 
 def _executor(
-    settings: Settings, blobs: BlobStore, engine_id: str, clock: Callable[[], int], address: Callable[[], str]
+    settings: Settings,
+    blobs: BlobStore,
+    engine_id: str,
+    clock: Callable[[], int],
+    address: Callable[[], str],
+    *,
+    has_processes: bool,
 ) -> tuple[Executor, LeasePool | None]:
+    """`has_processes`: the blobs are those of the settings, so that other processes can read them."""
+    pool = LeasePool(engine_id=engine_id, blob_url=settings.blob_url, idle_s=settings.lease_idle_s)
     if settings.executor == "local":
         from perdure.service.executors.local import LocalExecutor
 
-        return LocalExecutor(blobs, threads=settings.local_threads, clock=clock, address=address), None
-    pool = LeasePool(engine_id=engine_id, blob_url=settings.blob_url, idle_s=settings.lease_idle_s)
+        threads = LocalExecutor(blobs, threads=settings.local_threads, clock=clock, address=address)
+        if not has_processes or settings.blob_url.startswith("memory:"):  # its modules are those of this process
+            return threads, None
+        return ProcessExecutor(threads, pool, address), pool
     return pool, pool
 
 

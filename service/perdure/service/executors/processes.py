@@ -1,0 +1,154 @@
+"""Runs attempts without a cluster: those that come with modules in processes, all others in threads of the engine.
+
+A Python process has one module of each name. So that runs with other versions of a module go on beside each other,
+each package of modules has processes of its own: leases as on Ray, which `LeasePool` fills. As in threads, no
+attempt waits for resources.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+from typing import Any, Final
+
+from perdure.model import Resources, Shape
+from perdure.service.executors.leases import AgentSession
+from perdure.service.executors.pool import LeasePool
+from perdure.service.executors.port import Executor, Reports, ValueReader, Waiting, Work
+from perdure.v1 import worker_service_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+STOP_S: Final = 3.0
+"""A lease ends by itself within a second or so of the end of its stream."""
+
+
+class ProcessExecutor:
+    """Implements Executor over two others. `address` gives that of the engine, once it has one."""
+
+    def __init__(self, threads: Executor, pool: LeasePool, address: Callable[[], str]) -> None:
+        self._threads = threads
+        self._pool = pool
+        self._processes = _Processes(pool, address)
+        self.holds_for_s: Callable[[], float] = lambda: inf
+
+    async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
+        self._threads.holds_for_s = self._pool.holds_for_s = self.holds_for_s
+        await self._threads.start(report, values)
+        await self._pool.start(report, values)
+        self._processes.start()
+
+    async def stop(self) -> None:
+        await asyncio.gather(self._threads.stop(), self._pool.stop())
+        await self._processes.stop()
+
+    def submit(self, work: Work) -> None:
+        modules = _modules_of(work.shape)
+        if modules is None:
+            self._threads.submit(work)
+            return
+        shape = Shape(Resources(num_cpus=0), runtime_env=json.dumps({"modules": modules}, separators=(",", ":")))
+        self._pool.submit(replace(work, shape=shape))
+
+    def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
+        self._threads.cancel(run_id, task_id, attempt)
+        self._pool.cancel(run_id, task_id, attempt)
+
+    def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting | None:
+        where = (run_id, task_id, attempt)
+        return self._threads.waiting(*where) or self._pool.waiting(*where)
+
+    def python_versions(self) -> frozenset[str]:
+        return self._threads.python_versions()
+
+
+def _modules_of(shape: Shape) -> Any:
+    return json.loads(shape.runtime_env).get("modules") if '"modules"' in shape.runtime_env else None
+
+
+class _Processes:
+    """Starts and ends leases on the pool's word, as an agent does. A folder has their packages unpacked."""
+
+    def __init__(self, pool: LeasePool, address: Callable[[], str]) -> None:
+        self._pool = pool
+        self._address = address
+        self._welcome = pb.AgentWelcome()
+        self._running: dict[str, asyncio.subprocess.Process] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._session: AgentSession | None = None
+
+    def start(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="perdure-modules-", ignore_cleanup_errors=True)
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        hello = pb.AgentHello(agent_id=secrets.token_hex(8), cluster_id="processes", python_version=version)
+        self._session = session = self._pool.agent_connected(hello)
+        self._spawn(self._serve(session))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work, name="lease-processes")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, session: AgentSession) -> None:
+        while not session.outbox.is_closed:
+            await session.outbox.wait()
+            while session.messages:
+                message = session.messages.popleft()
+                match message.WhichOneof("kind"):
+                    case "welcome":
+                        self._welcome = message.welcome
+                    case "start":
+                        self._spawn(self._run(session, message.start))
+                    case "kill":
+                        if (process := self._running.get(message.kill.lease_id)) is not None:
+                            process.kill()
+                    case _:
+                        pass
+
+    async def _run(self, session: AgentSession, start: pb.StartLease) -> None:
+        given = {
+            "address": self._address(),
+            "engine_id": self._welcome.engine_id,
+            "lease_id": start.lease_id,
+            "blob_url": self._welcome.blob_url,
+            "has_others": self._welcome.has_others,
+            "modules": start.shape.runtime_env["modules"],
+            "folder": self._folder.name,
+        }
+        reason = ""
+        try:
+            command = (sys.executable, "-m", "perdure.worker.process", json.dumps(given))
+            process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
+        except OSError as error:
+            reason = f"{type(error).__name__}: {error}"
+        else:
+            self._running[start.lease_id] = process
+            try:
+                if code := await process.wait():
+                    reason = f"ProcessEnded: with exit code {code}"
+            finally:
+                del self._running[start.lease_id]
+        self._pool.lease_ended(session, pb.LeaseEnded(lease_id=start.lease_id, reason=reason))
+
+    async def stop(self) -> None:
+        if self._session is None:
+            return
+        session, self._session = self._session, None
+        ends = [process.wait() for process in self._running.values()]
+        if ends:
+            await asyncio.wait([asyncio.ensure_future(end) for end in ends], timeout=STOP_S)
+        for process in list(self._running.values()):
+            process.kill()
+            await process.wait()
+        session.outbox.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._folder.cleanup()

@@ -1,0 +1,61 @@
+"""A lease as a process of its own without Ray, for an engine on this machine. It is told all it needs as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from perdure.graphwire import snapshot_of
+from perdure.model import BlobRef
+from perdure.storage.urls import blob_store
+from perdure.worker.lease import run_lease
+
+
+def main() -> None:
+    given = json.loads(sys.argv[1])
+    found = snapshot_of(given["modules"])
+    assert found is not None
+    folder = _unpacked(found[0], given["blob_url"], Path(given["folder"]))
+    sys.path.insert(0, str(folder))  # in front of the working directory, which may have other modules of these names
+    run_lease(
+        given["address"],
+        given["engine_id"],
+        given["lease_id"],
+        given["blob_url"],
+        environment=json.dumps({"modules": given["modules"]}),
+        has_others=given["has_others"],
+    )
+
+
+def _unpacked(blob: BlobRef, blob_url: str, folder: Path) -> Path:
+    """The folder of a package, made by whichever process comes first."""
+    place = folder / blob.sha256
+    if place.is_dir():
+        return place
+    made = tempfile.mkdtemp(dir=folder)
+    with zipfile.ZipFile(io.BytesIO(asyncio.run(_read(blob, blob_url)))) as archive:
+        archive.extractall(made)
+    try:
+        os.rename(made, place)
+    except OSError:  # another one has come first
+        shutil.rmtree(made)
+    return place
+
+
+async def _read(blob: BlobRef, blob_url: str) -> bytes:
+    store = blob_store(blob_url)
+    try:
+        return bytes(await store.get(blob.sha256))
+    finally:
+        await store.close()
+
+
+if __name__ == "__main__":
+    main()
