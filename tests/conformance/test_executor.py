@@ -19,6 +19,7 @@ import pytest
 
 import perdure
 from conformance.workbench import Bench, appears, lease_bench, local_bench
+from patience import PATIENCE_S
 from perdure import codec, graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import (
@@ -497,7 +498,7 @@ async def test_stopping_with_work_in_flight(bench: Bench, tmp_path: Path) -> Non
     await bench.executor.stop()
     await bench.executor.stop()
     bench.executor.cancel("run", "linger_here", 1)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         for function in (linger_here, linger_here_async):
             while not is_over(path, function.__name__):
                 await asyncio.sleep(0.01)

@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 
+from patience import PATIENCE_S
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.memory import SharedMemory
 from perdure.storage.ports import Fenced, MetadataStore
@@ -32,7 +33,7 @@ from perdure.storage.rows import (
 
 RUNNING, PENDING = RunStatus.RUNNING, RunStatus.PENDING
 LONG_MS = 60_000
-WAIT_S = 30
+WAIT_S = PATIENCE_S
 
 NewMember = Callable[..., Awaitable[MetadataStore]]
 

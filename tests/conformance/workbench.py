@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from patience import PATIENCE_S
 from perdure import codec
 from perdure.arguments import encode_arguments
 from perdure.engine.messages import AttemptStarted, Source
@@ -29,7 +30,7 @@ from perdure.storage.rows import ValueKey
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc
 
-WAIT_S = 60
+WAIT_S = PATIENCE_S
 AIO: Any = grpc.aio
 END = AIO.EOF
 RUN = "run"

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from patience import PATIENCE_S
 from perdure.cli.root import run
 from services import Service, running
 
@@ -252,7 +253,7 @@ def perdure(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
     """The command as a process."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
     command = [sys.executable, "-m", "perdure.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, env=clean | environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=cwd, env=clean | environment, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_the_command_is_a_process_with_an_exit_code(service: Service, folder: Path) -> None:
@@ -346,5 +347,5 @@ def test_a_program_ends_when_the_reader_of_its_output_does(service: Service, fol
     script.write_text(
         f"{sys.executable} -m perdure.cli --address {service.address} list | head -n 0; exit ${{PIPESTATUS[0]}}\n"
     )
-    ended = subprocess.run(["bash", str(script)], cwd=folder, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(["bash", str(script)], cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S)
     assert "Traceback" not in ended.stderr

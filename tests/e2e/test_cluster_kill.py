@@ -17,11 +17,12 @@ import psutil
 import pytest
 
 import perdure
+from patience import PATIENCE_S
 from services import Service, running
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray]
 
 HARNESS_S = 90
 RETRY = perdure.RetryPolicy(initial_interval=0.1)
@@ -45,7 +46,7 @@ def kill_all(service: Service) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(processes, timeout=30)
+    psutil.wait_procs(processes, timeout=PATIENCE_S)
     service.kill()
 
 

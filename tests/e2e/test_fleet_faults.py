@@ -20,7 +20,7 @@ from postgres import PostgresServer
 from services import Process, running
 from traces import HARNESS_S, Trace, Traces, chain, fan, gather, step
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 LEASE_S = 2.0
 PROMISED_S = LEASE_S + 2.0

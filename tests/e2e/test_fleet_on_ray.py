@@ -14,7 +14,7 @@ from perdure.model import RunStatus, TaskStatus
 from postgres import PostgresServer
 from services import Process, running
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ray]
 
 
 @perdure.task

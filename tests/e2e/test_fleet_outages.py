@@ -34,7 +34,7 @@ from traces import HARNESS_S, Traces, chain, leave
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 FLAGS = ("--executor", "local", "--local-threads", "8", "--engine-lease-s", "2")
 SHORT_S, LONG_S = 6.0, 30.0

@@ -12,7 +12,7 @@ import pytest
 
 from services import Process, Service, running
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 class Program:

@@ -20,13 +20,14 @@ import ray
 from ray.cluster_utils import Cluster
 
 import perdure
+from patience import PATIENCE_S
 from perdure import codec, rayobjects
 from perdure.model import Payload
 from services import Process, Service, running
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray]
 
 LARGE = 20 * 1024 * 1024
 CPU = 0.5
@@ -346,7 +347,7 @@ def kill_cluster(cluster: Any) -> None:
     ]
     for process in found:
         process.kill()
-    psutil.wait_procs(found, timeout=20)
+    psutil.wait_procs(found, timeout=PATIENCE_S)
 
 
 async def test_a_run_goes_on_with_its_objects_on_another_cluster(tmp_path: Path) -> None:

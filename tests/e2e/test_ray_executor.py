@@ -14,7 +14,7 @@ from conformance.workbench import Bench, pool_bench
 from perdure.model import Resources, Shape
 from services import Process, free_port, running
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 OURS = {"lost_worker", "lost_together", "lost_agent", "is_killed", "streams_and_signals", "alarm_left"}
 for name in [name for name in globals() if any(part in name for part in OURS)]:

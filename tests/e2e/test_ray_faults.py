@@ -18,7 +18,7 @@ from services import Process, Service
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray]
 
 RETRY = perdure.RetryPolicy(initial_interval=0.1)
 

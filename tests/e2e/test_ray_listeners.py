@@ -19,7 +19,7 @@ from traces import meet
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray]
 
 LISTENERS = 10_000
 HARNESS_S = 120

@@ -13,7 +13,7 @@ import perdure
 from s3 import S3Server
 from services import Process, Service, running
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 COUNT = 8 * 1024 * 1024
 

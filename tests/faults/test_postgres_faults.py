@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from patience import PATIENCE_S
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage import postgres
 from perdure.storage.ports import CorruptData, Fenced, StorageError, StorageFull, StorageUnavailable
@@ -23,7 +24,7 @@ from perdure.storage.postgres import PostgresMetadataStore
 from perdure.storage.rows import AddEvent, AddRun, EngineRow, PutTask, RunRow, SetRun, TaskRow
 from postgres import PostgresServer
 
-WAIT_S = 60
+WAIT_S = PATIENCE_S
 LONG_MS = 600_000
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import perdure
 from integration.engine_settings import settings_on
+from patience import PATIENCE_S
 from perdure import errors
 from perdure.model import INLINE_BYTES_MAX
 from perdure.service.app import RunningServer, running_server
@@ -102,7 +103,7 @@ async def test_it_happens_by_itself(storage: str, blobs: Blobs) -> None:
         await handle.output()
         assert not blobs.removed.is_set()
         await client.delete(handle.workflow_id)
-        await asyncio.wait_for(blobs.removed.wait(), 20)
+        await asyncio.wait_for(blobs.removed.wait(), PATIENCE_S)
         assert await names(blobs) == set()
 
 

@@ -27,6 +27,7 @@ from integration.wire_calls import (
     run_request,
     sum_of,
 )
+from patience import PATIENCE_S
 from perdure import RunStatus, errors
 from perdure.service.app import RunningServer, running_server
 from perdure.service.kernel import wall_clock_ms
@@ -46,7 +47,7 @@ class Gate:
         self.released = threading.Event()
 
     async def has_begun(self) -> None:
-        assert await asyncio.to_thread(self.begun.acquire, timeout=20)
+        assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S)
 
 
 GATE = Gate()

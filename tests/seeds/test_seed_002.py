@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("own_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
 
 
 def test_without_inplace_execution() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.usefixtures("own_ray"),
     pytest.mark.filterwarnings("ignore:DAGNode.execute"),
 ]

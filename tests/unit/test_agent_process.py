@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from patience import PATIENCE_S
 from perdure.service import app
 from perdure.service.settings import Settings
 
-WAIT_S = 30
+WAIT_S = PATIENCE_S
 
 
 async def test_an_agent_that_ends_by_itself_is_started_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1010,6 +1010,18 @@ async def test_after_the_end_nothing_is_reported(world: World) -> None:
     assert lease.outbox.is_closed
 
 
+@pytest.mark.parametrize(("drains", "level"), [(False, "WARNING"), (True, "INFO")])
+async def test_an_agent_that_goes_with_the_engine_is_no_warning(
+    world: World, caplog: pytest.LogCaptureFixture, drains: bool, level: str
+) -> None:
+    await world.cluster(CPU=1)
+    if drains:
+        world.pool.drain()
+    with caplog.at_level("INFO"):
+        world.pool.agent_lost(world.agent)
+    assert [record.levelname for record in caplog.records if record.message == "agent lost"] == [level]
+
+
 # ------------------------------------------------------------------------------ messages
 
 

@@ -181,7 +181,12 @@ def test_label_selectors_travel_with_the_strategy() -> None:
         "label_selector": {"arch": "x86", "zone": "in(a,b)"},
         "scheduling_strategy": "SPREAD",
     }
-    other = chosen.options(fallback_strategy=[{"label_selector": {"zone": "c"}}])
+    try:
+        other = chosen.options(fallback_strategy=[{"label_selector": {"zone": "c"}}])
+    except ValueError as error:
+        if ray.__version__.startswith("2.48.") and "Invalid option keyword" in str(error):
+            pytest.skip("this release of Ray has no fallback_strategy")
+        raise
     scheduling = model_of(other).shape.scheduling
     assert isinstance(scheduling, Payload)
     assert decode(scheduling)["fallback_strategy"] == [{"label_selector": {"zone": "c"}}]

@@ -230,10 +230,17 @@ def test_the_users_own_tracebacks_show_lines_without_the_file(by_value: ModuleTy
         assert f"# {mark}" in text
 
 
-def test_a_function_that_travels_on_is_the_same(by_value: ModuleType) -> None:
-    for function in (by_value.plain, by_value.calls_nested, by_value.short):
-        sent = codec.encode_function(function)
-        assert codec.encode_function(codec.load_function(sent)).key == sent.key
+def test_a_function_that_travels_on_keeps_its_lines(by_value: ModuleType, tmp_path: Path) -> None:
+    def inner_of(function: Callable[..., Any]) -> CodeType:
+        (found,) = [constant for constant in function.__code__.co_consts if isinstance(constant, CodeType)]
+        return found
+
+    first = travelled(by_value.calls_nested)
+    drop(tmp_path / "users_steps.py")
+    second = travelled(first)
+    for code_of in (lambda function: function.__code__, inner_of):
+        assert tracebacks.text_of(code_of(second)) == tracebacks.text_of(code_of(by_value.calls_nested))
+        assert code_of(second).co_filename == code_of(by_value.calls_nested).co_filename
 
 
 def test_texts_are_forgotten_with_their_code(by_value: ModuleType) -> None:

@@ -15,6 +15,7 @@ import pytest
 from ray import exceptions
 
 import perdure
+from patience import PATIENCE_S
 from perdure import graphwire
 from perdure.conversion import to_spec
 from perdure.model import Call, Resources, Shape
@@ -28,7 +29,7 @@ from perdure.worker.agent import Agent, AgentSettings, RayDied
 from perdure.worker.cluster import Cluster, ClusterState
 from perdure.worker.lease import run_lease
 
-WAIT_S = 30
+WAIT_S = PATIENCE_S
 Serve = Callable[[AsyncIterator[Any]], AsyncIterator[Any]]
 
 

@@ -14,7 +14,7 @@ import perdure
 from perdure import workflow
 from workflow.steps import eventually, lines
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("own_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
 
 
 @ray.remote(num_cpus=0.5)

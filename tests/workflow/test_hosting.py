@@ -11,7 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+from patience import PATIENCE_S
+
+pytestmark = [pytest.mark.ray]
 
 DRIVER = """
 import queue, sys, time
@@ -66,7 +68,7 @@ def test_two_drivers_race_for_one_engine_which_ends_with_the_cluster(tmp_path: P
         family = [engine, *engine.children(recursive=True)]
     finally:
         cluster.shutdown()
-    _, alive = psutil.wait_procs(family, timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
     assert alive == []
     assert engines(tmp_path) == []
 

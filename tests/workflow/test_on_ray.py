@@ -25,7 +25,7 @@ from perdure.workflow.http_event_provider import HTTPEventProvider, HTTPListener
 from services import Service, running
 from workflow.steps import double, lines
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("own_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
 
 
 def script(code: str) -> str:

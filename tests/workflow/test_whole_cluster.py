@@ -16,9 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
+from patience import PATIENCE_S
 from workflow.steps import lines
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray]
 
 PROGRAM = '''
 import json, sys, time, urllib.request
@@ -196,7 +197,7 @@ def kill_all(process: subprocess.Popen[str]) -> None:
         for one in found:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
-        psutil.wait_procs(found, timeout=30)
+        psutil.wait_procs(found, timeout=PATIENCE_S)
     process.communicate()
 
 

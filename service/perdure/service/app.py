@@ -178,6 +178,8 @@ async def running_server(
             health.drain()
             gate.drain()
             kernel.drain()
+            if pool is not None:
+                pool.drain()
 
         yield RunningServer(address, kernel, executor, drain, system.http_address)
 

@@ -85,6 +85,7 @@ class LeasePool:
         self._last_left = ""  # how the last agent went, for people
         self._is_told_alone = False  # it was logged that work waits without one
         self._is_pumping = False
+        self._is_draining = False
         self._gave_way_s = 0.0
         self._tick_task: asyncio.Task[None] | None = None
 
@@ -95,6 +96,10 @@ class LeasePool:
         self._report = report
         self._values = values
         self._tick_task = asyncio.create_task(self._tick_forever(), name="lease-pool")
+
+    def drain(self) -> None:
+        """The engine is about to end, so nobody need worry about agents that leave."""
+        self._is_draining = True
 
     async def stop(self) -> None:
         self._report = None
@@ -199,7 +204,8 @@ class LeasePool:
             self._lease_gone(lease, "the agent is gone")
         reason = agent.leaves_because or "its connection broke"
         self._last_left = f"the agent of {agent.cluster_id!r} has left: {reason}"
-        log.warning("agent lost", extra={"agent": agent.id, "cluster": agent.cluster_id, "reason": reason})
+        level = logging.INFO if self._is_draining else logging.WARNING  # agents go with the service that they are for
+        log.log(level, "agent lost", extra={"agent": agent.id, "cluster": agent.cluster_id, "reason": reason})
         self._pump_soon()
 
     def agent_leaves(self, agent: AgentSession, reason: str) -> None:
