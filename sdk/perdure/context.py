@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where the code that asks is running. `attempt` counts from 1; `engine` is host:port of the engine, "" if that
-    is not known."""
+    """Where the code that asks is running. `engine` is host:port of the engine, "" if that is not known.
+
+    `attempt` is 1 if no attempt of this task began before. It grows with every one that began, or may have begun when
+    an engine died: a number above 1 says that the task may have had effects already.
+    """
 
     namespace: str
     workflow_id: str

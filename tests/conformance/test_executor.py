@@ -119,6 +119,34 @@ async def test_a_value(bench: Bench) -> None:
     assert bench.executor.python_versions() == {codec.PYTHON_VERSION}
 
 
+def measure() -> tuple[float, float]:
+    began = time.time()
+    time.sleep(0.05)
+    return began, time.time()
+
+
+async def measure_async() -> tuple[float, float]:
+    began = time.time()
+    await asyncio.sleep(0.05)
+    return began, time.time()
+
+
+@pytest.mark.parametrize("function", [measure, measure_async])
+async def test_times_are_those_of_the_worker(bench: Bench, function: Any) -> None:
+    """Not of when the engine heard of them: an attempt is never shorter than what it did."""
+    work = bench.submit(function)
+    end = await bench.end(work)
+    assert isinstance(end, TaskSucceeded)
+    began, ended = codec.decode(end.output)
+    start = bench.of(work)[0]
+    assert isinstance(start, AttemptStarted)
+    assert start.started_ms is not None
+    assert end.ended_ms is not None
+    assert start.started_ms == end.started_ms
+    assert start.started_ms <= began * 1000
+    assert end.ended_ms - start.started_ms >= int((ended - began) * 1000)
+
+
 def nothing() -> None: ...
 
 

@@ -126,7 +126,8 @@ class World:
         await self.settle()
 
     async def begin(self, lease: Lease, *attempts: pb.Attempt) -> None:
-        self.pool.receive(lease, pb.ServeLeaseRequest(started=[attempt.token for attempt in attempts]))
+        started = pb.ServeLeaseRequest(started=[attempt.token for attempt in attempts], started_ms=[0] * len(attempts))
+        self.pool.receive(lease, started)
         await self.settle()
 
     async def learn(self, ms: float, function: str = "f") -> Lease:

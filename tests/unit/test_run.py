@@ -506,3 +506,45 @@ def test_a_restart_at_any_point_ends_the_same() -> None:
         assert {task_id: status for task_id, (status, *_) in run.state().items()} == {
             task_id: status for task_id, (status, *_) in whole.state().items()
         }, at
+
+
+def test_an_attempt_that_was_cut_off_has_its_number_for_good() -> None:
+    """However often the engine dies, no two starts of a task have one number, and none of them costs a retry."""
+    run = Driver(graph(call("a", options=RETRY), call("b", "a")))
+    assert run.dispatched == [("a", 1)]
+    for attempt in (2, 3):
+        run = run.restarted(cut_off=True)
+        assert run.dispatched == [("a", attempt)]
+    run.fail("a", 3)
+    run.apply(TimerFired("a", 3, 100_000))
+    assert run.dispatched[-1] == ("a", 4)
+    run = run.restarted(cut_off=True, at_ms=200_000)
+    assert run.dispatched == [("a", 5)], "it may have begun since its pause was over"
+    run.succeed("a", 5)
+    assert run.dispatched[-1] == ("b", 1), "nothing of it began before"
+
+
+def test_a_pause_between_attempts_is_no_attempt() -> None:
+    run = Driver(graph(call("a", options=RETRY)))
+    run.fail("a")
+    run = run.restarted(cut_off=True, at_ms=11)
+    assert run.dispatched == []
+    run.apply(TimerFired("a", 1, 100_000))
+    assert run.dispatched == [("a", 2)]
+
+
+def test_times_of_a_task_are_those_of_its_workers() -> None:
+    """By the engine's clock the first one began in the future, and the second one ended in the past."""
+    run = Driver(graph(call("a", options=RETRY)))
+    run.apply(AttemptStarted("a", 1, 20, 5_000))
+    run.apply(TaskFailed("a", 1, ERROR, 30, 5_000, 5_010))
+    run.apply(TimerFired("a", 1, 100_000))
+    run.apply(TaskSucceeded("a", 2, VALUE, 100_500, 40, 540))
+    assert (run.records["a"].started_ms, run.records["a"].ended_ms) == (5_000, 5_500)
+
+
+def test_an_attempt_has_its_time_from_when_the_engine_heard_of_it() -> None:
+    """Its worker's clock may be any."""
+    run = Driver(graph(call("a", options=replace(RETRY, attempt_timeout_ms=100))))
+    run.apply(AttemptStarted("a", 1, 20, 5_000))
+    assert run.timers[-1].due_ms == 120

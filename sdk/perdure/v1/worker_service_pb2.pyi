@@ -151,20 +151,22 @@ class KillLease(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ...) -> None: ...
 
 class ServeLeaseRequest(_message.Message):
-    __slots__ = ("hello", "started", "receipts", "returned", "concurrent", "asks")
+    __slots__ = ("hello", "started", "receipts", "returned", "concurrent", "asks", "started_ms")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     RECEIPTS_FIELD_NUMBER: _ClassVar[int]
     RETURNED_FIELD_NUMBER: _ClassVar[int]
     CONCURRENT_FIELD_NUMBER: _ClassVar[int]
     ASKS_FIELD_NUMBER: _ClassVar[int]
+    STARTED_MS_FIELD_NUMBER: _ClassVar[int]
     hello: LeaseHello
     started: _containers.RepeatedScalarFieldContainer[int]
     receipts: _containers.RepeatedCompositeFieldContainer[Receipt]
     returned: _containers.RepeatedScalarFieldContainer[int]
     concurrent: _containers.RepeatedScalarFieldContainer[str]
     asks: bool
-    def __init__(self, hello: _Optional[_Union[LeaseHello, _Mapping]] = ..., started: _Optional[_Iterable[int]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ..., returned: _Optional[_Iterable[int]] = ..., concurrent: _Optional[_Iterable[str]] = ..., asks: bool = ...) -> None: ...
+    started_ms: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, hello: _Optional[_Union[LeaseHello, _Mapping]] = ..., started: _Optional[_Iterable[int]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ..., returned: _Optional[_Iterable[int]] = ..., concurrent: _Optional[_Iterable[str]] = ..., asks: bool = ..., started_ms: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LeaseHello(_message.Message):
     __slots__ = ("lease_id", "engine_id", "node_id", "python_version")

@@ -1,6 +1,7 @@
 """The two closed alphabets of the core: what happened, and what to do about it.
 
-Events are in the past tense and carry the moment they happened, since the core has no clock. An
+Events are in the past tense and carry the moment they happened, since the core has no clock: `at_ms`, by the
+engine's clock, which timers follow. `started_ms` and `ended_ms` are what the worker's clock said. An
 event about an attempt carries the attempt's number: only the current attempt of a task counts.
 Commands are imperative. Those that *record* have to be durable before those that *act* and stand in
 the same list, or in a later one of the same run, are carried out: write, then act.
@@ -22,6 +23,7 @@ class AttemptStarted:
     task_id: str
     attempt: int
     at_ms: int
+    started_ms: int | None = None
 
 
 @frozen
@@ -33,6 +35,7 @@ class TaskSucceeded:
     output: Payload
     at_ms: int
     started_ms: int | None = None
+    ended_ms: int | None = None
 
 
 @frozen
@@ -45,6 +48,7 @@ class TaskContinued:
     spec_key: str
     at_ms: int
     started_ms: int | None = None
+    ended_ms: int | None = None
 
 
 @frozen
@@ -55,6 +59,8 @@ class TaskFailed:
     attempt: int
     failure: Failure
     at_ms: int
+    started_ms: int | None = None
+    ended_ms: int | None = None
 
 
 @frozen

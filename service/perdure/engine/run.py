@@ -116,16 +116,31 @@ class Run:
         self._start_all(at_ms)
         return self._take()
 
-    def recover(self, at_ms: int) -> list[Command]:
+    def recover(self, at_ms: int, *, was_cut_off: bool = False) -> list[Command]:
         """The commands that a restored state implies: what was in flight runs again, what waited waits on, and
         what had failed or was canceled in a run that was made RUNNING again is tried anew.
 
-        Attempts that were in flight were never recorded, so they cost no retry.
+        Attempts that were in flight were never recorded, so they cost no retry. If the run `was_cut_off`, with
+        attempts in flight perhaps, each of them gets a record now: the next one has the number after it, and so has
+        the one after the next time.
         """
         self._try_anew()
         self.graph.skip_unneeded()
+        if was_cut_off:
+            self._count_cut_off(at_ms)
         self._start_all(at_ms)
         return self._take()
+
+    def _count_cut_off(self, at_ms: int) -> None:
+        """Whatever could be started before could have been: nobody wrote down what was."""
+        for task in self.graph:
+            if not isinstance(task.node.action, Call) or not task.is_startable or not task.scope.is_live():
+                continue
+            if task.wake_ms is not None and task.wake_ms > at_ms:
+                continue  # it was waiting for its next attempt
+            task.attempt += 1
+            task.wake_ms = None
+            self._record(task, failure=task.failure if task.failures else None, status=TaskStatus.READY)
 
     def settle(self, began_ms: int) -> None:
         """Let a restored run that is at work say what its waits do: a wait without a moment is not recorded
@@ -144,19 +159,21 @@ class Run:
         match event:
             case AttemptStarted():
                 if task := self._current(event.task_id, event.attempt):
-                    self._began(task, event.at_ms)
+                    self._began(task, event.at_ms if event.started_ms is None else event.started_ms)
                     self._limit(task, event.at_ms)
             case TaskSucceeded():
                 if task := self._current(event.task_id, event.attempt):
                     self._began(task, event.started_ms)
-                    self._succeed(task, event.output, event.at_ms)
+                    self._succeed(task, event.output, event.at_ms, self._ended_ms(task, event))
             case TaskContinued():
                 if task := self._current(event.task_id, event.attempt):
                     self._began(task, event.started_ms)
                     self._continue(task, event)
             case TaskFailed():
                 if task := self._current(event.task_id, event.attempt):
-                    self._attempt_failed(task, event.failure, event.at_ms)
+                    if event.started_ms is not None:
+                        self._began(task, event.started_ms)
+                    self._attempt_failed(task, event.failure, event.at_ms, self._ended_ms(task, event))
             case AttemptLost():
                 if task := self._current(event.task_id, event.attempt):
                     self._attempt_failed(task, worker_lost(event.reason), event.at_ms)
@@ -206,6 +223,13 @@ class Run:
         if task.status is not status:
             task.status = status
             self._changed[task] = None
+
+    def _ended_ms(self, task: Task, event: TaskSucceeded | TaskContinued | TaskFailed) -> int:
+        """When an attempt ended. From the beginning of the first one, perhaps by another worker's clock, it is never
+        less than the attempt took."""
+        if event.started_ms is None or event.ended_ms is None:
+            return event.at_ms
+        return max(event.ended_ms, (task.started_ms or 0) + event.ended_ms - event.started_ms)
 
     # -------------------------------------------------------------------------- starting
 
@@ -279,8 +303,8 @@ class Run:
 
     # -------------------------------------------------------------------------- ending well
 
-    def _succeed(self, task: Task, output: Payload, at_ms: int) -> None:
-        self._close(task, TaskStatus.SUCCESSFUL, at_ms)
+    def _succeed(self, task: Task, output: Payload, at_ms: int, ended_ms: int | None = None) -> None:
+        self._close(task, TaskStatus.SUCCESSFUL, at_ms if ended_ms is None else ended_ms)
         task.output_bytes = output.size
         task.wraps = int(task.node.options.catch_exceptions)
         if task.is_volatile:
@@ -294,7 +318,7 @@ class Run:
 
     def _continue(self, task: Task, event: TaskContinued) -> None:
         scope = self.graph.add_scope(event.spec, task)
-        self._close(task, TaskStatus.SUCCESSFUL, event.at_ms)
+        self._close(task, TaskStatus.SUCCESSFUL, self._ended_ms(task, event))
         task.spec_key = event.spec_key
         self._record(task)
         self._changed.update(dict.fromkeys(scope.tasks.values()))
@@ -323,23 +347,23 @@ class Run:
 
     # -------------------------------------------------------------------------- ending badly
 
-    def _attempt_failed(self, task: Task, failure: Failure, at_ms: int) -> None:
+    def _attempt_failed(self, task: Task, failure: Failure, at_ms: int, ended_ms: int | None = None) -> None:
         task.failures += 1
         task.failure = failure
         policy = task.node.options.retry
         again_ms = next_attempt_ms(policy, failure, task.failures, at_ms, salt=task.id)
         if again_ms is None:
-            self._fail(task, failure, at_ms)
+            self._fail(task, failure, at_ms, ended_ms)
             return
         del self._in_flight[task.id]
         task.wake_ms = again_ms
         self._wait(task, TaskStatus.BACKING_OFF)
         self._record(task, failure=failure)
 
-    def _fail(self, task: Task, failure: Failure, at_ms: int) -> None:
+    def _fail(self, task: Task, failure: Failure, at_ms: int, ended_ms: int | None = None) -> None:
         """No attempt is left: the nearest task around it that catches gets the failure, or the run."""
         failure = leaving(task, failure)
-        self._close(task, TaskStatus.FAILED, at_ms)
+        self._close(task, TaskStatus.FAILED, at_ms if ended_ms is None else ended_ms)
         catcher: Task | None = task
         stopped = task.scope
         while catcher is not None and not catcher.node.options.catch_exceptions:

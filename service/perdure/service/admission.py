@@ -239,7 +239,8 @@ class Admission:
             else:
                 self._scheduler.tell(after, change)
             if after.status is RunStatus.RUNNING:
-                self._scheduler.take_up(row.run_id)
+                is_new = row.status is RunStatus.PENDING and row.start_ms is None
+                self._scheduler.take_up(row.run_id, is_at_rest=is_new or row.status is RunStatus.FAILED)
             if not moved.done():
                 moved.set_result(after)
 

@@ -138,6 +138,7 @@ class Scheduler:
         self.moment = 0  # counts what was noted for subscribers
         self._outdated: set[str] = set()  # of those, what is read of them now may be too old
         self._begun: dict[str, dict[str, int]] = {}  # attempts that may have begun and were never recorded, by run
+        self._at_rest: set[str] = set()  # of those, no attempt was in flight
         self.on_end: Callable[[str], None] = lambda _run_id: None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -284,9 +285,11 @@ class Scheduler:
             uses = use(live.row.run_id, graphwire.blobs_of_spec(spec))
         except InvalidSpec as error:
             failure = Failure(FailureKind.SERIALIZATION, "perdure.InvalidSpec", f"the task returned a graph: {error}")
-            self.take(live, TaskFailed(report.task_id, report.attempt, failure, report.at_ms))
+            times = report.at_ms, report.started_ms, report.ended_ms
+            self.take(live, TaskFailed(report.task_id, report.attempt, failure, *times))
             return
-        event = TaskContinued(report.task_id, report.attempt, spec, key, report.at_ms, report.started_ms)
+        times = report.at_ms, report.started_ms, report.ended_ms
+        event = TaskContinued(report.task_id, report.attempt, spec, key, *times)
         self.take(live, event, PutSpec(key, report.spec), *uses)
 
     def _came_too_late(self, event: Event | GraphReturned) -> None:
@@ -474,8 +477,11 @@ class Scheduler:
         if self._current.get((live.row.namespace, live.row.workflow_id)) is live:
             del self._current[live.row.namespace, live.row.workflow_id]
 
-    def take_up(self, run_id: str) -> None:
-        """A run was made RUNNING in the store: it comes into memory and goes on."""
+    def take_up(self, run_id: str, *, is_at_rest: bool = False) -> None:
+        """A run was made RUNNING in the store: it comes into memory and goes on. One that `is_at_rest` has no
+        attempts that nobody has told of."""
+        if is_at_rest:
+            self._at_rest.add(run_id)
         if run_id in self._loading:
             self._outdated.add(run_id)
         self._with_live(run_id, lambda _live: None)
@@ -542,9 +548,11 @@ class Scheduler:
             self._begun.pop(run_id, None)
             self._admit(live)
             if live.run.status is RunStatus.RUNNING:
-                step = _Step(live.run.recover(self.clock()))
+                was_cut_off = not live.row.is_dormant and run_id not in self._at_rest
+                step = _Step(live.run.recover(self.clock(), was_cut_off=was_cut_off))
                 self._note_changes(live, step.views)
                 self._carry_out(live, step)
+        self._at_rest.discard(run_id)
         for then in waiting:
             if live is not None and live.held is not None:
                 live.held.append(partial(self._with_live, run_id, then))

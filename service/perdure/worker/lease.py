@@ -221,13 +221,13 @@ class _Lease:
                 return self._count
             self._run(*item)
 
-    def _begin(self, token: int, *, is_async: bool = False) -> bool:
+    def _begin(self, token: int, began_ms: int, *, is_async: bool = False) -> bool:
         """False: it was dropped while it waited. The lock is held."""
         if token not in self._waiting:
             return False
         self._waiting.discard(token)
         self._count += 1
-        self._session.send_started(token, at_once=is_async)
+        self._session.send_started(token, began_ms, at_once=is_async)
         return True
 
     def _run(self, token: int, assignment: Assignment) -> None:
@@ -237,7 +237,7 @@ class _Lease:
         try:
             try:
                 with self._lock:
-                    if not self._begin(token):
+                    if not self._begin(token, began_ms):
                         return
                     self._current = token
                 result = self._runner.run(assignment)
@@ -323,7 +323,7 @@ class _Lease:
         wake = self._async_wake
         assert wake is not None
         with self._lock:
-            if not self._begin(token, is_async=True):
+            if not self._begin(token, began_ms, is_async=True):
                 return
             # Not by the loop's own factory, which user code may have set.
             task = asyncio.Task(self._runner.run_async(assignment), loop=self._async_loop)

@@ -96,14 +96,14 @@ class Session:
 
     # -------------------------------------------------------------------------- from the main thread
 
-    def send_started(self, token: int, *, at_once: bool = False) -> None:
-        """That an attempt began. Unless it goes `at_once` it waits a little for something to travel with: what
-        ended before it is on its way already, and of what is first at a lease the engine knows that it may
+    def send_started(self, token: int, began_ms: int, *, at_once: bool = False) -> None:
+        """That an attempt began, and when. Unless it goes `at_once` it waits a little for something to travel with:
+        what ended before it is on its way already, and of what is first at a lease the engine knows that it may
         have begun."""
         if at_once:
-            self._send("started", token)
+            self._send("started", (token, began_ms))
         else:
-            self._out.append(("started", token))
+            self._out.append(("started", (token, began_ms)))
 
     def send_receipt(self, receipt: pb.Receipt) -> None:
         self._send("receipt", receipt)
@@ -192,9 +192,11 @@ class Session:
                     self._unbegun.discard(item.token)
                     self._begun.discard(item.token)
                 case "started":
-                    message.started.append(item)
-                    self._unbegun.discard(item)
-                    self._begun.add(item)
+                    token, began_ms = item
+                    message.started.append(token)
+                    message.started_ms.append(began_ms)
+                    self._unbegun.discard(token)
+                    self._begun.add(token)
                 case "returned":
                     message.returned.append(item)
                     self._unbegun.discard(item)

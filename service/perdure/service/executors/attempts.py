@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 from typing import Final
 
 from perdure import texts, wire
@@ -49,16 +50,25 @@ def took_ms(receipt: pb.Receipt) -> float | None:
     return float(wire.from_duration(receipt.duration)) + receipt.duration.nanos % 1_000_000 / 1e6
 
 
-def report_of(work: Work, receipt: pb.Receipt, now_ms: int) -> Report:
+def _times(receipt: pb.Receipt) -> tuple[int | None, int | None]:
+    """When user code began and ended, by the worker's clock."""
+    took = took_ms(receipt)
+    if took is None or not receipt.HasField("start_time"):
+        return None, None
     started_ms = wire.from_timestamp(receipt.start_time)
+    return started_ms, started_ms + ceil(took)
+
+
+def report_of(work: Work, receipt: pb.Receipt, now_ms: int) -> Report:
+    times = now_ms, *_times(receipt)
     match receipt.WhichOneof("result"):
         case "output":
             output = wire.payload_from_proto(receipt.output)
-            return TaskSucceeded(work.task_id, work.attempt, output, now_ms, started_ms)
+            return TaskSucceeded(work.task_id, work.attempt, output, *times)
         case "continuation":
-            return GraphReturned(work.task_id, work.attempt, receipt.continuation, now_ms, started_ms)
+            return GraphReturned(work.task_id, work.attempt, receipt.continuation, *times)
         case _:
             failure = texts.mended(wire.failure_from_proto(receipt.failure))  # of a worker of any version
             if failure.kind is FailureKind.CANCELED:  # interrupted though nobody asked: the worker is ending
                 return AttemptLost(work.task_id, work.attempt, "the attempt was interrupted", now_ms)
-            return TaskFailed(work.task_id, work.attempt, failure, now_ms)
+            return TaskFailed(work.task_id, work.attempt, failure, *times)

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from math import inf
+from math import ceil, inf
 from typing import Final
 
 from perdure import failures
@@ -48,6 +48,8 @@ STOP_S: Final = 5.0
 """User code that does not end by then is left behind: a thread cannot be killed."""
 
 Key = tuple[str, str, int]
+Began = tuple[int, float]
+"""When an attempt began: by the clock, and by one that nobody sets."""
 
 
 class _Running:
@@ -232,14 +234,14 @@ class LocalExecutor:
     def _run(self, running: _Running, assignment: Assignment) -> None:
         thread_id = threading.get_ident()
         result: Result | None = None
-        began_ms = self._clock()
+        began = self._clock(), time.perf_counter()
         try:
             try:
                 with running.lock:
                     if running.is_cancelled:
                         raise Interrupted
                     running.thread_id = thread_id
-                self._began(running, began_ms)
+                self._began(running, began)
                 result = self._runner.run(assignment)
             finally:
                 _leave(running, thread_id)
@@ -251,14 +253,14 @@ class LocalExecutor:
         except BaseException as error:
             _leave(running, thread_id)
             result = unforeseen(error)
-        self._tell(running, result, began_ms)
+        self._tell(running, result, began)
 
     def _begin_async(self, running: _Running, assignment: Assignment) -> None:
         async def run() -> Result:
             return await self._runner.run_async(assignment)
 
-        began_ms = self._clock()
-        self._began(running, began_ms)
+        began = self._clock(), time.perf_counter()
+        self._began(running, began)
         with running.lock:
             # Not by the loop's own factory, which user code may have set.
             running.task = task = asyncio.Task(run(), loop=self._async_loop)
@@ -266,27 +268,31 @@ class LocalExecutor:
                 task.cancel()
 
         def done(task: asyncio.Task[Result]) -> None:
-            self._tell(running, result_of(task), began_ms)
+            self._tell(running, result_of(task), began)
 
         task.add_done_callback(done)
 
-    def _began(self, running: _Running, began_ms: int) -> None:
-        work = running.work
-        self._post(lambda: self._send(work, AttemptStarted(work.task_id, work.attempt, began_ms)))
+    def _began(self, running: _Running, began: Began) -> None:
+        work, (began_ms, _) = running.work, began
+        self._post(lambda: self._send(work, AttemptStarted(work.task_id, work.attempt, began_ms, began_ms)))
 
-    def _tell(self, running: _Running, result: Result | None, began_ms: int | None = None) -> None:
-        """None: it was cancelled, or ended itself like a worker that exits."""
-        work = running.work
+    def _tell(self, running: _Running, result: Result | None, began: Began | None = None) -> None:
+        """None: it was cancelled."""
+        work, now_ms = running.work, self._clock()
+        times: tuple[int, int | None, int | None] = now_ms, None, None
+        if began is not None:
+            began_ms, began_s = began
+            times = now_ms, began_ms, max(now_ms, began_ms + ceil((time.perf_counter() - began_s) * 1000))
         report: Report
         match result:
             case Returned(output):
-                report = TaskSucceeded(work.task_id, work.attempt, output, self._clock(), began_ms)
+                report = TaskSucceeded(work.task_id, work.attempt, output, *times)
             case Continued(spec):
-                report = GraphReturned(work.task_id, work.attempt, spec, self._clock(), began_ms)
+                report = GraphReturned(work.task_id, work.attempt, spec, *times)
             case Failed(failure):
-                report = TaskFailed(work.task_id, work.attempt, failure, self._clock())
+                report = TaskFailed(work.task_id, work.attempt, failure, *times)
             case None:
-                report = AttemptLost(work.task_id, work.attempt, "the attempt was interrupted", self._clock())
+                report = AttemptLost(work.task_id, work.attempt, "the attempt was interrupted", now_ms)
         self._post(lambda: self._end(work, report))
 
     def _post(self, step: Callable[[], None]) -> None:

@@ -315,12 +315,12 @@ class LeasePool:
                 self._concurrent.add(function)
                 for queue in self._shapes.values():
                     queue.regroup(function)
-        for token in message.started:
+        for token, started_ms in zip(message.started, message.started_ms, strict=True):
             placed = lease.in_flight.get(token)
             if placed is not None and not placed.is_cancelled:
                 placed.began_s = now_s
                 work = placed.work
-                reports.append((work.run_id, AttemptStarted(work.task_id, work.attempt, now_ms)))
+                reports.append((work.run_id, AttemptStarted(work.task_id, work.attempt, now_ms, started_ms)))
         for receipt in message.receipts:
             placed = lease.in_flight.get(receipt.token)
             if placed is None:

@@ -48,6 +48,7 @@ class GraphReturned:
     spec: bytes
     at_ms: int
     started_ms: int | None = None
+    ended_ms: int | None = None
 
 
 class WaitReason(enum.Enum):
