@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from perdure.model import InputRef
-from perdure.options import Options, workflow_options
+from perdure.options import Options, RetryPolicy, workflow_options
 
 METADATA: Final = "_metadata"
 WORKFLOW_OPTIONS: Final = "workflow.io/options"
@@ -48,6 +48,8 @@ _REFUSED: Final = {
     "object_store_memory": "Ray has no such option for tasks either",
 }
 KNOWN_MAX: Final = 1_000
+AT_ONCE: Final = RetryPolicy(initial_interval=0, jitter=0)
+"""Ray makes no pauses between the attempts of its functions."""
 
 
 def _classes() -> Any:
@@ -155,7 +157,7 @@ def options_from_ray(given: Mapping[str, Any]) -> Options:
     own.pop("name", None)
     if task_id is not None:
         own["task_id"] = task_id
-    return Options().merged(options | own)
+    return Options(retry_policy=AT_ONCE).merged(options | own)
 
 
 def _placement_group(given: Mapping[str, Any]) -> Any:

@@ -52,7 +52,7 @@ def name(text: str, field: str, *, limit: int = ID_CHARS_MAX, required: bool = T
     if is_name(text, limit=limit) or (not text and not required):
         return text
     if not text:
-        raise _wrong(field, "is required")
+        raise _wrong(field, f"is required: 1 to {limit} printable characters")
     if len(text) > limit:
         raise _wrong(field, f"has 1 to {limit} printable characters, not {len(text)}")
     at = next(at for at, character in enumerate(text) if not character.isprintable())

@@ -28,9 +28,20 @@ def model_of(remote: Any, *args: Any) -> TaskOptions:
     return node.options
 
 
+def at_once(max_attempts: int, **given: Any) -> RetryPolicy:
+    """Ray makes no pauses between attempts."""
+    return RetryPolicy(max_attempts, initial_interval_ms=0, jitter=0, **given)
+
+
 def test_nothing_given_is_rays_default() -> None:
     retry = model_of(ray.remote(plain)).retry
     assert (retry.max_attempts, retry.application_errors) == (4, False)
+
+
+def test_pauses_between_attempts_are_an_option() -> None:
+    policy = perdure.RetryPolicy(initial_interval=5, jitter=0)
+    paused = ray.remote(plain).options(**raydag.metadata_of({"retry_policy": policy}))
+    assert model_of(paused).retry.initial_interval_ms == 5_000
 
 
 def test_options_of_the_decorator_and_of_the_call_are_merged() -> None:
@@ -45,15 +56,15 @@ def test_options_of_the_decorator_and_of_the_call_are_merged() -> None:
 @pytest.mark.parametrize(
     ("options", "retry"),
     [
-        ({"max_retries": 0}, RetryPolicy(1, application_errors=False)),
-        ({"max_retries": -1}, RetryPolicy(-1, application_errors=False)),
-        ({"retry_exceptions": True}, RetryPolicy(4, application_errors=True)),
-        ({"retry_exceptions": False}, RetryPolicy(4, application_errors=False)),
+        ({"max_retries": 0}, at_once(1, application_errors=False)),
+        ({"max_retries": -1}, at_once(-1, application_errors=False)),
+        ({"retry_exceptions": True}, at_once(4, application_errors=True)),
+        ({"retry_exceptions": False}, at_once(4, application_errors=False)),
         (
             {"retry_exceptions": [OSError, KeyError]},
-            RetryPolicy(4, retryable_types=("builtins.OSError", "builtins.KeyError"), application_errors=True),
+            at_once(4, retryable_types=("builtins.OSError", "builtins.KeyError"), application_errors=True),
         ),
-        ({"retry_exceptions": []}, RetryPolicy(4, application_errors=False)),
+        ({"retry_exceptions": []}, at_once(4, application_errors=False)),
     ],
 )
 def test_retries(options: dict[str, Any], retry: RetryPolicy) -> None:

@@ -176,3 +176,8 @@ def test_there_is_nothing_to_deploy() -> None:
         HTTPEventProvider.bind()
     with pytest.raises(RuntimeError, match="--http-listen"):
         HTTPEventProvider.deploy()
+
+
+async def test_a_listener_that_waits_by_http_itself_is_told_what_to_write() -> None:
+    with pytest.raises(NotImplementedError, match="bind a task to the event instead"):
+        await HTTPListener().poll_for_event("approved")

@@ -97,8 +97,9 @@ def test_the_unknown_is_not_found(fresh_id: Callable[[], str]) -> None:
         workflow.delete,
     ]
     for call in calls:
-        with pytest.raises(workflow.exceptions.WorkflowNotFoundError, match=unknown):
+        with pytest.raises(workflow.exceptions.WorkflowNotFoundError, match=unknown) as found:
             call(unknown)
+        assert isinstance(found.value, ValueError), "as in Ray"
         with pytest.raises(ValueError, match="1 to 256"):
             call("")
         with pytest.raises(TypeError, match="string"):
@@ -261,7 +262,7 @@ def test_one_runs_one_waits_and_the_third_is_refused(
             time.sleep(0.01)
         with pytest.raises(RuntimeError, match="already running or pending"):
             workflow.run(double.bind(1), workflow_id=second)
-        with pytest.raises(queue.Full):
+        with pytest.raises(queue.Full, match="Workflow queue has been full"):
             workflow.run(double.bind(1), workflow_id=third)
         with pytest.raises(workflow.exceptions.WorkflowNotFoundError):
             workflow.get_status(third)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -118,13 +119,25 @@ def test_ids_are_never_paths(odd: str) -> None:
     workflow.delete(odd)
 
 
+def test_the_driver_logs_the_id_of_a_new_workflow(
+    fresh_id: Callable[[], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    workflow_id = fresh_id()
+    with caplog.at_level(logging.INFO, logger="perdure.workflow"):
+        workflow.run(double.bind(1), workflow_id=workflow_id)
+        workflow.run(double.bind(1), workflow_id=workflow_id)
+    assert caplog.messages.count(f'Workflow job created. [id="{workflow_id}"].') == 1
+
+
 def test_metadata_must_be_json(fresh_id: Callable[[], str]) -> None:
     unused = fresh_id()
     for bad in ({"key": object()}, {"key": float("nan")}):
         with pytest.raises(ValueError, match="JSON"):
             workflow.run(double.bind(1), workflow_id=unused, metadata=bad)
-    with pytest.raises(TypeError, match="dictionary"):
+    with pytest.raises(ValueError, match="dictionary"):
         workflow.run(double.bind(1), workflow_id=unused, metadata="text")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="dictionary"):
+        workflow.options(metadata="text")
     with pytest.raises(workflow.exceptions.WorkflowNotFoundError):
         workflow.get_status(unused)
 

@@ -36,8 +36,8 @@ class WorkflowTaskNotRecoverableError(WorkflowNotResumableError):
     """A task's output is gone and cannot be made again."""
 
 
-class WorkflowNotFoundError(WorkflowNotResumableError, errors.WorkflowNotFoundError):
-    """There is no workflow of this id."""
+class WorkflowNotFoundError(WorkflowNotResumableError, errors.WorkflowNotFoundError, ValueError):
+    """There is no workflow of this id. A ValueError, too, as Ray raised for some calls."""
 
 
 class WorkflowStillActiveError(WorkflowError, errors.WorkflowStillActiveError):

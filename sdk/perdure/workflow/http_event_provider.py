@@ -24,7 +24,10 @@ class HTTPListener(EventListener):
     """
 
     async def poll_for_event(self, event_key: str) -> tuple[str, Any]:
-        raise NotImplementedError("the engine waits for these events; use workflow.wait_for_event(HTTPListener, ...)")
+        raise NotImplementedError(
+            "the engine waits for these events, so no listener can call this; bind a task to the event instead: "
+            "handle.bind(workflow.wait_for_event(HTTPListener, event_key=...))"
+        )
 
 
 class HTTPEventProvider:

@@ -71,20 +71,22 @@ class _AsRayTaskError:
 
 
 def refused(error: errors.PerdureError) -> BaseException:
-    """The error by which programs of Ray Workflows know it. That no more may wait is a queue.Full as it is."""
+    """The error by which programs of Ray Workflows know it, with the words that they may look for."""
     match error:
         case errors.WorkflowNotFoundError():
             return _like(exceptions.WorkflowNotFoundError, error)
         case errors.WorkflowStillActiveError():
             return _like(exceptions.WorkflowStillActiveError, error)
+        case errors.QueueFullError():
+            return _like(errors.QueueFullError, error, f"Workflow queue has been full: {error.message}")
         case errors.TaskNotFoundError() | errors.OutputNotStoredError():
             return ValueError(error.message)
         case _:
             return error
 
 
-def _like(kind: type[errors.PerdureError], error: errors.PerdureError) -> errors.PerdureError:
-    made = kind(error.message)
+def _like(kind: type[errors.PerdureError], error: errors.PerdureError, message: str = "") -> errors.PerdureError:
+    made = kind(message or error.message)
     made.fields = error.fields
     return made
 

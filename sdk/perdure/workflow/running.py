@@ -132,6 +132,7 @@ def _start(
         handle: Handle = connection.ask(starting)
     except errors.WorkflowAlreadyExistsError:
         return _attach(connection, named, mark)
+    log.info('Workflow job created. [id="%s"].', handle.workflow_id)
     return Started(connection, handle.workflow_id, handle.run_id)
 
 
@@ -169,7 +170,7 @@ def _check_metadata(metadata: object) -> None:
     if metadata is None:
         return
     if not isinstance(metadata, Mapping):
-        raise TypeError(f"metadata is a dictionary, not a {type(metadata).__name__}")
+        raise ValueError(f"metadata is a dictionary, not a {type(metadata).__name__}")
     try:
         text = json.dumps(dict(metadata), allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -24,6 +24,9 @@ class options:
     """
 
     def __init__(self, **workflow_options: Any) -> None:
+        metadata = workflow_options.get("metadata")
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise ValueError(f"metadata is a dictionary, not a {type(metadata).__name__}")
         self._carried = raydag.metadata_of(workflow_options)
         self.options: Mapping[str, Any] = workflow_options
 
