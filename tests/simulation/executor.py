@@ -37,6 +37,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.begun: Counter[tuple[str, str]] = Counter()
+        self.numbers: dict[tuple[str, str], int] = {}
         self.returned: defaultdict[tuple[str, str], list[bytes]] = defaultdict(list)
 
 
@@ -111,6 +112,9 @@ class FakeExecutor:
             return
         self._on_begin(work)
         self._ledger.begun[work.run_id, work.task_id] += 1
+        before = self._ledger.numbers.get((work.run_id, work.task_id), 0)
+        assert work.attempt > before, f"{work.task_id} begins as attempt {work.attempt} after attempt {before}"
+        self._ledger.numbers[work.run_id, work.task_id] = work.attempt
         if self._dice.random() < STRAY_LOSS_SHARE:
             self._later(lambda: self._tell(work, AttemptLost(work.task_id, work.attempt, "stray", self._clock())))
             return

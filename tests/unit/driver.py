@@ -21,7 +21,7 @@ from perdure.engine.messages import (
     TaskFailed,
     TaskSucceeded,
 )
-from perdure.engine.run import Run
+from perdure.engine.run import Before, Run
 from perdure.model import (
     NULL,
     Call,
@@ -113,7 +113,7 @@ class Driver:
         self.specs[key] = spec
         return self.apply(TaskContinued(task_id, attempt, spec, key, at_ms=10))
 
-    def restarted(self, at_ms: int | None = 1_000, *, cut_off: bool = False) -> Driver:
+    def restarted(self, at_ms: int | None = 1_000, *, before: Before = "nothing") -> Driver:
         """The same run in a new process: rebuilt from its records alone. None: not recovered yet."""
         consumed = {sequence for sequence, _ in self.consumed}
         run = Run.restore(
@@ -128,7 +128,7 @@ class Driver:
         again.specs, again.records, again.status = self.specs, dict(self.records), self.status
         again.mail, again.consumed = self.mail, list(self.consumed)
         if run.status is RunStatus.RUNNING and at_ms is not None:
-            again.take(run.recover(at_ms, was_cut_off=cut_off))
+            again.take(run.recover(at_ms, before))
         return again
 
     def resumed(self, at_ms: int) -> Driver:

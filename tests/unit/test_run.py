@@ -513,12 +513,12 @@ def test_an_attempt_that_was_cut_off_has_its_number_for_good() -> None:
     run = Driver(graph(call("a", options=RETRY), call("b", "a")))
     assert run.dispatched == [("a", 1)]
     for attempt in (2, 3):
-        run = run.restarted(cut_off=True)
+        run = run.restarted(before="unknown")
         assert run.dispatched == [("a", attempt)]
     run.fail("a", 3)
     run.apply(TimerFired("a", 3, 100_000))
     assert run.dispatched[-1] == ("a", 4)
-    run = run.restarted(cut_off=True, at_ms=200_000)
+    run = run.restarted(before="unknown", at_ms=200_000)
     assert run.dispatched == [("a", 5)], "it may have begun since its pause was over"
     run.succeed("a", 5)
     assert run.dispatched[-1] == ("b", 1), "nothing of it began before"
@@ -527,7 +527,7 @@ def test_an_attempt_that_was_cut_off_has_its_number_for_good() -> None:
 def test_a_pause_between_attempts_is_no_attempt() -> None:
     run = Driver(graph(call("a", options=RETRY)))
     run.fail("a")
-    run = run.restarted(cut_off=True, at_ms=11)
+    run = run.restarted(before="unknown", at_ms=11)
     assert run.dispatched == []
     run.apply(TimerFired("a", 1, 100_000))
     assert run.dispatched == [("a", 2)]

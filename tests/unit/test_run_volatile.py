@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from perdure.engine.messages import Dispatch, TaskFailed, TaskSucceeded, TimerFired
 from perdure.model import Call, Node, NodeRef, RetryPolicy, RunStatus, TaskOptions, TaskStatus, Wait
@@ -10,6 +11,7 @@ from unit.driver import CATCH, ERROR, ONCE, VALUE, Driver, call, graph
 
 NOT = replace(ONCE, checkpoint=False)
 KEPT = replace(ONCE, checkpoint=True)
+RETRY = replace(ONCE, retry=RetryPolicy(max_attempts=3, initial_interval_ms=100, jitter=0, application_errors=True))
 
 
 def test_an_output_without_a_checkpoint_is_at_hand_and_not_recorded() -> None:
@@ -172,3 +174,43 @@ def test_a_task_of_a_returned_graph_may_run_where_its_owner_ran() -> None:
     assert isinstance(dispatches[0].node.action, Call)
     (last,) = [command for command in driver.succeed("b") if isinstance(command, Dispatch)]
     assert last.beside == ""
+
+
+def test_what_needed_a_value_that_is_gone_may_have_begun() -> None:
+    """So all of them go on with their next numbers, however often the engine dies; others begin with 1."""
+    nodes = call("a", options=NOT), call("b", "a", options=NOT), call("c", "b"), call("d", "c")
+    driver = Driver(graph(*nodes))
+    seen = [driver.dispatched]
+    for _ in range(3):
+        driver = driver.restarted(before="unknown")
+        seen.append(driver.dispatched)
+        for task in "ab":
+            driver.succeed(*driver.dispatched[-1])
+            assert driver.dispatched[-1][0] == chr(ord(task) + 1)
+    numbers = [[number for life in seen for name, number in life if name == task] for task in "abc"]
+    assert all(number > before for told in numbers for before, number in pairwise(told))
+    driver.succeed(*driver.dispatched[-1])
+    assert driver.dispatched[-1] == ("d", 1)
+
+
+def test_a_value_that_was_forgotten_is_made_by_another_attempt() -> None:
+    """No attempt was in flight, but this one had run."""
+    driver = Driver(graph(call("a", options=NOT), call("b", "a", options=RETRY)))
+    driver.succeed("a")
+    driver.fail("b")
+    driver = driver.restarted(at_ms=11, before="told")
+    assert driver.dispatched == [("a", 2)]
+    driver.succeed("a", 2)
+    driver.apply(TimerFired("b", 1, 100_000))
+    assert driver.dispatched == [("a", 2), ("b", 2)]
+
+
+def test_what_a_volatile_owner_of_a_graph_gave_may_have_been_used() -> None:
+    driver = Driver(graph(call("a", options=NOT), call("b", "a")))
+    driver.go_on("a", graph(call("x", options=NOT)))
+    driver.succeed("x")
+    assert driver.dispatched[-1] == ("b", 1)
+    driver = driver.restarted(before="unknown")
+    assert driver.dispatched == [("x", 2)]
+    driver.succeed("x", 2)
+    assert driver.dispatched[-1] == ("b", 2)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
-from typing import assert_never
+from typing import Literal, TypeAlias, assert_never
 
 from perdure.engine.failures import attempt_timed_out, event_timed_out, leaving, run_canceled, worker_lost
 from perdure.engine.messages import (
@@ -57,6 +57,10 @@ from perdure.model import (
     Wait,
     WaitEvent,
 )
+
+Before: TypeAlias = Literal["nothing", "told", "unknown"]
+"""Which attempts of a restored run began before: none; those that records tell of, and any of volatile tasks; or
+nobody knows, since the run was cut off."""
 
 
 class Run:
@@ -116,31 +120,30 @@ class Run:
         self._start_all(at_ms)
         return self._take()
 
-    def recover(self, at_ms: int, *, was_cut_off: bool = False) -> list[Command]:
+    def recover(self, at_ms: int, before: Before = "nothing") -> list[Command]:
         """The commands that a restored state implies: what was in flight runs again, what waited waits on, and
         what had failed or was canceled in a run that was made RUNNING again is tried anew.
 
-        Attempts that were in flight were never recorded, so they cost no retry. If the run `was_cut_off`, with
-        attempts in flight perhaps, each of them gets a record now: the next one has the number after it, and so has
-        the one after the next time.
+        Attempts that were in flight were never recorded, so they cost no retry. Each that may have begun `before` gets
+        a record now: the next one has the number after it, and so has the one after the next time.
         """
         self._try_anew()
         self.graph.skip_unneeded()
-        if was_cut_off:
-            self._count_cut_off(at_ms)
+        if before != "nothing":
+            self._count_begun(at_ms, all_of_them=before == "unknown")
         self._start_all(at_ms)
         return self._take()
 
-    def _count_cut_off(self, at_ms: int) -> None:
-        """Whatever could be started before could have been: nobody wrote down what was."""
-        for task in self.graph:
-            if not isinstance(task.node.action, Call) or not task.is_startable or not task.scope.is_live():
+    def _count_begun(self, at_ms: int, *, all_of_them: bool) -> None:
+        for task in self.graph.begun_before():
+            if not all_of_them and not task.is_volatile:
                 continue
             if task.wake_ms is not None and task.wake_ms > at_ms:
                 continue  # it was waiting for its next attempt
             task.attempt += 1
             task.wake_ms = None
-            self._record(task, failure=task.failure if task.failures else None, status=TaskStatus.READY)
+            status = TaskStatus.READY if task.is_startable else TaskStatus.BLOCKED
+            self._record(task, failure=task.failure if task.failures else None, status=status)
 
     def settle(self, began_ms: int) -> None:
         """Let a restored run that is at work say what its waits do: a wait without a moment is not recorded

@@ -276,6 +276,31 @@ class Graph:
                 freed.append(need)
         return freed
 
+    def begun_before(self) -> list[Task]:
+        """Calls that may have begun before the run was restored and that no record tells of: all they need is done,
+        or is the value of volatile tasks, which may have been done."""
+        begun = [task for task in self if task.is_startable and task.scope.is_live()]
+        begun = [task for task in begun if isinstance(task.node.action, Call)]
+        done = [task for task in begun if task.is_volatile]
+        missing: dict[int, int] = {}  # by id()
+        remaining: dict[int, int] = {}
+        while done:
+            task = done.pop()
+            for other in task.dependents:
+                left = missing[id(other)] = missing.get(id(other), other.missing) - 1
+                if left or other.done or other.spec_key or not other.scope.is_live():
+                    continue
+                if isinstance(other.node.action, Call):
+                    begun.append(other)
+                    if other.is_volatile:
+                        done.append(other)
+            scope, owner = task.scope, task.scope.owner
+            if owner is not None and not owner.done and not task.is_optional:
+                left = remaining[id(scope)] = remaining.get(id(scope), scope.remaining) - 1
+                if not left:
+                    done.append(owner)
+        return begun
+
     def skip_unneeded(self) -> None:
         """After a restart: volatile tasks whose values nobody asks for any more count as done.
 

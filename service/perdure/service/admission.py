@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 
 from perdure import errors, texts, wire
 from perdure.engine.failures import record_refused
+from perdure.engine.run import Before
 from perdure.model import RunStatus, frozen
 from perdure.service.journal import Journal, Then
 from perdure.service.scheduler import Scheduler
@@ -239,8 +240,12 @@ class Admission:
             else:
                 self._scheduler.tell(after, change)
             if after.status is RunStatus.RUNNING:
-                is_new = row.status is RunStatus.PENDING and row.start_ms is None
-                self._scheduler.take_up(row.run_id, is_at_rest=is_new or row.status is RunStatus.FAILED)
+                before: Before | None = None
+                if row.status is RunStatus.PENDING and row.start_ms is None:
+                    before = "nothing"
+                elif row.status is RunStatus.FAILED:
+                    before = "told"
+                self._scheduler.take_up(row.run_id, before=before)
             if not moved.done():
                 moved.set_result(after)
 

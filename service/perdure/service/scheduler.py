@@ -39,7 +39,7 @@ from perdure.engine.messages import (
     TaskSucceeded,
     TimerFired,
 )
-from perdure.engine.run import Run
+from perdure.engine.run import Before, Run
 from perdure.model import Call, Failure, FailureKind, InvalidSpec, Payload, RunStatus, Spec
 from perdure.service.changes import Change, Changes
 from perdure.service.executors.port import Executor, GraphReturned, Reports, Work
@@ -138,7 +138,7 @@ class Scheduler:
         self.moment = 0  # counts what was noted for subscribers
         self._outdated: set[str] = set()  # of those, what is read of them now may be too old
         self._begun: dict[str, dict[str, int]] = {}  # attempts that may have begun and were never recorded, by run
-        self._at_rest: set[str] = set()  # of those, no attempt was in flight
+        self._before: dict[str, Before] = {}  # of those, what began of them, if that is known
         self.on_end: Callable[[str], None] = lambda _run_id: None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -477,11 +477,11 @@ class Scheduler:
         if self._current.get((live.row.namespace, live.row.workflow_id)) is live:
             del self._current[live.row.namespace, live.row.workflow_id]
 
-    def take_up(self, run_id: str, *, is_at_rest: bool = False) -> None:
-        """A run was made RUNNING in the store: it comes into memory and goes on. One that `is_at_rest` has no
-        attempts that nobody has told of."""
-        if is_at_rest:
-            self._at_rest.add(run_id)
+    def take_up(self, run_id: str, *, before: Before | None = None) -> None:
+        """A run was made RUNNING in the store: it comes into memory and goes on. `before` says what began of it; its
+        row says so otherwise."""
+        if before is not None:
+            self._before[run_id] = before
         if run_id in self._loading:
             self._outdated.add(run_id)
         self._with_live(run_id, lambda _live: None)
@@ -548,11 +548,11 @@ class Scheduler:
             self._begun.pop(run_id, None)
             self._admit(live)
             if live.run.status is RunStatus.RUNNING:
-                was_cut_off = not live.row.is_dormant and run_id not in self._at_rest
-                step = _Step(live.run.recover(self.clock(), was_cut_off=was_cut_off))
+                before = self._before.get(run_id, "told" if live.row.is_dormant else "unknown")
+                step = _Step(live.run.recover(self.clock(), before))
                 self._note_changes(live, step.views)
                 self._carry_out(live, step)
-        self._at_rest.discard(run_id)
+        self._before.pop(run_id, None)
         for then in waiting:
             if live is not None and live.held is not None:
                 live.held.append(partial(self._with_live, run_id, then))
