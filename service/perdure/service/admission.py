@@ -25,6 +25,7 @@ from perdure.engine.failures import record_refused
 from perdure.engine.run import Before
 from perdure.model import RunStatus, frozen
 from perdure.service.journal import Journal, Then
+from perdure.service.loops import TROUBLE_S, Loop
 from perdure.service.scheduler import Scheduler
 from perdure.service.views import RunView
 from perdure.storage.ports import Entry, MetadataStore, StorageError
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 ANY: Final = -1
 """A limit that is none."""
 PAGE: Final = 100
-TROUBLE_S: Final = 1.0
 
 
 @frozen
@@ -71,9 +71,7 @@ class Admission:
         self._pending: Counter[str] = Counter()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._doubtful: set[str] = set()
-        self._wake = asyncio.Event()
-        self._is_starting = False
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("admission", self._start_waiting, trouble="nobody started, trying again")
 
     # -------------------------------------------------------------------------- lifetime
 
@@ -92,18 +90,15 @@ class Admission:
 
     async def start(self) -> None:
         """Begin to start those who wait."""
-        self._wake.set()
-        self._task = asyncio.create_task(self._start_forever(), name="admission")
+        self._loop.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.stop()
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody is about to start."""
-        return not self._is_starting and not self._wake.is_set()
+        return self._loop.is_idle
 
     # -------------------------------------------------------------------------- slots
 
@@ -153,12 +148,12 @@ class Admission:
         if namespace is not None:
             self._running[namespace] -= 1
             if self._pending[namespace]:
-                self._wake.set()
+                self._loop.wake()
 
     def queued(self, row: RunRow) -> RunView:
         """A run is durably PENDING."""
         self._scheduler.tell(row, row.change)
-        self._wake.set()  # its turn may have come before its row was there
+        self._loop.wake()  # its turn may have come before its row was there
         return RunView(row)
 
     def count_running(self, namespace: str) -> int:
@@ -253,20 +248,9 @@ class Admission:
 
     # -------------------------------------------------------------------------- the queue
 
-    async def _start_forever(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._is_starting = True
-            self._wake.clear()
-            try:
-                for namespace in [namespace for namespace, count in self._pending.items() if count > 0]:
-                    await self._start_oldest(namespace)
-            except Exception as error:
-                log.warning("nobody started, trying again", exc_info=not isinstance(error, StorageError))
-                self._wake.set()
-                await asyncio.sleep(TROUBLE_S)
-            finally:
-                self._is_starting = False
+    async def _start_waiting(self) -> None:
+        for namespace in [namespace for namespace, count in self._pending.items() if count > 0]:
+            await self._start_oldest(namespace)
 
     async def _start_oldest(self, namespace: str) -> None:
         while free := self._free(namespace):

@@ -15,7 +15,8 @@ from typing import Final
 from perdure.service.admission import Admission
 from perdure.service.changes import Change, Changes
 from perdure.service.journal import Journal
-from perdure.storage.ports import MetadataStore, StorageError
+from perdure.service.loops import Loop
+from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import DeleteRun, RunRow, SetRun
 
 log = logging.getLogger(__name__)
@@ -46,15 +47,13 @@ class Retention:
         self._clock = clock
         self._keep_ms = keep_ms
         self._on_delete = on_delete
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("retention", self._step, trouble="retention broken off, trying again", failed=self._pause_s)
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="retention")
+        self._loop.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.stop()
 
     async def expire(self) -> int:
         """Delete all that is old enough now; gives their number. Raises StorageError."""
@@ -85,12 +84,10 @@ class Retention:
             self._changes.stir(row.run_id)
         return True
 
-    async def _run(self) -> None:
-        pause_s = min(max(self._keep_ms / 10_000, PAUSE_MIN_S), PAUSE_MAX_S)
-        while True:
-            try:
-                if count := await self.expire():
-                    log.info("finished runs deleted", extra={"runs": count})
-            except Exception as error:
-                log.warning("retention broken off, trying again", exc_info=not isinstance(error, StorageError))
-            await asyncio.sleep(pause_s)
+    async def _step(self) -> float:
+        if count := await self.expire():
+            log.info("finished runs deleted", extra={"runs": count})
+        return self._pause_s()
+
+    def _pause_s(self) -> float:
+        return min(max(self._keep_ms / 10_000, PAUSE_MIN_S), PAUSE_MAX_S)

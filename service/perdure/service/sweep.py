@@ -21,11 +21,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from perdure.service.elapsed import elapsed_s
 from perdure.service.journal import Journal
+from perdure.service.loops import Loop
 from perdure.storage.ports import BlobStore, MetadataStore, StorageError
 from perdure.storage.rows import BlobMark, MarkBlobs, Unmark
 
@@ -61,22 +61,23 @@ class Sweeper:
         self._blobs = blobs
         self._grace_s = grace_s
         self._collect_s = collect_s
-        self._wake = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._sweeping = Loop("sweep", self._sweep, trouble="sweep broken off, trying again", failed=self._again_s)
+        self._collecting = Loop(
+            "collect", self._collect, trouble="collection broken off", first_s=collect_s, failed=lambda: collect_s
+        )
 
     async def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._sweep_forever(), name="sweep")]
+        self._sweeping.start()
         if self._collect_s:
-            self._tasks.append(asyncio.create_task(self._collect_forever(), name="collect"))
+            self._collecting.start()
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._sweeping.stop()
+        await self._collecting.stop()
 
     def wake(self) -> None:
         """Blobs were marked."""
-        self._wake.set()
+        self._sweeping.wake()
 
     async def sweep(self) -> bool:
         """Look at all that is marked. Gives whether marks are left: of blobs that were put lately, or that
@@ -124,22 +125,16 @@ class Sweeper:
             log.warning("blob not removed, trying again", extra={"sha256": mark.sha256, "error": str(error)})
             return False
 
-    async def _sweep_forever(self) -> None:
-        while True:
-            self._wake.clear()
-            try:
-                if self._grace_s:
-                    await self._calm()
-                is_left = await self.sweep()
-            except Exception as error:
-                log.warning("sweep broken off, trying again", exc_info=not isinstance(error, StorageError))
-                is_left = True
-            if self._grace_s:
-                await asyncio.sleep(PAUSE_S)
-            again_s = min(max(self._grace_s / 2, PAUSE_S), AGAIN_MAX_S) if is_left else None
-            with suppress(TimeoutError):
-                async with asyncio.timeout(again_s):
-                    await self._wake.wait()
+    async def _sweep(self) -> float | None:
+        if self._grace_s:
+            await self._calm()
+        is_left = await self.sweep()
+        if self._grace_s:
+            await asyncio.sleep(PAUSE_S)
+        return self._again_s() if is_left else None
+
+    def _again_s(self) -> float:
+        return min(max(self._grace_s / 2, PAUSE_S), AGAIN_MAX_S)
 
     async def _calm(self) -> None:
         """Wait until this engine was awake, and the database there, for long enough."""
@@ -157,11 +152,7 @@ class Sweeper:
                 since_s = now_s
             last_s = now_s
 
-    async def _collect_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._collect_s)
-            try:
-                seen, marked = await self.collect()
-                log.info("blobs collected", extra={"blobs": seen, "unused": marked})
-            except Exception as error:
-                log.warning("collection broken off", exc_info=not isinstance(error, StorageError))
+    async def _collect(self) -> float:
+        seen, marked = await self.collect()
+        log.info("blobs collected", extra={"blobs": seen, "unused": marked})
+        return self._collect_s

@@ -7,21 +7,17 @@ may fire more than once (after a restart, say); the core takes it once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
-import logging
 from collections.abc import Callable
 from typing import Final
 
-from perdure.storage.ports import MetadataStore, StorageError
+from perdure.service.loops import TROUBLE_S, Loop
+from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import Timer
-
-log = logging.getLogger(__name__)
 
 HORIZON_MS: Final = 60_000
 PAGE: Final = 10_000
 POLL_S: Final = 20.0
-TROUBLE_S: Final = 1.0
 END_OF_TIME_MS: Final = (1 << 63) - 1
 """The largest moment that a store can hold."""
 
@@ -37,22 +33,19 @@ class Timers:
         self._known: set[tuple[int, str, str, int]] = set()
         self._horizon_ms = 0
         self._handle: asyncio.TimerHandle | None = None
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("timers", self._poll, trouble="timers not read, trying again")
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._poll_forever(), name="timers")
+        self._loop.start()
 
     async def stop(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.stop()
 
     def look_again(self) -> None:
         """There are timers in the store that nobody set here."""
-        self._wake.set()
+        self._loop.wake()
 
     async def next_ms(self) -> int | None:
         """The moment of the earliest timer that there is, here or in the store; None if there is none."""
@@ -93,19 +86,6 @@ class Timers:
             wake_ms, run_id, task_id, attempt = item
             self._fire(Timer(run_id, task_id, attempt, wake_ms))
         self._arm()
-
-    async def _poll_forever(self) -> None:
-        while True:
-            try:
-                pause_s = await self._poll()
-            except Exception as error:
-                is_expected = isinstance(error, StorageError)
-                log.warning("timers not read", extra={"error": str(error)}, exc_info=not is_expected)
-                pause_s = TROUBLE_S
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._wake.wait()
-            self._wake.clear()
 
     async def _poll(self) -> float:
         """Take the timers up to a new horizon into memory; gives the seconds to the next look."""

@@ -6,15 +6,14 @@ without our knowing, so where somebody waits the store is asked every so often.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from perdure.model import RunStatus
 from perdure.service.admission import ANY, Admission, Way
-from perdure.storage.ports import StorageError
+from perdure.service.loops import Loop
 from perdure.storage.rows import Limit
 
 log = logging.getLogger(__name__)
@@ -25,21 +24,22 @@ POLL_S: Final = 1.0
 class SharedAdmission(Admission):
     """Admission of one engine among several."""
 
-    _poll_task: asyncio.Task[None] | None = None
+    def __init__(self, *parts: Any, **settings: Any) -> None:
+        super().__init__(*parts, **settings)
+        self._polling = Loop("admission-poll", self._poll, trouble="queue not read, trying again", first_s=POLL_S)
 
     def wake(self) -> None:
         """Others have changed something: perhaps there is a slot."""
         if self.max_running != ANY and self._pending.total() > 0:
-            self._wake.set()
+            self._loop.wake()
 
     async def start(self) -> None:
         await super().start()
-        self._poll_task = asyncio.create_task(self._poll_forever(), name="admission-poll")
+        if self.max_running != ANY:
+            self._polling.start()
 
     async def stop(self) -> None:
-        if self._poll_task is not None:
-            self._poll_task.cancel()
-            await asyncio.gather(self._poll_task, return_exceptions=True)
+        await self._polling.stop()
         await super().stop()
 
     async def count(self) -> None:
@@ -77,11 +77,7 @@ class SharedAdmission(Admission):
             return ()
         return (Limit(namespace, RunStatus.RUNNING, self.max_running),)
 
-    async def _poll_forever(self) -> None:
-        while self.max_running != ANY:
-            await asyncio.sleep(POLL_S)
-            try:
-                self._pending = Counter(await self._store.count_pending())
-            except Exception as error:
-                log.warning("queue not read, trying again", exc_info=not isinstance(error, StorageError))
-            self.wake()
+    async def _poll(self) -> float:
+        self._pending = Counter(await self._store.count_pending())
+        self.wake()
+        return POLL_S

@@ -8,13 +8,13 @@ durable things are seen this way.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
 
 from perdure import errors
 from perdure.service.changes import Change, Changes
+from perdure.service.loops import Loop
 from perdure.service.queries import Queries
 from perdure.service.scheduler import Scheduler
 from perdure.service.views import RunView
@@ -44,9 +44,15 @@ class Follower:
         self._changes = changes
         self._queries = queries
         self._clock = clock
-        self._wake = asyncio.Event()
         self._told = 0
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop(
+            "follower",
+            self._look,
+            trouble="changes of others not read, trying again",
+            first_s=POLL_S,
+            gather_s=GATHER_S,
+            failed=lambda: POLL_S,
+        )
 
     async def start(self) -> None:
         """Returns once it is known from where to follow; nobody may subscribe before. Waits for the store."""
@@ -57,35 +63,17 @@ class Follower:
             except StorageError as error:
                 log.warning("changes of others not read, trying again", extra={"error": str(error)})
                 await asyncio.sleep(POLL_S)
-        self._task = asyncio.create_task(self._follow_forever(), name="follower")
+        self._loop.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.stop()
 
     def heard(self) -> None:
         """Others changed something."""
         if self._changes.has_listeners:
-            self._wake.set()
+            self._loop.wake()
 
-    async def _follow_forever(self) -> None:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
-                    await self._wake.wait()
-            await asyncio.sleep(GATHER_S)
-            self._wake.clear()
-            try:
-                await self._look()
-            except Exception as error:
-                log.warning(
-                    "changes of others not read, trying again",
-                    extra={"error": str(error)},
-                    exc_info=not isinstance(error, StorageError),
-                )
-
-    async def _look(self) -> None:
+    async def _look(self) -> float:
         for run_id in self._changes.waited_runs():
             if self._scheduler.find_live(run_id) is None:
                 self._changes.stir(run_id)
@@ -93,6 +81,7 @@ class Follower:
         if self._changes.has_subscribers:
             await self._publish(self._told)
         self._told = until  # who subscribes from now on needs nothing that was before
+        return POLL_S
 
     async def _publish(self, since: int) -> None:
         """Runs that changed since the last look, and the tasks of those that somebody watches. What is

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
+from perdure.service.loops import Loop
 from perdure.storage.ports import Fenced, MetadataStore, StorageError
 from perdure.storage.rows import EngineRow, RunRow
 
@@ -51,8 +52,20 @@ class Membership:
         self._fenced = fenced
         self._elapsed_s = elapsed_s
         self._patient_until_s = 0.0
-        self._renewing: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._renewing = Loop(
+            "membership-renew",
+            self._renew,
+            trouble="lease not renewed, trying again",
+            first_s=lease_ms / 3000,
+            failed=self._not_renewed,
+        )
+        self._watching = Loop(
+            "membership-watch",
+            self._watch,
+            trouble="others not seen, trying again",
+            failed=self._not_seen,
+            fenced=fenced,
+        )
         self._holds_until_s = 0.0
 
     @property
@@ -72,7 +85,7 @@ class Membership:
             try:
                 async with self._held():
                     await self._store.join(self.engine, self._lease_ms)
-                self._renewing = asyncio.create_task(self._renew_forever(), name="membership-renew")
+                self._renewing.start()
                 return
             except Fenced:
                 raise
@@ -82,15 +95,15 @@ class Membership:
 
     async def start(self) -> None:
         """Begin to bury the dead, and take over what has no owner."""
-        self._watching = asyncio.create_task(self._watch_forever(), name="membership-watch")
+        self._watching.start()
 
     async def stop(self) -> None:
         """Only looks away. It stays a member: what is under way takes its time, and has to become durable."""
-        await _end(self._watching)
+        await self._watching.stop()
 
     async def leave(self) -> None:
         """Give all runs up, so that nobody has to wait for the end of the lease."""
-        await _end(self._renewing)
+        await self._renewing.stop()
         with contextlib.suppress(StorageError):
             await self._store.leave()
 
@@ -111,31 +124,21 @@ class Membership:
         yield
         self._holds_until_s = max(self._holds_until_s, asked_s + self._lease_ms / 1000)
 
-    async def _renew_forever(self) -> None:
-        pause_s = self._lease_ms / 3000
-        while True:
-            await asyncio.sleep(pause_s)
-            try:
-                await self.renew()
-                pause_s = self._lease_ms / 3000
-            except Fenced:
-                return
-            except Exception as error:
-                self._was_away()
-                _log("lease not renewed, trying again", error)
-                pause_s = self._lease_ms / 20_000
+    async def _renew(self) -> float:
+        await self.renew()
+        return self._lease_ms / 3000
 
-    async def _watch_forever(self) -> None:
-        while True:
-            try:
-                await self.look_around()
-            except Fenced:
-                self._fenced()
-                return
-            except Exception as error:
-                self._was_away()
-                _log("others not seen, trying again", error)
-            await asyncio.sleep(WATCH_S)
+    def _not_renewed(self) -> float:
+        self._was_away()
+        return self._lease_ms / 20_000
+
+    async def _watch(self) -> float:
+        await self.look_around()
+        return WATCH_S
+
+    def _not_seen(self) -> float:
+        self._was_away()
+        return WATCH_S
 
     def _was_away(self) -> None:
         """The store did not answer."""
@@ -149,13 +152,3 @@ class Membership:
         while rows := await self._store.take_over(CHUNK):
             log.info("runs taken over", extra={"runs": len(rows)})
             self._take_up(rows)
-
-
-async def _end(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def _log(message: str, error: Exception) -> None:
-    log.warning(message, extra={"error": str(error)}, exc_info=not isinstance(error, StorageError))

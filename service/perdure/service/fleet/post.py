@@ -6,8 +6,6 @@ It is dropped after that; reading it twice does no harm, since what it asks for 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 from typing import Final
 
@@ -15,8 +13,9 @@ from perdure.engine.messages import CancelRequested
 from perdure.service.fleet import letters
 from perdure.service.fleet.inbox import Inbox
 from perdure.service.journal import Journal
+from perdure.service.loops import Loop
 from perdure.service.scheduler import Scheduler
-from perdure.storage.ports import Fenced, MetadataStore, StorageError, Unstorable
+from perdure.storage.ports import MetadataStore, StorageError, Unstorable
 from perdure.storage.rows import DropMail, MailRow
 
 log = logging.getLogger(__name__)
@@ -34,39 +33,19 @@ class Post:
         self._journal = journal
         self._scheduler = scheduler
         self._inbox = inbox
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Loop("post", self._read, trouble="mail not read, trying again", failed=lambda: POLL_S)
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._read_forever(), name="post")
+        self._loop.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loop.stop()
 
     def wake(self) -> None:
         """There may be mail."""
-        self._wake.set()
+        self._loop.wake()
 
-    async def _read_forever(self) -> None:
-        while True:
-            try:
-                await self._read()
-            except Fenced:
-                return
-            except Exception as error:
-                log.warning(
-                    "mail not read, trying again",
-                    extra={"error": str(error)},
-                    exc_info=not isinstance(error, StorageError),
-                )
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
-                    await self._wake.wait()
-            self._wake.clear()
-
-    async def _read(self) -> None:
+    async def _read(self) -> float:
         while unread := await self._store.read_mail(limit=LETTERS_MAX):
             for mail in unread:
                 try:
@@ -79,6 +58,7 @@ class Post:
                     log.exception("letter not understood", extra={"run_id": mail.run_id, "kind": mail.kind})
             # Behind what they made happen: after a crash in between they are read again.
             await self._journal.write((DropMail(tuple(mail.number for mail in unread)),))
+        return POLL_S
 
     async def _deal_with(self, mail: MailRow) -> None:
         """What cannot be done any more is not: whoever asked sees that by looking at the run."""
