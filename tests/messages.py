@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
 SAME_MAX: Final = 2
@@ -31,8 +32,15 @@ class Place:
     is_key: bool = False
 
     @property
+    def scalar(self) -> FieldDescriptor:
+        """What the place holds."""
+        if not _is_map(self.field):
+            return self.field
+        return self.field.message_type.fields_by_name["key" if self.is_key else "value"]
+
+    @property
     def is_text(self) -> bool:
-        return self.field.type == FieldDescriptor.TYPE_STRING
+        return bool(self.scalar.type == FieldDescriptor.TYPE_STRING)
 
     def __str__(self) -> str:
         return ".".join([*(field.name for field in self.way), "KEY" if self.is_key else self.field.name])
@@ -76,6 +84,11 @@ def _places(kind: Descriptor, way: tuple[FieldDescriptor, ...], types: tuple[str
             yield from _places(inner.message_type, (*way, field), (*types, inner.message_type.full_name))
 
 
+def class_of(kind: Descriptor) -> Any:
+    """The class of the messages of that type."""
+    return GetMessageClass(kind)
+
+
 def _enter(message: Any, field: FieldDescriptor) -> Any:
     inside = getattr(message, field.name)
     if _is_map(field):
@@ -98,12 +111,7 @@ def mutated(good: list[Any], texts: st.SearchStrategy[str]) -> st.SearchStrategy
         message: Message = type(good[0])()
         message.CopyFrom(draw(st.sampled_from(good)))
         for place in draw(st.lists(st.sampled_from(known), min_size=1, max_size=MUTATIONS_MAX)):
-            field = (
-                place.field.message_type.fields_by_name["key" if place.is_key else "value"]
-                if _is_map(place.field)
-                else place.field
-            )
-            place.put(message, draw(_scalars(field, texts)))
+            place.put(message, draw(_scalars(place.scalar, texts)))
         return message
 
     return drawn()
