@@ -7,6 +7,7 @@ the id that makes it so. Waiting is a row of long polls, and outlives restarts o
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
@@ -18,7 +19,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from perdure import batches, codec, errors, failures, graphwire, rayobjects, runtimeenv, texts, wire
 from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
-from perdure.connection import open_channel
+from perdure.connection import REPEAT_KEY, open_channel
 from perdure.conversion import large_parts, to_spec, with_stored
 from perdure.graph import TaskNode
 from perdure.ids import time_ordered_id
@@ -133,7 +134,7 @@ class Client:
         """
         item = RunItem(graph, workflow_id, inputs, metadata, labels, name, request_id, id_reuse, id_conflict)
         request = await batches.run_request(self, item)
-        answer = await self._call(lambda: self._workflows.Run(request))
+        answer = await self._ask(self._workflows.Run, request)
         return Handle(self, answer.workflow.workflow_id, answer.workflow.run_id)
 
     async def run(self, graph: T, **how: Any) -> T:
@@ -142,7 +143,7 @@ class Client:
         request = await batches.run_request(self, RunItem(graph, **how))
         request.wait.FromSeconds(int(POLL_S))
         request.include_error_object = True
-        answer = await self._call(lambda: self._workflows.Run(request))
+        answer = await self._ask(self._workflows.Run, request)
         handle = Handle(self, answer.workflow.workflow_id, answer.workflow.run_id)
         has_ended = answer.HasField("outcome")
         outcome = batches.outcome_of(answer.outcome) if has_ended else await handle.outcome()
@@ -176,14 +177,14 @@ class Client:
         """Let a failed or resumable run go on. False: it is at work already."""
         texts.name(workflow_id, "workflow_id")
         request = workflow_service_pb2.ResumeRequest(namespace=self.namespace, workflow_id=workflow_id)
-        return (await self._call(lambda: self._workflows.Resume(request))).resumed
+        return (await self._ask(self._workflows.Resume, request)).resumed
 
     async def cancel(self, workflow_id: str, reason: str = "") -> RunStatus:
         """End a run; gives its state, which is another one than CANCELED if it was final before."""
         texts.name(workflow_id, "workflow_id")
         texts.free(reason, "reason")
         request = workflow_service_pb2.CancelRequest(namespace=self.namespace, workflow_id=workflow_id, reason=reason)
-        answer = await self._call(lambda: self._workflows.Cancel(request))
+        answer = await self._ask(self._workflows.Cancel, request)
         return wire.run_status(answer.workflow.status)
 
     async def send_event(self, workflow_id: str, key: str, payload: Any = None, *, event_id: str = "") -> bool:
@@ -211,7 +212,7 @@ class Client:
         request = workflow_service_pb2.DeleteWorkflowRequest(
             namespace=self.namespace, workflow_id=workflow_id, allow_missing=allow_missing
         )
-        await self._call(lambda: self._workflows.DeleteWorkflow(request))
+        await self._ask(self._workflows.DeleteWorkflow, request)
 
     async def list(self, filter: str = "", *, order_by: str = "", page_size: int = 100) -> AsyncIterator[RunInfo]:
         """Runs, newest first unless `order_by` says otherwise. The filter is that of ListWorkflows."""
@@ -349,6 +350,17 @@ class Client:
             chunk = answer.chunk
             data[chunk.offset : chunk.offset + len(chunk.data)] = chunk.data
         return memoryview(data).toreadonly()
+
+    async def _ask(self, method: Callable[..., Awaitable[T]], request: object) -> T:
+        """Make a call that changes something. The service is told when it is repeated: what the first one did is
+        then the answer, and no error."""
+        attempts = itertools.count()
+
+        def ask() -> Awaitable[T]:
+            attempt = next(attempts)
+            return method(request, metadata=((REPEAT_KEY, str(attempt)),) if attempt else None)
+
+        return await self._call(ask)
 
     async def _call(self, ask: Callable[[], Awaitable[T]], *, patience: float | None = None) -> T:
         """Ask, as long as the service is away and patience lasts. Raises typed errors."""

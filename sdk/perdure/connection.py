@@ -11,6 +11,9 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 
 from perdure.v1 import blob_service_pb2, system_service_pb2, workflow_service_pb2
 
+REPEAT_KEY: Final = "perdure-previous-attempts"
+"""Metadata of a call that a client makes again: how often it did so before. gRPC's own retries say it by
+`grpc-previous-rpc-attempts`."""
 MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 
 

@@ -166,6 +166,8 @@ class Commands:
             return RunView(made)
         if current is None:
             return ""
+        if new.is_repeat and not new.request_id and current.request_digest == digest:
+            return RunView(current)
         if not current.status.is_final:
             match new.conflict:
                 case Conflict.FAIL:
@@ -218,14 +220,22 @@ class Commands:
     # -------------------------------------------------------------------------- resume, cancel, delete
 
     @refusing
-    async def resume(self, namespace: str, workflow_id: str, etag: str = "") -> tuple[RunView, bool]:
-        """Let a failed or resumable run go on. False: it is at work already. A canceled one stays canceled."""
+    async def resume(
+        self, namespace: str, workflow_id: str, etag: str = "", *, is_repeat: bool = False
+    ) -> tuple[RunView, bool]:
+        """Let a failed or resumable run go on. False: it is at work already. A canceled one stays canceled.
+
+        With `is_repeat` the caller may have resumed it before: then a run that was resumed and has ended since is an
+        answer, and its etag may have changed."""
         self.refuse_while_failing()
+        etag = "" if is_repeat and etag and await self._was_resumed(namespace, workflow_id) else etag
         while True:
             async with self._alone(namespace, workflow_id, etag) as row:
                 if row.status in (RunStatus.RUNNING, RunStatus.PENDING):
                     return RunView(row), False
                 if row.status in (RunStatus.SUCCESSFUL, RunStatus.CANCELED):
+                    if is_repeat and row.resume_count:
+                        return RunView(row), False
                     raise errors.WorkflowAlreadyFinalError(
                         f"workflow {workflow_id!r} is {row.status} and cannot be resumed", status=str(row.status)
                     )
@@ -241,6 +251,9 @@ class Commands:
                 return RunView(now.row, now.taken), True
         return RunView(moved), True
 
+    async def _was_resumed(self, namespace: str, workflow_id: str) -> bool:
+        return (await self._current(namespace, workflow_id, "")).resume_count > 0
+
     async def _go_on(self, row: RunRow) -> RunRow | None:
         """Let a run that is not at work be it again, here. None: it is not any more what it was."""
         now_ms = self._scheduler.clock()
@@ -255,9 +268,16 @@ class Commands:
         return None
 
     @refusing
-    async def cancel(self, namespace: str, workflow_id: str, reason: str = "", etag: str = "") -> RunView:
-        """End a run. One that is final stays as it is."""
+    async def cancel(
+        self, namespace: str, workflow_id: str, reason: str = "", etag: str = "", *, is_repeat: bool = False
+    ) -> RunView:
+        """End a run. One that is final stays as it is. With `is_repeat` the caller may have canceled it before, and
+        that changed its etag."""
         self.refuse_while_failing()
+        if is_repeat and etag:
+            row = await self._current(namespace, workflow_id, "")
+            if row.status is RunStatus.CANCELED:
+                return RunView(row)
         while True:
             async with self._alone(namespace, workflow_id, etag) as row:
                 if row.status.is_final:

@@ -20,6 +20,8 @@ from perdure.service.views import Conflict, NewEvent, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
 
 DEFAULT_NAMESPACE: Final = "default"
+REPEAT_KEYS: Final = frozenset({"grpc-previous-rpc-attempts", "perdure-previous-attempts"})
+"""Metadata by which gRPC's own retries, and clients that make a call again themselves, say so."""
 DEFAULT_QUEUE: Final = "default"
 
 _REUSE: Final = {0: Reuse.REJECT, 1: Reuse.REJECT, 2: Reuse.ALLOW_IF_UNSUCCESSFUL, 3: Reuse.ALLOW}
@@ -78,6 +80,12 @@ def wait_s(asked: Duration, context: grpc.aio.ServicerContext[Any, Any]) -> floa
     left = context.time_remaining()
     bound = limits.WAIT_S_MAX if left is None else max(left - limits.DEADLINE_MARGIN_S, 0)
     return min(wanted, bound, limits.WAIT_S_MAX)
+
+
+def is_repeat(context: grpc.aio.ServicerContext[Any, Any]) -> bool:
+    """Whether the caller says that it has made this call before, without hearing what became of it."""
+    metadata: Any = context.invocation_metadata() or ()
+    return any(key in REPEAT_KEYS and value != "0" for key, value in metadata)
 
 
 def count_items(items: Sized) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -50,6 +51,8 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def Run(self, request: pb.RunRequest, context: Context) -> pb.RunResponse:
         source = await self._sources.read(request.source)
         new = requests.run(request, requests.namespace(request.namespace), source)
+        if requests.is_repeat(context):
+            new = replace(new, is_repeat=True)
         await self._sources.check_blobs(new.blobs())
         wait_s = requests.wait_s(request.wait, context) if request.HasField("wait") else 0
         view, started = await self._commands.submit(new)
@@ -68,14 +71,18 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         return await self._batch.run(request)
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeResponse:
-        view, resumed = await self._commands.resume(*_named(request), request.expected_etag)
+        view, resumed = await self._commands.resume(
+            *_named(request), request.expected_etag, is_repeat=requests.is_repeat(context)
+        )
         return pb.ResumeResponse(workflow=answers.workflow(view), resumed=resumed)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         if len(request.reason.encode()) > limits.REASON_BYTES_MAX:
             raise requests.invalid("reason", f"has at most {limits.REASON_BYTES_MAX} bytes")
         texts.free(request.reason, "reason")
-        view = await self._commands.cancel(*_named(request), request.reason, request.expected_etag)
+        view = await self._commands.cancel(
+            *_named(request), request.reason, request.expected_etag, is_repeat=requests.is_repeat(context)
+        )
         return pb.CancelResponse(workflow=answers.workflow(view))
 
     async def GetOutput(self, request: pb.GetOutputRequest, context: Context) -> pb.GetOutputResponse:
@@ -183,7 +190,11 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         return answer
 
     async def DeleteWorkflow(self, request: pb.DeleteWorkflowRequest, context: Context) -> pb.DeleteWorkflowResponse:
-        await self._commands.delete(*_named(request), allow_missing=request.allow_missing, etag=request.expected_etag)
+        await self._commands.delete(
+            *_named(request),
+            allow_missing=request.allow_missing or requests.is_repeat(context),
+            etag=request.expected_etag,
+        )
         return pb.DeleteWorkflowResponse()
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:

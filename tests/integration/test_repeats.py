@@ -1,0 +1,170 @@
+"""Calls whose answers are lost and that are made again: callers are told what the first one did."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+
+import perdure
+from integration.wire_calls import Stubs, event_node, graph, run_request, sum_of
+from perdure import RunStatus, errors
+from perdure.connection import REPEAT_KEY
+from perdure.service.app import RunningServer
+from perdure.v1 import workflow_pb2
+from perdure.v1 import workflow_service_pb2 as pb
+from services import Service, running
+
+AGAIN = ((REPEAT_KEY, "1"),)
+LOST: Any = [1, 6]
+"""Answers that are lost: gRPC itself makes five attempts, and the client others after them."""
+
+
+class Once:
+    """Fails when it is called first."""
+
+    failed: threading.Event = threading.Event()
+
+
+@perdure.task(retry_exceptions=False)
+def fail_once() -> int:
+    if not Once.failed.is_set():
+        Once.failed.set()
+        raise ValueError("the first time")
+    return 7
+
+
+@pytest.fixture
+def lose(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
+    """Has a command carried out, and its answer and those of its next repeats be lost."""
+
+    def lose(name: str, count: int) -> None:
+        commands = server.kernel.commands
+        real = getattr(commands, name)
+        left = [count]
+
+        async def losing(*args: Any, **how: Any) -> Any:
+            result = await real(*args, **how) if left[0] in (count, 0) else None
+            if left[0]:
+                left[0] -= 1
+                raise errors.DatabaseUnavailableError("the answer is lost")
+            return result
+
+        monkeypatch.setattr(commands, name, losing)
+
+    return lose
+
+
+@pytest.mark.storages("sqlite")
+@pytest.mark.parametrize("lost", LOST)
+async def test_a_deletion_whose_answer_is_lost(client: perdure.Client, lose: Any, lost: int) -> None:
+    handle = await client.start(perdure.sleep(0), workflow_id="w")
+    await handle.output()
+    lose("delete", lost)
+    client.patience = 30
+    await client.delete("w")
+    with pytest.raises(errors.WorkflowNotFoundError):
+        await client.delete("w")
+
+
+@pytest.mark.storages("sqlite")
+@pytest.mark.parametrize("lost", LOST)
+async def test_a_resumption_whose_answer_is_lost(
+    server: RunningServer, client: perdure.Client, lose: Any, lost: int
+) -> None:
+    """The run has ended before it is asked again."""
+    Once.failed.clear()
+    handle = await client.start(fail_once.bind(), workflow_id="w")
+    with pytest.raises(perdure.WorkflowExecutionError):
+        await handle.output()
+    lose("resume", lost)
+    client.patience = 30
+    await client.resume("w")
+    assert await handle.output() == 7
+    with pytest.raises(errors.WorkflowAlreadyFinalError):
+        await client.resume("w")
+
+
+async def test_repeats_say_so_in_metadata(client: perdure.Client, stubs: Stubs) -> None:
+    Once.failed.clear()
+    handle = await client.start(fail_once.bind(), workflow_id="w")
+    with pytest.raises(perdure.WorkflowExecutionError):
+        await handle.output()
+    named = pb.GetStatusRequest(workflow_id="w")
+    etag = (await stubs.workflows.GetStatus(named)).workflow.etag
+    resume = pb.ResumeRequest(workflow_id="w", expected_etag=etag)
+    assert (await stubs.workflows.Resume(resume)).resumed
+    assert await handle.output() == 7
+    for request in (resume, pb.ResumeRequest(workflow_id="w")):
+        answer = await stubs.workflows.Resume(request, metadata=AGAIN)
+        assert not answer.resumed
+        assert answer.workflow.status == workflow_pb2.WORKFLOW_STATUS_SUCCESSFUL
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stubs.workflows.Resume(request)
+
+    etag = (await stubs.workflows.GetStatus(named)).workflow.etag
+    delete = pb.DeleteWorkflowRequest(workflow_id="w", expected_etag=etag)
+    await stubs.workflows.DeleteWorkflow(delete)
+    await stubs.workflows.DeleteWorkflow(delete, metadata=AGAIN)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stubs.workflows.DeleteWorkflow(delete)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stubs.workflows.DeleteWorkflow(delete, metadata=((REPEAT_KEY, "0"),))
+
+
+async def test_a_run_that_was_never_resumed_is_no_answer_to_a_repeat(client: perdure.Client, stubs: Stubs) -> None:
+    await (await client.start(perdure.sleep(0), workflow_id="w")).output()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stubs.workflows.Resume(pb.ResumeRequest(workflow_id="w"), metadata=AGAIN)
+    assert isinstance(errors.from_rpc_error(caught.value), errors.WorkflowAlreadyFinalError)
+
+
+async def test_repeats_of_runs_and_cancellations(stubs: Stubs) -> None:
+    request = run_request(graph(event_node("wait", "k")))
+    first = await stubs.workflows.Run(request)
+    again = await stubs.workflows.Run(request, metadata=AGAIN)
+    assert (again.workflow.run_id, again.started) == (first.workflow.run_id, False)
+    for other in (request, run_request(sum_of(1, 2))):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stubs.workflows.Run(other, metadata=AGAIN if other is not request else None)
+        assert isinstance(errors.from_rpc_error(caught.value), errors.WorkflowAlreadyExistsError)
+    cancel = pb.CancelRequest(workflow_id="w", expected_etag=first.workflow.etag)
+    await stubs.workflows.Cancel(cancel)
+    answer = await stubs.workflows.Cancel(cancel, metadata=AGAIN)
+    assert answer.workflow.status == workflow_pb2.WORKFLOW_STATUS_CANCELED
+
+
+MANY = 60
+KILLS = 3
+
+
+async def test_no_caller_hears_of_an_engine_that_is_killed(tmp_path: Path) -> None:
+    """Deletions and cancellations, one call each, while their engine dies again and again."""
+    service = Service(tmp_path, "--executor", "local")
+    with running(service):
+        await asyncio.to_thread(service.up)
+        async with perdure.Client(service.address, patience=120) as client:
+            items = [perdure.RunItem(perdure.event("k"), workflow_id=f"w{number}") for number in range(MANY)]
+            await client.start_many(items)
+            done = asyncio.Semaphore(0)
+            turn = asyncio.Semaphore(4)
+
+            async def give_up(name: str) -> None:
+                async with turn:
+                    assert await client.cancel(name) is RunStatus.CANCELED
+                    await client.delete(name)
+                    done.release()
+
+            work = [asyncio.ensure_future(give_up(f"w{number}")) for number in range(MANY)]
+            for _ in range(KILLS):
+                for _ in range(MANY // (KILLS + 1)):
+                    await done.acquire()
+                service.kill()
+                await asyncio.to_thread(service.up)
+            await asyncio.gather(*work)
+            assert [info async for info in client.list()] == []
