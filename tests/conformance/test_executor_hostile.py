@@ -174,7 +174,7 @@ def mask() -> Any:
 
     class Masked:
         @property
-        def __class__(self) -> Any:
+        def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
             raise Harsh(SURROGATE)
 
     return Masked()
@@ -244,11 +244,11 @@ class Mute(Exception):
     def _hide(self, value: Any) -> None:
         raise Harsh("nothing to set")
 
-    __cause__ = property(_hidden, _hide)  # type: ignore[assignment]
-    __context__ = property(_hidden, _hide)  # type: ignore[assignment]
-    __suppress_context__ = property(_hidden, _hide)  # type: ignore[assignment]
-    __traceback__ = property(_hidden, _hide)  # type: ignore[assignment]
-    args = property(_hidden, _hide)  # type: ignore[assignment]
+    __cause__ = property(_hidden, _hide)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    __context__ = property(_hidden, _hide)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    __suppress_context__ = property(_hidden, _hide)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    __traceback__ = property(_hidden, _hide)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    args = property(_hidden, _hide)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 
 
 class Text(str):
@@ -423,7 +423,7 @@ def mute_callable() -> Any:
             raise Harsh(name)
 
         @property
-        def __class__(self) -> Any:
+        def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
             raise Harsh("class")
 
         def __call__(self) -> int:

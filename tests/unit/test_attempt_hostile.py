@@ -152,6 +152,6 @@ def test_a_value_that_refers_to_too_much_is_told_of(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_result_that_no_message_can_carry_is_told_of() -> None:
-    broken = Failed(Failure("no kind", "no type", "no message"))  # type: ignore[arg-type]
+    broken = Failed(Failure("no kind", "no type", "no message"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     receipt = lease._receipt(1, broken, 0, 0.0)
     assert receipt.failure.message.startswith("the attempt ended with builtins.KeyError")
