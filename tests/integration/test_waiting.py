@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -48,7 +49,8 @@ async def test_ready_tasks_say_what_they_wait_for(client: perdure.Client, channe
     hello = pb.AgentHello(agent_id="a", cluster_id="here", python_version=PYTHON_VERSION)
     hello.capacity.total.update({"CPU": 4.0})
     hello.capacity.nodes.extend([pb.ResourceAmounts(amounts={"CPU": amount}) for amount in (1.0, 3.0)])
-    agent = worker_service_pb2_grpc.WorkerServiceStub(channel).ServeAgent()
+    stub_of_agents: Any = worker_service_pb2_grpc.WorkerServiceStub(channel)
+    agent = stub_of_agents.ServeAgent()
     await agent.write(pb.ServeAgentRequest(hello=hello))
     wants = "wants CPU 64; the cluster 'here' has CPU 4 in all, nodes of at most CPU 3"
     await told(client, f"task 'first' {wants}")
