@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from perdure import graphwire
+from perdure import errors, graphwire
 from perdure.model import Call, Function, InvalidSpec, Node, Payload, Sleep, Spec
 from perdure.service.rpc import sources as sources_module
-from perdure.service.rpc.sources import Sources
+from perdure.service.rpc.sources import Sources, count_nodes
 from perdure.service.source import source_of
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.v1 import payload_pb2, spec_pb2
@@ -69,3 +69,31 @@ def test_what_a_source_knows_of_its_graph() -> None:
     assert source.versions == (("3.12", "a"), ("3.11", "d"))
     assert source.name == "module:name"
     assert source.key == "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7"
+
+
+async def test_the_real_size_of_a_graph_is_looked_at_before_it_is_read() -> None:
+    blobs = MemoryBlobStore()
+    stored = await blobs.put([bytes(1000)])
+    reads: list[str] = []
+
+    async def get(sha256: str) -> memoryview:
+        reads.append(sha256)
+        raise AssertionError
+
+    blobs.get = get  # type: ignore[method-assign]
+    claimed = spec_pb2.WorkflowSource(spec_blob=payload_pb2.BlobRef(sha256=stored.sha256, size_bytes=1))
+    with pytest.raises(errors.BlobHashMismatchError):
+        await Sources(blobs).read(claimed)
+    assert reads == []
+
+
+def test_nodes_are_counted_in_serialized_graphs() -> None:
+    spec = spec_pb2.WorkflowSpec(output=spec_pb2.Arg(node=spec_pb2.NodeRef(node_id="n1")))
+    for number in range(300):
+        spec.nodes.add(id=f"n{number}", after=["x" * number])
+    data = spec.SerializeToString()
+    assert count_nodes(data, 1000) == 300
+    assert count_nodes(data, 10) == 10
+    for end in (0, 1, 2, 5, len(data) - 1):
+        assert count_nodes(data[:end], 1000) <= 300
+    assert count_nodes(b"\xff" * 100, 1000) == 0

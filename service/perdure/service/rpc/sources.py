@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
@@ -16,6 +17,9 @@ from perdure.service.source import Source, source_of
 from perdure.storage.ports import BlobStore
 from perdure.v1 import spec_pb2
 
+NODES_AT_ONCE: Final = 500
+"""Larger graphs are decoded in a thread, where they do not hold up other calls."""
+NODE_TAG: Final = spec_pb2.WorkflowSpec.NODES_FIELD_NUMBER << 3 | 2
 KNOWN_BYTES_MAX: Final = 16 << 20
 """Of graphs whose next run finds them decoded and checked."""
 
@@ -33,18 +37,20 @@ class Sources:
         match message.WhichOneof("kind"):
             case "spec":
                 data = message.spec.SerializeToString(deterministic=True)
-                return self._find(data) or self._keep(data, _decoded(message.spec, data))
+                if (known := self._find(data)) is not None:
+                    return known
+                if len(message.spec.nodes) <= NODES_AT_ONCE:
+                    return self._keep(data, _decoded(message.spec, data))
+                return self._keep(data, await asyncio.to_thread(_decoded, message.spec, data))
             case "spec_blob":
                 blob = requests.blob(message.spec_blob, "source.spec_blob")
                 if blob.size > limits.SPEC_BYTES_MAX:
                     raise errors.InvalidSpecError(f"a graph has at most {limits.SPEC_BYTES_MAX} bytes")
                 if (known := self._find(blob)) is not None:
                     return known
-                data = bytes(await self._blobs.get(blob.sha256))
-                try:
-                    return self._keep(blob, _decoded(spec_pb2.WorkflowSpec.FromString(data), data, blob))
-                except DecodeError as error:
-                    raise errors.InvalidSpecError("the blob is not a serialized WorkflowSpec") from error
+                await self.check_blobs((blob,))  # before it is read: it may be larger than it is said to be
+                view = await self._blobs.get(blob.sha256)
+                return self._keep(blob, await asyncio.to_thread(_decoded_blob, view, blob))
             case _:
                 raise requests.invalid("source", "is required")
 
@@ -75,6 +81,54 @@ class Sources:
                 raise errors.BlobHashMismatchError(
                     f"blob {blob.sha256} has {size} bytes, not {blob.size}", expected=str(blob.size), actual=str(size)
                 )
+
+
+def _decoded_blob(view: memoryview, blob: BlobRef) -> Source:
+    if count_nodes(view, limits.NODES_MAX + 1) > limits.NODES_MAX:
+        raise errors.InvalidSpecError(f"the graph has more than {limits.NODES_MAX} nodes")
+    data = bytes(view)
+    try:
+        return _decoded(spec_pb2.WorkflowSpec.FromString(data), data, blob)
+    except DecodeError as error:
+        raise errors.InvalidSpecError("the blob is not a serialized WorkflowSpec") from error
+
+
+def count_nodes(data: bytes | memoryview, most: int) -> int:
+    """How many nodes a serialized WorkflowSpec has, up to so many, without building anything. What is no such
+    message has those that come before the fault."""
+    view = memoryview(data).cast("B")
+    position = count = 0
+    try:
+        while position < len(view) and count < most:
+            tag, position = _varint(view, position)
+            match tag & 7:
+                case 0:
+                    _, position = _varint(view, position)
+                case 1:
+                    position += 8
+                case 2:
+                    size, position = _varint(view, position)
+                    position += size
+                    count += tag == NODE_TAG
+                case 5:
+                    position += 4
+                case _:
+                    break
+    except IndexError:  # it ends inside of a number
+        pass
+    return count
+
+
+def _varint(view: memoryview, position: int) -> tuple[int, int]:
+    """A number of protobuf, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = view[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80 or shift > 63:
+            return value, position
+        shift += 7
 
 
 def _decoded(message: spec_pb2.WorkflowSpec, data: bytes, blob: BlobRef | None = None) -> Source:
