@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from perdure.model import TaskStatus
 from perdure.service.admission import ANY
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable, Unstorable
@@ -29,6 +30,10 @@ class Watch:
         self._queue: list[str] = []
         self._queued: set[str] = set()
         self.outputs: dict[tuple[str, str], bytes] = {}
+        self.recorded: dict[tuple[str, str], set[TaskStatus]] = {}
+        """The states in which a task has ever been stored."""
+        self.owners_of_graphs: set[tuple[str, str]] = set()
+        """Tasks that returned one."""
         self.consumed: dict[tuple[str, int], str] = {}
         self.finals: dict[str, str] = {}
         self.requests: dict[str, str] = {}
@@ -101,6 +106,10 @@ class Watch:
         }
         for entry in happened:
             for write in entry:
+                if type(write) is PutTask:
+                    self.recorded.setdefault((write.row.run_id, write.row.task_id), set()).add(write.row.status)
+                    if write.row.spec_key:
+                        self.owners_of_graphs.add((write.row.run_id, write.row.task_id))
                 match write:
                     case PutTask(row=row) if last[row.run_id, row.task_id] is not write:
                         pass

@@ -21,17 +21,20 @@ from perdure.service.kernel import Kernel
 from perdure.service.source import source_of
 from perdure.service.views import NewRun
 from perdure.storage.memory import MemoryMetadataStore
-from perdure.storage.ports import StorageError
+from perdure.storage.ports import StorageError, StorageFull
 from perdure.storage.rows import RunQuery
 from simulation.clock import VirtualLoop, run_virtually
+from simulation.curious import Curious
 from simulation.executor import VOLATILE, FakeExecutor, Ledger
 from simulation.graphs import GRAPHS, SHAPES
 from simulation.never import Never
 from simulation.process import Crash
 from simulation.store import FaultyStore, Watch
+from simulation.told import Told
 
 T = TypeVar("T")
 
+NO_ANSWER = (StorageError, errors.DatabaseUnavailableError, errors.StorageFullError, Crash, asyncio.CancelledError)
 HORIZON_S = 3_000.0
 """Long after every retry, sleep and time-out of the world; a run that is not final by then is stuck."""
 
@@ -47,7 +50,8 @@ class Seen:
 
 class World:
     """Runs one seed. `crash_at`: die at this store call instead of at random moments. `limits`: how many
-    runs may run, and how many wait. `never`: the share of runs of which the store does not take everything."""
+    runs may run, and how many wait. `never`: the share of runs of which the store does not take everything.
+    `curious`: somebody looks at everything all the time."""
 
     def __init__(
         self,
@@ -58,10 +62,12 @@ class World:
         crash_at: int | None = None,
         limits: tuple[int, int] = (ANY, ANY),
         never: float | None = None,
+        curious: bool = False,
     ) -> None:
         if never is None:  # by dice of its own: what a seed did before, it does
             never = random.Random(f"{seed} never").choice((0.0, 0.0, 0.3)) if crash_at is None else 0.0
         self.never = Never(seed, never)
+        self.curious = random.Random(f"curious of {seed}") if curious else None
         self.limits = limits
         self.dice = random.Random(seed)
         self.trouble = self.dice.choice((0.0, 0.02, 0.1)) if trouble is None else trouble
@@ -77,13 +83,14 @@ class World:
         self._up = asyncio.Event()
         self._crashed: asyncio.Event = asyncio.Event()
         self._ids = 0
-        self.told: dict[str, RunStatus] = {}
+        self.ends: dict[str, RunStatus] = {}
 
     # -------------------------------------------------------------------------- lives
 
     async def main(self, loop: VirtualLoop) -> Seen:
         loop.set_exception_handler(_quiet_about_the_dead)
         await self.store.open()
+        self.told = Told(self.watch, loop.time)
         clients = [asyncio.create_task(self._client(index, shape)) for index, shape in enumerate(self.shapes)]
         everybody = asyncio.gather(*clients)
         lives_max = self.dice.randint(1, 6)
@@ -101,6 +108,7 @@ class World:
                     life.cancel()
                     await asyncio.gather(life, return_exceptions=True)
         await everybody
+        self.seen.marks["looks"] = self.told.count
         await self._check()
         return self.seen
 
@@ -193,6 +201,23 @@ class World:
             self.seen.marks["refused start"] += 1
             return
         assert never != "start", f"{workflow_id} was started though the store does not take it"
+        await self._see_through(index, workflow_id, events, expected, never)
+
+    async def _see_through(self, index: int, workflow_id: str, events: int, expected: RunStatus, never: str) -> None:
+        """While somebody else looks on, if there is anybody."""
+        if self.curious is None:
+            return await self._go_on(workflow_id, events, expected, never)
+        curious = Curious(workflow_id, self.told, self.curious, self._insist)
+        looks = [asyncio.create_task(curious.look_around(), name=f"client {index} who looks") for _ in range(2)]
+        try:
+            await self._go_on(workflow_id, events, expected, never)
+        finally:
+            curious.is_over = True
+        await asyncio.gather(*looks)
+        for _ in range(4):
+            await curious.look()
+
+    async def _go_on(self, workflow_id: str, events: int, expected: RunStatus, never: str) -> None:
         for number in range(events):
             await asyncio.sleep(self.dice.random() * 5)
             for _ in range(self.dice.choice((1, 1, 2))):  # producers repeat themselves
@@ -201,8 +226,7 @@ class World:
         if cancels:
             await asyncio.sleep(self.dice.random() * 10)
             try:
-                await self._insist(lambda kernel: kernel.commands.cancel("default", workflow_id, "enough"))
-                self.seen.marks["cancel"] += 1
+                cancels = await self._cancel(workflow_id)
             except errors.InvalidFieldError:  # its tasks cannot be recorded as canceled either, so it goes on
                 assert never.startswith("task")
                 cancels = False
@@ -221,7 +245,7 @@ class World:
         else:
             assert status is expected or (cancels and status is RunStatus.CANCELED), f"{workflow_id} ended {status}"
         self.seen.marks["waited"] += self.watch.waited(workflow_id)
-        self.told[workflow_id] = status
+        self.ends[workflow_id] = status
         self.seen.statuses[str(status)] += 1
 
     async def _submit(self, new: NewRun) -> None:
@@ -233,7 +257,23 @@ class World:
                 self.seen.marks["full"] += 1
                 await asyncio.sleep(self.dice.random() * 10)
 
+    async def _cancel(self, workflow_id: str) -> bool:
+        """Ask for the end of a run. False: it was certainly refused, and nobody asked again."""
+        if self.curious is not None and self.curious.random() < 0.5:
+            try:
+                await self._ask_once(lambda kernel: kernel.commands.cancel("default", workflow_id, "enough"))
+            except (errors.StorageFullError, StorageFull):
+                self.seen.marks["cancel refused"] += 1
+                return False
+            except (StorageError, errors.DatabaseUnavailableError, Crash, asyncio.CancelledError):
+                pass
+        await self._insist(lambda kernel: kernel.commands.cancel("default", workflow_id, "enough"))
+        self.seen.marks["cancel"] += 1
+        return True
+
     async def _resume(self, workflow_id: str) -> None:
+        runs = [row.run_id for row in await self.store.list_runs(RunQuery("default", 1_000))]
+        self.told.resumes(runs)
         while True:
             try:
                 await self._insist(lambda kernel: kernel.commands.resume("default", workflow_id))
@@ -264,27 +304,24 @@ class World:
     async def _insist(self, ask: Callable[[Kernel], Awaitable[T]]) -> T:
         """Ask until there is an answer. Death of the engine takes the question with it."""
         while True:
-            await self._up.wait()
-            kernel, crashed = self.kernel, self._crashed
-            assert kernel is not None
-            question = asyncio.ensure_future(ask(kernel))
-            question.set_name("client's question")  # type: ignore[attr-defined]
-            death = asyncio.create_task(crashed.wait(), name="client's fear")
-            await asyncio.wait({question, death}, return_when=asyncio.FIRST_COMPLETED)
-            death.cancel()
-            if not question.done():
-                question.cancel()
             try:
-                return await question
-            except (
-                StorageError,
-                errors.DatabaseUnavailableError,
-                errors.StorageFullError,
-                Crash,
-                asyncio.CancelledError,
-            ):
+                return await self._ask_once(ask)
+            except NO_ANSWER:
                 self.seen.marks["asked again"] += 1
                 await asyncio.sleep(self.dice.random())
+
+    async def _ask_once(self, ask: Callable[[Kernel], Awaitable[T]]) -> T:
+        await self._up.wait()
+        kernel, crashed = self.kernel, self._crashed
+        assert kernel is not None
+        question = asyncio.ensure_future(ask(kernel))
+        question.set_name("client's question")  # type: ignore[attr-defined]
+        death = asyncio.create_task(crashed.wait(), name="client's fear")
+        await asyncio.wait({question, death}, return_when=asyncio.FIRST_COMPLETED)
+        death.cancel()
+        if not question.done():
+            question.cancel()
+        return await question
 
     # -------------------------------------------------------------------------- the end
 
@@ -301,7 +338,7 @@ class World:
         """What was told is what is stored, and every event went to one task or to none."""
         assert not self.watch.broken, self.watch.broken[0]
         rows = {row.workflow_id: row for row in await self.store.list_runs(RunQuery("default", 1_000))}
-        assert {workflow_id: row.status for workflow_id, row in rows.items()} == self.told
+        assert {workflow_id: row.status for workflow_id, row in rows.items()} == self.ends
         for row in rows.values():
             assert row.end_ms is not None
             assert row.start_ms is not None or row.status is RunStatus.CANCELED

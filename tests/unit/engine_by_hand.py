@@ -80,6 +80,9 @@ class ByHand:
 
     async def stop(self) -> None: ...
 
+    def waiting(self, _run_id: str, _task_id: str, _attempt: int) -> None:
+        return None
+
     def python_versions(self) -> frozenset[str]:
         return frozenset()
 

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from perdure.model import RunStatus, Spec
+from perdure import graphwire
+from perdure.model import RunStatus, Spec, TaskOptions
+from perdure.service.executors.port import GraphReturned
 from perdure.storage.ports import StorageFull
 from perdure.storage.rows import RunQuery
 from unit.driver import VALUE, call, graph
-from unit.engine_by_hand import Engine, running_engine, soon
+from unit.engine_by_hand import NOW_MS, Engine, running_engine, soon
 
 PAIR = graph(call("a"), call("b"), call("c", "a", "b"))
 ONE: Spec = graph(call("a"))
@@ -85,3 +87,29 @@ async def test_pages_of_tasks_have_places_and_no_more_than_they_may(engine: Engi
     assert [task.task_id for _, task in rest] == ["t2", "t3", "t4", "end"]
     done = await engine.kernel.queries.tasks("default", "w", statuses={first[1][1].status})
     assert [(place, task.task_id) for place, task in done] == [(1, "t1")]
+
+
+async def test_a_run_that_is_over_still_tells_of_tasks_without_checkpoints(engine: Engine) -> None:
+    inner = graph(call("one", options=TaskOptions(checkpoint=False)), call("plus", "one"))
+    run = await engine.start(graph(call("outer"), call("last", "outer")))
+    engine.executor.report((run.row.run_id, GraphReturned("outer", 1, graphwire.encode_spec(inner), engine.now_ms)))
+    for name in ("one", "plus", "last"):
+        await engine.kernel.journal.barrier()
+        engine.begin(run, name)
+        engine.now_ms += 10
+        engine.succeed(run, name)
+    before = (await engine.kernel.queries.look(run.row, None)).taken
+    await engine.kernel.journal.barrier()
+    assert engine.kernel.scheduler.find_live(run.row.run_id) is None
+    now = await engine.kernel.queries.look(await engine.kernel.queries.row("default", "w"), None)
+    assert (now.row.status, now.taken) == (RunStatus.SUCCESSFUL, before)
+    assert now.taken[0].successful == 4
+    one = await engine.kernel.queries.task("default", "w", "one")
+    assert (str(one.status), one.attempts, one.started_ms, one.ended_ms) == (
+        "SUCCESSFUL",
+        1,
+        NOW_MS,
+        NOW_MS + 10,
+    )
+    outcome = await engine.kernel.queries.outcome("default", "w", task_id="outer")
+    assert outcome.value == VALUE

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-from perdure.engine.messages import Dispatch, TaskFailed, TaskSucceeded, TimerFired
+from perdure.engine.messages import CancelRequested, Dispatch, TaskFailed, TaskSucceeded, TimerFired
+from perdure.engine.run import DEFERRED_MAX
 from perdure.model import Call, Node, NodeRef, RetryPolicy, RunStatus, TaskOptions, TaskStatus, Wait
 from unit.driver import CATCH, ERROR, ONCE, VALUE, Driver, call, graph
 
@@ -65,9 +66,9 @@ def test_only_the_branch_that_needs_it_makes_it_run_again() -> None:
     driver.succeed("a")
     driver.succeed("b")
     driver = driver.restarted()
-    assert driver.dispatched == [("a", 1)]
-    driver.succeed("a")
-    assert driver.dispatched == [("a", 1), ("c", 1)], "b is done"
+    assert driver.dispatched == [("a", 2)]
+    driver.succeed("a", attempt=2)
+    assert driver.dispatched == [("a", 2), ("c", 1)], "b is done"
 
 
 def test_a_task_that_has_returned_its_graph_needs_its_arguments_no_more() -> None:
@@ -83,9 +84,9 @@ def test_when_it_runs_again_for_one_it_does_not_start_another_that_returned_its_
     driver.succeed("a")
     driver.go_on("b", graph(call("inner")))
     driver = driver.restarted()
-    assert sorted(driver.dispatched) == [("a", 1), ("inner", 1)]
-    driver.succeed("a")
-    assert sorted(driver.dispatched) == [("a", 1), ("c", 1), ("inner", 1)]
+    assert sorted(driver.dispatched) == [("a", 2), ("inner", 1)]
+    driver.succeed("a", attempt=2)
+    assert sorted(driver.dispatched) == [("a", 2), ("c", 1), ("inner", 1)]
     driver.succeed("inner")
     driver.succeed("c")
     driver.succeed("d")
@@ -163,6 +164,84 @@ def test_a_resumed_run_makes_again_what_it_needs_and_no_more() -> None:
     assert driver.status is RunStatus.FAILED
     again = driver.resumed(20)
     assert again.dispatched == [("c", 2)]
+
+
+def test_that_it_ran_is_recorded_with_the_next_record_and_not_before() -> None:
+    driver = Driver(graph(call("a", options=NOT), call("b", "a", options=NOT), call("c", "b")))
+    driver.apply(TaskSucceeded("a", 1, VALUE, at_ms=20, started_ms=10))
+    driver.apply(TaskSucceeded("b", 1, VALUE, at_ms=40, started_ms=30))
+    assert driver.records == {}
+    driver.succeed("c")
+    records = [driver.records[name] for name in "abc"]
+    assert [record.seq for record in records] == [0, 1, 2]
+    assert [record.output for record in records] == [None, None, VALUE]
+    assert [(record.started_ms, record.ended_ms) for record in records[:2]] == [(10, 20), (30, 40)]
+
+
+def test_after_the_end_it_is_what_it_was() -> None:
+    driver = Driver(graph(call("outer"), call("last", "outer")))
+    driver.go_on("outer", graph(call("one", options=NOT), call("plus", "one")))
+    driver.apply(TaskSucceeded("one", 1, VALUE, at_ms=20, started_ms=10))
+    driver.succeed("plus")
+    driver.succeed("last")
+    assert driver.status is RunStatus.SUCCESSFUL
+    again = driver.restarted()
+    assert again.state() == driver.state()
+    one = again.run.graph.tasks["one"]
+    assert (one.status, one.attempt, one.started_ms, one.ended_ms) == (TaskStatus.SUCCESSFUL, 1, 10, 20)
+    assert one.output_bytes == VALUE.size
+    assert again.run.graph.tasks["outer"].source == "plus"
+
+
+def test_in_a_failed_run_those_that_ran_have_ended_and_the_others_have_not() -> None:
+    spec = graph(call("a", options=NOT), call("b", "a"), call("c", "b", options=NOT), call("d", "c"))
+    driver = Driver(spec)
+    driver.succeed("a")
+    driver.fail("b")
+    assert driver.restarted().state() == driver.state()
+    resumed = driver.resumed(20)
+    assert resumed.dispatched == [("a", 2)], "its value is lost"
+    assert resumed.run.graph.tasks["a"].ended_ms is None
+
+
+def test_a_canceled_run_keeps_that_it_ran() -> None:
+    driver = Driver(graph(call("a", options=NOT), call("b", "a")))
+    driver.succeed("a")
+    event = CancelRequested("enough", 50)
+    foretold = driver.run.cancellation(event)
+    assert driver.apply(event) == foretold
+    assert driver.restarted().run.graph.tasks["a"].status is TaskStatus.SUCCESSFUL
+
+
+def test_a_run_of_an_older_version_has_no_record_of_it() -> None:
+    driver = Driver(graph(call("outer")))
+    driver.go_on("outer", graph(call("one", options=NOT), call("plus", "one")))
+    driver.succeed("one")
+    driver.succeed("plus")
+    del driver.records["one"]
+    assert driver.restarted().state() == driver.state()
+
+
+def test_a_graph_ends_after_a_restart_though_its_volatile_task_is_not_needed() -> None:
+    driver = Driver(graph(call("outer"), call("next", "outer"), call("last", "next")))
+    driver.go_on("outer", graph(call("one", options=NOT), call("plus", "one")))
+    driver.succeed("one")
+    driver.succeed("plus")
+    again = driver.restarted()
+    assert again.dispatched == [("next", 1)]
+    again.succeed("next")
+    again.succeed("last")
+    assert again.status is RunStatus.SUCCESSFUL
+
+
+def test_many_are_worth_a_commit_of_their_own() -> None:
+    names = [f"t{number}" for number in range(DEFERRED_MAX)]
+    driver = Driver(graph(*(call(name, options=NOT) for name in names), call("sum", *names)))
+    for name in names[:-1]:
+        driver.succeed(name)
+    assert driver.records == {}
+    driver.succeed(names[-1])
+    assert list(driver.records) == names
 
 
 def test_a_task_of_a_returned_graph_may_run_where_its_owner_ran() -> None:

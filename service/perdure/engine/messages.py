@@ -134,7 +134,8 @@ class RecordTask:
 
     `seq` orders the records of a run for its recovery. SUCCESSFUL has an `output` (of which recovery
     gets the size alone), or the `spec_key` of the graph that it returned, or a `failure` that was
-    caught. `wake_ms` is the moment at which TimerFired is due.
+    caught. READY with an end is a volatile task that succeeded: it is done for those who ask, and runs again
+    if its value is needed after a restart. `wake_ms` is the moment at which TimerFired is due.
     """
 
     seq: int

@@ -18,8 +18,8 @@ in flight; `recover` then gives the commands that the rebuilt state implies.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
-from typing import Literal, TypeAlias, assert_never
+from collections.abc import Collection, Iterable, Mapping
+from typing import Literal, TypeAlias, assert_never, cast
 
 from perdure.engine.failures import attempt_timed_out, event_timed_out, leaving, run_canceled, worker_lost
 from perdure.engine.messages import (
@@ -58,6 +58,9 @@ from perdure.model import (
     WaitEvent,
 )
 
+DEFERRED_MAX = 500
+"""Records of volatile tasks that wait for another record of the run. As many are worth a commit of their own."""
+
 Before: TypeAlias = Literal["nothing", "told", "unknown"]
 """Which attempts of a restored run began before: none; those that records tell of, and any of volatile tasks; or
 nobody knows, since the run was cut off."""
@@ -82,6 +85,7 @@ class Run:
         self._next_seq = 0
         self._commands: list[Command] = []
         self._changed: dict[Task, None] = {}  # since somebody last asked, in order
+        self._deferred: list[RecordTask] = []  # of volatile tasks: they travel with the next record
 
     @property
     def is_dormant(self) -> bool:
@@ -128,19 +132,30 @@ class Run:
         a record now: the next one has the number after it, and so has the one after the next time.
         """
         self._try_anew()
-        self.graph.skip_unneeded()
+        for task in self.graph.unneeded():
+            if task.scope.is_live():
+                self._set(task, TaskStatus.SUCCESSFUL)
+                self._restore_done(task)
+        lost = {  # a dict for its order
+            task: None
+            for task in self.graph
+            if task.status is TaskStatus.SUCCESSFUL and not (task.done or task.spec_key) and task.scope.is_live()
+        }
+        for task in lost:  # somebody needs its value
+            self._set(task, TaskStatus.BLOCKED)
+            task.started_ms = task.ended_ms = None
         if before != "nothing":
-            self._count_begun(at_ms, all_of_them=before == "unknown")
+            self._count_begun(at_ms, lost, all_of_them=before == "unknown")
         self._start_all(at_ms)
         return self._take()
 
-    def _count_begun(self, at_ms: int, *, all_of_them: bool) -> None:
+    def _count_begun(self, at_ms: int, lost: Collection[Task], *, all_of_them: bool) -> None:
         for task in self.graph.begun_before():
             if not all_of_them and not task.is_volatile:
                 continue
             if task.wake_ms is not None and task.wake_ms > at_ms:
                 continue  # it was waiting for its next attempt
-            task.attempt += 1
+            task.attempt += task not in lost  # the record of its end has counted it
             task.wake_ms = None
             status = TaskStatus.READY if task.is_startable else TaskStatus.BLOCKED
             self._record(task, failure=task.failure if task.failures else None, status=status)
@@ -195,7 +210,7 @@ class Run:
         """What `apply` would command now. Changes nothing, so that the end of the run can be recorded first."""
         if self.status is not RunStatus.RUNNING:
             return []
-        commands: list[Command] = []
+        commands: list[Command] = [*self._deferred]
         for seq, task in enumerate(self._open(), self._next_seq):
             if task.id in self._in_flight:
                 commands.append(CancelAttempt(task.id, task.attempt))
@@ -211,6 +226,8 @@ class Run:
 
     def _take(self) -> list[Command]:
         commands, self._commands = self._commands, []
+        if self._deferred and (len(self._deferred) >= DEFERRED_MAX or any(map(_is_record, commands))):
+            commands, self._deferred = [*self._deferred, *commands], []
         return commands
 
     def _current(self, task_id: str, attempt: int) -> Task | None:
@@ -313,8 +330,11 @@ class Run:
         if task.is_volatile:
             self._kept.add(task.id)
             self._commands.append(KeepOutput(task.id, output))
-            if task.seq >= 0:  # what was recorded of its earlier attempts must not wake anybody
-                self._record(task, status=TaskStatus.READY)
+            is_first = task.seq < 0
+            # READY, since it runs again if somebody needs its value; with an end, so that it is known that it ran.
+            self._record(task, status=TaskStatus.READY)
+            if is_first:  # otherwise what was recorded of its earlier attempts would wake somebody
+                self._deferred.append(cast(RecordTask, self._commands.pop()))
         else:
             self._record(task, output=output)
         self._release(task, at_ms)
@@ -511,6 +531,8 @@ class Run:
         for record in records:
             run._restore_task(record, specs)
         run.status = status
+        if status.is_final:
+            run._settle_volatile()
         for event in mail:
             run._mailbox[event.key].append(event)
         run.last_event = last_event
@@ -538,6 +560,20 @@ class Run:
             task.wraps = int(task.node.options.catch_exceptions)
         if record.status is TaskStatus.SUCCESSFUL:
             self._restore_done(task)
+        elif record.status is TaskStatus.READY and record.ended_ms is not None:
+            task.status = TaskStatus.SUCCESSFUL  # it has run, though its value is not at hand
+
+    def _settle_volatile(self) -> None:
+        """In a run that is over a volatile task is done if it has run, or if the run has succeeded, which it could
+        not without it."""
+        for task in self.graph:
+            if task.done or task.spec_key or not task.is_volatile:
+                continue
+            is_needed = not task.is_optional and task.scope.is_live()
+            if self.status is RunStatus.SUCCESSFUL and task.status is TaskStatus.BLOCKED and is_needed:
+                task.status = TaskStatus.SUCCESSFUL
+            if task.status is TaskStatus.SUCCESSFUL:
+                self._restore_done(task)
 
     def _restore_done(self, task: Task) -> None:
         ended: Task | None = task
@@ -545,6 +581,10 @@ class Run:
             self.graph.mark_done(ended)
             self.graph.consumed_by(ended)
             ended = self.graph.ended_with(ended)
+
+
+def _is_record(command: Command) -> bool:
+    return isinstance(command, (RecordTask, ConsumeEvent, RecordRun))
 
 
 def _end_of(task: Task, at_ms: int) -> int:
@@ -567,7 +607,7 @@ def _record_of(
         attempt=task.attempt,
         failures=task.failures,
         output=output,
-        output_bytes=output.size if output is not None else None,
+        output_bytes=task.output_bytes if output is not None or status is TaskStatus.READY else None,
         failure=failure,
         spec_key=task.spec_key,
         wake_ms=task.wake_ms,

@@ -301,13 +301,13 @@ class Graph:
                     done.append(owner)
         return begun
 
-    def skip_unneeded(self) -> None:
-        """After a restart: volatile tasks whose values nobody asks for any more count as done.
+    def unneeded(self) -> list[Task]:
+        """After a restart: volatile tasks whose values nobody asks for any more. They count as done.
 
         Everything else that is not done is wanted, and so is what it needs.
         """
         if not self.has_volatile:
-            return
+            return []
         wanted: set[Task] = set()
         stack = [task for task in self if not task.done and not task.is_volatile and task.inner is None]
         stack += _ends(self.root)
@@ -317,10 +317,7 @@ class Graph:
                 continue
             wanted.add(task)
             stack.extend(self.needs_of(task) if task.inner is None else _ends(task.inner))
-        for task in self:
-            if not task.done and task not in wanted:
-                task.status = TaskStatus.SUCCESSFUL
-                self.mark_done(task)
+        return [task for task in self if not task.done and task not in wanted]
 
 
 def _owners(task: Task | None) -> Iterator[Task]:

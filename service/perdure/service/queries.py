@@ -231,10 +231,9 @@ class Queries:
             return row, wire.decode_failure(row.failure)
         if found is not None and found.is_volatile:
             raise _not_stored(task_id)
+        what = f"a task {task_id!r}" if found is None else f"a value of its task {task_id!r}, which it did not need"
         raise errors.TaskNotFoundError(
-            f"workflow {row.workflow_id!r} ended without a task {task_id!r}",
-            workflow_id=row.workflow_id,
-            task_id=task_id,
+            f"workflow {row.workflow_id!r} ended without {what}", workflow_id=row.workflow_id, task_id=task_id
         )
 
     async def _read(self, run_id: str, task_id: str, wraps: int) -> Payload:

@@ -72,7 +72,8 @@ async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
 
 
 def _record_of(row: rows.TaskRow) -> RecordTask:
-    has_output = row.status is TaskStatus.SUCCESSFUL and not row.spec_key and row.failure is None
+    has_run = row.status is TaskStatus.SUCCESSFUL or (row.status is TaskStatus.READY and row.ended_ms is not None)
+    has_output = has_run and not row.spec_key and row.failure is None
     return RecordTask(
         seq=row.seq,
         task_id=row.task_id,
@@ -114,7 +115,7 @@ def write_of(run_id: str, record: Record, output: Payload | None) -> rows.Write:
                     attempt=record.attempt,
                     failures=record.failures,
                     output=wire.encode_payload(output) if output is not None else None,
-                    output_bytes=output.size if output is not None else 0,
+                    output_bytes=output.size if output is not None else record.output_bytes or 0,
                     output_blob=output.blob.sha256 if output is not None and output.blob is not None else "",
                     failure=wire.encode_failure(record.failure) if record.failure is not None else None,
                     spec_key=record.spec_key,
