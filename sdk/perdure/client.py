@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -173,10 +174,18 @@ class Client:
         """A run by its id; nothing is asked yet."""
         return Handle(self, workflow_id, run_id)
 
-    async def resume(self, workflow_id: str) -> bool:
-        """Let a failed or resumable run go on. False: it is at work already."""
+    async def resume(self, workflow_id: str, *, code: Literal["same", "new"] = "same") -> bool:
+        """Let a failed or resumable run go on. False: it is at work already. Idempotent.
+
+        With `code` "new" the tasks that have not succeeded take the program's modules as they are here and now;
+        functions that travelled by value stay as they are. ValueError if the run has no modules, or none that is here.
+        """
         texts.name(workflow_id, "workflow_id")
+        if code not in ("same", "new"):
+            raise ValueError(f"code is 'same' or 'new', not {code!r}")
         request = workflow_service_pb2.ResumeRequest(namespace=self.namespace, workflow_id=workflow_id)
+        if code == "new":
+            request.modules = await self._modules_now(workflow_id)
         return (await self._ask(self._workflows.Resume, request)).resumed
 
     async def cancel(self, workflow_id: str, reason: str = "") -> RunStatus:
@@ -276,6 +285,21 @@ class Client:
 
     def _has_for_sure(self, blob: BlobRef) -> bool:
         return self._stored_until_s.get(blob, 0.0) > asyncio.get_running_loop().time()
+
+    async def _modules_now(self, workflow_id: str) -> str:
+        """The modules of a run, packed anew."""
+        run = Handle(self, workflow_id)
+        async for task in run.tasks():
+            if task.status is not TaskStatus.SUCCESSFUL:
+                options = json.loads(wire.struct_to_json((await run.metadata(task.task_id)).task_options))
+                if (uri := (options.get("runtime_env") or {}).get("modules")) is not None:
+                    archive = await self._load(graphwire.package_of(uri))
+                    store = _Packages(self, asyncio.get_running_loop())
+                    return await asyncio.to_thread(runtimeenv.modules_again, archive, store)
+        raise ValueError(
+            f"no task of workflow {workflow_id!r} that has not succeeded came with modules: code that travels by value "
+            "stays as it is; start the program again under another id"
+        )
 
     async def _has_package(self, blob: BlobRef) -> bool:
         """Asks once in a while: the service keeps for a minute what it has."""
@@ -537,9 +561,9 @@ class Handle:
         """See Client.cancel."""
         return await self._client.cancel(self.workflow_id, reason)
 
-    async def resume(self) -> bool:
+    async def resume(self, *, code: Literal["same", "new"] = "same") -> bool:
         """See Client.resume."""
-        return await self._client.resume(self.workflow_id)
+        return await self._client.resume(self.workflow_id, code=code)
 
     async def send_event(self, key: str, payload: Any = None, *, event_id: str = "") -> bool:
         """See Client.send_event."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, Final, assert_never
 
 from google.protobuf.message import DecodeError
@@ -336,6 +337,23 @@ def snapshot_of(uri: object) -> tuple[BlobRef, str] | None:
     if not size.isdecimal() or len(size) > SIZE_DIGITS_MAX or not name:
         raise ValueError(f"not the URI of a stored package: {uri!r:.200}")
     return BlobRef(sha256, int(size)), name
+
+
+def package_of(uri: str) -> BlobRef:
+    """The package that such a URI names. ValueError for everything else."""
+    found = snapshot_of(uri)
+    if found is None:
+        raise ValueError(f"not the URI of a stored package: {uri!r:.200}")
+    return found[0]
+
+
+@lru_cache(1_000)
+def with_modules(environment: str, uri: str) -> str:
+    """A runtime environment with other modules, if it has any."""
+    named = json.loads(environment) if '"modules"' in environment else {}
+    if "modules" not in named:
+        return environment
+    return json.dumps(named | {"modules": uri}, sort_keys=True, separators=(",", ":"))
 
 
 def blobs_of_spec(spec: Spec) -> Iterator[BlobRef]:

@@ -7,10 +7,12 @@ the job. Ray is looked at only if the program has loaded it.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import sys
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -150,6 +152,15 @@ def _fixed(environment: dict[str, Any], store: Store) -> dict[str, Any]:
 def _modules(names: list[str], store: Store) -> str:
     package = modules.package_of(names)
     return _kept(("modules", package.fingerprint), store, lambda: (package.packed(), "modules.zip"))
+
+
+def modules_again(archive: bytes | memoryview, store: Store) -> str:
+    """A package of the modules that are in this one as they are here and now. ValueError if there are none here."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as package:
+        names = {name.partition("/")[0].partition(".")[0] for name in package.namelist()}
+    if not (found := modules.own(names)):
+        raise ValueError(f"none of the run's modules is here: {', '.join(sorted(names))}; run this beside them")
+    return _modules(found, store)
 
 
 def _requirements(installer: str, file: str) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from perdure import codec, errors
 from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
@@ -143,9 +143,9 @@ class SyncClient:
         """See Client.handle."""
         return SyncHandle(self._thread, self._client.handle(workflow_id, run_id))
 
-    def resume(self, workflow_id: str) -> bool:
+    def resume(self, workflow_id: str, *, code: Literal["same", "new"] = "same") -> bool:
         """See Client.resume."""
-        return self._thread.wait(self._client.resume(workflow_id))
+        return self._thread.wait(self._client.resume(workflow_id, code=code))
 
     def cancel(self, workflow_id: str, reason: str = "") -> RunStatus:
         """See Client.cancel."""
@@ -236,9 +236,9 @@ class SyncHandle:
         """See Handle.cancel."""
         return self._thread.wait(self._handle.cancel(reason))
 
-    def resume(self) -> bool:
+    def resume(self, *, code: Literal["same", "new"] = "same") -> bool:
         """See Handle.resume."""
-        return self._thread.wait(self._handle.resume())
+        return self._thread.wait(self._handle.resume(code=code))
 
     def send_event(self, key: str, payload: Any = None, *, event_id: str = "") -> bool:
         """See Handle.send_event."""

@@ -136,6 +136,18 @@ async def test_what_is_unchanged_is_so(store: MetadataStore) -> None:
     assert await store.read_specs(["k"]) == {}
 
 
+async def test_code_of_a_run_stays_until_other_code_is_given(store: MetadataStore) -> None:
+    await store.commit([(add("a", FAILED),), (add("b", FAILED),)])
+    for code, moment in (("", 5), ("first", 10), ("", 20), ("second", 30)):
+        expected = code or (await get(store, "a")).code_version
+        resume = SetRun.of(await get(store, "a"), RUNNING, moment, owner="me", code=code)
+        assert not await is_refused(store, resume)
+        assert (await get(store, "a")).code_version == expected
+        await store.commit([(SetRun("a", FAILED, moment + 1),)])
+        assert (await get(store, "a")).code_version == expected
+    assert (await get(store, "b")).code_version == ""
+
+
 async def test_a_run_that_failed_again_is_not_what_it_was(store: MetadataStore) -> None:
     """Nor is one that waits again: whoever looked before has to look anew. What is repeated has happened."""
     await store.commit([(add("a", FAILED),), (add("b", PENDING),)])

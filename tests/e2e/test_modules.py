@@ -39,15 +39,20 @@ class Program:
 
     def refused(self, *arguments: str) -> str:
         """What it says on standard error; asserts that it fails."""
-        done = self._run([sys.executable, "-m", "perdure.cli", *arguments], {})
+        return self.refused_in(".", *arguments)
+
+    def refused_in(self, folder: str, *arguments: str) -> str:
+        done = self._run([sys.executable, "-m", "perdure.cli", *arguments], {}, folder)
         assert done.returncode != 0, done.stdout
         return done.stderr
 
-    def _run(self, command: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, command: list[str], variables: dict[str, str], folder: str = "."
+    ) -> subprocess.CompletedProcess[str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
         environment = kept | {"PERDURE_ADDRESS": self._address} | variables
         return subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+            command, cwd=self.folder / folder, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
 
 
@@ -213,3 +218,27 @@ def test_tracebacks_show_the_lines_that_ran(without_ray: Program) -> None:
 @pytest.mark.ray
 def test_tracebacks_show_the_lines_that_ran_on_ray(on_ray: Program) -> None:
     check_lines_of_tracebacks(on_ray)
+
+
+def check_resuming_with_mended_code(program: Program, service: Service) -> None:
+    program.write({"broken.py": BROKEN})
+    program.perdure("run", "broken:graph", "--id", "mended", "--no-wait")
+    assert "NameError" in program.refused("output", "mended")
+    program.write({"broken.py": BROKEN.replace("missing", "22").replace("return 20", "return 0")})
+    program.perdure("resume", "mended")
+    assert "NameError" in program.refused("output", "mended")
+    (program.folder / "nothing").mkdir()
+    assert "none of the run's modules is here: broken" in program.refused_in(
+        "nothing", "resume", "mended", "--code=new"
+    )
+    assert program.perdure("resume", "mended", "--code", "new") == "resumed"
+    assert program.perdure("output", "mended") == "42"
+
+
+def test_a_failed_run_is_resumed_with_mended_code(without_ray: Program, local: Service) -> None:
+    check_resuming_with_mended_code(without_ray, local)
+
+
+@pytest.mark.ray
+def test_a_failed_run_is_resumed_with_mended_code_on_ray(on_ray: Program, service: Service) -> None:
+    check_resuming_with_mended_code(on_ray, service)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Awaitable
 from typing import Any, Final, TextIO
@@ -245,10 +246,24 @@ def cancel(session: Session, workflow_id: str, reason: str) -> None:
 
 @click.command()
 @click.argument("workflow_id")
+@click.option(
+    "--code",
+    type=click.Choice(["same", "new"]),
+    default="same",
+    show_default=True,
+    help="which modules it goes on with",
+)
 @click.pass_obj
-def resume(session: Session, workflow_id: str) -> None:
-    """Let a failed or resumable workflow go on from where it was."""
-    resumed = session.call(lambda client: client.resume(workflow_id))
+def resume(session: Session, workflow_id: str, code: Any) -> None:
+    """Let a failed or resumable workflow go on from where it was.
+
+    With --code new, tasks that have not succeeded take the workflow's modules as they are in this folder now.
+    """
+    sys.path.insert(0, os.getcwd())
+    try:
+        resumed = session.call(lambda client: client.resume(workflow_id, code=code))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     session.show({"resumed": resumed}, lambda: click.echo("resumed" if resumed else "is at work already"))
 
 

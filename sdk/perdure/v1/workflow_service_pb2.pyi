@@ -174,14 +174,16 @@ class RunResult(_message.Message):
     def __init__(self, workflow_id: _Optional[str] = ..., run_id: _Optional[str] = ..., started: bool = ..., error: _Optional[_Union[_errors_pb2.ItemError, _Mapping]] = ...) -> None: ...
 
 class ResumeRequest(_message.Message):
-    __slots__ = ("namespace", "workflow_id", "expected_etag")
+    __slots__ = ("namespace", "workflow_id", "expected_etag", "modules")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_ETAG_FIELD_NUMBER: _ClassVar[int]
+    MODULES_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     workflow_id: str
     expected_etag: str
-    def __init__(self, namespace: _Optional[str] = ..., workflow_id: _Optional[str] = ..., expected_etag: _Optional[str] = ...) -> None: ...
+    modules: str
+    def __init__(self, namespace: _Optional[str] = ..., workflow_id: _Optional[str] = ..., expected_etag: _Optional[str] = ..., modules: _Optional[str] = ...) -> None: ...
 
 class ResumeResponse(_message.Message):
     __slots__ = ("workflow", "resumed")

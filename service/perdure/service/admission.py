@@ -29,7 +29,7 @@ from perdure.service.loops import TROUBLE_S, Loop
 from perdure.service.scheduler import Scheduler
 from perdure.service.views import RunView
 from perdure.storage.ports import Entry, MetadataStore, StorageError
-from perdure.storage.rows import EntryResult, Limit, RunRow, SetRun
+from perdure.storage.rows import EntryResult, Limit, RunRow, SetRun, Write
 
 log = logging.getLogger(__name__)
 
@@ -192,9 +192,11 @@ class Admission:
                 self._journal.append((), lambda _result, _change: self._doubtful.discard(run_id))
                 raise
 
-    async def move(self, row: RunRow, write: SetRun, guards: tuple[Limit, ...] = ()) -> RunRow | None:
-        """Change the state of a run that is not in memory, alone; gives the row after that, or None if the
-        store refused it: somebody else changed the run, or a guard did not hold.
+    async def move(
+        self, row: RunRow, write: SetRun, guards: tuple[Limit, ...] = (), more: tuple[Write, ...] = ()
+    ) -> RunRow | None:
+        """Change the state of a run that is not in memory, with `more` that belongs to that; gives the row after
+        that, or None if the store refused it: somebody else changed the run, or a guard did not hold.
 
         What the new state needs has been taken before; a place in the queue is given back here. Raises
         StorageError when the store fails; unless that is certain, the change may happen all the same once the store
@@ -209,7 +211,7 @@ class Admission:
         once = self._store.is_shared and write.status is RunStatus.PENDING
         dropped = partial(self.withdraw, write.applied_to(row, row.change))
         self._journal.append(
-            (*guards, write),
+            (*guards, write, *more),
             self._moves(row, write, moved),
             trouble=trouble,
             droppable=True,

@@ -12,7 +12,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Final
 
-from perdure import errors, wire
+from perdure import errors, graphwire, wire
 from perdure.engine.failures import run_canceled
 from perdure.engine.messages import EventArrived
 from perdure.ids import TimeOrderedIds
@@ -29,7 +29,18 @@ from perdure.service.uses import use
 from perdure.service.values import Values
 from perdure.service.views import Conflict, NewRun, Reuse, RunView, SentEvent, count_tasks
 from perdure.storage.ports import MetadataStore, StorageError, StorageFull
-from perdure.storage.rows import AddEvent, AddRun, DeleteRun, EntryResult, RunRow, SetDormant, SetRun, ValueKey, Write
+from perdure.storage.rows import (
+    AddEvent,
+    AddRun,
+    DeleteRun,
+    EntryResult,
+    RunRow,
+    SetDormant,
+    SetRun,
+    UseBlobs,
+    ValueKey,
+    Write,
+)
 
 ANSWER_S: Final = 20.0
 """An owner that has not ended a run by then is probably dying: the caller is told to ask again."""
@@ -221,9 +232,10 @@ class Commands:
 
     @refusing
     async def resume(
-        self, namespace: str, workflow_id: str, etag: str = "", *, is_repeat: bool = False
+        self, namespace: str, workflow_id: str, etag: str = "", modules: str = "", *, is_repeat: bool = False
     ) -> tuple[RunView, bool]:
-        """Let a failed or resumable run go on. False: it is at work already. A canceled one stays canceled.
+        """Let a failed or resumable run go on, with other `modules` if they are given. False: it is at work already.
+        A canceled one stays canceled.
 
         With `is_repeat` the caller may have resumed it before: then a run that was resumed and has ended since is an
         answer, and its etag may have changed."""
@@ -232,6 +244,12 @@ class Commands:
         while True:
             async with self._alone(namespace, workflow_id, etag) as row:
                 if row.status in (RunStatus.RUNNING, RunStatus.PENDING):
+                    if modules and row.code_version != modules:
+                        raise errors.WorkflowStillActiveError(
+                            f"workflow {workflow_id!r} is {row.status}, and a run that is at work keeps its modules; "
+                            "cancel it, or wait",
+                            status=str(row.status),
+                        )
                     return RunView(row), False
                 if row.status in (RunStatus.SUCCESSFUL, RunStatus.CANCELED):
                     if is_repeat and row.resume_count:
@@ -239,7 +257,7 @@ class Commands:
                     raise errors.WorkflowAlreadyFinalError(
                         f"workflow {workflow_id!r} is {row.status} and cannot be resumed", status=str(row.status)
                     )
-                moved = await self._go_on(row)
+                moved = await self._go_on(row, modules)
             if moved is not None:
                 break  # otherwise somebody else has changed it meanwhile
         if moved.status is RunStatus.RUNNING:
@@ -254,12 +272,13 @@ class Commands:
     async def _was_resumed(self, namespace: str, workflow_id: str) -> bool:
         return (await self._current(namespace, workflow_id, "")).resume_count > 0
 
-    async def _go_on(self, row: RunRow) -> RunRow | None:
+    async def _go_on(self, row: RunRow, modules: str) -> RunRow | None:
         """Let a run that is not at work be it again, here. None: it is not any more what it was."""
         now_ms = self._scheduler.clock()
         for way in self._admission.ways(row.namespace, row.run_id):
-            write = SetRun.of(row, way.status, now_ms, owner=self._owner)
-            moved = await self._admission.move(row, write, way.guards)
+            write = SetRun.of(row, way.status, now_ms, owner=self._owner, code=modules)
+            uses = (UseBlobs(row.run_id, (graphwire.package_of(modules).sha256,)),) if modules else ()
+            moved = await self._admission.move(row, write, way.guards, uses)
             if moved is not None or not way.guards:
                 return moved
         now = await self._store.get_run(row.run_id)

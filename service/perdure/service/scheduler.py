@@ -15,7 +15,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, TypeVar, assert_never
 
@@ -619,6 +619,9 @@ def spec_key(data: bytes) -> str:
 def _work(row: RunRow, command: Dispatch) -> Work:
     call = command.node.action
     assert isinstance(call, Call)
+    shape = command.node.options.shape
+    if row.code_version:
+        shape = replace(shape, runtime_env=graphwire.with_modules(shape.runtime_env, row.code_version))
     return Work(
         namespace=row.namespace,
         workflow_id=row.workflow_id,
@@ -626,7 +629,7 @@ def _work(row: RunRow, command: Dispatch) -> Work:
         task_id=command.task_id,
         attempt=command.attempt,
         call=call,
-        shape=command.node.options.shape,
+        shape=shape,
         inputs=command.inputs,
         beside=command.beside,
     )

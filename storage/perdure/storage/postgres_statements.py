@@ -35,7 +35,7 @@ _RUN_VALUES: Final = ", ".join("{change}" if name == "change" else name for name
 _SET: Final = (
     ("status", "text"), ("update_ms", "bigint"), ("start_ms", "bigint"), ("end_ms", "bigint"), ("output_task", "text"),
     ("output_wraps", "bigint"), ("failure", "bytea"), ("resume_count", "bigint"), ("owner", "text"),
-    ("is_dormant", "boolean"),
+    ("is_dormant", "boolean"), ("code_version", "text"),
 )  # fmt: skip
 _TASK: Final = (
     ("seq", "bigint"), ("status", "text"), ("attempt", "bigint"), ("failures", "bigint"), ("output_bytes", "bigint"),
@@ -175,6 +175,7 @@ def parts_of(rows: Rows) -> Iterator[tuple[str, list[Any]]]:
                 (
                     run_id, row.status.value, row.update_ms, row.start_ms, row.end_ms, row.output_task,
                     row.output_wraps, row.failure, row.resume_count, row.owner, row.is_dormant,
+                    row.code_version,
                 )
                 for run_id, state in sorted(rows.changed.items())
                 for row in (state.row,)

@@ -21,7 +21,8 @@ class RunRow:
 
     The newest run of a workflow id is its *current* one; older ones stay readable by `run_id`.
     `is_dormant`: only time or an event moves it on, so recovery need not load it. `owner` is the engine
-    that works on it, or did last.
+    that works on it, or did last. `code_version` is the package of modules that stands in for the one of its
+    graphs, "" for none.
     """
 
     run_id: str
@@ -186,7 +187,9 @@ class AddRun:
 class SetRun:
     """Change the state of a run. `resumed` adds one to `resume_count`; `end_ms` is set by a final state and
     cleared by any other; `start_ms` is set by RUNNING if it was not set; an `owner` that is not "" takes
-    the run over. With `expects` the whole entry is refused unless the run has that state, and unless it is
+    the run over, and a `code` that is not "" becomes its `code_version`.
+
+    With `expects` the whole entry is refused unless the run has that state, and unless it is
     the current run of its workflow id or stays final: one that was replaced never goes on. With
     `expects_change`, too, it is refused unless that commit touched the row last: a run that has been at work
     and failed again has the same state, and yet is not what it was.
@@ -205,6 +208,7 @@ class SetRun:
     expects: RunStatus | None = None
     owner: str = ""
     expects_change: int = 0
+    code: str = ""
 
     @classmethod
     def unchanged(cls, row: RunRow) -> SetRun:
@@ -221,7 +225,16 @@ class SetRun:
         )
 
     @classmethod
-    def of(cls, row: RunRow, status: RunStatus, at_ms: int, *, failure: bytes | None = None, owner: str = "") -> SetRun:
+    def of(
+        cls,
+        row: RunRow,
+        status: RunStatus,
+        at_ms: int,
+        *,
+        failure: bytes | None = None,
+        owner: str = "",
+        code: str = "",
+    ) -> SetRun:
         """Moves a run that is still as the row says to another state; from one in which it had ended, it is resumed."""
         return cls(
             row.run_id,
@@ -232,6 +245,7 @@ class SetRun:
             expects=row.status,
             owner=owner,
             expects_change=row.change,
+            code=code,
         )
 
     def fits(self, row: RunRow | None, *, is_current: bool) -> bool:
@@ -261,6 +275,7 @@ class SetRun:
             failure=self.failure,
             resume_count=row.resume_count + int(self.resumed and not self.was_applied_to(row)),
             owner=self.owner or row.owner,
+            code_version=self.code or row.code_version,
             change=change,
         )
 

@@ -43,9 +43,10 @@ _SET: Final = (
         change = new.column9,
         resume_count = resume_count + (
             new.column10 AND NOT (status = new.column2 AND update_ms = new.column3 AND new.column11 IN ('', owner))),
-        owner = CASE new.column11 WHEN '' THEN owner ELSE new.column11 END
+        owner = CASE new.column11 WHEN '' THEN owner ELSE new.column11 END,
+        code_version = CASE new.column12 WHEN '' THEN code_version ELSE new.column12 END
     FROM (VALUES """,
-    f"({', '.join('?' * 11)})",
+    f"({', '.join('?' * 12)})",
     ") AS new WHERE run_id = new.column1",
 )
 
@@ -102,6 +103,7 @@ class RunRows:
             self._change,
             int(write.resumed),
             write.owner,
+            write.code,
         ]
 
     def store(self) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from perdure import errors
+from perdure import errors, graphwire
 from perdure.model import BlobRef
 from perdure.service import limits
 from perdure.service.rpc import requests
@@ -69,6 +69,13 @@ class Sources:
             _, oldest = self._known.popitem(last=False)
             self._known_bytes -= len(oldest.data)
         return source
+
+    async def check_package(self, uri: str) -> None:
+        """That modules are a package that is there."""
+        try:
+            await self.check_blobs((graphwire.package_of(uri),))
+        except ValueError as error:
+            raise requests.invalid("modules", f"is the URI of a stored package: {error}") from error
 
     async def check_blobs(self, blobs: Iterable[BlobRef]) -> None:
         """A run with a blob that is not there would fail later, and less clearly. Those that are there stay

@@ -71,9 +71,10 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         return await self._batch.run(request)
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeResponse:
-        view, resumed = await self._commands.resume(
-            *_named(request), request.expected_etag, is_repeat=requests.is_repeat(context)
-        )
+        if request.modules:
+            await self._sources.check_package(request.modules)
+        names = (*_named(request), request.expected_etag, request.modules)
+        view, resumed = await self._commands.resume(*names, is_repeat=requests.is_repeat(context))
         return pb.ResumeResponse(workflow=answers.workflow(view), resumed=resumed)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
