@@ -179,6 +179,22 @@ def test_resume_all_takes_those_first_that_ran_and_leaves_out_what_cannot_go_on(
 # ------------------------------------------------------------------------------ callers
 
 
+def test_tasks_find_named_actors_of_the_driver() -> None:
+    @ray.remote(num_cpus=0)
+    class Counter:
+        def add(self, amount: int) -> int:
+            return amount + 1
+
+    @ray.remote
+    def count(amount: int) -> int:
+        return int(ray.get(ray.get_actor("counter").add.remote(amount)))
+
+    counter: Any = Counter
+    handle = counter.options(name="counter").remote()
+    assert workflow.run(count.bind(count.bind(1))) == 3
+    del handle
+
+
 def test_from_tasks_and_actors() -> None:
     @ray.remote
     def one() -> int:

@@ -56,12 +56,13 @@ def serve(**flags: Any) -> None:
 @click.option("--address", "engine", envvar="PERDURE_ADDRESS", required=True, help="host:port of the engine")
 @click.option("--ray-address", default="auto", show_default=True, help="local, auto or host:port of a Ray cluster")
 @click.option("--ray-cpus", default=0, help="CPUs of a local Ray; 0: those of the machine")
-def agent(engine: str, ray_address: str, ray_cpus: int) -> None:
+@click.option("--ray-namespace", default="", help="Ray's namespace of the tasks; default: one of its own")
+def agent(engine: str, ray_address: str, ray_cpus: int, ray_namespace: str) -> None:
     """Give an engine the use of a Ray cluster; runs inside the cluster, for ever."""
     try:
         from perdure.worker.agent import AgentSettings, run_agent
 
-        run_agent(AgentSettings(engine, ray_address, ray_cpus))
+        run_agent(AgentSettings(engine, ray_address, ray_cpus, ray_namespace))
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise

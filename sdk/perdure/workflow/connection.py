@@ -194,6 +194,7 @@ def _engine_of_the_cluster() -> str:
     from perdure.workflow import host
 
     start_ray()
+    ray: Any = sys.modules["ray"]
     _notice_cluster()
     if not _found:
         environment = {
@@ -203,6 +204,7 @@ def _engine_of_the_cluster() -> str:
             storage=_wanted.storage or _storage(os.environ.get("PERDURE_STORAGE")),
             max_running_workflows=_wanted.max_running_workflows,
             max_pending_workflows=_wanted.max_pending_workflows,
+            namespace=ray.get_runtime_context().namespace,
             folder=os.getcwd(),
             paths=_import_paths(),
             environment=environment,

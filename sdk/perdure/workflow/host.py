@@ -46,11 +46,13 @@ _OF_WORKERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How an engine is started. `folder` and `paths`: where the driver runs, and where its modules are."""
+    """How an engine is started. `folder` and `paths`: where the driver runs, and where its modules are. `namespace`:
+    Ray's, of the driver."""
 
     storage: str = ""
     max_running_workflows: int | None = None
     max_pending_workflows: int | None = None
+    namespace: str = ""
     folder: str = ""
     paths: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -145,6 +147,7 @@ class EngineHost:
         flags = {
             "--executor": "ray",
             "--ray-address": ray.get_runtime_context().gcs_address,
+            "--ray-namespace": self._settings.namespace,
             "--listen": self._listen,
             "--http-listen": self._http_listen,
             "--storage": self._storage,

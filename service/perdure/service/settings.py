@@ -54,6 +54,7 @@ class Settings:
         6.0, "on a shared database: an engine that was not heard of for so long is dead; its runs go on elsewhere"
     )
     ray_address: str = knob("local", "for the agent: local starts a Ray of its own, auto or host:port joins one")
+    ray_namespace: str = knob("", "Ray's namespace, in which tasks find and make named actors; empty: one of its own")
     ray_cpus: int = knob(0, "CPUs of the local Ray; 0: as many as the machine has")
     lease_idle_s: float = knob(5.0, "an idle lease gives its resources back after so many seconds")
     local_threads: int = knob(4, "threads of the local executor")

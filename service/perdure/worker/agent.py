@@ -72,11 +72,13 @@ PR_SET_PDEATHSIG: Final = 1
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
     """`ray_address`: "local" starts a Ray of its own, with `ray_cpus` CPUs (0: those of the machine); "auto"
-    or an address joins one. `parent`: end when this process does (0: nobody's child)."""
+    or an address joins one. Tasks run in its `ray_namespace` ("": one that nobody else has). `parent`: end when this
+    process does (0: nobody's child)."""
 
     address: str
     ray_address: str = LOCAL
     ray_cpus: int = 0
+    ray_namespace: str = ""
     parent: int = 0
 
 
@@ -367,7 +369,7 @@ def run_agent(settings: AgentSettings) -> None:
     cannot be started or joined, and when it is dead; without a parent that starts another agent then, it does so."""
     if settings.parent:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    cluster = Cluster(settings.ray_address, settings.ray_cpus)
+    cluster = Cluster(settings.ray_address, settings.ray_cpus, settings.ray_namespace)
     try:
         cluster.connect()
     except ModuleNotFoundError:
@@ -437,12 +439,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--address", required=True, help="host:port of the engine")
     parser.add_argument("--ray-address", default="auto", help="local, auto or host:port")
     parser.add_argument("--ray-cpus", type=int, default=0, help="CPUs of a local Ray; 0: those of the machine")
+    parser.add_argument("--ray-namespace", default="", help="Ray's namespace of the tasks; default: one of its own")
     parser.add_argument("--with-parent", type=int, default=0, help="end when this process ends")
     parser.add_argument("--log-level", default="info", help="how much is logged")
     parser.add_argument("--log-format", default="text", help="text or json")
     given = parser.parse_args(arguments)
     logs.configure(given.log_level, given.log_format)
-    run_agent(AgentSettings(given.address, given.ray_address, given.ray_cpus, given.with_parent))
+    run_agent(AgentSettings(given.address, given.ray_address, given.ray_cpus, given.ray_namespace, given.with_parent))
 
 
 if __name__ == "__main__":

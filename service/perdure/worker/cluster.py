@@ -36,8 +36,9 @@ class ClusterState:
 class Cluster:
     """One connection to Ray. Its methods block, and may be called in any thread once it is connected."""
 
-    def __init__(self, address: str, cpus: int = 0) -> None:
+    def __init__(self, address: str, cpus: int = 0, namespace: str = "") -> None:
         self._address = address
+        self._namespace = namespace
         self._cpus = cpus
 
     @property
@@ -50,6 +51,7 @@ class Cluster:
         import ray
 
         how: dict[str, Any] = {"address": self._address, "log_to_driver": True, "logging_level": "warning"}
+        how["namespace"] = self._namespace or None
         if self._address == LOCAL:
             # A Ray of its own that listens on this machine only has nobody to keep out.
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
