@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from postgres import PostgresServer, running_postgres
+from rays import init_ray
 from s3 import CREDENTIALS, S3Server, running_s3
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -23,8 +24,7 @@ def driver_of_ray() -> Iterator[None]:
     """Two CPUs, and three GPUs and a disk that Ray takes our word for, as long as the session lasts."""
     import ray
 
-    has = {"num_cpus": 2, "num_gpus": 3, "resources": {"disk": 2}}
-    ray.init("local", **has, include_dashboard=False, log_to_driver=False, logging_level="error")
+    init_ray("local", num_cpus=2, num_gpus=3, resources={"disk": 2})
     try:
         yield
     finally:

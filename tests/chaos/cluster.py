@@ -10,7 +10,12 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from rays import start_cluster
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
@@ -19,8 +24,6 @@ PR_SET_PDEATHSIG: Final = 1
 
 
 def main() -> None:
-    from ray.cluster_utils import Cluster
-
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     wanted, ending = threading.Event(), threading.Event()
 
@@ -30,7 +33,7 @@ def main() -> None:
 
     signal.signal(signal.SIGUSR1, lambda _number, _frame: wanted.set())
     signal.signal(signal.SIGTERM, stop)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
+    cluster = start_cluster(num_cpus=CPUS)
     try:
         node = cluster.add_node(num_cpus=CPUS)
         print(f"cluster at {cluster.address}", flush=True)

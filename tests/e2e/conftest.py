@@ -11,15 +11,14 @@ import pytest
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+from rays import start_cluster
 from services import Process, Service, running
 
 
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
     """A cluster of two CPUs in processes of its own, ended with the session."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster = start_cluster(num_cpus=2)
     try:
         yield cluster.address
     finally:

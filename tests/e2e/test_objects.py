@@ -17,12 +17,12 @@ import psutil
 import pytest
 import pytest_asyncio
 import ray
-from ray.cluster_utils import Cluster
 
 import perdure
 from patience import PATIENCE_S
 from perdure import codec, rayobjects
 from perdure.model import Payload
+from rays import start_cluster
 from services import Process, Service, running
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
@@ -336,7 +336,7 @@ def after_the_event(event: str, value: dict[str, Any], nested: list[Any], array:
 
 
 def whole_cluster() -> Any:
-    return Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    return start_cluster(num_cpus=2)
 
 
 def kill_cluster(cluster: Any) -> None:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from patience import PATIENCE_S
+from rays import start_cluster
 
 pytestmark = [pytest.mark.ray]
 
@@ -60,9 +61,7 @@ def engines(folder: Path) -> list[psutil.Process]:
 
 
 def test_two_drivers_race_for_one_engine_which_ends_with_the_cluster(tmp_path: Path) -> None:
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster = start_cluster(num_cpus=2)
     try:
         engine = race(cluster.address, tmp_path)
         family = [engine, *engine.children(recursive=True)]
