@@ -28,7 +28,6 @@ from perdure.service.trouble import refusal, refusing
 from perdure.service.uses import use
 from perdure.service.values import Values
 from perdure.service.views import Conflict, NewRun, Reuse, RunView, SentEvent, count_tasks
-<<<<<<< HEAD
 from perdure.storage.ports import MetadataStore, StorageError, StorageFull
 from perdure.storage.rows import (
     AddEvent,
@@ -42,10 +41,6 @@ from perdure.storage.rows import (
     ValueKey,
     Write,
 )
-=======
-from perdure.storage.ports import CorruptData, MetadataStore, StorageError, StorageFull
-from perdure.storage.rows import AddEvent, AddRun, DeleteRun, EntryResult, RunRow, SetDormant, SetRun, ValueKey, Write
->>>>>>> c9baa80 (Notice flipped bits in rows of SQLite; go on with the others)
 
 ANSWER_S: Final = 20.0
 """An owner that has not ended a run by then is probably dying: the caller is told to ask again."""
@@ -175,7 +170,7 @@ class Commands:
         if current is not None and new.request_id and current.request_id == new.request_id:
             made = current  # the same request, asked elsewhere too, came between the two looks
         if made is not None:
-            if made.request_digest != digest and not made.damage:
+            if made.request_digest != digest:
                 raise errors.RequestIdReusedError(
                     f"request id {new.request_id!r} was used with other content", request_id=new.request_id
                 )
@@ -256,8 +251,6 @@ class Commands:
                             status=str(row.status),
                         )
                     return RunView(row), False
-                if row.damage:
-                    raise CorruptData(row.damage, subject=row.run_id)
                 if row.status in (RunStatus.SUCCESSFUL, RunStatus.CANCELED):
                     if is_repeat and row.resume_count:
                         return RunView(row), False
@@ -348,9 +341,7 @@ class Commands:
                         f"workflow {workflow_id!r} is {row.status}; cancel it before you delete it",
                         status=str(row.status),
                     )
-                # Nobody changes one that is damaged, and it differs from what is told of it.
-                unchanged = () if row.damage else (SetRun.unchanged(row),)
-                entry = (*unchanged, DeleteRun(row.run_id))
+                entry = (SetRun.unchanged(row), DeleteRun(row.run_id))
                 result = await self._journal.write(entry, droppable=True, frees=True)
                 if result.is_refused and await self._store.get_run(row.run_id) is not None:  # else it was repeated
                     raise errors.EtagMismatchError(f"workflow {workflow_id!r} has changed", etag=str(row.change))
