@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 SDK_BASE = {
     "model",
     "ids",
+    "parent",
     "bounded",
     "v1",
     "errors",
@@ -42,6 +43,7 @@ ROOMS = {
     "context": set[str](),
     "logs": set[str](),
     "ids": set[str](),
+    "parent": set[str](),
     "bounded": set[str](),
     "errors": {"model"},
     "texts": {"model", "errors"},
@@ -68,9 +70,11 @@ ROOMS = {
     "workflow": SDK_BASE | {"client", "sync", "views"},
     "engine": {"model"},
     "storage": {"model"},
-    "worker": SDK_BASE | {"storage", "logs"},
+    "worker": SDK_BASE | {"connection", "storage", "logs"},
     "service": {
         "bounded",
+        "connection",
+        "parent",
         "ids",
         "engine",
         "storage",
@@ -141,6 +145,16 @@ def test_rooms_import_only_what_they_may(place: str, path: Path) -> None:
             assert place in RAY_ROOMS or place.startswith(RAY_FOLDERS), f"{place} may not import ray"
         elif room in PURE:
             assert top in PURE[room], f"{place} must stay pure, not import {name}"
+
+
+def test_only_the_connection_module_opens_channels() -> None:
+    openers = set()
+    for place, path in PLACES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = {getattr(node, "id", ""), getattr(node, "attr", ""), getattr(node, "name", "")}
+            if names & {"insecure_channel", "secure_channel"}:
+                openers.add(place)
+    assert openers == {"connection.py"}
 
 
 @pytest.mark.parametrize(("place", "path"), PLACES, ids=[place for place, _ in PLACES])

@@ -20,7 +20,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from perdure import batches, codec, errors, failures, graphwire, rayobjects, runtimeenv, texts, wire
 from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
-from perdure.connection import REPEAT_KEY, open_channel
+from perdure.connection import REPEAT_KEY, client_channel
 from perdure.conversion import large_parts, to_spec, with_stored
 from perdure.graph import TaskNode
 from perdure.ids import time_ordered_id
@@ -83,7 +83,7 @@ class Client:
         self._modules = modules
         self._stored_until_s: dict[BlobRef, float] = {}  # blobs that the service has for sure, on the loop's clock
         self._objects = rayobjects.AsyncObjects(self._upload, self._load, self.has_blob)
-        self._channel = open_channel(self.address)
+        self._channel = client_channel(self.address)
         self._workflows = workflow_service_pb2_grpc.WorkflowServiceStub(self._channel)
         self._blobs = blob_service_pb2_grpc.BlobServiceStub(self._channel)
         self._system = system_service_pb2_grpc.SystemServiceStub(self._channel)

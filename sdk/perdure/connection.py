@@ -1,9 +1,13 @@
-"""The channel: which calls are retried follows from the API itself."""
+"""The door to the wire: every channel of the product is opened here, and only here.
+
+There are three kinds of peers. A client retries what the API marks as idempotent. A worker (a lease, an agent) lives
+on one stream, so it notices a dead peer soon and retries nothing. A probe asks once whether an engine answers.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -15,6 +19,13 @@ REPEAT_KEY: Final = "perdure-previous-attempts"
 """Metadata of a call that a client makes again: how often it did so before. gRPC's own retries say it by
 `grpc-previous-rpc-attempts`."""
 MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Of one gRPC message, in either direction, at engines as well."""
+LIMITS: Final = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+)
+
+Options = list[tuple[str, Any]]
 
 
 def service_config() -> str:
@@ -44,17 +55,40 @@ def service_config() -> str:
     )
 
 
-def options() -> list[tuple[str, object]]:
-    return [
-        ("grpc.service_config", service_config()),
-        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-        ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
-        ("grpc.keepalive_time_ms", 30_000),
-    ]
+def client_channel(address: str) -> grpc.aio.Channel:
+    """A channel for the public API. It reconnects by itself, and retries idempotent methods on UNAVAILABLE."""
+    return _open(
+        address,
+        [
+            ("grpc.service_config", service_config()),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+            ("grpc.keepalive_time_ms", 30_000),
+        ],
+    )
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(address, options=options())
+def worker_channel(address: str) -> grpc.aio.Channel:
+    """A channel for the one stream of a lease or an agent; it breaks within 20 s when the engine's machine is gone.
+
+    Channels of one process share connections by default, and the reconnect backoff with them: the channel after a
+    failed one would not be tried for a second. This one has connections of its own.
+    """
+    return _open(
+        address,
+        [
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+        ],
+    )
+
+
+def probe_channel(address: str) -> grpc.aio.Channel:
+    """A channel for one question. Nothing is retried, so an address where nobody listens is known at once."""
+    return _open(address, [])
+
+
+def _open(address: str, options: Options) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(address, options=[*LIMITS, *options])

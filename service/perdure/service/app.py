@@ -7,7 +7,6 @@ of its lines: callers first, then the work, then the journal, then the stores.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import logging
 import os
@@ -28,7 +27,8 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from perdure.service import limits
+from perdure import connection
+from perdure.parent import end_with_parent
 from perdure.service.executors.pool import LeasePool
 from perdure.service.executors.port import Executor
 from perdure.service.executors.processes import ProcessExecutor
@@ -56,7 +56,6 @@ from perdure.v1 import (
 
 log = logging.getLogger(__name__)
 
-PR_SET_PDEATHSIG: Final = 1
 AGAIN_S: Final = 1.0
 AGAIN_MAX_S: Final = 30.0
 GARBAGE: Final = (20_000, 10, 10)
@@ -71,8 +70,7 @@ SERVICES: Final = tuple(
 )
 REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
 OPTIONS: Final = (
-    ("grpc.max_receive_message_length", limits.MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", limits.MESSAGE_BYTES_MAX),
+    *connection.LIMITS,
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -268,7 +266,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
     if settings.with_parent:
-        _end_with_parent(settings.with_parent)
+        end_with_parent(settings.with_parent)
     agent = _Agent(settings)
     try:
         has_lived = False
@@ -324,13 +322,6 @@ async def _until_over(server: RunningServer, stopping: asyncio.Event) -> None:
         await server.executor.stop()  # what runs here may be running elsewhere already
     else:
         log.info("draining")
-
-
-def _end_with_parent(parent: int) -> None:
-    """The kernel sends us SIGTERM when the parent is gone."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it went before we asked
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Agent:

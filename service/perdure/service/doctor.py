@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 
 import grpc.aio
 
+from perdure.connection import probe_channel
 from perdure.service.settings import Settings
 from perdure.storage.examine import examine_metadata
 from perdure.storage.ports import StorageError
@@ -206,7 +207,7 @@ async def _port(name: str, address: str) -> Finding:
 
 
 async def _engine_at(address: str) -> str | None:
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with probe_channel(address) as channel:
         stub = system_service_pb2_grpc.SystemServiceStub(channel)
         try:
             answer = await stub.GetSystemInfo(system_service_pb2.GetSystemInfoRequest(), timeout=ANSWER_S)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
+from perdure.connection import MESSAGE_BYTES_MAX as MESSAGE_BYTES_MAX
+from perdure.model import ID_CHARS_MAX as ID_CHARS_MAX
+
 INLINE_PAYLOAD_BYTES_MAX: Final = 1024 * 1024
 BLOB_BYTES_MAX: Final = 5 * 1024**3
 BATCH_ITEMS_MAX: Final = 1_000
@@ -16,7 +18,6 @@ METADATA_BYTES_MAX: Final = 64 * 1024
 LABELS_MAX: Final = 32
 LABEL_KEY_CHARS_MAX: Final = 63
 LABEL_VALUE_BYTES_MAX: Final = 256
-ID_CHARS_MAX: Final = 256
 ID_BYTES_MAX: Final = 4 * ID_CHARS_MAX
 REQUEST_ID_CHARS_MAX: Final = 128
 REASON_BYTES_MAX: Final = 1024

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import logging
 import os
 import secrets
@@ -27,10 +26,11 @@ from typing import Any, Final, NoReturn
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
-import grpc.aio
 
 from perdure import failures, logs, optionwire
 from perdure.codec import PYTHON_VERSION
+from perdure.connection import worker_channel
+from perdure.parent import end_with_parent
 from perdure.storage.ports import BlobStore
 from perdure.storage.urls import blob_store
 from perdure.v1 import worker_service_pb2 as pb
@@ -66,7 +66,6 @@ RETRY_MAX_S: Final = 0.5
 LEASES_END_S: Final = 1.2
 """A lease without its engine stops what it runs, or ends its process, within a second."""
 REASON_MAX: Final = 2000
-PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +246,7 @@ class Agent:
             return
         self._out = out = _Outbox()
         out.send(pb.ServeAgentRequest(hello=self._hello(state)))
-        # Otherwise a new channel inherits what the last one knew of the address: not to be tried for a second.
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        options += [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 10_000)]
-        async with grpc.aio.insecure_channel(self._settings.address, options=options) as channel:
+        async with worker_channel(self._settings.address) as channel:
             stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
             try:
                 async for message in stub.ServeAgent(out.messages()):
@@ -368,7 +364,7 @@ def run_agent(settings: AgentSettings) -> None:
     """Run until SIGTERM or SIGINT, or until the parent is gone. Ends the process with the exit code RAY_DEAD if Ray
     cannot be started or joined, and when it is dead; without a parent that starts another agent then, it does so."""
     if settings.parent:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        end_with_parent(settings.parent)
     cluster = Cluster(settings.ray_address, settings.ray_cpus, settings.ray_namespace)
     try:
         cluster.connect()

@@ -21,6 +21,7 @@ import grpc.aio
 
 from perdure import failures, graphwire, wire
 from perdure.codec import PYTHON_VERSION
+from perdure.connection import worker_channel
 from perdure.context import Context
 from perdure.model import Failure, FailureKind, Function, Payload
 from perdure.storage.urls import blob_store
@@ -29,7 +30,6 @@ from perdure.v1 import worker_service_pb2_grpc
 from perdure.worker.attempt import Assignment, Value, data_lost, with_ready
 from perdure.worker.blobs import BlockingBlobs
 
-MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 RECEIPTS_BYTES_SOFT: Final = 1024 * 1024
 """One receipt more may be as large as the largest graph that a task may return."""
 CONNECT_S: Final = 30.0
@@ -138,14 +138,8 @@ class Session:
             self._inbox.broken()
 
     async def _serve(self) -> None:
-        options = [
-            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.keepalive_time_ms", 10_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-        ]
         try:
-            async with grpc.aio.insecure_channel(self._address, options=options) as channel:
+            async with worker_channel(self._address) as channel:
                 self._stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
                 with suppress(grpc.RpcError):
                     async for message in self._stub.ServeLease(self._messages()):
