@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 DOMAIN: Final = "perdure.v1"
 DETAILS_KEY: Final = "grpc-status-details-bin"
-MESSAGE_BYTES_MAX: Final = 1_000
+STATUS_TEXT_BYTES_MAX: Final = 1_000
 FIELD_BYTES_MAX: Final = 256
 FIELDS_MAX: Final = 8
 
@@ -276,7 +276,7 @@ def cut(text: str, bytes_max: int) -> str:
 
 def to_status(error: PerdureError) -> Status:
     """The error as it travels."""
-    message = cut(error.message, MESSAGE_BYTES_MAX)
+    message = cut(error.message, STATUS_TEXT_BYTES_MAX)
     status = Status(code=error.status.value[0], message=message)
     fields = {key: cut(value, FIELD_BYTES_MAX) for key, value in list(error.fields.items())[:FIELDS_MAX]}
     status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=fields))

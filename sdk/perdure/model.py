@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 ID_CHARS_MAX: Final = 256
 NODE_ID_CHARS_MAX: Final = 256
-LABELS_MAX: Final = 32
+DEFAULT_NAMESPACE: Final = "default"
+"""Of a call that names none."""
 INLINE_BYTES_MAX: Final = 64 * 1024
 """Values up to this size travel inline and are stored in the database; larger ones are blobs."""
 

@@ -23,7 +23,7 @@ from perdure.model import BlobRef, Payload
 
 T = TypeVar("T")
 
-INLINE_BYTES_MAX: Final = 1024
+CONTENTS_INLINE_BYTES_MAX: Final = 1024
 """Smaller contents travel with the value that the object stands in."""
 KNOWN_MAX: Final = 10_000
 KEEPER: Final = "objects"
@@ -138,7 +138,7 @@ class RayObjects:
 
     def _put_away(self, value: Any) -> Payload:
         encoded = codec.encode_value(value, self)
-        if encoded.size <= INLINE_BYTES_MAX:
+        if encoded.size <= CONTENTS_INLINE_BYTES_MAX:
             return encoded.inline()
         try:
             return encoded.stored(self._blobs.store(encoded))

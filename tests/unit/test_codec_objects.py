@@ -23,11 +23,11 @@ from perdure.codec import CodecError
 from perdure.context import Context
 from perdure.graph import task
 from perdure.model import BlobRef, FailureKind, NodeRef, Payload
-from perdure.rayobjects import INLINE_BYTES_MAX, ObjectFailed, ObjectUnavailable, contents
+from perdure.rayobjects import CONTENTS_INLINE_BYTES_MAX, ObjectFailed, ObjectUnavailable, contents
 from perdure.worker.attempt import Assignment, Continued, Failed, Returned, Runner, Value
 
 Ref: Any = ray.ObjectRef
-LARGE = "x" * (INLINE_BYTES_MAX + 1)
+LARGE = "x" * (CONTENTS_INLINE_BYTES_MAX + 1)
 
 
 class Objects:
@@ -56,7 +56,7 @@ class Objects:
             return self.store(value, innermost=True)
         self.stored.append(ref)
         encoded = codec.encode_value(value, self)
-        if encoded.size <= INLINE_BYTES_MAX:
+        if encoded.size <= CONTENTS_INLINE_BYTES_MAX:
             return encoded.inline()
         return encoded.stored(Blobs(self.kept).store(encoded))
 

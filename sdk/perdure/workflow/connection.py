@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from perdure import errors
 from perdure.client import Client
 from perdure.context import context, is_bound
+from perdure.model import DEFAULT_NAMESPACE
 from perdure.sync import _LoopThread
 from perdure.workflow import outcomes
 
@@ -27,7 +28,6 @@ T = TypeVar("T")
 PATIENCE_S: Final = 60.0
 """An engine that died is back well before that."""
 PASSED_ON: Final = "PERDURE_"
-DEFAULT_NAMESPACE: Final = "default"
 CLIENTS_OWN: Final = frozenset({"PERDURE_ADDRESS", "PERDURE_NAMESPACE", "PERDURE_STORAGE"})
 
 

@@ -8,12 +8,11 @@ from typing import Final
 
 from perdure import texts, wire
 from perdure.engine.messages import AttemptLost, TaskFailed, TaskSucceeded
-from perdure.model import FailureKind, Payload
+from perdure.model import INLINE_BYTES_MAX, FailureKind, Payload
 from perdure.service.executors.port import GraphReturned, Report, Work
 from perdure.storage.rows import ValueKey
 from perdure.v1 import worker_service_pb2 as pb
 
-INLINE_BYTES_MAX: Final = 64 * 1024
 ATTEMPT_BYTES_MAX: Final = 1024 * 1024
 
 

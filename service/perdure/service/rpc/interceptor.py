@@ -107,7 +107,7 @@ def translate(error: Exception, method: str) -> errors.PerdureError:
 
 async def _abort(context: Context, error: errors.PerdureError) -> NoReturn:
     details = (errors.DETAILS_KEY, errors.to_status(error).SerializeToString())
-    await context.abort(error.status, errors.cut(error.message, errors.MESSAGE_BYTES_MAX), (details,))
+    await context.abort(error.status, errors.cut(error.message, errors.STATUS_TEXT_BYTES_MAX), (details,))
     raise AssertionError("abort raises")
 
 

@@ -13,14 +13,14 @@ import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 
 from perdure import errors, graphwire, texts, wire
-from perdure.model import BlobRef, Call, Payload, Spec
+from perdure.connection import REPEAT_KEY
+from perdure.model import DEFAULT_NAMESPACE, BlobRef, Call, Payload, Spec
 from perdure.service import limits
 from perdure.service.source import Source
 from perdure.service.views import Conflict, NewEvent, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
 
-DEFAULT_NAMESPACE: Final = "default"
-REPEAT_KEYS: Final = frozenset({"grpc-previous-rpc-attempts", "perdure-previous-attempts"})
+REPEAT_KEYS: Final = frozenset({"grpc-previous-rpc-attempts", REPEAT_KEY})
 """Metadata by which gRPC's own retries, and clients that make a call again themselves, say so."""
 DEFAULT_QUEUE: Final = "default"
 
