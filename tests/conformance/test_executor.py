@@ -34,7 +34,7 @@ from perdure.model import (
     Resources,
     Shape,
 )
-from perdure.service.executors import pool as pool_module
+from perdure.service.executors.pool import pool as pool_module
 from perdure.service.executors.port import GraphReturned, Report
 from perdure.storage.rows import ValueKey
 

@@ -21,7 +21,7 @@ from perdure.arguments import encode_arguments
 from perdure.engine.messages import AttemptStarted, Source
 from perdure.model import Call, Function, NodeRef, Payload, Shape
 from perdure.service.executors.local import LocalExecutor
-from perdure.service.executors.pool import LeasePool
+from perdure.service.executors.pool.pool import LeasePool
 from perdure.service.executors.port import Executor, Report, Reports, Work
 from perdure.service.rpc.worker import WorkerServicer
 from perdure.storage.filesystem import FilesystemBlobStore

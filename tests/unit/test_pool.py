@@ -10,10 +10,10 @@ import pytest
 from perdure import wire
 from perdure.engine.messages import AttemptLost, AttemptStarted, Source, TaskFailed, TaskSucceeded
 from perdure.model import INLINE_BYTES_MAX, NULL, Call, Failure, FailureKind, Function, Payload, Resources, Shape
-from perdure.service.executors import pool as pool_module
-from perdure.service.executors.durations import AHEAD_MS, BATCH_MAX
-from perdure.service.executors.leases import AgentSession, Lease
-from perdure.service.executors.pool import (
+from perdure.service.executors.pool import pool as pool_module
+from perdure.service.executors.pool.durations import AHEAD_MS, BATCH_MAX
+from perdure.service.executors.pool.leases import AgentSession, Lease
+from perdure.service.executors.pool.pool import (
     ALONE_S,
     BACKOFF_MAX_S,
     BLOCKED_S,

@@ -19,7 +19,7 @@ from patience import PATIENCE_S
 from perdure import graphwire
 from perdure.conversion import to_spec
 from perdure.model import Call, Resources, Shape
-from perdure.service.executors.attempts import attempt_of
+from perdure.service.executors.pool.attempts import attempt_of
 from perdure.service.executors.port import Work
 from perdure.storage.ports import CorruptData, StorageUnavailable
 from perdure.v1 import worker_service_pb2 as pb

@@ -29,7 +29,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from perdure import connection
 from perdure.parent import end_with_parent
-from perdure.service.executors.pool import LeasePool
+from perdure.service.executors.pool.pool import LeasePool
 from perdure.service.executors.port import Executor
 from perdure.service.executors.processes import ProcessExecutor
 from perdure.service.kernel import Kernel, wall_clock_ms

@@ -14,8 +14,8 @@ from perdure.service.admission import ANY, Admission
 from perdure.service.changes import Changes
 from perdure.service.commands import Commands
 from perdure.service.elapsed import elapsed_s as since_some_moment_s
-from perdure.service.executors.fresh import FreshExecutor
 from perdure.service.executors.port import Executor
+from perdure.service.executors.renewing import RenewingExecutor
 from perdure.service.fleet.admission import SharedAdmission
 from perdure.service.fleet.fleet import Fleet
 from perdure.service.fleet.inbox import Inbox
@@ -69,7 +69,7 @@ class Kernel:
         is_shared = store.is_shared
         if blobs is not None and blob_grace_s:
             blob_grace_s = max(blob_grace_s, GRACE_LEASES * lease_s if is_shared else 0.0)
-            executor = FreshExecutor(executor, blobs, late_s=blob_grace_s / 2, elapsed_s=elapsed_s)
+            executor = RenewingExecutor(executor, blobs, late_s=blob_grace_s / 2, elapsed_s=elapsed_s)
         self.scheduler = Scheduler(
             store, self.journal, executor, self.values, self.changes, clock, owner=owner if is_shared else ""
         )

@@ -19,8 +19,8 @@ from math import inf
 from typing import Any, Final
 
 from perdure.model import Resources, Shape
-from perdure.service.executors.leases import AgentSession
-from perdure.service.executors.pool import LeasePool
+from perdure.service.executors.pool.leases import AgentSession
+from perdure.service.executors.pool.pool import LeasePool
 from perdure.service.executors.port import Executor, Reports, ValueReader, Waiting, Work
 from perdure.v1 import worker_service_pb2 as pb
 

@@ -10,8 +10,8 @@ import grpc
 import grpc.aio
 
 from perdure import errors, wire
-from perdure.service.executors.leases import AgentSession
-from perdure.service.executors.pool import LeasePool
+from perdure.service.executors.pool.leases import AgentSession
+from perdure.service.executors.pool.pool import LeasePool
 from perdure.service.executors.port import ValueReader
 from perdure.service.rpc import requests
 from perdure.storage.rows import ValueKey

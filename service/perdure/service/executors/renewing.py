@@ -27,7 +27,7 @@ PAUSE_FIRST_S: Final = 0.2
 PAUSE_MAX_S: Final = 5.0
 
 
-class FreshExecutor:
+class RenewingExecutor:
     """Implements Executor. What was submitted less than `late_s` ago is passed on as it comes."""
 
     def __init__(self, inner: Executor, blobs: BlobStore, *, late_s: float, elapsed_s: Callable[[], float]) -> None:

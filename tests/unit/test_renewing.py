@@ -11,9 +11,9 @@ import pytest
 from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import NULL, Call, Failure, FailureKind, Function, Node, Payload, Shape, Spec
-from perdure.service.executors import fresh as fresh_module
-from perdure.service.executors.fresh import FreshExecutor
+from perdure.service.executors import renewing as renewing_module
 from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Waiting, WaitReason, Work
+from perdure.service.executors.renewing import RenewingExecutor
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import StorageUnavailable
 
@@ -53,7 +53,7 @@ class Stage:
         self.now_s = 0.0
         self.blobs = MemoryBlobStore(lambda: self.now_s)
         self.inner = Inner()
-        self.executor = FreshExecutor(cast(Any, self.inner), self.blobs, late_s=LATE_S, elapsed_s=lambda: self.now_s)
+        self.executor = RenewingExecutor(cast(Any, self.inner), self.blobs, late_s=LATE_S, elapsed_s=lambda: self.now_s)
         self.heard: list[tuple[str, Report]] = []
         self.told = asyncio.Event()
 
@@ -149,7 +149,7 @@ async def test_of_what_nobody_knows_when_it_began_the_values_are_looked_after(st
 
 
 async def test_it_waits_for_a_store_that_is_away(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fresh_module, "PAUSE_FIRST_S", 0.001)
+    monkeypatch.setattr(renewing_module, "PAUSE_FIRST_S", 0.001)
     refusals = iter([True, True, False])
     real = stage.blobs.renew
 

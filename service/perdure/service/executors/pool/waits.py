@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from perdure.model import Shape
-from perdure.service.executors.leases import AgentSession, ShapeQueue
+from perdure.service.executors.pool.leases import AgentSession, ShapeQueue
 from perdure.service.executors.port import Waiting, WaitReason
 
 CLUSTERS_MAX: Final = 3

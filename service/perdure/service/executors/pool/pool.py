@@ -22,11 +22,11 @@ from typing import Final
 from perdure import optionwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed
 from perdure.model import Failure, FailureKind, Shape
-from perdure.service.executors import demand as demands
-from perdure.service.executors import waits
-from perdure.service.executors.attempts import attempt_of, report_of, took_ms
-from perdure.service.executors.durations import Durations
-from perdure.service.executors.leases import AgentSession, Key, Lease, Placed, ShapeQueue
+from perdure.service.executors.pool import demand as demands
+from perdure.service.executors.pool import waits
+from perdure.service.executors.pool.attempts import attempt_of, report_of, took_ms
+from perdure.service.executors.pool.durations import Durations
+from perdure.service.executors.pool.leases import AgentSession, Key, Lease, Placed, ShapeQueue
 from perdure.service.executors.port import Report, Reports, ValueReader, Waiting, Work
 from perdure.v1 import worker_service_pb2 as pb
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from perdure.service.executors.leases import AgentSession, Lease, is_reserved
+from perdure.service.executors.pool.leases import AgentSession, Lease, is_reserved
 from perdure.v1 import worker_service_pb2 as pb
 
 SETTLED_S: Final = 0.1
