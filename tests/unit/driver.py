@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from perdure.engine.graph_run.run import Before, Run
 from perdure.engine.messages import (
     CancelAttempt,
     Command,
@@ -21,7 +22,6 @@ from perdure.engine.messages import (
     TaskFailed,
     TaskSucceeded,
 )
-from perdure.engine.run import Before, Run
 from perdure.model import (
     NULL,
     Call,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from messages import mutated
 from perdure import errors, graphwire
-from perdure.engine.run import Run
+from perdure.engine.graph_run.run import Run
 from perdure.model import InvalidSpec
 from perdure.service.filters import parse_filter, parse_order
 from perdure.service.rpc import requests

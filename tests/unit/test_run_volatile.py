@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+from perdure.engine.graph_run.run import DEFERRED_MAX
 from perdure.engine.messages import CancelRequested, Dispatch, TaskFailed, TaskSucceeded, TimerFired
-from perdure.engine.run import DEFERRED_MAX
 from perdure.model import Call, Node, NodeRef, RetryPolicy, RunStatus, TaskOptions, TaskStatus, Wait
 from unit.driver import CATCH, ERROR, ONCE, VALUE, Driver, call, graph
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from perdure.engine.graph_run.run import Run
 from perdure.engine.messages import Source, TaskContinued, TimerFired
-from perdure.engine.run import Run
 from perdure.model import (
     NULL,
     WAITED,

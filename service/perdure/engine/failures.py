@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from perdure.engine.state import Task
 from perdure.model import Failure, FailureKind
 
 
@@ -12,8 +11,8 @@ def worker_lost(reason: str) -> Failure:
     return Failure(FailureKind.SYSTEM, "perdure.WorkerLost", reason)
 
 
-def attempt_timed_out(task: Task) -> Failure:
-    message = f"the attempt took longer than {task.node.options.attempt_timeout_ms} ms"
+def attempt_timed_out(limit_ms: int | None) -> Failure:
+    message = f"the attempt took longer than {limit_ms} ms"
     return Failure(FailureKind.TIMEOUT, "perdure.AttemptTimeout", message)
 
 
@@ -31,6 +30,6 @@ def record_refused(why: str) -> Failure:
     return Failure(FailureKind.SYSTEM, "perdure.RecordRefused", message, non_retryable=True)
 
 
-def leaving(task: Task, failure: Failure) -> Failure:
-    """The failure as it leaves a task: it names the task and counts its attempts."""
-    return replace(failure, task_id=task.id, attempts=max(task.failures, 1))
+def leaving(task_id: str, failure: Failure, attempts: int) -> Failure:
+    """The failure as it leaves a task: it names the task and counts its attempts, of which there was at least one."""
+    return replace(failure, task_id=task_id, attempts=max(attempts, 1))

@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 
 from perdure import errors, texts, wire
 from perdure.engine.failures import record_refused
-from perdure.engine.run import Before
+from perdure.engine.graph_run.run import Before
 from perdure.model import RunStatus, frozen
 from perdure.service.journal import Journal, Then
 from perdure.service.loops import TROUBLE_S, Loop

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from typing import Final, Generic, TypeVar
 
 from perdure import errors
-from perdure.engine.run import Run
+from perdure.engine.graph_run.run import Run
 from perdure.model import frozen
 from perdure.service.journal import Journal
 from perdure.service.restore import restore_run

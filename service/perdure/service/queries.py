@@ -11,8 +11,8 @@ from itertools import islice
 from typing import Final
 
 from perdure import errors, wire
-from perdure.engine.run import Run
-from perdure.engine.state import Task
+from perdure.engine.graph_run.run import Run
+from perdure.engine.graph_run.state import Task
 from perdure.model import Failure, Payload, RunStatus, TaskStatus, frozen
 from perdure.service.changes import Changes
 from perdure.service.executors.port import Executor, Waiting

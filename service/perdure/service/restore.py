@@ -9,8 +9,8 @@ from google.protobuf.message import DecodeError
 
 from perdure import graphwire, wire
 from perdure.bounded import Bounded
+from perdure.engine.graph_run.run import Run
 from perdure.engine.messages import ConsumeEvent, EventArrived, Record, RecordRun, RecordTask
-from perdure.engine.run import Run
 from perdure.model import InvalidSpec, Payload, RunStatus, Spec, TaskStatus
 from perdure.storage import rows
 from perdure.storage.ports import CorruptData, MetadataStore

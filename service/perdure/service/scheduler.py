@@ -21,6 +21,7 @@ from typing import Final, TypeVar, assert_never
 
 from perdure import graphwire, texts, wire
 from perdure.engine.failures import record_refused
+from perdure.engine.graph_run.run import Before, Run
 from perdure.engine.messages import (
     Act,
     CancelAttempt,
@@ -39,7 +40,6 @@ from perdure.engine.messages import (
     TaskSucceeded,
     TimerFired,
 )
-from perdure.engine.run import Before, Run
 from perdure.model import Call, Failure, FailureKind, InvalidSpec, Payload, RunStatus, Spec
 from perdure.service.changes import Change, Changes
 from perdure.service.executors.port import Executor, GraphReturned, Reports, Work

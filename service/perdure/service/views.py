@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import assert_never
 
-from perdure.engine.state import Task
+from perdure.engine.graph_run.state import Task
 from perdure.model import (
     BlobRef,
     Call,

@@ -22,6 +22,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, TypeAlias, assert_never, cast
 
 from perdure.engine.failures import attempt_timed_out, event_timed_out, leaving, run_canceled, worker_lost
+from perdure.engine.graph_run.state import Graph, Scope, Task
 from perdure.engine.messages import (
     AttemptLost,
     AttemptStarted,
@@ -44,7 +45,6 @@ from perdure.engine.messages import (
     TimerFired,
 )
 from perdure.engine.retry import next_attempt_ms
-from perdure.engine.state import Graph, Scope, Task
 from perdure.model import (
     NULL,
     Call,
@@ -385,7 +385,7 @@ class Run:
 
     def _fail(self, task: Task, failure: Failure, at_ms: int, ended_ms: int | None = None) -> None:
         """No attempt is left: the nearest task around it that catches gets the failure, or the run."""
-        failure = leaving(task, failure)
+        failure = leaving(task.id, failure, task.failures)
         self._close(task, TaskStatus.FAILED, at_ms if ended_ms is None else ended_ms)
         catcher: Task | None = task
         stopped = task.scope
@@ -476,7 +476,7 @@ class Run:
         if task := self._current(event.task_id, event.attempt):
             if task.deadline_ms is not None and task.deadline_ms <= event.at_ms:
                 self._commands.append(CancelAttempt(task.id, task.attempt))
-                self._attempt_failed(task, attempt_timed_out(task), event.at_ms)
+                self._attempt_failed(task, attempt_timed_out(task.node.options.attempt_timeout_ms), event.at_ms)
             return
         waiting = self._timed.get(event.task_id)
         if waiting is None or waiting.attempt != event.attempt or (waiting.wake_ms or 0) > event.at_ms:

@@ -1,0 +1,1 @@
+"""The machine of graph runs: tasks that wait for tasks."""
