@@ -52,7 +52,7 @@ def _sentences(text: str | None) -> str:
 
 
 def settings() -> str:
-    from perdure.service.settings import PREFIX, Settings
+    from perdure.service.common.settings import PREFIX, Settings
 
     def row(knob: Any) -> list[str]:
         choices = knob.metadata["choices"]

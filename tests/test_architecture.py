@@ -97,6 +97,19 @@ PURE = {
     "engine": {"__future__", "collections", "dataclasses", "typing", "zlib"},
     "model": {"__future__", "collections", "dataclasses", "enum", "json", "typing"},
 }
+SERVICE_LAYERS = (
+    # Rooms of one layer may not import each other. What stands in no folder is the root, and may import all.
+    {"common"},
+    {"journal"},
+    {"executors"},
+    {"runs"},
+    {"queue"},
+    {"operations"},
+    {"housekeeping"},
+    {"fleet"},
+    {"api"},
+    {"rpc", "http"},
+)
 NOBODY_IMPORTS = {"cli", "testing", "pytest_plugin"}
 
 
@@ -145,6 +158,31 @@ def test_rooms_import_only_what_they_may(place: str, path: Path) -> None:
             assert place in RAY_ROOMS or place.startswith(RAY_FOLDERS), f"{place} may not import ray"
         elif room in PURE:
             assert top in PURE[room], f"{place} must stay pure, not import {name}"
+
+
+SERVICE = [(place.removeprefix("service/"), path) for place, path in PLACES if place.startswith("service/")]
+
+
+def layer_of(room: str) -> int:
+    """The root is above all."""
+    return next((number for number, rooms in enumerate(SERVICE_LAYERS) if room in rooms), len(SERVICE_LAYERS))
+
+
+@pytest.mark.parametrize(("place", "path"), SERVICE, ids=[place for place, _ in SERVICE])
+def test_rooms_of_the_service_import_only_lower_ones(place: str, path: Path) -> None:
+    room = place.split("/")[0]
+    for name in imports(path):
+        target = name.removeprefix("perdure.service.").split(".")[0]
+        if not name.startswith("perdure.service.") or target == room:
+            continue
+        assert layer_of(target) < layer_of(room) or "/" not in place, f"{place} may not import {name}"
+
+
+def test_the_page_lists_the_rooms_of_the_service() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    listed = re.findall(r"^  (\w+)/ ", page[page.index("service/perdure/service/  ") :], re.MULTILINE)
+    there = {place.split("/")[0] for place, _ in SERVICE if "/" in place}
+    assert there == set().union(*SERVICE_LAYERS) == set(listed)
 
 
 def test_only_the_connection_module_opens_channels() -> None:

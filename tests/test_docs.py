@@ -21,7 +21,7 @@ import perdure
 import perdure.workflow
 from perdure import errors, testing
 from perdure.cli.root import root
-from perdure.service.settings import Settings
+from perdure.service.common.settings import Settings
 from perdure.v1 import errors_pb2
 
 ROOT = Path(__file__).parent.parent

@@ -25,9 +25,9 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 from perdure.client import Client
 from perdure.service.app import RunningServer, running_server
+from perdure.service.common.clocks import wall_clock_ms
+from perdure.service.common.settings import Settings
 from perdure.service.executors.local import LocalExecutor
-from perdure.service.kernel import wall_clock_ms
-from perdure.service.settings import Settings
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import Entry, MetadataStore

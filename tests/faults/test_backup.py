@@ -16,7 +16,7 @@ import pytest
 import perdure
 from perdure import RunStatus
 from perdure.service.app import running_server
-from perdure.service.settings import Settings
+from perdure.service.common.settings import Settings
 from postgres import PostgresServer, programs
 
 LARGE = 100_000

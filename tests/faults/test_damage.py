@@ -14,7 +14,7 @@ import perdure
 from perdure import RunStatus
 from perdure.model import BlobRef
 from perdure.service.app import running_server
-from perdure.service.settings import Settings
+from perdure.service.common.settings import Settings
 from perdure.storage.filesystem import FilesystemBlobStore
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import StorageFull, StorageUnavailable

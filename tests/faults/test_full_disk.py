@@ -17,7 +17,7 @@ import pytest
 import perdure
 from perdure import errors
 from perdure.service.app import running_server
-from perdure.service.settings import Settings
+from perdure.service.common.settings import Settings
 from perdure.storage.postgres_schema import migrate
 from postgres import PostgresServer, running_postgres
 

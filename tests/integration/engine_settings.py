@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.service.settings import Settings
+from perdure.service.common.settings import Settings
 
 
 def settings_on(storage: str, **given: Any) -> Settings:

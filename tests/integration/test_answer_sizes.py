@@ -12,9 +12,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 import perdure
 from integration.wire_calls import END, Stubs, call_node, event_node, graph, run_request, sum_of
 from perdure import errors
-from perdure.service import limits
-from perdure.service.rpc import pages
-from perdure.service.rpc.places import Place
+from perdure.service.api import pages
+from perdure.service.api.places import Place
+from perdure.service.common import limits
 from perdure.v1 import blob_service_pb2, spec_pb2, system_service_pb2, workflow_service_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 
@@ -251,7 +251,7 @@ async def test_metadata_of_a_task_with_many_others_can_be_read(stubs: Stubs) -> 
 
 
 def test_tokens_of_places_are_read_as_they_were_made() -> None:
-    from perdure.service.rpc import places
+    from perdure.service.api import places
 
     for place in (Place(0), Place(7), Place(7, "r"), Place(7, "r", None, 0), Place(7, "r", 3, 9)):
         assert places.read(place.token()) == place

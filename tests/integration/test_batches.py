@@ -25,8 +25,8 @@ from integration.wire_calls import (
     sum_of,
 )
 from perdure import errors
-from perdure.service import limits
 from perdure.service.app import RunningServer
+from perdure.service.common import limits
 from perdure.service.kernel import Kernel
 from perdure.storage.rows import AddRun
 from perdure.v1 import errors_pb2, spec_pb2

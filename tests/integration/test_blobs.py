@@ -11,8 +11,8 @@ import pytest
 import perdure
 from integration.wire_calls import Stubs, refused
 from perdure.model import INLINE_BYTES_MAX
-from perdure.service import limits
 from perdure.service.app import RunningServer
+from perdure.service.common import limits
 from perdure.v1 import blob_service_pb2 as pb
 from perdure.v1 import payload_pb2, workflow_service_pb2
 

@@ -15,8 +15,8 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from integration.wire_calls import SYSTEM_INFO, Stubs, refusal_of, refused, run_request, sum_of
 from perdure import connection, errors
 from perdure.model import INLINE_BYTES_MAX
-from perdure.service import limits
 from perdure.service.app import SERVICES
+from perdure.service.common import limits
 from perdure.service.rpc.blob import BlobServicer
 from perdure.service.rpc.system import SystemServicer
 from perdure.service.rpc.worker import WorkerServicer

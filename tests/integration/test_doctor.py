@@ -15,8 +15,8 @@ import pytest
 from perdure.cli.root import run
 from perdure.service import doctor
 from perdure.service.app import running_server
+from perdure.service.common.settings import Settings
 from perdure.service.doctor import Finding, examine
-from perdure.service.settings import Settings
 from perdure.storage.sqlite import SqliteMetadataStore
 from postgres import PostgresServer
 from s3 import S3Server

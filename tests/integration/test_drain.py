@@ -30,8 +30,8 @@ from integration.wire_calls import (
 from patience import PATIENCE_S
 from perdure import RunStatus, errors
 from perdure.service.app import RunningServer, running_server
-from perdure.service.kernel import wall_clock_ms
-from perdure.service.settings import Settings
+from perdure.service.common.clocks import wall_clock_ms
+from perdure.service.common.settings import Settings
 from perdure.v1 import workflow_service_pb2 as pb
 from services import Service, running
 

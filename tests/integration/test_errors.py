@@ -25,8 +25,8 @@ from integration.wire_calls import (
     sum_of,
 )
 from perdure import errors
-from perdure.service import limits
 from perdure.service.app import RunningServer
+from perdure.service.common import limits
 from perdure.v1 import failure_pb2, payload_pb2, spec_pb2, workflow_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 

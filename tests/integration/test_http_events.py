@@ -21,7 +21,7 @@ import pytest
 import perdure
 from integration.engine_settings import settings_on
 from perdure.service.app import RunningServer, running_server
-from perdure.service.settings import Settings, SettingsError
+from perdure.service.common.settings import Settings, SettingsError
 
 pytestmark = pytest.mark.storages("sqlite")
 """What HTTP adds, it adds before any storage is asked."""

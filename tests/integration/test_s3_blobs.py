@@ -8,7 +8,7 @@ import pytest
 
 import perdure
 from perdure.service.app import running_server
-from perdure.service.settings import Settings
+from perdure.service.common.settings import Settings
 from perdure.storage.urls import blob_store
 from s3 import S3Server
 

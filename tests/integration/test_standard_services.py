@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 import perdure
 from perdure.service.app import RunningServer, running_server
-from perdure.service.settings import Settings
+from perdure.service.common.settings import Settings
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -10,7 +10,7 @@ import pytest
 import perdure
 from perdure import errors
 from perdure.service.app import RunningServer, running_server
-from perdure.service.settings import Settings
+from perdure.service.common.settings import Settings
 
 
 @perdure.task

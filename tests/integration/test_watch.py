@@ -13,8 +13,8 @@ import pytest
 
 from integration import wire_calls
 from integration.wire_calls import END, Stubs, call_node, event_node, graph, json_value, refused, run_request, sum_of
+from perdure.service.api.requests import make_token
 from perdure.service.app import RunningServer
-from perdure.service.rpc.requests import make_token
 from perdure.v1 import workflow_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from perdure import errors, graphwire
 from perdure.model import Payload, RunStatus
-from perdure.service.admission import ANY
-from perdure.service.batches import Batches
+from perdure.service.common.graph_source import source_of
 from perdure.service.kernel import Kernel
-from perdure.service.source import source_of
-from perdure.service.views import NewEvent, NewRun
+from perdure.service.operations.asked import NewEvent, NewRun
+from perdure.service.operations.batches import Batches
+from perdure.service.queue.admission import ANY
 from simulation.fleet_asking import NO_ANSWER, insist
 from simulation.graphs import SHAPES
 from simulation.history import Call

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from perdure import errors, graphwire
 from perdure.model import Payload, RunStatus
+from perdure.service.common.graph_source import source_of
 from perdure.service.kernel import Kernel
-from perdure.service.source import source_of
-from perdure.service.views import Conflict, NewRun, Reuse
+from perdure.service.operations.asked import Conflict, NewRun, Reuse
 from perdure.storage.rows import RunQuery
 from simulation.fleet_asking import insist
 from simulation.graphs import MORE_SHAPES

@@ -16,9 +16,9 @@ from typing import Any, cast
 
 from perdure import wire
 from perdure.model import RunStatus
-from perdure.service.admission import ANY
 from perdure.service.executors.port import Work
 from perdure.service.kernel import Kernel
+from perdure.service.queue.admission import ANY
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import Fenced, StorageError
 from perdure.storage.rows import EngineRow, RunQuery

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from perdure.model import Payload, RunStatus, TaskStatus
-from perdure.service.views import RunView, TaskCounts, TaskView
+from perdure.service.runs.views import RunView, TaskCounts, TaskView
 from perdure.storage.rows import RunRow
 from simulation.executor import VOLATILE
 from simulation.store import Watch

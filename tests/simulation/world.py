@@ -15,11 +15,11 @@ from typing import Any, TypeVar, cast
 
 from perdure import errors, graphwire, wire
 from perdure.model import Failure, Payload, RunStatus
-from perdure.service.admission import ANY
+from perdure.service.common.graph_source import source_of
 from perdure.service.executors.port import Work
 from perdure.service.kernel import Kernel
-from perdure.service.source import source_of
-from perdure.service.views import NewRun
+from perdure.service.operations.asked import NewRun
+from perdure.service.queue.admission import ANY
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.ports import StorageError, StorageFull
 from perdure.storage.rows import RunQuery

@@ -13,10 +13,10 @@ import pytest
 from perdure import errors, graphwire
 from perdure.ids import TimeOrderedIds
 from perdure.model import Node, RunStatus, Spec, WaitEvent
+from perdure.service.common.graph_source import source_of
 from perdure.service.executors.port import Executor
 from perdure.service.kernel import Kernel
-from perdure.service.source import source_of
-from perdure.service.views import NewRun, Reuse
+from perdure.service.operations.asked import NewRun, Reuse
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
 from perdure.storage.rows import Committed, RunRow, SetRun

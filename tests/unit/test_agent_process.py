@@ -10,7 +10,7 @@ import pytest
 
 from patience import PATIENCE_S
 from perdure.service import app
-from perdure.service.settings import Settings
+from perdure.service.common.settings import Settings
 
 WAIT_S = PATIENCE_S
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from perdure.model import RunStatus
-from perdure.service import changes
-from perdure.service.changes import Change, Changes, Overflowed
-from perdure.service.views import RunView
+from perdure.service.runs import changes
+from perdure.service.runs.changes import Change, Changes, Overflowed
+from perdure.service.runs.views import RunView
 from perdure.storage.rows import RunRow
 
 

@@ -18,7 +18,7 @@ from perdure import errors
 from perdure.cli import root, values
 from perdure.codec import CodecError
 from perdure.model import Failure, FailureKind
-from perdure.service.settings import Settings
+from perdure.service.common.settings import Settings
 
 NOWHERE = "127.0.0.1:1"
 COMMANDS = [

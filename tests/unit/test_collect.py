@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import pytest
 
 from perdure.model import BlobRef, RunStatus
-from perdure.service import sweep as sweep_module
-from perdure.service.journal import Journal
-from perdure.service.sweep import Sweeper
+from perdure.service.housekeeping import sweep as sweep_module
+from perdure.service.housekeeping.sweep import Sweeper
+from perdure.service.journal.journal import Journal
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import BlobStore, Entry, StorageUnavailable

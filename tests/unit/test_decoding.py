@@ -13,9 +13,9 @@ from messages import mutated
 from perdure import errors, graphwire
 from perdure.engine.graph_run.run import Run
 from perdure.model import InvalidSpec
-from perdure.service.filters import parse_filter, parse_order
-from perdure.service.rpc import requests
-from perdure.service.source import Source, source_of
+from perdure.service.api import requests
+from perdure.service.api.filters import parse_filter, parse_order
+from perdure.service.common.graph_source import Source, source_of
 from perdure.v1 import payload_pb2, spec_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 

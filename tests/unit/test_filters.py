@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from perdure.errors import InvalidFilterError
 from perdure.model import RunStatus
-from perdure.service import filters
-from perdure.service.filters import parse_filter, parse_order
+from perdure.service.api import filters
+from perdure.service.api.filters import parse_filter, parse_order
 from perdure.storage.rows import FILTER_FIELDS, ORDER_FIELDS, AllOf, AnyOf, Comparison, Condition
 
 NOON_MS = 1_769_860_800_000

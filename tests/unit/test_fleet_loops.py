@@ -10,12 +10,13 @@ from typing import Any, cast
 import pytest
 
 from perdure.model import RunStatus
-from perdure.service import timers
 from perdure.service.executors.port import Executor
-from perdure.service.fleet import admission, follower, membership, post
-from perdure.service.fleet.letters import CANCEL
+from perdure.service.fleet import follower, membership, post
+from perdure.service.fleet import slots as admission
 from perdure.service.fleet.membership import Membership
 from perdure.service.kernel import Kernel
+from perdure.service.runs import timers
+from perdure.service.runs.letters import CANCEL
 from perdure.storage.memory import MemoryMetadataStore, SharedMemory
 from perdure.storage.ports import Fenced, StorageUnavailable
 from perdure.storage.rows import AddRun, EngineRow, Mail, RunRow

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from perdure.service.loops import Loop
+from perdure.service.journal.loops import Loop
 from perdure.storage.ports import Fenced, StorageUnavailable
 
 

@@ -9,10 +9,10 @@ from typing import Any, cast
 import pytest
 
 from perdure.model import RunStatus
-from perdure.service import retention as retention_module
 from perdure.service.executors.port import Executor
+from perdure.service.housekeeping import retention as retention_module
+from perdure.service.housekeeping.retention import Retention
 from perdure.service.kernel import Kernel
-from perdure.service.retention import Retention
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageUnavailable
 from perdure.storage.rows import AddRun, Committed, DeleteRun, RunRow, SetRun

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.service.settings import Settings, SettingsError
+from perdure.service.common.settings import Settings, SettingsError
 
 
 def test_nothing_given_is_the_default() -> None:

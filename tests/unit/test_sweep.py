@@ -11,12 +11,12 @@ import pytest
 
 from perdure.engine.messages import AttemptLost, TaskSucceeded
 from perdure.model import BlobRef, Failure, FailureKind, Payload, RunStatus
-from perdure.service import sweep as sweep_module
-from perdure.service import uses
+from perdure.service.common import uses
 from perdure.service.executors.port import Executor
-from perdure.service.journal import Journal
+from perdure.service.housekeeping import sweep as sweep_module
+from perdure.service.housekeeping.sweep import Sweeper
+from perdure.service.journal.journal import Journal
 from perdure.service.kernel import Kernel
-from perdure.service.sweep import Sweeper
 from perdure.storage.memory import MemoryMetadataStore
 from perdure.storage.memory_blobs import MemoryBlobStore
 from perdure.storage.ports import Entry

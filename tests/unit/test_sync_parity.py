@@ -14,7 +14,7 @@ import perdure
 from perdure import errors
 from perdure.client import Client, Handle
 from perdure.service.app import running_server
-from perdure.service.settings import Settings
+from perdure.service.common.settings import Settings
 from perdure.sync import SyncClient, SyncHandle
 
 PAIRS = [(Client, SyncClient), (Handle, SyncHandle)]

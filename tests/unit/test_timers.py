@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from perdure.service import timers as timers_module
-from perdure.service.timers import HORIZON_MS, Timers
+from perdure.service.runs import timers as timers_module
+from perdure.service.runs.timers import HORIZON_MS, Timers
 from perdure.storage.ports import StorageUnavailable
 from perdure.storage.rows import Timer
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from perdure.model import Node, RetryPolicy, TaskOptions, WaitEvent
-from perdure.service.changes import Subscription
+from perdure.service.runs.changes import Subscription
 from unit.driver import ONCE, VALUE, call, graph
 from unit.engine_by_hand import Engine, running_engine, soon
 

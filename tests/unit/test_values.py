@@ -7,7 +7,7 @@ from typing import cast
 
 from perdure import wire
 from perdure.model import Payload
-from perdure.service.values import ENTRY_BYTES, Values
+from perdure.service.runs.values import ENTRY_BYTES, Values
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import ValueKey
 

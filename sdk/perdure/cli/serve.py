@@ -20,7 +20,7 @@ class SettingsCommand(click.Command):
 def _knobs() -> list[click.Parameter]:
     from dataclasses import fields
 
-    from perdure.service.settings import Settings
+    from perdure.service.common.settings import Settings
 
     made: list[click.Parameter] = []
     for knob in fields(Settings):
@@ -41,7 +41,7 @@ def serve(**flags: Any) -> None:
             f"the service needs more packages: pip install 'perdure[server]' ({error})"
         ) from error
     from perdure.logs import configure
-    from perdure.service.settings import Settings, SettingsError
+    from perdure.service.common.settings import Settings, SettingsError
     from perdure.storage.ports import StorageError
 
     try:

@@ -33,8 +33,8 @@ def gc(session: Any) -> None:
 def doctor(context: click.Context, /, **flags: Any) -> None:
     """Check what an engine depends on: storage, blobs, clock, ports, Ray. Takes what `serve` takes."""
     try:
+        from perdure.service.common.settings import Settings, SettingsError
         from perdure.service.doctor import Finding, examine
-        from perdure.service.settings import Settings, SettingsError
     except ImportError as error:
         raise click.ClickException(f"this needs more packages: pip install 'perdure[server]' ({error})") from error
     try:

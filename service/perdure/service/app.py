@@ -29,18 +29,20 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from perdure import connection
 from perdure.parent import end_with_parent
+from perdure.service.api.gate import Gate
+from perdure.service.common.clocks import wall_clock_ms
+from perdure.service.common.settings import Settings, SettingsError
 from perdure.service.executors.pool.pool import LeasePool
 from perdure.service.executors.port import Executor
 from perdure.service.executors.processes import ProcessExecutor
-from perdure.service.kernel import Kernel, wall_clock_ms
+from perdure.service.kernel import Kernel
 from perdure.service.rpc.blob import BlobServicer
 from perdure.service.rpc.hangup import hang_up
 from perdure.service.rpc.health import HealthServicer
-from perdure.service.rpc.interceptor import ErrorInterceptor, Gate
+from perdure.service.rpc.interceptor import ErrorInterceptor
 from perdure.service.rpc.system import SystemServicer
 from perdure.service.rpc.worker import WorkerServicer
 from perdure.service.rpc.workflow import WorkflowServicer
-from perdure.service.settings import Settings, SettingsError
 from perdure.storage.ports import BlobStore, Fenced, MetadataStore, StorageUnavailable
 from perdure.storage.rows import EngineRow
 from perdure.storage.urls import blob_store, metadata_store, shown
@@ -164,7 +166,7 @@ async def running_server(
         if listening is not None:
             await listening(address)
         if settings.http_listen:
-            from perdure.service.http import serving_http
+            from perdure.service.http.events import serving_http
 
             http = serving_http(settings.http_listen, kernel.commands, gate, grace_s=settings.drain_s)
             system.http_address = await stack.enter_async_context(http)

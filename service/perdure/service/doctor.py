@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 import grpc.aio
 
 from perdure.connection import probe_channel
-from perdure.service.settings import Settings
+from perdure.service.common.settings import Settings
 from perdure.storage.examine import examine_metadata
 from perdure.storage.ports import StorageError
 from perdure.storage.urls import blob_store

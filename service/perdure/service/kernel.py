@@ -6,26 +6,26 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Final
 
-from perdure.service.admission import ANY, Admission
-from perdure.service.changes import Changes
-from perdure.service.commands import Commands
-from perdure.service.elapsed import elapsed_s as since_some_moment_s
+from perdure.service.common.clocks import elapsed_s as since_some_moment_s
+from perdure.service.common.clocks import wall_clock_ms
 from perdure.service.executors.port import Executor
 from perdure.service.executors.renewing import RenewingExecutor
-from perdure.service.fleet.admission import SharedAdmission
 from perdure.service.fleet.fleet import Fleet
 from perdure.service.fleet.inbox import Inbox
-from perdure.service.journal import Journal
-from perdure.service.moments import Moments
-from perdure.service.queries import Queries
-from perdure.service.retention import Retention
-from perdure.service.scheduler import Scheduler
-from perdure.service.sweep import Sweeper
-from perdure.service.values import Values
+from perdure.service.fleet.slots import SharedAdmission
+from perdure.service.housekeeping.retention import Retention
+from perdure.service.housekeeping.sweep import Sweeper
+from perdure.service.journal.journal import Journal
+from perdure.service.operations.commands import Commands
+from perdure.service.operations.queries import Queries
+from perdure.service.queue.admission import ANY, Admission
+from perdure.service.runs.changes import Changes
+from perdure.service.runs.moments import Moments
+from perdure.service.runs.scheduler import Scheduler
+from perdure.service.runs.values import Values
 from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import EngineRow, SetAsideRuns
 
@@ -34,10 +34,6 @@ log = logging.getLogger(__name__)
 GRACE_LEASES: Final = 3
 """For so many leases of an engine blobs that nobody uses yet are kept at least: what it has to note takes that long,
 or it was declared dead and never will."""
-
-
-def wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Kernel:

@@ -17,8 +17,8 @@ from typing import Final
 from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import BlobRef, InvalidSpec
+from perdure.service.common.uses import of_failure
 from perdure.service.executors.port import Executor, GraphReturned, Report, Reports, ValueReader, Waiting, Work
-from perdure.service.uses import of_failure
 from perdure.storage.ports import BlobStore, StorageError
 
 log = logging.getLogger(__name__)

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from functools import partial
 
 from perdure.model import RunStatus
-from perdure.service.changes import Changes
 from perdure.service.fleet import repeats
-from perdure.service.fleet.admission import SharedAdmission
 from perdure.service.fleet.follower import Follower
 from perdure.service.fleet.inbox import Inbox
 from perdure.service.fleet.membership import Membership
 from perdure.service.fleet.post import Post
-from perdure.service.journal import Journal
-from perdure.service.queries import Queries
-from perdure.service.scheduler import Scheduler
+from perdure.service.fleet.slots import SharedAdmission
+from perdure.service.journal.journal import Journal
+from perdure.service.operations.queries import Queries
+from perdure.service.runs.changes import Changes
+from perdure.service.runs.scheduler import Scheduler
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import EngineRow, RunRow
 

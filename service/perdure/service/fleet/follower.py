@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Final
 
 from perdure import errors
-from perdure.service.changes import Change, Changes
-from perdure.service.loops import Loop
-from perdure.service.queries import Queries
-from perdure.service.scheduler import Scheduler
-from perdure.service.views import RunView
+from perdure.service.journal.loops import Loop
+from perdure.service.operations.queries import Queries
+from perdure.service.runs.changes import Change, Changes
+from perdure.service.runs.scheduler import Scheduler
+from perdure.service.runs.views import RunView
 from perdure.storage.ports import CorruptData, MetadataStore, StorageError
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ import logging
 from typing import Final
 
 from perdure.model import RunStatus
-from perdure.service.fleet.letters import event_letter
-from perdure.service.journal import Journal
-from perdure.service.restore import arrival_of
-from perdure.service.scheduler import Scheduler
+from perdure.service.journal.journal import Journal
+from perdure.service.runs.letters import event_letter
+from perdure.service.runs.restore import arrival_of
+from perdure.service.runs.scheduler import Scheduler
 from perdure.storage.ports import Fenced, MetadataStore, StorageError
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from perdure.service.loops import Loop
+from perdure.service.journal.loops import Loop
 from perdure.storage.ports import Fenced, MetadataStore, StorageError
 from perdure.storage.rows import EngineRow, RunRow
 

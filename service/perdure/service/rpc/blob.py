@@ -10,8 +10,8 @@ import grpc.aio
 
 from perdure import errors
 from perdure.model import BlobRef
-from perdure.service import limits
-from perdure.service.rpc import requests
+from perdure.service.api import requests
+from perdure.service.common import limits
 from perdure.storage.ports import BlobStore
 from perdure.v1 import blob_service_pb2 as pb
 from perdure.v1 import blob_service_pb2_grpc, payload_pb2

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 import grpc.aio
 
-from perdure.service.rpc.interceptor import Gate
+from perdure.service.api.gate import Gate
 
 QUIET_S: Final = 0.02
 """Without a call for so long, clients have gone elsewhere."""

@@ -8,10 +8,10 @@ import grpc
 import grpc.aio
 
 from perdure import wire
-from perdure.service import limits
+from perdure.service.api import pages
+from perdure.service.common import limits
 from perdure.service.executors.port import Executor
-from perdure.service.rpc import pages
-from perdure.service.sweep import Sweeper
+from perdure.service.housekeeping.sweep import Sweeper
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import EngineRow
 from perdure.v1 import system_service_pb2 as pb

@@ -10,10 +10,10 @@ import grpc
 import grpc.aio
 
 from perdure import errors, wire
+from perdure.service.api import requests
 from perdure.service.executors.pool.leases import AgentSession
 from perdure.service.executors.pool.pool import LeasePool
 from perdure.service.executors.port import ValueReader
-from perdure.service.rpc import requests
 from perdure.storage.rows import ValueKey
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc

@@ -11,17 +11,17 @@ import grpc.aio
 
 from perdure import errors, texts, wire
 from perdure.model import RunStatus
-from perdure.service import limits
-from perdure.service.batches import Batches
-from perdure.service.changes import Changes
-from perdure.service.commands import Commands
-from perdure.service.filters import parse_filter, parse_order
-from perdure.service.queries import Queries
-from perdure.service.rpc import answers, pages, requests
-from perdure.service.rpc.batch import BatchCalls
-from perdure.service.rpc.sources import Sources
-from perdure.service.rpc.watch import Watcher
-from perdure.service.views import RunView
+from perdure.service.api import answers, pages, requests
+from perdure.service.api.batch import BatchCalls
+from perdure.service.api.filters import parse_filter, parse_order
+from perdure.service.api.sources import Sources
+from perdure.service.api.watch import Watcher
+from perdure.service.common import limits
+from perdure.service.operations.batches import Batches
+from perdure.service.operations.commands import Commands
+from perdure.service.operations.queries import Queries
+from perdure.service.runs.changes import Changes
+from perdure.service.runs.views import RunView
 from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import RunQuery
 from perdure.v1 import workflow_service_pb2 as pb

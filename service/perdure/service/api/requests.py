@@ -15,9 +15,9 @@ from google.protobuf.duration_pb2 import Duration
 from perdure import errors, graphwire, texts, wire
 from perdure.connection import REPEAT_KEY
 from perdure.model import DEFAULT_NAMESPACE, BlobRef, Call, Payload, Spec
-from perdure.service import limits
-from perdure.service.source import Source
-from perdure.service.views import Conflict, NewEvent, NewRun, Reuse
+from perdure.service.common import limits
+from perdure.service.common.graph_source import Source
+from perdure.service.operations.asked import Conflict, NewEvent, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
 
 REPEAT_KEYS: Final = frozenset({"grpc-previous-rpc-attempts", REPEAT_KEY})

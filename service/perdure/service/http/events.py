@@ -24,11 +24,12 @@ from aiohttp import http_exceptions, web
 
 from perdure import errors
 from perdure.model import Payload
-from perdure.service import limits
-from perdure.service.commands import Commands
-from perdure.service.rpc import requests
-from perdure.service.rpc.interceptor import Gate, translate
-from perdure.service.settings import SettingsError
+from perdure.service.api import requests
+from perdure.service.api.errors import translate
+from perdure.service.api.gate import Gate
+from perdure.service.common import limits
+from perdure.service.common.settings import SettingsError
+from perdure.service.operations.commands import Commands
 
 BODY_BYTES_MAX: Final = limits.INLINE_PAYLOAD_BYTES_MAX
 ZLIB_METHOD: Final = 8

@@ -9,9 +9,9 @@ from google.protobuf.struct_pb2 import Struct
 
 from perdure import wire
 from perdure.model import Failure, Payload, Resources, TaskOptions
+from perdure.service.api import pages
 from perdure.service.executors.port import Waiting, WaitReason
-from perdure.service.rpc import pages
-from perdure.service.views import OutcomeView, RunView, TaskView
+from perdure.service.runs.views import OutcomeView, RunView, TaskView
 from perdure.v1 import failure_pb2, workflow_pb2, workflow_service_pb2
 
 REASON_CHARS_MAX: Final = 1_000

@@ -41,15 +41,15 @@ from perdure.engine.messages import (
     TimerFired,
 )
 from perdure.model import Call, Failure, FailureKind, InvalidSpec, Payload, RunStatus, Spec
-from perdure.service.changes import Change, Changes
+from perdure.service.common.uses import of_record, use
 from perdure.service.executors.port import Executor, GraphReturned, Reports, Work
-from perdure.service.journal import Journal
-from perdure.service.restore import Specs, output_of, restore_run, write_of
-from perdure.service.runlog import log_end, log_task
-from perdure.service.timers import Timers
-from perdure.service.uses import of_record, use
-from perdure.service.values import Values
-from perdure.service.views import RunView, TaskView, count_tasks, view_task
+from perdure.service.journal.journal import Journal
+from perdure.service.runs.changes import Change, Changes
+from perdure.service.runs.restore import Specs, output_of, restore_run, write_of
+from perdure.service.runs.runlog import log_end, log_task
+from perdure.service.runs.timers import Timers
+from perdure.service.runs.values import Values
+from perdure.service.runs.views import RunView, TaskView, count_tasks, view_task
 from perdure.storage.ports import CorruptData, MetadataStore, StorageError
 from perdure.storage.rows import EntryResult, MarkBlobs, PutSpec, RunRow, SetDormant, SetRun, Timer, ValueKey, Write
 

@@ -14,12 +14,12 @@ from perdure import errors, wire
 from perdure.engine.graph_run.run import Run
 from perdure.engine.graph_run.state import Task
 from perdure.model import Failure, Payload, RunStatus, TaskStatus, frozen
-from perdure.service.changes import Changes
 from perdure.service.executors.port import Executor, Waiting
-from perdure.service.moments import Moment, Moments
-from perdure.service.scheduler import Scheduler
-from perdure.service.values import Values
-from perdure.service.views import OutcomeView, RunView, TaskCounts, TaskView, count_tasks, view_task
+from perdure.service.runs.changes import Changes
+from perdure.service.runs.moments import Moment, Moments
+from perdure.service.runs.scheduler import Scheduler
+from perdure.service.runs.values import Values
+from perdure.service.runs.views import OutcomeView, RunView, TaskCounts, TaskView, count_tasks, view_task
 from perdure.storage.ports import CorruptData, MetadataStore
 from perdure.storage.rows import RunQuery, RunRow, ValueKey
 

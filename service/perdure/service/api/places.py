@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from perdure.model import frozen
-from perdure.service.rpc import requests
+from perdure.service.api import requests
 
 QUESTION: Final = ("watch",)
 WHOLE: Final = "\U0010ffff"

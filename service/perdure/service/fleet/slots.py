@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from perdure.model import RunStatus
-from perdure.service.admission import ANY, Admission, Way
-from perdure.service.loops import Loop
+from perdure.service.journal.loops import Loop
+from perdure.service.queue.admission import ANY, Admission, Way
 from perdure.storage.rows import Limit
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from perdure.model import frozen
-from perdure.service.views import RunView, TaskView
+from perdure.service.runs.views import RunView, TaskView
 from perdure.storage.rows import RunRow
 
 BACKLOG_MAX: Final = 20_000

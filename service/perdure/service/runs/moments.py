@@ -17,9 +17,9 @@ from typing import Final, Generic, TypeVar
 from perdure import errors
 from perdure.engine.graph_run.run import Run
 from perdure.model import frozen
-from perdure.service.journal import Journal
-from perdure.service.restore import restore_run
-from perdure.service.scheduler import Live, Scheduler
+from perdure.service.journal.journal import Journal
+from perdure.service.runs.restore import restore_run
+from perdure.service.runs.scheduler import Live, Scheduler
 from perdure.storage.ports import MetadataStore, StorageFull
 from perdure.storage.rows import RunRow
 

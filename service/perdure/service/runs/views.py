@@ -1,15 +1,12 @@
-"""What the service tells of runs and tasks, and what it is told to do, as values."""
+"""What the service tells of runs and tasks, as values."""
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterable, Mapping
-from dataclasses import field
+from collections.abc import Iterable
 from typing import assert_never
 
 from perdure.engine.graph_run.state import Task
 from perdure.model import (
-    BlobRef,
     Call,
     Failure,
     Payload,
@@ -22,7 +19,6 @@ from perdure.model import (
     frozen,
 )
 from perdure.service.executors.port import Waiting
-from perdure.service.source import Source
 from perdure.storage.rows import RunRow
 
 
@@ -77,66 +73,6 @@ class OutcomeView:
     run_id: str
     status: RunStatus
     value: Payload | Failure | None
-
-
-class Reuse(enum.Enum):
-    """Whether the id of a final run may be used again."""
-
-    REJECT = enum.auto()
-    ALLOW_IF_UNSUCCESSFUL = enum.auto()
-    ALLOW = enum.auto()
-
-
-class Conflict(enum.Enum):
-    """What to do when the id belongs to a run that is not final."""
-
-    FAIL = enum.auto()
-    USE_EXISTING = enum.auto()
-    CANCEL_EXISTING = enum.auto()
-
-
-@frozen
-class NewRun:
-    """A request to run a graph. `workflow_id` "" takes the `request_id`, and without that a random id."""
-
-    namespace: str
-    workflow_id: str
-    request_id: str
-    source: Source
-    inputs: Mapping[str, Payload] = field(default_factory=dict)
-    reuse: Reuse = Reuse.REJECT
-    conflict: Conflict = Conflict.FAIL
-    metadata: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    name: str = ""
-    is_repeat: bool = False
-    """The caller may have made this very run without hearing of it."""
-
-    def blobs(self) -> frozenset[BlobRef]:
-        """Those of the graph and of the inputs."""
-        if not self.inputs:
-            return self.source.blobs
-        return self.source.blobs.union(*(payload.blobs() for payload in self.inputs.values()))
-
-
-@frozen
-class NewEvent:
-    """A request to send an event."""
-
-    workflow_id: str
-    key: str
-    event_id: str
-    payload: Payload
-
-
-@frozen
-class SentEvent:
-    """What became of an event that was sent."""
-
-    run_id: str
-    sequence: int
-    is_duplicate: bool
-    committed_ms: int
 
 
 def count_tasks(tasks: Iterable[Task]) -> TaskCounts:

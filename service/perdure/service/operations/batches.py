@@ -11,11 +11,12 @@ import asyncio
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
-from perdure.service.changes import Changes
-from perdure.service.commands import Commands
-from perdure.service.queries import Queries
-from perdure.service.trouble import is_away
-from perdure.service.views import NewEvent, NewRun, RunView, SentEvent
+from perdure.service.common.trouble import is_away
+from perdure.service.operations.asked import NewEvent, NewRun, SentEvent
+from perdure.service.operations.commands import Commands
+from perdure.service.operations.queries import Queries
+from perdure.service.runs.changes import Changes
+from perdure.service.runs.views import RunView
 from perdure.storage.rows import RunRow
 
 T = TypeVar("T")

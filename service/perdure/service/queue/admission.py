@@ -24,10 +24,10 @@ from perdure import errors, texts, wire
 from perdure.engine.failures import record_refused
 from perdure.engine.graph_run.run import Before
 from perdure.model import RunStatus, frozen
-from perdure.service.journal import Journal, Then
-from perdure.service.loops import TROUBLE_S, Loop
-from perdure.service.scheduler import Scheduler
-from perdure.service.views import RunView
+from perdure.service.journal.journal import Journal, Then
+from perdure.service.journal.loops import TROUBLE_S, Loop
+from perdure.service.runs.scheduler import Scheduler
+from perdure.service.runs.views import RunView
 from perdure.storage.ports import Entry, MetadataStore, StorageError
 from perdure.storage.rows import EntryResult, Limit, RunRow, SetRun, Write
 

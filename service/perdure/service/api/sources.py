@@ -11,9 +11,9 @@ from google.protobuf.message import DecodeError
 
 from perdure import errors, graphwire
 from perdure.model import BlobRef
-from perdure.service import limits
-from perdure.service.rpc import requests
-from perdure.service.source import Source, source_of
+from perdure.service.api import requests
+from perdure.service.common import limits
+from perdure.service.common.graph_source import Source, source_of
 from perdure.storage.ports import BlobStore
 from perdure.v1 import spec_pb2
 

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Callable
 from typing import Final
 
-from perdure.service.loops import TROUBLE_S, Loop
+from perdure.service.journal.loops import TROUBLE_S, Loop
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import Timer
 

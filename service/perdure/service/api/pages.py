@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from perdure.service import limits
+from perdure.service.common import limits
 from perdure.storage.ports import BlobStore
 from perdure.v1 import failure_pb2, payload_pb2, workflow_pb2
 

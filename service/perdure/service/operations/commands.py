@@ -17,17 +17,18 @@ from perdure.engine.failures import run_canceled
 from perdure.engine.messages import EventArrived
 from perdure.ids import TimeOrderedIds
 from perdure.model import Payload, RunStatus
-from perdure.service.admission import Admission, Way
-from perdure.service.changes import Change, Changes
+from perdure.service.common.trouble import refusal, refusing
+from perdure.service.common.uses import use
 from perdure.service.executors.port import Executor
-from perdure.service.fleet.letters import cancel_letter, event_letter
-from perdure.service.journal import Journal
-from perdure.service.moments import Moments
-from perdure.service.scheduler import Scheduler
-from perdure.service.trouble import refusal, refusing
-from perdure.service.uses import use
-from perdure.service.values import Values
-from perdure.service.views import Conflict, NewRun, Reuse, RunView, SentEvent, count_tasks
+from perdure.service.journal.journal import Journal
+from perdure.service.operations.asked import Conflict, NewRun, Reuse, SentEvent
+from perdure.service.queue.admission import Admission, Way
+from perdure.service.runs.changes import Change, Changes
+from perdure.service.runs.letters import cancel_letter, event_letter
+from perdure.service.runs.moments import Moments
+from perdure.service.runs.scheduler import Scheduler
+from perdure.service.runs.values import Values
+from perdure.service.runs.views import RunView, count_tasks
 from perdure.storage.ports import MetadataStore, StorageError, StorageFull
 from perdure.storage.rows import (
     AddEvent,

@@ -23,9 +23,9 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from perdure.service.elapsed import elapsed_s
-from perdure.service.journal import Journal
-from perdure.service.loops import Loop
+from perdure.service.common.clocks import elapsed_s
+from perdure.service.journal.journal import Journal
+from perdure.service.journal.loops import Loop
 from perdure.storage.ports import BlobStore, MetadataStore, StorageError
 from perdure.storage.rows import BlobMark, MarkBlobs, Unmark
 

@@ -17,15 +17,15 @@ from typing import Final
 
 from perdure import errors, wire
 from perdure.model import TaskStatus
-from perdure.service import limits
-from perdure.service.changes import Change, Changes, Subscription
-from perdure.service.filters import parse_filter
-from perdure.service.kernel import wall_clock_ms
-from perdure.service.queries import Queries
-from perdure.service.rpc import answers, places, requests
-from perdure.service.rpc.pages import Filling
-from perdure.service.rpc.places import Place
-from perdure.service.views import RunView, TaskView
+from perdure.service.api import answers, places, requests
+from perdure.service.api.filters import parse_filter
+from perdure.service.api.pages import Filling
+from perdure.service.api.places import Place
+from perdure.service.common import limits
+from perdure.service.common.clocks import wall_clock_ms
+from perdure.service.operations.queries import Queries
+from perdure.service.runs.changes import Change, Changes, Subscription
+from perdure.service.runs.views import RunView, TaskView
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import AllOf, Comparison, Condition, RunQuery, RunRow
 from perdure.v1 import workflow_service_pb2

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from perdure import errors
-from perdure.service import limits
-from perdure.service.batches import Batches, Result, caught
-from perdure.service.queries import Queries
-from perdure.service.rpc import answers, pages, requests
-from perdure.service.rpc.interceptor import translate
-from perdure.service.rpc.sources import Sources
-from perdure.service.source import Source
-from perdure.service.trouble import is_away
-from perdure.service.views import NewEvent, NewRun
+from perdure.service.api import answers, pages, requests
+from perdure.service.api.errors import translate
+from perdure.service.api.sources import Sources
+from perdure.service.common import limits
+from perdure.service.common.graph_source import Source
+from perdure.service.common.trouble import is_away
+from perdure.service.operations.asked import NewEvent, NewRun
+from perdure.service.operations.batches import Batches, Result, caught
+from perdure.service.operations.queries import Queries
 from perdure.storage.ports import BlobStore
 from perdure.storage.rows import RunRow
 from perdure.v1 import errors_pb2, spec_pb2

@@ -12,10 +12,10 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from perdure.service.admission import Admission
-from perdure.service.changes import Change, Changes
-from perdure.service.journal import Journal
-from perdure.service.loops import Loop
+from perdure.service.journal.journal import Journal
+from perdure.service.journal.loops import Loop
+from perdure.service.queue.admission import Admission
+from perdure.service.runs.changes import Change, Changes
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import DeleteRun, RunRow, SetRun
 

@@ -1,0 +1,1 @@
+"""Words that every room shares: views, limits, settings, clocks."""

@@ -1,0 +1,1 @@
+"""The HTTP port: thin faces of `api`."""

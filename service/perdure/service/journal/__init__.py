@@ -1,0 +1,1 @@
+"""The group commit, and the loops that never end."""

@@ -1,0 +1,1 @@
+"""What clients ask for: runs, their ends, events, batches and questions."""

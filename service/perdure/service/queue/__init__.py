@@ -1,0 +1,1 @@
+"""Who may run: slots, and the queue before them."""

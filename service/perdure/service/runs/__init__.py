@@ -1,0 +1,1 @@
+"""The runs in memory: applying, acting, restoring, waking."""
