@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from patience import PATIENCE_S
-from perdure.service import app
+from perdure.service import agent_process
 from perdure.service.common.settings import Settings
 
 WAIT_S = PATIENCE_S
@@ -21,8 +21,8 @@ async def test_an_agent_that_ends_by_itself_is_started_again(monkeypatch: pytest
     program.write_text(f"#!/bin/sh\necho $@ >> {starts}\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setattr(app, "AGAIN_S", 0.01)
-    agent = app._Agent(Settings(executor="ray"))
+    monkeypatch.setattr(agent_process, "AGAIN_S", 0.01)
+    agent = agent_process.AgentProcess(Settings(executor="ray"))
     await agent.serve("127.0.0.1:1")
     async with asyncio.timeout(WAIT_S):
         while not starts.exists() or len(starts.read_text().splitlines()) < 3:

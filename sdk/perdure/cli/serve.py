@@ -9,7 +9,7 @@ import click
 
 
 class SettingsCommand(click.Command):
-    """Its options are made from the knobs when it is first looked at, so that clients need no server parts."""
+    """Makes its options from the settings when they are first read, so that clients need no server parts."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         if not self.params:
@@ -35,7 +35,7 @@ def _knobs() -> list[click.Parameter]:
 def serve(**flags: Any) -> None:
     """Run the service: an engine, and with it an agent for a local Ray."""
     try:
-        from perdure.service.app import serve as run
+        from perdure.service.process import serve as run
     except ImportError as error:
         raise click.ClickException(
             f"the service needs more packages: pip install 'perdure[server]' ({error})"

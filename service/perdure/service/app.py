@@ -1,21 +1,16 @@
 """The composition root: here, and only here, the concrete parts meet.
 
-`running_server` is what `perdure serve` runs and what tests run; the order in which it ends is the order
-of its lines: callers first, then the work, then the journal, then the stores.
+`running_server` is what `process` and the tests run. It is taken down in the reverse order of its lines: the callers
+first, then the work, then the journal, then the stores.
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import logging
 import os
 import secrets
-import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -28,7 +23,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from perdure import connection
-from perdure.parent import end_with_parent
 from perdure.service.api.gate import Gate
 from perdure.service.common.clocks import wall_clock_ms
 from perdure.service.common.settings import Settings, SettingsError
@@ -43,9 +37,9 @@ from perdure.service.rpc.interceptor import ErrorInterceptor
 from perdure.service.rpc.system import SystemServicer
 from perdure.service.rpc.worker import WorkerServicer
 from perdure.service.rpc.workflow import WorkflowServicer
-from perdure.storage.ports import BlobStore, Fenced, MetadataStore, StorageUnavailable
+from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import EngineRow
-from perdure.storage.urls import blob_store, metadata_store, shown
+from perdure.storage.urls import blob_store, metadata_store
 from perdure.v1 import (
     blob_service_pb2,
     blob_service_pb2_grpc,
@@ -56,12 +50,6 @@ from perdure.v1 import (
     workflow_service_pb2_grpc,
 )
 
-log = logging.getLogger(__name__)
-
-AGAIN_S: Final = 1.0
-AGAIN_MAX_S: Final = 30.0
-GARBAGE: Final = (20_000, 10, 10)
-"""Most objects are not in cycles. To look for those as often as Python does by itself takes a tenth of the CPU."""
 SERVICES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
@@ -110,8 +98,12 @@ async def running_server(
     clock: Callable[[], int] = wall_clock_ms,
     listening: Callable[[str], Awaitable[None]] | None = None,
 ) -> AsyncIterator[RunningServer]:
-    """Serve until the context is left. `store` and `blobs` stand in for those of the settings. `listening` is told
-    the address once it and the store are certainly ours, before recovery: agents may dial in from there on."""
+    """Serve until the context is left.
+
+    `store` and `blobs` replace those of the settings. `listening` is called with the address before recovery, once
+    the address and the store are certainly ours: agents may dial from then on. Raises SettingsError if the address is
+    taken, and the errors of the stores.
+    """
     engine_id = secrets.token_hex(8)
     gate = Gate()
     async with AsyncExitStack() as stack:
@@ -183,8 +175,8 @@ async def running_server(
 
         yield RunningServer(address, kernel, executor, drain, system.http_address)
 
-        # Load balancers look elsewhere, new calls are refused, waits and streams are answered,
-        # and only then do the things go away that calls depend on: the stack, backwards.
+        # First health turns to NOT_SERVING, new calls are refused, and waits and streams are answered. Then the stack
+        # takes down what calls depend on.
         await drain()
         await hang_up(server, gate, port, grace_s=settings.drain_s)
 
@@ -220,7 +212,7 @@ def _add_servicers(
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:
-    """v1alpha from the library, and v1, which has the same messages, by the same handler."""
+    """v1alpha as the library has it, and v1, whose messages are the same, with the same handler."""
     from grpc_reflection.v1alpha._async import ReflectionServicer
 
     servicer = ReflectionServicer(
@@ -234,145 +226,3 @@ def _add_reflection(server: grpc.aio.Server) -> None:
     )
     generic = grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": handler})
     server.add_generic_rpc_handlers((generic,))
-
-
-# ------------------------------------------------------------------------------ the process
-
-
-def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
-    """Run until SIGTERM or SIGINT, then end in good order; a second signal ends the process at once."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(_serve(settings, announce))
-    else:
-        uvloop.run(_serve(settings, announce))
-
-
-async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
-    gc.freeze()
-    gc.set_threshold(*GARBAGE)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    start: asyncio.Timeout | None = None
-
-    def stop(number: signal.Signals) -> None:
-        if stopping.is_set():  # whoever asks twice does not want to wait; a restart recovers like after any death
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        stopping.set()
-        if start is not None:  # it may take as long as the store is away
-            start.reschedule(loop.time())
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    if settings.with_parent:
-        end_with_parent(settings.with_parent)
-    agent = _Agent(settings)
-    try:
-        has_lived = False
-        while not stopping.is_set():
-            try:
-                async with asyncio.timeout(None) as start, running_server(settings, listening=agent.serve) as server:
-                    start = None
-                    http = f", HTTP on {server.http_address}" if server.http_address else ""
-                    where = f"{server.address}{http}, storage {shown(settings.storage)}"
-                    announce(f"perdure {package_version()} serves on {where}{_workers(settings)}")
-                    has_lived = True
-                    await _until_over(server, stopping)
-                    await server.drain()
-                    if stopping.is_set():
-                        await agent.end()
-            except TimeoutError:
-                if not stopping.is_set():
-                    raise
-                log.info("ended before it served")
-            except (StorageUnavailable, Fenced) as error:
-                start = None
-                if not has_lived:  # the URL may be wrong: whoever starts us should see that
-                    raise
-                log.warning("no new life yet, trying again", extra={"error": str(error)})
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(AGAIN_S):
-                        await stopping.wait()
-    finally:
-        await agent.end()
-
-
-def _workers(settings: Settings) -> str:
-    """Who will run tasks, for the line that tells of a service: it takes calls before anybody can."""
-    match settings.executor:
-        case "ray":
-            return "; tasks run as soon as Ray is up, in some seconds"
-        case "agents":
-            return "; tasks run as soon as an agent dials in"
-        case _:
-            return ""
-
-
-async def _until_over(server: RunningServer, stopping: asyncio.Event) -> None:
-    """Until somebody wants the end, or others have declared this engine dead: then it begins a new life."""
-    fleet = server.kernel.fleet
-    events = [stopping, *([fleet.fenced] if fleet is not None else [])]
-    waits = [asyncio.create_task(event.wait()) for event in events]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
-    if fleet is not None and fleet.fenced.is_set():
-        log.error("declared dead by another engine; starting anew under another id")
-        await server.executor.stop()  # what runs here may be running elsewhere already
-    else:
-        log.info("draining")
-
-
-class _Agent:
-    """The agent of the local cluster, in a process of its own that ends with this one. It outlives the lives of
-    the engine, and its Ray with it: it dials again by itself."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._address = ""
-        self._process: asyncio.subprocess.Process | None = None
-        self._watch: asyncio.Task[None] | None = None
-
-    async def serve(self, address: str) -> None:
-        """Give the engine there the use of the cluster. Ray takes seconds to start, so this does not wait for it."""
-        if self._settings.executor != "ray":
-            return
-        if self._process is not None and self._process.returncode is None and address == self._address:
-            return
-        await self.end()
-        command = [sys.executable, "-m", "perdure.worker.agent", "--address", address]
-        command += ["--with-parent", str(os.getpid()), "--log-level", self._settings.log_level]
-        command += ["--log-format", self._settings.log_format]
-        command += ["--ray-address", self._settings.ray_address, "--ray-cpus", str(self._settings.ray_cpus)]
-        command += ["--ray-namespace", self._settings.ray_namespace]
-        self._address = address
-        self._process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
-        self._watch = asyncio.create_task(self._start_again(self._process, command))
-
-    async def _start_again(self, process: asyncio.subprocess.Process, command: list[str]) -> None:
-        """Whenever it ends by itself: Ray ends the processes of its drivers if something surprises it."""
-        loop = asyncio.get_running_loop()
-        pause_s = AGAIN_S
-        while True:
-            began_s = loop.time()
-            code = await process.wait()
-            pause_s = AGAIN_S if loop.time() - began_s > AGAIN_MAX_S else min(pause_s * 2, AGAIN_MAX_S)
-            log.error("the agent ended; another one is started", extra={"exit_code": code, "after_s": pause_s})
-            await asyncio.sleep(pause_s)
-            process = self._process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
-
-    async def end(self) -> None:
-        """End it, if it is there."""
-        if self._watch is not None:
-            self._watch.cancel()
-        process, self._process = self._process, None
-        if process is not None and process.returncode is None:
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), self._settings.drain_s + 10)
-            except TimeoutError:
-                process.kill()
-                await process.wait()

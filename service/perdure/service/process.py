@@ -1,0 +1,117 @@
+"""The process of `perdure serve`: its signals, and the lives of the engine in it.
+
+A life is one `running_server`. When other engines have declared this one dead, or its store is away, the life ends
+and the next one begins, under another id, until a signal ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from perdure.parent import end_with_parent
+from perdure.service.agent_process import AgentProcess
+from perdure.service.app import RunningServer, package_version, running_server
+from perdure.service.common.settings import Settings
+from perdure.storage.ports import Fenced, StorageUnavailable
+from perdure.storage.urls import shown
+
+log = logging.getLogger(__name__)
+
+AGAIN_S: Final = 1.0
+"""The pause before the next life."""
+GARBAGE: Final = (20_000, 10, 10)
+"""Thresholds of the garbage collector. Python's own cost a tenth of the CPU, and few of our objects are in cycles."""
+
+
+def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
+    """Run until SIGTERM or SIGINT, then drain and end. A second signal ends the process at once."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_serve(settings, announce))
+    else:
+        uvloop.run(_serve(settings, announce))
+
+
+async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    start: asyncio.Timeout | None = None
+
+    def stop(number: signal.Signals) -> None:
+        if stopping.is_set():  # the second signal: do not drain; a restart recovers as after a crash
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        stopping.set()
+        if start is not None:  # a start waits for as long as the store is away
+            start.reschedule(loop.time())
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    if settings.with_parent:
+        end_with_parent(settings.with_parent)
+    agent = AgentProcess(settings)
+    try:
+        has_lived = False
+        while not stopping.is_set():
+            try:
+                async with asyncio.timeout(None) as start, running_server(settings, listening=agent.serve) as server:
+                    start = None
+                    http = f", HTTP on {server.http_address}" if server.http_address else ""
+                    where = f"{server.address}{http}, storage {shown(settings.storage)}"
+                    announce(f"perdure {package_version()} serves on {where}{_workers(settings)}")
+                    has_lived = True
+                    await _until_over(server, stopping)
+                    await server.drain()
+                    if stopping.is_set():
+                        await agent.end()
+            except TimeoutError:
+                if not stopping.is_set():
+                    raise
+                log.info("ended before it served")
+            except (StorageUnavailable, Fenced) as error:
+                start = None
+                if not has_lived:  # the URL may be wrong, which the caller has to see
+                    raise
+                log.warning("cannot serve yet, trying again", extra={"error": str(error)})
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(AGAIN_S):
+                        await stopping.wait()
+    finally:
+        await agent.end()
+
+
+def _workers(settings: Settings) -> str:
+    """The end of the announcement: when tasks will run. The engine takes calls before that."""
+    match settings.executor:
+        case "ray":
+            return "; tasks run as soon as Ray is up, in some seconds"
+        case "agents":
+            return "; tasks run as soon as an agent dials in"
+        case _:
+            return ""
+
+
+async def _until_over(server: RunningServer, stopping: asyncio.Event) -> None:
+    """Wait for a signal, or until another engine has declared this one dead."""
+    fleet = server.kernel.fleet
+    events = [stopping, *([fleet.fenced] if fleet is not None else [])]
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    if fleet is not None and fleet.fenced.is_set():
+        log.error("declared dead by another engine; starting anew under another id")
+        await server.executor.stop()  # other engines may have started its attempts again
+    else:
+        log.info("draining")
