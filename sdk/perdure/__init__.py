@@ -17,10 +17,11 @@ __path__ = extend_path(__path__, __name__)
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from perdure.batches import EventItem, RunItem
-from perdure.client import Client, Handle
+from perdure.client import Client
 from perdure.context import Context, context
 from perdure.errors import BatchError, PerdureError, WorkflowCancellationError, WorkflowExecutionError
 from perdure.graph import Node, Task, event, input, sleep, sleep_until, task, wait
+from perdure.handle import Handle
 from perdure.model import RunStatus, TaskStatus
 from perdure.options import RetryPolicy
 from perdure.sync import SyncClient, SyncHandle

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -17,7 +18,8 @@ from perdure import errors, texts, wire
 from perdure.ids import time_ordered_id
 from perdure.model import Failure, Payload
 from perdure.options import to_json
-from perdure.v1 import errors_pb2, spec_pb2, workflow_pb2, workflow_service_pb2
+from perdure.v1 import errors_pb2, spec_pb2, workflow_service_pb2
+from perdure.values import Values
 
 T = TypeVar("T")
 
@@ -76,25 +78,11 @@ A = TypeVar("A", bound=Answered)
 I = TypeVar("I")  # noqa: E741  # an item of a message
 
 
-class Calls(Protocol):
-    """What is needed of a client."""
-
-    namespace: str
-    patience: float
-    _workflows: Any
-
-    async def _source_of(self, graph: object) -> spec_pb2.WorkflowSource: ...
-
-    async def _payload(self, value: Any) -> Payload: ...
-
-    async def _call(self, ask: Callable[[], Awaitable[T]], *, patience: float | None = None) -> T: ...
-
-
 class _Graphs:
     """The sources of one message. Graphs that were converted once are not converted again."""
 
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+    def __init__(self, values: Values) -> None:
+        self._values = values
         self._converted: dict[int, tuple[object, spec_pb2.WorkflowSource, bytes]] = {}
         self._places: dict[bytes, int] = {}
 
@@ -106,7 +94,7 @@ class _Graphs:
         """The position of a graph in the message, and the bytes that it added to it."""
         known = self._converted.get(id(graph))
         if known is None:
-            source = await self._calls._source_of(graph)
+            source = await self._values.source_of(graph)
             known = (graph, source, source.SerializeToString(deterministic=True))
             if len(self._converted) >= ITEMS_MAX:  # many graphs that are used once each
                 self._converted.clear()
@@ -131,11 +119,11 @@ def _check(item: RunItem) -> None:
         texts.name(name, "inputs")
 
 
-async def run_request(calls: Calls, item: RunItem) -> workflow_service_pb2.RunRequest:
+async def run_request(values: Values, item: RunItem) -> workflow_service_pb2.RunRequest:
     """The call for a single one."""
     _check(item)
     request = workflow_service_pb2.RunRequest(
-        namespace=calls.namespace,
+        namespace=values.transport.namespace,
         workflow_id=item.workflow_id,
         request_id=item.request_id or time_ordered_id(),
         id_reuse_policy=f"WORKFLOW_ID_REUSE_POLICY_{item.id_reuse.upper()}",
@@ -144,15 +132,17 @@ async def run_request(calls: Calls, item: RunItem) -> workflow_service_pb2.RunRe
         labels=item.labels,
         display_name=item.name,
     )
-    request.source.CopyFrom(await calls._source_of(item.graph))
+    request.source.CopyFrom(await values.source_of(item.graph))
     for key, value in (item.inputs or {}).items():
-        request.inputs[key].CopyFrom(wire.payload_to_proto(await calls._payload(value)))
+        request.inputs[key].CopyFrom(wire.payload_to_proto(await values.payload(value)))
     return request
 
 
-async def _run_requests(calls: Calls, items: Iterable[RunItem]) -> AsyncIterator[workflow_service_pb2.BatchRunRequest]:
-    graphs = _Graphs(calls)
-    request, size = workflow_service_pb2.BatchRunRequest(namespace=calls.namespace), 0
+async def _run_requests(
+    values: Values, items: Iterable[RunItem]
+) -> AsyncIterator[workflow_service_pb2.BatchRunRequest]:
+    graphs = _Graphs(values)
+    request, size = workflow_service_pb2.BatchRunRequest(namespace=values.transport.namespace), 0
     for item in items:
         _check(item)
         place, grown = await graphs.place(item.graph, request)
@@ -168,17 +158,17 @@ async def _run_requests(calls: Calls, items: Iterable[RunItem]) -> AsyncIterator
             display_name=item.name,
         )
         for key, value in (item.inputs or {}).items():
-            message.inputs[key].CopyFrom(wire.payload_to_proto(await calls._payload(value)))
+            message.inputs[key].CopyFrom(wire.payload_to_proto(await values.payload(value)))
         size += grown + message.ByteSize()
         if len(request.items) == ITEMS_MAX or size >= MESSAGE_BYTES:
             yield request
             graphs.begin()
-            request, size = workflow_service_pb2.BatchRunRequest(namespace=calls.namespace), 0
+            request, size = workflow_service_pb2.BatchRunRequest(namespace=values.transport.namespace), 0
     if request.items:
         yield request
 
 
-async def start_many(calls: Calls, items: Iterable[RunItem]) -> list[tuple[str, str] | errors.PerdureError]:
+async def start_many(values: Values, items: Iterable[RunItem]) -> list[tuple[str, str] | errors.PerdureError]:
     """The workflow id and run id of each, or why there is no run."""
 
     async def send(request: workflow_service_pb2.BatchRunRequest) -> list[tuple[str, str] | errors.PerdureError]:
@@ -188,17 +178,17 @@ async def start_many(calls: Calls, items: Iterable[RunItem]) -> list[tuple[str, 
             again = workflow_service_pb2.BatchRunRequest(
                 namespace=request.namespace, sources=request.sources, items=some
             )
-            answer = await calls._call(lambda: calls._workflows.BatchRun(again))
+            answer = await values.transport.call(lambda: values.transport.workflows.BatchRun(again))
             results: Sequence[workflow_service_pb2.RunResult] = answer.results
             return results
 
-        results = await _patiently(calls, list(request.items), ask)
+        results = await _patiently(values, list(request.items), ask)
         return [_error_of(result) or (result.workflow_id, result.run_id) for result in results]
 
-    return await _pipelined(_run_requests(calls, items), send)
+    return await _pipelined(_run_requests(values, items), send)
 
 
-async def send_events(calls: Calls, items: Iterable[EventItem]) -> list[bool | errors.PerdureError]:
+async def send_events(values: Values, items: Iterable[EventItem]) -> list[bool | errors.PerdureError]:
     """Of each whether it is new, or why it was not delivered."""
 
     async def messages() -> AsyncIterator[list[workflow_service_pb2.EventItem]]:
@@ -209,7 +199,7 @@ async def send_events(calls: Calls, items: Iterable[EventItem]) -> list[bool | e
                 workflow_id=texts.name(item.workflow_id, "workflow_id"),
                 event_key=texts.name(item.key, "event_key"),
                 event_id=texts.name(item.event_id or time_ordered_id(), "event_id", limit=128),
-                payload=wire.payload_to_proto(await calls._payload(item.payload)),
+                payload=wire.payload_to_proto(await values.payload(item.payload)),
             )
             some.append(message)
             size += message.ByteSize()
@@ -220,13 +210,13 @@ async def send_events(calls: Calls, items: Iterable[EventItem]) -> list[bool | e
             yield some
 
     async def ask(some: Sequence[workflow_service_pb2.EventItem]) -> Sequence[workflow_service_pb2.EventResult]:
-        request = workflow_service_pb2.BatchSendEventsRequest(namespace=calls.namespace, items=some)
-        answer = await calls._call(lambda: calls._workflows.BatchSendEvents(request))
+        request = workflow_service_pb2.BatchSendEventsRequest(namespace=values.transport.namespace, items=some)
+        answer = await values.transport.call(lambda: values.transport.workflows.BatchSendEvents(request))
         results: Sequence[workflow_service_pb2.EventResult] = answer.results
         return results
 
     async def send(some: list[workflow_service_pb2.EventItem]) -> list[bool | errors.PerdureError]:
-        return [_error_of(result) or not result.duplicate for result in await _patiently(calls, some, ask)]
+        return [_error_of(result) or not result.duplicate for result in await _patiently(values, some, ask)]
 
     # One message after the other, since events of one workflow arrive in their order.
     sent: list[bool | errors.PerdureError] = []
@@ -236,7 +226,7 @@ async def send_events(calls: Calls, items: Iterable[EventItem]) -> list[bool | e
 
 
 async def outcomes(
-    calls: Calls, runs: Sequence[RunName], *, poll_s: float, timeout: float | None
+    values: Values, runs: Sequence[RunName], *, poll_s: float, timeout: float | None
 ) -> list[Payload | Failure | errors.PerdureError]:
     """What the runs came to, once all have ended. Raises TimeoutError after so many seconds."""
     loop = asyncio.get_running_loop()
@@ -247,28 +237,22 @@ async def outcomes(
         some = waiting[:ITEMS_MAX]
         left = poll_s if deadline is None else min(poll_s, max(deadline - loop.time(), 0))
         request = workflow_service_pb2.BatchGetOutputRequest(
-            namespace=calls.namespace,
+            namespace=values.transport.namespace,
             wait=Duration(seconds=int(left), nanos=int(left % 1 * 1e9)),
             include_error_object=True,
         )
         for number in some:
             request.items.add(workflow_id=runs[number].workflow_id, run_id=runs[number].run_id)
-        answer = await calls._call(lambda request=request: calls._workflows.BatchGetOutput(request))  # type: ignore[misc]
+        answer = await values.transport.call(partial(values.transport.workflows.BatchGetOutput, request))
         for number, result in zip(some, answer.results, strict=True):
             if (error := _error_of(result)) is not None:
                 found[number] = error
             elif result.done:
-                found[number] = outcome_of(result.outcome)
+                found[number] = wire.outcome_from_proto(result.outcome)
         waiting = [number for number in some if number not in found] + waiting[ITEMS_MAX:]
         if waiting and deadline is not None and loop.time() >= deadline:
             raise TimeoutError(f"{len(waiting)} of {len(runs)} workflows had no output after {timeout} s")
     return [found[number] for number in range(len(runs))]
-
-
-def outcome_of(outcome: workflow_pb2.Outcome) -> Payload | Failure:
-    if outcome.WhichOneof("kind") == "output":
-        return wire.payload_from_proto(outcome.output)
-    return wire.failure_from_proto(outcome.failure)
 
 
 def _error_of(result: Answered) -> errors.PerdureError | None:
@@ -284,10 +268,12 @@ def _error_of(result: Answered) -> errors.PerdureError | None:
     return error
 
 
-async def _patiently(calls: Calls, items: Sequence[I], ask: Callable[[Sequence[I]], Awaitable[Sequence[A]]]) -> list[A]:
+async def _patiently(
+    values: Values, items: Sequence[I], ask: Callable[[Sequence[I]], Awaitable[Sequence[A]]]
+) -> list[A]:
     """The answers to all; items that found the service away are asked for again, as long as patience lasts."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + calls.patience
+    deadline = loop.time() + values.transport.patience
     results = list(await ask(items))
     while True:
         away = [

@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol
 import cloudpickle  # type: ignore[import-untyped]
 
 from perdure import texts, tracebacks
-from perdure.model import NULL, Attribute, BlobRef, Function, Index, Key, Path, Payload, frozen
+from perdure.model import NULL, Attribute, BlobRef, Failure, Function, Index, Key, Path, Payload, frozen
 from perdure.v1 import workflow_pb2
 
 PICKLE: Final = "python/pickle"
@@ -212,10 +212,10 @@ def _split_buffers(data: memoryview) -> tuple[memoryview, list[memoryview]]:
 def _decode_outcome(data: bytes) -> tuple[Any, BaseException | None]:
     from perdure import failures, wire
 
-    outcome = workflow_pb2.Outcome.FromString(data)
-    if outcome.WhichOneof("kind") == "failure":
-        return None, failures.to_exception(wire.failure_from_proto(outcome.failure))
-    return decode(wire.payload_from_proto(outcome.output)), None
+    outcome = wire.outcome_from_proto(workflow_pb2.Outcome.FromString(data))
+    if isinstance(outcome, Failure):
+        return None, failures.to_exception(outcome)
+    return decode(outcome), None
 
 
 def apply_path(value: Any, path: Path) -> Any:

@@ -1,66 +1,23 @@
-"""The client for code that is not asynchronous: a thread with a loop, and the asynchronous client on it."""
+"""The client for code that is not asynchronous: the asynchronous one, on a loop thread."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from perdure import codec, errors
 from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
-from perdure.client import Client, Decode, Handle
+from perdure.client import Client
+from perdure.handle import Handle
+from perdure.loopthread import LoopThread
 from perdure.model import BlobRef, Failure, Payload, RunStatus, TaskStatus
 from perdure.rayobjects import RayObjects
 from perdure.v1 import system_service_pb2, workflow_pb2
+from perdure.values import Decode
 from perdure.views import EngineInfo, RunInfo, TaskInfo, Update
 
 T = TypeVar("T")
-
-
-class _LoopThread:
-    """An event loop in a thread of its own."""
-
-    def __init__(self, name: str = "perdure-client") -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
-        self._thread.start()
-
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Interrupted (Ctrl-C), the work is not left to go on."""
-        if self._loop.is_closed():
-            work.close()
-            raise RuntimeError("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        async def following() -> list[T]:
-            try:
-                return [await anext(items)]
-            except StopAsyncIteration:
-                return []
-
-        try:
-            while item := self.wait(following()):
-                yield from item
-        finally:
-            if not self._loop.is_closed() and isinstance(items, AsyncGenerator):
-                self.wait(_close(items))
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-async def _close(items: AsyncGenerator[Any, Any]) -> None:
-    await items.aclose()
 
 
 class SyncClient:
@@ -69,7 +26,7 @@ class SyncClient:
     def __init__(
         self, address: str = "", *, namespace: str = "", patience: float = 30.0, modules: bool | None = None
     ) -> None:
-        self._thread = _LoopThread()
+        self._thread = LoopThread()
 
         async def make() -> Client:
             return Client(address, namespace=namespace, patience=patience, modules=modules)
@@ -195,7 +152,7 @@ class SyncClient:
 class SyncHandle:
     """`perdure.Handle` without await."""
 
-    def __init__(self, thread: _LoopThread, handle: Handle) -> None:
+    def __init__(self, thread: LoopThread, handle: Handle) -> None:
         self._thread = thread
         self._handle = handle
         self.workflow_id = handle.workflow_id

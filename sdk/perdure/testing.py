@@ -17,7 +17,7 @@ the truth there. With pytest, the fixtures `perdure_engine` and `perdure_client`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -220,14 +220,9 @@ class _Doom:
 class _CountingClient(Client):
     """A client that knows how many of its calls are under way."""
 
-    under_way = 0
-
-    async def _call(self, ask: Callable[[], Awaitable[T]], *, patience: float | None = None) -> T:
-        self.under_way += 1
-        try:
-            return await super()._call(ask, patience=patience)
-        finally:
-            self.under_way -= 1
+    @property
+    def under_way(self) -> int:
+        return self._transport.under_way
 
 
 class _MortalStore:

@@ -212,6 +212,13 @@ def decode_failure(data: bytes) -> Failure:
     return failure_from_proto(failure_pb2.Failure.FromString(data))
 
 
+def outcome_from_proto(message: workflow_pb2.Outcome) -> Payload | Failure:
+    """A message that says nothing is a failure that says nothing."""
+    if message.WhichOneof("kind") == "output":
+        return payload_from_proto(message.output)
+    return failure_from_proto(message.failure)
+
+
 def outcome_payload(value: Payload | Failure, wraps: int) -> Payload:
     """The pair that a task with `catch_exceptions` gives: a failure is (null, failure), a value is put
     into `wraps` pairs (value, null). The bytes of the value are not looked into."""

@@ -177,10 +177,10 @@ async def test_a_blob_that_was_put_lately_stays_for_now(storage: str, blobs: Blo
 
 async def test_uploading_or_naming_what_is_there_renews_it(blobs: Blobs) -> None:
     async with serving("memory:", blobs) as (server, client):
-        blob = await client._upload((b"x" * LARGE,))
+        blob = await client._values.blobs.upload((b"x" * LARGE,))
         blobs._puts[blob.sha256] -= 7200
         header = blob_service_pb2.UploadBlobHeader(sha256=blob.sha256, size_bytes=blob.size)
-        stream = client._blobs.UploadBlob()
+        stream = client._transport.blobs.UploadBlob()
         await stream.write(blob_service_pb2.UploadBlobRequest(header=header))
         await stream.done_writing()
         assert (await stream).existed
@@ -192,7 +192,7 @@ async def test_uploading_or_naming_what_is_there_renews_it(blobs: Blobs) -> None
         payload = payload_pb2.Payload(encoding="binary/plain")
         payload.blob.sha256, payload.blob.size_bytes = blob.sha256, blob.size
         handle = await client.start(perdure.event("text"))
-        await client._workflows.SendEvent(
+        await client._transport.workflows.SendEvent(
             workflow_service_pb2.SendEventRequest(
                 workflow_id=handle.workflow_id, event_key="text", event_id="1", payload=payload
             )

@@ -139,7 +139,7 @@ async def test_a_graph_that_came_as_a_blob(stubs: Stubs, client: perdure.Client)
     assert refusal.metadata == {"sha256": NO_BLOB}
     for data, reason in ((b"\xff" * 100, "INVALID_SPEC"), (graph(spec_pb2.Node(id="n")), "INVALID_SPEC")):
         body = data if isinstance(data, bytes) else data.SerializeToString()
-        blob = await client._upload((body,))
+        blob = await client._values.blobs.upload((body,))
         named = spec_pb2.WorkflowSource(spec_blob=payload_pb2.BlobRef(sha256=blob.sha256, size_bytes=blob.size))
         await refused(stubs.workflows.Run(pb.RunRequest(workflow_id="w", source=named)), Code.INVALID_ARGUMENT, reason)
     await refused(stubs.workflows.Run(pb.RunRequest(workflow_id="w")), Code.INVALID_ARGUMENT, "INVALID_FIELD")
@@ -162,7 +162,7 @@ async def test_blobs_that_nobody_uploaded(stubs: Stubs, client: perdure.Client) 
     assert await stored(stubs) == []
     await stubs.workflows.Run(run_request(graph(event_node("wait", "k"))))
     await refused(stubs.workflows.SendEvent(an_event(payload=missing)), Code.NOT_FOUND, "BLOB_NOT_FOUND")
-    blob = await client._upload((b"12",))
+    blob = await client._values.blobs.upload((b"12",))
     longer = payload_pb2.Payload(encoding="e", blob=payload_pb2.BlobRef(sha256=blob.sha256, size_bytes=3))
     refusal = await refused(
         stubs.workflows.SendEvent(an_event(payload=longer)),

@@ -20,7 +20,7 @@ from google.protobuf.duration_pb2 import Duration
 import perdure
 from integration.engine_settings import settings_on
 from perdure import RunStatus, errors
-from perdure.client import Handle
+from perdure.handle import Handle
 from perdure.model import Payload
 from perdure.service.app import RunningServer, running_server
 from perdure.storage.memory import MemoryMetadataStore, SharedMemory

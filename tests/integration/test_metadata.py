@@ -181,7 +181,7 @@ async def test_the_service_checks_too(client: perdure.Client) -> None:
     )
     request.metadata.fields["a"].number_value = float("nan")
     with pytest.raises(grpc.RpcError) as caught:
-        await client._workflows.Run(request)
+        await client._transport.workflows.Run(request)
     error = errors.from_rpc_error(caught.value)
     assert isinstance(error, errors.InvalidFieldError)
     assert error.fields["field"] == "metadata"
@@ -198,7 +198,7 @@ async def test_tasks_come_in_pages_and_by_state(client: perdure.Client) -> None:
         found, token = [], ""
         while True:
             request = workflow_service_pb2.ListTasksRequest(workflow_id="w", page_size=size, page_token=token, **more)
-            answer = await client._workflows.ListTasks(request)
+            answer = await client._transport.workflows.ListTasks(request)
             found.append([task.task_id for task in answer.tasks])
             token = answer.next_page_token
             if not token:
@@ -216,10 +216,12 @@ async def test_tasks_come_in_pages_and_by_state(client: perdure.Client) -> None:
 async def test_pages_of_tasks_are_of_one_run(client: perdure.Client) -> None:
     graph = echo.bind(0, *(echo.bind(number) for number in range(5)))
     await (await client.start(graph, workflow_id="w")).output()
-    first = await client._workflows.ListTasks(workflow_service_pb2.ListTasksRequest(workflow_id="w", page_size=2))
+    first = await client._transport.workflows.ListTasks(
+        workflow_service_pb2.ListTasksRequest(workflow_id="w", page_size=2)
+    )
     await (await client.start(graph, workflow_id="w", id_reuse="allow")).output()
     with pytest.raises(grpc.RpcError) as caught:
-        await client._workflows.ListTasks(
+        await client._transport.workflows.ListTasks(
             workflow_service_pb2.ListTasksRequest(workflow_id="w", page_size=2, page_token=first.next_page_token)
         )
     assert isinstance(errors.from_rpc_error(caught.value), errors.InvalidPageTokenError)

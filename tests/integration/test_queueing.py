@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 import perdure
 from integration.engine_settings import settings_on
 from perdure import RunStatus, errors
-from perdure.client import Handle
+from perdure.handle import Handle
 from perdure.service.app import RunningServer, running_server
 from perdure.v1 import workflow_service_pb2
 
@@ -52,7 +52,7 @@ class Service:
             wait=Duration(seconds=20),
             wait_for=[f"WORKFLOW_STATUS_{status}"],
         )
-        answer = await self.client._workflows.GetStatus(request)
+        answer = await self.client._transport.workflows.GetStatus(request)
         assert answer.workflow.status == request.wait_for[0]
 
 

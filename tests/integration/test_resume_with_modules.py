@@ -46,14 +46,14 @@ async def test_modules_are_those_of_a_stored_package(client: perdure.Client, stu
         await resume(stubs, "w", "https://host/code.zip")
     with pytest.raises(errors.BlobNotFoundError):
         await resume(stubs, "w", graphwire.snapshot_uri(blob, "modules.zip"))
-    await client._upload((data,))
+    await client._values.blobs.upload((data,))
     with pytest.raises(errors.WorkflowNotFoundError):
         await resume(stubs, "w", graphwire.snapshot_uri(blob, "modules.zip"))
 
 
 @pytest.mark.storages("sqlite")
 async def test_a_run_that_is_at_work_keeps_its_modules(client: perdure.Client, stubs: Stubs) -> None:
-    blob = await client._upload((package(),))
+    blob = await client._values.blobs.upload((package(),))
     handle = await client.start(ident.bind(perdure.event("go")))
     with pytest.raises(errors.WorkflowStillActiveError, match="keeps its modules"):
         await resume(stubs, handle.workflow_id, graphwire.snapshot_uri(blob, "modules.zip"))

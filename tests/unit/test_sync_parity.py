@@ -12,7 +12,8 @@ import pytest
 
 import perdure
 from perdure import errors
-from perdure.client import Client, Handle
+from perdure.client import Client
+from perdure.handle import Handle
 from perdure.service.app import running_server
 from perdure.service.common.settings import Settings
 from perdure.sync import SyncClient, SyncHandle

@@ -9,8 +9,8 @@ import pytest
 
 import perdure
 from perdure import errors, failures, texts
-from perdure.client import Handle
 from perdure.conversion import to_spec
+from perdure.handle import Handle
 from perdure.model import (
     Attribute,
     Call,

@@ -12,8 +12,9 @@ import click
 from perdure.batches import RunItem
 from perdure.cli.tables import show_table
 from perdure.cli.values import as_json, duration, load_graph, moment, parse_json, run_fields
-from perdure.client import Client, Handle
+from perdure.client import Client
 from perdure.errors import BatchError
+from perdure.handle import Handle
 from perdure.model import RunStatus
 from perdure.views import RunInfo, TaskInfo, Update
 

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from perdure import errors
 from perdure.client import Client
 from perdure.context import context, is_bound
+from perdure.loopthread import LoopThread
 from perdure.model import DEFAULT_NAMESPACE
-from perdure.sync import _LoopThread
 from perdure.workflow import outcomes
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class Connection:
 
 
 _lock: Final = threading.RLock()
-_thread: _LoopThread | None = None
+_thread: LoopThread | None = None
 _connections: Final[dict[tuple[str, str], Connection]] = {}
 _wanted = Wanted()
 _cluster: object = None
@@ -85,11 +85,11 @@ _found = ""
 """The address of the engine of `_cluster`."""
 
 
-def _loop() -> _LoopThread:
+def _loop() -> LoopThread:
     global _thread
     with _lock:
         if _thread is None:
-            _thread = _LoopThread("perdure-workflow")
+            _thread = LoopThread("perdure-workflow")
         return _thread
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from perdure import errors, raydag, rayobjects, texts
-from perdure.client import Handle
 from perdure.conversion import to_spec
 from perdure.graph import is_node
+from perdure.handle import Handle
 from perdure.model import Failure, RunStatus
 from perdure.views import RunInfo
 from perdure.workflow import exceptions, fingerprint, gateway, host, outcomes

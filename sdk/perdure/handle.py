@@ -1,0 +1,214 @@
+"""One run: its state, its value, its tasks, and what may be done to it.
+
+Waiting is a row of long polls, and outlives restarts of the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+from perdure import codec, errors, failures, graphwire, runtimeenv, texts, wire
+from perdure.blobs import BlockingBlobs
+from perdure.graph import TaskNode
+from perdure.ids import time_ordered_id
+from perdure.model import WAITED, Failure, FailureKind, Payload, RunStatus, TaskStatus, Waited
+from perdure.transport import AWAY_FIRST_S, AWAY_MAX_S, POLL_S
+from perdure.v1 import workflow_pb2, workflow_service_pb2
+from perdure.values import Decode, Values
+from perdure.views import RunInfo, TaskInfo, Update
+
+
+class Handle:
+    """A run, by its ids. Making one asks nothing."""
+
+    def __init__(self, values: Values, workflow_id: str, run_id: str = "") -> None:
+        self.workflow_id = texts.name(workflow_id, "workflow_id")
+        self.run_id = texts.name(run_id, "run_id", required=False)
+        self._values = values
+        self._transport = values.transport
+
+    def __repr__(self) -> str:
+        return f"<perdure workflow {self.workflow_id!r} at {self._transport.address}>"
+
+    async def status(self) -> RunInfo:
+        """The run as it is now."""
+        request = workflow_service_pb2.GetStatusRequest(
+            namespace=self._transport.namespace, workflow_id=self.workflow_id
+        )
+        answer = await self._transport.call(lambda: self._transport.workflows.GetStatus(request))
+        return RunInfo.from_proto(answer.workflow)
+
+    async def output(self, task_id: str = "", *, timeout: float | None = None) -> Any:
+        """The value of the run, or of one of its tasks; waits for it.
+
+        Raises WorkflowExecutionError or WorkflowCancellationError if there will be none, TimeoutError
+        after `timeout` seconds, TaskNotFoundError if the run ends without such a task.
+        """
+        return await value_or_error(self, await self.outcome(task_id, timeout=timeout))
+
+    def _error_of(self, failure: Failure) -> errors.WorkflowExecutionError:
+        if failure.kind is FailureKind.CANCELED:
+            return errors.WorkflowCancellationError(self.workflow_id, failure)
+        error = errors.WorkflowExecutionError(self.workflow_id, failure)
+        error.__cause__ = failures.to_exception(failure)
+        return error
+
+    async def outcome(self, task_id: str = "", *, timeout: float | None = None) -> Payload | Failure:
+        """What `output` gives or raises, as it is stored. Raises TimeoutError and TaskNotFoundError as `output`."""
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        texts.name(task_id, "task_id", required=False)
+        while True:
+            left = POLL_S if deadline is None else min(POLL_S, max(deadline - loop.time(), 0))
+            request = workflow_service_pb2.GetOutputRequest(
+                namespace=self._transport.namespace,
+                workflow_id=self.workflow_id,
+                run_id=self.run_id,
+                task_id=task_id,
+                wait=Duration(seconds=int(left), nanos=int(left % 1 * 1e9)),
+                include_error_object=True,
+            )
+            answer = await self._transport.call(partial(self._transport.workflows.GetOutput, request))
+            if answer.done:
+                return wire.outcome_from_proto(answer.outcome)
+            if deadline is not None and loop.time() >= deadline:
+                raise TimeoutError(f"workflow {self.workflow_id!r} had no output after {timeout} s")
+
+    async def value_of(self, payload: Payload, decode: Decode = codec.decode) -> Any:
+        """Like Client.value_of, but knows where the values are that a `wait` found. `decode` makes values of
+        payloads and the bytes of their blobs."""
+        if payload.encoding in (WAITED, codec.OUTCOME) and payload.blob is not None:
+            payload = replace(payload, data=bytes(await self._values.blobs.load(payload.blob)), blob=None)
+        if payload.encoding == WAITED:
+            waited = Waited.from_payload(payload)
+            ready = [await self._value_of_task(task_id, decode) for task_id, _, _ in waited.ready]
+            return ready, [TaskNode(task_id) for task_id in waited.remaining]
+        if payload.encoding == codec.OUTCOME:
+            outcome = wire.outcome_from_proto(workflow_pb2.Outcome.FromString(payload.data))
+            if isinstance(outcome, Payload):
+                return await self.value_of(outcome, decode), None
+        return await self._values.value_of(payload, decode)
+
+    async def _value_of_task(self, task_id: str, decode: Decode) -> Any:
+        outcome = await self.outcome(task_id)
+        if isinstance(outcome, Failure):  # it had a value when it was waited for
+            raise errors.WorkflowExecutionError(self.workflow_id, outcome) from failures.to_exception(outcome)
+        return await self.value_of(outcome, decode)
+
+    async def metadata(self, task_id: str = "") -> workflow_pb2.Metadata:
+        """User metadata, options and times of the run or of a task."""
+        texts.name(task_id, "task_id", required=False)
+        request = workflow_service_pb2.GetMetadataRequest(
+            namespace=self._transport.namespace, workflow_id=self.workflow_id, task_id=task_id
+        )
+        return (await self._transport.call(lambda: self._transport.workflows.GetMetadata(request))).metadata
+
+    async def tasks(self, *statuses: TaskStatus) -> AsyncIterator[TaskInfo]:
+        """The tasks, in the order in which they became known."""
+        token = ""
+        while True:
+            request = workflow_service_pb2.ListTasksRequest(
+                namespace=self._transport.namespace,
+                workflow_id=self.workflow_id,
+                page_token=token,
+                page_size=1000,
+                statuses=[wire.TASK_STATUS[status] for status in statuses],
+            )
+            answer = await self._transport.call(partial(self._transport.workflows.ListTasks, request))
+            for task in answer.tasks:
+                yield TaskInfo.from_proto(task)
+            token = answer.next_page_token
+            if not token:
+                return
+
+    async def watch(self, *, include_tasks: bool = True) -> AsyncIterator[Update]:
+        """The run and its tasks after each change, to the end of the run; reconnects by itself."""
+        token = ""
+        pause_s = AWAY_FIRST_S
+        while True:
+            request = workflow_service_pb2.WatchRequest(
+                namespace=self._transport.namespace,
+                workflow_ids=[self.workflow_id],
+                include_tasks=include_tasks,
+                until_final=True,
+                resume_token=token,
+            )
+            try:
+                async for answer in self._transport.workflows.Watch(request):
+                    pause_s = AWAY_FIRST_S
+                    for event in answer.events:
+                        yield Update.from_proto(event)
+                    token = answer.resume_token
+                return
+            except grpc.RpcError as rpc_error:
+                error = errors.from_rpc_error(rpc_error)
+                if not isinstance(error, (errors.ServiceUnavailableError, errors.SlowConsumerError)):
+                    raise error from None
+                if pause_s > self._transport.patience:
+                    raise error from None
+            await asyncio.sleep(min(pause_s, AWAY_MAX_S))
+            pause_s *= 2
+
+    async def cancel(self, reason: str = "") -> RunStatus:
+        """See Client.cancel."""
+        request = workflow_service_pb2.CancelRequest(
+            namespace=self._transport.namespace, workflow_id=self.workflow_id, reason=texts.free(reason, "reason")
+        )
+        answer = await self._transport.ask(self._transport.workflows.Cancel, request)
+        return wire.run_status(answer.workflow.status)
+
+    async def resume(self, *, code: Literal["same", "new"] = "same") -> bool:
+        """See Client.resume."""
+        if code not in ("same", "new"):
+            raise ValueError(f"code is 'same' or 'new', not {code!r}")
+        request = workflow_service_pb2.ResumeRequest(namespace=self._transport.namespace, workflow_id=self.workflow_id)
+        if code == "new":
+            request.modules = await self._modules_now()
+        return (await self._transport.ask(self._transport.workflows.Resume, request)).resumed
+
+    async def _modules_now(self) -> str:
+        """The modules of the run, packed anew."""
+        async for task in self.tasks():
+            if task.status is not TaskStatus.SUCCESSFUL:
+                options = json.loads(wire.struct_to_json((await self.metadata(task.task_id)).task_options))
+                if (uri := (options.get("runtime_env") or {}).get("modules")) is not None:
+                    archive = await self._values.blobs.load(graphwire.package_of(uri))
+                    return await asyncio.to_thread(runtimeenv.modules_again, archive, BlockingBlobs(self._values.blobs))
+        raise ValueError(
+            f"no task of workflow {self.workflow_id!r} that has not succeeded came with modules: code that travels by "
+            "value stays as it is; start the program again under another id"
+        )
+
+    async def send_event(self, key: str, payload: Any = None, *, event_id: str = "") -> bool:
+        """See Client.send_event."""
+        request = workflow_service_pb2.SendEventRequest(
+            namespace=self._transport.namespace,
+            workflow_id=self.workflow_id,
+            event_key=texts.name(key, "event_key"),
+            event_id=texts.name(event_id or time_ordered_id(), "event_id", limit=128),
+            payload=wire.payload_to_proto(await self._values.payload(payload)),
+        )
+        return not (await self._transport.call(lambda: self._transport.workflows.SendEvent(request))).duplicate
+
+
+async def settled(run: Handle, outcome: Payload | Failure | errors.PerdureError) -> Any:
+    """The value of an outcome of this run, or the error that `Handle.output` would raise instead."""
+    if isinstance(outcome, errors.PerdureError):
+        return outcome
+    return await run.value_of(outcome) if isinstance(outcome, Payload) else run._error_of(outcome)
+
+
+async def value_or_error(run: Handle, outcome: Payload | Failure) -> Any:
+    """The value of an outcome of this run. Raises what `Handle.output` raises if there is none."""
+    found = await settled(run, outcome)
+    if isinstance(outcome, Failure):
+        raise found
+    return found

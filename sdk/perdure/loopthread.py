@@ -1,0 +1,58 @@
+"""Asynchronous work for code that is not: an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self, name: str = "perdure-client") -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of some work on the loop. Any thread but the loop's own may wait. If Ctrl-C interrupts the wait,
+        the work is canceled. RuntimeError once the loop is closed."""
+        if self._loop.is_closed():
+            work.close()
+            raise RuntimeError("the client is closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+        """The items, each waited for when it is asked for. An iterator that is left early is closed."""
+
+        async def following() -> list[T]:
+            try:
+                return [await anext(items)]
+            except StopAsyncIteration:
+                return []
+
+        try:
+            while item := self.wait(following()):
+                yield from item
+        finally:
+            if not self._loop.is_closed() and isinstance(items, AsyncGenerator):
+                self.wait(_close(items))
+
+    def close(self) -> None:
+        """Stop the loop and wait for the end of its thread. Work under way is abandoned."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _close(items: AsyncGenerator[Any, Any]) -> None:
+    await items.aclose()
