@@ -34,7 +34,7 @@ from perdure.model import (
     Resources,
     Shape,
 )
-from perdure.service.executors.pool import pool as pool_module
+from perdure.service.executors.pool import provisioning
 from perdure.service.executors.port import GraphReturned, Report
 from perdure.storage.rows import ValueKey
 
@@ -554,7 +554,7 @@ async def test_a_lost_worker_costs_what_had_begun_and_nothing_else(tmp_path: Pat
 
 
 async def test_a_lease_that_cannot_be_started_costs_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(pool_module, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(provisioning, "BACKOFF_S", 0.01)
     async with lease_bench(tmp_path, CPU=1.0) as (bench, agent):
         agent.failures_left = 6
         works = [bench.submit(double, index, task=f"t{index}") for index in range(3)]

@@ -152,7 +152,7 @@ async def pool_bench(folder: Path, listen: str = "127.0.0.1:0") -> AsyncIterator
     bench = Bench(pool, FilesystemBlobStore(folder / "blobs"), Values())
     await pool.start(bench.report, bench.values)
     server = grpc.aio.server()
-    worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(pool, bench.values), server)
+    worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(pool.sessions, bench.values), server)
     port = server.add_insecure_port(listen)
     await server.start()
     try:

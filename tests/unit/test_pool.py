@@ -10,23 +10,27 @@ import pytest
 from perdure import wire
 from perdure.engine.messages import AttemptLost, AttemptStarted, Source, TaskFailed, TaskSucceeded
 from perdure.model import INLINE_BYTES_MAX, NULL, Call, Failure, FailureKind, Function, Payload, Resources, Shape
+from perdure.service.executors.pool import durations as durations_module
 from perdure.service.executors.pool import pool as pool_module
-from perdure.service.executors.pool.durations import AHEAD_MS, BATCH_MAX
+from perdure.service.executors.pool.durations import AHEAD_MS, BATCH_MAX, Durations
 from perdure.service.executors.pool.leases import AgentSession, Lease
-from perdure.service.executors.pool.pool import (
+from perdure.service.executors.pool.placing import (
+    CONCURRENT_MAX,
+    CONCURRENT_SPREAD,
+    FUNCTIONS_REMEMBERED_MAX,
+    KILL_S,
+    STUCK_S,
+)
+from perdure.service.executors.pool.pool import LeasePool
+from perdure.service.executors.pool.provisioning import (
     ALONE_S,
     BACKOFF_MAX_S,
     BLOCKED_S,
-    CONCURRENT_MAX,
-    CONCURRENT_SPREAD,
     FREE_SHAPE_LEASES_MAX,
-    KILL_S,
     REFUSALS_MAX,
-    STUCK_S,
     TURN_S,
     UNFAIR_S,
     WAY_S,
-    LeasePool,
 )
 from perdure.service.executors.port import Report, Reports, WaitReason, Work
 from perdure.storage.rows import ValueKey
@@ -68,7 +72,7 @@ class World:
     async def cluster(self, **capacity: float) -> None:
         hello = pb.AgentHello(agent_id="agent", cluster_id="c", python_version="3.11")
         hello.capacity.total.update(capacity)
-        self.agent = self.pool.agent_connected(hello)
+        self.agent = self.pool.sessions.agent_connected(hello)
         await self.settle()
 
     async def settle(self) -> None:
@@ -103,7 +107,9 @@ class World:
         await self.settle()
 
     async def connect(self, lease_id: str) -> Lease:
-        lease = self.pool.lease_connected(pb.LeaseHello(lease_id=lease_id, engine_id="engine", python_version="3.11"))
+        lease = self.pool.sessions.lease_connected(
+            pb.LeaseHello(lease_id=lease_id, engine_id="engine", python_version="3.11")
+        )
         assert lease is not None
         await self.settle()
         return lease
@@ -121,12 +127,12 @@ class World:
                 receipt.output.CopyFrom(wire.payload_to_proto(NULL))
             else:
                 receipt.failure.CopyFrom(wire.failure_to_proto(failure))
-        self.pool.receive(lease, message)
+        self.pool.sessions.lease_said(lease, message)
         await self.settle()
 
     async def begin(self, lease: Lease, *attempts: pb.Attempt) -> None:
         started = pb.ServeLeaseRequest(started=[attempt.token for attempt in attempts], started_ms=[0] * len(attempts))
-        self.pool.receive(lease, started)
+        self.pool.sessions.lease_said(lease, started)
         await self.settle()
 
     async def learn(self, ms: float, function: str = "f") -> Lease:
@@ -163,9 +169,8 @@ def names(attempts: Sequence[pb.Attempt]) -> list[str]:
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setattr(pool_module, "TICK_S", 3600.0)
-    pool = LeasePool(engine_id="engine", blob_url="memory:", idle_s=IDLE_S)
+    pool = LeasePool(engine_id="engine", blob_url="memory:", idle_s=IDLE_S, now_s=lambda: world.now_s)
     world = World(pool)
-    monkeypatch.setattr(pool, "_now", lambda: world.now_s)
     await pool.start(world.report, world)
     yield world
     await pool.stop()
@@ -198,7 +203,7 @@ async def test_a_cluster_that_grows_is_used(world: World) -> None:
     await world.cluster(CPU=1)
     await world.submit("a", "b")
     assert len(world.told("start")) == 1
-    world.pool.capacity_changed(world.agent, pb.ClusterCapacity(total={"CPU": 2}))
+    world.pool.sessions.agent_said(world.agent, pb.ServeAgentRequest(capacity=pb.ClusterCapacity(total={"CPU": 2})))
     await world.settle()
     assert len(world.told("start")) == 1
 
@@ -217,9 +222,9 @@ async def test_leases_that_nobody_asked_for_are_refused(world: World) -> None:
         pb.LeaseHello(lease_id="unknown", engine_id="engine"),
         pb.LeaseHello(lease_id=lease_id, engine_id="another"),
     ):
-        assert world.pool.lease_connected(hello) is None
+        assert world.pool.sessions.lease_connected(hello) is None
     await world.connect(lease_id)
-    assert world.pool.lease_connected(pb.LeaseHello(lease_id=lease_id, engine_id="engine")) is None
+    assert world.pool.sessions.lease_connected(pb.LeaseHello(lease_id=lease_id, engine_id="engine")) is None
 
 
 async def test_a_lease_that_cannot_be_started_costs_nothing(world: World) -> None:
@@ -228,7 +233,9 @@ async def test_a_lease_that_cannot_be_started_costs_nothing(world: World) -> Non
     await world.submit("a", "b")
     for _ in range(20):
         (lease_id,) = world.told("start")
-        world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason="LocalRayletDiedError: no raylet"))
+        world.pool.sessions.lease_ended(
+            world.agent, pb.LeaseEnded(lease_id=lease_id, reason="LocalRayletDiedError: no raylet")
+        )
         await world.settle()
         assert world.told("start") == [], "not before some time has passed"
         await world.pass_(BACKOFF_MAX_S)
@@ -243,10 +250,10 @@ async def test_an_agent_that_attaches_is_asked_at_once(world: World) -> None:
     await world.submit("a")
     for _ in range(8):
         (lease_id,) = world.told("start")
-        world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason="no raylet"))
+        world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason="no raylet"))
         await world.pass_(BACKOFF_MAX_S)
-    world.pool.agent_leaves(world.agent, "its Ray is dead")
-    world.pool.agent_lost(world.agent)
+    world.pool.sessions.agent_said(world.agent, pb.ServeAgentRequest(leaving=pb.AgentLeaving(reason="its Ray is dead")))
+    world.pool.sessions.agent_lost(world.agent)
     await world.cluster(CPU=1)
     assert len(world.told("start")) == 1
     assert world.take_reports() == []
@@ -255,7 +262,7 @@ async def test_an_agent_that_attaches_is_asked_at_once(world: World) -> None:
 async def refuse(world: World, reason: str = "RuntimeEnvSetupError: no such package") -> None:
     """All leases that were asked for, and time passes."""
     for lease_id in world.told("start"):
-        world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason=reason, refused=True))
+        world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason=reason, refused=True))
     await world.pass_(BACKOFF_MAX_S)
 
 
@@ -266,7 +273,7 @@ async def test_a_shape_that_the_cluster_refuses_fails_what_waits_for_it(world: W
     await world.end(other, *sent(other))
     world.take_reports()
     await world.submit("a", "b", "c", shape=OTHER)
-    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=other.id))
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=other.id))
     await world.settle()
     for _ in range(REFUSALS_MAX):
         assert world.take_reports() == []
@@ -286,11 +293,11 @@ async def test_a_success_between_refusals_begins_the_count_anew(world: World) ->
     await world.submit("a", "b")
     one, two = world.told("start")
     for _ in range(REFUSALS_MAX - 1):
-        world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=one, reason="E: refused", refused=True))
+        world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=one, reason="E: refused", refused=True))
         await world.pass_(BACKOFF_MAX_S)
         (one,) = world.told("start")
     lease = await world.connect(two)
-    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=one, reason="E: refused", refused=True))
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=one, reason="E: refused", refused=True))
     await world.settle()
     assert names(sent(lease)) == ["a"]
     assert world.take_reports() == []
@@ -324,14 +331,16 @@ async def test_work_says_that_no_cluster_is_attached(world: World, caplog: pytes
         await world.pass_(ALONE_S)
     assert warnings_of(caplog, "no cluster is attached") == 1
     await world.cluster(CPU=1)
-    world.pool.agent_leaves(world.agent, "its Ray is dead")
-    world.pool.agent_lost(world.agent)
+    world.pool.sessions.agent_said(world.agent, pb.ServeAgentRequest(leaving=pb.AgentLeaving(reason="its Ray is dead")))
+    world.pool.sessions.agent_lost(world.agent)
     assert why(world)[1] == "waits: no cluster is attached; the agent of 'c' has left: its Ray is dead"
 
 
 async def test_work_says_what_it_wants_that_no_cluster_has(world: World, caplog: pytest.LogCaptureFixture) -> None:
     await world.cluster(CPU=1)
-    world.pool.capacity_changed(world.agent, capacity({"CPU": 1.0}, {"CPU": 2.0, "memory": 2.0**30}))
+    world.pool.sessions.agent_said(
+        world.agent, pb.ServeAgentRequest(capacity=capacity({"CPU": 1.0}, {"CPU": 2.0, "memory": 2.0**30}))
+    )
     odd = Shape(Resources(num_cpus=1, memory_bytes=3 * 2**29, custom=(("enrich", 1.0),)))
     await world.submit("a", "b", shape=THREE)
     await world.submit("c", shape=odd)
@@ -347,7 +356,7 @@ async def test_work_says_what_it_wants_that_no_cluster_has(world: World, caplog:
 
 async def test_what_no_node_has_keeps_nothing_from_others(world: World) -> None:
     await world.cluster(CPU=4)
-    world.pool.capacity_changed(world.agent, capacity({"CPU": 2.0}, {"CPU": 2.0}))
+    world.pool.sessions.agent_said(world.agent, pb.ServeAgentRequest(capacity=capacity({"CPU": 2.0}, {"CPU": 2.0})))
     await world.submit("a", shape=THREE)
     assert len(world.told("start")) == 1, "so that a cluster that grows on demand sees it"
     await world.submit("b", "c", "d", "e")
@@ -361,10 +370,10 @@ async def test_work_says_that_others_are_before_it_or_its_worker_starts(world: W
     (lease,) = await world.leases()
     assert world.pool.waiting("run", "a", 1) is None
     assert why(world, "b") == (WaitReason.RESOURCES, "wants CPU 1, and all of it is in use")
-    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
     await world.settle()
     (lease_id,) = world.told("start")
-    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason="NodeDiedError: gone"))
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason="NodeDiedError: gone"))
     reason, text = why(world, "b")
     assert reason is WaitReason.WORKER_START
     assert text.startswith("waits: no worker could be started, the next try is in ")
@@ -415,11 +424,11 @@ async def test_agents_watch_the_demand_while_leases_are_idle(world: World) -> No
 async def test_idle_leases_end_for_work_of_others_as_many_as_it_needs(world: World) -> None:
     leases = await idle_leases(world, 4)
     await world.submit("busy")
-    world.pool.demand_told(world.agent, demand((2, {"CPU": 1.0})))
+    world.pool.sessions.agent_said(world.agent, pb.ServeAgentRequest(demand=demand((2, {"CPU": 1.0}))))
     ended = [lease for lease in leases if lease.is_finishing]
     assert len(ended) == 2
     assert not any(lease.in_flight for lease in ended)
-    world.pool.demand_told(world.agent, demand((1, {"CPU": 3.0})))
+    world.pool.sessions.agent_said(world.agent, pb.ServeAgentRequest(demand=demand((1, {"CPU": 3.0}))))
     (busy,) = [lease for lease in leases if not lease.is_finishing]
     assert busy.in_flight
 
@@ -429,14 +438,14 @@ async def test_idle_leases_stay_for_what_they_cannot_help(world: World) -> None:
     await world.submit("other", shape=OTHER)
     assert len(world.told("start")) == 1
     for request in ((1, {"CPU": 64.0}), (5, {"GPU": 1.0}), (1, {"CPU": 1.0})):  # the last is our own
-        world.pool.demand_told(world.agent, demand(request))
+        world.pool.sessions.agent_said(world.agent, pb.ServeAgentRequest(demand=demand(request)))
         assert not any(lease.is_finishing for lease in leases), request
     await world.submit("now")
     (lease,) = [lease for lease in leases if lease.in_flight]
     await world.end(lease, *sent(lease))
     leases.remove(lease)
     leases[0].idle_since_s = world.now_s
-    world.pool.demand_told(world.agent, demand((9, {"CPU": 1.0})))
+    world.pool.sessions.agent_said(world.agent, pb.ServeAgentRequest(demand=demand((9, {"CPU": 1.0}))))
     assert not any(lease.is_finishing for lease in leases), "it may be between two attempts"
 
 
@@ -477,7 +486,7 @@ async def test_one_of_tens_of_milliseconds_waits_behind_another_while_there_is_e
 async def test_nothing_waits_behind_another_while_a_lease_is_to_be_had(world: World) -> None:
     await world.cluster(CPU=1)
     lease = await world.learn(10)
-    world.pool.capacity_changed(world.agent, pb.ClusterCapacity(total={"CPU": 2}))
+    world.pool.sessions.agent_said(world.agent, pb.ServeAgentRequest(capacity=pb.ClusterCapacity(total={"CPU": 2})))
     await world.submit(*"abcdef")
     assert names(sent(lease)) == ["a"]
     (other,) = await world.leases()
@@ -506,7 +515,7 @@ async def test_what_waits_behind_one_that_turns_out_long_is_called_back(world: W
     await world.begin(lease, attempt)
     await world.pass_(STUCK_S * 2)
     assert list(message(lease).recall) == [behind.token]
-    world.pool.receive(lease, pb.ServeLeaseRequest(returned=[behind.token]))
+    world.pool.sessions.lease_said(lease, pb.ServeLeaseRequest(returned=[behind.token]))
     await world.settle()
     assert lease.next_message() is None, "it would wait again"
 
@@ -536,7 +545,7 @@ async def test_async_functions_share_a_lease(world: World) -> None:
     await world.submit(*(f"t{index}" for index in range(CONCURRENT_MAX + 10)))
     (lease,) = await world.leases()
     assert names(sent(lease)) == ["t0"]
-    world.pool.receive(lease, pb.ServeLeaseRequest(concurrent=["f"]))
+    world.pool.sessions.lease_said(lease, pb.ServeLeaseRequest(concurrent=["f"]))
     await world.settle()
     assert len(sent(lease)) == CONCURRENT_MAX - 1
 
@@ -546,7 +555,7 @@ async def concurrent(world: World, shape: Shape = ONE, function: str = "f") -> L
     await world.submit(f"first {function}", shape=shape, function=function)
     (lease,) = await world.leases()
     await world.begin(lease, *sent(lease))
-    world.pool.receive(lease, pb.ServeLeaseRequest(concurrent=[function]))
+    world.pool.sessions.lease_said(lease, pb.ServeLeaseRequest(concurrent=[function]))
     await world.settle()
     return lease
 
@@ -567,7 +576,7 @@ async def test_nobody_waits_behind_async_functions(world: World) -> None:
     lease = await world.learn(1, "brief")
     await world.submit("listener", function="listen")
     await world.begin(lease, *sent(lease))
-    world.pool.receive(lease, pb.ServeLeaseRequest(concurrent=["listen"]))
+    world.pool.sessions.lease_said(lease, pb.ServeLeaseRequest(concurrent=["listen"]))
     await world.submit("brief", function="brief")
     await world.submit("other listener", function="listen")
     assert names(sent(lease)) == ["other listener"]
@@ -614,10 +623,10 @@ async def test_nothing_is_put_where_an_attempt_is_being_stopped(world: World) ->
     world.pool.cancel("run", "a", 1)
     await world.submit("b")
     assert names(sent(lease)) == []
-    world.pool.lease_lost(lease)
+    world.pool.sessions.lease_lost(lease)
     await world.settle()
     assert lease.id in world.told("kill")
-    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
     await world.settle()
     (successor,) = await world.leases()
     assert names(sent(successor)) == ["b"]
@@ -643,7 +652,7 @@ async def parent(world: World, lease: Lease, task: str = "parent") -> None:
     (attempt,) = sent(lease)
     await world.begin(lease, attempt)
     receipt = pb.Receipt(token=attempt.token, continuation=b"graph", start_time=wire.to_timestamp(1))
-    world.pool.receive(lease, pb.ServeLeaseRequest(receipts=[receipt]))
+    world.pool.sessions.lease_said(lease, pb.ServeLeaseRequest(receipts=[receipt]))
     await world.settle()
 
 
@@ -665,8 +674,8 @@ async def test_work_goes_elsewhere_if_its_parent_s_worker_is_gone(world: World, 
     lease = await world.learn(100)
     await parent(world, lease)
     if beside == "parent":
-        world.pool.lease_lost(lease)
-        world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
+        world.pool.sessions.lease_lost(lease)
+        world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
     await world.submit("child", shape=OTHER, beside=beside)
     (other,) = await world.leases()
     assert names(sent(other)) == ["child"]
@@ -694,7 +703,7 @@ async def test_what_a_stuck_lease_has_not_begun_goes_to_an_idle_one(world: World
     await world.pass_(STUCK_S * 2)
     assert list(message(one).recall) == [behind.token]
     world.take_reports()
-    world.pool.receive(one, pb.ServeLeaseRequest(returned=[behind.token]))
+    world.pool.sessions.lease_said(one, pb.ServeLeaseRequest(returned=[behind.token]))
     await world.settle()
     assert one.next_message() is None, "it would wait again"
     assert world.take_reports() == []
@@ -715,9 +724,9 @@ async def test_idle_leases_end(world: World) -> None:
     assert lease.next_message() is None, "once"
     await world.submit("a")
     assert lease.next_message() is None, "it takes nothing any more"
-    world.pool.lease_lost(lease)
+    world.pool.sessions.lease_lost(lease)
     assert world.told("kill") == [], "it said goodbye"
-    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
     await world.settle()
     (successor,) = await world.leases()
     assert names(sent(successor)) == ["a"]
@@ -730,7 +739,7 @@ async def test_a_waiting_shape_gets_the_resources_of_idle_leases_of_others(world
     await world.submit("a", shape=TWO)
     assert message(lease).finish
     assert world.told("start") == [], "its resources are not free yet"
-    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id))
     await world.settle()
     (successor,) = await world.leases()
     assert successor.shape == TWO
@@ -749,7 +758,7 @@ async def test_a_lease_with_work_to_come_is_not_idle(world: World, first: Shape)
         got = message(lease)
         assert len(got.attempts) == 1
         assert not got.finish
-        world.pool._shapes = dict(reversed(world.pool._shapes.items()))
+        world.pool._state.shapes = dict(reversed(world.pool._state.shapes.items()))
         await world.end(lease, *got.attempts)
 
 
@@ -760,7 +769,7 @@ async def test_a_shape_that_waits_long_gets_a_busy_lease_of_the_largest_one(worl
     await world.submit("alone", shape=OTHER)
     (alone,) = await world.leases()
     await world.submit("waits", shape=THREE)
-    leases = list(world.pool._leases.values())
+    leases = list(world.pool._state.leases.values())
     for lease in leases:
         if attempts := sent(lease):
             await world.begin(lease, attempts[0])
@@ -780,7 +789,7 @@ async def test_a_lease_that_asks_whether_it_may_go_on_is_idle_all_the_same(world
     world.pool.holds_for_s = lambda: 10.0
     lease = await world.learn(1)
     for _ in range(4):
-        world.pool.receive(lease, pb.ServeLeaseRequest(asks=True))
+        world.pool.sessions.lease_said(lease, pb.ServeLeaseRequest(asks=True))
         assert not lease.is_finishing
         await world.pass_(IDLE_S / 4)
     assert lease.is_finishing
@@ -798,7 +807,7 @@ async def test_among_engines_leases_make_way_in_turn(world: World) -> None:
     last = message(one)
     assert last.finish
     await world.end(one, *last.attempts, ms=1)
-    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=one.id))
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=one.id))
     await world.settle()
     assert len(world.told("start")) == 1, "it waits among those of others for the resources"
     await world.pass_(WAY_S)
@@ -824,7 +833,7 @@ async def test_work_that_something_long_may_be_waiting_for_gets_one_lease_more(w
     long, behind = sent(lease)
     await world.begin(lease, long)
     await world.pass_(STUCK_S * 2)
-    world.pool.receive(lease, pb.ServeLeaseRequest(returned=[behind.token]))
+    world.pool.sessions.lease_said(lease, pb.ServeLeaseRequest(returned=[behind.token]))
     await world.settle()
     assert world.told("start") == []
     await world.pass_(BLOCKED_S)
@@ -853,8 +862,8 @@ async def test_what_nobody_waits_for_is_not_started(world: World) -> None:
     assert world.told("kill") == []
     await world.pass_(0.2)
     assert world.told("kill") == [lease_id]
-    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason="cancelled"))
-    assert world.pool.lease_connected(pb.LeaseHello(lease_id=lease_id, engine_id="engine")) is None
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease_id, reason="cancelled"))
+    assert world.pool.sessions.lease_connected(pb.LeaseHello(lease_id=lease_id, engine_id="engine")) is None
     await world.submit("giant", shape=TWO, attempt=2)
     assert len(world.told("start")) == 1
 
@@ -884,10 +893,10 @@ async def test_a_lost_lease(world: World) -> None:
     world.pool.cancel("run", "c", 1)
     world.take_reports()
     await world.submit("later")
-    world.pool.lease_lost(lease)
+    world.pool.sessions.lease_lost(lease)
     assert world.take_reports() == [("a", AttemptLost, 1)]
     assert world.told("kill") == [lease.id]
-    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id, reason="killed"))
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id, reason="killed"))
     await world.settle()
     (successor,) = await world.leases()
     assert names(sent(successor)) == ["d", "e", "later"]
@@ -898,8 +907,8 @@ async def test_the_head_of_a_lost_lease_may_have_begun(world: World) -> None:
     await world.cluster(CPU=1)
     lease = await world.learn(1)
     await world.submit("a", "b")
-    world.pool.lease_lost(lease)
-    world.pool.lease_lost(lease)
+    world.pool.sessions.lease_lost(lease)
+    world.pool.sessions.lease_lost(lease)
     assert world.take_reports() == [("a", AttemptLost, 1)]
 
 
@@ -908,7 +917,7 @@ async def test_a_lost_agent(world: World) -> None:
     lease = await world.learn(1)
     await world.submit("a", "b")
     lost = world.agent
-    world.pool.agent_lost(lost)
+    world.pool.sessions.agent_lost(lost)
     assert world.take_reports() == [("a", AttemptLost, 1)]
     assert lease.outbox.is_closed
     assert lost.outbox.is_closed
@@ -923,7 +932,7 @@ async def test_reports_from_the_dead_are_not_heard(world: World) -> None:
     await world.submit("a")
     (lease,) = await world.leases()
     attempts = sent(lease)
-    world.pool.lease_lost(lease)
+    world.pool.sessions.lease_lost(lease)
     world.take_reports()
     await world.end(lease, *attempts)
     await world.begin(lease, *attempts)
@@ -971,8 +980,8 @@ async def test_a_lease_that_does_not_react_is_killed(world: World) -> None:
     assert world.told("kill") == []
     await world.pass_(0.2)
     assert world.told("kill") == [lease.id]
-    world.pool.lease_lost(lease)
-    world.pool.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id, reason="killed"))
+    world.pool.sessions.lease_lost(lease)
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id, reason="killed"))
     await world.settle()
     assert world.take_reports() == []
     (successor,) = await world.leases()
@@ -1004,8 +1013,8 @@ async def test_after_the_end_nothing_is_reported(world: World) -> None:
     attempts = sent(lease)
     await world.pool.stop()
     await world.end(lease, *attempts)
-    world.pool.lease_lost(lease)
-    world.pool.agent_lost(world.agent)
+    world.pool.sessions.lease_lost(lease)
+    world.pool.sessions.agent_lost(world.agent)
     assert world.reports == []
     assert lease.outbox.is_closed
 
@@ -1018,7 +1027,7 @@ async def test_an_agent_that_goes_with_the_engine_is_no_warning(
     if drains:
         world.pool.drain()
     with caplog.at_level("INFO"):
-        world.pool.agent_lost(world.agent)
+        world.pool.sessions.agent_lost(world.agent)
     assert [record.levelname for record in caplog.records if record.message == "agent lost"] == [level]
 
 
@@ -1047,3 +1056,36 @@ async def test_small_values_at_hand_go_along_and_others_are_named(world: World) 
     assert small.payload.data == b"small"
     assert (large.key.task_id, absent.key.task_id, named.key.input) == ("large", "absent", "in")
     assert named.wraps == 2
+
+
+# ------------------------------------------------------------------------------ what the pool remembers
+
+
+def test_durations_of_functions_that_are_no_longer_used_are_forgotten() -> None:
+    durations = Durations()
+    for number in range(durations_module.FUNCTIONS_REMEMBERED_MAX + 1):
+        durations.learn(f"closure {number}", 0.1)
+    assert durations.room("closure 0") == 1, "an unknown function"
+    assert not durations.is_brief("closure 0")
+    assert durations.room("closure 2") == BATCH_MAX
+
+
+def test_a_function_in_use_is_not_forgotten() -> None:
+    durations = Durations()
+    for number in range(2 * durations_module.FUNCTIONS_REMEMBERED_MAX):
+        durations.learn(f"closure {number}", 0.1)
+        durations.learn("used", 0.1)
+    assert durations.room("used") == BATCH_MAX
+
+
+async def test_asynchronous_functions_that_are_no_longer_used_are_forgotten(world: World) -> None:
+    await world.cluster(CPU=1)
+    await world.submit("first")
+    (lease,) = await world.leases()
+    await world.end(lease, *sent(lease))
+    functions = [f"closure {number}" for number in range(FUNCTIONS_REMEMBERED_MAX + 1)]
+    world.pool.sessions.lease_said(lease, pb.ServeLeaseRequest(concurrent=functions))
+    await world.submit("a", "b", function=functions[0])
+    assert names(sent(lease)) == ["a"], "as if nothing were known of the function"
+    await world.submit("c", "d", function=functions[-1])
+    assert sent(lease) == [], "asynchronous functions wait for leases of their own"

@@ -142,7 +142,9 @@ async def running_server(
         )
         _add_servicers(server, kernel, store, blobs, system)
         if pool is not None:
-            worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(pool, kernel.values), server)
+            worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(
+                WorkerServicer(pool.sessions, kernel.values), server
+            )
         health = HealthServicer(SERVICES)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         _add_reflection(server)

@@ -88,7 +88,7 @@ class _Processes:
         self._folder = tempfile.TemporaryDirectory(prefix="perdure-modules-", ignore_cleanup_errors=True)
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         hello = pb.AgentHello(agent_id=secrets.token_hex(8), cluster_id="processes", python_version=version)
-        self._session = session = self._pool.agent_connected(hello)
+        self._session = session = self._pool.sessions.agent_connected(hello)
         self._spawn(self._serve(session))
 
     def _spawn(self, work: Any) -> None:
@@ -135,7 +135,7 @@ class _Processes:
                     reason = f"ProcessEnded: with exit code {code}"
             finally:
                 del self._running[start.lease_id]
-        self._pool.lease_ended(session, pb.LeaseEnded(lease_id=start.lease_id, reason=reason))
+        self._pool.sessions.lease_ended(session, pb.LeaseEnded(lease_id=start.lease_id, reason=reason))
 
     async def stop(self) -> None:
         if self._session is None:

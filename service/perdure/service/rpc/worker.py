@@ -1,4 +1,4 @@
-"""WorkerService: the streams of agents and leases. What their messages mean is the pool's matter."""
+"""WorkerService: the streams of agents and leases. What their messages mean is the matter of the pool's sessions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import grpc.aio
 
 from perdure import errors, wire
 from perdure.service.api import requests
-from perdure.service.executors.pool.leases import AgentSession
-from perdure.service.executors.pool.pool import LeasePool
+from perdure.service.executors.pool.sessions import Sessions
 from perdure.service.executors.port import ValueReader
 from perdure.storage.rows import ValueKey
 from perdure.v1 import worker_service_pb2 as pb
@@ -26,8 +25,8 @@ ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
 class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
     """Sessions live as long as their streams."""
 
-    def __init__(self, pool: LeasePool, values: ValueReader) -> None:
-        self._pool = pool
+    def __init__(self, sessions: Sessions, values: ValueReader) -> None:
+        self._sessions = sessions
         self._values = values
 
     async def ServeAgent(
@@ -37,8 +36,8 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         first = await anext(stream, None)
         if first is None or first.WhichOneof("kind") != "hello":
             raise requests.invalid("hello", "is the first message of a session")
-        agent = self._pool.agent_connected(first.hello)
-        reader = asyncio.create_task(_read(stream, lambda message: self._from_agent(agent, message)))
+        agent = self._sessions.agent_connected(first.hello)
+        reader = asyncio.create_task(_read(stream, lambda message: self._sessions.agent_said(agent, message)))
         reader.add_done_callback(lambda _: agent.outbox.close())
         try:
             while not agent.outbox.is_closed:
@@ -47,20 +46,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
                     yield agent.messages.popleft()
         finally:
             reader.cancel()
-            self._pool.agent_lost(agent)
-
-    def _from_agent(self, agent: AgentSession, message: pb.ServeAgentRequest) -> None:
-        match message.WhichOneof("kind"):
-            case "capacity":
-                self._pool.capacity_changed(agent, message.capacity)
-            case "ended":
-                self._pool.lease_ended(agent, message.ended)
-            case "demand":
-                self._pool.demand_told(agent, message.demand)
-            case "leaving":
-                self._pool.agent_leaves(agent, message.leaving.reason)
-            case _:
-                pass
+            self._sessions.agent_lost(agent)
 
     async def ServeLease(
         self, request_iterator: AsyncIterator[pb.ServeLeaseRequest], context: Context
@@ -69,10 +55,10 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         first = await anext(stream, None)
         if first is None or not first.HasField("hello"):
             raise requests.invalid("hello", "is the first message of a session")
-        lease = self._pool.lease_connected(first.hello)
+        lease = self._sessions.lease_connected(first.hello)
         if lease is None:
             raise requests.invalid("lease_id", "names no lease that this engine waits for")
-        reader = asyncio.create_task(_read(stream, lambda message: self._pool.receive(lease, message)))
+        reader = asyncio.create_task(_read(stream, lambda message: self._sessions.lease_said(lease, message)))
         reader.add_done_callback(lambda _: lease.outbox.close())
         try:
             while not lease.outbox.is_closed:
@@ -81,7 +67,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
                     yield message
         finally:
             reader.cancel()
-            self._pool.lease_lost(lease)
+            self._sessions.lease_lost(lease)
 
     async def FetchValues(self, request: pb.FetchValuesRequest, context: Context) -> pb.FetchValuesResponse:
         answer = pb.FetchValuesResponse()

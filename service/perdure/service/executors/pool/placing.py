@@ -1,0 +1,275 @@
+"""Which attempt goes to which lease.
+
+The rules: an idle lease before a busy one; short functions in batches of some milliseconds of work,
+unknown and long ones alone; those between one behind another if all leases are busy and many wait;
+asynchronous functions by the thousand on leases of their own; attempts that wait behind a long one are
+recalled. An attempt that did not begin when its lease is lost runs elsewhere, and nobody is told.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Final
+
+from perdure.bounded import Bounded
+from perdure.engine.messages import AttemptLost, AttemptStarted
+from perdure.model import Payload
+from perdure.service.executors.pool.attempts import attempt_of, report_of, took_ms
+from perdure.service.executors.pool.durations import Durations
+from perdure.service.executors.pool.leases import Key, Lease, Placed, ShapeQueue
+from perdure.service.executors.pool.state import State
+from perdure.service.executors.port import Report, Work
+from perdure.storage.rows import ValueKey
+from perdure.v1 import worker_service_pb2 as pb
+
+CONCURRENT_MAX: Final = 25_000
+"""Attempts of asynchronous functions that a lease may have at a time."""
+CONCURRENT_SPREAD: Final = 256
+"""With so many a lease shares with idle ones."""
+STUCK_S: Final = 0.05
+KILL_S: Final = 1.4
+"""A lease that says nothing for so long after a cancellation is killed: user code holds the GIL.
+A little longer than a lease itself waits for user code to give up."""
+TASKS_REMEMBERED_MAX: Final = 10_000
+"""Tasks that returned graphs, with their leases. A forgotten one only costs the wish to run beside it."""
+FUNCTIONS_REMEMBERED_MAX: Final = 10_000
+"""Functions known to be asynchronous. The attempts of a forgotten one share no lease until a lease says so again."""
+
+
+class Placing:
+    """Attempts from their submission to their end. No attempt has a task of asyncio's."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._queued: dict[Key, Work] = {}
+        self._placed: dict[Key, tuple[Lease, Placed]] = {}
+        self._cancelled: dict[int, tuple[Lease, float]] = {}  # by token: where, and since when
+        self._held: dict[tuple[str, str], list[Work]] = {}  # behind an older attempt that was cancelled
+        self._busy: dict[tuple[str, str], Key] = {}  # the attempt of a task that is at a lease
+        self._durations = Durations()
+        self._concurrent: Bounded[str, bool] = Bounded(FUNCTIONS_REMEMBERED_MAX)
+        self._ran_by: Bounded[tuple[str, str], Lease] = Bounded(TASKS_REMEMBERED_MAX)
+        self._tokens = itertools.count(1)
+        self.cached: Callable[[ValueKey], Payload | None] = lambda _key: None
+
+    # -------------------------------------------------------------------------- from the scheduler
+
+    def submit(self, work: Work) -> None:
+        key = work.key
+        if key in self._queued or key in self._placed:
+            return
+        if (work.run_id, work.task_id) in self._busy:
+            held = self._held.setdefault((work.run_id, work.task_id), [])
+            if all(other.attempt != work.attempt for other in held):
+                held.append(work)
+            return
+        if (lease := self._beside(work)) is not None:
+            self._put(lease, work, is_concurrent=self._is_concurrent(work))
+            return
+        self._enqueue(work)
+        self._state.stir()
+
+    def cancel(self, key: Key) -> None:
+        run_id, task_id, attempt = key
+        if (work := self._queued.pop(key, None)) is not None:
+            self._state.shapes[work.shape].remove(work)
+        elif (found := self._placed.get(key)) is not None:
+            lease, placed = found
+            if not placed.is_cancelled:
+                placed.is_cancelled = True
+                lease.cancelling += 1
+                self._cancelled[placed.token] = (lease, self._state.now_s())
+                lease.send_cancel(placed.token)
+        elif (held := self._held.get((run_id, task_id))) is not None:
+            held[:] = [work for work in held if work.attempt != attempt]
+
+    def queue_with(self, key: Key) -> ShapeQueue | None:
+        """The queue in which an attempt waits; None if it does not wait."""
+        work = self._queued.get(key)
+        return None if work is None else self._state.shapes[work.shape]
+
+    def drop_all(self, queue: ShapeQueue) -> list[Work]:
+        """Take everything out of a queue; nothing of it will run."""
+        dropped = []
+        while queue.is_wanted:
+            work = queue.take() if queue.waiting else queue.take_together()
+            del self._queued[work.key]
+            dropped.append(work)
+        return dropped
+
+    def _is_concurrent(self, work: Work) -> bool:
+        return self._concurrent.get(work.call.function.key) is not None
+
+    def _beside(self, work: Work) -> Lease | None:
+        """The lease that the work asks for, unless it is gone or busy with something long."""
+        lease = self._ran_by.get((work.run_id, work.beside)) if work.beside else None
+        if lease is None or lease.is_gone or not lease.takes(self._is_concurrent(work)):
+            return None
+        return None if lease.is_stuck(self._state.now_s(), STUCK_S) else lease
+
+    def _enqueue(self, work: Work, *, first: bool = False) -> None:
+        self._queued[work.key] = work
+        self._state.queue_of(work.shape).add(work, first=first, together=self._is_concurrent(work))
+
+    # -------------------------------------------------------------------------- from leases
+
+    def take_message(self, lease: Lease, message: pb.ServeLeaseRequest) -> None:
+        """Apply what a lease says of its attempts, and report it."""
+        now_s, now_ms = self._state.now_s(), self._state.clock()
+        was_busy = bool(lease.in_flight)
+        reports: list[tuple[str, Report]] = []
+        for function in message.concurrent:
+            self._learn_concurrent(lease, function)
+        for token, started_ms in zip(message.started, message.started_ms, strict=True):
+            placed = lease.in_flight.get(token)
+            if placed is not None and not placed.is_cancelled:
+                placed.began_s = now_s
+                work = placed.work
+                reports.append((work.run_id, AttemptStarted(work.task_id, work.attempt, now_ms, started_ms)))
+        for receipt in message.receipts:
+            placed = lease.in_flight.get(receipt.token)
+            if placed is not None:
+                self._end(lease, placed, receipt)
+                if not placed.is_cancelled:
+                    reports.append((placed.work.run_id, report_of(placed.work, receipt, now_ms)))
+        for token in message.returned:
+            placed = lease.in_flight.get(token)
+            if placed is not None:
+                self._take_off(lease, placed)
+                if not placed.is_cancelled:
+                    self._enqueue(placed.work, first=True)
+        if was_busy and not lease.in_flight:
+            lease.idle_since_s = now_s
+        self._state.send(reports)
+
+    def _learn_concurrent(self, lease: Lease, function: str) -> None:
+        lease.regroup(function)
+        if function not in self._concurrent:
+            for queue in self._state.shapes.values():
+                queue.regroup(function)
+        self._concurrent.keep(function, True)
+
+    def _end(self, lease: Lease, placed: Placed, receipt: pb.Receipt) -> None:
+        self._take_off(lease, placed)
+        work = placed.work
+        if (took := took_ms(receipt)) is not None:
+            self._durations.learn(work.call.function.key, took)
+        if receipt.WhichOneof("result") == "continuation":
+            self._ran_by.keep((work.run_id, work.task_id), lease)
+
+    def lose(self, lease: Lease, reason: str) -> None:
+        """A lease is gone. Attempts that may have begun are reported as lost; the others go back to their queues."""
+        if lease.is_gone:
+            return
+        self._state.remove(lease)
+        reports: list[tuple[str, Report]] = []
+        back: list[Work] = []
+        for position, placed in enumerate(list(lease.in_flight.values())):
+            self._take_off(lease, placed)
+            if placed.is_cancelled:
+                continue
+            # The first may have begun without the message that says so having come through.
+            if placed.began_s is not None or position == 0:
+                work = placed.work
+                reports.append((work.run_id, AttemptLost(work.task_id, work.attempt, reason, self._state.clock())))
+            else:
+                back.append(placed.work)
+        for work in reversed(back):
+            self._enqueue(work, first=True)
+        self._state.send(reports)
+
+    def _take_off(self, lease: Lease, placed: Placed) -> None:
+        work = placed.work
+        lease.remove(placed)
+        self._placed.pop(work.key, None)
+        self._cancelled.pop(placed.token, None)
+        task = (work.run_id, work.task_id)
+        self._busy.pop(task, None)
+        for held in self._held.pop(task, ()):
+            self._enqueue(held)
+
+    # -------------------------------------------------------------------------- placing
+
+    def place(self, queue: ShapeQueue) -> None:
+        """Put what waits onto the leases of its shape, as far as they take it."""
+        leases = [lease for lease in queue.ready() if not lease.cancelling]
+        if queue.together:
+            self._place_together(queue, leases)
+        waiting = queue.waiting
+        if not waiting:
+            return
+        now_s = self._state.now_s()
+        leases = [lease for lease in leases if not lease.concurrent and not lease.is_stuck(now_s, STUCK_S)]
+        leases.sort(key=lambda lease: len(lease.in_flight))
+        is_single = bool(queue.shape.resources.num_gpus)
+        for lease in leases:  # idle ones first, one attempt each
+            if waiting and not lease.in_flight:
+                self._put(lease, queue.take())
+                if is_single:
+                    lease.finish()
+        if is_single:
+            return
+        while waiting:  # then batches of short work
+            room = self._durations.room(queue.head().call.function.key)
+            least = min(leases, key=lambda lease: len(lease.in_flight), default=None)
+            if least is None or len(least.in_flight) >= room:
+                return
+            self._put(least, queue.take())
+
+    def _place_together(self, queue: ShapeQueue, leases: list[Lease]) -> None:
+        """Asynchronous functions share few leases, and share none with others, which would wait for them."""
+        hosts = [lease for lease in leases if lease.concurrent]
+        idle = [lease for lease in leases if not lease.in_flight]
+        while queue.together:
+            least = min(hosts, key=lambda lease: len(lease.in_flight), default=None)
+            if idle and (least is None or len(least.in_flight) >= CONCURRENT_SPREAD):
+                least = idle.pop()
+                hosts.append(least)
+            if least is None or len(least.in_flight) >= CONCURRENT_MAX:
+                return
+            self._put(least, queue.take_together(), is_concurrent=True)
+
+    def look_ahead(self, queue: ShapeQueue, now_s: float) -> None:
+        """Put one attempt more onto leases that will soon be done, unless a new lease is on its way. More attempts
+        than leases must wait, so that a lease that becomes idle always finds one in the queue."""
+        if queue.starting():
+            return
+        for lease in queue.ready():
+            if len(queue.waiting) <= len(queue.leases) or not self._durations.is_brief(queue.head().call.function.key):
+                return
+            if len(lease.in_flight) == 1 and not lease.cancelling and not lease.is_stuck(now_s, STUCK_S):
+                (placed,) = lease.in_flight.values()
+                if not placed.is_concurrent and self._durations.is_brief(placed.work.call.function.key):
+                    self._put(lease, queue.take())
+
+    def _put(self, lease: Lease, work: Work, *, is_concurrent: bool = False) -> None:
+        placed = Placed(work, next(self._tokens), is_concurrent)
+        self._queued.pop(work.key, None)
+        lease.add(placed)
+        self._placed[work.key] = (lease, placed)
+        self._busy[work.run_id, work.task_id] = work.key
+        lease.send(attempt_of(work, placed.token, self.cached), work)
+
+    # -------------------------------------------------------------------------- as time goes by
+
+    def recall(self, lease: Lease) -> None:
+        """Ask the lease to give back what it has not begun."""
+        unbegun = [placed for placed in lease.in_flight.values() if placed.began_s is None and not placed.is_recalled]
+        for placed in unbegun:
+            placed.is_recalled = True
+        if unbegun:
+            lease.send_recall(placed.token for placed in unbegun)
+
+    def recall_stuck(self, queue: ShapeQueue, now_s: float) -> None:
+        """What waits behind an attempt that takes long runs elsewhere."""
+        for lease in queue.ready():
+            if len(lease.in_flight) > 1 and lease.is_stuck(now_s, STUCK_S):
+                self.recall(lease)
+
+    def kill_unyielding(self, now_s: float) -> None:
+        """Kill the leases that did not end a cancelled attempt in time."""
+        for token, (lease, since_s) in list(self._cancelled.items()):
+            if now_s - since_s >= KILL_S:
+                self._cancelled[token] = (lease, now_s)
+                self._state.kill(lease)

@@ -1,0 +1,218 @@
+"""When leases are started, and when they end for others.
+
+A shape that waits gets the resources of idle leases of other shapes at once, and after a while those of a busy
+one. A shape whose leases do not start is tried again later and later; only if the cluster refuses the shape itself,
+several times in a row, do the attempts fail that wait for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Final
+
+from perdure import optionwire
+from perdure.engine.messages import TaskFailed
+from perdure.model import Failure, FailureKind, Shape
+from perdure.service.executors.pool import demand as demands
+from perdure.service.executors.pool import waits
+from perdure.service.executors.pool.leases import AgentSession, Lease, ShapeQueue
+from perdure.service.executors.pool.placing import CONCURRENT_SPREAD, Placing
+from perdure.service.executors.pool.state import State
+from perdure.v1 import worker_service_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+UNFAIR_S: Final = 1.0
+BLOCKED_S: Final = 0.3
+"""An attempt that runs for so long may be waiting itself."""
+BACKOFF_S: Final = 0.2
+BACKOFF_MAX_S: Final = 30.0
+DOUBLINGS_MAX: Final = 10
+REFUSALS_MAX: Final = 3
+"""So often a shape is tried that the cluster refuses, before the tasks that wait for it fail."""
+FREE_SHAPE_LEASES_MAX: Final = 4
+"""Leases of a shape that holds no resources: as many for asynchronous functions, as many for others."""
+REASON_MAX: Final = 500
+ALONE_S: Final = 15.0
+"""For so long work waits for a first agent before that is logged: Ray takes its time to start."""
+TURN_S: Final = 5.0
+"""For so long a lease works before it makes way for leases of other engines on the same cluster."""
+WAY_S: Final = 0.5
+"""Between two that make way."""
+
+
+class Provisioning:
+    """Decides on leases; agents start and kill them."""
+
+    def __init__(self, state: State, placing: Placing, idle_s: float) -> None:
+        self._state = state
+        self._placing = placing
+        self._idle_s = idle_s
+        self._gave_way_s = 0.0
+        self._is_told_alone = False  # it was logged that work waits without an agent
+
+    # -------------------------------------------------------------------------- starting
+
+    def ask_for_leases(self, queue: ShapeQueue, now_s: float) -> None:
+        """Start as many leases as what waits needs and the clusters have room for; otherwise make room."""
+        if now_s < queue.not_before_s or not self._state.agents:
+            return
+        hosts = queue.hosts()
+        wanted = len(queue.waiting) - queue.starting()
+        is_free = not queue.shape.resources.amounts()
+        if queue.together and (not is_free or hosts < FREE_SHAPE_LEASES_MAX):
+            wanted += -(-len(queue.together) // CONCURRENT_SPREAD)
+        if is_free:
+            wanted = min(wanted, FREE_SHAPE_LEASES_MAX - (len(queue.leases) - hosts))
+        while wanted > 0:
+            agent = next((agent for agent in self._state.agents.values() if _has_room(agent, queue.shape)), None)
+            if agent is None:
+                break
+            self._start(agent, queue)
+            wanted -= 1
+        if wanted > 0 and not is_free:
+            self._make_room(queue, now_s)
+
+    def _start(self, agent: AgentSession, queue: ShapeQueue) -> None:
+        lease = Lease(secrets.token_hex(8), queue.shape, agent.id, agent.cluster_id)
+        lease.asked_s = lease.idle_since_s = self._state.now_s()
+        self._state.leases[lease.id] = agent.leases[lease.id] = queue.leases[lease.id] = lease
+        start = pb.StartLease(lease_id=lease.id, shape=optionwire.shape_to_proto(queue.shape))
+        agent.send(pb.ServeAgentResponse(start=start))
+
+    def _make_room(self, queue: ShapeQueue, now_s: float) -> None:
+        """Idle leases of other shapes end at once; after a while a busy one of the largest shape, too. A
+        shape that does not fit the cluster at all asks for one lease, so that a cluster that grows on
+        demand sees the demand. So does one whose leases all run something long: Ray starts it when one
+        of those gives its resources back while it waits, perhaps for what is waiting here."""
+        leases = self._state.leases.values()
+        others = [lease for lease in leases if lease.shape != queue.shape and not lease.is_finishing]
+        idle = [lease for lease in others if lease.is_connected and not lease.in_flight]
+        if idle:
+            for lease in idle:
+                lease.finish()
+            return
+        agents = self._state.agents
+        if queue.leases:
+            if not queue.starting() and all(lease.is_stuck(now_s, BLOCKED_S) for lease in queue.leases.values()):
+                self._start(agents[next(iter(queue.leases.values())).agent_id], queue)
+            return
+        if not any(agent.holds(queue.shape) for agent in agents.values()):
+            self._start(next(iter(agents.values())), queue)
+            return
+        waited_s = now_s - (queue.waiting_since_s or now_s)
+        busy = [lease for lease in others if lease.is_connected]
+        if waited_s > UNFAIR_S and busy and not any(lease.is_finishing for lease in leases):
+            largest = max(busy, key=lambda lease: len(self._state.shapes[lease.shape].leases))
+            self._placing.recall(largest)
+            largest.finish()
+
+    # -------------------------------------------------------------------------- failed starts
+
+    def agent_came(self) -> None:
+        """Earlier starts failed on other clusters: try every shape at once."""
+        self._is_told_alone = False
+        for queue in self._state.shapes.values():
+            queue.has_started()
+            queue.not_before_s = 0.0
+
+    def start_failed(self, lease: Lease, ended: pb.LeaseEnded) -> None:
+        """A lease ended before it connected. No attempt had begun, so none is lost: the shape is tried again later,
+        for as long as it takes. If the cluster refuses the shape itself, again and again, its attempts fail."""
+        queue = self._state.shapes.get(lease.shape)
+        if queue is None:
+            return
+        reason = ended.reason[:REASON_MAX] or "the worker ended before it reached the engine"
+        if kind_of(reason) != kind_of(queue.trouble):  # the rest of the text names what was tried this time
+            fields = {"shape": str(queue.shape.resources.amounts()), "cluster": lease.cluster_id, "reason": reason}
+            log.warning("a lease did not start, trying again", extra=fields)
+        queue.trouble = reason
+        if lease.asked_s <= queue.failed_s:
+            return  # it was asked for together with one that failed before
+        queue.failed_s = now_s = self._state.now_s()
+        queue.failures += 1
+        queue.refusals = queue.refusals + 1 if ended.refused else 0
+        queue.not_before_s = now_s + min(BACKOFF_S * 2 ** min(queue.failures, DOUBLINGS_MAX), BACKOFF_MAX_S)
+        if queue.refusals >= REFUSALS_MAX:
+            queue.has_started()
+            self._refuse(queue, reason)
+
+    def _refuse(self, queue: ShapeQueue, reason: str) -> None:
+        failure = Failure(
+            FailureKind.SYSTEM, "perdure.WorkerRefused", f"no worker could be started: {reason}", non_retryable=True
+        )
+        dropped = self._placing.drop_all(queue)
+        now_ms = self._state.clock()
+        self._state.send([(work.run_id, TaskFailed(work.task_id, work.attempt, failure, now_ms)) for work in dropped])
+
+    # -------------------------------------------------------------------------- ending
+
+    def end_idle(self, queue: ShapeQueue, now_s: float) -> None:
+        """End leases that nothing waits for, connected or still starting; forget a shape that is no longer used."""
+        if queue.is_wanted:
+            return
+        for lease in queue.ready():
+            if not lease.in_flight and now_s - lease.idle_since_s >= self._idle_s:
+                lease.finish()
+        for lease in list(queue.leases.values()):
+            if not lease.is_connected and now_s - lease.idle_since_s >= self._idle_s:
+                self._state.kill(lease)
+                self._placing.lose(lease, "nobody waits for it")
+        if not queue.is_wanted and not queue.leases:
+            del self._state.shapes[queue.shape]
+
+    def make_way(self, now_s: float) -> None:
+        """Engines that share a cluster do not know what others wait for; Ray does, and serves them in turn. So the
+        lease that has been at work for longest ends, once it has done what it has, and another one is asked for."""
+        if now_s - self._gave_way_s < WAY_S:
+            return
+        busy = [lease for queue in self._state.shapes.values() for lease in queue.ready() if lease.in_flight]
+        busy = [lease for lease in busy if lease.shape.resources.amounts() and not lease.concurrent]
+        oldest = min(busy, key=lambda lease: lease.since_s, default=None)
+        if oldest is not None and now_s - oldest.since_s >= TURN_S:
+            self._gave_way_s = now_s
+            oldest.finish()
+
+    def watch_demand(self, now_s: float) -> None:
+        """Agents look for other demand while they have idle leases, which could make room."""
+        for agent in self._state.agents.values():
+            if agent.watches_demand != bool(demands.idle_leases(agent, now_s)):
+                agent.watches_demand = not agent.watches_demand
+                watch = pb.WatchDemand(on=agent.watches_demand)
+                agent.send(pb.ServeAgentResponse(watch_demand=watch))
+
+    def demand_told(self, agent: AgentSession, demand: pb.ClusterDemand) -> None:
+        """Work of the cluster waits that is not ours, or that our attempts started: idle leases make room."""
+        for lease in demands.to_end(agent, demand, self._state.now_s()):
+            lease.finish()
+
+    # -------------------------------------------------------------------------- for people
+
+    def tell_of_waits(self, now_s: float) -> None:
+        """Log once, for a shape or for all, that work waits for what is not there."""
+        agents = self._state.agents
+        for queue in self._state.shapes.values():
+            if not queue.is_wanted:
+                continue
+            if not agents:
+                if not self._is_told_alone and now_s - (queue.waiting_since_s or now_s) >= ALONE_S:
+                    self._is_told_alone = True
+                    fields = {"last": self._state.last_left or "none"}
+                    log.warning("work waits, and no cluster is attached", extra=fields)
+                return
+            if any(agent.holds(queue.shape) for agent in agents.values()):
+                queue.is_told_unfit = False
+            elif not queue.is_told_unfit:
+                queue.is_told_unfit = True
+                text = waits.why(queue, agents.values(), self._state.last_left, now_s).text
+                log.warning("work waits for what no cluster has: it %s", text)
+
+
+def _has_room(agent: AgentSession, shape: Shape) -> bool:
+    return agent.holds(shape) and agent.fits(shape, agent.free(shape))
+
+
+def kind_of(reason: str) -> str:
+    """The name of the error that a reason begins with."""
+    return reason.partition(":")[0]

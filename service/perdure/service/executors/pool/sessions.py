@@ -1,0 +1,112 @@
+"""Agents and leases that dial in, and what they say. A session lives as long as its stream.
+
+What a lease says of its attempts is the matter of `placing`; what an agent says of its cluster and of leases that
+did not start is that of `provisioning`.
+"""
+
+from __future__ import annotations
+
+import logging
+from math import inf
+
+from perdure.service.executors.pool.leases import AgentSession, Lease
+from perdure.service.executors.pool.placing import Placing
+from perdure.service.executors.pool.provisioning import Provisioning
+from perdure.service.executors.pool.state import State
+from perdure.v1 import worker_service_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+
+class Sessions:
+    """Called by the servicer of the streams, on the event loop."""
+
+    def __init__(
+        self, state: State, placing: Placing, provisioning: Provisioning, *, engine_id: str, blob_url: str
+    ) -> None:
+        self._state = state
+        self._placing = placing
+        self._provisioning = provisioning
+        self.engine_id = engine_id
+        self._blob_url = blob_url
+
+    # -------------------------------------------------------------------------- agents
+
+    def agent_connected(self, hello: pb.AgentHello) -> AgentSession:
+        agent = AgentSession(hello.agent_id, hello.cluster_id, hello.python_version)
+        agent.has(hello.capacity)
+        self._state.agents[agent.id] = agent
+        has_others = self._state.holds_for_s() < inf
+        welcome = pb.AgentWelcome(engine_id=self.engine_id, blob_url=self._blob_url, has_others=has_others)
+        agent.send(pb.ServeAgentResponse(welcome=welcome))
+        log.info("agent connected", extra={"agent": agent.id, "cluster": agent.cluster_id})
+        self._provisioning.agent_came()
+        self._state.stir()
+        return agent
+
+    def agent_said(self, agent: AgentSession, message: pb.ServeAgentRequest) -> None:
+        """Take any message after the first."""
+        match message.WhichOneof("kind"):
+            case "capacity":
+                agent.has(message.capacity)
+                self._state.stir()
+            case "ended":
+                self.lease_ended(agent, message.ended)
+            case "demand":
+                self._provisioning.demand_told(agent, message.demand)
+            case "leaving":
+                agent.leaves_because = message.leaving.reason
+                agent.outbox.close()
+            case _:
+                pass
+
+    def agent_lost(self, agent: AgentSession) -> None:
+        """Its stream ended. It will start new leases when it is back; those it had end with it or by themselves."""
+        agent.outbox.close()
+        if self._state.agents.get(agent.id) is agent:
+            del self._state.agents[agent.id]
+        for lease in list(agent.leases.values()):
+            self._placing.lose(lease, "the agent is gone")
+        reason = agent.leaves_because or "its connection broke"
+        self._state.last_left = f"the agent of {agent.cluster_id!r} has left: {reason}"
+        level = logging.INFO if self._state.is_draining else logging.WARNING  # agents leave with their service
+        log.log(level, "agent lost", extra={"agent": agent.id, "cluster": agent.cluster_id, "reason": reason})
+        self._state.stir()
+
+    def lease_ended(self, agent: AgentSession, ended: pb.LeaseEnded) -> None:
+        """The Ray task of a lease is over: its resources are free."""
+        lease = agent.leases.pop(ended.lease_id, None)
+        if lease is None:
+            return
+        if not lease.is_connected and not lease.is_gone:
+            self._provisioning.start_failed(lease, ended)
+        self._placing.lose(lease, ended.reason or "the lease ended")
+        self._state.stir()
+
+    # -------------------------------------------------------------------------- leases
+
+    def lease_connected(self, hello: pb.LeaseHello) -> Lease | None:
+        """None: nobody asked for it, or another engine did."""
+        lease = self._state.leases.get(hello.lease_id)
+        if hello.engine_id != self.engine_id or lease is None or lease.is_gone or lease.is_connected:
+            return None
+        lease.is_connected = True
+        lease.since_s = lease.idle_since_s = self._state.now_s()
+        lease.python_version = hello.python_version
+        self._state.shapes[lease.shape].has_started()
+        self._state.stir()
+        return lease
+
+    def lease_said(self, lease: Lease, message: pb.ServeLeaseRequest) -> None:
+        """Take any message after the first."""
+        self._placing.take_message(lease, message)
+        if message.asks:
+            lease.send_hold(self._state.holds_for_s())
+        self._state.stir()
+
+    def lease_lost(self, lease: Lease) -> None:
+        """Its stream ended. If it did not say goodbye its process is killed, to be sure."""
+        if not lease.is_finishing or lease.in_flight:
+            self._state.kill(lease)
+        self._placing.lose(lease, "the worker process is gone")
+        self._state.stir()

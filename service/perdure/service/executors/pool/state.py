@@ -1,0 +1,53 @@
+"""What the parts of the pool share: agents, leases, the queue of each shape, and the way to the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from perdure.model import Shape
+from perdure.service.executors.pool.leases import AgentSession, Lease, ShapeQueue
+from perdure.service.executors.port import Report, Reports
+from perdure.v1 import worker_service_pb2 as pb
+
+
+class State:
+    """`stir` asks for a pass over all queues soon: placing first, then provisioning. `now_s` gives seconds since
+    some moment, `clock` milliseconds since the epoch."""
+
+    def __init__(self, stir: Callable[[], None], now_s: Callable[[], float], clock: Callable[[], int]) -> None:
+        self.stir = stir
+        self.now_s = now_s
+        self.clock = clock
+        self.shapes: dict[Shape, ShapeQueue] = {}
+        self.agents: dict[str, AgentSession] = {}
+        self.leases: dict[str, Lease] = {}
+        self.report: Callable[[Reports], None] | None = None
+        self.holds_for_s: Callable[[], float] = lambda: inf
+        self.last_left = ""  # why the last agent left, for people
+        self.is_draining = False
+
+    def send(self, reports: list[tuple[str, Report]]) -> None:
+        if reports and self.report is not None:
+            self.report(reports)
+
+    def queue_of(self, shape: Shape) -> ShapeQueue:
+        """The queue of a shape; made when the first attempt of the shape comes."""
+        queue = self.shapes.get(shape)
+        if queue is None:
+            queue = self.shapes[shape] = ShapeQueue(shape)
+        return queue
+
+    def kill(self, lease: Lease) -> None:
+        """Have the agent kill the lease's process."""
+        agent = self.agents.get(lease.agent_id)
+        if agent is not None and lease.id in agent.leases:
+            agent.send(pb.ServeAgentResponse(kill=pb.KillLease(lease_id=lease.id)))
+
+    def remove(self, lease: Lease) -> None:
+        """The lease is gone. Its agent keeps it until the Ray task has ended: it may still hold its resources."""
+        lease.is_gone = True
+        lease.outbox.close()
+        self.leases.pop(lease.id, None)
+        if (queue := self.shapes.get(lease.shape)) is not None:
+            queue.leases.pop(lease.id, None)
