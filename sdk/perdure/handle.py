@@ -141,8 +141,9 @@ class Handle:
                 until_final=True,
                 resume_token=token,
             )
+            call = self._transport.workflows.Watch(request)
             try:
-                async for answer in self._transport.workflows.Watch(request):
+                async for answer in call:
                     pause_s = AWAY_FIRST_S
                     for event in answer.events:
                         yield Update.from_proto(event)
@@ -154,6 +155,8 @@ class Handle:
                     raise error from None
                 if pause_s > self._transport.patience:
                     raise error from None
+            finally:
+                call.cancel()  # whoever leaves the iterator early leaves no stream open
             await asyncio.sleep(min(pause_s, AWAY_MAX_S))
             pause_s *= 2
 

@@ -48,10 +48,19 @@ class LoopThread:
                 self.wait(_close(items))
 
     def close(self) -> None:
-        """Stop the loop and wait for the end of its thread. Work under way is abandoned."""
+        """Cancel what is under way, stop the loop and wait for the end of its thread."""
+        self.wait(_cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _cancel_all() -> None:
+    """Tasks that a loop leaves behind, gRPC's own too, are complained of when the interpreter ends."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _close(items: AsyncGenerator[Any, Any]) -> None:
