@@ -42,7 +42,7 @@ async def folder(tmp_path: Path) -> Path:
 
 async def test_all_is_well(folder: Path) -> None:
     findings = await found(storage=str(folder))
-    assert [finding.status for finding in findings.values()] == ["ok"] * 8
+    assert [finding.status for finding in findings.values()] == ["ok"] * 9
     storage = findings["storage"].facts
     assert storage["schema"] == storage["schema_known"] > 0
     assert storage["is_in_use"] is False

@@ -23,7 +23,7 @@ import grpc.aio
 
 from perdure.connection import probe_channel
 from perdure.service.common.settings import Settings
-from perdure.storage.examine import examine_metadata
+from perdure.storage.examine import examine_metadata, examine_rows
 from perdure.storage.ports import StorageError
 from perdure.storage.urls import blob_store
 from perdure.v1 import system_service_pb2, system_service_pb2_grpc
@@ -34,6 +34,9 @@ FREE_BYTES_LEAST: Final = 1024**3
 DURABLE_MS_MOST: Final = 50.0
 SKEW_MS_MOST: Final = 2000.0
 CHECK_S: Final = 30.0
+ROWS_S: Final = 3600.0
+"""To look at every row of a large database takes a while."""
+SHOWN_MAX: Final = 20
 RAY_S: Final = 60.0
 ANSWER_S: Final = 3.0
 DISTRIBUTIONS: Final = ("perdure", "ray", "grpcio", "protobuf", "cloudpickle", "asyncpg", "aioboto3", "uvloop")
@@ -61,6 +64,7 @@ async def examine(settings: Settings) -> list[Finding]:
     checks: tuple[tuple[str, Callable[[Settings], Awaitable[list[Finding]]], float], ...] = (
         ("versions", _versions, CHECK_S),
         ("storage", _storage, CHECK_S),
+        ("rows", _rows, ROWS_S),
         ("blobs", _blobs, CHECK_S),
         ("ports", _ports, CHECK_S),
         ("ray", _ray, RAY_S + 5),
@@ -111,10 +115,34 @@ async def _storage(settings: Settings) -> list[Finding]:
     found += _of_room(facts)
     found += _of_speed(facts)
     found += _of_clock(facts)
+    if facts.get("has_checksums") is False:
+        text = "the database keeps no checksums of its pages, so a bit that flips on its disk goes unnoticed"
+        found.append(Finding("checksums", "warning", text, "end the database and run `pg_checksums --enable`"))
     if facts.get("unsafe"):
         text = f"the database may lose what it acknowledged: {', '.join(facts['unsafe'])}"
         found.append(Finding("durability", "failed", text, "turn it on in postgresql.conf"))
     return found
+
+
+async def _rows(settings: Settings) -> list[Finding]:
+    """Whether what is stored is what was written."""
+    try:
+        damages = await examine_rows(settings.storage)
+    except (StorageError, ValueError):
+        return []  # which the look at the storage has said
+    if damages is None:
+        return []
+    if not damages:
+        return [Finding("rows", "ok", "every row is as it was written")]
+    shown = "\n    ".join(damages[:SHOWN_MAX])
+    more = f"\n    and {len(damages) - SHOWN_MAX} more" if len(damages) > SHOWN_MAX else ""
+    return [Finding("rows", "failed", f"damaged:\n    {shown}{more}", _RESTORE, {"damages": damages})]
+
+
+_RESTORE: Final = (
+    "the runs concerned fail with CORRUPT_DATA, others go on; to have them back, restore a backup "
+    "(see Damage in docs/how-to/operations.md)"
+)
 
 
 def _of_room(facts: Mapping[str, Any]) -> list[Finding]:

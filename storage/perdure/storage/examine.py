@@ -17,9 +17,26 @@ from urllib.parse import urlsplit
 
 from perdure.storage.migrate import migrations
 from perdure.storage.ports import StorageError
+from perdure.storage.sqlite_check import damages_of
+from perdure.storage.sqlite_mark import lost, read_mark
 from perdure.storage.urls import POSTGRES, database_path, shown
 
 TRIES: Final = 5
+
+
+async def examine_rows(url: str) -> list[str] | None:
+    """What of an embedded database is damaged, each as a sentence; [] if nothing is. None: the store is no embedded
+    database, or is not there yet. Reads all of it. Raises StorageError if nothing can be read."""
+    if urlsplit(url).scheme in {*POSTGRES, "memory"}:
+        return None
+    path = database_path(url)
+    if not path.exists():
+        marked = read_mark(path)
+        return [str(lost(path, 0, marked))] if marked else None
+    try:
+        return await asyncio.to_thread(damages_of, path)
+    except sqlite3.Error as error:
+        raise StorageError(f"{path} cannot be read: {error}") from error
 
 
 async def examine_metadata(url: str) -> Mapping[str, Any]:
@@ -53,7 +70,7 @@ def _sqlite(path: Path) -> Mapping[str, Any]:
     try:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
         try:
-            (damage,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            connection.execute("PRAGMA integrity_check(1)").fetchone()  # raises if no page of it makes sense
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             applied = [0]
             if "migrations" in tables:
@@ -61,9 +78,7 @@ def _sqlite(path: Path) -> Mapping[str, Any]:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise StorageError(f"{path} is no database that can be read: {error}") from error
-    if damage != "ok":
-        raise StorageError(f"{path} is damaged: {damage}; restore a backup")
+        raise StorageError(f"{path} is no database that can be read: {error}; restore a backup") from error
     known = max(step.number for step in migrations("sqlite"))
     if max(applied) > known:
         raise StorageError(
@@ -122,6 +137,7 @@ async def _postgres(url: str) -> Mapping[str, Any]:
                 )
             )
             applied = await connection.fetchval("SELECT max(number) FROM migrations")
+            has_checksums = await connection.fetchval("SELECT current_setting('data_checksums', true) = 'on'")
             took = []
             for _ in range(TRIES):
                 start_s = time.perf_counter()
@@ -140,5 +156,6 @@ async def _postgres(url: str) -> Mapping[str, Any]:
         "skew_ms": round(skew_ms, 1),
         "round_trip_ms": round(after_ms - before_ms, 2),
         "milliseconds": round(statistics.median(took), 2),
+        "has_checksums": bool(has_checksums),
         "unsafe": [f"{name} is {settings[name]}" for name in ("fsync", "full_page_writes") if settings[name] != "on"],
     }

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from perdure.storage.ports import StorageError
+from perdure.storage.ports import CorruptData, StorageError
 from perdure.storage.urls import POSTGRES, metadata_store
 
 Phase: TypeAlias = Literal["pre", "post"]
@@ -67,11 +68,23 @@ async def migrate(url: str, phase: Phase | None = None) -> list[str]:
     return []
 
 
+def missing_steps(applied: Collection[int]) -> list[int]:
+    """Numbers of steps that are missing though later ones were applied, which no version does."""
+    last = min(max(applied, default=0), len(migrations("sqlite")))
+    return [number for number in range(1, last + 1) if number not in applied]
+
+
 def migrate_sqlite(connection: sqlite3.Connection) -> None:
     """Bring a database up to date. One that is newer than this version knows is refused."""
     connection.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
     applied = {number for (number,) in connection.execute("SELECT number FROM migrations")}
     known = migrations("sqlite")
+    if missing := missing_steps(applied):
+        raise CorruptData(
+            f"the database is damaged: migration {missing[0]} is missing, though later ones are there; "
+            "restore a backup",
+            subject="migrations",
+        )
     if unknown := applied - {step.number for step in known}:
         raise StorageError(
             f"the database was made by a newer version of Perdure (migration {max(unknown)}); install that version"

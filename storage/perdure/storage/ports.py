@@ -99,9 +99,9 @@ class MetadataStore(Protocol):
     async def commit(self, entries: Sequence[Entry]) -> Committed:
         """Make all entries durable in one transaction, in their order, but for refused ones (see AddRun).
 
-        When it returns, the data survive the loss of power. When it raises StorageFull, nothing was
-        changed. After StorageUnavailable the same call may be repeated: whatever had happened, the
-        result is as if it had happened once. The number `change` grows from commit to commit of a
+        When it returns, the data survive the loss of power. When it raises StorageFull or CorruptData,
+        nothing was changed. After StorageUnavailable the same call may be repeated: whatever had happened,
+        the result is as if it had happened once. The number `change` grows from commit to commit of a
         member and is written into every run and task row that the commit touches, whatever `change`
         they bear. Events of one run are numbered in the order of commits, whoever commits.
 

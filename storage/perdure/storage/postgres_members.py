@@ -13,8 +13,8 @@ from typing import Final
 
 from perdure.storage.ports import Fenced
 from perdure.storage.postgres_connections import CHANNEL, Connection
-from perdure.storage.postgres_rows import RUN_COLUMNS, run_of
-from perdure.storage.rows import EngineRow, RunRow
+from perdure.storage.postgres_rows import run_of
+from perdure.storage.rows import RUN_COLUMNS, EngineRow, RunRow
 
 DEAD_KEPT_MS: Final = 24 * 3600 * 1000
 _NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"

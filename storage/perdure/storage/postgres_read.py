@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
+from perdure.storage.ports import CorruptData
 from perdure.storage.postgres_connections import Connection
-from perdure.storage.postgres_rows import RUN_COLUMNS, TASK_COLUMNS, run_of, task_of
+from perdure.storage.postgres_rows import TASK_COLUMNS, run_of, task_of
 from perdure.storage.rows import (
     LABELLED_MAX,
+    RUN_COLUMNS,
     AllOf,
     AnyOf,
     BlobMark,
@@ -91,9 +93,12 @@ async def load_run(connection: Connection, run_id: str) -> StoredRun | None:
     if found is None:
         return None
     *row, inputs, tasks, events, last_event = found
-    return StoredRun(
-        run_of(row), tuple(inputs), tuple(map(task_of, tasks)), tuple(EventRow(*event) for event in events), last_event
-    )
+    run = run_of(row)
+    try:
+        rows = tuple(map(task_of, tasks))
+    except CorruptData as error:
+        return StoredRun(run, (), (), (), damage=run.damage or str(error))
+    return StoredRun(run, tuple(inputs), rows, tuple(EventRow(*event) for event in events), last_event, run.damage)
 
 
 async def read_specs(connection: Connection, keys: Sequence[str]) -> Mapping[str, bytes]:

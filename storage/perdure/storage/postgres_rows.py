@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, Final
 
-from perdure.model import RunStatus, TaskStatus
-from perdure.storage.rows import RunRow, TaskRow
+from perdure.storage.damage import about, damaged_run, implausible, labels_of, run_status, task_status
+from perdure.storage.ports import CorruptData
+from perdure.storage.rows import RUN_COLUMNS, RunRow, TaskRow
 
-RUN_COLUMNS: Final = tuple(field.name for field in fields(RunRow))
 TASK_COLUMNS: Final = tuple(field.name for field in fields(TaskRow) if field.name != "output")
 """All but the output, which has a table of its own."""
 
@@ -20,20 +19,25 @@ _TYPES: Final = {"is_dormant": "boolean", "failure": "bytea", "priority": "bigin
 RUN_TYPES: Final = tuple(_TYPES.get(name, "text") for name in RUN_COLUMNS)
 
 _STATUS, _LABELS = RUN_COLUMNS.index("status"), RUN_COLUMNS.index("labels")
-_RUN_STATUS: Final = {status.value: status for status in RunStatus}
-_TASK_STATUS: Final = {status.value: status for status in TaskStatus}
 
 
 def run_of(values: Sequence[Any]) -> RunRow:
-    """From values in the order of RUN_COLUMNS."""
+    """From values in the order of RUN_COLUMNS. One that is damaged has `damage`."""
     made = list(values)
-    made[_STATUS] = _RUN_STATUS[made[_STATUS]]
-    made[_LABELS] = json.loads(made[_LABELS]) if made[_LABELS] != "{}" else {}
+    status, labels = run_status(made[_STATUS]), labels_of(made[_LABELS]) if made[_LABELS] != "{}" else {}
+    column = "status" if status is None else implausible(RUN_COLUMNS, values)
+    if column:
+        return damaged_run(RUN_COLUMNS, values, column)
+    made[_STATUS], made[_LABELS] = status, labels
     return RunRow(*made)
 
 
 def task_of(values: Sequence[Any]) -> TaskRow:
-    """From values in the order of TASK_COLUMNS."""
+    """From values in the order of TASK_COLUMNS. Raises CorruptData."""
     named = dict(zip(TASK_COLUMNS, values, strict=True))
-    named["status"] = _TASK_STATUS[named["status"]]
+    status = task_status(named["status"])
+    if column := "status" if status is None else implausible(TASK_COLUMNS, values):
+        place = f"{named['run_id']!r} {named['task_id']!r}"
+        raise CorruptData(about("tasks", place, column), subject=named["run_id"])
+    named["status"] = status
     return TaskRow(**named)

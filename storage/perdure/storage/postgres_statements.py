@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from perdure.storage.postgres_connections import CHANNEL
 from perdure.storage.postgres_plan import Rows, RunState
-from perdure.storage.postgres_rows import RUN_COLUMNS, RUN_TYPES
+from perdure.storage.postgres_rows import RUN_TYPES
+from perdure.storage.rows import RUN_COLUMNS
 
 SPECS: Final = 7_233_001
 """The lock that those who mention graphs share, and those who remove graphs that nobody mentions have alone."""

@@ -29,9 +29,9 @@ from perdure.storage.postgres_plan import (
     is_simple,
     mentions,
 )
-from perdure.storage.postgres_rows import RUN_COLUMNS, run_of
+from perdure.storage.postgres_rows import run_of
 from perdure.storage.postgres_statements import ALIVE, SPECS, TELL, columns, parts_of, statement
-from perdure.storage.rows import Committed, DeleteRun, EntryResult, Limit, SetAsideRuns
+from perdure.storage.rows import RUN_COLUMNS, Committed, DeleteRun, EntryResult, Limit, SetAsideRuns
 
 
 class Raced(Exception):

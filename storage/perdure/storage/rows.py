@@ -7,8 +7,8 @@ Payloads, failures and graphs are bytes here (serialized messages of `perdure.v1
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
-from typing import Any, TypeAlias
+from dataclasses import field, fields
+from typing import Any, Final, TypeAlias
 
 from perdure.model import RunStatus, TaskStatus, frozen
 
@@ -23,6 +23,9 @@ class RunRow:
     `is_dormant`: only time or an event moves it on, so recovery need not load it. `owner` is the engine
     that works on it, or did last. `code_version` is the package of modules that stands in for the one of its
     graphs, "" for none.
+
+    `damage` is no column: it names what of the row is not as it was written, "" if all of it is. Such a run
+    has FAILED, whatever the store says, and its other values are those that can still be read.
     """
 
     run_id: str
@@ -50,12 +53,16 @@ class RunRow:
     output_wraps: int = 0
     failure: bytes | None = None
     change: int = 0
+    damage: str = ""
 
     def but(self, **changes: Any) -> RunRow:
         """A copy with other values in some fields: what `dataclasses.replace` gives, at a tenth of its price."""
         made = object.__new__(RunRow)
         made.__dict__.update(self.__dict__, **changes)
         return made
+
+
+RUN_COLUMNS: Final = tuple(field.name for field in fields(RunRow) if field.name != "damage")
 
 
 @frozen
@@ -111,6 +118,7 @@ class StoredRun:
     """All that recovery needs: tasks by `seq` and without outputs, events not consumed by `sequence`.
 
     `last_event` is the highest sequence of all its events, consumed ones included; 0 if there is none.
+    `damage` names what of it is not as it was written, "" if all of it is; tasks and events are left out then.
     """
 
     run: RunRow
@@ -118,6 +126,7 @@ class StoredRun:
     tasks: tuple[TaskRow, ...]
     events: tuple[EventRow, ...]
     last_event: int = 0
+    damage: str = ""
 
 
 @frozen

@@ -11,17 +11,17 @@ same manner.
 
 from __future__ import annotations
 
-import fcntl
-import os
+import asyncio
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
 from perdure.storage import sqlite_read, sqlite_write
-from perdure.storage.migrate import migrate_sqlite
-from perdure.storage.ports import CorruptData, Entry, StorageError, StorageFull, StorageUnavailable, Unstorable
+from perdure.storage.ports import Entry, StorageError, StorageUnavailable, Unstorable
 from perdure.storage.rows import (
     BlobMark,
     Committed,
@@ -34,31 +34,24 @@ from perdure.storage.rows import (
     Timer,
     ValueKey,
 )
+from perdure.storage.sqlite_mark import Mark, check_mark, mark_of
+from perdure.storage.sqlite_mend import mend_indexes
+from perdure.storage.sqlite_open import REFUSALS, connect, connect_to_write, is_undecodable, lock, meaning, tolerant
 from perdure.storage.sqlite_thread import CallThread
 from perdure.storage.storable import fault_of
 
 T = TypeVar("T")
 
-STATEMENTS_CACHED: Final = 256
-BUSY_S: Final = 5.0
-PAGE_BYTES: Final = 4096
+log = logging.getLogger(__name__)
+
+IDLE_S: Final = 1.0
+"""After so long without a commit the write-ahead log is emptied."""
 SMALL_ENTRIES: Final = 2
 SMALL_WRITES: Final = 8
 """A commit of not more is small."""
 QUICK_S: Final = 0.001
 """A disk on which small commits take less on the average is quick."""
 SMOOTHING: Final = 0.1
-REFUSALS: Final = (sqlite3.Error, UnicodeEncodeError, OverflowError)
-"""What the driver raises, the last two for texts and integers that SQLite does not have."""
-NEVER: Final = (
-    UnicodeEncodeError,
-    OverflowError,
-    sqlite3.DataError,
-    sqlite3.IntegrityError,
-    sqlite3.InterfaceError,
-    sqlite3.NotSupportedError,
-)
-"""Of those, what it raises however often it is asked."""
 
 
 class SqliteMetadataStore:
@@ -73,6 +66,10 @@ class SqliteMetadataStore:
         self._write_connection: sqlite3.Connection | None = None
         self._read_connection: sqlite3.Connection | None = None
         self._lock: IO[str] | None = None
+        self._mark: Mark | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._checkpoint: asyncio.Future[None] | None = None
+        self._commits = self._commits_seen = 0
 
     @property
     def is_shared(self) -> bool:
@@ -84,35 +81,31 @@ class SqliteMetadataStore:
     def _open(self) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self._path.with_name(self._path.name + ".lock"))
+            self._lock = lock(self._path.with_name(self._path.name + ".lock"))
+            check_mark(self._path)
+            self._mark = Mark(mark_of(self._path))
         except OSError as error:
             raise StorageError(f"the store {self._path} cannot be opened: {error}") from error
-        self._write_connection = self._connect()
-        if self._max_bytes is not None:
-            self._write_connection.execute(f"PRAGMA max_page_count={max(self._max_bytes // PAGE_BYTES, 1)}")
-        migrate_sqlite(self._write_connection)
-        self._read_connection = self._connect()
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=STATEMENTS_CACHED,
-            timeout=BUSY_S,
-        )
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA temp_store=MEMORY")
-        return connection
+        self._write_connection = connect_to_write(self._path, self._max_bytes)
+        mend_indexes(self._write_connection, self._path)
+        self._mark.write(sqlite_read.last_change(self._write_connection))
+        self._read_connection = connect(self._path)
 
     async def close(self) -> None:
         if self._lock is None:
             return
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if self._checkpoint is not None:
+            await asyncio.gather(self._checkpoint, return_exceptions=True)
         for thread, connection in ((self._reader, self._read_connection), (self._writer, self._write_connection)):
             if connection is not None:
                 await self._run(thread, connection.close)
         self._write_connection = self._read_connection = None
+        if self._mark is not None:
+            self._mark.close()
+            self._mark = None
         self._lock.close()
         self._lock = None
         self._writer.shutdown()
@@ -122,13 +115,13 @@ class SqliteMetadataStore:
         try:
             return await thread.call(work)
         except REFUSALS as error:
-            raise _meaning(error, self._path) from error
+            raise meaning(error, self._path) from error
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._read_connection is None:
             raise StorageUnavailable("the store is not open")
         connection = self._read_connection
-        return await self._run(self._reader, lambda: work(connection))
+        return await self._run(self._reader, lambda: _readable(connection, work))
 
     async def _look(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """A read of one row by a unique key."""
@@ -136,15 +129,44 @@ class SqliteMetadataStore:
         if connection is None or self._took_s > QUICK_S or not self._reader.is_idle:
             return await self._read(work)
         try:
-            return work(connection)
+            return _readable(connection, work)
         except REFUSALS as error:
-            raise _meaning(error, self._path) from error
+            raise meaning(error, self._path) from error
 
     async def commit(self, entries: Sequence[Entry]) -> Committed:
         try:
-            return await self._commit(entries)
+            committed = await self._commit(entries)
         except Unstorable as error:
             raise Unstorable(str(error), fault_of(entries)) from error
+        if self._mark is not None:
+            self._mark.write(committed.change)
+        self._commits += 1
+        if self._idle_timer is None:
+            self._idle_timer = asyncio.get_running_loop().call_later(IDLE_S, self._look_whether_idle)
+        return committed
+
+    def _look_whether_idle(self) -> None:
+        """Once nothing was committed for a while, what is in the write-ahead log goes into the database itself: a
+        log that gets lost takes no old commits with it."""
+        self._idle_timer = None
+        loop = asyncio.get_running_loop()
+        if self._commits != self._commits_seen or (self._checkpoint is not None and not self._checkpoint.done()):
+            self._commits_seen = self._commits
+            self._idle_timer = loop.call_later(IDLE_S, self._look_whether_idle)
+        else:
+            self._checkpoint = loop.run_in_executor(None, self._checkpoint_now)
+
+    def _checkpoint_now(self) -> None:
+        """Over a connection of its own, so that commits and reads go on beside it."""
+        if self._mark is not None:
+            self._mark.sync()
+        try:
+            with closing(sqlite3.connect(self._path, isolation_level=None, timeout=0)) as connection:
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # most of it; nobody waits
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has nothing then that may be older
+        except sqlite3.Error as error:  # a commit came, or the disk is full: later
+            log.debug("checkpoint put off", extra={"error": str(error)})
 
     async def _commit(self, entries: Sequence[Entry]) -> Committed:
         if self._write_connection is None:
@@ -158,7 +180,7 @@ class SqliteMetadataStore:
         try:
             return self._commit_small(connection, entries)
         except REFUSALS as error:
-            raise _meaning(error, self._path) from error
+            raise meaning(error, self._path) from error
 
     def _commit_small(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> Committed:
         began_s = time.perf_counter()
@@ -256,32 +278,15 @@ class SqliteMetadataStore:
         return await self._read(sqlite_read.last_change)
 
 
-def _lock(path: Path) -> IO[str]:
-    """Held while this process has the file open; the system releases it however the process ends."""
-    file = path.open("a+")
+def _readable(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Read again if a text is not UTF-8, in a manner that is slower and takes it as it is."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        holder = file.read().strip() or "unknown"
-        file.close()
-        raise StorageError(
-            f"another engine (process {holder}) uses {path.with_suffix('')}; stop it, or give this one another storage"
-        ) from error
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
-
-
-def _meaning(error: Exception, path: Path) -> StorageError:
-    if isinstance(error, NEVER):
-        return Unstorable(f"{path.name}: {error}")
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    match code:
-        case sqlite3.SQLITE_FULL:
-            return StorageFull(f"no room for {path.name}: {error}")
-        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return CorruptData(f"{path.name}: {error}", subject=path.name)
-        case _:
-            return StorageUnavailable(f"{path.name}: {error}")
+        return work(connection)
+    except sqlite3.OperationalError as error:
+        if not is_undecodable(error):
+            raise
+    connection.text_factory = tolerant
+    try:
+        return work(connection)
+    finally:
+        connection.text_factory = str

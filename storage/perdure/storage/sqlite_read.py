@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
+from types import NoneType
 from typing import Any, Final
 
-from perdure.model import RunStatus, TaskStatus
+from perdure.storage.damage import is_text
+from perdure.storage.ports import CorruptData
 from perdure.storage.rows import (
     LABELLED_MAX,
     AllOf,
@@ -20,43 +22,30 @@ from perdure.storage.rows import (
     RunQuery,
     RunRow,
     StoredRun,
-    TaskRow,
     Timer,
     ValueKey,
     labels_of_all,
 )
-from perdure.storage.sqlite_runs import DORMANT, FAILURE, LABELS, RUN_COLUMNS, STATUS
-from perdure.storage.sqlite_write import TASK_COLUMNS
+from perdure.storage.seals import INPUT, name_flipped, seal, seal_of_value
+from perdure.storage.sqlite_rows import EVENT_SELECTED, RUN_SELECTED, TASK_SELECTED, corrupt, event_of, run_of, task_of
+from perdure.storage.sqlite_runs import FAILURE
 
 KEYS_MAX: Final = 500
 """Keys of one IN list."""
 
-_RUN: Final = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
-_AS_JSON: Final = ", ".join("iif(failure IS NULL, NULL, hex(failure))" if n == "failure" else n for n in RUN_COLUMNS)
+_RUN: Final = f"SELECT {', '.join(RUN_SELECTED)} FROM runs"
+_AS_JSON: Final = ", ".join("iif(failure IS NULL, NULL, hex(failure))" if n == "failure" else n for n in RUN_SELECTED)
 _RUNS_AT_ONCE: Final = (
     f"SELECT json_group_array(json_array({_AS_JSON})) FROM runs WHERE run_id IN (SELECT value FROM json_each(?))"
 )
 """One row with all of them: every row that is fetched gives the interpreter away and has to get it back."""
-_TASK: Final = f"SELECT {', '.join('NULL' if name == 'output' else name for name in TASK_COLUMNS)} FROM tasks"
-
-
-def _run(values: Sequence[Any]) -> RunRow:
-    made = list(values)
-    made[STATUS] = RunStatus(made[STATUS])
-    made[LABELS] = json.loads(made[LABELS]) if made[LABELS] != "{}" else {}
-    made[DORMANT] = bool(made[DORMANT])
-    return RunRow(*made)
-
-
-def _task(values: Sequence[Any]) -> TaskRow:
-    named = dict(zip(TASK_COLUMNS, values, strict=True))
-    named["status"] = TaskStatus(named["status"])
-    return TaskRow(**named)
+_TASK: Final = f"SELECT {', '.join(TASK_SELECTED)} FROM tasks"
+_EVENT: Final = f"SELECT {', '.join(EVENT_SELECTED)} FROM events"
 
 
 def one_run(sql: sqlite3.Connection, where: str, arguments: Sequence[Any]) -> RunRow | None:
     found = sql.execute(f"{_RUN} WHERE {where}", arguments).fetchone()
-    return None if found is None else _run(found)
+    return None if found is None else run_of(found)
 
 
 def find_run(sql: sqlite3.Connection, namespace: str, workflow_id: str) -> RunRow | None:
@@ -72,12 +61,18 @@ def get_run(sql: sqlite3.Connection, run_id: str) -> RunRow | None:
 
 
 def get_runs(sql: sqlite3.Connection, run_ids: Collection[str]) -> list[RunRow]:
-    found = sql.execute(_RUNS_AT_ONCE, (json.dumps(list(run_ids)),)).fetchone()[0]
+    try:
+        found = sql.execute(_RUNS_AT_ONCE, (json.dumps(list(run_ids)),)).fetchone()[0]
+    except sqlite3.OperationalError as error:
+        if "JSON" not in str(error):
+            raise
+        # A column has bytes where it had a text.
+        return [row for row in (get_run(sql, run_id) for run_id in run_ids) if row is not None]
     runs = []
     for values in json.loads(found):
         failure = values[FAILURE]
         values[FAILURE] = bytes.fromhex(failure) if failure is not None else None
-        runs.append(_run(values))
+        runs.append(run_of(values))
     return runs
 
 
@@ -88,11 +83,9 @@ def find_event(sql: sqlite3.Connection, run_id: str, key: str, event_id: str) ->
 
 
 def read_events(sql: sqlite3.Connection, run_id: str, after: int) -> list[EventRow]:
-    statement = (
-        "SELECT run_id, sequence, event_id, key, payload, arrived_ms, consumed_by FROM events "
-        "WHERE run_id = ? AND consumed_by = '' AND sequence > ? ORDER BY sequence"
-    )
-    return [EventRow(*values) for values in sql.execute(statement, (run_id, after))]
+    # Every event of the run is looked at anyway; one of which the two columns differ is damaged.
+    where = "run_id = ? AND (consumed_by = '' OR is_taken IS NOT 1) AND sequence > ? ORDER BY sequence"
+    return [event_of(values) for values in sql.execute(f"{_EVENT} WHERE {where}", (run_id, after))]
 
 
 def load_run(sql: sqlite3.Connection, run_id: str) -> StoredRun | None:
@@ -100,21 +93,25 @@ def load_run(sql: sqlite3.Connection, run_id: str) -> StoredRun | None:
     sql.execute("BEGIN")
     try:
         row = get_run(sql, run_id)
-        if row is None:
-            return None
-        inputs = sql.execute("SELECT name FROM inputs WHERE run_id = ? ORDER BY name", (run_id,)).fetchall()
-        tasks = sql.execute(f"{_TASK} WHERE run_id = ? ORDER BY seq", (run_id,)).fetchall()
-        events = read_events(sql, run_id, 0)
-        (last_event,) = sql.execute("SELECT max(sequence) FROM events WHERE run_id = ?", (run_id,)).fetchone()
+        return None if row is None else _load(sql, row)
     finally:
         sql.execute("COMMIT")
-    return StoredRun(
-        row,
-        tuple(name for (name,) in inputs),
-        tuple(map(_task, tasks)),
-        tuple(events),
-        last_event or 0,
-    )
+
+
+def _load(sql: sqlite3.Connection, row: RunRow) -> StoredRun:
+    run_id = row.run_id
+    damage = row.damage
+    if not damage:
+        names = sql.execute("SELECT name FROM inputs WHERE run_id = ? ORDER BY name", (run_id,)).fetchall()
+        tasks = sql.execute(f"{_TASK} WHERE run_id = ? ORDER BY seq", (run_id,)).fetchall()
+        try:
+            events = tuple(read_events(sql, run_id, 0))
+            (last_event,) = sql.execute("SELECT max(sequence) FROM events WHERE run_id = ?", (run_id,)).fetchone()
+            inputs = tuple(name for (name,) in names)
+            return StoredRun(row, inputs, tuple(map(task_of, tasks)), events, last_event or 0)
+        except CorruptData as error:
+            damage = str(error)
+    return StoredRun(row, (), (), (), damage=damage)
 
 
 def read_specs(sql: sqlite3.Connection, keys: Sequence[str]) -> Mapping[str, bytes]:
@@ -131,17 +128,28 @@ def read_values(sql: sqlite3.Connection, keys: Sequence[ValueKey]) -> list[bytes
 
 
 def _value(sql: sqlite3.Connection, key: ValueKey) -> bytes | None:
+    """Raises CorruptData."""
     if key.task_id:
-        found = sql.execute("SELECT output FROM tasks WHERE run_id = ? AND task_id = ?", (key.run_id, key.task_id))
-    else:
-        found = sql.execute("SELECT data FROM inputs WHERE run_id = ? AND name = ?", (key.run_id, key.input))
-    row = found.fetchone()
-    return None if row is None else row[0]
+        statement = "SELECT output, output_seal FROM tasks WHERE run_id = ? AND task_id = ?"
+        found = sql.execute(statement, (key.run_id, key.task_id)).fetchone()
+        data, expected = found or (None, None)
+        if type(data) in (bytes, NoneType) and expected in (None, seal_of_value(data)):
+            return data
+        raise corrupt("tasks", key.run_id, key.task_id, "output")
+    found = sql.execute(
+        "SELECT data, seal FROM inputs WHERE run_id = ? AND name = ?", (key.run_id, key.input)
+    ).fetchone()
+    if found is None:
+        return None
+    data, expected = found
+    if type(data) is bytes and expected in (None, seal(key.run_id, key.input, data)):
+        return data
+    raise corrupt("inputs", key.run_id, key.input, name_flipped(INPUT, (key.run_id, key.input, data), expected))
 
 
 def unfinished_runs(sql: sqlite3.Connection, after: str, limit: int) -> list[RunRow]:
     return [
-        _run(values)
+        run_of(values)
         for values in sql.execute(
             # the first test is that of the index
             f"{_RUN} WHERE status IN ('RUNNING', 'PENDING') AND is_dormant = 0 AND status = 'RUNNING' AND run_id > ? "
@@ -153,31 +161,36 @@ def unfinished_runs(sql: sqlite3.Connection, after: str, limit: int) -> list[Run
 
 def running_runs(sql: sqlite3.Connection) -> list[tuple[str, str]]:
     # From namespace to namespace, so that runs that have ended are not looked at. One that is not current has.
+    # Names are bytes here, since a damaged one need not be a text.
     found: list[tuple[str, str]] = []
-    namespace = ""
+    namespace = b""
     while row := sql.execute(
-        "SELECT namespace FROM runs WHERE is_current = 1 AND namespace > ? ORDER BY namespace LIMIT 1", (namespace,)
+        "SELECT CAST(namespace AS BLOB) FROM runs WHERE is_current = 1 AND namespace > CAST(? AS TEXT) "
+        "ORDER BY namespace LIMIT 1",
+        (namespace,),
     ).fetchone():
         (namespace,) = row
         found += sql.execute(
-            "SELECT namespace, run_id FROM runs WHERE is_current = 1 AND namespace = ? AND status = 'RUNNING'",
+            "SELECT namespace, run_id FROM runs WHERE is_current = 1 AND namespace = CAST(? AS TEXT) "
+            "AND status = 'RUNNING'",
             (namespace,),
         )
     return found
 
 
 def count_pending(sql: sqlite3.Connection) -> Mapping[str, int]:
-    return dict(sql.execute("SELECT namespace, count(*) FROM runs WHERE status = 'PENDING' GROUP BY namespace"))
+    statement = "SELECT namespace, count(*) FROM runs WHERE status = 'PENDING' GROUP BY namespace"
+    return {namespace: count for namespace, count in sql.execute(statement) if is_text(namespace)}
 
 
 def pending_runs(sql: sqlite3.Connection, namespace: str, limit: int) -> list[RunRow]:
     statement = f"{_RUN} WHERE namespace = ? AND status = 'PENDING' ORDER BY change, run_id LIMIT ?"
-    return [_run(values) for values in sql.execute(statement, (namespace, limit))]
+    return [run_of(values) for values in sql.execute(statement, (namespace, limit))]
 
 
 def next_timers(sql: sqlite3.Connection, until_ms: int, limit: int) -> list[Timer]:
     return [
-        Timer(*values)
+        _timer(*values)
         for values in sql.execute(
             "SELECT tasks.run_id, task_id, attempt, wake_ms FROM tasks JOIN runs USING (run_id) "
             "WHERE wake_ms IS NOT NULL AND wake_ms <= ? AND tasks.status IN ('RUNNING', 'BACKING_OFF') "
@@ -185,6 +198,12 @@ def next_timers(sql: sqlite3.Connection, until_ms: int, limit: int) -> list[Time
             (until_ms, limit),
         )
     ]
+
+
+def _timer(run_id: str, task_id: Any, attempt: Any, wake_ms: Any) -> Timer:
+    """What is damaged of it is found when the run is loaded."""
+    is_good = type(attempt) is int and type(wake_ms) is int and isinstance(task_id, str)
+    return Timer(run_id, task_id, attempt, wake_ms) if is_good else Timer(run_id, str(task_id), 0, 0)
 
 
 def list_runs(sql: sqlite3.Connection, query: RunQuery) -> list[RunRow]:
@@ -204,7 +223,7 @@ def list_runs(sql: sqlite3.Connection, query: RunQuery) -> list[RunRow]:
         runs = _RUN.replace("FROM runs", f"FROM {these}")
         arguments.insert(0, json.dumps(few))
     statement = f"{runs} WHERE {' AND '.join(where)} ORDER BY {query.order_by} {direction}, run_id {direction} LIMIT ?"
-    return [_run(values) for values in sql.execute(statement, arguments)]
+    return [run_of(values) for values in sql.execute(statement, arguments)]
 
 
 def _few_with_a_label(sql: sqlite3.Connection, query: RunQuery) -> list[str] | None:
@@ -232,7 +251,7 @@ def _condition(condition: Condition, arguments: list[Any]) -> str:
                     "EXISTS (SELECT 1 FROM labels WHERE labels.namespace = runs.namespace AND "
                     f"labels.run_id = runs.run_id AND labels.key = ? AND {test})"
                 )
-            if name not in RUN_COLUMNS:
+            if name not in RUN_SELECTED:
                 raise ValueError(f"no such column: {name}")
             return _comparison(f"runs.{name}", operator, value, arguments)
 
@@ -250,7 +269,7 @@ def _comparison(column: str, operator: str, value: str | int, arguments: list[An
 def read_changes(sql: sqlite3.Connection, namespace: str | None, after: int, limit: int) -> list[RunRow]:
     which, arguments = ("namespace = ? AND ", (namespace,)) if namespace is not None else ("", ())
     rows = [
-        _run(values)
+        run_of(values)
         for values in sql.execute(
             f"{_RUN} WHERE {which}change > ? ORDER BY change, run_id LIMIT ?", (*arguments, after, limit)
         )
@@ -261,7 +280,7 @@ def read_changes(sql: sqlite3.Connection, namespace: str | None, after: int, lim
     rest = sql.execute(
         f"{_RUN} WHERE {which}change = ? AND run_id > ? ORDER BY run_id", (*arguments, last.change, last.run_id)
     )
-    return rows + [_run(values) for values in rest]
+    return rows + [run_of(values) for values in rest]
 
 
 def read_tasks(sql: sqlite3.Connection, run_id: str, after: int) -> list[tuple[str, int]]:
@@ -294,7 +313,7 @@ def unused_blobs(sql: sqlite3.Connection, sha256s: Sequence[str]) -> list[str]:
 def finished_runs(sql: sqlite3.Connection, before_ms: int, limit: int) -> list[RunRow]:
     # A run has an end exactly while its state is a final one.
     where = "end_ms IS NOT NULL AND end_ms < ? ORDER BY end_ms, run_id LIMIT ?"
-    return [_run(values) for values in sql.execute(f"{_RUN} WHERE {where}", (before_ms, limit))]
+    return [run_of(values) for values in sql.execute(f"{_RUN} WHERE {where}", (before_ms, limit))]
 
 
 def read_mail(sql: sqlite3.Connection, limit: int) -> list[MailRow]:

@@ -10,18 +10,18 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from itertools import chain
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 from perdure.model import RunStatus
 from perdure.storage.ports import Entry
-from perdure.storage.rows import AddRun, RunRow, SetRun
+from perdure.storage.rows import RUN_COLUMNS, AddRun, RunRow, SetRun
+from perdure.storage.seals import RUN_CODE, RUN_FIXED, RUN_STATE, RUN_SUMMED, seal, sum_of
 
 Values: TypeAlias = list[object]
 Key: TypeAlias = tuple[str, str, str]
 
-RUN_COLUMNS: Final = tuple(field.name for field in fields(RunRow))
 MANY: Final = 8
 """New runs of a commit from which on their ids are asked for together."""
 ROWS: Final = (32, 16, 8, 4, 2, 1)
@@ -32,21 +32,26 @@ STATUS, LABELS, DORMANT, FAILURE, CHANGE = map(
     RUN_COLUMNS.index, ("status", "labels", "is_dormant", "failure", "change")
 )
 _ADD: Final = (
-    f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}, is_current) VALUES ",
-    f"({', '.join('?' * len(RUN_COLUMNS))}, 1)",
+    f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}, is_current, fixed_seal, state_seal, code_seal, sum_seal) VALUES ",
+    f"({', '.join('?' * len(RUN_COLUMNS))}, 1, ?, ?, ?, ?)",
     "",
 )
+_RESUMED: Final = (
+    "(new.column10 AND NOT (status = new.column2 AND update_ms = new.column3 AND new.column11 IN ('', owner)))"
+)
 _SET: Final = (
-    """
+    f"""
     UPDATE runs SET status = new.column2, update_ms = new.column3, start_ms = coalesce(start_ms, new.column4),
         end_ms = new.column5, output_task = new.column6, output_wraps = new.column7, failure = new.column8,
-        change = new.column9,
-        resume_count = resume_count + (
-            new.column10 AND NOT (status = new.column2 AND update_ms = new.column3 AND new.column11 IN ('', owner))),
-        owner = CASE new.column11 WHEN '' THEN owner ELSE new.column11 END,
-        code_version = CASE new.column12 WHEN '' THEN code_version ELSE new.column12 END
+        change = new.column9, resume_count = resume_count + {_RESUMED},
+        owner = CASE new.column11 WHEN '' THEN owner ELSE new.column11 END, state_seal = new.column13,
+        sum_seal = sum_seal + {RUN_SUMMED["change"]} * (new.column9 - change)
+            + {RUN_SUMMED["resume_count"]} * {_RESUMED}
+            + {RUN_SUMMED["start_ms"]} * iif(start_ms IS NULL, coalesce(new.column4, 0), 0),
+        code_version = CASE new.column12 WHEN '' THEN code_version ELSE new.column12 END,
+        code_seal = CASE new.column12 WHEN '' THEN code_seal ELSE new.column14 END
     FROM (VALUES """,
-    f"({', '.join('?' * 12)})",
+    f"({', '.join('?' * 14)})",
     ") AS new WHERE run_id = new.column1",
 )
 
@@ -81,22 +86,26 @@ class RunRows:
         values[LABELS] = json.dumps(dict(row.labels)) if row.labels else "{}"
         values[DORMANT] = int(row.is_dormant)
         values[CHANGE] = self._change
+        values += (seal(*fixed_of(values)), seal(*state_of(values)), seal(*code_of(values)), _sum_seal(values))
         self._added[row.run_id] = values
         if self._taken is not None:
             self._taken.update(_keys(row))
 
     def set_dormant(self, run_id: str, is_dormant: bool) -> None:
         """Of one that is added."""
-        self._added[run_id][DORMANT] = int(is_dormant)
+        values = self._added[run_id]
+        values[DORMANT] = int(is_dormant)
+        values[-1] = _sum_seal(values)
 
     def set(self, write: SetRun) -> None:
         self.settle(write.run_id)
+        end_ms = write.at_ms if write.status.is_final else None
         self._set[write.run_id] = [
             write.run_id,
             write.status.value,
             write.at_ms,
             write.at_ms if write.status is RunStatus.RUNNING else None,
-            write.at_ms if write.status.is_final else None,
+            end_ms,
             write.output_task,
             write.output_wraps,
             write.failure,
@@ -104,7 +113,12 @@ class RunRows:
             int(write.resumed),
             write.owner,
             write.code,
-        ]
+            seal(
+                write.run_id, write.status.value, write.at_ms, end_ms, write.output_task, write.output_wraps,
+                write.failure,
+            ),
+            seal(write.run_id, write.code),
+        ]  # fmt: skip
 
     def store(self) -> None:
         """Do what was gathered, which is no more than one thing to each row."""
@@ -114,6 +128,18 @@ class RunRows:
                     text = head + ", ".join([marks] * len(rows)) + tail
                     self._sql.execute(text, list(chain.from_iterable(rows)))
                 gathered.clear()
+
+
+fixed_of: Final = itemgetter(*map(RUN_COLUMNS.index, RUN_FIXED))
+code_of: Final = itemgetter(*map(RUN_COLUMNS.index, RUN_CODE))
+state_of: Final = itemgetter(*map(RUN_COLUMNS.index, RUN_STATE))
+_START, _RESUMES = RUN_COLUMNS.index("start_ms"), RUN_COLUMNS.index("resume_count")
+
+
+def _sum_seal(values: Values) -> int:
+    """Of a new row, which is the current one of its workflow id."""
+    names = {"is_dormant": DORMANT, "resume_count": _RESUMES, "change": CHANGE, "start_ms": _START}
+    return sum_of({"is_current": 1, **{name: values[place] for name, place in names.items()}})
 
 
 def _portions(rows: list[Values]) -> Iterator[list[Values]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Final, assert_never
 
 from perdure.model import RunStatus
+from perdure.storage.damage import run_status
 from perdure.storage.ports import Entry
 from perdure.storage.rows import (
     AddEvent,
@@ -31,6 +32,7 @@ from perdure.storage.rows import (
     UseBlobs,
     Write,
 )
+from perdure.storage.seals import RUN_SUMMED, seal, seal_of_value
 from perdure.storage.sqlite_runs import RunRows
 
 TASK_COLUMNS: Final = tuple(field.name for field in fields(TaskRow))
@@ -41,11 +43,32 @@ def _insert(verb: str, table: str, columns: Sequence[str]) -> str:
     return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({marks})"
 
 
-_PUT_TASK: Final = _insert("INSERT OR REPLACE", "tasks", TASK_COLUMNS)
+_PUT_TASK: Final = _insert("INSERT OR REPLACE", "tasks", (*TASK_COLUMNS, "seal", "output_seal"))
 _ADD_EVENT: Final = _insert(
-    "INSERT", "events", ("run_id", "sequence", "event_id", "key", "payload", "arrived_ms", "consumed_by")
+    "INSERT",
+    "events",
+    ("run_id", "sequence", "event_id", "key", "payload", "arrived_ms", "consumed_by", "seal", "is_taken"),
 )
-_MARK: Final = "INSERT OR REPLACE INTO blob_marks (sha256, change) VALUES (?, ?)"
+_MARK: Final = "INSERT OR REPLACE INTO blob_marks (sha256, change, seal) VALUES (?, ?, ?)"
+_COUNT: Final = "UPDATE counters SET value = value + 1, mirror = mirror - 1 WHERE name = ? RETURNING value"
+_SET_DORMANT: Final = (
+    f"UPDATE runs SET is_dormant = :is_dormant, sum_seal = sum_seal + {RUN_SUMMED['is_dormant']} "
+    "* (:is_dormant - is_dormant) WHERE run_id = :run_id"
+)
+_REPLACED: Final = (
+    f"UPDATE runs SET is_current = 0, sum_seal = sum_seal - {RUN_SUMMED['is_current']} "
+    "WHERE namespace = ? AND workflow_id = ? AND is_current = 1"
+)
+_SET_ASIDE: Final = """
+    UPDATE runs SET status = 'RESUMABLE', update_ms = :at_ms, change = :change,
+        sum_seal = sum_seal + :factor * (:change - change),
+        state_seal = iif(
+            state_seal = perdure_seal(run_id, status, update_ms, end_ms, output_task, output_wraps, failure),
+            perdure_seal(run_id, 'RESUMABLE', :at_ms, end_ms, output_task, output_wraps, failure),
+            state_seal
+        )
+    WHERE status IN ('RUNNING', 'PENDING')
+"""
 _FITS: Final = """
     SELECT 1 FROM runs WHERE run_id = :run_id AND (is_current = 1 OR :is_final)
         AND (
@@ -75,9 +98,7 @@ class _Commit:
 
     def __init__(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
         self._sql = connection
-        (self.change,) = connection.execute(
-            "UPDATE counters SET value = value + 1 WHERE name = 'change' RETURNING value"
-        ).fetchone()
+        (self.change,) = connection.execute(_COUNT, ("change",)).fetchone()
         self._tasks: list[tuple[object, ...]] = []
         self._runs = RunRows(connection, entries, self.change)
         self._repeated: set[str] = set()  # runs that were there already
@@ -101,11 +122,16 @@ class _Commit:
     def _write(self, write: Write) -> EntryResult | None:
         match write:
             case PutTask(row=row):
+                status = row.status.value
+                sealed = seal(
+                    row.run_id, row.task_id, row.seq, status, row.attempt, row.failures, row.wake_ms, row.started_ms,
+                    row.ended_ms, self.change, row.output_bytes, row.output_blob, row.spec_key, row.failure,
+                )  # fmt: skip
                 self._tasks.append(
                     (
-                        row.run_id, row.task_id, row.seq, row.status.value, row.attempt, row.failures, row.output,
+                        row.run_id, row.task_id, row.seq, status, row.attempt, row.failures, row.output,
                         row.output_bytes, row.output_blob, row.failure, row.spec_key, row.wake_ms, row.started_ms,
-                        row.ended_ms, self.change,
+                        row.ended_ms, self.change, sealed, seal_of_value(row.output),
                     )
                 )  # fmt: skip
             case AddRun():
@@ -114,30 +140,25 @@ class _Commit:
                 self._runs.set(write)
             case SetAsideRuns(at_ms=at_ms):
                 self._runs.store()
-                self._sql.execute(
-                    "UPDATE runs SET status = 'RESUMABLE', update_ms = ?, change = ? "
-                    "WHERE status IN ('RUNNING', 'PENDING')",
-                    (at_ms, self.change),
-                )
+                values = {"at_ms": at_ms, "change": self.change, "factor": RUN_SUMMED["change"]}
+                self._sql.execute(_SET_ASIDE, values)
             case SetDormant() if self._runs.is_added(write.run_id):
                 self._runs.set_dormant(write.run_id, write.is_dormant)
             case SetDormant():
-                self._sql.execute(
-                    "UPDATE runs SET is_dormant = ? WHERE run_id = ?", (int(write.is_dormant), write.run_id)
-                )
+                self._sql.execute(_SET_DORMANT, {"is_dormant": int(write.is_dormant), "run_id": write.run_id})
             case PutSpec():
                 self._put_spec(write.key, write.data)
             case AddEvent():
                 return self._add_event(write)
             case ConsumeEvent():
                 self._sql.execute(
-                    "UPDATE events SET consumed_by = ? WHERE run_id = ? AND sequence = ?",
+                    "UPDATE events SET consumed_by = ?, is_taken = 1 WHERE run_id = ? AND sequence = ?",
                     (write.task_id, write.run_id, write.sequence),
                 )
             case UseBlobs():
                 self._use(write)
             case MarkBlobs(blobs=blobs):
-                self._sql.executemany(_MARK, [(sha256, self.change) for sha256 in blobs])
+                self._mark(blobs)
             case Unmark(marks=marks):
                 self._sql.executemany(
                     "DELETE FROM blob_marks WHERE sha256 = ? AND change = ?",
@@ -148,8 +169,8 @@ class _Commit:
             case Mail():
                 self._runs.store()
                 self._sql.execute(
-                    "INSERT INTO mail (run_id, kind, data) SELECT run_id, ?, ? FROM runs WHERE run_id = ?",
-                    (write.kind, write.data, write.run_id),
+                    "INSERT INTO mail (run_id, kind, data, seal) SELECT run_id, ?, ?, ? FROM runs WHERE run_id = ?",
+                    (write.kind, write.data, seal(write.run_id, write.kind, write.data), write.run_id),
                 )
             case DropMail(numbers=numbers):
                 self._sql.executemany("DELETE FROM mail WHERE number = ?", [(number,) for number in numbers])
@@ -232,7 +253,8 @@ class _Commit:
         if current is None:
             return write.replaces != ""
         run_id, status = current
-        return run_id != write.replaces or not RunStatus(status).is_final
+        found_status = run_status(status)  # None: the row is damaged, and so the run has failed
+        return run_id != write.replaces or (found_status is not None and not found_status.is_final)
 
     def _add_run(self, write: AddRun) -> None:
         row = write.row
@@ -240,7 +262,7 @@ class _Commit:
             return
         if write.replaces:
             self._runs.store()
-            self._sql.execute("UPDATE runs SET is_current = 0 WHERE run_id = ?", (write.replaces,))
+            self._sql.execute(_REPLACED, (row.namespace, row.workflow_id))
         self._put_spec(row.spec_key, write.spec)
         self._runs.add(row)
         if row.labels:
@@ -250,8 +272,8 @@ class _Commit:
             )
         if write.inputs:
             self._sql.executemany(
-                "INSERT INTO inputs (run_id, name, data) VALUES (?, ?, ?)",
-                [(row.run_id, name, data) for name, data in write.inputs.items()],
+                "INSERT INTO inputs (run_id, name, data, seal) VALUES (?, ?, ?, ?)",
+                [(row.run_id, name, data, seal(row.run_id, name, data)) for name, data in write.inputs.items()],
             )
 
     def _put_spec(self, key: str, data: bytes) -> None:
@@ -268,20 +290,25 @@ class _Commit:
         ).fetchone()
         if found is not None:
             return EntryResult(sequence=found[0], is_duplicate=True)
-        (sequence,) = self._sql.execute(
-            "UPDATE counters SET value = value + 1 WHERE name = 'sequence' RETURNING value"
-        ).fetchone()
+        (sequence,) = self._sql.execute(_COUNT, ("sequence",)).fetchone()
+        sealed = seal(write.run_id, sequence, write.event_id, write.key, write.arrived_ms, write.payload)
         self._sql.execute(
-            _ADD_EVENT, (write.run_id, sequence, write.event_id, write.key, write.payload, write.arrived_ms, "")
+            _ADD_EVENT,
+            (write.run_id, sequence, write.event_id, write.key, write.payload, write.arrived_ms, "", sealed, 0),
         )
         return EntryResult(sequence=sequence)
 
     def _use(self, write: UseBlobs) -> None:
         if self._is_there(write.run_id):
-            statement = "INSERT OR IGNORE INTO blob_uses (run_id, sha256) VALUES (?, ?)"
-            self._sql.executemany(statement, [(write.run_id, sha256) for sha256 in write.blobs])
+            statement = "INSERT OR IGNORE INTO blob_uses (run_id, sha256, seal) VALUES (?, ?, ?)"
+            self._sql.executemany(
+                statement, [(write.run_id, sha256, seal(write.run_id, sha256)) for sha256 in write.blobs]
+            )
         else:
-            self._sql.executemany(_MARK, [(sha256, self.change) for sha256 in write.blobs])
+            self._mark(write.blobs)
+
+    def _mark(self, blobs: Iterable[str]) -> None:
+        self._sql.executemany(_MARK, [(sha256, self.change, seal(sha256, self.change)) for sha256 in blobs])
 
     def _delete(self, run_id: str) -> None:
         self.finish()
@@ -292,10 +319,8 @@ class _Commit:
             "UNION SELECT spec_key FROM tasks WHERE run_id = :run_id AND spec_key <> ''",
             {"run_id": run_id},
         ).fetchall()
-        self._sql.execute(
-            "INSERT OR REPLACE INTO blob_marks (sha256, change) SELECT sha256, ? FROM blob_uses WHERE run_id = ?",
-            (self.change, run_id),
-        )
+        used = self._sql.execute("SELECT sha256 FROM blob_uses WHERE run_id = ?", (run_id,)).fetchall()
+        self._mark(sha256 for (sha256,) in used)
         for table in ("runs", "labels", "inputs", "tasks", "events", "blob_uses", "mail"):
             self._sql.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
         for (key,) in keys:

@@ -74,7 +74,7 @@ class Retention:
             if now is None or not now.status.is_final or now.end_ms is None or now.end_ms >= before_ms:
                 return False
             current = await self._store.find_run(row.namespace, row.workflow_id)
-            entry = (SetRun.unchanged(now), DeleteRun(now.run_id))
+            entry = (*(() if now.damage else (SetRun.unchanged(now),)), DeleteRun(now.run_id))
             result = await self._journal.write(entry, droppable=True, frees=True)
         if result.is_refused:
             return False

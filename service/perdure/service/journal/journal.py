@@ -35,7 +35,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
-from perdure.storage.ports import Entry, Fenced, MetadataStore, StorageError, StorageFull, Unstorable
+from perdure.storage.ports import CorruptData, Entry, Fenced, MetadataStore, StorageError, StorageFull, Unstorable
 from perdure.storage.rows import Committed, EntryResult
 
 log = logging.getLogger(__name__)
@@ -388,12 +388,12 @@ class _Suspect(Exception):
 
 def _is_of_an_entry(error: Exception) -> bool:
     """Whether an entry may be to blame, and not the store."""
-    return isinstance(error, Unstorable) or not isinstance(error, StorageError)
+    return isinstance(error, Unstorable | CorruptData) or not isinstance(error, StorageError)
 
 
 def _after_trouble(batch: list[_Pending], error: Exception) -> list[_Pending]:
     """Tell those who wait, and give up what certainly did not happen and nobody builds on; gives the rest."""
-    is_certain = isinstance(error, StorageFull)
+    is_certain = isinstance(error, StorageFull | CorruptData)
     kept = []
     _tell_trouble(batch, error)
     for pending in batch:

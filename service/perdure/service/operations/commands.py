@@ -29,7 +29,7 @@ from perdure.service.runs.moments import Moments
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.values import Values
 from perdure.service.runs.views import RunView, count_tasks
-from perdure.storage.ports import MetadataStore, StorageError, StorageFull
+from perdure.storage.ports import CorruptData, MetadataStore, StorageError, StorageFull
 from perdure.storage.rows import (
     AddEvent,
     AddRun,
@@ -171,7 +171,7 @@ class Commands:
         if current is not None and new.request_id and current.request_id == new.request_id:
             made = current  # the same request, asked elsewhere too, came between the two looks
         if made is not None:
-            if made.request_digest != digest:
+            if made.request_digest != digest and not made.damage:
                 raise errors.RequestIdReusedError(
                     f"request id {new.request_id!r} was used with other content", request_id=new.request_id
                 )
@@ -252,6 +252,8 @@ class Commands:
                             status=str(row.status),
                         )
                     return RunView(row), False
+                if row.damage:
+                    raise CorruptData(row.damage, subject=row.run_id)
                 if row.status in (RunStatus.SUCCESSFUL, RunStatus.CANCELED):
                     if is_repeat and row.resume_count:
                         return RunView(row), False
@@ -342,7 +344,9 @@ class Commands:
                         f"workflow {workflow_id!r} is {row.status}; cancel it before you delete it",
                         status=str(row.status),
                     )
-                entry = (SetRun.unchanged(row), DeleteRun(row.run_id))
+                # Nobody changes one that is damaged, and it differs from what is told of it.
+                unchanged = () if row.damage else (SetRun.unchanged(row),)
+                entry = (*unchanged, DeleteRun(row.run_id))
                 result = await self._journal.write(entry, droppable=True, frees=True)
                 if result.is_refused and await self._store.get_run(row.run_id) is not None:  # else it was repeated
                     raise errors.EtagMismatchError(f"workflow {workflow_id!r} has changed", etag=str(row.change))

@@ -17,6 +17,7 @@ from perdure.model import Failure, Payload, RunStatus, TaskStatus, frozen
 from perdure.service.executors.port import Executor, Waiting
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.moments import Moment, Moments
+from perdure.service.runs.restore import failure_of
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.values import Values
 from perdure.service.runs.views import OutcomeView, RunView, TaskCounts, TaskView, count_tasks, view_task
@@ -79,13 +80,14 @@ class Queries:
         except CorruptData:
             if row.status.is_final:  # perhaps because of that: its state can be told, but not its tasks
                 return RunView(row)
+            self._scheduler.take_up(row.run_id)  # which fails it
             raise
 
     async def row(self, namespace: str, workflow_id: str, run_id: str = "") -> RunRow:
         """The current run of a workflow id, or a certain one."""
         if run_id:
             row = await self._moments.find_row(run_id)
-            if row is not None and (row.namespace, row.workflow_id) != (namespace, workflow_id):
+            if row is not None and not row.damage and (row.namespace, row.workflow_id) != (namespace, workflow_id):
                 row = None
         else:
             row = await self._moments.find_current(namespace, workflow_id)
@@ -204,10 +206,8 @@ class Queries:
 
     async def _run_value(self, row: RunRow) -> Payload | Failure | None:
         if row.status is RunStatus.SUCCESSFUL:
-            return await self._read(row.run_id, row.output_task, row.output_wraps)
-        if row.failure is not None:
-            return wire.decode_failure(row.failure)
-        return None
+            return await self._read(row, row.output_task, row.output_wraps)
+        return failure_of(row)
 
     async def _task_value(self, row: RunRow, task_id: str) -> tuple[RunRow, Payload | Failure | None]:
         """The value of a task, None if it has none yet, and the run's row of that moment."""
@@ -222,13 +222,13 @@ class Queries:
         now = await self._moments.look(row, take)
         row, found = now.row, now.taken
         if found is not None and found.is_done:
-            return row, await self._read(row.run_id, found.source, found.wraps)
+            return row, await self._read(row, found.source, found.wraps)
         if found is not None and found.failure is not None:
             return row, found.failure
         if not row.status.is_final:
             return row, None
-        if found is not None and row.failure is not None:
-            return row, wire.decode_failure(row.failure)
+        if found is not None and (failure := failure_of(row)) is not None:
+            return row, failure
         if found is not None and found.is_volatile:
             raise _not_stored(task_id)
         what = f"a task {task_id!r}" if found is None else f"a value of its task {task_id!r}, which it did not need"
@@ -236,11 +236,21 @@ class Queries:
             f"workflow {row.workflow_id!r} ended without {what}", workflow_id=row.workflow_id, task_id=task_id
         )
 
-    async def _read(self, run_id: str, task_id: str, wraps: int) -> Payload:
-        payload = await self._values.find(ValueKey(run_id, task_id=task_id))
+    async def _read(self, row: RunRow, task_id: str, wraps: int) -> Payload:
+        payload = await self._values.find(ValueKey(row.run_id, task_id=task_id))
         if payload is None:
+            if not await self._is_volatile(row, task_id):
+                message = f"table tasks: there is no row of run {row.run_id} with the value of task {task_id!r}"
+                raise CorruptData(message, subject=row.run_id)
             raise _not_stored(task_id)
         return wire.outcome_payload(payload, wraps) if wraps else payload
+
+    async def _is_volatile(self, row: RunRow, task_id: str) -> bool:
+        def take(run: Run) -> bool:
+            task = run.graph.tasks.get(task_id)
+            return task is not None and task.is_volatile
+
+        return (await self._moments.look(row, take)).taken
 
 
 def _count(run: Run) -> TaskCounts:
@@ -248,7 +258,7 @@ def _count(run: Run) -> TaskCounts:
 
 
 def _has_outcome(row: RunRow) -> bool:
-    return row.status is RunStatus.SUCCESSFUL or row.failure is not None
+    return row.status is RunStatus.SUCCESSFUL or row.failure is not None or row.damage != ""
 
 
 def _not_stored(task_id: str) -> errors.OutputNotStoredError:

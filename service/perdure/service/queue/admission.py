@@ -28,7 +28,7 @@ from perdure.service.journal.journal import Journal, Then
 from perdure.service.journal.loops import TROUBLE_S, Loop
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.views import RunView
-from perdure.storage.ports import Entry, MetadataStore, StorageError
+from perdure.storage.ports import CorruptData, Entry, MetadataStore, StorageError
 from perdure.storage.rows import EntryResult, Limit, RunRow, SetRun, Write
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class Admission:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._doubtful: set[str] = set()
         self._loop = Loop("admission", self._start_waiting, trouble="nobody started, trying again")
+        self._damaged: set[str] = set()
 
     # -------------------------------------------------------------------------- lifetime
 
@@ -82,6 +83,8 @@ class Admission:
                 running = await self._store.running_runs() if self.max_running != ANY else []
                 self._pending = Counter(await self._store.count_pending())
                 break
+            except CorruptData:
+                raise  # of the database as a whole: to look again does not help
             except StorageError as error:
                 log.warning("queue not read, trying again", extra={"error": str(error)})
                 await asyncio.sleep(TROUBLE_S)
@@ -256,19 +259,29 @@ class Admission:
 
     async def _start_oldest(self, namespace: str) -> None:
         while free := self._free(namespace):
-            page = await self._store.pending_runs(namespace, limit=min(free, PAGE))
+            found = await self._store.pending_runs(namespace, limit=min(free, PAGE) + len(self._damaged))
+            page = [row for row in found if row.run_id not in self._damaged]
             if not page:
                 return
             async with AsyncExitStack() as alone:
                 waiting = []
                 for row in page:  # one after the other: who cannot be started is not passed
                     await alone.enter_async_context(self.alone(row.run_id))
+                    if row.damage:
+                        self._fail(row)
+                        continue
                     now = await self._store.get_run(row.run_id)
                     if now is not None and now.status is RunStatus.PENDING:  # it was not canceled meanwhile
                         waiting.append(now)
                 # With nothing between them in the journal: a slot that becomes free there would be the second's.
                 if None in await asyncio.gather(*[self._start(now) for now in waiting]):
                     return  # somebody else was faster, and will wake us
+
+    def _fail(self, row: RunRow) -> None:
+        """One that cannot start, for its row is damaged, gives its place to others."""
+        self._damaged.add(row.run_id)
+        self._pending[row.namespace] -= 1
+        self._scheduler.fail_corrupt(row)
 
     def _start(self, row: RunRow) -> asyncio.Future[RunRow | None]:
         if self.max_running != ANY:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Iterable
 from typing import Final
 
@@ -11,9 +13,11 @@ from perdure import graphwire, wire
 from perdure.bounded import Bounded
 from perdure.engine.graph_run.run import Run
 from perdure.engine.messages import ConsumeEvent, EventArrived, Record, RecordRun, RecordTask
-from perdure.model import InvalidSpec, Payload, RunStatus, Spec, TaskStatus
+from perdure.model import Failure, FailureKind, InvalidSpec, Payload, RunStatus, Spec, TaskStatus
 from perdure.storage import rows
 from perdure.storage.ports import CorruptData, MetadataStore
+
+log = logging.getLogger(__name__)
 
 SPECS_NODES_MAX: Final = 50_000
 """Nodes of decoded graphs that are kept for the next run of the same graph."""
@@ -39,6 +43,8 @@ class Specs:
         for key in missing:
             if key not in stored:
                 raise CorruptData(f"the graph {key} is not in the store", subject=key)
+            if hashlib.sha256(stored[key]).hexdigest() != key:
+                raise CorruptData(f"table specs, row {key}: the value of data has another hash", subject=key)
             try:
                 found[key] = graphwire.decode_spec(stored[key])
             except InvalidSpec as error:
@@ -48,8 +54,10 @@ class Specs:
 
 
 async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
-    """Rebuild a run as it is durably."""
+    """Rebuild a run as it is durably. Raises CorruptData."""
     row = stored.run
+    if stored.damage:
+        raise CorruptData(stored.damage, subject=row.run_id)
     spec_keys = {row.spec_key, *(task.spec_key for task in stored.tasks if task.spec_key)}
     graphs = await specs.read(spec_keys)
     status = RunStatus.RUNNING if not row.status.is_final else row.status
@@ -66,9 +74,30 @@ async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
         raise CorruptData(f"run {row.run_id} has a record of an unknown task {error}", subject=row.run_id) from error
     except (DecodeError, ValueError) as error:
         raise CorruptData(f"a record of run {row.run_id} does not decode: {error}", subject=row.run_id) from error
+    except Exception as error:  # whatever the core makes of records that it cannot have written
+        log.exception("run cannot be rebuilt", extra={"run_id": row.run_id})
+        message = f"run {row.run_id} cannot be rebuilt from its records ({type(error).__name__}: {error})"
+        raise CorruptData(message, subject=row.run_id) from error
     if row.status is RunStatus.RUNNING:
         run.settle(row.start_ms or row.create_ms)
     return run
+
+
+def failure_of(row: rows.RunRow) -> Failure | None:
+    """Why a run failed, as its row says. Raises CorruptData if that does not decode."""
+    if row.damage:
+        return corrupt_data(row.damage)
+    if row.failure is None:
+        return None
+    try:
+        return wire.decode_failure(row.failure)
+    except (DecodeError, ValueError) as error:
+        raise CorruptData(f"the failure of run {row.run_id} does not decode: {error}", subject=row.run_id) from error
+
+
+def corrupt_data(message: str) -> Failure:
+    """What a run fails with that cannot go on, because what is stored of it is damaged."""
+    return Failure(FailureKind.SYSTEM, "perdure.CorruptData", message)
 
 
 def _record_of(row: rows.TaskRow) -> RecordTask:

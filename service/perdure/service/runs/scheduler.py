@@ -45,7 +45,7 @@ from perdure.service.common.uses import of_record, use
 from perdure.service.executors.port import Executor, GraphReturned, Reports, Work
 from perdure.service.journal.journal import Journal
 from perdure.service.runs.changes import Change, Changes
-from perdure.service.runs.restore import Specs, output_of, restore_run, write_of
+from perdure.service.runs.restore import Specs, corrupt_data, output_of, restore_run, write_of
 from perdure.service.runs.runlog import log_end, log_task
 from perdure.service.runs.timers import Timers
 from perdure.service.runs.values import Values
@@ -163,6 +163,8 @@ class Scheduler:
         while True:
             try:
                 page = await self._store.unfinished_runs(after=after, limit=PAGE)
+            except CorruptData:
+                raise  # of the database as a whole: to look again does not help
             except StorageError as error:
                 log.warning("unfinished runs not read, trying again", extra={"error": str(error)})
                 await asyncio.sleep(LOAD_RETRY_S)
@@ -170,6 +172,9 @@ class Scheduler:
             if not page:
                 return count
             for row in page:
+                if row.damage:
+                    self.fail_corrupt(row)
+                    continue
                 await self.when_live(row.run_id, lambda _live: None)
             count += len(page)
             after = page[-1].run_id
@@ -534,8 +539,7 @@ class Scheduler:
                 if run_id not in self._outdated:
                     break
             except CorruptData as error:
-                log.error("run cannot be loaded", extra={"run_id": run_id, "error": str(error)})
-                self._fail_corrupt(run_id, error)
+                self._fail_corrupt(run_id, f"{error} ({error.subject})")
                 break
             except StorageError as error:
                 log.warning("run not loaded, trying again", extra={"run_id": run_id, "error": str(error)})
@@ -563,7 +567,7 @@ class Scheduler:
 
     async def _read(self, run_id: str) -> Live | None:
         stored = await self._store.load_run(run_id)
-        if stored is None or stored.run.status is not RunStatus.RUNNING:
+        if stored is None or (stored.run.status is not RunStatus.RUNNING and not stored.run.damage):
             return None
         if self._owner and stored.run.owner != self._owner:
             return None
@@ -571,10 +575,14 @@ class Scheduler:
         run.number_from(self._begun.get(run_id, {}))
         return Live(stored.run, run)
 
-    def _fail_corrupt(self, run_id: str, error: CorruptData) -> None:
+    def fail_corrupt(self, row: RunRow) -> None:
+        """A run whose row is damaged ends in the store as well, as far as that finds it."""
+        self._fail_corrupt(row.run_id, row.damage)
+
+    def _fail_corrupt(self, run_id: str, damage: str) -> None:
         """A run whose records are broken ends; the others are not touched."""
-        failure = Failure(FailureKind.SYSTEM, "perdure.CorruptData", f"{error} ({error.subject})")
-        self._fail(run_id, failure, lambda _end, _change: self._changes.stir(run_id))
+        log.error("run failed: what is stored of it is damaged", extra={"run_id": run_id, "error": damage})
+        self._fail(run_id, corrupt_data(damage), lambda _end, _change: self._changes.stir(run_id))
 
     def _refused(self, live: Live, error: Exception) -> None:
         """The store never takes a record of a run. The run ends as it is in the store, without that record and all

@@ -1,0 +1,161 @@
+"""Looks at every row of an embedded database, and says which are not what was written. Changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from perdure.storage.damage import about, implausible, labels_of, shown
+from perdure.storage.migrate import migrations, missing_steps
+from perdure.storage.seals import BLOB_MARK, BLOB_USE, INPUT, MAIL, name_flipped, seal, seal_of_value
+from perdure.storage.sqlite_mark import change_in, lost, mark_of, read_mark
+from perdure.storage.sqlite_open import damaged_counters, tolerant
+from perdure.storage.sqlite_rows import (
+    EVENT_SELECTED,
+    RUN_SELECTED,
+    TASK_SELECTED,
+    damaged_column_of_event,
+    damaged_column_of_run,
+    damaged_column_of_task,
+)
+
+FOUND_MAX: Final = 50
+"""Findings that are told, of each kind: a page that is gone makes thousands."""
+Row: TypeAlias = Sequence[Any]
+
+
+def damages_of(path: Path) -> list[str]:
+    """What is damaged, each as a sentence that names the table, the row and the column; the gravest first.
+
+    Raises sqlite3.Error if there is nothing that can be looked at.
+    """
+    marked = read_mark(path)  # before the database, which may have more by then
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as sql:
+        sql.text_factory = tolerant
+        sql.execute("BEGIN")  # all of it is of one moment
+        sound = [
+            f"{path.name}: {text}" for (text,) in sql.execute(f"PRAGMA integrity_check({FOUND_MAX})") if text != "ok"
+        ]
+        tables = {name for (name,) in sql.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        found = sound + list(_of_commits(sql, path, marked))
+        if "migrations" not in tables:
+            return found
+        if not _is_up_to_date(sql):
+            return found + list(_migrations(sql))
+        return list(dict.fromkeys([*found, *damaged_rows(sql)]))
+
+
+def damaged_rows(sql: sqlite3.Connection) -> Iterator[str]:
+    """Looks at every row, over a connection that takes texts as they are."""
+    for look in _LOOKS:
+        try:
+            yield from islice(look(sql), FOUND_MAX)
+        except sqlite3.DatabaseError as error:
+            yield str(error)
+
+
+def _is_up_to_date(sql: sqlite3.Connection) -> bool:
+    """Whether rows have seals: the engine brings an older database up to date."""
+    applied = {number for (number,) in sql.execute("SELECT number FROM migrations")}
+    return {step.number for step in migrations("sqlite")} <= applied
+
+
+def _of_commits(sql: sqlite3.Connection, path: Path, marked: int | None) -> Iterator[str]:
+    last = change_in(sql)
+    if marked is None and mark_of(path).exists():
+        yield f"{mark_of(path).name} is damaged, so nobody knows whether commits are lost; the next start renews it"
+    elif marked and last is not None and last < marked:
+        yield str(lost(path, last, marked))
+
+
+def _counters(sql: sqlite3.Connection) -> Iterator[str]:
+    for name in damaged_counters(sql):
+        yield f"{about('counters', name, 'value')}; the engine sets it anew when it starts"
+
+
+def _runs(sql: sqlite3.Connection) -> Iterator[str]:
+    for values in sql.execute(f"SELECT {', '.join(RUN_SELECTED)} FROM runs"):
+        if column := damaged_column_of_run(values):
+            yield about("runs", values[0], column)
+
+
+def _specs(sql: sqlite3.Connection) -> Iterator[str]:
+    for key, data in sql.execute("SELECT key, data FROM specs"):
+        if type(data) is not bytes or hashlib.sha256(data).hexdigest() != key:
+            yield about("specs", key, "key or data")
+    statement = "SELECT run_id, spec_key FROM runs WHERE spec_key NOT IN (SELECT key FROM specs)"
+    for run_id, key in sql.execute(statement):
+        yield f"table runs, row {shown(run_id)}: its graph {shown(key)} is not in table specs"
+
+
+def _tasks(sql: sqlite3.Connection) -> Iterator[str]:
+    statement = f"SELECT {', '.join(TASK_SELECTED)}, output_seal, output FROM tasks"
+    for *values, output_seal, output in sql.execute(statement):
+        place = f"{values[0]!r} {values[1]!r}"
+        if column := damaged_column_of_task(values):
+            yield about("tasks", place, column)
+        if values[-1] is not None and (type(output) not in (bytes, type(None)) or seal_of_value(output) != output_seal):
+            yield about("tasks", place, "output")
+
+
+def _events(sql: sqlite3.Connection) -> Iterator[str]:
+    for values in sql.execute(f"SELECT {', '.join(EVENT_SELECTED)} FROM events"):
+        if column := damaged_column_of_event(values):
+            yield about("events", f"{values[0]!r} {values[1]!r}", column)
+
+
+def _sealed(table: str, columns: Sequence[str]) -> Callable[[sqlite3.Connection], Iterator[str]]:
+    def look(sql: sqlite3.Connection) -> Iterator[str]:
+        for *values, expected in sql.execute(f"SELECT {', '.join(columns)}, seal FROM {table}"):
+            place = " ".join(repr(value) for value in values if type(value) is not bytes)
+            if column := implausible(columns, values):
+                yield about(table, place, column)
+            elif expected is not None and seal(*values) != expected:
+                yield about(table, place, name_flipped(columns, values, expected))
+
+    return look
+
+
+def _labels(sql: sqlite3.Connection) -> Iterator[str]:
+    """The table repeats what the rows of runs say, for those who look for a label."""
+    statement = "SELECT run_id, namespace, labels FROM runs WHERE labels <> '{}'"
+    expected = {
+        (namespace, key, value, run_id)
+        for run_id, namespace, text in sql.execute(statement)
+        for key, value in ((labels_of(text) if isinstance(text, str) else None) or {}).items()
+    }
+    stored = set(sql.execute("SELECT namespace, key, value, run_id FROM labels"))
+    for *_, run_id in sorted(expected - stored, key=repr):
+        yield f"table labels: one of run {shown(run_id)} is missing"
+    for namespace, key, value, run_id in sorted(stored - expected, key=repr):
+        yield about("labels", json.dumps([namespace, key, value, run_id]), "one of namespace, key, value, run_id")
+
+
+def _of_nobody(sql: sqlite3.Connection) -> Iterator[str]:
+    """Rows that belong to a run which is not there."""
+    for table in ("tasks", "events", "inputs", "labels", "blob_uses", "mail"):
+        statement = f"SELECT DISTINCT run_id FROM {table} WHERE run_id NOT IN (SELECT run_id FROM runs)"
+        for (run_id,) in sql.execute(statement):
+            yield f"table {table}: there are rows of run {shown(run_id)}, which is not in table runs"
+
+
+def _migrations(sql: sqlite3.Connection) -> Iterator[str]:
+    known = {step.number: step.name for step in migrations("sqlite")}
+    applied = {number for (number,) in sql.execute("SELECT number FROM migrations")}
+    if missing := missing_steps(applied):
+        yield f"table migrations: number {missing[0]} is missing, though later ones are there"
+    for number, name in sql.execute("SELECT number, name FROM migrations"):
+        if number in known and known[number] != name:
+            yield about("migrations", number, "name")
+
+
+_LOOKS: Final[tuple[Callable[[sqlite3.Connection], Iterator[str]], ...]] = (
+    _counters, _runs, _specs, _tasks, _events, _sealed("inputs", INPUT), _sealed("blob_uses", BLOB_USE),
+    _sealed("blob_marks", BLOB_MARK), _sealed("mail", MAIL), _labels, _of_nobody, _migrations,
+)  # fmt: skip

@@ -1,0 +1,61 @@
+"""Looks at an embedded database before an engine goes to work on it, and makes damaged indexes anew.
+
+An index that differs from its table hides rows, so that a run seems to be unknown or a task seems not to have run, and
+SQLite refuses to change them. Rows have seals, so it is known which of the two is right. Where the pages make no sense,
+nothing is started: whatever is written to such a file may damage more of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from perdure.storage.ports import CorruptData
+from perdure.storage.sqlite_check import damaged_rows
+
+log = logging.getLogger(__name__)
+
+CHECKED_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Of larger databases the start looks only at what it needs: all of it would take seconds. The doctor looks at all."""
+TOLD_MAX: Final = 5
+_OTHERS: Final = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL AND name NOT IN ({})"
+FOUND_BY: Final = ("runs_current", "runs_request", "events_id")
+"""Indexes by which rows are found, besides those of primary keys. Where a row is damaged they may have the right name
+of it, and no update of a run or a task changes them."""
+OF_ROWS: Final = ("missing from index", "wrong # of entries in index", "non-unique entry in index", " value in ")
+"""What SQLite says of rows and entries of indexes; all else is said of pages."""
+
+
+def mend_indexes(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises CorruptData if pages are damaged, and sqlite3.Error if nothing can be read."""
+    if path.stat().st_size > CHECKED_BYTES_MAX:
+        return
+    damages = _damages(connection)
+    if not damages:
+        return
+    told = "; ".join(damages)
+    if any(not any(text in damage for text in OF_ROWS) for damage in damages):
+        raise CorruptData(
+            f"{path} is damaged: {told}; restore a backup, or save what can be read with "
+            f"`sqlite3 {path.name} .recover`; `perdure doctor` says more",
+            subject=path.name,
+        )
+    log.error("the database is damaged", extra={"database": str(path), "damage": told})
+    try:
+        if next(damaged_rows(connection), None) is None:
+            connection.execute("REINDEX")
+        else:
+            names = _OTHERS.format(", ".join(f"'{name}'" for name in FOUND_BY))
+            for (name,) in connection.execute(names).fetchall():
+                connection.execute(f"REINDEX {name}")
+    except sqlite3.Error as error:
+        log.error("the indexes cannot be made anew", extra={"database": str(path), "error": str(error)})
+        return
+    if not _damages(connection):
+        log.error("the damage was in indexes, which were made anew from the rows", extra={"database": str(path)})
+
+
+def _damages(connection: sqlite3.Connection) -> list[str]:
+    return [text for (text,) in connection.execute(f"PRAGMA integrity_check({TOLD_MAX})") if text != "ok"]
