@@ -20,7 +20,7 @@ from perdure.model import frozen
 from perdure.service.journal.journal import Journal
 from perdure.service.runs.restore import restore_run
 from perdure.service.runs.scheduler import Live, Scheduler
-from perdure.storage.ports import MetadataStore, StorageFull
+from perdure.storage.ports import CorruptData, MetadataStore, StorageFull
 from perdure.storage.rows import RunRow
 
 T = TypeVar("T")
@@ -120,6 +120,8 @@ class Moments:
         """A run from its records."""
         if (known := self._rebuilt.get((row.run_id, row.change))) is not None:
             return known
+        if row.damage:  # its id may be damaged, too
+            raise CorruptData(row.damage, subject=row.run_id)
         stored = await self._store.load_run(row.run_id)
         if stored is None:
             raise errors.WorkflowNotFoundError(
