@@ -13,8 +13,8 @@ from typing import Final
 import perdure
 from perdure import RunStatus, errors
 from perdure.service.app import RunningServer, running_server
-from perdure.service.kernel import wall_clock_ms
-from perdure.service.settings import Settings
+from perdure.service.common.clocks import wall_clock_ms
+from perdure.service.common.settings import Settings
 
 WEEK_S: Final = 7 * 24 * 3600
 ANSWER_S: Final = 20.0
