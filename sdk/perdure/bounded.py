@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
@@ -55,3 +56,32 @@ class Bounded(Generic[K, V]):
         value = self._entries.pop(key, None)
         if value is not None:
             self._weight -= self._weigh(value)
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        self._entries.clear()
+        self._weight = 0
+
+
+class SharedBounded(Bounded[K, V]):
+    """The same for several threads at once."""
+
+    def __init__(self, most: int, weigh: Callable[[V], int] = _one) -> None:
+        super().__init__(most, weigh)
+        self._lock = threading.RLock()  # `keep` calls `drop`
+
+    def get(self, key: K) -> V | None:
+        with self._lock:
+            return super().get(key)
+
+    def keep(self, key: K, value: V) -> None:
+        with self._lock:
+            super().keep(key, value)
+
+    def drop(self, key: K) -> None:
+        with self._lock:
+            super().drop(key)
+
+    def clear(self) -> None:
+        with self._lock:
+            super().clear()

@@ -16,7 +16,6 @@ import site
 import sys
 import sysconfig
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from typing import Any, Final
 import cloudpickle  # type: ignore[import-untyped]
 
 from perdure import codec, folders
+from perdure.bounded import SharedBounded
 from perdure.folders import Fingerprint, Tree
 
 VARIABLE: Final = "PERDURE_MODULES"
@@ -196,7 +196,7 @@ class _Known:
     took_s: float
 
 
-_known: OrderedDict[tuple[str, ...], _Known] = OrderedDict()
+_known: Final = SharedBounded[tuple[str, ...], _Known](KNOWN_MAX)
 
 
 def known_package(names: Sequence[str]) -> Package | None:
@@ -220,9 +220,7 @@ def package_of(names: Sequence[str]) -> Package:
     package = known_package(names)
     if package is None:
         package = _package_of(names)
-        _known[tuple(names)] = _Known(package, time.monotonic(), 0.0)
-        if len(_known) > KNOWN_MAX:
-            _known.popitem(last=False)
+        _known.keep(tuple(names), _Known(package, time.monotonic(), 0.0))
     return package
 
 

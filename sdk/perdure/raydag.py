@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from perdure.bounded import SharedBounded
 from perdure.model import InputRef
 from perdure.options import Options, RetryPolicy, workflow_options
 
@@ -84,7 +84,7 @@ def parts_of(node: Any) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, 
     return function, args, kwargs, _options_of(node._bound_options)
 
 
-_signatures: OrderedDict[int, tuple[Callable[..., Any], inspect.Signature | None]] = OrderedDict()
+_signatures: Final = SharedBounded[int, tuple[Callable[..., Any], inspect.Signature | None]](KNOWN_MAX)
 """By the identity of the function, which is kept so that it stays its own. None: nobody knows."""
 
 
@@ -96,9 +96,7 @@ def _signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
         found = inspect.signature(function)
     except ValueError:  # of some functions that are not Python's
         found = None
-    _signatures[id(function)] = (function, found)
-    if len(_signatures) > KNOWN_MAX:
-        _signatures.popitem(last=False)
+    _signatures.keep(id(function), (function, found))
     return found
 
 
@@ -122,7 +120,7 @@ def _not_a_step(node: Any) -> str:
 
 # ------------------------------------------------------------------------------ options
 
-_known: OrderedDict[tuple[object, ...], tuple[dict[str, Any], Options]] = OrderedDict()
+_known: Final = SharedBounded[tuple[object, ...], tuple[dict[str, Any], Options]](KNOWN_MAX)
 """By names and the identities of values, which the nodes of a function share: what was given (so that these
 identities stay theirs), and what it means."""
 
@@ -133,9 +131,7 @@ def _options_of(given: dict[str, Any]) -> Options:
     if found is not None:
         return found[1]
     options = options_from_ray(given)
-    _known[key] = (dict(given), options)
-    if len(_known) > KNOWN_MAX:
-        _known.popitem(last=False)
+    _known.keep(key, (dict(given), options))
     return options
 
 

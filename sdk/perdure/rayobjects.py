@@ -14,11 +14,11 @@ import functools
 import pickle
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from perdure import codec, failures, wire
+from perdure.bounded import Bounded, SharedBounded
 from perdure.model import BlobRef, Payload
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class RayObjects:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._known: OrderedDict[tuple[str, bytes], tuple[Payload, bool]] = OrderedDict()
+        self._known: SharedBounded[tuple[str, bytes], tuple[Payload, bool]] = SharedBounded(KNOWN_MAX)
         self._storing: dict[tuple[str, bytes], threading.Lock] = {}
         self._lock = threading.Lock()
         self._keeper: tuple[str, Any] | None = None
@@ -119,10 +119,7 @@ class RayObjects:
                 is_chain = codec.is_object(value)
                 if not (innermost and is_chain):
                     payload = self._put_away(value)
-                    with self._lock:
-                        self._known[key] = (payload, is_chain)
-                        if len(self._known) > KNOWN_MAX:
-                            self._known.popitem(last=False)
+                    self._known.keep(key, (payload, is_chain))
                     return payload
         finally:
             with self._lock:
@@ -282,16 +279,12 @@ class Keeper:
     def __init__(self, bytes_max: int = 0) -> None:
         store_bytes = int(_ray().cluster_resources().get("object_store_memory", 0))
         self._bytes_max = bytes_max or store_bytes // KEPT_SHARE
-        self._bytes = 0
-        self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._kept: Bounded[str, tuple[Any, int]] = Bounded(self._bytes_max, lambda entry: entry[1])
 
     def find(self, key: str) -> list[Any] | None:
         """The object in a list, so that it stays one; None if it has to be kept first."""
         found = self._kept.get(key)
-        if found is None:
-            return None
-        self._kept.move_to_end(key)
-        return [found[0]]
+        return None if found is None else [found[0]]
 
     def keep(self, key: str, kind: bytes, data: Any, inner: list[Any]) -> list[Any]:
         """Put contents, unless they are there already."""
@@ -299,11 +292,8 @@ class Keeper:
             return found
         view = memoryview(data)
         ref = _ray().put(Contents(kind, view, inner))
-        self._kept[key] = (ref, view.nbytes)
-        self._bytes += view.nbytes
-        while self._bytes > self._bytes_max and self._kept:
-            _, (_, size) = self._kept.popitem(last=False)
-            self._bytes -= size
+        if view.nbytes <= self._bytes_max:  # the cache would hold it however large it is
+            self._kept.keep(key, (ref, view.nbytes))
         return [ref]
 
     def put_all(self, parts: list[tuple[bytes, bytes]]) -> list[Any]:

@@ -13,13 +13,13 @@ import os
 import re
 import sys
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from perdure import folders, modules
+from perdure.bounded import SharedBounded
 from perdure.folders import Tree
 from perdure.graphwire import snapshot_of, snapshot_uri
 from perdure.model import BlobRef, Call, Node, Spec, TaskOptions
@@ -171,7 +171,7 @@ def _requirements(installer: str, file: str) -> list[str]:
     return [text for line in lines if (text := line.strip())]
 
 
-_known: OrderedDict[object, tuple[BlobRef, str]] = OrderedDict()
+_known: Final = SharedBounded[object, tuple[BlobRef, str]](KNOWN_MAX)
 """What was stored before: by the URI of a package of Ray's, or by a place and what is there."""
 
 
@@ -207,9 +207,7 @@ def _kept(key: object, store: Store, read: Callable[[], tuple[bytes, str]]) -> s
         data, name = read()
         found = (store.put(data), name)
         if key is not None:
-            _known[key] = found
-            if len(_known) > KNOWN_MAX:
-                _known.popitem(last=False)
+            _known.keep(key, found)
     return snapshot_uri(*found)
 
 

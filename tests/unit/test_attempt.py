@@ -346,7 +346,7 @@ async def test_a_cancelled_coroutine_is_cancelled(runner: Runner) -> None:
             ended.append(True)
 
     function = codec.encode_function(increment)  # its place in the cache is taken by what cannot be pickled
-    runner._functions[function.key] = wait
+    runner._functions.keep(function.key, wait)
     task = asyncio.create_task(runner.run_async(assign(function)))
     await begun.wait()
     task.cancel()

@@ -84,7 +84,7 @@ def outcome(function: Callable[..., Any], is_async: bool, *args: Any, payload: P
     runner = Runner(Nowhere())
     named = Function("key", "module:function") if payload is None else Function("key", "f", payload)
     if payload is None:
-        runner._functions["key"] = function
+        runner._functions.keep("key", function)
     arguments, _ = encode_arguments((), {}, lambda _arg: None)
     assignment = Assignment(CONTEXT, named, arguments, [])
     if is_async:

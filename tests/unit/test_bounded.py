@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.bounded import Bounded
+from perdure.bounded import Bounded, SharedBounded
 
 
 def test_the_least_recently_used_entry_is_evicted() -> None:
@@ -59,3 +61,36 @@ def test_the_weight_never_exceeds_the_bound(steps: list[tuple[int, int, bool]], 
             if key in model:
                 model[key] = model.pop(key)
         assert len(cache) == len(model)
+
+
+def test_a_shared_cache_is_used_by_one_thread_at_a_time() -> None:
+    keeping, goes_on = threading.Event(), threading.Event()
+    found: list[int | None] = []
+
+    def weigh(value: int) -> int:
+        keeping.set()
+        assert goes_on.wait(60)
+        return value
+
+    cache: SharedBounded[str, int] = SharedBounded(10, weigh)
+    keeper = threading.Thread(target=cache.keep, args=("a", 1))
+    reader = threading.Thread(target=lambda: found.append(cache.get("a")))
+    keeper.start()
+    assert keeping.wait(60)
+    reader.start()
+    reader.join(0.05)
+    assert found == []  # the entry is not whole yet
+    goes_on.set()
+    keeper.join()
+    reader.join()
+    assert found == [1]
+
+
+def test_a_cleared_cache_weighs_nothing() -> None:
+    cache: SharedBounded[str, str] = SharedBounded(3, len)
+    cache.keep("a", "xxx")
+    cache.clear()
+    cache.keep("b", "yy")
+    cache.keep("c", "z")
+    assert len(cache) == 2
+    assert "a" not in cache

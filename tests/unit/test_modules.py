@@ -37,6 +37,12 @@ def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     runtimeenv._known.clear()
 
 
+def looked_at(name: str) -> modules._Known:
+    found = modules._known.get((name,))
+    assert found is not None
+    return found
+
+
 def write(folder: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +218,7 @@ def test_a_change_is_seen(tmp_path: Path, change: str) -> None:
             write(tmp_path, {"shop/new.py": ""})
         case _:
             write(tmp_path, {"shop/late.py": "import more"})
-    modules._known["shop",].took_s = 0.0  # it may be looked at once
+    looked_at("shop").took_s = 0.0  # it may be looked at once
     assert modules.known_package(("shop",)) is None
     after = files("shop")
     expected = {
@@ -296,7 +302,7 @@ def test_what_is_known_is_not_packed_again(tmp_path: Path) -> None:
     full = runtimeenv.snapshot(spec, {}, shelf)
     assert runtimeenv.snapshot_known(spec, shelf.has) == full
     write(tmp_path, {"steps.py": TASK + "\n"})
-    modules._known["steps",].took_s = 0.0
+    looked_at("steps").took_s = 0.0
     assert runtimeenv.snapshot_known(spec, shelf.has) is None
     assert runtimeenv.snapshot(spec, {}, shelf) != full
     shelf.blobs.clear()

@@ -11,13 +11,13 @@ import asyncio
 import inspect
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeAlias
 
 from perdure import codec, conversion, failures, graph, graphwire, rayobjects, runtimeenv
 from perdure.arguments import decode_arguments
+from perdure.bounded import SharedBounded
 from perdure.context import Context, bind_context
 from perdure.model import (
     INLINE_BYTES_MAX,
@@ -196,7 +196,7 @@ class Runner:
         self._blobs = blobs
         self._objects: Objects = _NoObjects(blobs) if objects is None else objects
         self._environment = environment or {}  # what graphs that tasks return inherit
-        self._functions: OrderedDict[str, Callable[..., Any]] = OrderedDict()
+        self._functions: SharedBounded[str, Callable[..., Any]] = SharedBounded(FUNCTIONS_MAX)
 
     def is_async(self, function: Function) -> bool:
         """Whether the function is `async def`; one that cannot be loaded is not."""
@@ -345,9 +345,7 @@ class Runner:
                 message = f"{function.name} cannot be loaded on the worker: {failures.described(error)}"
                 failure = replace(failure, message=message)
             raise _Bad(failure) from error
-        self._functions[function.key] = found
-        if len(self._functions) > FUNCTIONS_MAX:
-            self._functions.popitem(last=False)
+        self._functions.keep(function.key, found)
         return found
 
     def _finish(self, value: Any, assignment: Assignment) -> Result:
