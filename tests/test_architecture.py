@@ -27,6 +27,7 @@ SDK_BASE = {
     "arguments",
     "rayobjects",
     "failures",
+    "told",
     "context",
     "options",
     "raydag",
@@ -51,8 +52,9 @@ ROOMS = {
     "optionwire": {"model", "v1", "wire"},
     "graphwire": {"model", "v1", "wire", "optionwire"},
     "tracebacks": set[str](),
-    "codec": {"model", "texts", "v1", "wire", "failures", "tracebacks"},
-    "failures": {"model", "texts", "wire", "codec", "errors", "tracebacks"},
+    "told": {"texts", "wire"},
+    "codec": {"model", "texts", "wire", "told", "tracebacks"},
+    "failures": {"model", "v1", "wire", "told", "codec", "errors", "tracebacks"},
     "arguments": {"model", "v1", "wire", "codec", "failures"},
     "rayobjects": {"bounded", "model", "wire", "codec", "failures"},
     "options": {"model", "texts", "codec", "failures"},
@@ -198,6 +200,40 @@ def test_the_page_lists_the_rooms_of_the_service() -> None:
     listed = re.findall(r"^  (\w+)/ ", page[page.index("service/perdure/service/  ") :], re.MULTILINE)
     there = {place.split("/")[0] for place, _ in SERVICE if "/" in place}
     assert there == set().union(*SERVICE_LAYERS) == set(listed)
+
+
+def files_imported(path: Path) -> Iterator[Path]:
+    """Our own files that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            for place in (parts, parts[:-1]):  # a module, or a name in one
+                stems = [ROOT.joinpath(root, *place) for root in ("sdk", "service", "storage")]
+                files = [file for stem in stems for file in (stem.with_suffix(".py"), stem / "__init__.py")]
+                found = [file for file in files if file.is_file() and len(place) > 1]
+                if found:
+                    yield found[0]
+                    break
+
+
+@pytest.mark.parametrize("root", ["sdk", "service"])
+def test_files_import_each_other_without_circles(root: str) -> None:
+    """Imports inside functions are imports as well."""
+    waiting = {path: set(files_imported(path)) - {path} for path in (ROOT / root).rglob("*.py")}
+    while True:
+        needed = set[Path]().union(*waiting.values())
+        circular = {path: needs & waiting.keys() for path, needs in waiting.items() if needs & waiting.keys()}
+        circular = {path: needs for path, needs in circular.items() if path in needed}
+        if circular == waiting:
+            break
+        waiting = circular
+    assert not waiting, sorted(path.relative_to(ROOT).as_posix() for path in waiting)
 
 
 def test_only_the_connection_module_opens_channels() -> None:

@@ -89,7 +89,7 @@ def test_the_tests_of_the_page_about_testing_pass(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("own_ray")
 @pytest.mark.parametrize("page", ["how-to/start.md", "concepts/ray.md", "migrating-from-ray-workflows.md"])
 def test_the_programs_of_pages_about_ray_run_on_ray(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from perdure.workflow.connection import local_address
+    from perdure.workflow.engines import local_address
 
     monkeypatch.setenv("PERDURE_ADDRESS", local_address())
     monkeypatch.chdir(tmp_path)

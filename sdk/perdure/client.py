@@ -48,7 +48,7 @@ class Client:
     async def local(cls, **how: Any) -> Self:
         """A client of the engine of this process's Ray cluster, which is started if there is none; Ray too.
         Takes what the class takes but the address. RuntimeError if the engine does not start."""
-        from perdure.workflow.connection import local_address
+        from perdure.workflow.engines import local_address
 
         return cls(await asyncio.to_thread(local_address), **how)
 

@@ -25,9 +25,8 @@ from typing import Any, Final, Protocol
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from perdure import texts, tracebacks
-from perdure.model import NULL, Attribute, BlobRef, Failure, Function, Index, Key, Path, Payload, frozen
-from perdure.v1 import workflow_pb2
+from perdure import texts, told, tracebacks, wire
+from perdure.model import NULL, Attribute, BlobRef, Function, Index, Key, Path, Payload, frozen
 
 PICKLE: Final = "python/pickle"
 BUFFERS: Final = "python/pickle+buffers"
@@ -35,6 +34,8 @@ OBJECTS: Final = "python/pickle+objects"
 JSON: Final = "json/plain"
 BINARY: Final = "binary/plain"
 OUTCOME: Final = "perdure/outcome"
+DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {}
+"""By encoding: what other modules decode. `perdure.failures` adds that of OUTCOME, since errors are in it."""
 
 BUFFER_BYTES_MIN: Final = 4096
 """Smaller buffers stay in the pickle, where they cost less than a place of their own."""
@@ -124,7 +125,9 @@ def encode(value: object, objects: Objects | None = None) -> Encoded:
     except (CodecError, Unresolved):
         raise
     except Exception as error:
-        raise CodecError(f"a value of type {_name(type(value))} cannot be pickled: {_said(error)}") from error
+        raise CodecError(
+            f"a value of type {told.type_name(type(value))} cannot be pickled: {told.text_of(error)}"
+        ) from error
     chunks: list[bytes | memoryview] = [out.getvalue()]
     encoding = PICKLE
     if buffers:
@@ -179,14 +182,14 @@ def decode(payload: Payload, data: bytes | memoryview | None = None, objects: Ob
                 return bytes(data)
             case "binary/null":
                 return None
-            case "perdure/outcome":
-                return _decode_outcome(bytes(data))
+            case encoding if encoding in DECODERS:
+                return DECODERS[encoding](bytes(data))
             case encoding:
                 raise CodecError(f"no decoder for the encoding {encoding!r}")
     except (CodecError, Unresolved):
         raise
     except Exception as error:
-        raise CodecError(f"a {payload.encoding} value cannot be decoded: {_described(error)}") from error
+        raise CodecError(f"a {payload.encoding} value cannot be decoded: {told.described(error)}") from error
 
 
 def _decode_buffers(data: memoryview) -> Any:
@@ -207,15 +210,6 @@ def _split_buffers(data: memoryview) -> tuple[memoryview, list[memoryview]]:
         end = start + length
         buffers.append(data[start:end].toreadonly())
     return pickled, buffers
-
-
-def _decode_outcome(data: bytes) -> tuple[Any, BaseException | None]:
-    from perdure import failures, wire
-
-    outcome = wire.outcome_from_proto(workflow_pb2.Outcome.FromString(data))
-    if isinstance(outcome, Failure):
-        return None, failures.to_exception(outcome)
-    return decode(outcome), None
 
 
 def apply_path(value: Any, path: Path) -> Any:
@@ -254,8 +248,6 @@ class Nested:
 
     def table(self) -> bytes:
         """What stands before the pickle. Its end is aligned."""
-        from perdure import wire
-
         items = [wire.encode_payload(payload) for payload in self.payloads]
         table = MAGIC_OBJECTS + struct.pack(f"<Q{len(items)}Q", len(items), *map(len, items)) + b"".join(items)
         return table + bytes(-len(table) % ALIGNMENT)
@@ -270,8 +262,6 @@ def with_table(pickled: bytes, nested: Nested) -> Payload:
 
 def split_objects(data: memoryview) -> tuple[tuple[Payload, ...], memoryview]:
     """The table, and what stands after it."""
-    from perdure import wire
-
     if bytes(data[:8]) != MAGIC_OBJECTS:
         raise CodecError("not a pickle with objects")
     (count,) = struct.unpack_from("<Q", data, 8)
@@ -423,7 +413,7 @@ def encode_function(function: Callable[..., Any], objects: Objects | None = None
     except Unresolved:
         raise
     except Exception as error:
-        raise CodecError(f"the function {name} cannot be pickled: {_said(error)}") from error
+        raise CodecError(f"the function {name} cannot be pickled: {told.text_of(error)}") from error
     code = with_table(out.getvalue(), nested)
     return Function(hashlib.sha256(code.data).hexdigest(), name, code, python_version=PYTHON_VERSION)
 
@@ -450,29 +440,11 @@ def load_function(
         raise
     except Exception as error:
         raise FunctionUnavailable(
-            f"{function.name} cannot be loaded on the worker: {_described(error)}. Make its module "
+            f"{function.name} cannot be loaded on the worker: {told.described(error)}. Make its module "
             "importable there (working directory of the agent, runtime_env), or have cloudpickle send it by value"
         ) from error
     if not callable(found):
-        raise FunctionUnavailable(f"{function.name} is a {_name(type(found))}, not a function")
+        raise FunctionUnavailable(f"{function.name} is a {told.type_name(type(found))}, not a function")
     loaded: Any = found
     inner: Callable[..., Any] = loaded.function if hasattr(loaded, "__perdure_task__") else loaded
     return inner  # a @perdure.task is its function
-
-
-def _name(kind: type) -> str:
-    from perdure import failures
-
-    return failures.type_name(kind)
-
-
-def _said(error: Exception) -> str:
-    from perdure import failures
-
-    return failures.text_of(error)
-
-
-def _described(error: Exception) -> str:
-    from perdure import failures
-
-    return failures.described(error)

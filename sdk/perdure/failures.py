@@ -1,7 +1,8 @@
 """Exceptions to failures and back: the type, the fields and the remote traceback survive the trip.
 
 An exception is user code: its `__str__`, `__reduce__` and properties may raise anything, and its texts may be
-large or no Unicode. Nothing of that leaves this module; what cannot be told is left out.
+large or no Unicode. Nothing of that leaves this module; what cannot be told is left out. Texts of
+exceptions are made in `perdure.told`.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-from perdure import codec, texts, tracebacks, wire
+from perdure import codec, tracebacks, wire
 from perdure.errors import FunctionUnavailableError, RemoteError, SerializationError, TaskLostError, TaskTimeoutError
 from perdure.model import INLINE_BYTES_MAX, Failure, FailureKind
+from perdure.told import described as described
+from perdure.told import either, plain
+from perdure.told import text_of as text_of
+from perdure.told import type_name as type_name
+from perdure.v1 import workflow_pb2
 
 T = TypeVar("T")
 
 CAUSES_MAX: Final = wire.CAUSES_MAX
-NAME_CHARS_MAX: Final = 512
 BASES_MAX: Final = 32
 _GENERAL: Final = (object, BaseException, Exception)
 
@@ -31,34 +36,12 @@ _STANDS_FOR: Final = {
 
 
 # What classes may override, as Python itself has it.
-_module_of: Final[Callable[[type], object]] = type.__dict__["__module__"].__get__
-_qualname_of: Final[Callable[[type], str]] = type.__dict__["__qualname__"].__get__
 _mro_of: Final[Callable[[type], tuple[type, ...]]] = type.__dict__["__mro__"].__get__
 _cause_of: Final[Callable[[BaseException], BaseException | None]] = BaseException.__dict__["__cause__"].__get__
 _context_of: Final[Callable[[BaseException], BaseException | None]] = BaseException.__dict__["__context__"].__get__
 _hides_context: Final[Callable[[BaseException], bool]] = BaseException.__dict__["__suppress_context__"].__get__
 _set_cause: Final[Callable[[BaseException, BaseException], None]] = BaseException.__dict__["__cause__"].__set__
 _traceback_of: Final[Callable[[BaseException], TracebackType | None]] = BaseException.__dict__["__traceback__"].__get__
-
-
-def type_name(kind: type) -> str:
-    """The name by which retry policies know a type: "builtins.ValueError"."""
-    module = _or(lambda: _module_of(kind), None)
-    return _plain(f"{module if type(module) is str else ''}.{_qualname_of(kind)}", NAME_CHARS_MAX)
-
-
-def text_of(error: BaseException) -> str:
-    """What an exception says of itself: Unicode of a bounded length, whatever its `__str__` does."""
-    try:
-        text = str(error)
-    except BaseException as broken:
-        return f"(its text cannot be made: {_qualname_of(type(broken))[:NAME_CHARS_MAX]})"
-    return _plain(text, wire.MESSAGE_CHARS_MAX)
-
-
-def described(error: BaseException) -> str:
-    """Type and text of an exception, for the text of another one."""
-    return f"{type_name(type(error)).removeprefix('builtins.')}: {text_of(error)}"
 
 
 def from_exception(
@@ -85,19 +68,6 @@ def from_exception(
     return failure
 
 
-def _or(step: Callable[[], T], otherwise: T) -> T:
-    """The result of a step that may run code of the user's, or `otherwise` if that raises anything at all."""
-    try:
-        return step()
-    except BaseException:
-        return otherwise
-
-
-def _plain(text: str, chars_max: int) -> str:
-    """A text that can be kept. Subclasses of str may override anything, so a method of str itself makes it plain."""
-    return texts.storable(str.__getitem__(text, slice(chars_max)))
-
-
 def _base_types(kind: type) -> tuple[str, ...]:
     bases = [base for base in _mro_of(kind)[1:] if not any(base is general for general in _GENERAL)]
     return tuple(type_name(base) for base in bases[:BASES_MAX])
@@ -118,8 +88,8 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _stack(error: BaseException, skip_frames: int) -> str:
     trace = _traceback_of(error)
-    text = _or(lambda: tracebacks.stack(trace, skip_frames), "")  # asks the modules of its frames for their source
-    return _plain(text[-wire.STACK_CHARS_MAX :], wire.STACK_CHARS_MAX)
+    text = either(lambda: tracebacks.stack(trace, skip_frames), "")  # asks the modules of its frames for their source
+    return plain(text[-wire.STACK_CHARS_MAX :], wire.STACK_CHARS_MAX)
 
 
 def _pickled(error: BaseException) -> Any:
@@ -157,3 +127,13 @@ def to_exception(failure: Failure) -> BaseException:
     if failure.cause is not None and _cause_of(error) is None:
         _set_cause(error, to_exception(failure.cause))
     return error
+
+
+def _outcome(data: bytes) -> tuple[Any, BaseException | None]:
+    outcome = wire.outcome_from_proto(workflow_pb2.Outcome.FromString(data))
+    if isinstance(outcome, Failure):
+        return None, to_exception(outcome)
+    return codec.decode(outcome), None
+
+
+codec.DECODERS[codec.OUTCOME] = _outcome

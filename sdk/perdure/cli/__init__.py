@@ -7,10 +7,8 @@ settings, 3 not found, 4 the service does not answer or not in time, 5 the servi
 from __future__ import annotations
 
 import sys
-from typing import Final
 
-INTERRUPTED: Final = 130
-"""The exit code of shells for a program that Ctrl-C has ended."""
+from perdure.cli.exits import INTERRUPTED
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ from typing import Any, Final
 import click
 
 from perdure import codec, errors
-from perdure.cli import INTERRUPTED
 from perdure.cli.engines import engines
 from perdure.cli.events import event
+from perdure.cli.exits import INTERRUPTED
 from perdure.cli.migrate import migrate
 from perdure.cli.runs import COMMANDS
 from perdure.cli.serve import agent, serve

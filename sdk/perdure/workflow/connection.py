@@ -12,45 +12,19 @@ import os
 import sys
 import threading
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from perdure import errors
 from perdure.client import Client
 from perdure.context import context, is_bound
 from perdure.loopthread import LoopThread
 from perdure.model import DEFAULT_NAMESPACE
-from perdure.workflow import outcomes
+from perdure.workflow import engines, outcomes
 
 T = TypeVar("T")
 
 PATIENCE_S: Final = 60.0
 """An engine that died is back well before that."""
-PASSED_ON: Final = "PERDURE_"
-CLIENTS_OWN: Final = frozenset({"PERDURE_ADDRESS", "PERDURE_NAMESPACE", "PERDURE_STORAGE"})
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a program asked of its engine; "" and None: whatever it is."""
-
-    address: str = ""
-    storage: str = ""
-    max_running_workflows: int | None = None
-    max_pending_workflows: int | None = None
-
-    def over(self, other: Wanted) -> Wanted:
-        """This, and the other one's where this says nothing. ValueError if they contradict each other."""
-        for name in self.__dataclass_fields__:
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine not in ("", None) and theirs not in ("", None, mine):
-                raise ValueError(
-                    f"this program is connected to an engine with {name}={theirs!r}; {name}={mine!r} needs another: "
-                    "another process or another Ray cluster"
-                )
-        given = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return replace(other, **{name: value for name, value in given.items() if value not in ("", None)})
 
 
 class Connection:
@@ -70,24 +44,19 @@ class Connection:
         try:
             return _loop().wait(work)
         except errors.ServiceUnavailableError:
-            _forget(self)
+            engines.forget(self.address)
             raise
         except errors.PerdureError as error:
             raise outcomes.refused(error) from None
 
 
-_lock: Final = threading.RLock()
 _thread: LoopThread | None = None
 _connections: Final[dict[tuple[str, str], Connection]] = {}
-_wanted = Wanted()
-_cluster: object = None
-_found = ""
-"""The address of the engine of `_cluster`."""
 
 
 def _loop() -> LoopThread:
     global _thread
-    with _lock:
+    with engines.lock:
         if _thread is None:
             _thread = LoopThread("perdure-workflow")
         return _thread
@@ -110,68 +79,17 @@ def init(
     Calling it again with the same settings does nothing, with others it is a ValueError. Raises
     perdure.errors.ServiceUnavailableError if nothing answers at the address for a minute.
     """
-    wanted = Wanted(
-        address=_address(address),
-        storage=_storage(storage),
-        max_running_workflows=_limit("max_running_workflows", max_running_workflows, least=1),
-        max_pending_workflows=_limit("max_pending_workflows", max_pending_workflows, least=0),
-    )
-    global _wanted, _found
-    with _lock:
-        _notice_cluster()
-        engine = wanted.address or _wanted.address or os.environ.get("PERDURE_ADDRESS", "")
-        if engine and wanted != Wanted(address=wanted.address):
-            raise ValueError(f"storage and limits are settings of the engine at {engine}: give them to `perdure serve`")
-        before = (_wanted, _found)
-        _wanted = wanted.over(_wanted)
-        if _wanted != before[0]:
-            _found = ""  # ask whether it is so
-        try:
-            connection = connect()
-            connection.ask(connection.client.info())
-        except BaseException:
-            _wanted, _found = before
-            raise
-
-
-def _text(name: str, value: object) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is a string, not a {type(value).__name__}")
-    return value
-
-
-def _address(value: object) -> str:
-    text = _text("address", value)
-    if text and not text.rpartition(":")[2].isdecimal():
-        raise ValueError(f"address is host:port, unlike {text!r:.300}")
-    return text
-
-
-def _storage(value: object) -> str:
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    text = _text("storage", value)
-    return os.path.abspath(text) if text and not urlsplit(text).scheme else text
-
-
-def _limit(name: str, value: object, *, least: int) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is an integer or None, not a {type(value).__name__}")
-    if value != -1 and value < least:
-        raise ValueError(f"{name} is {least} or more, or -1 for no limit; not {value}")
-    return value
+    wanted = engines.Wanted.of(address, storage, max_running_workflows, max_pending_workflows)
+    with engines.asking_for(wanted):
+        connection = connect()
+        connection.ask(connection.client.info())
 
 
 def connect() -> Connection:
     """The connection of this process, made when it is first needed."""
-    with _lock:
+    with engines.lock:
         told = context().engine if is_bound() else ""
-        address = told or _wanted.address or os.environ.get("PERDURE_ADDRESS", "") or _engine_of_the_cluster()
-        where = (address, _namespace())
+        where = (told or engines.address(), _namespace())
         if where not in _connections:
             _connections[where] = Connection(*where)
         return _connections[where]
@@ -181,86 +99,6 @@ def _namespace() -> str:
     if is_bound():
         return context().namespace
     return os.environ.get("PERDURE_NAMESPACE") or DEFAULT_NAMESPACE
-
-
-def local_address() -> str:
-    """The engine of this Ray cluster, started if there is none."""
-    with _lock:
-        return _engine_of_the_cluster()
-
-
-def _engine_of_the_cluster() -> str:
-    global _found
-    from perdure.workflow import host
-
-    start_ray()
-    ray: Any = sys.modules["ray"]
-    _notice_cluster()
-    if not _found:
-        environment = {
-            name: value for name, value in os.environ.items() if name.startswith(PASSED_ON) and name not in CLIENTS_OWN
-        }
-        wanted = host.EngineSettings(
-            storage=_wanted.storage or _storage(os.environ.get("PERDURE_STORAGE")),
-            max_running_workflows=_wanted.max_running_workflows,
-            max_pending_workflows=_wanted.max_pending_workflows,
-            namespace=ray.get_runtime_context().namespace,
-            folder=os.getcwd(),
-            paths=_import_paths(),
-            environment=environment,
-        )
-        _found = host.find_or_start(wanted)
-    return _found
-
-
-def _import_paths() -> tuple[str, ...]:
-    """Where workers look for the modules of the script, as Ray's own do."""
-    script = os.path.dirname(os.path.realpath(sys.argv[0])) if sys.argv and sys.argv[0] else ""
-    return (script,) if script in sys.path else ()
-
-
-def start_ray() -> None:
-    """Ray as the program started it, else with its defaults. RuntimeError for a program outside of the cluster."""
-    import ray
-
-    if _is_ray_client():
-        raise RuntimeError(
-            "this program is connected by Ray Client (ray://), and so is no part of the cluster: start it in the "
-            "cluster, with `ray job submit` say; or have PERDURE_ADDRESS name a service, and do without references"
-        )
-    if not ray.is_initialized():
-        ray.init()
-
-
-def _notice_cluster() -> None:
-    """Another cluster than before has another engine, and what was wanted of that one does not count any more."""
-    global _cluster, _found, _wanted
-    cluster = _cluster_identity()
-    if cluster != _cluster:
-        if _cluster is not None:
-            _wanted = Wanted()
-        _cluster, _found = cluster, ""
-
-
-def _is_ray_client() -> bool:
-    client = sys.modules.get("ray.util.client")
-    return client is not None and bool(client.ray.is_connected())
-
-
-def _cluster_identity() -> object:
-    ray = sys.modules.get("ray")
-    if ray is None or _is_ray_client() or not ray.is_initialized():
-        return None
-    worker = ray.get_runtime_context().worker
-    return (worker.gcs_client.address, worker.gcs_client.cluster_id.hex())
-
-
-def _forget(connection: Connection) -> None:
-    """Look for the engine anew at the next call."""
-    global _found
-    with _lock:
-        if connection.address == _found:
-            _found = ""
 
 
 def in_main_thread_of_a_worker() -> bool:

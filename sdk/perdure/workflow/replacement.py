@@ -14,9 +14,9 @@ def replace_ray_workflow() -> None:
     """
     import ray
 
-    from perdure import workflow
     from perdure.workflow import event_listener, exceptions, http_event_provider
 
+    workflow = sys.modules[__name__.rpartition(".")[0]]  # an import would be a circle: it imports this module
     place: Any = ray
     place.workflow = workflow
     sys.modules["ray.workflow"] = workflow

@@ -15,7 +15,8 @@ from perdure.handle import Handle
 from perdure.model import Failure, RunStatus
 from perdure.views import RunInfo
 from perdure.workflow import exceptions, fingerprint, gateway, host, outcomes
-from perdure.workflow.connection import Connection, connect, in_main_thread_of_a_worker, start_ray
+from perdure.workflow.connection import Connection, connect, in_main_thread_of_a_worker
+from perdure.workflow.engines import start_ray
 
 T = TypeVar("T")
 

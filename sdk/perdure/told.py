@@ -1,0 +1,52 @@
+"""What may be told of an exception or a type: texts that are Unicode and of a bounded length.
+
+An exception is user code: its `__str__` and its metaclass may raise anything. Nothing of that leaves this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from perdure import texts, wire
+
+T = TypeVar("T")
+
+NAME_CHARS_MAX: Final = 512
+
+# As Python itself has it, since classes may override it.
+_module_of: Final[Callable[[type], object]] = type.__dict__["__module__"].__get__
+_qualname_of: Final[Callable[[type], str]] = type.__dict__["__qualname__"].__get__
+
+
+def type_name(kind: type) -> str:
+    """The name by which retry policies know a type: "builtins.ValueError"."""
+    module = either(lambda: _module_of(kind), None)
+    return plain(f"{module if type(module) is str else ''}.{_qualname_of(kind)}", NAME_CHARS_MAX)
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says of itself: Unicode of a bounded length, whatever its `__str__` does."""
+    try:
+        text = str(error)
+    except BaseException as broken:
+        return f"(its text cannot be made: {_qualname_of(type(broken))[:NAME_CHARS_MAX]})"
+    return plain(text, wire.MESSAGE_CHARS_MAX)
+
+
+def described(error: BaseException) -> str:
+    """Type and text of an exception, for the text of another one."""
+    return f"{type_name(type(error)).removeprefix('builtins.')}: {text_of(error)}"
+
+
+def either(step: Callable[[], T], otherwise: T) -> T:
+    """The result of a step that may run code of the user's, or `otherwise` if that raises anything at all."""
+    try:
+        return step()
+    except BaseException:
+        return otherwise
+
+
+def plain(text: str, chars_max: int) -> str:
+    """A text that can be kept. Subclasses of str may override anything, so a method of str itself makes it plain."""
+    return texts.storable(str.__getitem__(text, slice(chars_max)))
