@@ -25,7 +25,7 @@ from typing import Any, Final
 import asyncpg
 
 from patience import PATIENCE_S
-from perdure.storage.postgres_schema import migrate
+from perdure.storage.postgres.schema import migrate
 from services import free_port
 
 START_S: Final = PATIENCE_S

@@ -28,8 +28,8 @@ from perdure.service.app import RunningServer, running_server
 from perdure.service.common.clocks import wall_clock_ms
 from perdure.service.common.settings import Settings
 from perdure.service.executors.local import LocalExecutor
-from perdure.storage.memory import MemoryMetadataStore
-from perdure.storage.memory_blobs import MemoryBlobStore
+from perdure.storage.blobs.memory import MemoryBlobStore
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, MetadataStore
 from perdure.storage.rows import Committed
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from perdure.storage.memory import MemoryMetadataStore
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import MetadataStore
-from perdure.storage.postgres import PostgresMetadataStore
-from perdure.storage.sqlite import SqliteMetadataStore
+from perdure.storage.postgres.store import PostgresMetadataStore
+from perdure.storage.sqlite.store import SqliteMetadataStore
 
 STORES = ("memory", "sqlite", "postgres")
 

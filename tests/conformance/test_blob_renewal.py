@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from perdure.storage import filesystem
-from perdure.storage.filesystem import FilesystemBlobStore
-from perdure.storage.memory_blobs import MemoryBlobStore
+from perdure.storage.blobs import filesystem
+from perdure.storage.blobs.filesystem import FilesystemBlobStore
+from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.ports import BlobStore
 from perdure.storage.urls import blob_store
 from s3 import S3Server

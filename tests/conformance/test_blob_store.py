@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from perdure.model import BlobRef
-from perdure.storage.filesystem import TEMPORARY, FilesystemBlobStore
-from perdure.storage.memory_blobs import MemoryBlobStore
+from perdure.storage.blobs.filesystem import TEMPORARY, FilesystemBlobStore
+from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.ports import BlobNotFound, BlobStore, CorruptData, StorageFull, StorageUnavailable
 from perdure.storage.urls import blob_store
 from s3 import S3Server

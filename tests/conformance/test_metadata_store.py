@@ -32,7 +32,7 @@ from perdure.storage.rows import (
     Timer,
     ValueKey,
 )
-from perdure.storage.sqlite import SqliteMetadataStore
+from perdure.storage.sqlite.store import SqliteMetadataStore
 
 
 @pytest.fixture(params=STORES)

@@ -10,8 +10,8 @@ import pytest
 
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import Entry
-from perdure.storage.postgres import PostgresMetadataStore
-from perdure.storage.postgres_connections import CHANNEL
+from perdure.storage.postgres.connections import CHANNEL
+from perdure.storage.postgres.store import PostgresMetadataStore
 from perdure.storage.rows import (
     AddEvent,
     AddRun,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from perdure.model import RunStatus, TaskStatus
-from perdure.storage.postgres import PostgresMetadataStore
+from perdure.storage.postgres.store import PostgresMetadataStore
 from perdure.storage.rows import (
     LABELLED_MAX,
     AddEvent,

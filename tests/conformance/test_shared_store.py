@@ -12,9 +12,9 @@ import pytest
 
 from patience import PATIENCE_S
 from perdure.model import RunStatus, TaskStatus
-from perdure.storage.memory import SharedMemory
+from perdure.storage.memory.store import SharedMemory
 from perdure.storage.ports import Fenced, MetadataStore
-from perdure.storage.postgres import PostgresMetadataStore
+from perdure.storage.postgres.store import PostgresMetadataStore
 from perdure.storage.rows import (
     AddEvent,
     AddRun,

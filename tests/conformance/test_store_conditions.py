@@ -10,7 +10,7 @@ import pytest
 
 from conformance.stores import STORES, open_store
 from perdure.model import RunStatus, TaskStatus
-from perdure.storage.memory import MemoryMetadataStore
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import (
     AddEvent,
@@ -31,7 +31,7 @@ from perdure.storage.rows import (
     ValueKey,
     Write,
 )
-from perdure.storage.sqlite import SqliteMetadataStore
+from perdure.storage.sqlite.store import SqliteMetadataStore
 
 RUNNING, PENDING, FAILED = RunStatus.RUNNING, RunStatus.PENDING, RunStatus.FAILED
 

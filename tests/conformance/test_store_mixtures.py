@@ -13,7 +13,7 @@ import pytest
 
 from conformance.stores import STORES, open_store
 from perdure.model import RunStatus, TaskStatus
-from perdure.storage.memory import MemoryMetadataStore
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import (
     AddEvent,

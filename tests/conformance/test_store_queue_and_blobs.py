@@ -25,7 +25,7 @@ from perdure.storage.rows import (
     Unmark,
     UseBlobs,
 )
-from perdure.storage.sqlite import SqliteMetadataStore
+from perdure.storage.sqlite.store import SqliteMetadataStore
 
 RUNNING, PENDING = RunStatus.RUNNING, RunStatus.PENDING
 

@@ -24,7 +24,7 @@ from perdure.service.executors.local import LocalExecutor
 from perdure.service.executors.pool.pool import LeasePool
 from perdure.service.executors.port import Executor, Report, Reports, Work
 from perdure.service.rpc.worker import WorkerServicer
-from perdure.storage.filesystem import FilesystemBlobStore
+from perdure.storage.blobs.filesystem import FilesystemBlobStore
 from perdure.storage.ports import BlobStore, CorruptData
 from perdure.storage.rows import ValueKey
 from perdure.v1 import worker_service_pb2 as pb

@@ -15,10 +15,10 @@ from perdure import RunStatus
 from perdure.model import BlobRef
 from perdure.service.app import running_server
 from perdure.service.common.settings import Settings
-from perdure.storage.filesystem import FilesystemBlobStore
-from perdure.storage.memory_blobs import MemoryBlobStore
+from perdure.storage.blobs.filesystem import FilesystemBlobStore
+from perdure.storage.blobs.memory import MemoryBlobStore
+from perdure.storage.blobs.s3 import S3BlobStore
 from perdure.storage.ports import StorageFull, StorageUnavailable
-from perdure.storage.s3 import S3BlobStore
 from perdure.storage.urls import blob_store
 from perdure.worker import blobs as worker_blobs
 from s3 import S3Server

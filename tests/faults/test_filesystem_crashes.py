@@ -20,10 +20,10 @@ import pytest
 
 from faults.disk import Crash, Disk, When
 from perdure.model import RunStatus, TaskStatus
-from perdure.storage.filesystem import TEMPORARY, FilesystemBlobStore
+from perdure.storage.blobs.filesystem import TEMPORARY, FilesystemBlobStore
 from perdure.storage.ports import BlobNotFound
 from perdure.storage.rows import AddRun, PutTask, RunRow, TaskRow, ValueKey, Write
-from perdure.storage.sqlite import SqliteMetadataStore
+from perdure.storage.sqlite.store import SqliteMetadataStore
 
 OLD, NEW, PIECES, GONE = b"old" * 1000, b"new" * 1000, b"pieces" * 1000, b"gone" * 1000
 
@@ -149,7 +149,7 @@ def entries(batch: int) -> list[tuple[Write, ...]]:
 WRITER = """
 import asyncio, os, sys
 from faults.test_filesystem_crashes import entries
-from perdure.storage.sqlite import SqliteMetadataStore
+from perdure.storage.sqlite.store import SqliteMetadataStore
 
 async def main(path, first):
     store = SqliteMetadataStore(path)

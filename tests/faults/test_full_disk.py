@@ -18,7 +18,7 @@ import perdure
 from perdure import errors
 from perdure.service.app import running_server
 from perdure.service.common.settings import Settings
-from perdure.storage.postgres_schema import migrate
+from perdure.storage.postgres.schema import migrate
 from postgres import PostgresServer, running_postgres
 
 SIZE_MIB = 48

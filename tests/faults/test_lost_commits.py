@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from perdure.model import RunStatus
-from perdure.storage import sqlite
 from perdure.storage.examine import examine_rows
 from perdure.storage.rows import AddRun, RunRow
-from perdure.storage.sqlite import SqliteMetadataStore
-from perdure.storage.sqlite_mark import LostCommits, mark_of, read_mark
+from perdure.storage.sqlite import store as sqlite
+from perdure.storage.sqlite.mark import LostCommits, mark_of, read_mark
+from perdure.storage.sqlite.store import SqliteMetadataStore
 
 COMMITS = 12
 SPEC = hashlib.sha256(b"graph").hexdigest()

@@ -18,9 +18,9 @@ import pytest
 
 from patience import PATIENCE_S
 from perdure.model import RunStatus, TaskStatus
-from perdure.storage import postgres
 from perdure.storage.ports import CorruptData, Fenced, StorageError, StorageFull, StorageUnavailable
-from perdure.storage.postgres import PostgresMetadataStore
+from perdure.storage.postgres import store as postgres
+from perdure.storage.postgres.store import PostgresMetadataStore
 from perdure.storage.rows import AddEvent, AddRun, EngineRow, PutTask, RunRow, SetRun, TaskRow
 from postgres import PostgresServer
 

@@ -12,11 +12,11 @@ import pytest
 
 from faults.s3_proxy import Proxy, proxied
 from perdure.model import BlobRef
-from perdure.storage import s3
-from perdure.storage.cached_blobs import CachedBlobStore
+from perdure.storage.blobs import s3
+from perdure.storage.blobs.cached import CachedBlobStore
+from perdure.storage.blobs.s3 import S3BlobStore
+from perdure.storage.blobs.s3_client import Endpoint
 from perdure.storage.ports import BlobNotFound, CorruptData, StorageDenied, StorageFull, StorageUnavailable
-from perdure.storage.s3 import S3BlobStore
-from perdure.storage.s3_client import Endpoint
 from perdure.storage.urls import blob_store
 from s3 import S3Server
 

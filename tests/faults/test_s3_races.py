@@ -16,8 +16,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from perdure.model import BlobRef
+from perdure.storage.blobs.s3 import S3BlobStore
 from perdure.storage.ports import BlobNotFound, StorageUnavailable
-from perdure.storage.s3 import S3BlobStore
 
 START_S = 1_700_000_000
 IDLE_S = 100.0
@@ -171,7 +171,7 @@ async def test_a_deleter_that_looked_too_long_ago_gives_up(monkeypatch: pytest.M
     store = store_over(service)
     blob = await store.put([DATA])
     service.now_s += OLD_S
-    monkeypatch.setattr("perdure.storage.s3.DELETE_S", -1.0)
+    monkeypatch.setattr("perdure.storage.blobs.s3.DELETE_S", -1.0)
     assert await store.delete(blob.sha256, idle_s=IDLE_S) is False
     assert await has(store, blob)
 

@@ -11,7 +11,7 @@ import sys
 
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import Fenced, StorageUnavailable
-from perdure.storage.postgres import PostgresMetadataStore
+from perdure.storage.postgres.store import PostgresMetadataStore
 from perdure.storage.rows import AddRun, EngineRow, PutTask, RunRow, SetRun, TaskRow
 
 

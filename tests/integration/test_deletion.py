@@ -16,8 +16,8 @@ from patience import PATIENCE_S
 from perdure import errors
 from perdure.model import INLINE_BYTES_MAX
 from perdure.service.app import RunningServer, running_server
-from perdure.storage.filesystem import FilesystemBlobStore
-from perdure.storage.memory_blobs import MemoryBlobStore
+from perdure.storage.blobs.filesystem import FilesystemBlobStore
+from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.ports import BlobStore, StorageUnavailable
 from perdure.v1 import blob_service_pb2, payload_pb2, workflow_service_pb2
 

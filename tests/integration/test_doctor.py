@@ -17,7 +17,7 @@ from perdure.service import doctor
 from perdure.service.app import running_server
 from perdure.service.common.settings import Settings
 from perdure.service.doctor import Finding, examine
-from perdure.storage.sqlite import SqliteMetadataStore
+from perdure.storage.sqlite.store import SqliteMetadataStore
 from postgres import PostgresServer
 from s3 import S3Server
 

@@ -25,7 +25,7 @@ from integration.wire_calls import (
 )
 from perdure.service.app import running_server
 from perdure.service.common.settings import Settings
-from perdure.storage.memory import MemoryMetadataStore
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.v1 import payload_pb2, workflow_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 

@@ -23,8 +23,8 @@ from perdure import RunStatus, errors
 from perdure.handle import Handle
 from perdure.model import Payload
 from perdure.service.app import RunningServer, running_server
-from perdure.storage.memory import MemoryMetadataStore, SharedMemory
-from perdure.storage.memory_blobs import MemoryBlobStore
+from perdure.storage.blobs.memory import MemoryBlobStore
+from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
 from perdure.storage.ports import StorageUnavailable
 from perdure.storage.rows import RunQuery
 from perdure.v1 import workflow_service_pb2 as pb

@@ -14,7 +14,7 @@ import perdure
 from integration.wire_calls import Stubs, json_of, output_of, refused, run_request, sum_of
 from perdure.service.app import running_server
 from perdure.service.common.settings import Settings
-from perdure.storage.filesystem import FilesystemBlobStore
+from perdure.storage.blobs.filesystem import FilesystemBlobStore
 from perdure.v1 import blob_service_pb2, system_service_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from perdure.storage.memory import MemoryMetadataStore, SharedMemory
+from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
 from perdure.storage.rows import Committed, RunRow
 from simulation.process import Process

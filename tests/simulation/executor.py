@@ -19,7 +19,7 @@ from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import Failure, FailureKind, Payload, Spec
 from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
-from perdure.storage.memory_blobs import MemoryBlobStore
+from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.rows import ValueKey
 
 VOLATILE = "v_"

@@ -19,7 +19,7 @@ from perdure.model import RunStatus
 from perdure.service.executors.port import Work
 from perdure.service.kernel import Kernel
 from perdure.service.queue.admission import ANY
-from perdure.storage.memory_blobs import MemoryBlobStore
+from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.ports import Fenced, StorageError
 from perdure.storage.rows import EngineRow, RunQuery
 from simulation.clock import VirtualLoop, run_virtually

@@ -13,7 +13,7 @@ from typing import Any
 
 from perdure.model import TaskStatus
 from perdure.service.queue.admission import ANY
-from perdure.storage.memory import MemoryMetadataStore
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable, Unstorable
 from perdure.storage.rows import AddRun, Committed, ConsumeEvent, DeleteRun, PutTask, SetRun
 from simulation.never import Never, Refusals

@@ -20,7 +20,7 @@ from perdure.service.executors.port import Work
 from perdure.service.kernel import Kernel
 from perdure.service.operations.asked import NewRun
 from perdure.service.queue.admission import ANY
-from perdure.storage.memory import MemoryMetadataStore
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import StorageError, StorageFull
 from perdure.storage.rows import RunQuery
 from simulation.clock import VirtualLoop, run_virtually

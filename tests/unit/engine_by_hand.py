@@ -15,7 +15,7 @@ from perdure.service.executors.port import Executor, Report, Reports, Work
 from perdure.service.kernel import Kernel
 from perdure.service.operations.asked import NewRun
 from perdure.service.runs.views import RunView
-from perdure.storage.memory import MemoryMetadataStore
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry
 from perdure.storage.rows import Committed
 from unit.driver import ERROR, VALUE

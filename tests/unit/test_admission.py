@@ -17,7 +17,7 @@ from perdure.service.common.graph_source import source_of
 from perdure.service.executors.port import Executor
 from perdure.service.kernel import Kernel
 from perdure.service.operations.asked import NewRun, Reuse
-from perdure.storage.memory import MemoryMetadataStore
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
 from perdure.storage.rows import Committed, RunRow, SetRun
 

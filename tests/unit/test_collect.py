@@ -16,8 +16,8 @@ from perdure.model import BlobRef, RunStatus
 from perdure.service.housekeeping import sweep as sweep_module
 from perdure.service.housekeeping.sweep import Sweeper
 from perdure.service.journal.journal import Journal
-from perdure.storage.memory import MemoryMetadataStore
-from perdure.storage.memory_blobs import MemoryBlobStore
+from perdure.storage.blobs.memory import MemoryBlobStore
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import BlobStore, Entry, StorageUnavailable
 from perdure.storage.rows import AddRun, BlobMark, Committed, DeleteRun, RunRow, UseBlobs
 

@@ -17,7 +17,7 @@ from perdure.service.fleet.membership import Membership
 from perdure.service.kernel import Kernel
 from perdure.service.runs import timers
 from perdure.service.runs.letters import CANCEL
-from perdure.storage.memory import MemoryMetadataStore, SharedMemory
+from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
 from perdure.storage.ports import Fenced, StorageUnavailable
 from perdure.storage.rows import AddRun, EngineRow, Mail, RunRow
 

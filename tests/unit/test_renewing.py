@@ -14,7 +14,7 @@ from perdure.model import NULL, Call, Failure, FailureKind, Function, Node, Payl
 from perdure.service.executors import renewing as renewing_module
 from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Waiting, WaitReason, Work
 from perdure.service.executors.renewing import RenewingExecutor
-from perdure.storage.memory_blobs import MemoryBlobStore
+from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.ports import StorageUnavailable
 
 LATE_S = 10.0

@@ -9,7 +9,7 @@ from typing import Any, cast
 from perdure.model import RunStatus, TaskStatus
 from perdure.service.fleet.repeats import happened
 from perdure.service.journal.journal import Journal
-from perdure.storage.memory import MemoryMetadataStore
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, Fenced, StorageUnavailable
 from perdure.storage.rows import AddEvent, AddRun, Committed, EntryResult, PutTask, RunRow, SetRun, TaskRow
 

@@ -13,7 +13,7 @@ from perdure.service.executors.port import Executor
 from perdure.service.housekeeping import retention as retention_module
 from perdure.service.housekeeping.retention import Retention
 from perdure.service.kernel import Kernel
-from perdure.storage.memory import MemoryMetadataStore
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageUnavailable
 from perdure.storage.rows import AddRun, Committed, DeleteRun, RunRow, SetRun
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from perdure.storage.rows import RUN_COLUMNS, TaskRow
-from perdure.storage.seals import (
+from perdure.storage.sqlite.seals import (
     RUN_CODE,
     RUN_FIXED,
     RUN_STATE,

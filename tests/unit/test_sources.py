@@ -9,7 +9,7 @@ from perdure.model import Call, Function, InvalidSpec, Node, Payload, Sleep, Spe
 from perdure.service.api import sources as sources_module
 from perdure.service.api.sources import Sources, count_nodes
 from perdure.service.common.graph_source import source_of
-from perdure.storage.memory_blobs import MemoryBlobStore
+from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.v1 import payload_pb2, spec_pb2
 
 

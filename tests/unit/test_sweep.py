@@ -17,8 +17,8 @@ from perdure.service.housekeeping import sweep as sweep_module
 from perdure.service.housekeeping.sweep import Sweeper
 from perdure.service.journal.journal import Journal
 from perdure.service.kernel import Kernel
-from perdure.storage.memory import MemoryMetadataStore
-from perdure.storage.memory_blobs import MemoryBlobStore
+from perdure.storage.blobs.memory import MemoryBlobStore
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry
 from perdure.storage.rows import AddRun, Committed, DeleteRun, MarkBlobs, RunRow, UseBlobs
 

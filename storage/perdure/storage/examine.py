@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from perdure.storage.migrate import migrations
 from perdure.storage.ports import StorageError
-from perdure.storage.sqlite_check import damages_of
-from perdure.storage.sqlite_mark import lost, read_mark
+from perdure.storage.sqlite.check import damages_of
+from perdure.storage.sqlite.mark import lost, read_mark
 from perdure.storage.urls import POSTGRES, database_path, shown
 
 TRIES: Final = 5
@@ -120,8 +120,8 @@ def _fsync_ms(folder: Path) -> float:
 
 
 async def _postgres(url: str) -> Mapping[str, Any]:
-    from perdure.storage.postgres_connections import connect, meaning
-    from perdure.storage.postgres_schema import known, verify
+    from perdure.storage.postgres.connections import connect, meaning
+    from perdure.storage.postgres.schema import known, verify
 
     with meaning(url):
         connection = await connect(url)

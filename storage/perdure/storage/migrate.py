@@ -54,7 +54,7 @@ async def migrate(url: str, phase: Phase | None = None) -> list[str]:
     scheme = urlsplit(url).scheme
     if scheme in POSTGRES:
         try:
-            from perdure.storage.postgres_schema import migrate as migrate_postgres
+            from perdure.storage.postgres.schema import migrate as migrate_postgres
         except ModuleNotFoundError as error:
             raise ValueError(f"PostgreSQL needs more packages: pip install 'perdure[server]' ({error})") from error
         return await migrate_postgres(url, phase)

@@ -20,15 +20,15 @@ def metadata_store(url: str) -> MetadataStore:
     parts = urlsplit(url)
     if parts.scheme in POSTGRES:
         try:
-            from perdure.storage.postgres import PostgresMetadataStore
+            from perdure.storage.postgres.store import PostgresMetadataStore
         except ModuleNotFoundError as error:
             raise ValueError(f"PostgreSQL needs more packages: pip install 'perdure[server]' ({error})") from error
         return PostgresMetadataStore(url)
     if parts.scheme == "memory":
-        from perdure.storage.memory import MemoryMetadataStore
+        from perdure.storage.memory.store import MemoryMetadataStore
 
         return MemoryMetadataStore()
-    from perdure.storage.sqlite import SqliteMetadataStore
+    from perdure.storage.sqlite.store import SqliteMetadataStore
 
     if parts.scheme == "sqlite":
         options = parse_qs(parts.query, strict_parsing=bool(parts.query))
@@ -48,12 +48,12 @@ def blob_store(url: str) -> BlobStore:
     """
     parts = urlsplit(url)
     if parts.scheme == "memory":
-        from perdure.storage.memory_blobs import MemoryBlobStore
+        from perdure.storage.blobs.memory import MemoryBlobStore
 
         return MemoryBlobStore()
     if parts.scheme == "s3":
         return _s3(url)
-    from perdure.storage.filesystem import FilesystemBlobStore
+    from perdure.storage.blobs.filesystem import FilesystemBlobStore
 
     if parts.scheme == "file":
         return FilesystemBlobStore(unquote(parts.path))
@@ -84,11 +84,11 @@ def _s3(url: str) -> BlobStore:
     if not parts.netloc or "@" in parts.netloc:
         raise ValueError(f"{url}: expected s3://bucket/prefix; credentials belong in the environment")
     try:
-        from perdure.storage.s3 import S3BlobStore
-        from perdure.storage.s3_client import Endpoint
+        from perdure.storage.blobs.s3 import S3BlobStore
+        from perdure.storage.blobs.s3_client import Endpoint
     except ModuleNotFoundError as error:
         raise ValueError(f"blobs on S3 need more packages: pip install 'perdure[s3]' ({error})") from error
-    from perdure.storage.cached_blobs import BYTES, CachedBlobStore, default_folder
+    from perdure.storage.blobs.cached import BYTES, CachedBlobStore, default_folder
 
     endpoint = Endpoint(options.get("endpoint", ""), options.get("region", ""))
     far = S3BlobStore(parts.netloc, unquote(parts.path), endpoint)

@@ -1,4 +1,4 @@
--- Checksums of rows (see storage/seals.py). NULL: the row was written before there were any, and is not checked until
+-- Checksums of rows (see storage/sqlite/seals.py). NULL: the row was written before there were any, and is not checked until
 -- it is written again.
 
 ALTER TABLE runs ADD COLUMN fixed_seal INTEGER;

@@ -26,9 +26,9 @@ from perdure.storage.rows import (
     ValueKey,
     labels_of_all,
 )
-from perdure.storage.seals import INPUT, name_flipped, seal, seal_of_value
-from perdure.storage.sqlite_rows import EVENT_SELECTED, RUN_SELECTED, TASK_SELECTED, corrupt, event_of, run_of, task_of
-from perdure.storage.sqlite_runs import FAILURE
+from perdure.storage.sqlite.rows import EVENT_SELECTED, RUN_SELECTED, TASK_SELECTED, corrupt, event_of, run_of, task_of
+from perdure.storage.sqlite.runs import FAILURE
+from perdure.storage.sqlite.seals import INPUT, name_flipped, seal, seal_of_value
 
 KEYS_MAX: Final = 500
 """Keys of one IN list."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
-from perdure.storage import postgres_members, postgres_read, postgres_schema, postgres_write
 from perdure.storage.ports import Entry, StorageUnavailable, Unstorable
-from perdure.storage.postgres_connections import Connection, Connections, Listener, is_conflict
+from perdure.storage.postgres import members, read, schema, write
+from perdure.storage.postgres.connections import Connection, Connections, Listener, is_conflict
 from perdure.storage.rows import (
     BlobMark,
     Committed,
@@ -49,7 +49,7 @@ class PostgresMetadataStore:
         self._renewals = Connections(url, 1)  # burying may wait for a lock, and that must not cost our own lease
         self._listener: Listener | None = None
         self._engine_id = ""
-        self._fence = postgres_write.Fence()
+        self._fence = write.Fence()
         self._commit_s = COMMIT_S
         self._call = 0
         self._doubtful_call = 0
@@ -67,7 +67,7 @@ class PostgresMetadataStore:
             connections.open()
         try:
             async with self._reads.use(READ_S) as (connection, _):
-                await postgres_schema.verify(connection, self._url)
+                await schema.verify(connection, self._url)
         except BaseException:
             await self.close()
             raise
@@ -96,16 +96,16 @@ class PostgresMetadataStore:
     async def _commit(self, connection: Connection, is_new: bool, entries: Sequence[Entry]) -> Committed:
         engine_id = self._engine_id
         if engine_id and (is_new or self._fence.engine_id != engine_id):
-            session = await postgres_members.begin_session(connection, engine_id)
-            self._fence = postgres_write.Fence(engine_id, session)
+            session = await members.begin_session(connection, engine_id)
+            self._fence = write.Fence(engine_id, session)
         for _ in range(CONFLICTS_MAX):
             try:
-                return await postgres_write.commit(connection, self._fence, entries)
-            except postgres_write.NotAlive:
-                if not await postgres_members.is_member(connection, engine_id):
-                    raise postgres_members.fenced(engine_id) from None
+                return await write.commit(connection, self._fence, entries)
+            except write.NotAlive:
+                if not await members.is_member(connection, engine_id):
+                    raise members.fenced(engine_id) from None
                 raise StorageUnavailable("another connection of this engine commits") from None
-            except postgres_write.Raced:
+            except write.Raced:
                 continue
             except Exception as error:
                 if not is_conflict(error):
@@ -116,23 +116,23 @@ class PostgresMetadataStore:
 
     async def join(self, engine: EngineRow, lease_ms: int) -> None:
         async with self._renewals.use(MEMBER_S) as (connection, _):
-            await postgres_members.join(connection, engine, postgres_schema.known(), lease_ms)
+            await members.join(connection, engine, schema.known(), lease_ms)
         self._engine_id = engine.engine_id
 
     async def renew(self, lease_ms: int) -> None:
         if self._engine_id:
             async with self._renewals.use(MEMBER_S) as (connection, _):
-                await postgres_members.renew(connection, self._engine_id, lease_ms)
+                await members.renew(connection, self._engine_id, lease_ms)
 
     async def leave(self) -> None:
         if self._engine_id:
-            await self._as_member(lambda connection: postgres_members.leave(connection, self._engine_id))
+            await self._as_member(lambda connection: members.leave(connection, self._engine_id))
 
     async def engines(self) -> list[EngineRow]:
-        return await self._read(postgres_read.engines)
+        return await self._read(read.engines)
 
     async def bury(self) -> list[str]:
-        return await self._as_member(postgres_members.bury)
+        return await self._as_member(members.bury)
 
     async def take_over(self, limit: int) -> list[RunRow]:
         if not self._engine_id:
@@ -142,18 +142,18 @@ class PostgresMetadataStore:
     async def _take_over(self, connection: Connection, limit: int) -> list[RunRow]:
         if self._doubtful_call:
             lost, self._call = self._doubtful_call, self._call + 1
-            rows = await postgres_members.taken_by(connection, self._engine_id, lost, self._call)
+            rows = await members.taken_by(connection, self._engine_id, lost, self._call)
             self._doubtful_call = 0
             if rows:
                 return rows
         self._call += 1
         self._doubtful_call = self._call
-        rows = await postgres_members.take_over(connection, self._engine_id, self._call, limit)
+        rows = await members.take_over(connection, self._engine_id, self._call, limit)
         self._doubtful_call = 0
         return rows
 
     async def read_mail(self, *, limit: int) -> list[MailRow]:
-        return await self._read(lambda connection: postgres_read.read_mail(connection, self._engine_id, limit))
+        return await self._read(lambda connection: read.read_mail(connection, self._engine_id, limit))
 
     async def listen(self, heard: Callable[[], None]) -> None:
         def heard_of(engine_id: str) -> None:
@@ -175,67 +175,67 @@ class PostgresMetadataStore:
         return await self._reads.read(work, READ_S)
 
     async def find_run(self, namespace: str, workflow_id: str) -> RunRow | None:
-        return await self._read(lambda connection: postgres_read.find_run(connection, namespace, workflow_id))
+        return await self._read(lambda connection: read.find_run(connection, namespace, workflow_id))
 
     async def find_request(self, namespace: str, request_id: str) -> RunRow | None:
-        return await self._read(lambda connection: postgres_read.find_request(connection, namespace, request_id))
+        return await self._read(lambda connection: read.find_request(connection, namespace, request_id))
 
     async def get_run(self, run_id: str) -> RunRow | None:
-        return await self._read(lambda connection: postgres_read.get_run(connection, run_id))
+        return await self._read(lambda connection: read.get_run(connection, run_id))
 
     async def get_runs(self, run_ids: Collection[str]) -> list[RunRow]:
-        return await self._read(lambda connection: postgres_read.get_runs(connection, run_ids))
+        return await self._read(lambda connection: read.get_runs(connection, run_ids))
 
     async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:
-        return await self._read(lambda connection: postgres_read.find_event(connection, run_id, key, event_id))
+        return await self._read(lambda connection: read.find_event(connection, run_id, key, event_id))
 
     async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
-        return await self._read(lambda connection: postgres_read.read_events(connection, run_id, after))
+        return await self._read(lambda connection: read.read_events(connection, run_id, after))
 
     async def load_run(self, run_id: str) -> StoredRun | None:
-        return await self._read(lambda connection: postgres_read.load_run(connection, run_id))
+        return await self._read(lambda connection: read.load_run(connection, run_id))
 
     async def read_specs(self, keys: Iterable[str]) -> Mapping[str, bytes]:
         wanted = list(keys)
-        return await self._read(lambda connection: postgres_read.read_specs(connection, wanted))
+        return await self._read(lambda connection: read.read_specs(connection, wanted))
 
     async def read_values(self, keys: Sequence[ValueKey]) -> list[bytes | None]:
-        return await self._read(lambda connection: postgres_read.read_values(connection, keys))
+        return await self._read(lambda connection: read.read_values(connection, keys))
 
     async def unfinished_runs(self, *, after: str, limit: int) -> list[RunRow]:
         me = self._engine_id
-        return await self._read(lambda connection: postgres_read.unfinished_runs(connection, me, after, limit))
+        return await self._read(lambda connection: read.unfinished_runs(connection, me, after, limit))
 
     async def running_runs(self) -> list[tuple[str, str]]:
-        return await self._read(postgres_read.running_runs)
+        return await self._read(read.running_runs)
 
     async def count_pending(self) -> Mapping[str, int]:
-        return await self._read(postgres_read.count_pending)
+        return await self._read(read.count_pending)
 
     async def pending_runs(self, namespace: str, *, limit: int) -> list[RunRow]:
-        return await self._read(lambda connection: postgres_read.pending_runs(connection, namespace, limit))
+        return await self._read(lambda connection: read.pending_runs(connection, namespace, limit))
 
     async def next_timers(self, *, until_ms: int, limit: int) -> list[Timer]:
         me = self._engine_id
-        return await self._read(lambda connection: postgres_read.next_timers(connection, me, until_ms, limit))
+        return await self._read(lambda connection: read.next_timers(connection, me, until_ms, limit))
 
     async def list_runs(self, query: RunQuery) -> list[RunRow]:
-        return await self._read(lambda connection: postgres_read.list_runs(connection, query))
+        return await self._read(lambda connection: read.list_runs(connection, query))
 
     async def read_changes(self, namespace: str | None, *, after: int, limit: int) -> list[RunRow]:
-        return await self._read(lambda connection: postgres_read.read_changes(connection, namespace, after, limit))
+        return await self._read(lambda connection: read.read_changes(connection, namespace, after, limit))
 
     async def read_tasks(self, run_id: str, *, after: int) -> list[tuple[str, int]]:
-        return await self._read(lambda connection: postgres_read.read_tasks(connection, run_id, after))
+        return await self._read(lambda connection: read.read_tasks(connection, run_id, after))
 
     async def marked_blobs(self, *, after: str, limit: int) -> list[BlobMark]:
-        return await self._read(lambda connection: postgres_read.marked_blobs(connection, after, limit))
+        return await self._read(lambda connection: read.marked_blobs(connection, after, limit))
 
     async def unused_blobs(self, sha256s: Sequence[str]) -> list[str]:
-        return await self._read(lambda connection: postgres_read.unused_blobs(connection, sha256s))
+        return await self._read(lambda connection: read.unused_blobs(connection, sha256s))
 
     async def finished_runs(self, *, before_ms: int, limit: int) -> list[RunRow]:
-        return await self._read(lambda connection: postgres_read.finished_runs(connection, before_ms, limit))
+        return await self._read(lambda connection: read.finished_runs(connection, before_ms, limit))
 
     async def last_change(self) -> int:
-        return await self._read(postgres_read.last_change)
+        return await self._read(read.last_change)

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from perdure.storage.ports import CorruptData
-from perdure.storage.postgres_connections import Connection
-from perdure.storage.postgres_rows import TASK_COLUMNS, run_of, task_of
+from perdure.storage.postgres.connections import Connection
+from perdure.storage.postgres.rows import TASK_COLUMNS, run_of, task_of
 from perdure.storage.rows import (
     LABELLED_MAX,
     RUN_COLUMNS,

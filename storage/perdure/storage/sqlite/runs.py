@@ -2,7 +2,7 @@
 
 While a statement works Python works elsewhere, and then has to be had back from a busy event loop. So a commit of many
 runs asks for all their ids at once, and stores and changes rows many at a time. What is gathered here has to be
-stored before anything else looks at those rows: that is up to `sqlite_write`.
+stored before anything else looks at those rows: that is up to `write`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from perdure.model import RunStatus
 from perdure.storage.ports import Entry
 from perdure.storage.rows import RUN_COLUMNS, AddRun, RunRow, SetRun
-from perdure.storage.seals import RUN_CODE, RUN_FIXED, RUN_STATE, RUN_SUMMED, seal, sum_of
+from perdure.storage.sqlite.seals import RUN_CODE, RUN_FIXED, RUN_STATE, RUN_SUMMED, seal, sum_of
 
 Values: TypeAlias = list[object]
 Key: TypeAlias = tuple[str, str, str]

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Final
 
 from perdure.storage.ports import Fenced
-from perdure.storage.postgres_connections import CHANNEL, Connection
-from perdure.storage.postgres_rows import run_of
+from perdure.storage.postgres.connections import CHANNEL, Connection
+from perdure.storage.postgres.rows import run_of
 from perdure.storage.rows import RUN_COLUMNS, EngineRow, RunRow
 
 DEAD_KEPT_MS: Final = 24 * 3600 * 1000

@@ -13,10 +13,9 @@ from typing import Any, Final, TypeAlias
 
 from perdure.storage.damage import about, implausible, labels_of, shown
 from perdure.storage.migrate import migrations, missing_steps
-from perdure.storage.seals import BLOB_MARK, BLOB_USE, INPUT, MAIL, name_flipped, seal, seal_of_value
-from perdure.storage.sqlite_mark import change_in, lost, mark_of, read_mark
-from perdure.storage.sqlite_open import damaged_counters, tolerant
-from perdure.storage.sqlite_rows import (
+from perdure.storage.sqlite.mark import change_in, lost, mark_of, read_mark
+from perdure.storage.sqlite.open import damaged_counters, tolerant
+from perdure.storage.sqlite.rows import (
     EVENT_SELECTED,
     RUN_SELECTED,
     TASK_SELECTED,
@@ -24,6 +23,7 @@ from perdure.storage.sqlite_rows import (
     damaged_column_of_run,
     damaged_column_of_task,
 )
+from perdure.storage.sqlite.seals import BLOB_MARK, BLOB_USE, INPUT, MAIL, name_flipped, seal, seal_of_value
 
 FOUND_MAX: Final = 50
 """Findings that are told, of each kind: a page that is gone makes thousands."""

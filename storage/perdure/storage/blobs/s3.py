@@ -32,8 +32,8 @@ import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError
 
 from perdure.model import BlobRef
+from perdure.storage.blobs.s3_client import MISSING, Clients, Endpoint, code_of, meaning, status_of
 from perdure.storage.ports import BlobNotFound, BlobWriter, CorruptData, StorageUnavailable
-from perdure.storage.s3_client import MISSING, Clients, Endpoint, code_of, meaning, status_of
 
 PART: Final = 8 * 1024 * 1024
 """Larger blobs travel in parts of this size, several at once."""

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from perdure.storage.postgres_connections import CHANNEL
-from perdure.storage.postgres_plan import Rows, RunState
-from perdure.storage.postgres_rows import RUN_TYPES
+from perdure.storage.postgres.connections import CHANNEL
+from perdure.storage.postgres.plan import Rows, RunState
+from perdure.storage.postgres.rows import RUN_TYPES
 from perdure.storage.rows import RUN_COLUMNS
 
 SPECS: Final = 7_233_001

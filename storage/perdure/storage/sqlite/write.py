@@ -32,8 +32,8 @@ from perdure.storage.rows import (
     UseBlobs,
     Write,
 )
-from perdure.storage.seals import RUN_SUMMED, seal, seal_of_value
-from perdure.storage.sqlite_runs import RunRows
+from perdure.storage.sqlite.runs import RunRows
+from perdure.storage.sqlite.seals import RUN_SUMMED, seal, seal_of_value
 
 TASK_COLUMNS: Final = tuple(field.name for field in fields(TaskRow))
 

@@ -10,9 +10,19 @@ from perdure.model import RunStatus, TaskStatus
 from perdure.storage.damage import about, damaged_run, implausible, labels_of, run_status, shown, task_status
 from perdure.storage.ports import CorruptData
 from perdure.storage.rows import RUN_COLUMNS, EventRow, RunRow, TaskRow
-from perdure.storage.seals import EVENT, RUN_CODE, RUN_FIXED, RUN_STATE, RUN_SUMMED, TASK, name_flipped, seal, sum_of
-from perdure.storage.sqlite_runs import DORMANT, LABELS, STATUS, code_of, fixed_of, state_of
-from perdure.storage.sqlite_write import TASK_COLUMNS
+from perdure.storage.sqlite.runs import DORMANT, LABELS, STATUS, code_of, fixed_of, state_of
+from perdure.storage.sqlite.seals import (
+    EVENT,
+    RUN_CODE,
+    RUN_FIXED,
+    RUN_STATE,
+    RUN_SUMMED,
+    TASK,
+    name_flipped,
+    seal,
+    sum_of,
+)
+from perdure.storage.sqlite.write import TASK_COLUMNS
 
 RUN_SELECTED: Final = (*RUN_COLUMNS, "is_current", "fixed_seal", "state_seal", "code_seal", "sum_seal")
 TASK_SELECTED: Final = (*(name for name in TASK_COLUMNS if name != "output"), "seal")

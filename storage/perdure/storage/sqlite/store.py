@@ -20,7 +20,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
-from perdure.storage import sqlite_read, sqlite_write
 from perdure.storage.ports import Entry, StorageError, StorageUnavailable, Unstorable
 from perdure.storage.rows import (
     BlobMark,
@@ -34,10 +33,11 @@ from perdure.storage.rows import (
     Timer,
     ValueKey,
 )
-from perdure.storage.sqlite_mark import Mark, check_mark, mark_of
-from perdure.storage.sqlite_mend import mend_indexes
-from perdure.storage.sqlite_open import REFUSALS, connect, connect_to_write, is_undecodable, lock, meaning, tolerant
-from perdure.storage.sqlite_thread import CallThread
+from perdure.storage.sqlite import read, write
+from perdure.storage.sqlite.mark import Mark, check_mark, mark_of
+from perdure.storage.sqlite.mend import mend_indexes
+from perdure.storage.sqlite.open import REFUSALS, connect, connect_to_write, is_undecodable, lock, meaning, tolerant
+from perdure.storage.sqlite.thread import CallThread
 from perdure.storage.storable import fault_of
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class SqliteMetadataStore:
             raise StorageError(f"the store {self._path} cannot be opened: {error}") from error
         self._write_connection = connect_to_write(self._path, self._max_bytes)
         mend_indexes(self._write_connection, self._path)
-        self._mark.write(sqlite_read.last_change(self._write_connection))
+        self._mark.write(read.last_change(self._write_connection))
         self._read_connection = connect(self._path)
 
     async def close(self) -> None:
@@ -174,7 +174,7 @@ class SqliteMetadataStore:
         connection = self._write_connection
         is_small = len(entries) <= SMALL_ENTRIES and sum(map(len, entries)) <= SMALL_WRITES
         if not is_small:
-            return await self._run(self._writer, lambda: sqlite_write.commit(connection, entries))
+            return await self._run(self._writer, lambda: write.commit(connection, entries))
         if self._took_s > QUICK_S or not self._writer.is_idle:
             return await self._run(self._writer, lambda: self._commit_small(connection, entries))
         try:
@@ -185,7 +185,7 @@ class SqliteMetadataStore:
     def _commit_small(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> Committed:
         began_s = time.perf_counter()
         try:
-            return sqlite_write.commit(connection, entries)
+            return write.commit(connection, entries)
         finally:
             self._took_s += SMOOTHING * (time.perf_counter() - began_s - self._took_s)
 
@@ -208,74 +208,74 @@ class SqliteMetadataStore:
         return []
 
     async def read_mail(self, *, limit: int) -> list[MailRow]:
-        return await self._read(lambda connection: sqlite_read.read_mail(connection, limit))
+        return await self._read(lambda connection: read.read_mail(connection, limit))
 
     async def listen(self, heard: Callable[[], None]) -> None:
         """Nobody else commits."""
 
     async def find_run(self, namespace: str, workflow_id: str) -> RunRow | None:
-        return await self._look(lambda connection: sqlite_read.find_run(connection, namespace, workflow_id))
+        return await self._look(lambda connection: read.find_run(connection, namespace, workflow_id))
 
     async def find_request(self, namespace: str, request_id: str) -> RunRow | None:
-        return await self._look(lambda connection: sqlite_read.find_request(connection, namespace, request_id))
+        return await self._look(lambda connection: read.find_request(connection, namespace, request_id))
 
     async def get_run(self, run_id: str) -> RunRow | None:
-        return await self._look(lambda connection: sqlite_read.get_run(connection, run_id))
+        return await self._look(lambda connection: read.get_run(connection, run_id))
 
     async def get_runs(self, run_ids: Collection[str]) -> list[RunRow]:
-        return await self._read(lambda connection: sqlite_read.get_runs(connection, run_ids))
+        return await self._read(lambda connection: read.get_runs(connection, run_ids))
 
     async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:
-        return await self._look(lambda connection: sqlite_read.find_event(connection, run_id, key, event_id))
+        return await self._look(lambda connection: read.find_event(connection, run_id, key, event_id))
 
     async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
-        return await self._read(lambda connection: sqlite_read.read_events(connection, run_id, after))
+        return await self._read(lambda connection: read.read_events(connection, run_id, after))
 
     async def load_run(self, run_id: str) -> StoredRun | None:
-        return await self._read(lambda connection: sqlite_read.load_run(connection, run_id))
+        return await self._read(lambda connection: read.load_run(connection, run_id))
 
     async def read_specs(self, keys: Iterable[str]) -> Mapping[str, bytes]:
         wanted = list(keys)
-        return await self._read(lambda connection: sqlite_read.read_specs(connection, wanted))
+        return await self._read(lambda connection: read.read_specs(connection, wanted))
 
     async def read_values(self, keys: Sequence[ValueKey]) -> list[bytes | None]:
-        return await self._read(lambda connection: sqlite_read.read_values(connection, keys))
+        return await self._read(lambda connection: read.read_values(connection, keys))
 
     async def unfinished_runs(self, *, after: str, limit: int) -> list[RunRow]:
-        return await self._read(lambda connection: sqlite_read.unfinished_runs(connection, after, limit))
+        return await self._read(lambda connection: read.unfinished_runs(connection, after, limit))
 
     async def running_runs(self) -> list[tuple[str, str]]:
-        return await self._read(sqlite_read.running_runs)
+        return await self._read(read.running_runs)
 
     async def count_pending(self) -> Mapping[str, int]:
-        return await self._read(sqlite_read.count_pending)
+        return await self._read(read.count_pending)
 
     async def pending_runs(self, namespace: str, *, limit: int) -> list[RunRow]:
-        return await self._read(lambda connection: sqlite_read.pending_runs(connection, namespace, limit))
+        return await self._read(lambda connection: read.pending_runs(connection, namespace, limit))
 
     async def next_timers(self, *, until_ms: int, limit: int) -> list[Timer]:
-        return await self._read(lambda connection: sqlite_read.next_timers(connection, until_ms, limit))
+        return await self._read(lambda connection: read.next_timers(connection, until_ms, limit))
 
     async def list_runs(self, query: RunQuery) -> list[RunRow]:
-        return await self._read(lambda connection: sqlite_read.list_runs(connection, query))
+        return await self._read(lambda connection: read.list_runs(connection, query))
 
     async def read_changes(self, namespace: str | None, *, after: int, limit: int) -> list[RunRow]:
-        return await self._read(lambda connection: sqlite_read.read_changes(connection, namespace, after, limit))
+        return await self._read(lambda connection: read.read_changes(connection, namespace, after, limit))
 
     async def read_tasks(self, run_id: str, *, after: int) -> list[tuple[str, int]]:
-        return await self._read(lambda connection: sqlite_read.read_tasks(connection, run_id, after))
+        return await self._read(lambda connection: read.read_tasks(connection, run_id, after))
 
     async def marked_blobs(self, *, after: str, limit: int) -> list[BlobMark]:
-        return await self._read(lambda connection: sqlite_read.marked_blobs(connection, after, limit))
+        return await self._read(lambda connection: read.marked_blobs(connection, after, limit))
 
     async def unused_blobs(self, sha256s: Sequence[str]) -> list[str]:
-        return await self._read(lambda connection: sqlite_read.unused_blobs(connection, sha256s))
+        return await self._read(lambda connection: read.unused_blobs(connection, sha256s))
 
     async def finished_runs(self, *, before_ms: int, limit: int) -> list[RunRow]:
-        return await self._read(lambda connection: sqlite_read.finished_runs(connection, before_ms, limit))
+        return await self._read(lambda connection: read.finished_runs(connection, before_ms, limit))
 
     async def last_change(self) -> int:
-        return await self._read(sqlite_read.last_change)
+        return await self._read(read.last_change)
 
 
 def _readable(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:

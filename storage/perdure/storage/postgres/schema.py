@@ -7,7 +7,7 @@ from typing import Final
 
 from perdure.storage.migrate import Migration, Phase, migrations
 from perdure.storage.ports import StorageError
-from perdure.storage.postgres_connections import Connection, connect, meaning
+from perdure.storage.postgres.connections import Connection, connect, meaning
 from perdure.storage.urls import shown
 
 LOCK: Final = 7_233_000

@@ -17,8 +17,8 @@ import asyncpg
 
 from perdure.model import RunStatus
 from perdure.storage.ports import Entry
-from perdure.storage.postgres_connections import Connection
-from perdure.storage.postgres_plan import (
+from perdure.storage.postgres.connections import Connection
+from perdure.storage.postgres.plan import (
     TOLD,
     Deletions,
     Found,
@@ -29,8 +29,8 @@ from perdure.storage.postgres_plan import (
     is_simple,
     mentions,
 )
-from perdure.storage.postgres_rows import run_of
-from perdure.storage.postgres_statements import ALIVE, SPECS, TELL, columns, parts_of, statement
+from perdure.storage.postgres.rows import run_of
+from perdure.storage.postgres.statements import ALIVE, SPECS, TELL, columns, parts_of, statement
 from perdure.storage.rows import RUN_COLUMNS, Committed, DeleteRun, EntryResult, Limit, SetAsideRuns
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
 from perdure.model import RunStatus, TaskStatus
-from perdure.storage.memory_list import page_of
+from perdure.storage.memory.listing import page_of
 from perdure.storage.ports import Entry, Fenced, Unstorable
 from perdure.storage.rows import (
     AddEvent,

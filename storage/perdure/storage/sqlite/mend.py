@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from perdure.storage.ports import CorruptData
-from perdure.storage.sqlite_check import damaged_rows
+from perdure.storage.sqlite.check import damaged_rows
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import IO, Final
 from perdure.storage.damage import NUMBER_MAX
 from perdure.storage.migrate import migrate_sqlite
 from perdure.storage.ports import CorruptData, StorageError, StorageFull, StorageUnavailable, Unstorable
-from perdure.storage.seals import seal
-from perdure.storage.sqlite_mark import read_mark
+from perdure.storage.sqlite.mark import read_mark
+from perdure.storage.sqlite.seals import seal
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Metadata in memory, for tests and throw-away engines; also the reference of the conformance suite."""

@@ -1,0 +1,1 @@
+"""The shared metadata store: many engines over one PostgreSQL database."""
