@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
+from perdure.service.journal import journal as journal_module
 from perdure.service.journal.journal import Journal
-from perdure.service.journal.journal import journal as journal_module
 from perdure.storage.ports import (
     Entry,
     Fenced,
