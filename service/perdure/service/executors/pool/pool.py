@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from math import inf
 from typing import Final
 
+from perdure.service.common.clocks import wall_clock_ms
 from perdure.service.executors.pool import waits
 from perdure.service.executors.pool.placing import Placing
 from perdure.service.executors.pool.provisioning import Provisioning
@@ -29,10 +29,6 @@ def loop_time_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-def wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class LeasePool:
     """Implements Executor. Agents and leases dial in at `sessions`."""
 
@@ -45,7 +41,8 @@ class LeasePool:
         now_s: Callable[[], float] = loop_time_s,
         clock: Callable[[], int] = wall_clock_ms,
     ) -> None:
-        self._state = State(self._pass_soon, now_s, clock)
+        self.holds_for_s: Callable[[], float] = lambda: inf
+        self._state = State(self._pass_soon, now_s, clock, holds_for_s=lambda: self.holds_for_s())
         self._placing = Placing(self._state)
         self._provisioning = Provisioning(self._state, self._placing, idle_s)
         self.sessions = Sessions(self._state, self._placing, self._provisioning, engine_id=engine_id, blob_url=blob_url)
@@ -53,14 +50,6 @@ class LeasePool:
         self.blob_url = blob_url
         self._is_passing = False
         self._tick_task: asyncio.Task[None] | None = None
-
-    @property
-    def holds_for_s(self) -> Callable[[], float]:
-        return self._state.holds_for_s
-
-    @holds_for_s.setter
-    def holds_for_s(self, holds_for_s: Callable[[], float]) -> None:
-        self._state.holds_for_s = holds_for_s
 
     # -------------------------------------------------------------------------- the port
 

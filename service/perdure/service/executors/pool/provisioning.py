@@ -34,7 +34,7 @@ REFUSALS_MAX: Final = 3
 FREE_SHAPE_LEASES_MAX: Final = 4
 """Leases of a shape that holds no resources: as many for asynchronous functions, as many for others."""
 REASON_MAX: Final = 500
-ALONE_S: Final = 15.0
+ALONE_S: Final = 60.0
 """For so long work waits for a first agent before that is logged: Ray takes its time to start."""
 TURN_S: Final = 5.0
 """For so long a lease works before it makes way for leases of other engines on the same cluster."""

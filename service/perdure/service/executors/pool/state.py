@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 
 from perdure.model import Shape
 from perdure.service.executors.pool.leases import AgentSession, Lease, ShapeQueue
@@ -13,9 +12,15 @@ from perdure.v1 import worker_service_pb2 as pb
 
 class State:
     """`stir` asks for a pass over all queues soon: placing first, then provisioning. `now_s` gives seconds since
-    some moment, `clock` milliseconds since the epoch."""
+    some moment, `clock` milliseconds since the epoch. `holds_for_s` is that of the port."""
 
-    def __init__(self, stir: Callable[[], None], now_s: Callable[[], float], clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        stir: Callable[[], None],
+        now_s: Callable[[], float],
+        clock: Callable[[], int],
+        holds_for_s: Callable[[], float],
+    ) -> None:
         self.stir = stir
         self.now_s = now_s
         self.clock = clock
@@ -23,7 +28,7 @@ class State:
         self.agents: dict[str, AgentSession] = {}
         self.leases: dict[str, Lease] = {}
         self.report: Callable[[Reports], None] | None = None
-        self.holds_for_s: Callable[[], float] = lambda: inf
+        self.holds_for_s = holds_for_s
         self.last_left = ""  # why the last agent left, for people
         self.is_draining = False
 
