@@ -34,7 +34,6 @@ from perdure.model import (
     WaitEvent,
 )
 
-SHOWN_CHARS_MAX: Final = 80
 ENCODING_CHARS_MAX: Final = 64
 
 _NEVER: Final = re.compile("[\0\ud800-\udfff]")
