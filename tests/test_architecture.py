@@ -203,6 +203,37 @@ def test_the_page_lists_the_rooms_of_the_service() -> None:
     assert there == set().union(*SERVICE_LAYERS) == set(listed)
 
 
+STORAGE_LAYERS = (
+    # an upper one may import lower ones; those of one layer do not know each other
+    {"rows", "addresses", "steps"},
+    {"ports", "damage"},
+    {"storable"},
+    {"sqlite", "postgres", "memory", "blobs"},
+    {"urls"},
+    {"migrate", "examine"},
+)
+STORAGE = [
+    (place.removeprefix("storage/"), path)
+    for place, path in PLACES
+    if place.startswith("storage/") and place != "storage/__init__.py" and not place.startswith("storage/migrations/")
+]
+
+
+def test_every_part_of_storage_stands_in_one_layer() -> None:
+    there = sorted({room_of(place) for place, _ in STORAGE})
+    assert there == sorted(room for rooms in STORAGE_LAYERS for room in rooms)
+
+
+@pytest.mark.parametrize(("place", "path"), STORAGE, ids=[place for place, _ in STORAGE])
+def test_parts_of_storage_import_only_lower_ones(place: str, path: Path) -> None:
+    layers = {room: number for number, rooms in enumerate(STORAGE_LAYERS) for room in rooms}
+    room = room_of(place)
+    for file in files_imported(path):
+        if file.is_relative_to(ROOT / "storage/perdure/storage"):
+            target = room_of(file.relative_to(ROOT / "storage/perdure/storage").as_posix())
+            assert target == room or layers[target] < layers[room], f"{place} may not import {target}"
+
+
 def files_imported(path: Path) -> Iterator[Path]:
     """Our own files that a file imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -223,7 +254,7 @@ def files_imported(path: Path) -> Iterator[Path]:
                     break
 
 
-@pytest.mark.parametrize("root", ["sdk", "service"])
+@pytest.mark.parametrize("root", ["sdk", "service", "storage"])
 def test_files_import_each_other_without_circles(root: str) -> None:
     """Imports inside functions are imports as well."""
     waiting = {path: set(files_imported(path)) - {path} for path in (ROOT / root).rglob("*.py")}

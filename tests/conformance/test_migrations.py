@@ -15,12 +15,12 @@ import pytest
 
 from perdure.cli.root import run as perdure
 from perdure.model import RunStatus, TaskStatus
-from perdure.storage.migrate import Migration, migrations
 from perdure.storage.ports import MetadataStore, StorageError
 from perdure.storage.postgres.schema import migrate
 from perdure.storage.postgres.store import PostgresMetadataStore
 from perdure.storage.rows import AddRun, EngineRow, RunQuery, RunRow, SetRun, Timer, ValueKey
 from perdure.storage.sqlite.store import SqliteMetadataStore
+from perdure.storage.steps import Migration, migrations
 from postgres import PostgresServer
 
 DATA = Path(__file__).with_name("data")

@@ -11,7 +11,6 @@ import pytest
 
 from conformance.stores import STORES, open_store
 from perdure.model import RunStatus, TaskStatus
-from perdure.storage.migrate import migrations
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import (
     AddRun,
@@ -26,6 +25,7 @@ from perdure.storage.rows import (
     UseBlobs,
 )
 from perdure.storage.sqlite.store import SqliteMetadataStore
+from perdure.storage.steps import migrations
 
 RUNNING, PENDING = RunStatus.RUNNING, RunStatus.PENDING
 

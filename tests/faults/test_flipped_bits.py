@@ -49,7 +49,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 def columns() -> Iterator[tuple[str, str]]:
     """Those of the tables that have rows."""
     connection = sqlite3.connect(":memory:")
-    from perdure.storage.migrate import migrate_sqlite
+    from perdure.storage.sqlite.schema import migrate as migrate_sqlite
 
     migrate_sqlite(connection)
     for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall():

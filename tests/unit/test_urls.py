@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.storage.urls import shown
+from perdure.storage.addresses import shown
 
 
 @pytest.mark.parametrize(

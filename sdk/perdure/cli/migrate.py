@@ -23,9 +23,9 @@ def migrate(storage: str, phase: str | None) -> None:
     by one, then migrate with --phase post. Running it twice, or two at once, does no harm.
     """
     try:
+        from perdure.storage.addresses import shown
         from perdure.storage.migrate import migrate as run
         from perdure.storage.ports import StorageError
-        from perdure.storage.urls import shown
     except ImportError as error:
         raise click.ClickException(
             f"the storage needs more packages: pip install 'perdure[server]' ({error})"

@@ -19,8 +19,8 @@ from perdure.parent import end_with_parent
 from perdure.service.agent_process import AgentProcess
 from perdure.service.app import RunningServer, package_version, running_server
 from perdure.service.common.settings import Settings
+from perdure.storage.addresses import shown
 from perdure.storage.ports import Fenced, StorageUnavailable
-from perdure.storage.urls import shown
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from perdure.storage.migrate import migrations
+from perdure.storage.addresses import POSTGRES, shown
 from perdure.storage.ports import StorageError
 from perdure.storage.sqlite.check import damages_of
 from perdure.storage.sqlite.mark import lost, read_mark
-from perdure.storage.urls import POSTGRES, database_path, shown
+from perdure.storage.steps import migrations
+from perdure.storage.urls import database_path
 
 TRIES: Final = 5
 

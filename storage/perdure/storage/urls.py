@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from perdure.storage.addresses import POSTGRES, shown
 from perdure.storage.ports import BlobStore, MetadataStore
 
-POSTGRES: Final = {"postgresql", "postgres"}
 S3_OPTIONS: Final = frozenset({"endpoint", "region", "cache", "cache_bytes"})
 DATABASE: Final = "perdure.db"
 BLOBS: Final = "blobs"
@@ -96,15 +96,6 @@ def _s3(url: str) -> BlobStore:
         return far
     max_bytes = int(options.get("cache_bytes", BYTES))
     return CachedBlobStore(far, options.get("cache") or default_folder(), max_bytes)
-
-
-def shown(url: str) -> str:
-    """The URL for people and logs: without password and options."""
-    parts = urlsplit(url)
-    if parts.scheme not in POSTGRES:
-        return url
-    user, at, host = parts.netloc.rpartition("@")
-    return f"{parts.scheme}://{user.partition(':')[0]}{at}{host}{parts.path}"
 
 
 def _path(url: str) -> Path:

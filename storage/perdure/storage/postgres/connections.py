@@ -15,8 +15,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
 
+from perdure.storage.addresses import shown
 from perdure.storage.ports import CorruptData, StorageError, StorageFull, StorageUnavailable, Unstorable
-from perdure.storage.urls import shown
 
 T = TypeVar("T")
 Connection: TypeAlias = Any

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from perdure.storage.migrate import Migration, Phase, migrations
+from perdure.storage.addresses import shown
 from perdure.storage.ports import StorageError
 from perdure.storage.postgres.connections import Connection, connect, meaning
-from perdure.storage.urls import shown
+from perdure.storage.steps import Migration, Phase, migrations
 
 LOCK: Final = 7_233_000
 _MIGRATIONS: Final = """

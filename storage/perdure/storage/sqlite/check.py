@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from perdure.storage.damage import about, implausible, labels_of, shown
-from perdure.storage.migrate import migrations, missing_steps
 from perdure.storage.sqlite.mark import change_in, lost, mark_of, read_mark
 from perdure.storage.sqlite.open import damaged_counters, tolerant
 from perdure.storage.sqlite.rows import (
@@ -23,7 +22,9 @@ from perdure.storage.sqlite.rows import (
     damaged_column_of_run,
     damaged_column_of_task,
 )
+from perdure.storage.sqlite.schema import missing_steps
 from perdure.storage.sqlite.seals import BLOB_MARK, BLOB_USE, INPUT, MAIL, name_flipped, seal, seal_of_value
+from perdure.storage.steps import migrations
 
 FOUND_MAX: Final = 50
 """Findings that are told, of each kind: a page that is gone makes thousands."""

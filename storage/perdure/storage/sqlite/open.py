@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import IO, Final
 
 from perdure.storage.damage import NUMBER_MAX
-from perdure.storage.migrate import migrate_sqlite
 from perdure.storage.ports import CorruptData, StorageError, StorageFull, StorageUnavailable, Unstorable
 from perdure.storage.sqlite.mark import read_mark
+from perdure.storage.sqlite.schema import migrate as migrate_sqlite
 from perdure.storage.sqlite.seals import seal
 
 log = logging.getLogger(__name__)

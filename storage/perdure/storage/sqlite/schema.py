@@ -1,0 +1,36 @@
+"""The schema of a SQLite store: brings it up to date when the file is opened."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection
+
+from perdure.storage.ports import CorruptData, StorageError
+from perdure.storage.steps import migrations
+
+
+def missing_steps(applied: Collection[int]) -> list[int]:
+    """Numbers of steps that are missing though later ones were applied, which no version does."""
+    last = min(max(applied, default=0), len(migrations("sqlite")))
+    return [number for number in range(1, last + 1) if number not in applied]
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a database up to date. One that is newer than this version knows is refused."""
+    connection.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
+    applied = {number for (number,) in connection.execute("SELECT number FROM migrations")}
+    known = migrations("sqlite")
+    if missing := missing_steps(applied):
+        raise CorruptData(
+            f"the database is damaged: migration {missing[0]} is missing, though later ones are there; "
+            "restore a backup",
+            subject="migrations",
+        )
+    if unknown := applied - {step.number for step in known}:
+        raise StorageError(
+            f"the database was made by a newer version of Perdure (migration {max(unknown)}); install that version"
+        )
+    for step in known:
+        if step.number not in applied:
+            record = f"INSERT INTO migrations (number, name) VALUES ({step.number}, '{step.name}');"
+            connection.executescript(f"BEGIN IMMEDIATE;\n{step.sql}\n{record}\nCOMMIT;")
