@@ -53,7 +53,9 @@ class FakeExecutor:
         on_submit: Callable[[Work], None],
         on_begin: Callable[[Work], None] = lambda _work: None,
         blobs: MemoryBlobStore | None = None,
+        forgets: Callable[[Work], bool] = lambda _work: False,
     ) -> None:
+        """`forgets`: the store does not take all records of this run, so attempts are numbered in one life only."""
         self._dice = dice
         self._blobs = blobs
         self._ledger = ledger
@@ -62,6 +64,8 @@ class FakeExecutor:
         self._on_submit = on_submit
         self._on_begin = on_begin
         self.holds_for_s: Callable[[], float] = lambda: float("inf")
+        self._forgets = forgets
+        self._numbers: dict[tuple[str, str], int] = {}
         self._here: dict[tuple[str, str, int], Work] = {}
         self._cancelled: set[tuple[str, str, int]] = set()
         self._report: Callable[[Reports], None] | None = None
@@ -112,9 +116,10 @@ class FakeExecutor:
             return
         self._on_begin(work)
         self._ledger.begun[work.run_id, work.task_id] += 1
-        before = self._ledger.numbers.get((work.run_id, work.task_id), 0)
+        numbers = self._numbers if self._forgets(work) else self._ledger.numbers
+        before = numbers.get((work.run_id, work.task_id), 0)
         assert work.attempt > before, f"{work.task_id} begins as attempt {work.attempt} after attempt {before}"
-        self._ledger.numbers[work.run_id, work.task_id] = work.attempt
+        numbers[work.run_id, work.task_id] = work.attempt
         if self._dice.random() < STRAY_LOSS_SHARE:
             self._later(lambda: self._tell(work, AttemptLost(work.task_id, work.attempt, "stray", self._clock())))
             return

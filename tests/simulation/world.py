@@ -123,7 +123,14 @@ class World:
             on_call=lambda name: self._on_call(name, crashed),
             never=self.never,
         )
-        executor = FakeExecutor(self.dice, self.ledger, GRAPHS, loop.clock_ms, self._on_submit)
+        executor = FakeExecutor(
+            self.dice,
+            self.ledger,
+            GRAPHS,
+            loop.clock_ms,
+            self._on_submit,
+            forgets=lambda work: bool(self.never.kind_of(work.workflow_id)),
+        )
         max_running, max_pending = self.limits
         kernel = Kernel(
             cast(Any, store),
