@@ -279,6 +279,6 @@ async def test_an_event_for_a_run_that_was_deleted_meanwhile_is_not_acknowledged
         assert seen is not None
         await here.client.cancel("w")
         await here.client.delete("w")
-        offered = there.server.kernel.commands.offer_event(seen, "go", "e", Payload("binary/null"))
+        offered = there.server.kernel.events.offer(seen, "go", "e", Payload("binary/null"))
         with pytest.raises(errors.WorkflowNotFoundError):
             await offered

@@ -44,8 +44,8 @@ def lose(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
     """Has a command carried out, and its answer and those of its next repeats be lost."""
 
     def lose(name: str, count: int) -> None:
-        commands = server.kernel.commands
-        real = getattr(commands, name)
+        operations = server.kernel.submissions if name == "submit" else server.kernel.lifecycle
+        real = getattr(operations, name)
         left = [count]
 
         async def losing(*args: Any, **how: Any) -> Any:
@@ -55,7 +55,7 @@ def lose(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
                 raise errors.DatabaseUnavailableError("the answer is lost")
             return result
 
-        monkeypatch.setattr(commands, name, losing)
+        monkeypatch.setattr(operations, name, losing)
 
     return lose
 

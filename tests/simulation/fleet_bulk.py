@@ -63,7 +63,7 @@ class BulkClient:
                 )
 
             async def ask(kernel: Kernel, calls: list[Call], items: list[NewRun] = items) -> None:
-                batches = Batches(kernel.commands, kernel.queries, kernel.changes)
+                batches = Batches(kernel.submissions, kernel.events, kernel.queries, kernel.changes)
                 for call, result in zip(calls, await batches.submit(items), strict=True):
                     if isinstance(result, BaseException):
                         _take_error(call, result)
@@ -84,7 +84,7 @@ class BulkClient:
             items = [NewEvent(name, "k", event_id, payload) for name in names]
 
             async def ask(kernel: Kernel, calls: list[Call], items: list[NewEvent] = items) -> None:
-                batches = Batches(kernel.commands, kernel.queries, kernel.changes)
+                batches = Batches(kernel.submissions, kernel.events, kernel.queries, kernel.changes)
                 for call, result in zip(calls, await batches.send_events(NAMESPACE, items), strict=True):
                     if isinstance(result, BaseException):
                         _take_error(call, result)
@@ -101,7 +101,7 @@ class BulkClient:
             wait_s = self._more.choice((0.5, 5, 30))
 
             async def ask(kernel: Kernel, calls: list[Call], names: list[str] = names, wait_s: float = wait_s) -> None:
-                batches = Batches(kernel.commands, kernel.queries, kernel.changes)
+                batches = Batches(kernel.submissions, kernel.events, kernel.queries, kernel.changes)
                 rows = await batches.outcomes(NAMESPACE, [(name, "") for name in names], wait_s=wait_s)
                 for call, row in zip(calls, rows, strict=True):
                     if isinstance(row, BaseException):

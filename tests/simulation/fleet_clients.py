@@ -104,7 +104,7 @@ class Client:
         wait_s = more.choice((0.5, 5, 30)) if more is not None and more.random() < 0.4 else 0
 
         async def ask(kernel: Kernel, call: Call) -> None:
-            view, _ = await kernel.commands.submit(new)
+            view, _ = await kernel.submissions.submit(new)
             row = view.row
             if wait_s:
                 self._world.seen.marks["run and wait"] += 1
@@ -125,7 +125,7 @@ class Client:
         payload = Payload("binary/plain", event_id.encode())
 
         async def ask(kernel: Kernel, call: Call) -> None:
-            sent = await kernel.commands.send_event(NAMESPACE, self._id, key="k", event_id=event_id, payload=payload)
+            sent = await kernel.events.send(NAMESPACE, self._id, key="k", event_id=event_id, payload=payload)
             call.run_id, call.sequence, call.is_done = sent.run_id, sent.sequence, True
 
         with contextlib.suppress(errors.WorkflowAlreadyFinalError):
@@ -133,14 +133,14 @@ class Client:
 
     async def _cancel(self) -> None:
         async def ask(kernel: Kernel, call: Call) -> None:
-            view = await kernel.commands.cancel(NAMESPACE, self._id, "enough")
+            view = await kernel.lifecycle.cancel(NAMESPACE, self._id, "enough")
             call.run_id, call.told, call.is_done = view.row.run_id, view.row.status, True
 
         await self._insist("cancel", ask)
 
     async def _resume(self) -> None:
         async def ask(kernel: Kernel, call: Call) -> None:
-            view, moved = await kernel.commands.resume(NAMESPACE, self._id)
+            view, moved = await kernel.lifecycle.resume(NAMESPACE, self._id)
             call.run_id, call.told, call.is_done = view.row.run_id, view.row.status, moved
 
         while True:
@@ -153,7 +153,7 @@ class Client:
 
     async def _delete(self) -> None:
         async def ask(kernel: Kernel, call: Call) -> None:
-            await kernel.commands.delete(NAMESPACE, self._id, allow_missing=True)
+            await kernel.lifecycle.delete(NAMESPACE, self._id, allow_missing=True)
             call.is_done = True
 
         await self._insist("delete", ask)

@@ -258,7 +258,7 @@ class World:
     async def _submit(self, new: NewRun) -> None:
         while True:
             try:
-                await self._insist(lambda kernel: kernel.commands.submit(new))
+                await self._insist(lambda kernel: kernel.submissions.submit(new))
                 return
             except errors.QueueFullError:
                 self.seen.marks["full"] += 1
@@ -268,13 +268,13 @@ class World:
         """Ask for the end of a run. False: it was certainly refused, and nobody asked again."""
         if self.curious is not None and self.curious.random() < 0.5:
             try:
-                await self._ask_once(lambda kernel: kernel.commands.cancel("default", workflow_id, "enough"))
+                await self._ask_once(lambda kernel: kernel.lifecycle.cancel("default", workflow_id, "enough"))
             except (errors.StorageFullError, StorageFull):
                 self.seen.marks["cancel refused"] += 1
                 return False
             except (StorageError, errors.DatabaseUnavailableError, Crash, asyncio.CancelledError):
                 pass
-        await self._insist(lambda kernel: kernel.commands.cancel("default", workflow_id, "enough"))
+        await self._insist(lambda kernel: kernel.lifecycle.cancel("default", workflow_id, "enough"))
         self.seen.marks["cancel"] += 1
         return True
 
@@ -283,7 +283,7 @@ class World:
         self.told.resumes(runs)
         while True:
             try:
-                await self._insist(lambda kernel: kernel.commands.resume("default", workflow_id))
+                await self._insist(lambda kernel: kernel.lifecycle.resume("default", workflow_id))
                 return
             except errors.QueueFullError:
                 await asyncio.sleep(self.dice.random() * 10)
@@ -292,9 +292,7 @@ class World:
         payload = Payload("binary/plain", event_id.encode())
         try:
             await self._insist(
-                lambda kernel: kernel.commands.send_event(
-                    "default", workflow_id, key="k", event_id=event_id, payload=payload
-                )
+                lambda kernel: kernel.events.send("default", workflow_id, key="k", event_id=event_id, payload=payload)
             )
         except errors.WorkflowAlreadyFinalError:
             pass

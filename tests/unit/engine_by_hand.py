@@ -109,7 +109,7 @@ class Engine:
 
     async def start(self, spec: Spec, name: str = "w") -> RunView:
         new = NewRun("default", name, f"request {name}", source_of(spec, graphwire.encode_spec(spec)))
-        return (await self.kernel.commands.submit(new))[0]
+        return (await self.kernel.submissions.submit(new))[0]
 
     def begin(self, run: RunView, task_id: str, attempt: int = 1) -> None:
         self.executor.report((run.row.run_id, AttemptStarted(task_id, attempt, self.now_ms)))

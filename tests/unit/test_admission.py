@@ -82,7 +82,7 @@ async def kernel(store: Store) -> AsyncIterator[Kernel]:
 
 async def submit(kernel: Kernel, name: str) -> RunStatus:
     new = NewRun("default", name, f"request-{name}", SOURCE)
-    view, _ = await kernel.commands.submit(new)
+    view, _ = await kernel.submissions.submit(new)
     return view.row.status
 
 
@@ -104,13 +104,13 @@ async def settled(kernel: Kernel) -> None:
 async def failed_run(kernel: Kernel, store: Store, name: str) -> None:
     """One that another life of the engine saw fail."""
     await submit(kernel, name)
-    await kernel.commands.cancel("default", name)
+    await kernel.lifecycle.cancel("default", name)
     await fail(store, name)
 
 
 async def test_of_many_who_resume_one_does(kernel: Kernel, store: Store) -> None:
     await failed_run(kernel, store, "a")
-    answers = await asyncio.gather(*(kernel.commands.resume("default", "a") for _ in range(5)))
+    answers = await asyncio.gather(*(kernel.lifecycle.resume("default", "a") for _ in range(5)))
     assert sorted(resumed for _, resumed in answers) == [False] * 4 + [True]
     row = await store.find_run("default", "a")
     assert row is not None
@@ -122,8 +122,8 @@ async def test_a_run_is_resumed_or_deleted_but_not_both(kernel: Kernel, store: S
     for order in (0, 1):
         await failed_run(kernel, store, f"{order}")
         calls: list[Any] = [
-            kernel.commands.resume("default", f"{order}"),
-            kernel.commands.delete("default", f"{order}"),
+            kernel.lifecycle.resume("default", f"{order}"),
+            kernel.lifecycle.delete("default", f"{order}"),
         ]
         answers = await asyncio.gather(*(calls if order else reversed(calls)), return_exceptions=True)
         outcomes = Counter(type(answer) for answer in answers if isinstance(answer, Exception))
@@ -149,8 +149,8 @@ async def test_a_run_is_resumed_or_replaced_but_not_both(store: Store) -> None:
         assert old is not None
         other = NewRun("default", name, f"other-{turns}", SOURCE, reuse=Reuse.ALLOW)
         resumed, replaced = await asyncio.gather(
-            after(-turns, kernel.commands.resume("default", name)),
-            after(turns, kernel.commands.submit(other)),
+            after(-turns, kernel.lifecycle.resume("default", name)),
+            after(turns, kernel.submissions.submit(other)),
             return_exceptions=True,
         )
         now = await store.find_run("default", name)
@@ -179,11 +179,11 @@ async def test_an_id_is_fresh_as_soon_as_it_is_deleted(store: Store) -> None:
         name = f"w{turns}"
         await submit(kernel, name)
         await fail(store, name)
-        deleted = asyncio.create_task(kernel.commands.delete("default", name))
+        deleted = asyncio.create_task(kernel.lifecycle.delete("default", name))
         for _ in range(turns):
             await asyncio.sleep(0)
         other = NewRun("default", name, f"other-{turns}", SOURCE, reuse=Reuse.ALLOW)
-        view, _ = await kernel.commands.submit(other)
+        view, _ = await kernel.submissions.submit(other)
         await deleted
         now = await store.find_run("default", name)
         assert now is not None
@@ -198,7 +198,7 @@ async def test_a_pending_run_is_started_or_canceled_but_not_both(kernel: Kernel)
     for name in "abcd":
         await submit(kernel, name)
     assert await status(kernel, "c") is RunStatus.PENDING
-    await asyncio.gather(*(kernel.commands.cancel("default", name) for name in "abcd"))
+    await asyncio.gather(*(kernel.lifecycle.cancel("default", name) for name in "abcd"))
     await settled(kernel)
     assert [await status(kernel, name) for name in "abcd"] == [RunStatus.CANCELED] * 4
     assert kernel.admission.count_running("default") == kernel.admission.count_pending("default") == 0
@@ -235,16 +235,16 @@ async def test_what_may_have_been_stored_keeps_its_slot(kernel: Kernel, store: S
 
 async def test_a_caller_who_leaves_takes_nothing_along(kernel: Kernel, store: Store) -> None:
     await failed_run(kernel, store, "a")
-    resume = asyncio.create_task(kernel.commands.resume("default", "a"))
+    resume = asyncio.create_task(kernel.lifecycle.resume("default", "a"))
     while not kernel.admission.count_running("default"):
         await asyncio.sleep(0)
     resume.cancel()
     await asyncio.gather(resume, return_exceptions=True)
     with pytest.raises(errors.WorkflowStillActiveError):
-        await kernel.commands.delete("default", "a")
+        await kernel.lifecycle.delete("default", "a")
     await settled(kernel)
     assert await status(kernel, "a") is RunStatus.RUNNING
-    await kernel.commands.cancel("default", "a")
+    await kernel.lifecycle.cancel("default", "a")
     assert kernel.admission.count_running("default") == 0
 
 

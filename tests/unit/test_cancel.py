@@ -29,7 +29,7 @@ async def status_of(engine: Engine) -> RunStatus:
 async def test_it_is_recorded_and_then_applied(engine: Engine) -> None:
     run = await engine.start(CHAIN)
     engine.store.hold()
-    canceled = await soon(engine.kernel.commands.cancel("default", "w", "enough"))
+    canceled = await soon(engine.kernel.lifecycle.cancel("default", "w", "enough"))
     live = engine.kernel.scheduler.find_live(run.row.run_id)
     assert live is not None
     assert live.run.status is RunStatus.RUNNING
@@ -45,7 +45,7 @@ async def test_it_is_recorded_and_then_applied(engine: Engine) -> None:
 async def test_without_room_for_it_the_run_goes_on(engine: Engine) -> None:
     run = await engine.start(CHAIN)
     engine.store.hold()
-    canceled = await soon(engine.kernel.commands.cancel("default", "w", "enough"))
+    canceled = await soon(engine.kernel.lifecycle.cancel("default", "w", "enough"))
     engine.succeed(run, "a")  # meanwhile
     engine.store.errors = [StorageFull("no room")]
     engine.store.let_all_go()
@@ -62,7 +62,7 @@ async def test_without_room_for_it_the_run_goes_on(engine: Engine) -> None:
 async def test_when_nobody_knows_whether_it_happened_it_happens(engine: Engine) -> None:
     run = await engine.start(CHAIN)
     engine.store.hold()
-    canceled = await soon(engine.kernel.commands.cancel("default", "w", "enough"))
+    canceled = await soon(engine.kernel.lifecycle.cancel("default", "w", "enough"))
     engine.store.errors = [StorageUnavailable("the answer was lost")]
     engine.store.let_one_go()
     with pytest.raises(errors.DatabaseUnavailableError):
@@ -81,7 +81,7 @@ async def test_what_the_store_cannot_digest_harms_nobody(engine: Engine) -> None
     run = await engine.start(CHAIN)
     engine.store.errors = [Unstorable("not a text", "SetRun.failure")]
     with pytest.raises(errors.InvalidFieldError, match="not a text"):
-        await engine.kernel.commands.cancel("default", "w", "bad")
+        await engine.kernel.lifecycle.cancel("default", "w", "bad")
     engine.succeed(run, "a")
     await engine.kernel.journal.barrier()
     assert await engine.tasks() == {"a": "SUCCESSFUL", "b": "READY"}
@@ -90,22 +90,22 @@ async def test_what_the_store_cannot_digest_harms_nobody(engine: Engine) -> None
 async def test_a_bug_of_the_store_that_passes_does_not_hinder_it(engine: Engine) -> None:
     await engine.start(CHAIN)
     engine.store.errors = [ValueError("a bug")]
-    assert (await engine.kernel.commands.cancel("default", "w")).row.status is RunStatus.CANCELED
+    assert (await engine.kernel.lifecycle.cancel("default", "w")).row.status is RunStatus.CANCELED
 
 
 async def test_two_at_a_time_are_one(engine: Engine) -> None:
     await engine.start(CHAIN)
-    first = await soon(engine.kernel.commands.cancel("default", "w", "one"))
-    second = await soon(engine.kernel.commands.cancel("default", "w", "two"))
+    first = await soon(engine.kernel.lifecycle.cancel("default", "w", "one"))
+    second = await soon(engine.kernel.lifecycle.cancel("default", "w", "two"))
     assert [(await each).row.status for each in (first, second)] == [RunStatus.CANCELED] * 2
 
 
 async def test_an_event_that_comes_meanwhile_waits_for_the_decision(engine: Engine) -> None:
     await engine.start(WAITS)
     engine.store.hold()
-    canceled = await soon(engine.kernel.commands.cancel("default", "w"))
+    canceled = await soon(engine.kernel.lifecycle.cancel("default", "w"))
     sent = await soon(
-        engine.kernel.commands.send_event("default", "w", key="go", event_id="1", payload=VALUE),
+        engine.kernel.events.send("default", "w", key="go", event_id="1", payload=VALUE),
     )
     engine.store.errors = [StorageFull("no room")]
     engine.store.let_all_go()
@@ -120,6 +120,6 @@ async def test_an_end_that_is_on_its_way_comes_before_it(engine: Engine) -> None
     run = await engine.start(graph(call("a")))
     engine.store.hold()
     engine.succeed(run, "a")
-    canceled = await soon(engine.kernel.commands.cancel("default", "w"))
+    canceled = await soon(engine.kernel.lifecycle.cancel("default", "w"))
     engine.store.let_all_go()
     assert (await canceled).row.status is RunStatus.SUCCESSFUL

@@ -65,7 +65,7 @@ async def test_the_run_fails_and_others_go_on(engine: Engine, refuse: Refuse) ->
     failure = await failure_of(engine)
     assert (failure.kind, failure.type) == (FailureKind.SYSTEM, "perdure.RecordRefused")
     assert failure.message == "a record of the run cannot be stored: never (a field)"
-    await engine.kernel.commands.send_event("default", "other", key="go", event_id="1", payload=VALUE)
+    await engine.kernel.events.send("default", "other", key="go", event_id="1", payload=VALUE)
     await engine.kernel.journal.barrier()
     engine.succeed(other, "b")
     assert (await engine.kernel.queries.outcome("default", "other", wait_s=20)).status is RunStatus.SUCCESSFUL
@@ -104,7 +104,7 @@ async def test_resumed_it_goes_on_from_what_was_recorded(
     await failure_of(engine)
     assert (await engine.tasks())["a"] == "SUCCESSFUL"
     monkeypatch.undo()
-    await engine.kernel.commands.resume("default", "w")
+    await engine.kernel.lifecycle.resume("default", "w")
     while (work := await engine.executor.submitted.get()).attempt == 1:
         pass
     assert (work.task_id, work.attempt) == ("b", 2)
@@ -135,7 +135,7 @@ async def test_a_cancellation_meanwhile_finds_it_failed(engine: Engine, refuse: 
     run = await engine.start(CHAIN)
     engine.store.hold()
     engine.succeed(run, "a")
-    canceled = await soon(engine.kernel.commands.cancel("default", "w"))
+    canceled = await soon(engine.kernel.lifecycle.cancel("default", "w"))
     engine.store.let_all_go()
     assert (await canceled).row.status is RunStatus.FAILED
 
@@ -154,8 +154,8 @@ async def test_an_event_is_refused_and_the_run_goes_on(engine: Engine) -> None:
     run = await engine.start(WAITS)
     engine.store.errors = [Unstorable("never", "AddEvent.key")]
     with pytest.raises(errors.InvalidFieldError):
-        await engine.kernel.commands.send_event("default", "w", key="go", event_id="1", payload=VALUE)
-    await engine.kernel.commands.send_event("default", "w", key="go", event_id="2", payload=VALUE)
+        await engine.kernel.events.send("default", "w", key="go", event_id="1", payload=VALUE)
+    await engine.kernel.events.send("default", "w", key="go", event_id="2", payload=VALUE)
     await engine.kernel.journal.barrier()
     engine.succeed(run, "b")
     assert (await engine.kernel.queries.outcome("default", "w", wait_s=20)).status is RunStatus.SUCCESSFUL

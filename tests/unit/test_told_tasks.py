@@ -49,7 +49,7 @@ async def test_a_wait_that_begins_is_told(engine: Engine) -> None:
     with engine.kernel.changes.subscribe([run.row.run_id]) as subscription:
         engine.succeed(run, "a")
         assert ("w", "RUNNING") in await heard(engine, subscription)
-        await engine.kernel.commands.send_event("default", "w", key="go", event_id="1", payload=VALUE)
+        await engine.kernel.events.send("default", "w", key="go", event_id="1", payload=VALUE)
         assert await heard(engine, subscription) == [("w", "SUCCESSFUL"), ("b", "READY")]
 
 

@@ -162,7 +162,7 @@ async def running_server(
         if settings.http_listen:
             from perdure.service.http.events import serving_http
 
-            http = serving_http(settings.http_listen, kernel.commands, gate, grace_s=settings.drain_s)
+            http = serving_http(settings.http_listen, kernel.events, gate, grace_s=settings.drain_s)
             system.http_address = await stack.enter_async_context(http)
         await kernel.start(recover=settings.recovery == "auto")
         gate.open()
@@ -207,7 +207,9 @@ def _executor(
 def _add_servicers(
     server: grpc.aio.Server, kernel: Kernel, store: MetadataStore, blobs: BlobStore, system: SystemServicer
 ) -> None:
-    workflows = WorkflowServicer(kernel.commands, kernel.queries, kernel.changes, store, blobs)
+    workflows = WorkflowServicer(
+        kernel.submissions, kernel.lifecycle, kernel.events, kernel.queries, kernel.changes, store, blobs
+    )
     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)
     blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(blobs), server)
     system_service_pb2_grpc.add_SystemServiceServicer_to_server(system, server)

@@ -16,11 +16,15 @@ from perdure.service.executors.renewing import RenewingExecutor
 from perdure.service.fleet.fleet import Fleet
 from perdure.service.fleet.inbox import Inbox
 from perdure.service.fleet.slots import SharedAdmission
+from perdure.service.housekeeping.deletion import Deletions
 from perdure.service.housekeeping.retention import Retention
 from perdure.service.housekeeping.sweep import Sweeper
 from perdure.service.journal.journal import Journal
-from perdure.service.operations.commands import Commands
+from perdure.service.operations.current import Current
+from perdure.service.operations.events import Events
+from perdure.service.operations.lifecycle import Lifecycle
 from perdure.service.operations.queries import Queries
+from perdure.service.operations.submit import Submissions
 from perdure.service.queue.admission import ANY, Admission
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.moments import Moments
@@ -80,25 +84,42 @@ class Kernel:
                 store, self.journal, blobs, grace_s=blob_grace_s, collect_s=collect_s, now_s=elapsed_s
             )
         on_delete = self.sweeper.wake if self.sweeper is not None else lambda: None
+        deletions = Deletions(self.journal, self.changes, clock, on_delete=on_delete)
         self.retention: Retention | None = None
         if keep_ms is not None:
-            self.retention = Retention(
-                store, self.journal, self.admission, self.changes, clock, keep_ms=keep_ms, on_delete=on_delete
-            )
+            self.retention = Retention(store, self.admission, deletions, clock, keep_ms=keep_ms)
         moments = Moments(store, self.journal, self.scheduler)
         inbox = Inbox(store, self.journal, self.scheduler, owner=owner)
-        self.commands = Commands(
+        current = Current(self.journal, moments)
+        self.lifecycle = Lifecycle(
             store,
             self.journal,
             self.scheduler,
             moments,
-            self.values,
             self.changes,
+            self.admission,
+            deletions,
+            current,
+            owner=owner,
+        )
+        self.submissions = Submissions(
+            store,
+            self.journal,
+            self.scheduler,
+            self.values,
             executor,
             self.admission,
+            current,
+            self.lifecycle,
             owner=owner,
             new_id=new_id,
-            on_delete=on_delete,
+        )
+        self.events = Events(
+            store,
+            self.journal,
+            self.scheduler,
+            current,
+            owner=owner,
             deliver=(lambda run_id, _event: inbox.read_soon(run_id)) if is_shared else None,
         )
         self.queries = Queries(store, moments, self.scheduler, executor, self.values, self.changes)

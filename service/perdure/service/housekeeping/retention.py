@@ -1,4 +1,4 @@
-"""Deletes runs that ended long ago. Off unless somebody says how long they are kept.
+"""Deletes runs that ended long ago. It is off unless the settings say how long runs are kept.
 
 Each deletion is an entry of the journal like one that a client asks for: durable or not done at all, so
 an engine may die at any moment and the next one goes on. The entry holds only while the run is still as
@@ -12,12 +12,11 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from perdure.service.journal.journal import Journal
+from perdure.service.housekeeping.deletion import Deletions
 from perdure.service.journal.loops import Loop
 from perdure.service.queue.admission import Admission
-from perdure.service.runs.changes import Change, Changes
 from perdure.storage.ports import MetadataStore
-from perdure.storage.rows import DeleteRun, RunRow, SetRun
+from perdure.storage.rows import RunRow
 
 log = logging.getLogger(__name__)
 
@@ -32,21 +31,17 @@ class Retention:
     def __init__(
         self,
         store: MetadataStore,
-        journal: Journal,
         admission: Admission,
-        changes: Changes,
+        deletions: Deletions,
         clock: Callable[[], int],
         *,
         keep_ms: int,
-        on_delete: Callable[[], None],
     ) -> None:
         self._store = store
-        self._journal = journal
         self._admission = admission
-        self._changes = changes
+        self._deletions = deletions
         self._clock = clock
         self._keep_ms = keep_ms
-        self._on_delete = on_delete
         self._loop = Loop("retention", self._step, trouble="retention broken off, trying again", failed=self._pause_s)
 
     async def start(self) -> None:
@@ -62,8 +57,6 @@ class Retention:
         while page := await self._store.finished_runs(before_ms=before_ms, limit=PAGE):
             gone = sum(await asyncio.gather(*[self._delete(row, before_ms) for row in page]))
             count += gone
-            if gone:
-                self._on_delete()
             if gone < len(page):  # others are at the same runs: later
                 break
         return count
@@ -74,14 +67,10 @@ class Retention:
             if now is None or not now.status.is_final or now.end_ms is None or now.end_ms >= before_ms:
                 return False
             current = await self._store.find_run(row.namespace, row.workflow_id)
-            entry = (*(() if now.damage else (SetRun.unchanged(now),)), DeleteRun(now.run_id))
-            result = await self._journal.write(entry, droppable=True, frees=True)
-        if result.is_refused:
-            return False
+            if not await self._deletions.remove(now):
+                return False
         if current is not None and current.run_id == row.run_id:
-            told = Change(0, self._clock(), row.namespace, deleted=row.workflow_id)
-            self._changes.publish(row.run_id, told)
-            self._changes.stir(row.run_id)
+            self._deletions.tell(row)
         return True
 
     async def _step(self) -> float:

@@ -5,7 +5,7 @@
         Idempotency-Key: ID                  the event's id; the same one again is not delivered again
     GET /healthz, GET /readyz
 
-It decides what requests and answers look like; what becomes of an event is up to the commands. Bodies
+It decides what requests and answers look like; `operations.events` decides what becomes of an event. Bodies
 have to say that they are JSON: browsers let no foreign page send that without asking.
 """
 
@@ -29,7 +29,7 @@ from perdure.service.api.errors import translate
 from perdure.service.api.gate import Gate
 from perdure.service.common import limits
 from perdure.service.common.settings import SettingsError
-from perdure.service.operations.commands import Commands
+from perdure.service.operations.events import Events
 
 BODY_BYTES_MAX: Final = limits.INLINE_PAYLOAD_BYTES_MAX
 ZLIB_METHOD: Final = 8
@@ -65,11 +65,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def serving_http(listen: str, commands: Commands, gate: Gate, *, grace_s: float) -> AsyncIterator[str]:
+async def serving_http(listen: str, events: Events, gate: Gate, *, grace_s: float) -> AsyncIterator[str]:
     """Serve until the context is left; gives host:port. Raises SettingsError if the address is taken."""
     host, _, port = listen.rpartition(":")
     application = web.Application(middlewares=[_answer_errors], client_max_size=BODY_BYTES_MAX)
-    service = _Service(commands, gate)
+    service = _Service(events, gate)
     application.router.add_post("/event/send_event/{workflow_id}", service.send_event)
     application.router.add_get("/healthz", service.healthz)
     application.router.add_get("/readyz", service.readyz)
@@ -88,8 +88,8 @@ async def serving_http(listen: str, commands: Commands, gate: Gate, *, grace_s: 
 
 
 class _Service:
-    def __init__(self, commands: Commands, gate: Gate) -> None:
-        self._commands = commands
+    def __init__(self, events: Events, gate: Gate) -> None:
+        self._events = events
         self._gate = gate
 
     async def send_event(self, request: web.Request) -> web.Response:
@@ -97,7 +97,7 @@ class _Service:
             raise self._gate.error
         key, payload = _event(await _json(request))
         event_id = request.headers.get(KEY_HEADER, "")
-        sent = await self._commands.send_event(
+        sent = await self._events.send(
             requests.namespace(request.query.get("namespace", "")),
             requests.workflow_id(request.match_info["workflow_id"]),
             key=key,

@@ -1,8 +1,8 @@
 """Many things at once: each item on its own, all of them in one commit.
 
-It decides in which order things are tried and that the trouble of one item is that item's result, but for a store
-that is away, which is everybody's trouble: all may be asked again. What is done with an item is up to `Commands` and
-`Queries`. An item that was found wrong before it came here is an exception among the items, and comes out as it is.
+The error of one item is the result of that item. Only a store that does not answer fails the whole batch, and then
+all of it may be asked again. `Submissions`, `Events` and `Queries` decide what is done with an item. An item that was
+found wrong before is an exception among the items, and is its own result.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from perdure.service.common.trouble import is_away
 from perdure.service.operations.asked import NewEvent, NewRun, SentEvent
-from perdure.service.operations.commands import Commands
+from perdure.service.operations.events import Events
 from perdure.service.operations.queries import Queries
+from perdure.service.operations.submit import Submissions
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.views import RunView
 from perdure.storage.rows import RunRow
@@ -27,16 +28,17 @@ ABREAST: Final = 64
 
 
 class Batches:
-    """Does for many what `Commands` and `Queries` do for one."""
+    """Does for many what `Submissions`, `Events` and `Queries` do for one."""
 
-    def __init__(self, commands: Commands, queries: Queries, changes: Changes) -> None:
-        self._commands = commands
+    def __init__(self, submissions: Submissions, events: Events, queries: Queries, changes: Changes) -> None:
+        self._submissions = submissions
+        self._events = events
         self._queries = queries
         self._changes = changes
 
     async def submit(self, items: Sequence[Result[NewRun]]) -> list[Result[tuple[RunView, bool]]]:
-        """As Commands.submit."""
-        self._commands.refuse_while_failing()
+        """As Submissions.submit."""
+        self._submissions.refuse_while_failing()
         offered: list[Result[asyncio.Future[RunView | None] | None]] = []
         for item in items:  # without a pause, so that the journal takes all of them together
             offered.append(item if isinstance(item, Exception) else self._offer(item))
@@ -48,20 +50,20 @@ class Batches:
             else:
                 results.append(offer)
         left = [number for number, result in enumerate(results) if result is None]
-        tried = await _abreast(self._commands.submit(cast(NewRun, items[number])) for number in left)
+        tried = await _abreast(self._submissions.submit(cast(NewRun, items[number])) for number in left)
         for number, result in zip(left, tried, strict=True):
             results[number] = result
         return _unless_away(cast("list[Result[tuple[RunView, bool]]]", results))
 
     def _offer(self, new: NewRun) -> Result[asyncio.Future[RunView | None] | None]:
         try:
-            return self._commands.offer(new)
+            return self._submissions.offer(new)
         except Exception as error:
             return error
 
     async def send_events(self, namespace: str, items: Sequence[Result[NewEvent]]) -> list[Result[SentEvent]]:
-        """As Commands.send_event; to one workflow in the order of the items."""
-        self._commands.refuse_while_failing()
+        """As Events.send; to one workflow in the order of the items."""
+        self._events.refuse_while_failing()
         names = {item.workflow_id for item in items if isinstance(item, NewEvent)}
         found = await _abreast(self._queries.row(namespace, name) for name in names)
         rows = dict(zip(names, found, strict=True))
@@ -72,9 +74,9 @@ class Batches:
             elif isinstance(row := rows[item.workflow_id], Exception):
                 sent.append(row)
             elif row.status.is_final:
-                sent.append(self._commands.find_event(row, item.key, item.event_id))
+                sent.append(self._events.find(row, item.key, item.event_id))
             else:
-                sent.append(self._commands.offer_event(row, item.key, item.event_id, item.payload))
+                sent.append(self._events.offer(row, item.key, item.event_id, item.payload))
         return _unless_away([one if isinstance(one, Exception) else await caught(one) for one in sent])
 
     async def outcomes(

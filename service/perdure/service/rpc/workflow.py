@@ -18,8 +18,10 @@ from perdure.service.api.sources import Sources
 from perdure.service.api.watch import Watcher
 from perdure.service.common import limits
 from perdure.service.operations.batches import Batches
-from perdure.service.operations.commands import Commands
+from perdure.service.operations.events import Events
+from perdure.service.operations.lifecycle import Lifecycle
 from perdure.service.operations.queries import Queries
+from perdure.service.operations.submit import Submissions
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.views import RunView
 from perdure.storage.ports import BlobStore, MetadataStore
@@ -38,11 +40,20 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
     """Thin: what it decides is how requests and answers look."""
 
     def __init__(
-        self, commands: Commands, queries: Queries, changes: Changes, store: MetadataStore, blobs: BlobStore
+        self,
+        submissions: Submissions,
+        lifecycle: Lifecycle,
+        events: Events,
+        queries: Queries,
+        changes: Changes,
+        store: MetadataStore,
+        blobs: BlobStore,
     ) -> None:
         self._sources = Sources(blobs)
-        self._batch = BatchCalls(Batches(commands, queries, changes), queries, self._sources, blobs)
-        self._commands = commands
+        self._batch = BatchCalls(Batches(submissions, events, queries, changes), queries, self._sources, blobs)
+        self._submissions = submissions
+        self._lifecycle = lifecycle
+        self._events = events
         self._queries = queries
         self._store = store
         self._blobs = blobs
@@ -55,7 +66,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
             new = replace(new, is_repeat=True)
         await self._sources.check_blobs(new.blobs())
         wait_s = requests.wait_s(request.wait, context) if request.HasField("wait") else 0
-        view, started = await self._commands.submit(new)
+        view, started = await self._submissions.submit(new)
         answer = pb.RunResponse(started=started, watch_token=self._watcher.token(view.row.change))
         if wait_s:
             row = await self._queries.ended(view.row, wait_s)
@@ -74,14 +85,14 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         if request.modules:
             await self._sources.check_package(request.modules)
         names = (*_named(request), request.expected_etag, request.modules)
-        view, resumed = await self._commands.resume(*names, is_repeat=requests.is_repeat(context))
+        view, resumed = await self._lifecycle.resume(*names, is_repeat=requests.is_repeat(context))
         return pb.ResumeResponse(workflow=answers.workflow(view), resumed=resumed)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         if len(request.reason.encode()) > limits.REASON_BYTES_MAX:
             raise requests.invalid("reason", f"has at most {limits.REASON_BYTES_MAX} bytes")
         texts.free(request.reason, "reason")
-        view = await self._commands.cancel(
+        view = await self._lifecycle.cancel(
             *_named(request), request.reason, request.expected_etag, is_repeat=requests.is_repeat(context)
         )
         return pb.CancelResponse(workflow=answers.workflow(view))
@@ -111,7 +122,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
             )
         event = requests.event(request)
         await self._sources.check_blobs(event.payload.blobs())
-        sent = await self._commands.send_event(
+        sent = await self._events.send(
             requests.namespace(request.namespace),
             event.workflow_id,
             key=event.key,
@@ -191,7 +202,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         return answer
 
     async def DeleteWorkflow(self, request: pb.DeleteWorkflowRequest, context: Context) -> pb.DeleteWorkflowResponse:
-        await self._commands.delete(
+        await self._lifecycle.delete(
             *_named(request),
             allow_missing=request.allow_missing or requests.is_repeat(context),
             etag=request.expected_etag,

@@ -1,0 +1,37 @@
+"""The deletion of one run, for clients that ask for it and for the retention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from perdure.service.journal.journal import Journal
+from perdure.service.runs.changes import Change, Changes
+from perdure.storage.rows import DeleteRun, RunRow, SetRun
+
+
+class Deletions:
+    """Deletes runs. `on_delete` is called after each deletion, since blobs may be unused now."""
+
+    def __init__(
+        self, journal: Journal, changes: Changes, clock: Callable[[], int], *, on_delete: Callable[[], None]
+    ) -> None:
+        self._journal = journal
+        self._changes = changes
+        self._clock = clock
+        self._on_delete = on_delete
+
+    async def remove(self, row: RunRow) -> bool:
+        """Delete a run with everything that is its own, unless it has changed since `row` was read (False). A repeated
+        deletion gives False, too: then the run is gone. Raises StorageError; deletions make room, so they are tried
+        while the store has none."""
+        # A damaged run is changed by nobody, and its row differs from what is told of it.
+        unchanged = () if row.damage else (SetRun.unchanged(row),)
+        result = await self._journal.write((*unchanged, DeleteRun(row.run_id)), droppable=True, frees=True)
+        self._on_delete()
+        return not result.is_refused
+
+    def tell(self, row: RunRow) -> None:
+        """Tell those who watch or wait that the current run of a workflow id is deleted."""
+        told = Change(0, self._clock(), row.namespace, deleted=row.workflow_id)
+        self._changes.publish(row.run_id, told)
+        self._changes.stir(row.run_id)

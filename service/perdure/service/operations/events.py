@@ -1,0 +1,102 @@
+"""Events are recorded and handed to their runs.
+
+Each method returns once the event is durable. A refused request raises an error of `perdure.errors` and has changed
+nothing. All may be repeated: the id of the event makes the repetition harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from perdure import errors, wire
+from perdure.engine.messages import EventArrived
+from perdure.model import Payload, RunStatus
+from perdure.service.common.trouble import refusal, refusing
+from perdure.service.common.uses import use
+from perdure.service.journal.journal import Journal
+from perdure.service.operations.asked import SentEvent
+from perdure.service.operations.current import Current, not_found
+from perdure.service.runs.letters import event_letter
+from perdure.service.runs.scheduler import Scheduler
+from perdure.storage.ports import MetadataStore
+from perdure.storage.rows import AddEvent, EntryResult, RunRow, SetDormant, Write
+
+
+class Events:
+    """Takes events for runs."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        journal: Journal,
+        scheduler: Scheduler,
+        current: Current,
+        *,
+        owner: str,
+        deliver: Callable[[str, EventArrived], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._scheduler = scheduler
+        self._current = current
+        self._owner = owner
+        self._deliver = deliver or scheduler.deliver
+
+    @refusing
+    async def send(self, namespace: str, workflow_id: str, *, key: str, event_id: str, payload: Payload) -> SentEvent:
+        """Record an event for a run and hand it to a task that waits for it. It is kept until a task takes it."""
+        self._current.refuse_while_failing()
+        row = await self._current.row(namespace, workflow_id)
+        if row.status.is_final:
+            return await self.find(row, key, event_id)
+        return await self.offer(row, key, event_id, payload)
+
+    def refuse_while_failing(self) -> None:
+        """Refuse a request while the store fails, before anything depends on the answer."""
+        self._current.refuse_while_failing()
+
+    @refusing
+    async def find(self, row: RunRow, key: str, event_id: str) -> SentEvent:
+        """An event that a final run has had already, so that its sender is answered again. Raises
+        WorkflowAlreadyFinalError if there is none."""
+        sequence = await self._store.find_event(row.run_id, key, event_id)
+        if sequence is None:
+            raise errors.WorkflowAlreadyFinalError(
+                f"workflow {row.workflow_id!r} is {row.status} and takes no events", status=str(row.status)
+            )
+        return SentEvent(row.run_id, sequence, True, self._scheduler.clock())
+
+    def offer(self, row: RunRow, key: str, event_id: str, payload: Payload) -> asyncio.Future[SentEvent]:
+        """Append an event for a run that is not final to the journal, before this returns."""
+        now_ms = self._scheduler.clock()
+        # Any engine may start a run that is not at work, before the event is durable.
+        is_here = not self._store.is_shared or (row.status is RunStatus.RUNNING and row.owner == self._owner)
+        write = AddEvent(row.run_id, event_id, key, wire.encode_payload(payload), now_ms)
+        sent: asyncio.Future[SentEvent] = asyncio.get_running_loop().create_future()
+
+        def then(result: EntryResult, _change: int) -> None:
+            if not result.sequence:  # it ended and was deleted since the look at it
+                if not sent.done():
+                    sent.set_exception(not_found(row.namespace, row.workflow_id))
+                return
+            # Here and not after the await, since events arrive in the order of commits. A duplicate is handed
+            # over too: its first commit may have happened without anybody hearing of it.
+            if is_here:
+                self._deliver(row.run_id, EventArrived(result.sequence, key, payload, now_ms))
+            if not sent.done():
+                sent.set_result(SentEvent(row.run_id, result.sequence, result.is_duplicate, now_ms))
+
+        def trouble(error: Exception) -> None:
+            if not sent.done():
+                sent.set_exception(refusal(error))
+
+        # If the engine dies before the event is handed over, recovery has to look at the run. Among several
+        # engines it is handed over some time after its commit, when the run may have fallen asleep again:
+        # only a letter stays until that has happened.
+        hint: Write = event_letter(row.run_id) if self._store.is_shared else SetDormant(row.run_id, False)
+        if not self._store.is_shared:
+            self._scheduler.roused(row.run_id)
+        entry = (write, *use(row.run_id, payload.blobs()), hint)
+        self._journal.append(entry, then, trouble=trouble, droppable=True)
+        return sent

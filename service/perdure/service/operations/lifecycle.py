@@ -1,0 +1,197 @@
+"""Runs are resumed, canceled and deleted.
+
+Each method returns once the change is durable. A refused request raises an error of `perdure.errors` and has changed
+nothing. All may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Final
+
+from perdure import errors, graphwire, wire
+from perdure.engine.failures import run_canceled
+from perdure.model import RunStatus
+from perdure.service.common.trouble import refusing
+from perdure.service.housekeeping.deletion import Deletions
+from perdure.service.journal.journal import Journal
+from perdure.service.operations.current import Current
+from perdure.service.queue.admission import Admission
+from perdure.service.runs.changes import Changes
+from perdure.service.runs.letters import cancel_letter
+from perdure.service.runs.moments import Moments
+from perdure.service.runs.scheduler import Scheduler
+from perdure.service.runs.views import RunView, count_tasks
+from perdure.storage.ports import CorruptData, MetadataStore, StorageError, StorageFull
+from perdure.storage.rows import RunRow, SetRun, UseBlobs
+
+ANSWER_S: Final = 20.0
+"""An owner that has not ended a run by then is probably dying: the caller is told to ask again."""
+
+
+class Lifecycle:
+    """Changes the state of runs that exist."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        journal: Journal,
+        scheduler: Scheduler,
+        moments: Moments,
+        changes: Changes,
+        admission: Admission,
+        deletions: Deletions,
+        current: Current,
+        *,
+        owner: str,
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._scheduler = scheduler
+        self._moments = moments
+        self._changes = changes
+        self._admission = admission
+        self._deletions = deletions
+        self._current = current
+        self._owner = owner
+
+    @refusing
+    async def resume(
+        self, namespace: str, workflow_id: str, etag: str = "", modules: str = "", *, is_repeat: bool = False
+    ) -> tuple[RunView, bool]:
+        """Let a failed or resumable run go on, with other `modules` if they are given. False: it is at work already.
+        A canceled one stays canceled.
+
+        With `is_repeat` the caller may have resumed it before: then a run that was resumed and has ended since is an
+        answer, and its etag may have changed."""
+        self._current.refuse_while_failing()
+        etag = "" if is_repeat and etag and await self._was_resumed(namespace, workflow_id) else etag
+        while True:
+            async with self._alone(namespace, workflow_id, etag) as row:
+                if row.status in (RunStatus.RUNNING, RunStatus.PENDING):
+                    if modules and row.code_version != modules:
+                        raise errors.WorkflowStillActiveError(
+                            f"workflow {workflow_id!r} is {row.status}, and a run that is at work keeps its modules; "
+                            "cancel it, or wait",
+                            status=str(row.status),
+                        )
+                    return RunView(row), False
+                if row.damage:
+                    raise CorruptData(row.damage, subject=row.run_id)
+                if row.status in (RunStatus.SUCCESSFUL, RunStatus.CANCELED):
+                    if is_repeat and row.resume_count:
+                        return RunView(row), False
+                    raise errors.WorkflowAlreadyFinalError(
+                        f"workflow {workflow_id!r} is {row.status} and cannot be resumed", status=str(row.status)
+                    )
+                moved = await self._go_on(row, modules)
+            if moved is not None:
+                break  # otherwise somebody else has changed it meanwhile
+        if moved.status is RunStatus.RUNNING:
+            with suppress(
+                StorageError, errors.WorkflowNotFoundError
+            ):  # it is resumed, whether its tasks can be counted now or not
+                await self._scheduler.when_live(moved.run_id, lambda _live: None)
+                now = await self._moments.look(moved, lambda run: count_tasks(run.graph))
+                return RunView(now.row, now.taken), True
+        return RunView(moved), True
+
+    async def _was_resumed(self, namespace: str, workflow_id: str) -> bool:
+        return (await self._current.row(namespace, workflow_id)).resume_count > 0
+
+    async def _go_on(self, row: RunRow, modules: str) -> RunRow | None:
+        """Make a run that is not at work RUNNING or PENDING again, owned here. None: the run has changed since
+        `row` was read."""
+        now_ms = self._scheduler.clock()
+        for way in self._admission.ways(row.namespace, row.run_id):
+            write = SetRun.of(row, way.status, now_ms, owner=self._owner, code=modules)
+            uses = (UseBlobs(row.run_id, (graphwire.package_of(modules).sha256,)),) if modules else ()
+            moved = await self._admission.move(row, write, way.guards, uses)
+            if moved is not None or not way.guards:
+                return moved
+        now = await self._store.get_run(row.run_id)
+        if now is not None and now.change == row.change:
+            raise self._admission.full(row.namespace)
+        return None
+
+    @refusing
+    async def cancel(
+        self, namespace: str, workflow_id: str, reason: str = "", etag: str = "", *, is_repeat: bool = False
+    ) -> RunView:
+        """End a run. One that is final stays as it is. With `is_repeat` the caller may have canceled it before, and
+        that changed its etag."""
+        self._current.refuse_while_failing()
+        if is_repeat and etag:
+            row = await self._current.row(namespace, workflow_id)
+            if row.status is RunStatus.CANCELED:
+                return RunView(row)
+        while True:
+            async with self._alone(namespace, workflow_id, etag) as row:
+                if row.status.is_final:
+                    return RunView(row)
+                now_ms = self._scheduler.clock()
+                if row.status is RunStatus.RUNNING:
+                    if self._is_elsewhere(row):
+                        await self._journal.write((cancel_letter(row.run_id, reason),), droppable=True)
+                    else:
+                        view = await self._scheduler.cancel(row.run_id, reason)
+                        return view if view is not None else RunView(await self._current.row(namespace, workflow_id))
+                else:
+                    failure = wire.encode_failure(run_canceled(reason))
+                    end = SetRun.of(row, RunStatus.CANCELED, now_ms, failure=failure)
+                    moved = await self._admission.move(row, end)
+                    if moved is not None:
+                        return RunView(moved)
+                    continue  # somebody else has changed it meanwhile
+            return await self._ended_elsewhere(row)
+
+    async def _ended_elsewhere(self, row: RunRow) -> RunView:
+        """Wait until the owner of a run, or its heir, has ended it."""
+        async with aclosing(self._changes.stirs(row.run_id, ANSWER_S)) as stirs:
+            async for _ in stirs:
+                now = await self._store.get_run(row.run_id)
+                if now is None or now.status.is_final:
+                    return RunView(now or row)
+        raise errors.DatabaseUnavailableError(
+            f"the engine that owns workflow {row.workflow_id!r} does not answer; its heir will: ask again"
+        )
+
+    @refusing
+    async def delete(self, namespace: str, workflow_id: str, *, allow_missing: bool = False, etag: str = "") -> None:
+        """Remove a run that is final or resumable, with everything that is its own. It makes room, so it is tried
+        while the store has none."""
+        if not isinstance(self._journal.error, StorageFull):
+            self._current.refuse_while_failing()
+        try:
+            async with self._alone(namespace, workflow_id, etag) as row:
+                if not row.status.is_final and row.status is not RunStatus.RESUMABLE:
+                    raise errors.WorkflowStillActiveError(
+                        f"workflow {workflow_id!r} is {row.status}; cancel it before you delete it",
+                        status=str(row.status),
+                    )
+                is_removed = await self._deletions.remove(row)
+                if not is_removed and await self._store.get_run(row.run_id) is not None:  # else it was repeated
+                    raise errors.EtagMismatchError(f"workflow {workflow_id!r} has changed", etag=str(row.change))
+        except errors.WorkflowNotFoundError:
+            if allow_missing:
+                return
+            raise
+        self._deletions.tell(row)
+
+    def _is_elsewhere(self, row: RunRow) -> bool:
+        """Whether another engine is to change this run while it runs, or its heir if it is dead."""
+        return self._store.is_shared and row.status is RunStatus.RUNNING and row.owner != self._owner
+
+    @asynccontextmanager
+    async def _alone(self, namespace: str, workflow_id: str, etag: str) -> AsyncIterator[RunRow]:
+        """The current run of a workflow id, whose state nobody else changes meanwhile."""
+        while True:
+            before = await self._current.row(namespace, workflow_id)
+            async with self._admission.alone(before.run_id):
+                if self._store.is_shared:
+                    await self._journal.barrier()  # others may have seen more of it than is known here
+                row = await self._current.row(namespace, workflow_id, etag)
+                if row.run_id == before.run_id:
+                    yield row
+                    return

@@ -1,0 +1,232 @@
+"""Runs are recorded and started.
+
+A request returns once the run is durable. A refused request raises an error of `perdure.errors` and has changed
+nothing. It may be repeated: its ids make the repetition harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from perdure import errors, wire
+from perdure.ids import TimeOrderedIds
+from perdure.model import RunStatus
+from perdure.service.common.trouble import refusal, refusing
+from perdure.service.common.uses import use
+from perdure.service.executors.port import Executor
+from perdure.service.journal.journal import Journal
+from perdure.service.operations.asked import Conflict, NewRun, Reuse
+from perdure.service.operations.current import Current
+from perdure.service.operations.lifecycle import Lifecycle
+from perdure.service.queue.admission import Admission, Way
+from perdure.service.runs.scheduler import Scheduler
+from perdure.service.runs.values import Values
+from perdure.service.runs.views import RunView
+from perdure.storage.ports import MetadataStore
+from perdure.storage.rows import AddRun, EntryResult, RunRow, ValueKey, Write
+
+TRIES_MAX: Final = 8
+"""Races for one workflow id that a request may lose before it is told to try again itself."""
+
+
+class Submissions:
+    """Records runs and starts them. `lifecycle` cancels the run that a new one replaces."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        journal: Journal,
+        scheduler: Scheduler,
+        values: Values,
+        executor: Executor,
+        admission: Admission,
+        current: Current,
+        lifecycle: Lifecycle,
+        *,
+        owner: str,
+        new_id: Callable[[int], str] | None = None,
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._scheduler = scheduler
+        self._values = values
+        self._executor = executor
+        self._admission = admission
+        self._current = current
+        self._lifecycle = lifecycle
+        self._owner = owner
+        self._new_id = new_id or TimeOrderedIds()
+
+    @refusing
+    async def submit(self, new: NewRun) -> tuple[RunView, bool]:
+        """Record a run and start it. False: the run was there before, from the same request or by the policy asked for.
+
+        The insertion itself finds out whether the ids are free, so the common case reads nothing.
+        """
+        self._current.refuse_while_failing()
+        self._check(new)
+        digest = _digest(new)
+        replaces = ""
+        for _ in range(TRIES_MAX):
+            row = self._row(new, digest)
+            for way in self._admission.ways(new.namespace, row.run_id):
+                if (view := await self._insert(new, row, way, replaces)) is not None:
+                    return view, True
+                decided = await self._decide(new, row, digest)
+                if not way.guards or decided != replaces:
+                    break
+            else:  # the queue is full, but a repeated request is answered all the same
+                decided = await self._decide(new, row, digest)
+                if decided == replaces:
+                    raise self._admission.full(new.namespace)
+            if isinstance(decided, RunView):
+                return decided, False
+            replaces = decided
+        raise errors.DatabaseUnavailableError("the workflow id changed hands too often while this request tried it")
+
+    def refuse_while_failing(self) -> None:
+        """Refuse a request while the store fails, before anything depends on the answer."""
+        self._current.refuse_while_failing()
+
+    def offer(self, new: NewRun) -> asyncio.Future[RunView | None] | None:
+        """Append a run to the journal before this returns. None, at once or as the result: nothing was changed, since
+        the ids are taken or there is no place, and `submit` decides what follows. Raises InvalidSpecError and
+        PythonVersionUnsupportedError."""
+        self._check(new)
+        row = self._row(new, _digest(new))
+        for way in self._admission.ways(new.namespace, row.run_id):
+            return self._insert(new, row, way, "")
+        return None
+
+    def _insert(self, new: NewRun, row: RunRow, way: Way, replaces: str) -> asyncio.Future[RunView | None]:
+        """Store a run for which there is a slot or a place. None: its ids are taken, or there is none."""
+        if way.status is RunStatus.PENDING:
+            row = row.but(status=way.status, start_ms=None)
+        inputs = {name: wire.encode_payload(payload) for name, payload in new.inputs.items()}
+        row, writes, begun = self._begin(new, row)
+        entry = (*way.guards, AddRun(row, new.source.data, inputs, replaces), *use(row.run_id, new.blobs()), *writes)
+        inserted: asyncio.Future[RunView | None] = asyncio.get_running_loop().create_future()
+
+        def done(result: EntryResult, change: int) -> None:
+            view = None
+            if result.is_refused:
+                self._admission.withdraw(row)
+            else:
+                view = begun(change)
+            if not inserted.done():
+                inserted.set_result(view)
+
+        def trouble(error: Exception) -> None:
+            if not inserted.done():
+                inserted.set_exception(refusal(error))
+
+        dropped = partial(self._admission.withdraw, row)
+        # Anybody starts a run that waits, so by the time of a repetition it may be over and deleted.
+        once = self._store.is_shared and row.status is RunStatus.PENDING
+        self._journal.append(entry, done, trouble=trouble, droppable=True, dropped=dropped, once=once)
+        return inserted
+
+    def _begin(self, new: NewRun, row: RunRow) -> tuple[RunRow, list[Write], Callable[[int], RunView]]:
+        """The row as it begins, what its entry stores besides it, and what happens once that is durable."""
+        if row.status is RunStatus.PENDING:
+            return row, [], lambda change: self._admission.queued(row.but(change=change))
+        self._scheduler.specs.keep(row.spec_key, new.source.spec)
+        row, writes, begun = self._scheduler.begin(row, new.source.spec)
+        if not new.inputs:
+            return row, writes, begun
+
+        def then(change: int) -> RunView:
+            for name, payload in new.inputs.items():
+                self._values.keep(ValueKey(row.run_id, input=name), payload)
+            return begun(change)
+
+        return row, writes, then
+
+    async def _decide(self, new: NewRun, row: RunRow, digest: str) -> RunView | str:
+        """The ids are taken: give the run that answers the request, or the one it may replace."""
+        made = await self._store.find_request(new.namespace, new.request_id) if new.request_id else None
+        current = await self._store.find_run(new.namespace, row.workflow_id) if made is None else None
+        if current is not None and new.request_id and current.request_id == new.request_id:
+            made = current  # the same request, asked elsewhere too, came between the two looks
+        if made is not None:
+            if made.request_digest != digest and not made.damage:
+                raise errors.RequestIdReusedError(
+                    f"request id {new.request_id!r} was used with other content", request_id=new.request_id
+                )
+            return RunView(made)
+        if current is None:
+            return ""
+        if new.is_repeat and not new.request_id and current.request_digest == digest:
+            return RunView(current)
+        if not current.status.is_final:
+            match new.conflict:
+                case Conflict.FAIL:
+                    raise _already_exists(current)
+                case Conflict.USE_EXISTING:
+                    return RunView(current)
+                case Conflict.CANCEL_EXISTING:
+                    await self._lifecycle.cancel(new.namespace, row.workflow_id, "replaced by a new run", "")
+                    return current.run_id
+        succeeded = current.status is RunStatus.SUCCESSFUL
+        if new.reuse is Reuse.REJECT or (new.reuse is Reuse.ALLOW_IF_UNSUCCESSFUL and succeeded):
+            raise _already_exists(current)
+        return current.run_id
+
+    def _row(self, new: NewRun, digest: str) -> RunRow:
+        now_ms = self._scheduler.clock()
+        run_id = self._new_id(now_ms)
+        return RunRow(
+            run_id=run_id,
+            namespace=new.namespace,
+            workflow_id=new.workflow_id or new.request_id or run_id,
+            status=RunStatus.RUNNING,
+            spec_key=new.source.key,
+            create_ms=now_ms,
+            update_ms=now_ms,
+            start_ms=now_ms,
+            name=new.name,
+            request_id=new.request_id,
+            request_digest=digest,
+            labels=dict(new.labels),
+            metadata=new.metadata,
+            owner=self._owner,
+        )
+
+    def _check(self, new: NewRun) -> None:
+        """Raise an error unless the graph can run here and now."""
+        if missing := new.source.inputs - new.inputs.keys():
+            names = ", ".join(sorted(missing))
+            raise errors.InvalidSpecError(f"the graph uses inputs that were not given: {names}")
+        for version, node_id in new.source.versions:
+            available = self._executor.python_versions()
+            if available and version not in available:
+                those = ", ".join(sorted(available))
+                raise errors.PythonVersionUnsupportedError(
+                    f"node {node_id!r} was pickled by Python {version}; the workers have {those}",
+                    python_version=version,
+                    available=",".join(sorted(available)),
+                )
+
+
+def _digest(new: NewRun) -> str:
+    """Tells whether two requests ask for the same."""
+    digest = new.source.digest.copy()
+    for name in sorted(new.inputs):
+        digest.update(f"\0{name}\0".encode())
+        digest.update(wire.encode_payload(new.inputs[name]))
+    labels = sorted(new.labels.items())
+    digest.update(repr((new.workflow_id, new.metadata, labels, new.name)).encode())
+    return digest.hexdigest()
+
+
+def _already_exists(row: RunRow) -> errors.WorkflowAlreadyExistsError:
+    return errors.WorkflowAlreadyExistsError(
+        f"workflow id {row.workflow_id!r} is in use by a run that is {row.status}",
+        workflow_id=row.workflow_id,
+        run_id=row.run_id,
+        status=str(row.status),
+        request_id=row.request_id,
+    )
