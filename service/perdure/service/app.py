@@ -33,7 +33,10 @@ from perdure.service.kernel import Kernel
 from perdure.service.rpc.blob import BlobServicer
 from perdure.service.rpc.hangup import hang_up
 from perdure.service.rpc.health import HealthServicer
-from perdure.service.rpc.interceptor import ErrorInterceptor
+from perdure.service.rpc.interceptors.chain import Chain
+from perdure.service.rpc.interceptors.errors import answer_errors
+from perdure.service.rpc.interceptors.gate import admit_by
+from perdure.service.rpc.interceptors.malformed import refuse_malformed
 from perdure.service.rpc.system import SystemServicer
 from perdure.service.rpc.worker import WorkerServicer
 from perdure.service.rpc.workflow import WorkflowServicer
@@ -130,7 +133,8 @@ async def running_server(
             lease_s=settings.engine_lease_s,
             engine=engine,
         )
-        server = grpc.aio.server(interceptors=[ErrorInterceptor(gate)], options=OPTIONS)
+        chain = Chain((answer_errors, admit_by(gate), refuse_malformed))
+        server = grpc.aio.server(interceptors=[chain], options=OPTIONS)
         assert kernel.sweeper is not None
         system = SystemServicer(
             executor,

@@ -1,0 +1,47 @@
+"""Errors as callers get them: what a servicer raises becomes a status with a reason, and nothing else gets out.
+
+`api.errors.translate` decides what a caller may know. An unknown error is logged under an id, and only the id travels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import grpc.aio
+
+from perdure import errors
+from perdure.service.api.errors import translate
+from perdure.service.rpc.interceptors.chain import Context, Handler
+
+
+def answer_errors(handler: Handler) -> Handler:
+    """The outermost part: it answers for the errors of the others, too."""
+    call, method = handler.call, handler.method
+
+    async def answered(request: Any, context: Context) -> Any:
+        try:
+            return await call(request, context)
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            await _abort(context, translate(error, method))
+
+    async def streamed(request: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            async for answer in call(request, context):
+                yield answer
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            await _abort(context, translate(error, method))
+
+    return replace(handler, call=streamed if handler.gives_stream else answered)
+
+
+async def _abort(context: Context, error: errors.PerdureError) -> NoReturn:
+    details = (errors.DETAILS_KEY, errors.to_status(error).SerializeToString())
+    await context.abort(error.status, errors.cut(error.message, errors.STATUS_TEXT_BYTES_MAX), (details,))
+    raise AssertionError("abort raises")

@@ -1,0 +1,85 @@
+"""The chain of interceptors: how its parts are put around the methods of a server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from perdure.service.rpc.interceptors.chain import OURS, Chain, Handler, Part
+
+METHOD = f"{OURS[0]}SomeService/Do"
+
+
+class Details:
+    """Stands for grpc.HandlerCallDetails."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+
+
+def noting(name: str, notes: list[str]) -> Part:
+    """A part that notes when it is put around a method and when a call passes it."""
+
+    def part(handler: Handler) -> Handler:
+        notes.append(f"{name} around {handler.method.rpartition('/')[2]}")
+
+        def call(request: Any, context: Any) -> Any:
+            notes.append(name)
+            return handler.call(request, context)
+
+        return replace(handler, call=call)
+
+    return part
+
+
+async def unary(request: Any, context: Any) -> Any:
+    return [request]
+
+
+async def stream(request: Any, context: Any) -> Any:
+    yield request
+
+
+async def looked_up(chain: Chain, handler: Any, method: str = METHOD) -> Any:
+    async def continuation(details: Any) -> Any:
+        return handler
+
+    return await chain.intercept_service(continuation, Details(method))  # type: ignore[arg-type]  # pyright: ignore
+
+
+async def test_calls_pass_the_parts_from_the_first_to_the_last() -> None:
+    notes: list[str] = []
+    chain = Chain([noting("outer", notes), noting("inner", notes)])
+    handler = await looked_up(chain, grpc.unary_unary_rpc_method_handler(unary))
+    assert await handler.unary_unary("asked", None) == ["asked"]
+    assert notes == ["inner around Do", "outer around Do", "outer", "inner"]
+
+
+async def test_a_method_is_composed_once() -> None:
+    notes: list[str] = []
+    chain = Chain([noting("part", notes)])
+    found = grpc.unary_unary_rpc_method_handler(unary)
+    assert await looked_up(chain, found) is await looked_up(chain, found)
+    assert notes == ["part around Do"]
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "stream_unary", "unary_stream", "stream_stream"])
+async def test_every_kind_of_method_stays_of_its_kind(kind: str) -> None:
+    notes: list[str] = []
+    gives_stream = kind.endswith("stream")
+    found = getattr(grpc, f"{kind}_rpc_method_handler")(stream if gives_stream else unary)
+    composed = await looked_up(Chain([noting("part", notes)]), found)
+    assert (composed.request_streaming, composed.response_streaming) == (kind.startswith("stream"), gives_stream)
+    answer = getattr(composed, kind)("asked", None)
+    assert ([one async for one in answer] if gives_stream else await answer) in (["asked"], [["asked"]])
+    assert notes[-1] == "part"
+
+
+async def test_methods_of_others_are_left_alone() -> None:
+    found = grpc.unary_unary_rpc_method_handler(unary)
+    assert await looked_up(Chain([noting("part", [])]), found, "/grpc.reflection.v1.ServerReflection/Do") is found
+    assert await looked_up(Chain([noting("part", [])]), None) is None
