@@ -903,6 +903,19 @@ async def test_a_lost_lease(world: World) -> None:
     assert world.take_reports() == []
 
 
+async def test_a_service_that_ends_loses_no_attempt(world: World) -> None:
+    """Its leases end with it; after the restart their attempts are made again, at no cost."""
+    await world.cluster(CPU=1)
+    lease = await world.learn(1)
+    await world.submit("a", "b", "c")
+    await world.begin(lease, *sent(lease)[:1])
+    world.take_reports()
+    world.pool.drain()
+    world.pool.sessions.lease_lost(lease)
+    await world.settle()
+    assert world.take_reports() == []
+
+
 async def test_the_head_of_a_lost_lease_may_have_begun(world: World) -> None:
     await world.cluster(CPU=1)
     lease = await world.learn(1)

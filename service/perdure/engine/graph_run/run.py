@@ -533,10 +533,17 @@ class Run:
         run.status = status
         if status.is_final:
             run._settle_volatile()
+            run._close_open()
         for event in mail:
             run._mailbox[event.key].append(event)
         run.last_event = last_event
         return run
+
+    def _close_open(self) -> None:
+        """A run that ended because its own records cannot be stored or read has no records of what it stopped."""
+        for task in self.graph:
+            if task.status in (TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.BACKING_OFF):
+                task.status = TaskStatus.CANCELED
 
     def _restore_task(self, record: RecordTask, specs: Mapping[str, Spec]) -> None:
         task = self.graph.tasks[record.task_id]

@@ -159,7 +159,10 @@ class Placing:
             self._ran_by.keep((work.run_id, work.task_id), lease)
 
     def lose(self, lease: Lease, reason: str) -> None:
-        """A lease is gone. Attempts that may have begun are reported as lost; the others go back to their queues."""
+        """A lease is gone. Attempts that may have begun are reported as lost; the others go back to their queues.
+
+        While the service ends, its leases end with it. That costs their attempts nothing: a restart makes them again.
+        """
         if lease.is_gone:
             return
         self._state.remove(lease)
@@ -170,6 +173,8 @@ class Placing:
             if placed.is_cancelled:
                 continue
             # The first may have begun without the message that says so having come through.
+            if self._state.is_draining:
+                continue
             if placed.began_s is not None or position == 0:
                 work = placed.work
                 reports.append((work.run_id, AttemptLost(work.task_id, work.attempt, reason, self._state.clock())))
