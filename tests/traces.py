@@ -16,10 +16,11 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 
 import perdure
+from patience import PATIENCE_S
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-HARNESS_S = 60
+HARNESS_S = PATIENCE_S
 RETRY = perdure.RetryPolicy(initial_interval=0.1)
 
 

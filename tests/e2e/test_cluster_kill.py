@@ -24,7 +24,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot im
 
 pytestmark = [pytest.mark.ray]
 
-HARNESS_S = 90
+HARNESS_S = PATIENCE_S
 RETRY = perdure.RetryPolicy(initial_interval=0.1)
 
 

@@ -226,7 +226,7 @@ async def test_events_and_inputs_carry_objects(client: perdure.Client) -> None:
     graph = do_add.bind(perdure.input("all")[0], do_add.bind(perdure.event("go"), 1))
     handle = await client.start(graph, inputs={"all": [ray.put(5)]})
     await handle.send_event("go", ray.put(6))
-    assert await handle.output(timeout=60) == 12
+    assert await handle.output(timeout=PATIENCE_S) == 12
 
 
 # ------------------------------------------------------------------------------ once
@@ -274,7 +274,7 @@ async def test_an_object_of_a_result_is_stored_once_and_named_by_what_refers_to_
     before = large_blobs(folder)
     made = make.bind()
     handle = await client.start(gather.bind(made, *[nested_id.bind(index, made) for index in range(10)]))
-    _, *seen = await handle.output(timeout=60)
+    _, *seen = await handle.output(timeout=PATIENCE_S)
     assert len({tuple(pair) for pair in seen}) == 1
     (stored,) = large_blobs(folder) - before
     outcome = await handle.outcome()
@@ -286,7 +286,7 @@ async def test_a_stored_object_that_was_deleted_is_stored_again(client: perdure.
     before = large_blobs(folder)
     ref = ray.put(np.arange(11, LARGE // 8 + 11))
     handle = await client.start(last_of.bind(0, ref))
-    await handle.output(timeout=60)
+    await handle.output(timeout=PATIENCE_S)
     (stored,) = large_blobs(folder) - before
     await client.delete(handle.workflow_id)
     for path in (folder / "storage" / "blobs").rglob("*"):  # as the collection of unused blobs does, later
@@ -311,7 +311,7 @@ def kill_keeper() -> None:
 async def test_when_the_keeper_is_killed_objects_are_put_again(client: perdure.Client) -> None:
     made: Any = nested_result.bind()
     handle = await client.start(pass_on.bind(pass_on.bind(made)))
-    value = await handle.output(timeout=60)
+    value = await handle.output(timeout=PATIENCE_S)
     assert get(value["large"])[5] == 5
     kill_keeper()
     value = await handle.output()
@@ -374,7 +374,7 @@ async def test_a_run_goes_on_with_its_objects_on_another_cluster(tmp_path: Path)
                     agent.start()
                     await handle.send_event("go", "gone on")
                     expected = ("gone on", LARGE // 8 - 1, "small", "small", 5000)
-                    assert await handle.output(timeout=60) == expected
+                    assert await handle.output(timeout=PATIENCE_S) == expected
             finally:
                 second.shutdown()
     assert path.read_text() == "made\n"

@@ -17,13 +17,14 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 import perdure
+from patience import PATIENCE_S
 from services import Service
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
 pytestmark = [pytest.mark.ray]
 
-HARNESS_S = 25
+HARNESS_S = PATIENCE_S
 
 
 def enter(folder: str, name: str) -> None:
@@ -143,7 +144,7 @@ async def test_work_that_was_cancelled_stops(
                 await asyncio.sleep(0.01)
         record_property("stopped_after_s", round(time.monotonic() - began, 2))
         with pytest.raises(perdure.WorkflowCancellationError):
-            await handle.output(timeout=10)
+            await handle.output(timeout=PATIENCE_S)
 
 
 @perdure.task(num_cpus=0.5)

@@ -11,6 +11,7 @@ import pytest
 from conformance.test_executor import *  # noqa: F403
 from conformance.test_executor_hostile import *  # noqa: F403
 from conformance.workbench import Bench, pool_bench
+from patience import PATIENCE_S
 from perdure.model import Resources, Shape
 from services import Process, free_port, running
 
@@ -36,7 +37,7 @@ def agent_address(ray_address: str, tmp_path_factory: pytest.TempPathFactory) ->
 async def bench(agent_address: str, tmp_path: Path) -> AsyncIterator[Bench]:
     async with pool_bench(tmp_path, agent_address) as (bench, _, _):
         bench.shape = Shape(Resources(num_cpus=0.5))  # four of them fit
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while not bench.executor.python_versions():
                 await asyncio.sleep(0.02)
         yield bench

@@ -14,6 +14,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 import perdure
+from patience import PATIENCE_S
 from services import Process, Service
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
@@ -49,7 +50,7 @@ def lines(path: Path) -> Counter[str]:
 
 async def until(path: Path, count: int) -> None:
     """Until so many lines were written."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while sum(lines(path).values()) < count:
             await asyncio.sleep(0.01)
 
@@ -121,7 +122,7 @@ async def test_an_agent_that_outlives_its_engine_starts_nothing_beside_what_stil
         await until(path, 1)
         service.kill()
         service.up()
-        assert await handle.output(timeout=60) == 0
+        assert await handle.output(timeout=PATIENCE_S) == 0
     assert len(lines(path)) == 2  # in another process
 
 
@@ -206,9 +207,9 @@ async def test_cancelling_really_stops_the_work(service: Service, agent: Process
         await until(path, 1)
         await handle.cancel("enough")
         with pytest.raises(perdure.WorkflowCancellationError):
-            await handle.output(timeout=10)
+            await handle.output(timeout=PATIENCE_S)
         pid = int(path.read_text())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while is_running(pid):
                 await asyncio.sleep(0.02)
 

@@ -14,6 +14,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 import perdure
+from patience import PATIENCE_S
 from services import Service
 from traces import meet
 
@@ -22,7 +23,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot im
 pytestmark = [pytest.mark.ray]
 
 LISTENERS = 10_000
-HARNESS_S = 120
+HARNESS_S = PATIENCE_S
 
 
 @perdure.task(num_cpus=0)

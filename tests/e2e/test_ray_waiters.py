@@ -12,6 +12,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 import perdure
+from patience import PATIENCE_S
 from perdure.batches import EventItem, RunItem
 from services import Process, Service
 from traces import meet
@@ -21,7 +22,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot im
 pytestmark = [pytest.mark.ray]
 
 WORKFLOWS = 10_000
-HARNESS_S = 120
+HARNESS_S = PATIENCE_S
 
 
 @perdure.task(num_cpus=0)

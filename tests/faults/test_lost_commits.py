@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from patience import PATIENCE_S
 from perdure.model import RunStatus
 from perdure.storage.examine import examine_rows
 from perdure.storage.rows import AddRun, RunRow
@@ -122,7 +123,7 @@ async def test_the_log_is_emptied_in_idle_moments(tmp_path: Path, monkeypatch: p
     for number in range(COMMITS):
         await store.commit([(add(number),)])
     log = path.with_name("perdure.db-wal")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while log.stat().st_size:
             await asyncio.sleep(0.01)
     shutil.copy(path, tmp_path / "alone.db")  # without the log

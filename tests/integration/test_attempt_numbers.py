@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import perdure
+from patience import PATIENCE_S
 from services import Service, running
 
 KILLS = 3
@@ -28,7 +29,7 @@ async def second(folder: str) -> int:
 
 
 async def appears(path: Path) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while not path.exists():
             await asyncio.sleep(0.01)
 

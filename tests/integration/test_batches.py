@@ -24,6 +24,7 @@ from integration.wire_calls import (
     run_request,
     sum_of,
 )
+from patience import PATIENCE_S
 from perdure import errors
 from perdure.service.app import RunningServer
 from perdure.service.common import limits
@@ -262,7 +263,7 @@ async def test_the_client_starts_many_and_waits_for_them(client: perdure.Client)
     count = limits.BATCH_ITEMS_MAX + 50
     handles = await client.start_many(perdure.RunItem(shared, inputs={"n": n}) for n in range(count))
     assert len({handle.run_id for handle in handles}) == count
-    assert await client.outputs(handles, timeout=60) == [2 * n for n in range(count)]
+    assert await client.outputs(handles, timeout=PATIENCE_S) == [2 * n for n in range(count)]
 
 
 async def test_the_client_tells_who_failed(client: perdure.Client) -> None:
@@ -296,7 +297,7 @@ async def test_the_client_sends_many_events(client: perdure.Client) -> None:
     events = [perdure.EventItem(handle.workflow_id, "go", {"n": n}, "1") for n, handle in enumerate(handles)]
     assert await client.send_events(events) == [True] * 5
     assert await client.send_events(events) == [False] * 5
-    assert await client.outputs(handles, timeout=30) == [{"n": n} for n in range(5)]
+    assert await client.outputs(handles, timeout=PATIENCE_S) == [{"n": n} for n in range(5)]
     with pytest.raises(perdure.BatchError) as caught:
         await client.send_events([perdure.EventItem("nobody", "go"), *events])
     assert isinstance(caught.value.results[0], errors.WorkflowNotFoundError)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import perdure
+from patience import PATIENCE_S
 from perdure import testing
 from perdure.testing import CrashPoint
 
@@ -25,7 +26,7 @@ async def test_runs_are_started_once(point: CrashPoint) -> None:
         handles = await engine.client.start_many(perdure.RunItem(graph, inputs={"n": n}) for n in range(COUNT))
         assert engine.crashes == 1
         engine.crash_at(point, 2)  # among the ends
-        assert await engine.client.outputs(handles, timeout=60) == [2 * n for n in range(COUNT)]
+        assert await engine.client.outputs(handles, timeout=PATIENCE_S) == [2 * n for n in range(COUNT)]
         listed = [info.run_id async for info in engine.client.list()]
         assert sorted(listed) == sorted(handle.run_id for handle in handles)
 
@@ -42,5 +43,5 @@ async def test_sleepers_wake_and_events_arrive_once(point: CrashPoint) -> None:
         assert await engine.client.send_events(events) == [False] * COUNT
         assert engine.crashes == 2
         await engine.crash(away=3601)
-        ready = [done for done, _rest in await engine.client.outputs(handles, timeout=60)]
+        ready = [done for done, _rest in await engine.client.outputs(handles, timeout=PATIENCE_S)]
         assert ready == [[f"w{n}", None] for n in range(COUNT)]

@@ -13,6 +13,7 @@ import pytest
 import perdure
 from integration.wire_calls import Stubs, event_node, graph, json_value, output_of, refusal_of, run_request, sum_of
 from messages import Place, class_of, places
+from patience import PATIENCE_S
 from perdure import errors
 from perdure.model import INLINE_BYTES_MAX, FailureKind, Payload
 from perdure.options import Options
@@ -175,6 +176,6 @@ async def test_in_what_user_code_fills(client: perdure.Client, text: str, goes_o
     assert "\0" not in raised.value.failure.message
     for what in ("task id", "event key", "metadata"):
         grown = await client.start(grows.bind(text, what), workflow_id=f"grows {what}")
-        outcome = await grown.outcome(timeout=60)
+        outcome = await grown.outcome(timeout=PATIENCE_S)
         assert isinstance(outcome, Payload) or outcome.kind is not FailureKind.SYSTEM, outcome
     assert await innocent == 3

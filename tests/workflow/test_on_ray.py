@@ -19,6 +19,7 @@ import pytest
 import ray
 
 import perdure
+from patience import PATIENCE_S
 from perdure import workflow
 from perdure.workflow.connection import connect
 from perdure.workflow.http_event_provider import HTTPEventProvider, HTTPListener
@@ -60,7 +61,7 @@ def test_async_calls_give_references_of_rays(fresh_id: Callable[[], str]) -> Non
     named = fresh_id()
     ref = workflow.run_async(plus.bind(1, 2), workflow_id=named)
     assert isinstance(ref, ray.ObjectRef)
-    ready, remaining = ray.wait([ref], timeout=60)
+    ready, remaining = ray.wait([ref], timeout=PATIENCE_S)
     assert (ready, remaining) == ([ref], [])
     assert ray.get(ref) == 3
     assert ray.get(workflow.get_output_async(named)) == 3
