@@ -153,11 +153,13 @@ class Run:
         for task in self.graph.begun_before():
             if not all_of_them and not task.is_volatile:
                 continue
-            if task.wake_ms is not None and task.wake_ms > at_ms:
-                continue  # it was waiting for its next attempt
             task.attempt += task not in lost  # the record of its end has counted it
-            task.wake_ms = None
-            status = TaskStatus.READY if task.is_startable else TaskStatus.BLOCKED
+            if task.wake_ms is not None and task.wake_ms > at_ms:
+                # It waits for its next attempt, which another engine may have begun all the same: clocks differ.
+                status = TaskStatus.BACKING_OFF
+            else:
+                task.wake_ms = None
+                status = TaskStatus.READY if task.is_startable else TaskStatus.BLOCKED
             self._record(task, failure=task.failure if task.failures else None, status=status)
 
     def settle(self, began_ms: int) -> None:
