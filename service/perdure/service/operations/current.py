@@ -5,7 +5,7 @@ from __future__ import annotations
 from perdure import errors
 from perdure.service.common.trouble import refusal
 from perdure.service.journal.journal import Journal
-from perdure.service.runs.moments import Moments
+from perdure.service.runs.moments import Moments, not_found
 from perdure.storage.rows import RunRow
 
 
@@ -29,10 +29,3 @@ class Current:
         if expected_etag and expected_etag != str(row.change):
             raise errors.EtagMismatchError(f"workflow {workflow_id!r} has changed", etag=str(row.change))
         return row
-
-
-def not_found(namespace: str, workflow_id: str) -> errors.WorkflowNotFoundError:
-    """The error that says that there is no such run."""
-    return errors.WorkflowNotFoundError(
-        f"there is no workflow {workflow_id!r}", namespace=namespace, workflow_id=workflow_id
-    )

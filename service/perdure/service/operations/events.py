@@ -16,8 +16,9 @@ from perdure.service.common.trouble import refusal, refusing
 from perdure.service.common.uses import use
 from perdure.service.journal.journal import Journal
 from perdure.service.operations.asked import SentEvent
-from perdure.service.operations.current import Current, not_found
+from perdure.service.operations.current import Current
 from perdure.service.runs.letters import event_letter
+from perdure.service.runs.moments import not_found
 from perdure.service.runs.scheduler import Scheduler
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import AddEvent, EntryResult, RunRow, SetDormant, Write

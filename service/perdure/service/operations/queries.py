@@ -16,7 +16,7 @@ from perdure.engine.graph_run.state import Task
 from perdure.model import Failure, Payload, RunStatus, TaskStatus, frozen
 from perdure.service.executors.port import Executor, Waiting
 from perdure.service.runs.changes import Changes
-from perdure.service.runs.moments import Moment, Moments
+from perdure.service.runs.moments import Moment, Moments, not_found
 from perdure.service.runs.restore import failure_of
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.values import Values
@@ -92,9 +92,7 @@ class Queries:
         else:
             row = await self._moments.find_current(namespace, workflow_id)
         if row is None:
-            raise errors.WorkflowNotFoundError(
-                f"there is no workflow {workflow_id!r}", namespace=namespace, workflow_id=workflow_id
-            )
+            raise not_found(namespace, workflow_id)
         return row
 
     async def rows(self, run_ids: Collection[str]) -> dict[str, RunRow]:

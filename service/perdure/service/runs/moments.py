@@ -10,11 +10,11 @@ A run that is not in memory, or for which the store has no room, is told as it i
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Final, Generic, TypeVar
 
 from perdure import errors
+from perdure.bounded import Bounded
 from perdure.engine.graph_run.run import Run
 from perdure.model import frozen
 from perdure.service.journal.journal import Journal
@@ -46,8 +46,9 @@ class Moments:
         self._store = store
         self._journal = journal
         self._scheduler = scheduler
-        self._rebuilt: OrderedDict[tuple[str, int], tuple[RunRow, Run]] = OrderedDict()
-        self._rebuilt_tasks = 0
+        self._rebuilt: Bounded[tuple[str, int], tuple[RunRow, Run]] = Bounded(
+            FINAL_TASKS_MAX, lambda rebuilt: len(rebuilt[1].graph.tasks)
+        )
 
     # -------------------------------------------------------------------------- rows
 
@@ -124,20 +125,20 @@ class Moments:
             raise CorruptData(row.damage, subject=row.run_id)
         stored = await self._store.load_run(row.run_id)
         if stored is None:
-            raise errors.WorkflowNotFoundError(
-                f"there is no workflow {row.workflow_id!r}", namespace=row.namespace, workflow_id=row.workflow_id
-            )
+            raise not_found(row.namespace, row.workflow_id)
         rebuilt = stored.run, await restore_run(stored, self._scheduler.specs)
         if stored.run.status.is_final:
             self._keep(rebuilt)
         return rebuilt
 
     def _keep(self, rebuilt: tuple[RunRow, Run]) -> None:
-        row, run = rebuilt
-        if (row.run_id, row.change) in self._rebuilt:
-            return
-        self._rebuilt[row.run_id, row.change] = rebuilt
-        self._rebuilt_tasks += len(run.graph.tasks)
-        while self._rebuilt_tasks > FINAL_TASKS_MAX and len(self._rebuilt) > 1:
-            _, (_, oldest) = self._rebuilt.popitem(last=False)
-            self._rebuilt_tasks -= len(oldest.graph.tasks)
+        row, _ = rebuilt
+        if (row.run_id, row.change) not in self._rebuilt:
+            self._rebuilt.keep((row.run_id, row.change), rebuilt)
+
+
+def not_found(namespace: str, workflow_id: str) -> errors.WorkflowNotFoundError:
+    """The error that says that there is no such run."""
+    return errors.WorkflowNotFoundError(
+        f"there is no workflow {workflow_id!r}", namespace=namespace, workflow_id=workflow_id
+    )
