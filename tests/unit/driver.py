@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from perdure.engine.graph_run.run import Before, Run
@@ -43,6 +44,8 @@ VALUE = Payload("json/plain", b"1")
 ONCE = TaskOptions(retry=RetryPolicy(max_attempts=1))
 CATCH = TaskOptions(retry=RetryPolicy(max_attempts=1), catch_exceptions=True)
 ERROR = Failure(FailureKind.APPLICATION, "builtins.ValueError", "no", base_types=())
+COUNTED_MAX = 1_000
+"""Larger graphs are not counted after every event."""
 
 
 def call(node_id: str, *needs: str, options: TaskOptions = ONCE) -> Node:
@@ -95,7 +98,14 @@ class Driver:
                     self.kept.append(command.task_id)
                 case DropOutput():
                     self.kept.remove(command.task_id)
+        self.check_counts()
         return commands
+
+    def check_counts(self) -> None:
+        """The counts of the graph are those of its tasks."""
+        if len(self.run.graph.tasks) <= COUNTED_MAX:
+            counted = Counter(task.status for task in self.run.graph)
+            assert self.run.graph.counts == {status: counted[status] for status in TaskStatus}
 
     def apply(self, event: Event) -> list[Command]:
         if isinstance(event, EventArrived):
@@ -127,6 +137,7 @@ class Driver:
         again = Driver(self.spec, run)
         again.specs, again.records, again.status = self.specs, dict(self.records), self.status
         again.mail, again.consumed = self.mail, list(self.consumed)
+        again.check_counts()
         if run.status is RunStatus.RUNNING and at_ms is not None:
             again.take(run.recover(at_ms, before))
         return again

@@ -169,7 +169,8 @@ class Run:
             if task.status is not TaskStatus.BLOCKED or isinstance(task.node.action, Call):
                 continue
             if task.is_startable and task.scope.is_live():
-                task.status, task.attempt = TaskStatus.RUNNING, 1
+                self.graph.turn(task, TaskStatus.RUNNING)
+                task.attempt = 1
                 task.started_ms = self.graph.ready_ms(task, began_ms)
 
     def apply(self, event: Event) -> list[Command]:
@@ -243,7 +244,7 @@ class Run:
 
     def _set(self, task: Task, status: TaskStatus) -> None:
         if task.status is not status:
-            task.status = status
+            self.graph.turn(task, status)
             self._changed[task] = None
 
     def _ended_ms(self, task: Task, event: TaskSucceeded | TaskContinued | TaskFailed) -> int:
@@ -545,13 +546,13 @@ class Run:
         """A run that ended because its own records cannot be stored or read has no records of what it stopped."""
         for task in self.graph:
             if task.status in (TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.BACKING_OFF):
-                task.status = TaskStatus.CANCELED
+                self.graph.turn(task, TaskStatus.CANCELED)
 
     def _restore_task(self, record: RecordTask, specs: Mapping[str, Spec]) -> None:
         task = self.graph.tasks[record.task_id]
         task.seq = record.seq
         self._next_seq = max(self._next_seq, record.seq + 1)
-        task.status = record.status
+        self.graph.turn(task, record.status)
         task.attempt = record.attempt
         task.failures = record.failures
         task.failure = record.failure
@@ -570,7 +571,7 @@ class Run:
         if record.status is TaskStatus.SUCCESSFUL:
             self._restore_done(task)
         elif record.status is TaskStatus.READY and record.ended_ms is not None:
-            task.status = TaskStatus.SUCCESSFUL  # it has run, though its value is not at hand
+            self.graph.turn(task, TaskStatus.SUCCESSFUL)  # it has run, though its value is not at hand
 
     def _settle_volatile(self) -> None:
         """In a run that is over a volatile task is done if it has run, or if the run has succeeded, which it could
@@ -580,7 +581,7 @@ class Run:
                 continue
             is_needed = not task.is_optional and task.scope.is_live()
             if self.status is RunStatus.SUCCESSFUL and task.status is TaskStatus.BLOCKED and is_needed:
-                task.status = TaskStatus.SUCCESSFUL
+                self.graph.turn(task, TaskStatus.SUCCESSFUL)
             if task.status is TaskStatus.SUCCESSFUL:
                 self._restore_done(task)
 

@@ -13,9 +13,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from perdure.engine.messages import Source
 from perdure.model import Call, Failure, InputRef, InvalidSpec, Node, NodeRef, Spec, TaskRef, TaskStatus, Wait, Waited
+
+_BLOCKED: Final = TaskStatus.BLOCKED
+_NONE: Final = dict.fromkeys(TaskStatus, 0)
 
 
 class Task:
@@ -121,10 +125,11 @@ class Scope:
 
 
 class Graph:
-    """The tasks of a run, by id, in the order in which they became known."""
+    """The tasks of a run, by id, in the order in which they became known. `counts` has how many are in each state."""
 
     def __init__(self, spec: Spec) -> None:
         self.tasks: dict[str, Task] = {}
+        self.counts = _NONE.copy()
         self.has_volatile = False
         self._suffixes: defaultdict[str, int] = defaultdict(int)
         self.root = self.add_scope(spec, owner=None)
@@ -158,6 +163,7 @@ class Graph:
             self.tasks[task.id] = scope.tasks[node.id] = task
             task.checkpoint = inherited if node.options.checkpoint is None else node.options.checkpoint
             self.has_volatile |= not task.checkpoint
+        self.counts[_BLOCKED] += len(scope.tasks)
         scope.tasks[spec.output].must_keep = owner is None or owner.must_keep
         has_wait = False
         for task in scope.tasks.values():
@@ -226,6 +232,13 @@ class Graph:
             tuple((need.id, need.source, need.wraps) for need in ready),
             tuple(need.id for need in needs if need not in chosen),
         )
+
+    def turn(self, task: Task, status: TaskStatus) -> None:
+        """Put a task into another state. Nothing else assigns `Task.status`, since the counts follow it."""
+        counts = self.counts
+        counts[task.status] -= 1
+        counts[status] += 1
+        task.status = status
 
     # -------------------------------------------------------------------------- being done
 

@@ -93,7 +93,7 @@ class Lifecycle:
                 StorageError, errors.WorkflowNotFoundError
             ):  # it is resumed, whether its tasks can be counted now or not
                 await self._scheduler.when_live(moved.run_id, lambda _live: None)
-                now = await self._moments.look(moved, lambda run: count_tasks(run.graph))
+                now = await self._moments.look(moved, count_tasks)
                 return RunView(now.row, now.taken), True
         return RunView(moved), True
 

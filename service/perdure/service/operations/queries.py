@@ -75,7 +75,7 @@ class Queries:
                     if row.status in wait_for:
                         break
         try:
-            now = await self._moments.look(row, lambda run: (_count(run), self._first_waiting(row.run_id, run)))
+            now = await self._moments.look(row, lambda run: (count_tasks(run), self._first_waiting(row.run_id, run)))
             return RunView(now.row, *now.taken)
         except CorruptData:
             if row.status.is_final:  # perhaps because of that: its state can be told, but not its tasks
@@ -134,6 +134,8 @@ class Queries:
 
     def _first_waiting(self, run_id: str, run: Run) -> Waiting | None:
         """The same of the first task that is ready, with its name."""
+        if not run.graph.counts[TaskStatus.READY]:
+            return None
         ready = next((task for task in run.graph if task.status is TaskStatus.READY), None)
         waiting = self._waiting(run_id, ready) if ready is not None else None
         return Waiting(waiting.reason, f"task {ready.id!r} {waiting.text}") if ready and waiting else None
@@ -157,7 +159,7 @@ class Queries:
 
         def take(run: Run) -> tuple[TaskCounts, list[TaskView]]:
             tasks = run.graph if task_ids is None else (task for task in run.graph if task.id in task_ids)
-            return _count(run), [view_task(task) for task in tasks]
+            return count_tasks(run), [view_task(task) for task in tasks]
 
         return await self._moments.look(row, take)
 
@@ -249,10 +251,6 @@ class Queries:
             return task is not None and task.is_volatile
 
         return (await self._moments.look(row, take)).taken
-
-
-def _count(run: Run) -> TaskCounts:
-    return count_tasks(run.graph)
 
 
 def _has_outcome(row: RunRow) -> bool:

@@ -85,7 +85,7 @@ class Live:
         return self.held is not None or self.is_refused or self.run.status is not self.row.status
 
     def view(self) -> RunView:
-        return RunView(self.row, count_tasks(self.run.graph))
+        return RunView(self.row, count_tasks(self.run))
 
 
 @dataclass(slots=True)
