@@ -79,7 +79,7 @@ ROOMS = {
         "blobs",
     },
     "views": {"model", "v1", "wire"},
-    "batches": {"model", "ids", "v1", "wire", "errors", "options", "texts", "values"},
+    "batches": {"model", "ids", "v1", "wire", "errors", "options", "texts", "transport", "values"},
     "handle": SDK_BASE | {"transport", "blobs", "values", "views"},
     "client": SDK_BASE | {"transport", "values", "views", "batches", "handle"},
     "loopthread": set[str](),

@@ -18,6 +18,7 @@ from perdure import errors, texts, wire
 from perdure.ids import time_ordered_id
 from perdure.model import Failure, Payload
 from perdure.options import to_json
+from perdure.transport import Absence
 from perdure.v1 import errors_pb2, spec_pb2, workflow_service_pb2
 from perdure.values import Values
 
@@ -27,7 +28,6 @@ ITEMS_MAX: Final = 1_000
 MESSAGE_BYTES: Final = 2 * 1024 * 1024
 ABREAST: Final = 2
 """Messages under way: while the service works on one, the next one is made."""
-PAUSE_S: Final = 0.2
 
 IdReuse = Literal["reject", "allow_if_unsuccessful", "allow"]
 IdConflict = Literal["fail", "use_existing", "cancel_existing"]
@@ -272,21 +272,28 @@ async def _patiently(
     values: Values, items: Sequence[I], ask: Callable[[Sequence[I]], Awaitable[Sequence[A]]]
 ) -> list[A]:
     """The answers to all; items that found the service away are asked for again, as long as patience lasts."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + values.transport.patience
+    absence = Absence(values.transport)
     results = list(await ask(items))
+    waiting = list(range(len(items)))
     while True:
-        away = [
-            number
-            for number, result in enumerate(results)
-            if isinstance(_error_of(result), errors.ServiceUnavailableError)
-        ]
-        if not away or loop.time() + PAUSE_S > deadline:
+        found = {number: error for number in waiting if (error := _away(results[number])) is not None}
+        if not found:
             return results
-        await asyncio.sleep(PAUSE_S)
-        again = await ask([items[number] for number in away])
-        for number, result in zip(away, again, strict=True):
+        if len(found) < len(waiting):
+            absence.end()
+        waiting = list(found)
+        try:
+            await absence.wait(found[waiting[0]])
+        except errors.ServiceUnavailableError:
+            return results
+        again = await ask([items[number] for number in waiting])
+        for number, result in zip(waiting, again, strict=True):
             results[number] = result
+
+
+def _away(result: Answered) -> errors.ServiceUnavailableError | None:
+    error = _error_of(result)
+    return error if isinstance(error, errors.ServiceUnavailableError) else None
 
 
 async def _pipelined(messages: AsyncIterator[I], send: Callable[[I], Awaitable[list[T]]]) -> list[T]:

@@ -30,6 +30,9 @@ DETAILS_KEY: Final = "grpc-status-details-bin"
 STATUS_TEXT_BYTES_MAX: Final = 1_000
 FIELD_BYTES_MAX: Final = 256
 FIELDS_MAX: Final = 8
+CONNECTING: Final = "last error: "
+"""So gRPC leads up to why a connection failed; what the operating system said of it comes last."""
+ADVICE: Final = "`perdure serve` starts a service, PERDURE_ADDRESS names another one"
 
 
 class PerdureError(Exception):
@@ -211,6 +214,19 @@ class ServiceUnavailableError(PerdureError):
 
     reason = "ERROR_REASON_UNSPECIFIED"
     status = grpc.StatusCode.UNAVAILABLE
+
+
+class UnreachableError(ServiceUnavailableError):
+    """Nobody answers at `address`. Start a service with `perdure serve`, or name the address of one. Clients raise
+    it; no service sends it."""
+
+    reason = "UNREACHABLE"
+
+    @classmethod
+    def of(cls, address: str, text: str) -> UnreachableError:
+        """Of what gRPC says of a connection."""
+        why = text.rpartition(": ")[2] if CONNECTING in text else text
+        return cls(f"no service answers at {address}: {why}; {ADVICE}", address=address)
 
 
 class DrainingError(ServiceUnavailableError):

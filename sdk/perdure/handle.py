@@ -20,7 +20,7 @@ from perdure.blobs import BlockingBlobs
 from perdure.graph import TaskNode
 from perdure.ids import time_ordered_id
 from perdure.model import WAITED, Failure, FailureKind, Payload, RunStatus, TaskStatus, Waited
-from perdure.transport import AWAY_FIRST_S, AWAY_MAX_S, POLL_S
+from perdure.transport import POLL_S, Absence
 from perdure.v1 import workflow_pb2, workflow_service_pb2
 from perdure.values import Decode, Values
 from perdure.views import RunInfo, TaskInfo, Update
@@ -132,7 +132,7 @@ class Handle:
     async def watch(self, *, include_tasks: bool = True) -> AsyncIterator[Update]:
         """The run and its tasks after each change, to the end of the run; reconnects by itself."""
         token = ""
-        pause_s = AWAY_FIRST_S
+        absence = Absence(self._transport)
         while True:
             request = workflow_service_pb2.WatchRequest(
                 namespace=self._transport.namespace,
@@ -143,22 +143,18 @@ class Handle:
             )
             call = self._transport.workflows.Watch(request)
             try:
-                async for answer in call:
-                    pause_s = AWAY_FIRST_S
-                    for event in answer.events:
-                        yield Update.from_proto(event)
-                    token = answer.resume_token
+                with self._transport.noting():
+                    async for answer in call:
+                        absence.end()
+                        for event in answer.events:
+                            yield Update.from_proto(event)
+                        token = answer.resume_token
                 return
             except grpc.RpcError as rpc_error:
                 error = errors.from_rpc_error(rpc_error)
-                if not isinstance(error, (errors.ServiceUnavailableError, errors.SlowConsumerError)):
-                    raise error from None
-                if pause_s > self._transport.patience:
-                    raise error from None
             finally:
                 call.cancel()  # whoever leaves the iterator early leaves no stream open
-            await asyncio.sleep(min(pause_s, AWAY_MAX_S))
-            pause_s *= 2
+            await absence.wait(error)
 
     async def cancel(self, reason: str = "") -> RunStatus:
         """See Client.cancel."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import grpc
@@ -20,10 +22,14 @@ POLL_S: Final = 25.0
 AWAY_FIRST_S: Final = 0.05
 AWAY_MAX_S: Final = 1.0
 """Pauses between two tries while the service is away: the first one, and the longest one."""
+NOTE_AFTER_S: Final = 1.0
+"""After so long without a service the log says what is waited for."""
+
+log = logging.getLogger(__name__)
 
 
 class Transport:
-    """The channel to an engine, for one event loop. `patience` is for how many seconds a call is repeated while the
+    """The channel to an engine, for one event loop. `patience` is for how many seconds a caller waits while the
     service is away."""
 
     def __init__(self, address: str, namespace: str, patience: float) -> None:
@@ -32,6 +38,7 @@ class Transport:
         self.patience = patience
         self.under_way = 0
         """Calls that wait for an answer, those that wait for the service to come back included."""
+        self._is_noted = False
         self._channel = client_channel(address)
         self.workflows = workflow_service_pb2_grpc.WorkflowServiceStub(self._channel)
         self.blobs = blob_service_pb2_grpc.BlobServiceStub(self._channel)
@@ -53,19 +60,76 @@ class Transport:
 
     async def call(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask until the service answers or patience ends. Raises the errors of `perdure.errors`."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.patience
-        pause_s = AWAY_FIRST_S
+        absence = Absence(self)
         self.under_way += 1
         try:
-            while True:
-                try:
-                    return await ask()
-                except grpc.RpcError as rpc_error:
-                    error = errors.from_rpc_error(rpc_error)
-                if not isinstance(error, errors.ServiceUnavailableError) or loop.time() + pause_s > deadline:
-                    raise error
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, AWAY_MAX_S)
+            with self.noting():
+                while True:
+                    try:
+                        answer = await ask()
+                    except grpc.RpcError as rpc_error:
+                        error = errors.from_rpc_error(rpc_error)
+                    else:
+                        absence.end()
+                        return answer
+                    await absence.wait(error)
         finally:
             self.under_way -= 1
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Have the log say what a call waits for, if the channel does not connect soon: an address that swallows
+        what is sent to it fails a call only after a long time."""
+
+        def look() -> None:
+            if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
+                self.note(f"no connection yet; {errors.ADVICE}")
+
+        timer = asyncio.get_running_loop().call_later(NOTE_AFTER_S, look)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def note(self, what: str) -> None:
+        """Say what is waited for: once, however many calls wait."""
+        if not self._is_noted and self.patience >= NOTE_AFTER_S:
+            self._is_noted = True
+            log.warning("waiting up to %g s for the service at %s: %s", self.patience, self.address, what)
+
+    def answered(self) -> None:
+        self._is_noted = False
+
+
+class Absence:
+    """For how long the service has been away for one caller, and when to ask again. It begins with the first call
+    that finds nobody, and ends with any answer."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._began_s: float | None = None
+        self._pause_s = AWAY_FIRST_S
+
+    def end(self) -> None:
+        """There was an answer."""
+        self._began_s = None
+        self._pause_s = AWAY_FIRST_S
+        self._transport.answered()
+
+    async def wait(self, error: errors.PerdureError) -> None:
+        """Pause before the next try. Raises the error if it does not say that the service is away, and once that
+        has lasted as long as patience does."""
+        if type(error) is errors.ServiceUnavailableError:  # so said the channel, and not the service
+            error = errors.UnreachableError.of(self._transport.address, error.message)
+        elif not isinstance(error, (errors.ServiceUnavailableError, errors.SlowConsumerError)):
+            raise error
+        now_s = asyncio.get_running_loop().time()
+        self._began_s = now_s if self._began_s is None else self._began_s
+        away_s = now_s - self._began_s
+        if away_s >= self._transport.patience:
+            raise error
+        if away_s >= NOTE_AFTER_S:
+            self._transport.note(error.message)
+        # The last try comes when patience ends, and not a pause before that.
+        await asyncio.sleep(min(self._pause_s, self._transport.patience - away_s))
+        self._pause_s = min(self._pause_s * 2, AWAY_MAX_S)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import perdure
 from perdure import errors
-from perdure.cli import root, values
+from perdure.cli import root, runs, session, values
 from perdure.codec import CodecError
 from perdure.model import Failure, FailureKind
 from perdure.service.common.settings import Settings
@@ -185,8 +185,12 @@ def failed() -> errors.WorkflowExecutionError:
         (KeyboardInterrupt(), 130, "perdure: interrupted\n"),
         (errors.WorkflowNotFoundError("no such workflow"), 3, "perdure: no such workflow [WORKFLOW_NOT_FOUND]\n"),
         (errors.TaskNotFoundError("no such task"), 3, "perdure: no such task [TASK_NOT_FOUND]\n"),
-        (errors.ServiceUnavailableError("refused"), 4, "perdure: the service does not answer: refused\n"),
-        (errors.DrainingError("shutting down"), 4, "perdure: the service does not answer: shutting down\n"),
+        (
+            errors.ServiceUnavailableError("refused"),
+            4,
+            "perdure: the service does not answer: refused [ERROR_REASON_UNSPECIFIED]\n",
+        ),
+        (errors.DrainingError("shutting down"), 4, "perdure: the service does not answer: shutting down [DRAINING]\n"),
         (TimeoutError("no output after 1 s"), 4, "perdure: no output after 1 s\n"),
         (errors.WorkflowAlreadyExistsError("in use"), 5, "perdure: in use [WORKFLOW_ALREADY_EXISTS]\n"),
         (errors.InvalidFilterError("no filter"), 5, "perdure: no filter [INVALID_FILTER]\n"),
@@ -214,16 +218,30 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         root.run(["status", "w"])
 
 
-def test_no_service_is_4_and_one_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    class Impatient(perdure.Client):
-        def __init__(self, address: str = "", *, namespace: str = "", patience: float = 0) -> None:
-            super().__init__(address, namespace=namespace, patience=0)
-
-    monkeypatch.setattr(root, "Client", Impatient)
-    assert root.run(["--address", NOWHERE, "list"]) == 4
+def test_no_service_is_4_and_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert root.run(["--address", NOWHERE, "--patience", "0", "list"]) == 4
     captured = capfd.readouterr()
-    assert captured.err.startswith("perdure: the service does not answer: ")
+    assert captured.err.startswith(f"perdure: no service answers at {NOWHERE}: Connection refused")
+    assert captured.err.endswith("[UNREACHABLE]\n")
+    assert "`perdure serve`" in captured.err
+    assert "PERDURE_ADDRESS" in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_a_command_says_what_it_waits_for(is_json: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    style = ["-o", "json"] if is_json else []
+    assert root.run(["--address", NOWHERE, "output", "w", "--patience", "1", *style]) == 4
+    note, last = capfd.readouterr().err.splitlines()
+    waiting = f"waiting up to 1 s for the service at {NOWHERE}: "
+    if is_json:
+        assert json.loads(note)["note"].startswith(waiting)
+        assert json.loads(last)["error"]["reason"] == "UNREACHABLE"
+        assert json.loads(last)["error"]["address"] == NOWHERE
+    else:
+        assert note.startswith(f"perdure: {waiting}")
+        assert "`perdure serve`" in note
+        assert last.endswith("[UNREACHABLE]")
 
 
 def test_the_address_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +252,32 @@ def test_the_address_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPat
     assert root.run(["delete", "w"]) == 0
     assert root.run(["--address", "here:2", "--namespace", "x", "delete", "w"]) == 0
     assert seen == [("there:1", "pay"), ("here:2", "x")]
+
+
+@pytest.mark.parametrize(
+    "command", [*(name for name in COMMANDS if name not in ("serve", "agent", "event")), "event send"]
+)
+def test_options_of_a_session_may_follow_the_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[root.Session] = []
+
+    def call(session: root.Session, _work: object) -> None:
+        seen.append(session)
+        raise errors.DrainingError("seen")
+
+    monkeypatch.setattr(root.Session, "call", call)
+    monkeypatch.setenv("PERDURE_ADDRESS", "environment:1")
+    monkeypatch.setattr(runs, "load_graph", lambda *_args, **_how: perdure.event("k"))
+    names = {"event send": ["w", "k"], "list": [], "run": ["json:dumps"]}.get(command, ["w"])
+    words = [*command.split(), *names]
+    assert root.run(["--namespace", "before", *words, "-o", "json", "--address", "there:1", "--patience", "2"]) == 4
+    assert root.run(["--address", "first:1", "-o", "json", *words, "-o", "text"]) == 4
+    found = [(one.address, one.namespace, one.patience, one.is_json) for one in seen]
+    assert found == [("there:1", "before", 2.0, True), ("first:1", "", session.PATIENCE_S, False)]
+
+
+def test_a_doctor_answers_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root.run(["doctor", "--storage", str(tmp_path), "--executor", "local", "-o", "json"])
+    assert json.loads(capsys.readouterr().out)["findings"]
 
 
 # ------------------------------------------------------------------------------ values

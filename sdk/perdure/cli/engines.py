@@ -6,11 +6,12 @@ import dataclasses
 
 import click
 
+from perdure.cli.session import SessionCommand
 from perdure.cli.tables import show_table
 from perdure.cli.values import moment
 
 
-@click.command()
+@click.command(cls=SessionCommand)
 @click.pass_obj
 def engines(session) -> None:  # type: ignore[no-untyped-def]
     """List the engines that work on the service's database, those that died lately included."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from perdure.cli.session import SessionCommand
 from perdure.cli.values import parse_json
 
 
@@ -12,7 +13,7 @@ def event() -> None:
     """Events for workflows."""
 
 
-@event.command("send")
+@event.command("send", cls=SessionCommand)
 @click.argument("workflow_id")
 @click.argument("key")
 @click.argument("payload", default="null")

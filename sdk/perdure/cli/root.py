@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 import click
 
@@ -18,8 +17,8 @@ from perdure.cli.exits import INTERRUPTED
 from perdure.cli.migrate import migrate
 from perdure.cli.runs import COMMANDS
 from perdure.cli.serve import agent, serve
+from perdure.cli.session import Session, Style, session_options
 from perdure.cli.storage import doctor, gc
-from perdure.client import DEFAULT_ADDRESS, Client
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -28,36 +27,15 @@ UNAVAILABLE: Final = 4
 REFUSED: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """What every command is given."""
-
-    address: str
-    namespace: str
-    is_json: bool
-
-    def call(self, work: Callable[[Client], Coroutine[Any, Any, Any]]) -> Any:
-        """Do something with a client on a loop of its own."""
-
-        async def with_client() -> Any:
-            async with Client(self.address, namespace=self.namespace, patience=3.0) as client:
-                return await work(client)
-
-        return asyncio.run(with_client())
-
-    def show(self, data: Any, text: Callable[[], None]) -> None:
-        """As JSON if that was asked for, else as text."""
-        if self.is_json:
-            click.echo(json.dumps(data, default=str))
-        else:
-            text()
-
-
 @dataclass(slots=True)
 class _Errors:
     """Says what went wrong, as `-o` asks for it."""
 
-    is_json: bool = False
+    style: Style = field(default_factory=Style)
+
+    @property
+    def is_json(self) -> bool:
+        return self.style.is_json
 
     def __call__(self, text: str, code: int, error: errors.PerdureError | None = None) -> int:
         if self.is_json:
@@ -69,18 +47,12 @@ class _Errors:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--address", envvar="PERDURE_ADDRESS", default=DEFAULT_ADDRESS, help="host:port of the service")
-@click.option("--namespace", envvar="PERDURE_NAMESPACE", default="", help="namespace of the workflows")
-@click.option("-o", "--output", "style", type=click.Choice(["text", "json"]), default="text", help="how to answer")
 @click.version_option(package_name="perdure", prog_name="perdure")
-@click.pass_context
-def root(context: click.Context, address: str, namespace: str, style: str) -> None:
+def root() -> None:
     """Durable workflows on Ray."""
-    if isinstance(context.obj, _Errors):
-        context.obj.is_json = style == "json"
-    context.obj = Session(address, namespace, style == "json")
 
 
+root.params += session_options(reads_environment=True)
 for command in (*COMMANDS, engines, event, serve, agent, migrate):
     root.add_command(command)
 root.add_command(doctor)
@@ -93,7 +65,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     say = _Errors()
     try:
         given = list(arguments) if arguments is not None else None
-        code = root.main(args=given, prog_name="perdure", standalone_mode=False, obj=say)
+        code = root.main(args=given, prog_name="perdure", standalone_mode=False, obj=Session(say.style))
         return code if isinstance(code, int) else 0
     except click.exceptions.Abort:
         return say("interrupted", INTERRUPTED)
@@ -112,7 +84,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except codec.CodecError as error:
         return say(str(error), FAILED)
     except errors.ServiceUnavailableError as error:
-        return say(f"the service does not answer: {error.message}", UNAVAILABLE, error)
+        where = "" if isinstance(error, errors.UnreachableError) else "the service does not answer: "
+        return say(where + (error.message if say.is_json else f"{error.message} [{error.reason}]"), UNAVAILABLE, error)
     except errors.PerdureError as error:
         code = NOT_FOUND if isinstance(error, LookupError) else REFUSED
         return say(error.message if say.is_json else f"{error.message} [{error.reason}]", code, error)

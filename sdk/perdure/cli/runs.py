@@ -10,6 +10,7 @@ from typing import Any, Final, TextIO
 import click
 
 from perdure.batches import RunItem
+from perdure.cli.session import SessionCommand
 from perdure.cli.tables import show_table
 from perdure.cli.values import as_json, duration, load_graph, moment, parse_json, run_fields
 from perdure.client import Client
@@ -21,7 +22,7 @@ from perdure.views import RunInfo, TaskInfo, Update
 Session = Any
 
 
-@click.command("run")
+@click.command(cls=SessionCommand, name="run")
 @click.argument("place", metavar="MODULE:GRAPH")
 @click.option("--input", "text", default="{}", help="JSON object: inputs by name")
 @click.option("--id", "workflow_id", default="", help="workflow id; default: random")
@@ -91,7 +92,7 @@ async def _results(batch: Awaitable[list[Any]]) -> list[Any]:
         return error.results
 
 
-@click.command("list")
+@click.command(cls=SessionCommand, name="list")
 @click.option("--filter", "filter_", default="", help='such as: status = FAILED AND labels.team = "pay"')
 @click.option(
     "--status", type=click.Choice([str(status) for status in RunStatus], case_sensitive=False), help="only those"
@@ -122,7 +123,7 @@ def list_(session: Session, filter_: str, status: str | None, limit: int) -> Non
     session.show([run_fields(info) for info in found], text)
 
 
-@click.command()
+@click.command(cls=SessionCommand)
 @click.argument("workflow_id")
 @click.pass_obj
 def status(session: Session, workflow_id: str) -> None:
@@ -141,7 +142,7 @@ def status(session: Session, workflow_id: str) -> None:
     session.show(run_fields(info), text)
 
 
-@click.command()
+@click.command(cls=SessionCommand)
 @click.argument("workflow_id")
 @click.pass_obj
 def tasks(session: Session, workflow_id: str) -> None:
@@ -169,7 +170,7 @@ def tasks(session: Session, workflow_id: str) -> None:
     session.show([run_fields(task) for task in found], text)
 
 
-@click.command()
+@click.command(cls=SessionCommand)
 @click.argument("workflow_id")
 @click.option("--task", "task_id", default="", help="the output of this task")
 @click.option("--timeout", type=float, help="seconds to wait; default: as long as it takes")
@@ -180,7 +181,7 @@ def output(session: Session, workflow_id: str, task_id: str, timeout: float | No
     session.show({"output": as_json(value)}, lambda: click.echo(value))
 
 
-@click.command()
+@click.command(cls=SessionCommand)
 @click.argument("workflow_id")
 @click.pass_obj
 def watch(session: Session, workflow_id: str) -> int:
@@ -235,7 +236,7 @@ def _take(update: Update, total: set[str], done: set[str]) -> RunStatus | None:
     return update.run.status if update.run is not None else None
 
 
-@click.command()
+@click.command(cls=SessionCommand)
 @click.argument("workflow_id")
 @click.option("--reason", default="", help="recorded and shown")
 @click.pass_obj
@@ -245,7 +246,7 @@ def cancel(session: Session, workflow_id: str, reason: str) -> None:
     session.show({"status": str(state)}, lambda: click.echo(str(state)))
 
 
-@click.command()
+@click.command(cls=SessionCommand)
 @click.argument("workflow_id")
 @click.option(
     "--code",
@@ -268,7 +269,7 @@ def resume(session: Session, workflow_id: str, code: Any) -> None:
     session.show({"resumed": resumed}, lambda: click.echo("resumed" if resumed else "is at work already"))
 
 
-@click.command()
+@click.command(cls=SessionCommand)
 @click.argument("workflow_id")
 @click.pass_obj
 def delete(session: Session, workflow_id: str) -> None:

@@ -11,9 +11,12 @@ import click
 class SettingsCommand(click.Command):
     """Makes its options from the settings when they are first read, so that clients need no server parts."""
 
+    _has_knobs = False
+
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        if not self.params:
-            self.params = _knobs()
+        if not self._has_knobs:
+            self.params += _knobs()
+            self._has_knobs = True
         return super().get_params(ctx)
 
 

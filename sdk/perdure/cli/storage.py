@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from perdure.cli.serve import SettingsCommand
+from perdure.cli.session import SessionCommand, style_option
 from perdure.client import Client
 
 MARKS = {"ok": ("ok", "green"), "warning": ("WARNING", "yellow"), "failed": ("FAILED", "red")}
 
 
-@click.command()
+@click.command(cls=SessionCommand)
 @click.pass_obj
 def gc(session: Any) -> None:
     """Look for large values that no workflow uses; the engine removes them after its grace period."""
@@ -28,7 +29,7 @@ def gc(session: Any) -> None:
     session.show({"blobs": blobs, "marked": marked}, lambda: click.echo(text))
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, params=[style_option()])
 @click.pass_context
 def doctor(context: click.Context, /, **flags: Any) -> None:
     """Check what an engine depends on: storage, blobs, clock, ports, Ray. Takes what `serve` takes."""

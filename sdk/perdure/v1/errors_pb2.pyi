@@ -33,6 +33,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_DRAINING: _ClassVar[ErrorReason]
     ERROR_REASON_DATABASE_UNAVAILABLE: _ClassVar[ErrorReason]
     ERROR_REASON_STARTING: _ClassVar[ErrorReason]
+    ERROR_REASON_UNREACHABLE: _ClassVar[ErrorReason]
     ERROR_REASON_CAPABILITY_MISSING: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
     ERROR_REASON_CORRUPT_DATA: _ClassVar[ErrorReason]
@@ -60,6 +61,7 @@ ERROR_REASON_SLOW_CONSUMER: ErrorReason
 ERROR_REASON_DRAINING: ErrorReason
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason
 ERROR_REASON_STARTING: ErrorReason
+ERROR_REASON_UNREACHABLE: ErrorReason
 ERROR_REASON_CAPABILITY_MISSING: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_CORRUPT_DATA: ErrorReason

@@ -1,0 +1,137 @@
+"""What the commands that talk to a service share: where it is, how to answer, and the options that say so.
+
+These options may stand before a command or after it; the latter wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import click
+
+from perdure.client import DEFAULT_ADDRESS, Client
+
+PATIENCE_S: Final = 30.0
+
+
+@dataclass(slots=True)
+class Style:
+    """How answers and errors are written; errors have to know it when there is no session yet."""
+
+    is_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What every command is given."""
+
+    style: Style
+    address: str = DEFAULT_ADDRESS
+    namespace: str = ""
+    patience: float = PATIENCE_S
+
+    @property
+    def is_json(self) -> bool:
+        return self.style.is_json
+
+    def call(self, work: Callable[[Client], Coroutine[Any, Any, Any]]) -> Any:
+        """Do something with a client on a loop of its own."""
+
+        async def with_client() -> Any:
+            async with Client(self.address, namespace=self.namespace, patience=self.patience) as client:
+                return await work(client)
+
+        with _notes(self.style):
+            return asyncio.run(with_client())
+
+    def show(self, data: Any, text: Callable[[], None]) -> None:
+        """As JSON if that was asked for, else as text."""
+        if self.is_json:
+            click.echo(json.dumps(data, default=str))
+        else:
+            text()
+
+
+class _Notes(logging.Handler):
+    """Says what the client waits for, on standard error."""
+
+    def __init__(self, style: Style) -> None:
+        super().__init__(logging.WARNING)
+        self._style = style
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        print(json.dumps({"note": text}) if self._style.is_json else f"perdure: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _notes(style: Style) -> Iterator[None]:
+    logger, handler = logging.getLogger("perdure"), _Notes(style)
+    was, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = was
+
+
+def _set(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value is None:
+        return
+    session: Session = context.obj or Session(Style())
+    if parameter.name == "style":
+        session.style.is_json = value == "json"
+        context.obj = session
+    else:
+        context.obj = replace(session, **{str(parameter.name): value})
+
+
+def _option(*names: str, **how: Any) -> click.Option:
+    return click.Option(names, callback=_set, expose_value=False, is_eager=True, **how)
+
+
+def style_option() -> click.Option:
+    return _option("-o", "--output", "style", type=click.Choice(["text", "json"]), help="how to answer; default: text")
+
+
+def session_options(*, reads_environment: bool) -> list[click.Parameter]:
+    """The options. After a command they do not look at the environment, so that it hides nothing that stands before
+    the command."""
+
+    def variable(name: str) -> str | None:
+        return name if reads_environment else None
+
+    return [
+        _option(
+            "--address",
+            envvar=variable("PERDURE_ADDRESS"),
+            help=f"host:port of the service (PERDURE_ADDRESS; default: {DEFAULT_ADDRESS})",
+        ),
+        _option(
+            "--namespace",
+            envvar=variable("PERDURE_NAMESPACE"),
+            help="namespace of the workflows (PERDURE_NAMESPACE)",
+        ),
+        _option(
+            "--patience",
+            type=click.FloatRange(min=0),
+            help=f"seconds to wait for a service that is away; default: {PATIENCE_S:g}",
+        ),
+        style_option(),
+    ]
+
+
+class SessionCommand(click.Command):
+    """A command that talks to the service. It takes the options of a session as well."""
+
+    def __init__(self, *args: Any, **how: Any) -> None:
+        super().__init__(*args, **how)
+        self.params += session_options(reads_environment=False)
