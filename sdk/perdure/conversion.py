@@ -6,8 +6,9 @@ Nothing here recurses over a graph.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from perdure import codec, modules, raydag
@@ -51,31 +52,18 @@ def to_spec(graph: object, objects: codec.Objects | None = None, *, names_module
         return _Converter(objects).convert(graph)
     names: set[str] = set()
     with modules.noted(names):
-        spec = _Converter(objects).convert(graph)
-    return _with_modules(spec, modules.own(names))
+        return _Converter(objects, names).convert(graph)
 
 
-def _with_modules(spec: Spec, own: list[str]) -> Spec:
-    """The graph with environments of its calls that name these modules, and what they name themselves."""
-    changed: dict[int, TaskOptions] = {}  # by id(): nodes share them
-
-    def options_of(node: SpecNode) -> TaskOptions:
-        if id(node.options) not in changed:
-            options = node.options
-            environment = json.loads(options.shape.runtime_env or "{}")
-            given = environment.get("modules")
-            is_open = given is not False and not isinstance(given, str) and environment.get("working_dir") is None
-            if is_open and (names := sorted({*own, *(given or ())})):
-                environment["modules"] = names
-                text = json.dumps(environment, sort_keys=True, separators=(",", ":"))
-                options = replace(options, shape=replace(options.shape, runtime_env=text))
-            changed[id(node.options)] = options
-        return changed[id(node.options)]
-
-    if not own:
-        return spec
-    nodes = [replace(node, options=options_of(node)) if isinstance(node.action, Call) else node for node in spec.nodes]
-    return Spec(tuple(nodes), spec.output)
+@lru_cache(1_000)
+def _naming(runtime_env: str, own: tuple[str, ...]) -> str:
+    """A runtime environment that names these modules beside those that it names itself."""
+    environment = json.loads(runtime_env or "{}")
+    given = environment.get("modules")
+    if given is False or isinstance(given, str) or environment.get("working_dir") is not None:
+        return runtime_env
+    environment["modules"] = sorted({*own, *(given or ())})
+    return json.dumps(environment, sort_keys=True, separators=(",", ":"))
 
 
 def large_parts(spec: Spec, bytes_max: int) -> set[Payload]:
@@ -111,20 +99,27 @@ def _value_of(value: object) -> object:
 
 
 class _Converter:
-    """Finds every node once, orders them inner first, names them."""
+    """Finds every node once, orders them inner first, names them.
 
-    def __init__(self, objects: codec.Objects | None) -> None:
+    `module_names` are those that encoding notes: runtime environments name those of them that are the program's own.
+    """
+
+    def __init__(self, objects: codec.Objects | None, module_names: Set[str] = frozenset()) -> None:
         self._objects = objects
+        self._module_names = module_names
+        self._own: tuple[str, ...] = ()
         self._nodes: list[Any] = []
         self._positions: dict[int, int] = {}
         self._functions: dict[int, Function] = {}
         self._options: dict[int, TaskOptions] = {}
+        self._with_own: dict[int, TaskOptions] = {}  # with the program's own modules, by id() of those without
         self._named: dict[tuple[int, str], TaskOptions] = {}  # the same with an id for the task, by that
         self._kept: list[object] = []  # what id() was taken of must live as long
 
     def convert(self, graph: Any) -> Spec:
         self._position(graph)
         found = [self._find(node) for node in self._nodes]  # grows while it is walked
+        self._own = tuple(modules.own(self._module_names))
         order = _inner_first(found)
         ids = _names([found[position].name for position in order])
         id_of = dict(zip(order, ids, strict=True))
@@ -183,18 +178,27 @@ class _Converter:
         return self._options[id(options)]
 
     def _node(self, found: _Found, node_id: str, id_of: Mapping[int, str]) -> SpecNode:
-        action = found.action
+        action, options = found.action, found.options
         assert action is not None
         if isinstance(action, Call):
+            options = self._with_modules(options)
             if found.refs:
                 action = Call(action.function, action.arguments, tuple([_renamed(ref, id_of) for ref in found.refs]))
         elif isinstance(action, Wait):
             action = replace(action, refs=tuple(_renamed(ref, id_of) for ref in action.refs))
-        options = found.options
         wanted = "" if found.name == node_id else found.name
         if options.task_id != wanted:
             options = self._with_id(options, wanted)
         return SpecNode(node_id, action, tuple([id_of[need] for need in found.after]), options)
+
+    def _with_modules(self, options: TaskOptions) -> TaskOptions:
+        """Many nodes have the same."""
+        if not self._own:
+            return options
+        if id(options) not in self._with_own:
+            text = _naming(options.shape.runtime_env, self._own)
+            self._with_own[id(options)] = replace(options, shape=replace(options.shape, runtime_env=text))
+        return self._with_own[id(options)]
 
     def _with_id(self, options: TaskOptions, task_id: str) -> TaskOptions:
         """Many nodes of one name have the same."""

@@ -116,7 +116,15 @@ def places_of(name: str) -> list[Path]:
     imported."""
     if name in NEVER or name in sys.stdlib_module_names or not name.isidentifier():
         return []
-    return [path for path in _found(name) if _is_own(path)]
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    known = _places.get(name)
+    if known is None or spec is None or known[0] is not spec or not all(map(os.path.exists, known[1])):
+        known = _places[name] = (spec, [path for path in _found(name) if _is_own(path)])
+    return known[1]
+
+
+_places: Final[dict[str, tuple[object, list[Path]]]] = {}
+"""By name of a module: the spec that it was loaded by, and its places. Graphs name the same few again and again."""
 
 
 def _found(name: str) -> list[Path]:

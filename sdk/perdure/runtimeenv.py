@@ -15,6 +15,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -57,29 +58,36 @@ def snapshot(spec: Spec, base: Mapping[str, Any], store: Store) -> Spec:
     return _with_environments(spec, lambda text: _text(_fixed(merged(base, json.loads(text or "{}")), store)))
 
 
+class _UnknownError(Exception):
+    pass
+
+
 def snapshot_known(spec: Spec, has: Callable[[BlobRef], bool]) -> Spec | None:
     """What `snapshot` gives if nothing but modules is named, which have not changed since the last time, and whose
     package is there: `has` says that without asking anybody. Else None. Takes little time."""
 
-    class Unknown(Exception):
-        pass
-
     def known(text: str) -> str:
-        environment = json.loads(text or "{}")
-        if environment.get("modules"):
-            package = modules.known_package(environment["modules"]) if environment.keys() == {"modules"} else None
-            found = None if package is None else _known.get(("modules", package.fingerprint))
-            if found is None or not has(found[0]):
-                raise Unknown
-            environment["modules"] = snapshot_uri(*found)
-        elif environment:
-            raise Unknown
-        return _text(environment)
+        if not text:
+            return ""
+        names = _modules_alone(text)
+        package = modules.known_package(names) if names else None
+        found = None if package is None else _known.get(("modules", package.fingerprint))
+        if found is None or not has(found[0]):
+            raise _UnknownError
+        return _text({"modules": snapshot_uri(*found)})
 
     try:
         return _with_environments(spec, known)
-    except Unknown:
+    except _UnknownError:
         return None
+
+
+@lru_cache(1_000)
+def _modules_alone(text: str) -> tuple[str, ...]:
+    """The modules that an environment names, () if it has anything else in it."""
+    environment = json.loads(text)
+    named = environment.pop("modules", None)
+    return tuple(named) if isinstance(named, list) and not environment else ()
 
 
 def _with_environments(spec: Spec, fix: Callable[[str], str]) -> Spec:
@@ -96,7 +104,7 @@ def _with_environments(spec: Spec, fix: Callable[[str], str]) -> Spec:
             if text not in fixed:
                 fixed[text] = fix(text)
             options[id(given)] = replace(given, shape=replace(given.shape, runtime_env=fixed[text]))
-        return replace(node, options=options[id(given)])
+        return Node(node.id, node.action, node.after, options[id(given)])
 
     return Spec(tuple([changed(node) for node in spec.nodes]), spec.output)
 

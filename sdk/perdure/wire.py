@@ -268,6 +268,8 @@ def json_to_struct(text: str) -> Struct | None:
     if not text:
         return None
     struct = Struct()
+    if text == "{}":
+        return struct
     struct.update(json.loads(text, parse_int=_exact))
     return struct
 

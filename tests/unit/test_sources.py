@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure import errors, graphwire
-from perdure.model import Call, Function, InvalidSpec, Node, Payload, Sleep, Spec
+from perdure.model import BlobRef, Call, Function, InvalidSpec, Node, Payload, Sleep, Spec
 from perdure.service.api import sources as sources_module
 from perdure.service.api.sources import Sources, count_nodes
 from perdure.service.common.graph_source import source_of
@@ -97,3 +97,29 @@ def test_nodes_are_counted_in_serialized_graphs() -> None:
     for end in (0, 1, 2, 5, len(data) - 1):
         assert count_nodes(data[:end], 1000) <= 300
     assert count_nodes(b"\xff" * 100, 1000) == 0
+
+
+async def test_a_blob_is_renewed_once_in_a_share_of_its_grace_period() -> None:
+    class Counting(MemoryBlobStore):
+        renewals = 0
+
+        async def renew(self, sha256: str) -> int | None:
+            self.renewals += 1
+            return await super().renew(sha256)
+
+    blobs, now_s = Counting(), 0.0
+    sources = Sources(blobs, grace_s=600, elapsed_s=lambda: now_s)
+    with pytest.raises(errors.BlobNotFoundError):
+        await sources.check_blobs([BlobRef("0" * 64, 1)])
+    blob = await blobs.put([b"package"])
+    with pytest.raises(errors.BlobHashMismatchError):
+        await sources.check_blobs([BlobRef(blob.sha256, blob.size + 1)])
+    blobs.renewals = 0
+    for moment_s in (0.0, 59.0, 60.0, 119.0):
+        now_s = moment_s
+        await sources.check_blobs([blob])
+    assert blobs.renewals == 2
+    await blobs.delete(blob.sha256)
+    now_s = 120.0
+    with pytest.raises(errors.BlobNotFoundError):
+        await sources.check_blobs([blob])

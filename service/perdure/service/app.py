@@ -212,7 +212,14 @@ def _add_servicers(
     server: grpc.aio.Server, kernel: Kernel, store: MetadataStore, blobs: BlobStore, system: SystemServicer
 ) -> None:
     workflows = WorkflowServicer(
-        kernel.submissions, kernel.lifecycle, kernel.events, kernel.queries, kernel.changes, store, blobs
+        kernel.submissions,
+        kernel.lifecycle,
+        kernel.events,
+        kernel.queries,
+        kernel.changes,
+        store,
+        blobs,
+        blob_grace_s=kernel.blob_grace_s,
     )
     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)
     blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(blobs), server)

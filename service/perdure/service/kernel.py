@@ -70,6 +70,7 @@ class Kernel:
         if blobs is not None and blob_grace_s:
             blob_grace_s = max(blob_grace_s, GRACE_LEASES * lease_s if is_shared else 0.0)
             executor = RenewingExecutor(executor, blobs, late_s=blob_grace_s / 2, elapsed_s=elapsed_s)
+        self.blob_grace_s = blob_grace_s
         self.scheduler = Scheduler(
             store, self.journal, executor, self.values, self.changes, clock, owner=owner if is_shared else ""
         )

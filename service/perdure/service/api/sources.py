@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from perdure import errors, graphwire
+from perdure.bounded import Bounded
 from perdure.model import BlobRef
 from perdure.service.api import requests
 from perdure.service.common import limits
+from perdure.service.common.clocks import elapsed_s as since_some_moment_s
 from perdure.service.common.graph_source import Source, source_of
 from perdure.storage.ports import BlobStore
 from perdure.v1 import spec_pb2
@@ -22,22 +23,30 @@ NODES_AT_ONCE: Final = 500
 NODE_TAG: Final = spec_pb2.WorkflowSpec.NODES_FIELD_NUMBER << 3 | 2
 KNOWN_BYTES_MAX: Final = 16 << 20
 """Of graphs whose next run finds them decoded and checked."""
+RENEWED_MAX: Final = 10_000
+RENEWED_SHARE: Final = 10
+"""A blob that was renewed within a tenth of the grace period is not renewed again: a run with it has nine tenths left
+to be stored. Programs name the same package of modules in every run."""
 
 
 class Sources:
-    """Reads graphs and sees to it that blobs are there."""
+    """Reads graphs and sees to it that blobs are there. `grace_s`: a blob that nobody uses is kept for that long."""
 
-    def __init__(self, blobs: BlobStore) -> None:
+    def __init__(
+        self, blobs: BlobStore, *, grace_s: float = 0, elapsed_s: Callable[[], float] = since_some_moment_s
+    ) -> None:
         self._blobs = blobs
-        self._known: OrderedDict[bytes | BlobRef, Source] = OrderedDict()
-        self._known_bytes = 0
+        self._known = Bounded[bytes | BlobRef, Source](KNOWN_BYTES_MAX, lambda source: len(source.data))
+        self._renewed = Bounded[BlobRef, float](RENEWED_MAX)
+        self._renewed_for_s = grace_s / RENEWED_SHARE
+        self._elapsed_s = elapsed_s
 
     async def read(self, message: spec_pb2.WorkflowSource) -> Source:
         """The graph, from the message or from a blob."""
         match message.WhichOneof("kind"):
             case "spec":
                 data = message.spec.SerializeToString(deterministic=True)
-                if (known := self._find(data)) is not None:
+                if (known := self._known.get(data)) is not None:
                     return known
                 if len(message.spec.nodes) <= NODES_AT_ONCE:
                     return self._keep(data, _decoded(message.spec, data))
@@ -46,7 +55,7 @@ class Sources:
                 blob = requests.blob(message.spec_blob, "source.spec_blob")
                 if blob.size > limits.SPEC_BYTES_MAX:
                     raise errors.InvalidSpecError(f"a graph has at most {limits.SPEC_BYTES_MAX} bytes")
-                if (known := self._find(blob)) is not None:
+                if (known := self._known.get(blob)) is not None:
                     return known
                 await self.check_blobs((blob,))  # before it is read: it may be larger than it is said to be
                 view = await self._blobs.get(blob.sha256)
@@ -54,20 +63,10 @@ class Sources:
             case _:
                 raise requests.invalid("source", "is required")
 
-    def _find(self, key: bytes | BlobRef) -> Source | None:
-        source = self._known.get(key)
-        if source is not None:
-            self._known.move_to_end(key)
-        return source
-
     def _keep(self, key: bytes | BlobRef, source: Source) -> Source:
-        if (known := self._find(key)) is not None:  # two have read it at once
+        if (known := self._known.get(key)) is not None:  # two have read it at once
             return known
-        self._known[key] = source
-        self._known_bytes += len(source.data)
-        while self._known_bytes > KNOWN_BYTES_MAX:
-            _, oldest = self._known.popitem(last=False)
-            self._known_bytes -= len(oldest.data)
+        self._known.keep(key, source)
         return source
 
     async def check_package(self, uri: str) -> None:
@@ -79,8 +78,11 @@ class Sources:
 
     async def check_blobs(self, blobs: Iterable[BlobRef]) -> None:
         """A run with a blob that is not there would fail later, and less clearly. Those that are there stay
-        until their use is stored: they count as put now."""
+        until their use is stored, for their grace period begins anew."""
         for blob in blobs:
+            now_s = self._elapsed_s()
+            if now_s < (self._renewed.get(blob) or 0.0):
+                continue
             size = await self._blobs.renew(blob.sha256)
             if size is None:
                 raise errors.BlobNotFoundError(f"there is no blob {blob.sha256}; upload it first", sha256=blob.sha256)
@@ -88,6 +90,7 @@ class Sources:
                 raise errors.BlobHashMismatchError(
                     f"blob {blob.sha256} has {size} bytes, not {blob.size}", expected=str(blob.size), actual=str(size)
                 )
+            self._renewed.keep(blob, now_s + self._renewed_for_s)
 
 
 def _decoded_blob(view: memoryview, blob: BlobRef) -> Source:

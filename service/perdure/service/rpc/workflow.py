@@ -48,8 +48,10 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         changes: Changes,
         store: MetadataStore,
         blobs: BlobStore,
+        *,
+        blob_grace_s: float,
     ) -> None:
-        self._sources = Sources(blobs)
+        self._sources = Sources(blobs, grace_s=blob_grace_s)
         self._batch = BatchCalls(Batches(submissions, events, queries, changes), queries, self._sources, blobs)
         self._submissions = submissions
         self._lifecycle = lifecycle
