@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from perdure.service.common.clocks import elapsed_s as since_some_moment_s
 from perdure.service.common.clocks import wall_clock_ms
 from perdure.service.executors.port import Executor
 from perdure.service.executors.renewing import RenewingExecutor
+from perdure.service.fleet import repeats
 from perdure.service.fleet.fleet import Fleet
 from perdure.service.fleet.inbox import Inbox
 from perdure.service.fleet.slots import SharedAdmission
@@ -124,6 +126,7 @@ class Kernel:
             deliver=(lambda run_id, _event: inbox.read_soon(run_id)) if is_shared else None,
         )
         self.queries = Queries(store, moments, self.scheduler, executor, self.values, self.changes)
+        self.journal.happened = partial(repeats.added, store)
         self.fleet: Fleet | None = None
         if isinstance(self.admission, SharedAdmission):
             self.fleet = Fleet(
@@ -131,7 +134,7 @@ class Kernel:
                 self.journal,
                 self.scheduler,
                 self.changes,
-                self.queries,
+                moments,
                 self.admission,
                 inbox,
                 engine or EngineRow(owner),

@@ -128,6 +128,11 @@ class StoredRun:
     last_event: int = 0
     damage: str = ""
 
+    @property
+    def change(self) -> int:
+        """The last commit that touched the run or one of its tasks."""
+        return max(self.run.change, *(task.change for task in self.tasks), 0)
+
 
 @frozen
 class BlobMark:

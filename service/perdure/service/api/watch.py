@@ -39,6 +39,16 @@ _UNRECORDED: Final = (TaskStatus.READY, TaskStatus.RUNNING)
 
 
 @dataclass(slots=True)
+class _Seen:
+    """How new is what was told of a run: the commit of its row; of its tasks, all commits up to `tasks` and all changes
+    up to the scheduler's `moment`."""
+
+    row: int = 0
+    tasks: int = 0
+    moment: int = 0
+
+
+@dataclass(slots=True)
 class _Watch:
     """One call of Watch."""
 
@@ -47,9 +57,10 @@ class _Watch:
     where: Condition | None
     with_tasks: bool
     until_final: bool
-    told: int = 0  # the number of the last commit that was told
+    is_shared: bool  # commits of others become known in another order than that of their numbers
+    told: int = 0  # everything up to this commit was told
     read: int = 0  # changes up to here came from the store
-    seen: dict[str, tuple[int, int]] = field(default_factory=dict)  # by run: its change, the scheduler's moment
+    seen: dict[str, _Seen] = field(default_factory=dict)  # by run
     final: set[str] = field(default_factory=set)  # or deleted: nothing comes after that either
     gone: set[str] = field(default_factory=set)
 
@@ -86,15 +97,19 @@ class Watcher:
                 if (full := filling.add(event, told)) is not None:
                     yield _answer(*full)
             yield _answer(filling.items, Place(watch.told))
+            loop = asyncio.get_running_loop()
+            due_s = loop.time() + progress_s
             while not (watch.until_final and watch.final >= watch.runs.keys()):
-                batch = await subscription.next_batch(progress_s)
+                batch = await subscription.next_batch(max(due_s - loop.time(), 0))
                 if batch and batch_s and not _has_end(batch):
                     batch += await _more(subscription, batch_s)
                 events = [found for change in batch if (found := self._event(watch, change)) is not None]
                 events = await self._matching(watch, events)
-                if not batch and self._store.is_shared:
+                is_due = loop.time() >= due_s
+                if is_due and watch.is_shared:
                     events += await self._deleted_elsewhere(watch)
-                if events or not batch:
+                if events or is_due:
+                    due_s = loop.time() + progress_s
                     filling = Filling()
                     for one, told in zip(events, _told_with(events, watch.told), strict=True):
                         if (full := filling.add(one, told)) is not None:
@@ -112,7 +127,7 @@ class Watcher:
         rows = [await self._queries.row(namespace, requests.workflow_id(name)) for name in request.workflow_ids]
         runs = {row.run_id: row for row in rows}
         where = parse_filter(request.filter)
-        return _Watch(namespace, runs, where, request.include_tasks, request.until_final)
+        return _Watch(namespace, runs, where, request.include_tasks, request.until_final, self._store.is_shared)
 
     async def _catch_up(
         self, watch: _Watch, place: Place | None, last: int
@@ -153,8 +168,7 @@ class Watcher:
         for run_id in ids[first:]:
             known = watch.runs[run_id]
             position = begun.position or 0 if begun is not None and begun.run_id == run_id else 0
-            view, tasks, moment = await self._look(watch, known)
-            watch.seen[run_id] = view.row.change, moment
+            view, tasks, watch.seen[run_id] = await self._look(watch, known)
             changed: set[str] = set()
             if since is not None and tasks:
                 # Read after the look, so that all that the look has seen is in it. No commit tells of an attempt.
@@ -169,14 +183,15 @@ class Watcher:
             if view.row.status.is_final:
                 watch.final.add(run_id)
 
-    async def _look(self, watch: _Watch, known: RunRow) -> tuple[RunView, list[TaskView], int]:
-        """A run and, if they are wanted, its tasks; and up to which moment of the scheduler it is that."""
+    async def _look(self, watch: _Watch, known: RunRow) -> tuple[RunView, list[TaskView], _Seen]:
+        """A run and, if they are wanted, its tasks; and how new that is."""
         if not watch.with_tasks:
-            return await self._queries.run(watch.namespace, known.workflow_id, known.run_id), [], 0
+            view = await self._queries.run(watch.namespace, known.workflow_id, known.run_id)
+            return view, [], _Seen(view.row.change)
         row = await self._queries.row(watch.namespace, known.workflow_id, known.run_id)
         now = await self._queries.look(row, None)
         counts, tasks = now.taken
-        return RunView(now.row, counts), tasks, now.number
+        return RunView(now.row, counts), tasks, _Seen(now.row.change, now.change, now.number)
 
     async def _matching(
         self, watch: _Watch, events: list[workflow_service_pb2.WatchEvent]
@@ -209,16 +224,23 @@ class Watcher:
         ]
 
     def _event(self, watch: _Watch, change: Change) -> workflow_service_pb2.WatchEvent | None:
+        if change.whole:
+            watch.told = max(watch.told, change.whole)
+            if not watch.runs:  # nothing older is told any more
+                watch.seen = {run_id: seen for run_id, seen in watch.seen.items() if seen.row > watch.told}
+            return None
         was_read = change.deleted is None and 0 < change.change <= watch.read
         if change.namespace != watch.namespace or was_read:
             return None
-        watch.told = max(watch.told, change.change)
+        if not watch.is_shared:
+            watch.told = max(watch.told, change.change)
         if change.task is not None:
             if not watch.with_tasks:
                 return None
             workflow_id, run_id, task = change.task
-            if 0 < change.moment <= watch.seen.get(run_id, (0, 0))[1]:
-                return None  # the snapshot of the run is as new, or newer
+            seen = watch.seen.setdefault(run_id, _Seen())
+            if 0 < change.moment <= seen.moment or 0 < change.change <= seen.tasks:
+                return None  # what was told of the run is as new, or newer
             return _task_event(change.change, change.at_ms, workflow_id, run_id, task)
         if change.deleted is not None:
             gone = {run_id for run_id, row in watch.runs.items() if row.workflow_id == change.deleted}
@@ -228,8 +250,11 @@ class Watcher:
                 time=wire.to_timestamp(change.at_ms), deleted_workflow_id=change.deleted
             )
         assert change.run is not None
-        if change.change <= watch.seen.get(change.run.row.run_id, (0, 0))[0]:
-            return None
+        if watch.runs or watch.is_shared:
+            seen = watch.seen.setdefault(change.run.row.run_id, _Seen())
+            if change.change <= seen.row:
+                return None
+            seen.row = change.change
         return self._run_event(watch, change.run, change.change, change.at_ms)
 
     def _run_event(self, watch: _Watch, view: RunView, change: int, at_ms: int) -> workflow_service_pb2.WatchEvent:

@@ -14,8 +14,8 @@ from perdure.service.fleet.membership import Membership
 from perdure.service.fleet.post import Post
 from perdure.service.fleet.slots import SharedAdmission
 from perdure.service.journal.journal import Journal
-from perdure.service.operations.queries import Queries
 from perdure.service.runs.changes import Changes
+from perdure.service.runs.moments import Moments
 from perdure.service.runs.scheduler import Scheduler
 from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import EngineRow, RunRow
@@ -30,7 +30,7 @@ class Fleet:
         journal: Journal,
         scheduler: Scheduler,
         changes: Changes,
-        queries: Queries,
+        moments: Moments,
         admission: SharedAdmission,
         inbox: Inbox,
         engine: EngineRow,
@@ -45,7 +45,7 @@ class Fleet:
         self._admission = admission
         self._inbox = inbox
         self._post = Post(store, journal, scheduler, inbox)
-        self._follower = Follower(store, scheduler, changes, queries, clock)
+        self._follower = Follower(store, journal, scheduler, changes, moments, clock)
         self._membership = Membership(
             store, engine, lease_ms=lease_ms, take_up=self._take_up, fenced=self.fenced.set, elapsed_s=elapsed_s
         )

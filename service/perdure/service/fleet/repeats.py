@@ -2,7 +2,8 @@
 
 Repeating a commit is harmless as long as nobody has built on the first one. Of a run that we own nobody
 has, until our commit ends it: then others may resume it, and delete it. So whoever finds his end of a run
-in the store, or the run with somebody else, or gone, does not write of it again.
+in the store, or the run with somebody else, or gone, does not write of it again. Nor is a run added again that is
+there: others have been told by which commit it was made.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ async def happened(store: MetadataStore, owner: str, entries: Sequence[Entry]) -
     """The places of those entries that certainly have happened, each with the number of a commit that is not
     before it. `entries` were sent before, in this order. Raises StorageError."""
     run_ids = [_run_of(entry) for entry in entries]
-    wanted = {run_id for run_id in run_ids if run_id}
+    added = [_added_by(entry) for entry in entries]
+    wanted = {run_id for run_id in (*run_ids, *added) if run_id}
     if not wanted:
         return {}
     rows = {row.run_id: row for row in await store.get_runs(wanted)}
     found: dict[int, int] = {}
     over: set[str] = set()
     for place in reversed(range(len(entries))):
+        if (made := rows.get(added[place])) is not None:
+            found[place] = made.change
         run_id = run_ids[place]
         if not run_id:
             continue
@@ -33,6 +37,14 @@ async def happened(store: MetadataStore, owner: str, entries: Sequence[Entry]) -
         if run_id in over:
             found[place] = row.change if row is not None else 0
     return found
+
+
+async def added(store: MetadataStore, entries: Sequence[Entry]) -> dict[int, int]:
+    """The same for an engine that is alone: nobody can have gone on, but runs may be there already."""
+    run_ids = [_added_by(entry) for entry in entries]
+    wanted = {run_id for run_id in run_ids if run_id}
+    rows = {row.run_id: row for row in await store.get_runs(wanted)} if wanted else {}
+    return {place: rows[run_id].change for place, run_id in enumerate(run_ids) if run_id in rows}
 
 
 def _run_of(entry: Entry) -> str:
@@ -49,6 +61,11 @@ def _run_of(entry: Entry) -> str:
             case _:
                 pass
     return run_id
+
+
+def _added_by(entry: Entry) -> str:
+    """The run that the entry makes, "" if it makes none. No two requests make the same one."""
+    return next((write.row.run_id for write in entry if isinstance(write, AddRun)), "")
 
 
 def _has_ended(entry: Entry, row: RunRow) -> bool:

@@ -102,7 +102,7 @@ class Journal:
         self._crowd = 0.0  # entries of a commit, on the average
         self._until_look = LOOK_EVERY
         self.on_fenced: Callable[[], None] = lambda: None
-        # Of an engine among several. `happened`: see `fleet.repeats`.
+        # `lease`: of an engine among several. `happened`: see `fleet.repeats`.
         self.lease: Lease | None = None
         self.happened: Callable[[Sequence[Entry]], Awaitable[Mapping[int, int]]] | None = None
 

@@ -1,5 +1,5 @@
 """What clients ask to be told. Nobody is told what is not durable: `moments` reads memory and the store so that each
-answer is of one durable moment.
+answer is of one durable moment. Raises errors of `perdure.errors`, while the store fails as well.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from perdure import errors, wire
 from perdure.engine.graph_run.run import Run
 from perdure.engine.graph_run.state import Task
 from perdure.model import Failure, Payload, RunStatus, TaskStatus, frozen
+from perdure.service.common.trouble import refusing
 from perdure.service.executors.port import Executor, Waiting
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.moments import Moment, Moments, not_found
@@ -57,6 +58,7 @@ class Queries:
         self._scheduler = scheduler
         self._values = values
 
+    @refusing
     async def run(
         self,
         namespace: str,
@@ -83,6 +85,7 @@ class Queries:
             self._scheduler.take_up(row.run_id)  # which fails it
             raise
 
+    @refusing
     async def row(self, namespace: str, workflow_id: str, run_id: str = "") -> RunRow:
         """The current run of a workflow id, or a certain one."""
         if run_id:
@@ -95,6 +98,7 @@ class Queries:
             raise not_found(namespace, workflow_id)
         return row
 
+    @refusing
     async def rows(self, run_ids: Collection[str]) -> dict[str, RunRow]:
         """Those of these runs that there are, by their ids."""
         return await self._moments.find_rows(run_ids)
@@ -103,9 +107,11 @@ class Queries:
         """Whether the run is in memory, so that its end will be told."""
         return self._scheduler.find_live(run_id) is not None
 
+    @refusing
     async def list_runs(self, query: RunQuery) -> list[RunView]:
         return [RunView(row) for row in await self._store.list_runs(query)]
 
+    @refusing
     async def tasks(
         self,
         namespace: str,
@@ -140,6 +146,7 @@ class Queries:
         waiting = self._waiting(run_id, ready) if ready is not None else None
         return Waiting(waiting.reason, f"task {ready.id!r} {waiting.text}") if ready and waiting else None
 
+    @refusing
     async def task(self, namespace: str, workflow_id: str, task_id: str) -> TaskView:
         """One task of the current run. Raises TaskNotFoundError."""
 
@@ -154,6 +161,7 @@ class Queries:
             )
         return found
 
+    @refusing
     async def look(self, row: RunRow, task_ids: Collection[str] | None) -> Moment[tuple[TaskCounts, list[TaskView]]]:
         """A run and these of its tasks (None: all), at one moment."""
 
@@ -163,6 +171,7 @@ class Queries:
 
         return await self._moments.look(row, take)
 
+    @refusing
     async def outcome(
         self, namespace: str, workflow_id: str, *, task_id: str = "", run_id: str = "", wait_s: float = 0
     ) -> OutcomeView:
@@ -182,6 +191,7 @@ class Queries:
                     return OutcomeView(row.run_id, row.status, value)
         return OutcomeView(row.run_id, row.status, None)
 
+    @refusing
     async def ended(self, row: RunRow, wait_s: float) -> RunRow:
         """The row of a run as it is after waiting for its end for so long."""
         deadline = asyncio.get_running_loop().time() + wait_s
@@ -200,6 +210,7 @@ class Queries:
             row = (await self.rows((row.run_id,))).get(row.run_id, row)
         return row
 
+    @refusing
     async def outcome_of(self, row: RunRow) -> OutcomeView:
         """What a run came to, as its row says."""
         return OutcomeView(row.run_id, row.status, await self._run_value(row))
@@ -239,6 +250,7 @@ class Queries:
     async def _read(self, row: RunRow, task_id: str, wraps: int) -> Payload:
         payload = await self._values.find(ValueKey(row.run_id, task_id=task_id))
         if payload is None:
+            await self.row(row.namespace, row.workflow_id, row.run_id)  # it may have been deleted meanwhile
             if not await self._is_volatile(row, task_id):
                 message = f"table tasks: there is no row of run {row.run_id} with the value of task {task_id!r}"
                 raise CorruptData(message, subject=row.run_id)

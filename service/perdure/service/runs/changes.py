@@ -27,7 +27,8 @@ class Change:
     """One change: of a run, of a task (workflow id, run id, task), or the deletion of a workflow id.
 
     `change` numbers the commit; 0: it was not committed (an attempt began). `namespace` is the run's. `moment` is
-    the scheduler's when the task came into that state; 0: nobody knows.
+    the scheduler's when the task came into that state; 0: the task was read from the store. One with `whole` changes
+    nothing: everything up to that commit was published before it.
     """
 
     change: int
@@ -37,6 +38,7 @@ class Change:
     task: tuple[str, str, TaskView] | None = None
     deleted: str | None = None
     moment: int = 0
+    whole: int = 0
 
 
 class Overflowed(Exception):
@@ -151,6 +153,8 @@ class Changes:
         self._waits: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._gatherings: defaultdict[str, set[Gathering]] = defaultdict(set)
         self._is_closed = False
+        self.settled = 0
+        """Of a store that others write to as well: everything up to this commit was published."""
 
     @property
     def has_listeners(self) -> bool:
@@ -187,6 +191,12 @@ class Changes:
             if change.run is not None and change.run.row.status.is_final:
                 for gathering in self._gatherings.get(run_id, ()):
                     gathering._end(change.run.row)
+
+    def settle(self, change: int, at_ms: int) -> None:
+        """Everything up to this commit was published: by this engine what it did, by the follower what others did."""
+        self.settled = change
+        for subscription in {*self._all, *(s for subscriptions in self._by_run.values() for s in subscriptions)}:
+            subscription._offer(Change(0, at_ms, "", whole=change))
 
     def stir_tasks(self, run_id: str) -> None:
         """Wake those who wait for something of this run's tasks. Who waits for its end sleeps on."""

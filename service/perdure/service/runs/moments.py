@@ -3,7 +3,8 @@
 Memory is ahead of the store by what the journal still holds. So what is to be told is taken from memory at once, in
 one piece, and told when everything that had been appended by then is durable; what happens meanwhile is not in it.
 The store may be ahead of memory, too: a commit is seen there before its answer is here. A run whose end is on its way
-is therefore not told before that is decided.
+is therefore not told before that is decided, and by then it is out of memory: among several engines, others may have
+seen the end in the store and have gone on with the run.
 
 A run that is not in memory, or for which the store has no room, is told as it is stored.
 """
@@ -21,7 +22,7 @@ from perdure.service.journal.journal import Journal
 from perdure.service.runs.restore import restore_run
 from perdure.service.runs.scheduler import Live, Scheduler
 from perdure.storage.ports import CorruptData, MetadataStore, StorageFull
-from perdure.storage.rows import RunRow
+from perdure.storage.rows import RunRow, StoredRun
 
 T = TypeVar("T")
 
@@ -31,12 +32,14 @@ FINAL_TASKS_MAX: Final = 20_000
 
 @frozen
 class Moment(Generic[T]):
-    """A run at one durable moment: its row, what was taken from it, and the scheduler's `moment` up to which changes
-    of tasks are in it."""
+    """A run at one durable moment: its row and what was taken from it. In it are all changes of tasks up to the
+    scheduler's moment `number`, and all commits up to `change`. `is_here`: it was taken from memory."""
 
     row: RunRow
     taken: T
     number: int
+    change: int
+    is_here: bool
 
 
 class Moments:
@@ -46,7 +49,7 @@ class Moments:
         self._store = store
         self._journal = journal
         self._scheduler = scheduler
-        self._rebuilt: Bounded[tuple[str, int], tuple[RunRow, Run]] = Bounded(
+        self._rebuilt: Bounded[tuple[str, int], tuple[StoredRun, Run]] = Bounded(
             FINAL_TASKS_MAX, lambda rebuilt: len(rebuilt[1].graph.tasks)
         )
 
@@ -56,13 +59,17 @@ class Moments:
         """A run by its id."""
         await self._assure()
         live = self._scheduler.find_live(run_id)
-        return await self._row_of(live) if live is not None else await self._store.get_run(run_id)
+        if live is not None and await self._is_told(live):
+            return live.row
+        return await self._store.get_run(run_id)
 
     async def find_current(self, namespace: str, workflow_id: str) -> RunRow | None:
         """The current run of a workflow id."""
         await self._assure()
         live = self._scheduler.find_current(namespace, workflow_id)
-        return await self._row_of(live) if live is not None else await self._store.find_run(namespace, workflow_id)
+        if live is not None and await self._is_told(live):
+            return live.row
+        return await self._store.find_run(namespace, workflow_id)
 
     async def find_rows(self, run_ids: Collection[str]) -> dict[str, RunRow]:
         """Those of these runs that there are, by their ids."""
@@ -75,9 +82,12 @@ class Moments:
                 here.append(live)
             else:
                 away.append(run_id)
-        if any(live.is_ending for live in here):
-            await self._is_settled()
-        found = {live.row.run_id: live.row for live in here}
+        found: dict[str, RunRow] = {}
+        for live in here:  # one wait settles all that are ending
+            if await self._is_told(live):
+                found[live.row.run_id] = live.row
+            else:
+                away.append(live.row.run_id)
         if away:
             found.update((row.run_id, row) for row in await self._store.get_runs(away))
         return found
@@ -86,10 +96,11 @@ class Moments:
         if not self._journal.is_sure:  # memory may be behind the store
             await self._journal.assure()
 
-    async def _row_of(self, live: Live) -> RunRow:
+    async def _is_told(self, live: Live) -> bool:
+        """Whether its row is what the store says, after waiting for its end if that is on its way."""
         if live.is_ending:
             await self._is_settled()
-        return live.row
+        return not live.is_ending and self._scheduler.find_live(live.row.run_id) is live
 
     # -------------------------------------------------------------------------- tasks
 
@@ -98,16 +109,25 @@ class Moments:
 
         Raises WorkflowNotFoundError if it was deleted meanwhile, and StorageError.
         """
-        live = self._scheduler.find_live(row.run_id)
-        if live is not None and (live.held is not None or live.is_refused) and await self._is_settled():
+        while True:
             live = self._scheduler.find_live(row.run_id)
-        number = self._scheduler.moment
-        if live is not None and live.held is None and not live.is_refused:
-            taken, before, is_over = take(live.run), live.row, live.is_ending
-            if await self._is_settled() and not live.is_refused:  # otherwise memory had what never gets stored
-                return Moment(live.row if is_over else before, taken, number)
-        now, run = await self._rebuild(row)
-        return Moment(now, take(run), number)
+            if live is not None and (live.held is not None or live.is_refused) and await self._is_settled():
+                live = self._scheduler.find_live(row.run_id)
+            if live is not None and live.held is None and not live.is_refused:
+                number, change = self._scheduler.moment, live.change
+                taken, before, is_over = take(live.run), live.row, live.is_ending
+                is_durable = await self._is_settled() and not live.is_refused
+                if is_durable and not (is_over and self._store.is_shared):
+                    return Moment(live.row if is_over else before, taken, number, change, is_here=True)
+                # otherwise memory had what never gets stored, or others may have gone on with the run
+                live = self._scheduler.find_live(row.run_id)
+            number = live.told if live is not None else self._scheduler.moment
+            stored, run = await self._rebuild(row)
+            if live is not None:
+                self._scheduler.tell_later(live, _ahead(live.run, run))
+            if live is not None or self._scheduler.find_live(row.run_id) is None:
+                return Moment(stored.run, take(run), number, stored.change, is_here=False)
+            # it has come into memory meanwhile, and may have gone on there
 
     async def _is_settled(self) -> bool:
         """Wait until all that memory holds is durable. False: there is no room for it."""
@@ -117,7 +137,7 @@ class Moments:
             return False
         return True
 
-    async def _rebuild(self, row: RunRow) -> tuple[RunRow, Run]:
+    async def _rebuild(self, row: RunRow) -> tuple[StoredRun, Run]:
         """A run from its records."""
         if (known := self._rebuilt.get((row.run_id, row.change))) is not None:
             return known
@@ -126,13 +146,13 @@ class Moments:
         stored = await self._store.load_run(row.run_id)
         if stored is None:
             raise not_found(row.namespace, row.workflow_id)
-        rebuilt = stored.run, await restore_run(stored, self._scheduler.specs)
+        rebuilt = stored, await restore_run(stored, self._scheduler.specs)
         if stored.run.status.is_final:
             self._keep(rebuilt)
         return rebuilt
 
-    def _keep(self, rebuilt: tuple[RunRow, Run]) -> None:
-        row, _ = rebuilt
+    def _keep(self, rebuilt: tuple[StoredRun, Run]) -> None:
+        row = rebuilt[0].run
         if (row.run_id, row.change) not in self._rebuilt:
             self._rebuilt.keep((row.run_id, row.change), rebuilt)
 
@@ -142,3 +162,9 @@ def not_found(namespace: str, workflow_id: str) -> errors.WorkflowNotFoundError:
     return errors.WorkflowNotFoundError(
         f"there is no workflow {workflow_id!r}", namespace=namespace, workflow_id=workflow_id
     )
+
+
+def _ahead(run: Run, stored: Run) -> list[str]:
+    """Tasks that are in another state in memory than in the store."""
+    known = {task.id: (task.status, task.attempt) for task in stored.graph}
+    return [task.id for task in run.graph if known.get(task.id) != (task.status, task.attempt)]

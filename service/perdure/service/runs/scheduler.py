@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, TypeVar, assert_never
@@ -70,7 +70,8 @@ class Live:
     """A run in memory. `pending` counts its journal entries that are not durable yet; `dormant` is what the
     store says of its dormancy once all of them are, None if nobody knows. `held` is what waits until it is
     decided whether the run was canceled; None if nothing is to be decided. One that `is_refused` is ahead of the
-    store for ever, since the store does not take a record of it: nothing more is applied to it, and it fails."""
+    store for ever, since the store does not take a record of it: nothing more is applied to it, and it fails.
+    `change` is the last commit of it that is known to be durable, `told` the last moment of which subscribers heard."""
 
     row: RunRow
     run: Run
@@ -78,6 +79,8 @@ class Live:
     dormant: bool | None = None
     held: list[Callable[[], None]] | None = None
     is_refused: bool = False
+    change: int = 0
+    told: int = 0
 
     @property
     def is_ending(self) -> bool:
@@ -139,6 +142,7 @@ class Scheduler:
         self._outdated: set[str] = set()  # of those, what is read of them now may be too old
         self._begun: dict[str, dict[str, int]] = {}  # attempts that may have begun and were never recorded, by run
         self._before: dict[str, Before] = {}  # of those, what began of them, if that is known
+        self._untold: dict[str, set[str]] = {}  # and tasks of which subscribers may not have heard
         self.on_end: Callable[[str], None] = lambda _run_id: None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -318,6 +322,7 @@ class Scheduler:
 
         def then(change: int) -> RunView:
             live.row = live.row.but(change=change)
+            live.change = change
             if row.run_id in self._live or row.run_id in self._loading:
                 # It had been stored before, without an answer, and somebody has asked for it since.
                 self._outdated.add(row.run_id)
@@ -345,12 +350,24 @@ class Scheduler:
         if not commands and isinstance(event, TaskSucceeded):
             self._came_too_late(event)
 
-    def _note_changes(self, live: Live, views: list[tuple[int, TaskView]]) -> None:
-        """Keep for subscribers what has become of tasks, as it is now: when it may be told, memory has gone on."""
+    def _note_changes(self, live: Live, views: list[tuple[int, TaskView]], untold: Collection[str] = ()) -> None:
+        """Keep for subscribers what has become of tasks (and of those that are `untold`), as it is now: when it may be
+        told, memory has gone on."""
         changed = live.run.take_changed()
+        if untold and self._changes.wants_tasks(live.row.run_id):
+            known = {task.id for task in changed}
+            changed = [*(task for task in live.run.graph if task.id in untold and task.id not in known), *changed]
         if changed and self._changes.wants_tasks(live.row.run_id):
             self.moment += 1
             views += [(self.moment, view_task(task)) for task in changed]
+
+    def tell_later(self, live: Live, task_ids: Collection[str]) -> None:
+        """Subscribers who saw a run as it is stored hear of these tasks, as they are now, once that is durable."""
+        if self._changes.wants_tasks(live.row.run_id) and not live.is_refused:
+            self.moment += 1
+            wanted = set(task_ids)
+            views = [(self.moment, view_task(task)) for task in live.run.graph if task.id in wanted]
+            self._carry_out(live, _Step(views=views))
 
     def _carry_out(self, live: Live, step: _Step, *also: Write) -> None:
         if not step.commands and not step.views:
@@ -431,7 +448,9 @@ class Scheduler:
         for failure in acts.failures:
             log_task(row, failure)
         live.pending -= 1
+        live.change = max(live.change, change)
         for moment, view in acts.views:
+            live.told = moment
             told = Change(change, self.clock(), row.namespace, task=(row.workflow_id, row.run_id, view), moment=moment)
             self._changes.publish(row.run_id, told)
         if acts.end is not None:
@@ -458,9 +477,12 @@ class Scheduler:
         """The state of a run is durably another one."""
         if row.status.is_final:
             log_end(row)
+        self._publish(row, change)
+        self._changes.stir(row.run_id)
+
+    def _publish(self, row: RunRow, change: int) -> None:
         if self._changes.wants_run(row.run_id):
             self._changes.publish(row.run_id, Change(change, self.clock(), row.namespace, run=RunView(row)))
-        self._changes.stir(row.run_id)
 
     # -------------------------------------------------------------------------- memory
 
@@ -539,7 +561,7 @@ class Scheduler:
                 if run_id not in self._outdated:
                     break
             except CorruptData as error:
-                self._fail_corrupt(run_id, f"{error} ({error.subject})")
+                self._fail_corrupt(run_id, await self._damaged(run_id), f"{error} ({error.subject})")
                 break
             except StorageError as error:
                 log.warning("run not loaded, trying again", extra={"run_id": run_id, "error": str(error)})
@@ -551,11 +573,14 @@ class Scheduler:
         if live is not None:
             self._begun.pop(run_id, None)
             self._admit(live)
+            if live.row.change > self._changes.settled and self._owner:
+                self._publish(live.row, live.row.change)
             if live.run.status is RunStatus.RUNNING:
                 before = self._before.get(run_id, "told" if live.row.is_dormant else "unknown")
                 step = _Step(live.run.recover(self.clock(), before))
-                self._note_changes(live, step.views)
+                self._note_changes(live, step.views, self._untold.pop(run_id, ()))
                 self._carry_out(live, step)
+        self._untold.pop(run_id, None)
         self._before.pop(run_id, None)
         for then in waiting:
             if live is not None and live.held is not None:
@@ -573,16 +598,34 @@ class Scheduler:
             return None
         run = await restore_run(stored, self.specs)
         run.number_from(self._begun.get(run_id, {}))
-        return Live(stored.run, run)
+        if self._owner:  # what another engine recorded lately, subscribers here may not know yet
+            settled = self._changes.settled
+            self._untold[run_id] = {task.task_id for task in stored.tasks if task.change > settled}
+        return Live(stored.run, run, change=stored.change)
+
+    async def _damaged(self, run_id: str) -> RunRow | None:
+        """The row of a run whose records are broken, if that can be read."""
+        try:
+            return await self._store.get_run(run_id)
+        except StorageError as error:
+            log.warning("row not read", extra={"run_id": run_id, "error": str(error)})
+            return None
 
     def fail_corrupt(self, row: RunRow) -> None:
         """A run whose row is damaged ends in the store as well, as far as that finds it."""
-        self._fail_corrupt(row.run_id, row.damage)
+        self._fail_corrupt(row.run_id, row, row.damage)
 
-    def _fail_corrupt(self, run_id: str, damage: str) -> None:
+    def _fail_corrupt(self, run_id: str, row: RunRow | None, damage: str) -> None:
         """A run whose records are broken ends; the others are not touched."""
         log.error("run failed: what is stored of it is damaged", extra={"run_id": run_id, "error": damage})
-        self._fail(run_id, corrupt_data(damage), lambda _end, _change: self._changes.stir(run_id))
+
+        def ended(end: SetRun, change: int) -> None:
+            if row is not None:
+                self.tell(end.applied_to(row, change), change)
+            else:
+                self._changes.stir(run_id)
+
+        self._fail(run_id, corrupt_data(damage), ended)
 
     def _refused(self, live: Live, error: Exception) -> None:
         """The store never takes a record of a run. The run ends as it is in the store, without that record and all

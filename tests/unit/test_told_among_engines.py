@@ -1,0 +1,144 @@
+"""What an engine tells of what others did, and of what it does while others look."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from perdure import errors
+from perdure.model import RunStatus
+from perdure.service.api import places
+from perdure.service.api.watch import Watcher
+from perdure.service.executors.port import Executor
+from perdure.service.fleet.repeats import added, happened
+from perdure.service.kernel import Kernel
+from perdure.service.runs.changes import Change
+from perdure.service.runs.views import RunView
+from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
+from perdure.storage.ports import CorruptData, Entry, StorageUnavailable
+from perdure.storage.rows import AddRun, EngineRow, RunRow, StoredRun
+from perdure.v1 import workflow_service_pb2
+from unit.driver import call, graph
+from unit.engine_by_hand import running_engine
+
+ROW = RunRow("r", "default", "w", RunStatus.RUNNING, "spec", 1, 1, owner="me")
+
+
+class Idle:
+    """An executor that is given nothing."""
+
+    async def start(self, *_arguments: Any) -> None: ...
+    async def stop(self) -> None: ...
+
+
+class Damaged(MemoryMetadataStore):
+    """Has no run that can be loaded."""
+
+    async def load_run(self, run_id: str) -> StoredRun | None:
+        raise CorruptData("a record is damaged", subject=run_id)
+
+
+async def test_watchers_of_all_runs_hear_that_a_damaged_one_failed() -> None:
+    store = Damaged()
+    await store.commit([(AddRun(ROW, b""),)])
+    kernel = Kernel(store, cast(Executor, Idle()), owner="me")
+    with kernel.changes.subscribe(None) as subscription:
+        await kernel.start()
+        (change,) = await subscription.next_batch(30)
+        await kernel.stop(grace_s=1)
+    assert change.run is not None
+    assert (change.run.row.run_id, change.run.row.status) == ("r", RunStatus.FAILED)
+
+
+async def test_queries_raise_errors_of_ours_while_the_store_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_args: Any) -> Any:
+        raise StorageUnavailable("away")
+
+    async with running_engine() as engine:
+        monkeypatch.setattr(engine.store, "find_run", away)
+        monkeypatch.setattr(engine.store, "list_runs", away)
+        for ask in (
+            engine.kernel.queries.run("default", "w"),
+            engine.kernel.queries.outcome("default", "w", wait_s=5),
+            engine.kernel.queries.tasks("default", "w"),
+            engine.kernel.queries.list_runs(cast(Any, None)),
+        ):
+            with pytest.raises(errors.DatabaseUnavailableError):
+                await ask
+
+
+async def test_a_value_that_was_deleted_meanwhile_is_not_called_volatile(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_engine() as engine:
+        run = await engine.start(graph(call("a")))
+        engine.succeed(run, "a")
+        row = await engine.kernel.queries.ended(run.row, 30)
+        await engine.kernel.lifecycle.delete("default", "w")
+
+        async def nothing(*_args: Any) -> None:
+            return None
+
+        monkeypatch.setattr(engine.kernel.values, "find", nothing)
+        with pytest.raises(errors.WorkflowNotFoundError):
+            await engine.kernel.queries.outcome_of(row)
+
+
+async def test_a_run_whose_commit_is_repeated_keeps_the_number_that_others_were_told() -> None:
+    store = MemoryMetadataStore()
+    await store.commit([(AddRun(ROW, b""),)])
+    await store.commit([()])
+    entries: list[Entry] = [(AddRun(ROW, b""),), (AddRun(ROW.but(run_id="new"), b""),)]
+    assert await happened(store, "me", entries) == {0: 1}
+    assert await added(store, entries) == {0: 1}
+
+
+async def test_a_resume_token_names_no_commit_before_which_others_may_still_commit() -> None:
+    shared = SharedMemory()
+    kernel = Kernel(shared.member(), cast(Executor, Idle()), owner="me", engine=EngineRow("me"))
+    await kernel.start()
+    watcher = Watcher(kernel.store, kernel.queries, kernel.changes)
+    answers = cast("AsyncIterator[workflow_service_pb2.WatchResponse]", watcher.watch(_all_runs()))
+    first = _place(await anext(answers))
+
+    async def told(change: int) -> workflow_service_pb2.WatchResponse:
+        row = ROW.but(run_id=f"r{change}", change=change)
+        kernel.changes.publish(row.run_id, Change(change, 1, "default", run=RunView(row)))
+        async with asyncio.timeout(30):
+            return await anext(answers)
+
+    answer = await told(first + 2)  # one between the two is under way elsewhere
+    assert [event.sequence for event in answer.events] == [first + 2]
+    assert _place(answer) == first
+    kernel.changes.settle(first + 2, 1)
+    assert _place(await told(first + 3)) == first + 2
+    await cast(Any, answers).aclose()
+    await kernel.stop(grace_s=1)
+
+
+async def test_a_watch_tells_each_state_of_a_run_once_and_none_after_a_newer_one() -> None:
+    shared = SharedMemory()
+    kernel = Kernel(shared.member(), cast(Executor, Idle()), owner="me", engine=EngineRow("me"))
+    await kernel.start()
+    watcher = Watcher(kernel.store, kernel.queries, kernel.changes)
+    answers = cast("AsyncIterator[workflow_service_pb2.WatchResponse]", watcher.watch(_all_runs()))
+    first = _place(await anext(answers))
+    ended, before = ROW.but(status=RunStatus.FAILED, change=first + 5), ROW.but(change=first + 4)
+    for row in (ended, before, ended, ROW.but(run_id="last", change=first + 6)):
+        kernel.changes.publish(row.run_id, Change(row.change, 1, "default", run=RunView(row)))
+    async with asyncio.timeout(30):
+        answer = await anext(answers)
+    assert [event.sequence for event in answer.events] == [first + 5, first + 6]
+    await cast(Any, answers).aclose()
+    await kernel.stop(grace_s=1)
+
+
+def _all_runs() -> workflow_service_pb2.WatchRequest:
+    return workflow_service_pb2.WatchRequest(namespace="default")
+
+
+def _place(answer: workflow_service_pb2.WatchResponse) -> int:
+    place = places.read(answer.resume_token)
+    assert place is not None
+    return place.change
