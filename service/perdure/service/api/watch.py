@@ -213,8 +213,9 @@ class Watcher:
 
     async def _deleted_elsewhere(self, watch: _Watch) -> list[workflow_service_pb2.WatchEvent]:
         """Other engines leave no word of what they delete; it is seen by its absence."""
-        there = watch.runs.keys() - watch.gone
-        gone = there - (await self._queries.rows(there)).keys()
+        there = [run_id for run_id in watch.runs if run_id not in watch.gone]
+        found = await self._queries.rows(there)
+        gone = {run_id for run_id in there if run_id not in found}
         now = wire.to_timestamp(wall_clock_ms())
         watch.gone |= gone
         watch.final |= gone

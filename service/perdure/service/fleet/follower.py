@@ -106,11 +106,12 @@ class Follower:
         here publish themselves. What is published twice, subscribers know how to tell."""
         after = since
         watched = self._changes.watched_runs()
+        wanted = set(watched)
         changed: dict[str, RunRow] = {}
         while page := await self._store.read_changes(None, after=after, limit=PAGE):
             after = page[-1].change
             for row in page:
-                if row.run_id in watched:
+                if row.run_id in wanted:
                     changed[row.run_id] = row
                 elif self._scheduler.find_live(row.run_id) is None:
                     self._publish_row(row)

@@ -64,7 +64,7 @@ class Batches:
     async def send_events(self, namespace: str, items: Sequence[Result[NewEvent]]) -> list[Result[SentEvent]]:
         """As Events.send; to one workflow in the order of the items."""
         self._events.refuse_while_failing()
-        names = {item.workflow_id for item in items if isinstance(item, NewEvent)}
+        names = list(dict.fromkeys(item.workflow_id for item in items if isinstance(item, NewEvent)))
         found = await _abreast(self._queries.row(namespace, name) for name in names)
         rows = dict(zip(names, found, strict=True))
         sent: list[Result[Awaitable[SentEvent]]] = []
@@ -104,11 +104,12 @@ class Batches:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         with self._changes.gather(tuple(awaited)) as told:
-            look_at = set(awaited)  # what ended before the gathering began was not told
+            look_at = list(awaited)  # what ended before the gathering began was not told
             while True:
                 known = await self._queries.rows(look_at) if look_at else {}
-                for run_id in look_at - known.keys():  # deleted
-                    for number in awaited.pop(run_id, ()):
+                for run_id in look_at:
+                    gone = awaited.pop(run_id, ()) if run_id not in known else ()  # deleted
+                    for number in gone:
                         results[number] = await caught(self._queries.row(namespace, *_named(items[number], run_id)))
                 for run_id, row in (known | told.ended).items():
                     if row.status.is_final and run_id in awaited:
@@ -118,11 +119,13 @@ class Batches:
                 left_s = deadline - loop.time()
                 if not awaited or left_s <= 0 or self._changes.is_closed or not await told.wait(left_s):
                     return
-                look_at = {run_id for run_id in told.stirred if run_id in awaited and not self._queries.is_live(run_id)}
+                look_at = [run_id for run_id in told.stirred if run_id in awaited and not self._queries.is_live(run_id)]
                 told.stirred.clear()
 
     async def _find(self, namespace: str, items: Sequence[Result[tuple[str, str]]]) -> list[Result[RunRow]]:
-        by_id = await self._queries.rows({item[1] for item in items if not isinstance(item, Exception) and item[1]})
+        by_id = await self._queries.rows(
+            dict.fromkeys(item[1] for item in items if not isinstance(item, Exception) and item[1])
+        )
 
         results: list[Result[RunRow] | None] = []
         left: list[int] = []

@@ -122,7 +122,7 @@ class Gathering:
     def __init__(self) -> None:
         self._wake = asyncio.Event()
         self.ended: dict[str, RunRow] = {}
-        self.stirred: set[str] = set()
+        self.stirred: dict[str, None] = {}
 
     def _end(self, row: RunRow) -> None:
         self.ended[row.run_id] = row
@@ -130,7 +130,7 @@ class Gathering:
 
     def _stir(self, run_id: str) -> None:
         if run_id not in self.ended:
-            self.stirred.add(run_id)
+            self.stirred[run_id] = None
             self._wake.set()
 
     async def wait(self, timeout_s: float) -> bool:
@@ -145,13 +145,14 @@ class Gathering:
 
 
 class Changes:
-    """The hub. Publishing costs next to nothing where nobody listens."""
+    """The hub. Publishing costs next to nothing where nobody listens. Who came first is told first: dictionaries keep
+    that order, sets would have another one in every process, and a simulation could not be repeated."""
 
     def __init__(self) -> None:
-        self._all: set[Subscription] = set()
-        self._by_run: defaultdict[str, set[Subscription]] = defaultdict(set)
-        self._waits: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._gatherings: defaultdict[str, set[Gathering]] = defaultdict(set)
+        self._all: dict[Subscription, None] = {}
+        self._by_run: defaultdict[str, dict[Subscription, None]] = defaultdict(dict)
+        self._waits: defaultdict[str, dict[asyncio.Event, None]] = defaultdict(dict)
+        self._gatherings: defaultdict[str, dict[Gathering, None]] = defaultdict(dict)
         self._is_closed = False
         self.settled = 0
         """Of a store that others write to as well: everything up to this commit was published."""
@@ -165,13 +166,13 @@ class Changes:
     def has_subscribers(self) -> bool:
         return bool(self._all or self._by_run)
 
-    def waited_runs(self) -> set[str]:
+    def waited_runs(self) -> list[str]:
         """Runs of which somebody waits for something."""
-        return {*self._waits, *self._gatherings}
+        return list(dict.fromkeys((*self._waits, *self._gatherings)))
 
-    def watched_runs(self) -> set[str]:
+    def watched_runs(self) -> list[str]:
         """Runs of which somebody has subscribed to the tasks."""
-        return set(self._by_run)
+        return list(self._by_run)
 
     def wants_tasks(self, run_id: str) -> bool:
         """Whether anybody listens for changes of this run's tasks."""
@@ -195,8 +196,12 @@ class Changes:
     def settle(self, change: int, at_ms: int) -> None:
         """Everything up to this commit was published: by this engine what it did, by the follower what others did."""
         self.settled = change
-        for subscription in {*self._all, *(s for subscriptions in self._by_run.values() for s in subscriptions)}:
+        for subscription in self._subscriptions():
             subscription._offer(Change(0, at_ms, "", whole=change))
+
+    def _subscriptions(self) -> list[Subscription]:
+        of_runs = (subscription for subscriptions in self._by_run.values() for subscription in subscriptions)
+        return list(dict.fromkeys((*self._all, *of_runs)))
 
     def stir_tasks(self, run_id: str) -> None:
         """Wake those who wait for something of this run's tasks. Who waits for its end sleeps on."""
@@ -215,14 +220,14 @@ class Changes:
         subscription = Subscription()
         if self._is_closed:
             subscription._end(Closed)
-        homes = [self._all] if run_ids is None else [self._by_run[run_id] for run_id in set(run_ids)]
+        homes = [self._all] if run_ids is None else [self._by_run[run_id] for run_id in run_ids]
         for home in homes:
-            home.add(subscription)
+            home[subscription] = None
         try:
             yield subscription
         finally:
             for home in homes:
-                home.discard(subscription)
+                home.pop(subscription, None)
             for run_id in run_ids or ():
                 if not self._by_run.get(run_id, True):
                     del self._by_run[run_id]
@@ -237,13 +242,13 @@ class Changes:
         """Collect what is told of these runs."""
         gathering = Gathering()
         for run_id in run_ids:
-            self._gatherings[run_id].add(gathering)
+            self._gatherings[run_id][gathering] = None
         try:
             yield gathering
         finally:
             for run_id in run_ids:
                 if (others := self._gatherings.get(run_id)) is not None:
-                    others.discard(gathering)
+                    others.pop(gathering, None)
                     if not others:
                         del self._gatherings[run_id]
 
@@ -255,7 +260,7 @@ class Changes:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         event = asyncio.Event()
-        self._waits[run_id].add(event)
+        self._waits[run_id][event] = None
         try:
             yield
             while not self._is_closed and (left := deadline - loop.time()) > 0:
@@ -268,7 +273,7 @@ class Changes:
                 yield
         finally:
             waits = self._waits[run_id]
-            waits.discard(event)
+            waits.pop(event, None)
             if not waits:
                 del self._waits[run_id]
 
@@ -281,7 +286,7 @@ class Changes:
     def close(self) -> None:
         """Shut down: waits end as if their time were up, subscriptions end with Closed."""
         self._is_closed = True
-        for subscription in {*self._all, *(s for subscriptions in self._by_run.values() for s in subscriptions)}:
+        for subscription in self._subscriptions():
             subscription._end(Closed)
         for events in self._waits.values():
             for event in events:
