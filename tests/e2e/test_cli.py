@@ -249,6 +249,51 @@ def test_a_filter_that_is_wrong_is_5(cli: Cli) -> None:
 # ------------------------------------------------------------------------------ processes
 
 
+EXITING = """
+import os
+import sys
+import perdure
+
+
+@perdure.task(max_retries=1)
+def leave(folder: str) -> None:
+    with open(os.path.join(folder, "began"), "a") as journal:
+        journal.write(f"{perdure.context().attempt} {os.getpid()}\\n")
+    os._exit(3)
+
+
+@perdure.task
+def stay(number: int) -> int:
+    return number + 1
+
+
+if __name__ == "__main__":
+    with perdure.SyncClient() as client:
+        handle = client.start(leave.bind(sys.argv[1]), workflow_id="leaves")
+        found = [client.run(stay.bind(number)) for number in range(3)]
+        try:
+            handle.output()
+        except perdure.WorkflowExecutionError as error:
+            print(found, type(error.__cause__).__name__)
+"""
+
+
+def test_a_task_that_ends_its_process_costs_its_own_attempts_alone(
+    service: Service, folder: Path, tmp_path: Path
+) -> None:
+    """Its function comes with no modules, as those of scripts do."""
+    (folder / "exiting.py").write_text(EXITING)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
+    command = [sys.executable, "exiting.py", str(tmp_path)]
+    environment = clean | {"PERDURE_ADDRESS": service.address}
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.stdout == "[1, 2, 3] TaskLostError\n", ended.stderr
+    attempts = [line.split() for line in (tmp_path / "began").read_text().splitlines()]
+    assert [number for number, _ in attempts] == ["1", "2"]
+    assert str(service.pid) not in {process for _, process in attempts}
+    assert service.code() is None
+
+
 def perdure(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command as a process."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}

@@ -60,7 +60,7 @@ def test_limits_are_off_and_http_is_off_unless_they_are_asked_for() -> None:
         ("PERDURE_RECOVERY", "", "recovery is one of auto, manual, not ''"),
         ("PERDURE_LOG_LEVEL", "loud", "log_level is one of debug, info, warning, error, not 'loud'"),
         ("PERDURE_LOCAL_THREADS", "many", "PERDURE_LOCAL_THREADS is a int, not 'many'"),
-        ("PERDURE_LOCAL_THREADS", "0", "local_threads must be 1 or more"),
+        ("PERDURE_LOCAL_THREADS", "-1", "local_threads must be 0 or more"),
         ("PERDURE_RAY_CPUS", "1.5", "PERDURE_RAY_CPUS is a int, not '1.5'"),
         ("PERDURE_RAY_CPUS", "-1", "ray_cpus must be 0 or more, not -1"),
         ("PERDURE_DRAIN_S", "-0.5", "drain_s must be 0 or more, not -0.5"),

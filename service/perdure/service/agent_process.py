@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Final
 
 from perdure.service.common.settings import Settings
@@ -64,9 +65,10 @@ class AgentProcess:
             self._watch.cancel()
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), self._settings.drain_s + 10)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+            with suppress(ProcessLookupError):  # it may have ended by itself, and have gone unnoticed so far
+                process.terminate()
+                try:
+                    await asyncio.wait_for(process.wait(), self._settings.drain_s + 10)
+                except TimeoutError:
+                    process.kill()
+            await process.wait()

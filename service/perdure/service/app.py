@@ -100,8 +100,12 @@ async def running_server(
     blobs: BlobStore | None = None,
     clock: Callable[[], int] = wall_clock_ms,
     listening: Callable[[str], Awaitable[None]] | None = None,
+    isolates: bool = False,
 ) -> AsyncIterator[RunningServer]:
     """Serve until the context is left.
+
+    With `isolates` the local executor runs no user code in this process, unless the settings ask for threads or keep
+    everything in memory. Without, functions share the modules of the program that serves.
 
     `store` and `blobs` replace those of the settings. `listening` is called with the address before recovery, once
     the address and the store are certainly ours: agents may dial from then on. Raises SettingsError if the address is
@@ -117,7 +121,9 @@ async def running_server(
         blobs = blobs or blob_store(settings.blob_url)
         stack.push_async_callback(blobs.close)
         address = ""
-        executor, pool = _executor(settings, blobs, engine_id, clock, lambda: address, has_processes=has_own_blobs)
+        executor, pool = _executor(
+            settings, blobs, engine_id, clock, lambda: address, has_processes=has_own_blobs, isolates=isolates
+        )
         engine = EngineRow(engine_id, socket.gethostname(), settings.listen, package_version(), clock())
         kernel = Kernel(
             store,
@@ -195,16 +201,18 @@ def _executor(
     address: Callable[[], str],
     *,
     has_processes: bool,
+    isolates: bool,
 ) -> tuple[Executor, LeasePool | None]:
     """`has_processes`: the blobs are those of the settings, so that other processes can read them."""
     pool = LeasePool(engine_id=engine_id, blob_url=settings.blob_url, idle_s=settings.lease_idle_s)
     if settings.executor == "local":
-        from perdure.service.executors.local import LocalExecutor
+        from perdure.service.executors.local import THREADS, LocalExecutor
 
-        threads = LocalExecutor(blobs, threads=settings.local_threads, clock=clock, address=address)
-        if not has_processes or settings.blob_url.startswith("memory:"):  # its modules are those of this process
-            return threads, None
-        return ProcessExecutor(threads, pool, address), pool
+        in_memory = not has_processes or settings.blob_url.startswith("memory:")  # out of reach for others
+        if isolates and not in_memory and not settings.local_threads:
+            return ProcessExecutor(None, pool, address), pool
+        threads = LocalExecutor(blobs, threads=settings.local_threads or THREADS, clock=clock, address=address)
+        return (threads, None) if in_memory else (ProcessExecutor(threads, pool, address), pool)
     return pool, pool
 
 

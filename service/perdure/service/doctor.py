@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Final, Literal
@@ -273,7 +274,8 @@ async def _cluster(address: str, version: str) -> Finding:
         return Finding("ray", "failed", f"the cluster at {address} does not answer within {RAY_S:.0f} s", _ADVICE)
     finally:
         if process.returncode is None:
-            process.kill()
+            with suppress(ProcessLookupError):  # it has just ended
+                process.kill()
             await process.wait()
     if process.returncode:
         lines = said.decode(errors="replace").strip().splitlines()

@@ -65,7 +65,8 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         has_lived = False
         while not stopping.is_set():
             try:
-                async with asyncio.timeout(None) as start, running_server(settings, listening=agent.serve) as server:
+                serving = running_server(settings, listening=agent.serve, isolates=True)
+                async with asyncio.timeout(None) as start, serving as server:
                     start = None
                     http = f", HTTP on {server.http_address}" if server.http_address else ""
                     where = f"{server.address}{http}, storage {shown(settings.storage)}"

@@ -20,16 +20,19 @@ from perdure.worker.lease import run_lease
 
 def main() -> None:
     given = json.loads(sys.argv[1])
-    found = snapshot_of(given["modules"])
-    assert found is not None
-    folder = _unpacked(found[0], given["blob_url"], Path(given["folder"]))
-    sys.path.insert(0, str(folder))  # in front of the working directory, which may have other modules of these names
+    environment = ""
+    if given["modules"] is not None:
+        environment = json.dumps({"modules": given["modules"]})
+        found = snapshot_of(given["modules"])
+        assert found is not None
+        folder = _unpacked(found[0], given["blob_url"], Path(given["folder"]))
+        sys.path.insert(0, str(folder))  # in front of the working directory, which may have others of these names
     run_lease(
         given["address"],
         given["engine_id"],
         given["lease_id"],
         given["blob_url"],
-        environment=json.dumps({"modules": given["modules"]}),
+        environment=environment,
         has_others=given["has_others"],
     )
 

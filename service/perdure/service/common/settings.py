@@ -40,7 +40,7 @@ class Settings:
     )
     executor: str = knob(
         "ray",
-        "what runs tasks: a Ray agent started with the engine, threads of the engine, or agents that dial in",
+        "what runs tasks: a Ray agent started with the engine, processes of this machine, or agents that dial in",
         choices=("ray", "local", "agents"),
     )
     http_listen: str = knob("", "host:port to take events over HTTP on; port 0 takes a free one; empty: nowhere")
@@ -57,7 +57,11 @@ class Settings:
     ray_namespace: str = knob("", "Ray's namespace, in which tasks find and make named actors; empty: one of its own")
     ray_cpus: int = knob(0, "CPUs of the local Ray; 0: as many as the machine has")
     lease_idle_s: float = knob(5.0, "an idle lease gives its resources back after so many seconds")
-    local_threads: int = knob(4, "threads of the local executor")
+    local_threads: int = knob(
+        0,
+        "the local executor runs tasks in so many threads of the engine, which ends with any of them that ends its "
+        "process; 0: in processes of their own",
+    )
     drain_s: float = knob(10.0, "at a shutdown, calls and the journal have so many seconds to end")
     with_parent: int = knob(0, "end when the process of this id, our parent, ends; 0: nobody's child")
     log_level: str = knob("info", "how much is logged", choices=("debug", "info", "warning", "error"))
@@ -77,8 +81,6 @@ class Settings:
         _ = self.keep_finished_ms  # says what is wrong with it
         if not self.max_running_workflows:
             raise SettingsError("max_running_workflows must be 1 or more, or -1 for any number")
-        if self.local_threads < 1:
-            raise SettingsError("local_threads must be 1 or more")
         if self.executor != "local" and self.blob_url.startswith("memory:"):
             raise SettingsError("blobs in memory are out of reach for a cluster; use executor local, or a folder")
 

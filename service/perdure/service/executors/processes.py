@@ -1,8 +1,9 @@
-"""Runs attempts without a cluster: those that come with modules in processes, all others in threads of the engine.
+"""Runs attempts without a cluster, in processes beside the engine.
 
-A Python process has one module of each name. So that runs with other versions of a module go on beside each other,
-each package of modules has processes of its own: leases as on Ray, which `LeasePool` fills. As in threads, no
-attempt waits for resources.
+User code may end its process, or hang it. In processes of its own that costs attempts of its own, and the engine goes
+on. A Python process has one module of each name, so each package of modules has processes of its own: runs with other
+versions of a module go on beside each other. The processes are leases as on Ray, which `LeasePool` fills; no attempt
+waits for resources. An engine that lives in the user's program, or was given threads, runs what has no modules there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from math import inf
 from typing import Any, Final
@@ -31,46 +33,56 @@ STOP_S: Final = 3.0
 
 
 class ProcessExecutor:
-    """Implements Executor over two others. `address` gives that of the engine, once it has one."""
+    """Implements Executor over others. `address` gives that of the engine, once it has one. `threads` runs what comes
+    without modules; None: that has processes, too."""
 
-    def __init__(self, threads: Executor, pool: LeasePool, address: Callable[[], str]) -> None:
+    def __init__(self, threads: Executor | None, pool: LeasePool, address: Callable[[], str]) -> None:
         self._threads = threads
         self._pool = pool
         self._processes = _Processes(pool, address)
         self.holds_for_s: Callable[[], float] = lambda: inf
 
     async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
-        self._threads.holds_for_s = self._pool.holds_for_s = self.holds_for_s
-        await self._threads.start(report, values)
-        await self._pool.start(report, values)
+        for executor in self._executors():
+            executor.holds_for_s = self.holds_for_s
+            await executor.start(report, values)
         self._processes.start()
 
     async def stop(self) -> None:
-        await asyncio.gather(self._threads.stop(), self._pool.stop())
+        await asyncio.gather(*(executor.stop() for executor in self._executors()))
         await self._processes.stop()
+
+    def _executors(self) -> list[Executor]:
+        return [self._pool] if self._threads is None else [self._threads, self._pool]
 
     def submit(self, work: Work) -> None:
         modules = _modules_of(work.shape)
-        if modules is None:
+        if modules is None and self._threads is not None:
             self._threads.submit(work)
             return
-        shape = Shape(Resources(num_cpus=0), runtime_env=json.dumps({"modules": modules}, separators=(",", ":")))
-        self._pool.submit(replace(work, shape=shape))
+        environment = json.dumps({"modules": modules}, separators=(",", ":")) if modules is not None else ""
+        self._pool.submit(replace(work, shape=Shape(Resources(num_cpus=0), runtime_env=environment)))
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
-        self._threads.cancel(run_id, task_id, attempt)
-        self._pool.cancel(run_id, task_id, attempt)
+        for executor in self._executors():
+            executor.cancel(run_id, task_id, attempt)
 
     def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting | None:
-        where = (run_id, task_id, attempt)
-        return self._threads.waiting(*where) or self._pool.waiting(*where)
+        found = (executor.waiting(run_id, task_id, attempt) for executor in self._executors())
+        return next(filter(None, found), None)
 
     def python_versions(self) -> frozenset[str]:
-        return self._threads.python_versions()
+        return self._executors()[0].python_versions()
 
 
 def _modules_of(shape: Shape) -> Any:
     return json.loads(shape.runtime_env).get("modules") if '"modules"' in shape.runtime_env else None
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """It may have ended by itself, and have gone unnoticed so far."""
+    with suppress(ProcessLookupError):
+        process.kill()
 
 
 class _Processes:
@@ -108,7 +120,7 @@ class _Processes:
                         self._spawn(self._run(session, message.start))
                     case "kill":
                         if (process := self._running.get(message.kill.lease_id)) is not None:
-                            process.kill()
+                            _kill(process)
                     case _:
                         pass
 
@@ -119,7 +131,7 @@ class _Processes:
             "lease_id": start.lease_id,
             "blob_url": self._welcome.blob_url,
             "has_others": self._welcome.has_others,
-            "modules": start.shape.runtime_env["modules"],
+            "modules": dict(start.shape.runtime_env).get("modules"),
             "folder": self._folder.name,
         }
         reason = ""
@@ -131,8 +143,8 @@ class _Processes:
         else:
             self._running[start.lease_id] = process
             try:
-                if code := await process.wait():
-                    reason = f"ProcessEnded: with exit code {code}"
+                code = await process.wait()
+                reason = f"ProcessEnded: with exit code {code}" if code else "ProcessEnded: by itself"
             finally:
                 del self._running[start.lease_id]
         self._pool.sessions.lease_ended(session, pb.LeaseEnded(lease_id=start.lease_id, reason=reason))
@@ -145,7 +157,7 @@ class _Processes:
         if ends:
             await asyncio.wait([asyncio.ensure_future(end) for end in ends], timeout=STOP_S)
         for process in list(self._running.values()):
-            process.kill()
+            _kill(process)
             await process.wait()
         session.outbox.close()
         for task in list(self._tasks):
