@@ -12,11 +12,18 @@ import pytest
 from postgres import PostgresServer, running_postgres
 from rays import init_ray
 from s3 import CREDENTIALS, S3Server, running_s3
+from transitions import each_transition, refuse_unknown
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("PERDURE_MODULES", "off")  # engines of this process import tests as they are; some tests say else
 os.environ |= CREDENTIALS  # now, for the workers of a cluster know what it was started with
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _only_known_transitions() -> Iterator[None]:
+    with each_transition(refuse_unknown):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,7 @@ scope whose last required task is done makes its owner done; the run ends with i
 looks for the nearest task around it that catches exceptions and stops everything below that; if
 there is none it stops the run. What has to survive is a record in the list of commands, in front of
 the acts it allows. A run is rebuilt (`restore`) from its graph and its records alone, whatever was
-in flight; `recover` then gives the commands that the rebuilt state implies.
-
-    task:  BLOCKED -> READY -> RUNNING -> SUCCESSFUL | FAILED | CANCELED
-                        ^         |
-                        +- BACKING_OFF                 (retries)
+in flight; `recover` then gives the commands that the rebuilt state implies. The states of a task are in `transitions`.
 """
 
 from __future__ import annotations
