@@ -26,7 +26,10 @@ def main() -> int:
         seed = random.randrange(1 << 40) if given is None else given
         limits = LIMITS[seed % len(LIMITS)]
         try:
-            lives += run_seed(seed, limits=limits).lives + run_fleet(seed, limits=limits, more=True).lives
+            lives += (
+                run_seed(seed, limits=limits, curious=True).lives
+                + run_fleet(seed, limits=limits, more=True, curious=True).lives
+            )
         except Exception as error:
             print(f"seed {seed} failed: {error}\nagain: {sys.executable} {sys.argv[0]} 1 {seed}")
             return 1

@@ -2,15 +2,21 @@
 
 The loop never blocks. Where an ordinary one would wait for its next timer, this one moves its own
 clock there, so an hour of the world takes as long as its events.
+
+A promise that is found broken ends the world at once (`fail`), wherever it is found: in a callback, in a task that
+nobody awaits, or inside of the service, which would take an assertion for a fault of its store and try again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import hashlib
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from simulation.process import HERE, Held
 
@@ -23,11 +29,32 @@ class Stuck(AssertionError):
     """Nothing will ever happen again, though somebody waits."""
 
 
+class Trace:
+    """What happens in a world: a digest of it, and the lines themselves if they are to be kept."""
+
+    def __init__(self, *, keeps: bool = False) -> None:
+        self._hash = hashlib.sha256()
+        self.lines: list[str] | None = [] if keeps else None
+
+    def note(self, *what: object) -> None:
+        line = " ".join(map(str, what))
+        self._hash.update(line.encode())
+        self._hash.update(b"\n")
+        if self.lines is not None:
+            self.lines.append(line)
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
 class _FreeTime(selectors.SelectSelector):
     loop: VirtualLoop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Nothing comes from outside, so there is nobody to ask."""
+        if self.loop.failure is not None:
+            raise self.loop.failure
         if timeout is None:
             raise Stuck("every task waits, and nothing is scheduled")
         self.loop.skip(timeout)
@@ -37,11 +64,16 @@ class _FreeTime(selectors.SelectSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Deterministic as long as what runs on it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, trace: Trace | None = None) -> None:
         selector = _FreeTime()
         super().__init__(selector)
         selector.loop = self
+        self.trace = trace or Trace()
         self._now = 0.0
+        self._births: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
+        self._born = 0
+        self.failure: BaseException | None = None
+        """Why the world is over before its time."""
 
     def time(self) -> float:
         return self._now
@@ -51,10 +83,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             # a step of the loop's own resolution more, lest rounding leaves the timer a hair away
             self._now += seconds + self._clock_resolution
 
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        """All that are under way, in the order in which they began."""
+        return sorted(asyncio.all_tasks(self), key=lambda task: self._births[task])
+
+    def fail(self, error: BaseException) -> None:
+        """End the world before its next step. The first failure is the one that is told."""
+        self.failure = self.failure or error
+
     # What belongs to a process goes through the process.
 
     def create_task(self, coro: Any, **how: Any) -> asyncio.Task[Any]:  # type: ignore[override]
         task = super().create_task(coro, **how)
+        self._born += 1
+        self._births[task] = self._born
         context = how.get("context")
         process = HERE.get() if context is None else context.get(HERE)
         if process is not None:
@@ -74,6 +116,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
+        self.trace.note(self._now, when, getattr(callback, "__qualname__", ""))
         process = HERE.get() if context is None else context.get(HERE)
         if process is None:
             return super().call_at(when, callback, *args, context=context)
@@ -88,16 +131,32 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     _clock_resolution: float
 
 
-def run_virtually(make: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine to its end on a loop of its own."""
-    loop = VirtualLoop()
+def fail(error: BaseException) -> None:
+    """End the world in which this is called."""
+    cast(VirtualLoop, asyncio.get_running_loop()).fail(error)
+
+
+def note(*what: object) -> None:
+    """Have something in the trace of the world in which this is called."""
+    loop = cast(VirtualLoop, asyncio.get_running_loop())
+    loop.trace.note(loop.time(), *what)
+
+
+def run_virtually(make: Callable[[VirtualLoop], Coroutine[Any, Any, T]], trace: Trace | None = None) -> T:
+    """Run a coroutine to its end on a loop of its own. Raises what it raises, or the failure of the world."""
+    loop = VirtualLoop(trace)
     try:
         asyncio.set_event_loop(loop)
-        return loop.run_until_complete(make(loop))
+        result = loop.run_until_complete(make(loop))
+        if loop.failure is not None:
+            raise loop.failure
+        return result
     finally:
-        tasks = asyncio.all_tasks(loop)
+        loop.failure = None
+        tasks = loop.tasks()
         for task in tasks:
             task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        with contextlib.suppress(Stuck):  # whoever is being cancelled has nothing to say any more
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         asyncio.set_event_loop(None)
         loop.close()

@@ -21,6 +21,8 @@ from simulation.store import Watch
 STALL_SHARE = 0.01
 """Of what is sent while there is trouble, so much is held up on its way for seconds."""
 STALL_MAX_S = 12.0
+BACK_S = (0.0, 0.0, 0.0005, 0.0005, 0.002, 0.3)
+"""How long answers travel."""
 
 
 class Database:
@@ -48,7 +50,8 @@ class Database:
 
 
 class EngineStore:
-    """The store as one process has it. `is_cut_off`: the network between the two is down."""
+    """The store as one process has it. `is_cut_off`: the network between the two is down. `slow`: dice for how long
+    answers are on their way; without them they are there at once."""
 
     is_shared = True
 
@@ -61,8 +64,10 @@ class EngineStore:
         *,
         trouble: float,
         on_call: Callable[[int], int] = lambda _number: 0,
+        slow: random.Random | None = None,
     ) -> None:
         self._on_call = on_call
+        self._slow = slow
         self._database = database
         self._inner: MemoryMetadataStore = database.shared.member()
         self._process = process
@@ -129,6 +134,8 @@ class EngineStore:
         work = self._travel(there, dice.random() * STALL_MAX_S if stalls else latency_s, answer)
         self._database.carry(loop.create_task(work, context=contextvars.Context()))
         result = await answer
+        if self._slow is not None:
+            await asyncio.sleep(self._slow.choice(BACK_S))
         if number:
             self._on_call(number)
         self._process.check()

@@ -21,6 +21,7 @@ from perdure.model import Failure, FailureKind, Payload, Spec
 from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.rows import ValueKey
+from simulation.clock import note
 
 VOLATILE = "v_"
 """How the ids of tasks without checkpoints begin."""
@@ -115,6 +116,7 @@ class FakeExecutor:
             self._later(lambda: self._begin(work))
             return
         self._on_begin(work)
+        note("begins", *work.key)
         self._ledger.begun[work.run_id, work.task_id] += 1
         numbers = self._numbers if self._forgets(work) else self._ledger.numbers
         before = numbers.get((work.run_id, work.task_id), 0)
@@ -173,6 +175,7 @@ class FakeExecutor:
     def _tell(self, work: Work, report: Report) -> None:
         if self._report is None:
             return
+        note("reports", work.run_id, report)
         self._report([(work.run_id, report)])
         if self._dice.random() < REPEAT_SHARE:
             self._later(lambda: self._report and self._report([(work.run_id, report)]))

@@ -11,6 +11,7 @@ from perdure import errors
 from perdure.model import RunStatus
 from perdure.service.kernel import Kernel
 from perdure.storage.ports import StorageError
+from simulation.clock import note
 from simulation.history import Call
 from simulation.process import Crash
 
@@ -81,5 +82,6 @@ async def insist(world: FleetWorld, wanted: Sequence[Wanted], ask: Callable[[Ker
 
 def _note(world: FleetWorld, recorded: Sequence[Call], heard: Sequence[Call]) -> None:
     for call, said in zip(recorded, heard, strict=True):
+        note("told", said)
         if not said.is_silent:
             call.answer(said, world.loop.time())

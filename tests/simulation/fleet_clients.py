@@ -16,7 +16,9 @@ from perdure.service.common.graph_source import source_of
 from perdure.service.kernel import Kernel
 from perdure.service.operations.asked import Conflict, NewRun, Reuse
 from perdure.storage.rows import RunQuery
+from simulation.clock import fail
 from simulation.fleet_asking import insist
+from simulation.fleet_curious import Looking
 from simulation.graphs import MORE_SHAPES
 from simulation.history import Call
 
@@ -55,7 +57,10 @@ class Client:
         dice, world = self._dice, self._world
         await asyncio.sleep(dice.random() * 15)
         await self._submit()
-        curious = asyncio.create_task(self._look_around())
+        others = [asyncio.create_task(self._look_around())]
+        looking = Looking(world, self._id, world.curious) if world.curious is not None else None
+        if looking is not None:
+            others.append(asyncio.create_task(looking.look_around()))
         try:
             if dice.random() < 0.2:
                 await self._submit()  # a client that was not sure
@@ -80,8 +85,13 @@ class Client:
             world.seen.statuses[str(status)] += 1
             world.seen.marks["waited"] += world.watch.waited(self._id)
         finally:
-            curious.cancel()
-            await asyncio.gather(curious, return_exceptions=True)
+            for other in others:
+                other.cancel()
+            for found in await asyncio.gather(*others, return_exceptions=True):
+                if isinstance(found, Exception):
+                    fail(AssertionError(f"somebody who looked at {self._id} was told {found!r}"))
+        if looking is not None:
+            await looking.look()
         for _ in range(2):
             await self._look()
         if dice.random() < 0.3:
@@ -143,6 +153,7 @@ class Client:
             view, moved = await kernel.lifecycle.resume(NAMESPACE, self._id)
             call.run_id, call.told, call.is_done = view.row.run_id, view.row.status, moved
 
+        self._world.told.resumes(list(self._world.database.shared.runs))
         while True:
             try:
                 return await self._insist("resume", ask)

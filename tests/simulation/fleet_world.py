@@ -20,19 +20,21 @@ from perdure.service.executors.port import Work
 from perdure.service.kernel import Kernel
 from perdure.service.queue.admission import ANY
 from perdure.storage.blobs.memory import MemoryBlobStore
-from perdure.storage.ports import Fenced, StorageError
+from perdure.storage.ports import Fenced
 from perdure.storage.rows import EngineRow, RunQuery
-from simulation.clock import VirtualLoop, run_virtually
+from simulation.clock import Trace, VirtualLoop, fail
 from simulation.database import Database, EngineStore
 from simulation.executor import VOLATILE, FakeExecutor, Ledger
 from simulation.fleet_bulk import BulkClient
 from simulation.fleet_clients import Client
+from simulation.fleet_curious import Watching
 from simulation.graphs import GRAPHS, MORE_SHAPES, SHAPES
 from simulation.history import History
-from simulation.process import Crash, Process
+from simulation.process import Process
+from simulation.running import HORIZON_S, run_world
 from simulation.store import Watch
+from simulation.told import Told
 
-HORIZON_S = 3_000.0
 LEASE_S = 6.0
 TAKEOVER_S = LEASE_S + 2.0
 LOADING_S = 0.5
@@ -50,6 +52,7 @@ class FleetSeen:
     lives: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
+    digest: str = ""
 
 
 @dataclass(eq=False)
@@ -72,7 +75,8 @@ class FleetWorld:
     until there are no more faults to come and it is later than `trouble_until_s`. `fates`: what may become of
     engines. `faults`: so many of these, and no others. `more`: with batches, blobs that are collected, retention
     and ids that are used again, each in some worlds. `crash_at`: the first engine dies at this call of its store,
-    before it takes effect or (`crash_after`) when it has, and nothing else happens."""
+    before it takes effect or (`crash_after`) when it has, and nothing else happens. `curious`: somebody looks at
+    everything all the time, and answers of the store take their time, too."""
 
     def __init__(
         self,
@@ -88,8 +92,10 @@ class FleetWorld:
         more: bool = False,
         crash_at: int | None = None,
         crash_after: bool = False,
+        curious: bool = False,
     ) -> None:
         self.fates = fates
+        self.curious = random.Random(f"curious of {seed}") if curious else None
         self.crash_at, self.crash_after, self._calls = crash_at, crash_after, 0
         self.limits = limits
         self.trouble_until_s = trouble_until_s
@@ -123,14 +129,16 @@ class FleetWorld:
         self.with_blobs = more.random() < 0.5
         if self.with_blobs:
             self.collect_s = more.choice((0.0, COLLECT_S))
-            self.shapes = self.shapes + more.choices([*(MORE_SHAPES.keys() - SHAPES.keys())], k=more.randint(1, 3))
+            self.shapes = self.shapes + more.choices(
+                [shape for shape in MORE_SHAPES if shape not in SHAPES], k=more.randint(1, 3)
+            )
 
     async def main(self, loop: VirtualLoop) -> FleetSeen:
-        loop.set_exception_handler(_quiet_about_the_dead)
         self.loop = loop
         self.database = Database(loop.clock_ms)
         self.watch = Watch(self.database.view, *self.limits)
         self.watch.on_delete = self._on_delete
+        self.told = Told(self.watch, loop.time)
         self.blobs = MemoryBlobStore(loop.time)
         clients = [
             asyncio.create_task(Client(self, index, shape).live(), name=f"client {index}")
@@ -138,6 +146,9 @@ class FleetWorld:
         ]
         clients += [asyncio.create_task(BulkClient(self, index).live()) for index in range(self.bulks)]
         everybody = asyncio.gather(*clients)
+        watching = Watching(self, self.curious) if self.curious is not None else None
+        if watching is not None:
+            self._witnesses.append(asyncio.create_task(watching.watch()))
         seats = [asyncio.create_task(self._sit(seat)) for seat in self.seats]
         outage = asyncio.create_task(self._outages())
         try:
@@ -147,6 +158,8 @@ class FleetWorld:
                     if seat.done():
                         seat.result()
                 await everybody
+                if watching is not None:
+                    await watching.check_all(self._witnesses[0])
         finally:
             for task in (outage, *seats, *clients, *self._witnesses):
                 task.cancel()
@@ -172,7 +185,13 @@ class FleetWorld:
         process = seat.process = Process(f"engine-{seat.number}.{self.seen.lives}")
         seat.doom = asyncio.Event()
         store = EngineStore(
-            self.database, process, self.watch, dice, trouble=self._trouble(), on_call=self._dying(seat, process)
+            self.database,
+            process,
+            self.watch,
+            dice,
+            trouble=self._trouble(),
+            on_call=self._dying(seat, process),
+            slow=self.curious,
         )
 
         def clock() -> int:
@@ -353,7 +372,7 @@ class FleetWorld:
     def _on_begin(self, work: Work) -> None:
         done = self.watch.is_done(work.run_id, work.task_id)
         if done:
-            self.watch.broken.append(f"finished task {work.task_id} of {work.run_id} runs again")
+            fail(AssertionError(f"finished task {work.task_id} of {work.run_id} runs again"))
         for source in work.inputs:
             self._look_at_blob(work.run_id, source.task_id)
 
@@ -361,7 +380,7 @@ class FleetWorld:
         output = self.watch.outputs.get((run_id, task_id))
         blob = wire.decode_payload(output).blob if output is not None else None
         if blob is not None and not self.blobs.has(blob.sha256):
-            self.watch.broken.append(f"the value of {task_id} of {run_id} was removed")
+            fail(AssertionError(f"the value of {task_id} of {run_id} was removed"))
 
     async def _expect_takeover(self, engine_id: str, dead: Seat, left: set[str]) -> None:
         """If somebody else was well all the time, nothing is the dead one's after its lease and a bit, and what
@@ -381,7 +400,7 @@ class FleetWorld:
         unfinished = (RunStatus.RUNNING, RunStatus.PENDING)
         for run_id, kept in self.database.shared.runs.items():
             if kept.row.status in unfinished and kept.row.owner == engine_id:
-                self.watch.broken.append(f"{run_id} is still {engine_id}'s, which died {TAKEOVER_S} s ago")
+                fail(AssertionError(f"{run_id} is still {engine_id}'s, which died {TAKEOVER_S} s ago"))
         kernels = {seat.process.name: seat.kernel for seat in witnesses if seat.process is not None}
         for run_id in left:
             kept = self.database.shared.runs.get(run_id)
@@ -389,18 +408,16 @@ class FleetWorld:
                 continue
             heir = kernels.get(kept.row.owner)
             if heir is not None and heir.scheduler.find_live(run_id) is None:
-                self.watch.broken.append(f"{run_id} is {kept.row.owner}'s, which does not work on it")
+                fail(AssertionError(f"{run_id} is {kept.row.owner}'s, which does not work on it"))
 
     async def _check(self) -> None:
         """What was told is what is stored, and every event went to one task or to none."""
-        assert not self.watch.broken, self.watch.broken[0]
         self.history.check()
         told = {call.run_id for call in self.history.calls}
         deleted = {call.workflow_id.partition("/")[0] for call in self.history.calls if call.kind == "delete"}
         for run_id, task_id in self.watch.outputs:
             if run_id in self.database.shared.runs:
                 self._look_at_blob(run_id, task_id)
-        assert not self.watch.broken, self.watch.broken[0]
         for row in await self.database.view.list_runs(RunQuery("default", 1_000)):
             if row.workflow_id in deleted and row.run_id not in told:
                 continue  # a request that nobody answered, carried out when its id was free again
@@ -414,21 +431,6 @@ class FleetWorld:
             assert consumed <= known.keys(), f"{row.workflow_id} took events that nobody sent"
 
 
-def _quiet_about_the_dead(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-    """Nobody asks a dead engine's task how it died; anything else is reported as ever."""
-    if not isinstance(context.get("exception"), (Crash, StorageError)):
-        loop.default_exception_handler(context)
-
-
-def run_fleet(seed: int, **how: Any) -> FleetSeen:
+def run_fleet(seed: int, *, trace: Trace | None = None, **how: Any) -> FleetSeen:
     """Run a seed; an assertion that fails names it."""
-    return named(f"fleet seed {seed}", lambda: run_virtually(FleetWorld(seed, **how).main))
-
-
-def named(name: str, run: Callable[[], FleetSeen]) -> FleetSeen:
-    try:
-        return run()
-    except AssertionError as error:
-        raise AssertionError(f"{name}: {error}") from error
-    except TimeoutError as error:
-        raise AssertionError(f"{name}: somebody still waits after {HORIZON_S} s") from error
+    return run_world(f"fleet seed {seed}", FleetWorld(seed, **how).main, trace)

@@ -40,4 +40,5 @@ class _Runner:
 
 
 def _be_quiet() -> None:
-    logging.disable(logging.CRITICAL)
+    """Only the world listens to what is logged."""
+    logging.getLogger().addHandler(logging.NullHandler())

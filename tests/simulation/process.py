@@ -27,7 +27,7 @@ class Process:
         self.name = name
         self.is_dead = False
         self.is_paused = False
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order in which they began
         self._held: list[Held] = []
         self._context = contextvars.copy_context()
         self._context.run(HERE.set, self)
@@ -40,8 +40,8 @@ class Process:
         asyncio.get_running_loop().call_later(delay_s, step, context=self._context)
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda _task: self._tasks.pop(task, None))
 
     def pause(self) -> None:
         self.is_paused = True

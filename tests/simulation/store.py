@@ -16,6 +16,7 @@ from perdure.service.queue.admission import ANY
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable, Unstorable
 from perdure.storage.rows import AddRun, Committed, ConsumeEvent, DeleteRun, PutTask, SetRun
+from simulation.clock import fail, note
 from simulation.never import Never, Refusals
 
 
@@ -26,7 +27,6 @@ class Watch:
         self._store = store
         self._max_running = max_running
         self._max_pending = max_pending
-        self.broken: list[str] = []
         self._queue: list[str] = []
         self._queued: set[str] = set()
         self.outputs: dict[tuple[str, str], bytes] = {}
@@ -43,17 +43,17 @@ class Watch:
         self._ends_ms: dict[str, int | None] = {}
 
     def guard(self, look: Callable[[], None]) -> None:
-        """Keep what a look found: whoever is looked at would take it for a fault of the store."""
+        """End the world with what a look found: whoever is looked at would take it for a fault of the store."""
         try:
             look()
-        except AssertionError as error:
-            self.broken.append(str(error))
+        except Exception as error:
+            fail(error)
 
     async def look_at_queue(self) -> None:
         try:
             await self.see_queue()
-        except AssertionError as error:
-            self.broken.append(str(error))
+        except Exception as error:
+            fail(error)
 
     def see_order(self, run_id: str, sequence: int) -> None:
         """Events of a key go to those who wait in the order in which they came."""
@@ -96,6 +96,7 @@ class Watch:
                         pass
 
     def see(self, entries: Sequence[Entry], committed: Committed) -> None:
+        note("committed", entries, committed)
         happened = [entry for entry, result in zip(entries, committed.results, strict=True) if not result.is_refused]
         # A commit that is repeated goes through what it went through before.
         last = {

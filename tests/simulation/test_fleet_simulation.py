@@ -22,11 +22,12 @@ def marks_of(all_seen: Iterable[FleetSeen]) -> Counter[str]:
 
 @pytest.mark.timeout(180 + 2 * SEEDS)
 def test_every_world_keeps_its_promises_and_everything_happens_in_some() -> None:
-    all_seen = run_many(run_fleet, limited(range(FIRST, FIRST + SEEDS), more=True))
+    all_seen = run_many(run_fleet, limited(range(FIRST, FIRST + SEEDS), more=True, curious=True))
     assert sum(seen.lives for seen in all_seen) > 2 * SEEDS, "hardly an engine ever died"
     assert {"SUCCESSFUL", "FAILED", "CANCELED"} <= {status for seen in all_seen for status in seen.statuses}
     happened = {"kill", "left", "pause", "fenced", "cut off", "outage", "taken over"}
     happened |= {"asked again", "cancel", "resume", "delete", "full", "waited"}
+    assert {"watched", "watched to the end"} <= set(marks_of(all_seen))
     assert happened | {"batch", "run and wait", "expired", "id used again"} <= set(marks_of(all_seen))
 
 
@@ -76,3 +77,12 @@ def test_seeds_that_found_bugs(seed: int) -> None:
 def test_failed_runs_go_on_elsewhere_while_their_end_is_still_being_repeated(seed: int) -> None:
     """34: who had ended a run ended it again, for he had not heard that it was; it was at work elsewhere by then."""
     run_fleet(seed, shapes=["fails"] * 5, trouble=0.35, trouble_until_s=120.0)
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3, 5, 17, 27])
+def test_what_one_engine_told_no_other_one_takes_back(seed: int) -> None:
+    """0, 3: a watch ended with its run, before it told of what became of the last tasks elsewhere. 2: what was read of
+    a run before it ended was told after its end. 5: a run was taken over before anybody heard what its last engine had
+    done. 17: the commit that made a run was repeated, and its owner named the second one as its etag. 27: without room
+    a watch began with what was stored, and never heard of what had happened before it came."""
+    run_fleet(seed, limits=LIMITS[seed % len(LIMITS)], more=True, curious=True)

@@ -88,3 +88,9 @@ def test_seeds_that_told_what_was_not_durable(seed: int, how: dict[str, Any]) ->
     """57, 65, 72: the tasks of a run were read after the wait for the store, when memory was ahead of it again.
     37: a cancellation was refused for want of room, and happened all the same."""
     run_seed(seed, limits=LIMITS[seed % len(LIMITS)], curious=True, **how)
+
+
+@pytest.mark.parametrize("seed", [24, 50])
+def test_the_number_of_a_commit_is_told_as_it_is_stored(seed: int) -> None:
+    """24, 50: the answer to the commit that made a run was lost, and the engine told the number of its repetition."""
+    run_seed(seed, limits=LIMITS[seed % len(LIMITS)], curious=True)

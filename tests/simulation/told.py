@@ -1,7 +1,8 @@
 """What clients were told of runs and their tasks, and that nothing of it is ever taken back.
 
-An answer may be as old as its question, not older: whatever somebody had been told by then has to be in it. And
-what is told of an end is in the store by then, whatever dies afterwards. Times are of one clock, the world's.
+An answer may be as old as its question, not older: whatever somebody had been told by then, by whatever engine, has
+to be in it. And what is told of an end is in the store by then, whatever dies afterwards. That an attempt began is
+known to the engine that began it only, so READY and RUNNING are not compared. Times are of one clock, the world's.
 """
 
 from __future__ import annotations
@@ -18,8 +19,26 @@ from simulation.store import Watch
 
 ENDS: Final = (TaskStatus.SUCCESSFUL, TaskStatus.FAILED, TaskStatus.CANCELED)
 
+RECORDED: Final = (*ENDS, TaskStatus.BACKING_OFF)
+"""States that are in the store."""
+
 Said: TypeAlias = tuple[float, TaskStatus]
 """When a state was told for the first time, and which one."""
+
+
+class Rising:
+    """A number that only grows, as it was told at each time."""
+
+    def __init__(self) -> None:
+        self._told: list[tuple[float, int]] = []
+
+    def before(self, asked_s: float) -> int:
+        """What had been told when somebody asked."""
+        return next((number for said_s, number in reversed(self._told) if said_s < asked_s), -1)
+
+    def note(self, now_s: float, number: int) -> None:
+        if not self._told or number > self._told[-1][1]:
+            self._told.append((now_s, number))
 
 
 @dataclass
@@ -27,15 +46,19 @@ class _Run:
     """What was told of one run."""
 
     resumed_s: float | None = None
-    ended: tuple[float, RunRow] | None = None
+    ended: tuple[float, RunStatus] | None = None
+    changes: Rising = field(default_factory=Rising)
+    """The commit that its state came with."""
     tasks: dict[str, Said] = field(default_factory=dict)
+    attempts: dict[str, Rising] = field(default_factory=dict)
+    """Of its tasks: those that are recorded."""
     outputs: dict[str, tuple[float, bytes]] = field(default_factory=dict)
     ends: dict[int, Mapping[str, tuple[object, ...]]] = field(default_factory=dict)
     """All of the tasks of a run that was over, by the change that ended it."""
 
 
 class Told:
-    """Remembers what was told, and notes in `watch.broken` what cannot be."""
+    """Remembers what was told, and ends the world with what cannot be."""
 
     def __init__(self, watch: Watch, now_s: Callable[[], float]) -> None:
         self._watch = watch
@@ -50,7 +73,11 @@ class Told:
 
     def row(self, asked_s: float, row: RunRow) -> None:
         """The state of a run was told."""
-        self._watch.guard(lambda: self._see_row(asked_s, row))
+        self.state(asked_s, row.run_id, row.status, row.change)
+
+    def state(self, asked_s: float, run_id: str, status: RunStatus, change: int) -> None:
+        """The same of a run of which no more is known."""
+        self._watch.guard(lambda: self._see_state(asked_s, run_id, status, change))
 
     def run(self, asked_s: float, view: RunView) -> None:
         """A run was told with its tasks counted."""
@@ -67,7 +94,15 @@ class Told:
 
     def tasks(self, asked_s: float, run_id: str, tasks: Sequence[TaskView]) -> None:
         """All tasks of a run were told."""
-        self._watch.guard(lambda: self._see_tasks(asked_s, run_id, tasks))
+        self._watch.guard(lambda: self._see_names(asked_s, run_id, {task.task_id for task in tasks}))
+        for task in tasks:
+            self.task(asked_s, run_id, task.task_id, task.status, task.attempts)
+
+    def task(self, asked_s: float, run_id: str, task_id: str, status: TaskStatus, attempts: int) -> None:
+        """A task was told."""
+        if not task_id.startswith(VOLATILE):
+            self._watch.guard(lambda: self._see_task(asked_s, run_id, task_id, status))
+            self._watch.guard(lambda: self._see_attempts(asked_s, run_id, task_id, status, attempts))
 
     def output(self, asked_s: float, run_id: str, task_id: str, value: Payload) -> None:
         """The output of a task was told."""
@@ -81,16 +116,21 @@ class Told:
         self.count += 1
         return self._runs.setdefault(run_id, _Run())
 
-    def _see_row(self, asked_s: float, row: RunRow) -> None:
-        known = self._run(row.run_id)
+    def _see_state(self, asked_s: float, run_id: str, status: RunStatus, change: int) -> None:
+        known = self._run(run_id)
+        was_resumed = known.resumed_s is not None
         if known.ended is not None and asked_s > known.ended[0]:
             before = known.ended[1]
-            may_go_on = before.status is RunStatus.FAILED and known.resumed_s is not None
-            assert row.status is before.status or may_go_on, f"{row.run_id} was {before.status} and is {row.status}"
-        if row.status.is_final:
-            stored = self._watch.finals.get(row.run_id)
-            assert stored == str(row.status), f"{row.run_id} is told {row.status}, which is not stored"
-            known.ended = known.ended or (self._now_s(), row)
+            may_go_on = before is RunStatus.FAILED and was_resumed
+            assert status is before or may_go_on, f"{run_id} was {before} and is {status}"
+        newest = known.changes.before(asked_s)
+        assert change >= newest, f"{run_id} was told as of commit {newest}, and is {status} as of commit {change}"
+        known.changes.note(self._now_s(), change)
+        if status.is_final:
+            stored = self._watch.finals.get(run_id)
+            is_stored = stored == str(status) or (status is RunStatus.FAILED and was_resumed)
+            assert is_stored, f"{run_id} is told {status}, which is not stored"
+            known.ended = known.ended or (self._now_s(), status)
 
     def _see_counts(self, row: RunRow, counts: TaskCounts) -> None:
         assert counts.total == counts.pending + counts.running + counts.successful + counts.failed + counts.canceled
@@ -109,28 +149,32 @@ class Told:
             changed = {name: both for name, both in changed.items() if both[0] != both[1]}
             assert not changed, f"{row.run_id} is over, and its tasks have changed: {changed}"
 
-    def _see_tasks(self, asked_s: float, run_id: str, tasks: Sequence[TaskView]) -> None:
+    def _see_names(self, asked_s: float, run_id: str, shown: set[str]) -> None:
+        for task_id, (said_s, before) in self._run(run_id).tasks.items():
+            is_there = task_id in shown or said_s >= asked_s
+            assert is_there, f"{task_id} of {run_id} was {before} and is not there"
+
+    def _see_task(self, asked_s: float, run_id: str, task_id: str, status: TaskStatus) -> None:
         known = self._run(run_id)
-        shown = {task.task_id: task.status for task in tasks}
-        for task_id, (said_s, before) in known.tasks.items():
-            if said_s >= asked_s:
-                continue
-            now = shown.get(task_id)
-            assert now is not None, f"{task_id} of {run_id} was {before} and is not there"
-            may_go_back = task_id.startswith(VOLATILE) or (
-                before is not TaskStatus.SUCCESSFUL and known.resumed_s is not None
-            )
-            if before in ENDS and not may_go_back:
-                assert now is before, f"{task_id} of {run_id} was {before} and is {now}"
-        for task_id, status in shown.items():
-            if status in ENDS and not task_id.startswith(VOLATILE):
-                stored = self._watch.recorded.get((run_id, task_id), set())
-                # The end of a run whose tasks' records are refused is all that is stored of what it stopped.
-                follows = status is TaskStatus.CANCELED and run_id in self._watch.finals
-                assert status in stored or follows, f"{task_id} of {run_id} is told {status}, which is not stored"
-            before_now = known.tasks.get(task_id)
-            if before_now is None or (status in ENDS and before_now[1] is not status):
-                known.tasks[task_id] = (self._now_s(), status)
+        said_s, before = known.tasks.get(task_id, (asked_s, status))
+        may_go_back = before is not TaskStatus.SUCCESSFUL and known.resumed_s is not None
+        if said_s < asked_s and before in ENDS and not may_go_back:
+            assert status is before, f"{task_id} of {run_id} was {before} and is {status}"
+        if status in ENDS:
+            stored = self._watch.recorded.get((run_id, task_id), set())
+            # The end of a run whose tasks' records are refused is all that is stored of what it stopped.
+            follows = status is TaskStatus.CANCELED and run_id in self._watch.finals
+            assert status in stored or follows, f"{task_id} of {run_id} is told {status}, which is not stored"
+        if task_id not in known.tasks or (status in ENDS and before is not status):
+            known.tasks[task_id] = (self._now_s(), status)
+
+    def _see_attempts(self, asked_s: float, run_id: str, task_id: str, status: TaskStatus, attempts: int) -> None:
+        known = self._run(run_id)
+        told = known.attempts.setdefault(task_id, Rising())
+        recorded = told.before(asked_s)
+        assert attempts >= recorded, f"{task_id} of {run_id} had {recorded} attempts and has {attempts}"
+        if status in RECORDED:
+            told.note(self._now_s(), attempts)
 
     def _see_output(self, asked_s: float, run_id: str, task_id: str, value: Payload) -> None:
         if task_id.startswith(VOLATILE):
