@@ -71,9 +71,10 @@ lint: $(STAMP) ## check the style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-fmt: $(STAMP) ## mend the style
+fmt: $(STAMP) ## mend the style, and renew the generated parts of ARCHITECTURE.md
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python tests/architecture.py
 
 types: $(STAMP) ## check the types
 	$(BIN)/mypy

@@ -1,13 +1,12 @@
-"""The table of a task's states: every transition in it happens, and the documentation draws it."""
+"""The table of a task's states: every transition in it happens, and no other."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from perdure.engine.graph_run.transitions import TRANSITIONS, mermaid
+from perdure.engine.graph_run.transitions import TRANSITIONS
 from perdure.engine.messages import AttemptLost, AttemptStarted, CancelRequested, EventArrived, TimerFired
 from perdure.model import NULL, Node, RetryPolicy, Sleep, TaskOptions, TaskStatus, WaitEvent
 from transitions import Transition, each_transition, refuse_unknown
@@ -15,7 +14,6 @@ from unit.driver import CATCH, ONCE, Driver, call, graph
 
 RETRY = TaskOptions(retry=RetryPolicy(max_attempts=3, initial_interval_ms=100, jitter=0, application_errors=True))
 VOLATILE = replace(ONCE, checkpoint=False)
-ARCHITECTURE = Path(__file__).parent.parent.parent / "ARCHITECTURE.md"
 
 
 def begin(driver: Driver, task_id: str, attempt: int = 1) -> None:
@@ -83,7 +81,3 @@ def test_every_transition_of_the_table_happens() -> None:
 def test_an_unknown_transition_is_refused() -> None:
     with pytest.raises(AssertionError, match="SUCCESSFUL -> RUNNING"):
         refuse_unknown((TaskStatus.SUCCESSFUL, TaskStatus.RUNNING))
-
-
-def test_the_documentation_draws_the_table() -> None:
-    assert f"```mermaid\n{mermaid()}\n```" in ARCHITECTURE.read_text()

@@ -4,8 +4,7 @@ A *scope* is one graph at work: the run's own, or the graph that a task returned
 task is *done* when its value is known: its own output is recorded, its scope has ended, or its
 failure was caught. A *volatile* task (`checkpoint=False`) is done without a record: after a crash it
 runs again if anybody still needs its value. A task that is *optional* is only waited for by a Wait,
-and so its scope may end before it. No field holds bytes of the user's; values are named by the task
-that made them.
+and so its scope may end before it. Values are named by the task that made them; no field holds one.
 """
 
 from __future__ import annotations

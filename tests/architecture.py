@@ -1,0 +1,185 @@
+"""The rooms of the code as data, and the parts of ARCHITECTURE.md that are made of data.
+
+`python tests/architecture.py` writes those parts anew; `test_architecture.py` holds the code and the page to the data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Set
+from pathlib import Path
+from typing import Final
+
+from perdure.engine.graph_run import transitions
+
+PAGE: Final = Path(__file__).parent.parent / "ARCHITECTURE.md"
+
+SDK_BASE = {
+    "model",
+    "ids",
+    "parent",
+    "bounded",
+    "v1",
+    "errors",
+    "texts",
+    "wire",
+    "optionwire",
+    "graphwire",
+    "codec",
+    "arguments",
+    "rayobjects",
+    "failures",
+    "told",
+    "context",
+    "options",
+    "raydag",
+    "graph",
+    "conversion",
+    "folders",
+    "modules",
+    "runtimeenv",
+    "tracebacks",
+}
+ROOMS = {
+    # room: what of Perdure it may import
+    "model": set[str](),
+    "context": set[str](),
+    "logs": set[str](),
+    "ids": set[str](),
+    "parent": set[str](),
+    "bounded": set[str](),
+    "errors": {"model"},
+    "texts": {"model", "errors"},
+    "wire": {"model", "v1"},
+    "optionwire": {"model", "v1", "wire"},
+    "graphwire": {"model", "v1", "wire", "optionwire"},
+    "tracebacks": set[str](),
+    "told": {"texts", "wire"},
+    "codec": {"model", "texts", "wire", "told", "tracebacks"},
+    "failures": {"model", "v1", "wire", "told", "codec", "errors", "tracebacks"},
+    "arguments": {"model", "v1", "wire", "codec", "failures"},
+    "rayobjects": {"bounded", "model", "wire", "codec", "failures"},
+    "options": {"model", "texts", "codec", "failures"},
+    "raydag": {"bounded", "model", "options"},
+    "graph": {"model", "texts", "options", "raydag", "tracebacks"},
+    "conversion": {"model", "codec", "arguments", "options", "raydag", "graph", "modules"},
+    "folders": set[str](),
+    "modules": {"bounded", "codec", "folders"},
+    "runtimeenv": {"bounded", "model", "graphwire", "folders", "modules"},
+    "connection": {"v1"},
+    "transport": {"v1", "errors", "connection"},
+    "blobs": {"model", "bounded", "v1", "errors", "transport"},
+    "values": {
+        "model",
+        "v1",
+        "graphwire",
+        "codec",
+        "rayobjects",
+        "conversion",
+        "runtimeenv",
+        "transport",
+        "blobs",
+    },
+    "views": {"model", "v1", "wire"},
+    "batches": {"model", "ids", "v1", "wire", "errors", "options", "texts", "transport", "values"},
+    "handle": SDK_BASE | {"transport", "blobs", "values", "views"},
+    "client": SDK_BASE | {"transport", "values", "views", "batches", "handle"},
+    "loopthread": set[str](),
+    "sync": SDK_BASE | {"values", "views", "batches", "handle", "client", "loopthread"},
+    "workflow": SDK_BASE | {"values", "views", "batches", "handle", "client", "loopthread"},
+    "engine": {"model"},
+    "storage": {"model"},
+    "worker": SDK_BASE | {"connection", "storage", "logs"},
+    "service": {
+        "bounded",
+        "connection",
+        "parent",
+        "ids",
+        "engine",
+        "storage",
+        "wire",
+        "optionwire",
+        "graphwire",
+        "v1",
+        "model",
+        "errors",
+        "texts",
+    },
+}
+EXCEPTIONS = {
+    "service/executors/local.py": {"worker", "codec", "failures", "context"},
+    "client.py": {"workflow"},  # late, by `Client.local`
+}
+RAY_FOLDERS = ("workflow/",)
+RAY_ROOMS = {"worker/agent.py", "worker/cluster.py", "worker/lease.py", "worker/rayoptions.py"}
+PURE = {
+    "engine": {"__future__", "collections", "dataclasses", "typing", "zlib"},
+    "model": {"__future__", "collections", "dataclasses", "enum", "json", "typing"},
+}
+NOBODY_IMPORTS = {"cli", "testing", "pytest_plugin"}
+SERVICE_LAYERS = (
+    # Rooms of one layer may not import each other. What stands in no folder is the root, and may import all.
+    {"common"},
+    {"journal"},
+    {"executors"},
+    {"runs"},
+    {"queue"},
+    {"housekeeping"},
+    {"operations"},
+    {"fleet"},
+    {"api"},
+    {"rpc", "http"},
+)
+STORAGE_LAYERS = (
+    # an upper one may import lower ones; those of one layer do not know each other
+    {"rows", "addresses", "steps"},
+    {"ports", "damage"},
+    {"storable"},
+    {"sqlite", "postgres", "memory", "blobs"},
+    {"urls"},
+    {"migrate", "examine"},
+)
+
+
+def import_table() -> str:
+    """Which room may import which, rooms with the same answer in one line."""
+    lines: dict[str, list[str]] = {}
+    for room, allowed in ROOMS.items():
+        lines.setdefault(_names(allowed), []).append(room)
+    rows = [f"| {', '.join(rooms)} | {allowed} |" for allowed, rooms in lines.items()]
+    rows += [f"| {place} | {_names(allowed)} as well |" for place, allowed in EXCEPTIONS.items()]
+    rows.append(f"| {', '.join(sorted(NOBODY_IMPORTS))} | everything; nobody imports them |")
+    return "\n".join(["| room | may import |", "| --- | --- |", *rows])
+
+
+def _names(rooms: Set[str]) -> str:
+    if len(rooms) <= len(SDK_BASE) or not rooms >= SDK_BASE:
+        return ", ".join(sorted(rooms)) or "nothing of Perdure"
+    return ", ".join(["the base of the SDK", *sorted(rooms - SDK_BASE)])
+
+
+def service_diagram() -> str:
+    """The layers of the service, from the top."""
+    layers = [{"app, kernel, process, agent_process, doctor"}, *reversed(SERVICE_LAYERS)]
+    lines = ["flowchart TB"]
+    lines += [f'    L{number}["{" | ".join(sorted(rooms))}"]' for number, rooms in enumerate(layers)]
+    lines.append("    " + " --> ".join(f"L{number}" for number in range(len(layers))))
+    return "\n".join(lines)
+
+
+def renewed(page: str) -> str:
+    """The page with its generated parts as the data are now."""
+    parts = {
+        "service": f"```mermaid\n{service_diagram()}\n```",
+        "imports": import_table(),
+        "transitions": f"```mermaid\n{transitions.mermaid()}\n```",
+    }
+    for name, text in parts.items():
+        pattern = rf"(<!-- begin {name} -->\n).*?(\n<!-- end {name} -->)"
+        page, count = re.subn(pattern, lambda found, text=text: found[1] + text + found[2], page, flags=re.DOTALL)
+        assert count == 1, f"ARCHITECTURE.md has {count} places for {name}"
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(renewed(PAGE.read_text()))
