@@ -172,13 +172,17 @@ async def start_many(values: Values, items: Iterable[RunItem]) -> list[tuple[str
     """The workflow id and run id of each, or why there is no run."""
 
     async def send(request: workflow_service_pb2.BatchRunRequest) -> list[tuple[str, str] | errors.PerdureError]:
+        asked_s: float | None = None
+
         async def ask(
             some: Sequence[workflow_service_pb2.RunItem],
         ) -> Sequence[workflow_service_pb2.RunResult]:
+            nonlocal asked_s
+            before_s, asked_s = asked_s, asked_s or asyncio.get_running_loop().time()
             again = workflow_service_pb2.BatchRunRequest(
                 namespace=request.namespace, sources=request.sources, items=some
             )
-            answer = await values.transport.call(lambda: values.transport.workflows.BatchRun(again))
+            answer = await values.transport.ask(values.transport.workflows.BatchRun, again, asked_s=before_s)
             results: Sequence[workflow_service_pb2.RunResult] = answer.results
             return results
 

@@ -18,6 +18,8 @@ from perdure.v1 import blob_service_pb2, system_service_pb2, workflow_service_pb
 REPEAT_KEY: Final = "perdure-previous-attempts"
 """Metadata of a call that a client makes again: how often it did so before. gRPC's own retries say it by
 `grpc-previous-rpc-attempts`."""
+AGE_KEY: Final = "perdure-asked-ms-ago"
+"""Metadata of such a call: how many milliseconds ago it was made first."""
 MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Of one gRPC message, in either direction, at engines as well."""
 LIMITS: Final = (

@@ -7,12 +7,13 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from math import ceil
 from typing import Final, TypeVar
 
 import grpc
 
 from perdure import errors
-from perdure.connection import REPEAT_KEY, client_channel
+from perdure.connection import AGE_KEY, REPEAT_KEY, client_channel
 from perdure.v1 import blob_service_pb2_grpc, system_service_pb2_grpc, workflow_service_pb2_grpc
 
 T = TypeVar("T")
@@ -47,14 +48,17 @@ class Transport:
     async def close(self) -> None:
         await self._channel.close(None)
 
-    async def ask(self, method: Callable[..., Awaitable[T]], request: object) -> T:
+    async def ask(self, method: Callable[..., Awaitable[T]], request: object, *, asked_s: float | None = None) -> T:
         """Make a call that changes something. A repeated call says so in its metadata, and the service answers it
-        with what the first one did, not with an error."""
-        attempts = itertools.count()
+        with what the first one did, not with an error. `asked_s`: when, on the loop's clock, it was made before."""
+        loop = asyncio.get_running_loop()
+        attempts = itertools.count(0 if asked_s is None else 1)
+        began_s = loop.time() if asked_s is None else asked_s
 
         def ask() -> Awaitable[T]:
             attempt = next(attempts)
-            return method(request, metadata=((REPEAT_KEY, str(attempt)),) if attempt else None)
+            age_ms = ceil((loop.time() - began_s) * 1000)
+            return method(request, metadata=((REPEAT_KEY, str(attempt)), (AGE_KEY, str(age_ms))) if attempt else None)
 
         return await self.call(ask)
 

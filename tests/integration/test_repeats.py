@@ -14,7 +14,7 @@ import pytest
 import perdure
 from integration.wire_calls import Stubs, event_node, graph, run_request, sum_of
 from perdure import RunStatus, errors
-from perdure.connection import REPEAT_KEY
+from perdure.connection import AGE_KEY, REPEAT_KEY
 from perdure.service.app import RunningServer
 from perdure.v1 import workflow_pb2
 from perdure.v1 import workflow_service_pb2 as pb
@@ -137,6 +137,64 @@ async def test_repeats_of_runs_and_cancellations(stubs: Stubs) -> None:
     await stubs.workflows.Cancel(cancel)
     answer = await stubs.workflows.Cancel(cancel, metadata=AGAIN)
     assert answer.workflow.status == workflow_pb2.WORKFLOW_STATUS_CANCELED
+
+
+async def attach(stubs: Stubs, request_id: str, **how: Any) -> pb.RunResponse:
+    policy = pb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
+    request = run_request(graph(event_node("wait", "k")), request_id=request_id, id_conflict_policy=policy)
+    return await stubs.workflows.Run(request, **how)
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_an_attachment_is_remembered_by_its_request_id(
+    client: perdure.Client, stubs: Stubs, is_deleted: bool
+) -> None:
+    first = await attach(stubs, "first")
+    second = await attach(stubs, "second")
+    assert (second.workflow.run_id, second.started) == (first.workflow.run_id, False)
+    await client.cancel("w")
+    if is_deleted:
+        await client.delete("w")
+    again = await attach(stubs, "second", metadata=AGAIN)
+    assert (again.workflow.run_id, again.started) == (first.workflow.run_id, False)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stubs.workflows.Run(run_request(sum_of(1, 2), request_id="second"))
+    assert isinstance(errors.from_rpc_error(caught.value), errors.RequestIdReusedError)
+
+
+@pytest.mark.parametrize(("asked_ms", "is_attached"), [(60_000, True), (0, False)])
+async def test_an_attachment_that_another_engine_made_is_repeated(
+    client: perdure.Client, stubs: Stubs, asked_ms: int, is_attached: bool
+) -> None:
+    """The run was at work when the first call was made, or was not."""
+    first = await attach(stubs, "first")
+    await client.cancel("w")
+    metadata = (*AGAIN, (AGE_KEY, str(asked_ms)))
+    if is_attached:
+        again = await attach(stubs, "elsewhere", metadata=metadata)
+        assert (again.workflow.run_id, again.started) == (first.workflow.run_id, False)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await attach(stubs, "other")
+    else:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await attach(stubs, "elsewhere", metadata=metadata)
+        assert isinstance(errors.from_rpc_error(caught.value), errors.WorkflowAlreadyExistsError)
+
+
+@pytest.mark.storages("sqlite")
+@pytest.mark.parametrize("lost", LOST)
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_an_attachment_whose_answer_is_lost(client: perdure.Client, lose: Any, lost: int, is_batch: bool) -> None:
+    """The run has ended before it is asked again."""
+    handle = await client.start(perdure.sleep(0.3), workflow_id="w")
+    lose("submit", lost)
+    client.patience = 30
+    if is_batch:
+        item = perdure.RunItem(perdure.sleep(0.3), workflow_id="w", id_conflict="use_existing")
+        (again,) = await client.start_many([item])
+    else:
+        again = await client.start(perdure.sleep(0.3), workflow_id="w", id_conflict="use_existing")
+    assert again.run_id == handle.run_id
 
 
 MANY = 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from perdure import errors
@@ -36,7 +37,7 @@ class BatchCalls:
         self._queries = queries
         self._sources = sources
 
-    async def run(self, request: pb.BatchRunRequest) -> pb.BatchRunResponse:
+    async def run(self, request: pb.BatchRunRequest, first_asked_ms_ago: int | None) -> pb.BatchRunResponse:
         requests.count_items(request.items)
         size = sum(source.spec_blob.size_bytes for source in request.sources)
         if size > limits.SPEC_BYTES_MAX:
@@ -46,6 +47,8 @@ class BatchCalls:
         news: list[Result[NewRun]] = []
         for number, item in enumerate(request.items, 1):
             new = _new_run(item, namespace, sources)
+            if isinstance(new, NewRun) and first_asked_ms_ago is not None:
+                new = replace(new, first_asked_ms_ago=first_asked_ms_ago)
             if isinstance(new, NewRun) and new.inputs:
                 missing = await caught(self._sources.check_blobs(new.blobs() - new.source.blobs))
                 new = missing or new

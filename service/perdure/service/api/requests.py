@@ -13,13 +13,16 @@ import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 
 from perdure import errors, graphwire, texts, wire
-from perdure.connection import REPEAT_KEY
+from perdure.connection import AGE_KEY, REPEAT_KEY
 from perdure.model import DEFAULT_NAMESPACE, BlobRef, Call, Payload, Spec
 from perdure.service.common import limits
 from perdure.service.common.graph_source import Source
 from perdure.service.operations.asked import Conflict, NewEvent, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
 
+REPEATED_MS: Final = 10_000
+"""gRPC's own repeats do not say when the call was made first; all of them come within some seconds."""
+REPEATED_MS_MAX: Final = 24 * 3600 * 1000
 REPEAT_KEYS: Final = frozenset({"grpc-previous-rpc-attempts", REPEAT_KEY})
 """Metadata by which gRPC's own retries, and clients that make a call again themselves, say so."""
 DEFAULT_QUEUE: Final = "default"
@@ -84,8 +87,21 @@ def wait_s(asked: Duration, context: grpc.aio.ServicerContext[Any, Any]) -> floa
 
 def is_repeat(context: grpc.aio.ServicerContext[Any, Any]) -> bool:
     """Whether the caller says that it has made this call before, without hearing what became of it."""
+    return first_asked_ms_ago(context) is not None
+
+
+def first_asked_ms_ago(context: grpc.aio.ServicerContext[Any, Any]) -> int | None:
+    """How long ago a call that is a repeat was made first; None: it is no repeat."""
     metadata: Any = context.invocation_metadata() or ()
-    return any(key in REPEAT_KEYS and value != "0" for key, value in metadata)
+    age_ms: int | None = None
+    is_again = False
+    for key, value in metadata:
+        is_again |= key in REPEAT_KEYS and value != "0"
+        if key == AGE_KEY and str(value).isdecimal():
+            age_ms = min(int(value), REPEATED_MS_MAX)
+    if not is_again:
+        return None
+    return REPEATED_MS if age_ms is None else age_ms
 
 
 def count_items(items: Sized) -> None:

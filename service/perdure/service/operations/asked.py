@@ -40,8 +40,8 @@ class NewRun:
     metadata: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
-    is_repeat: bool = False
-    """The caller may have made this very run without hearing of it."""
+    first_asked_ms_ago: int | None = None
+    """The caller may have made this very request before, so long ago, without hearing what became of it."""
 
     def blobs(self) -> frozenset[BlobRef]:
         """Those of the graph and of the inputs."""

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final
 
 from perdure import errors, wire
+from perdure.bounded import Bounded
 from perdure.ids import TimeOrderedIds
 from perdure.model import RunStatus
 from perdure.service.common.trouble import refusal, refusing
@@ -30,6 +31,9 @@ from perdure.storage.rows import AddRun, EntryResult, RunRow, ValueKey, Write
 
 TRIES_MAX: Final = 8
 """Races for one workflow id that a request may lose before it is told to try again itself."""
+
+ATTACHED_MAX: Final = 1_000
+"""Requests that made no run, but attached to one, that are remembered for their repeats: no row has their id."""
 
 
 class Submissions:
@@ -59,6 +63,7 @@ class Submissions:
         self._lifecycle = lifecycle
         self._owner = owner
         self._new_id = new_id or TimeOrderedIds()
+        self._attached: Bounded[tuple[str, str], tuple[str, RunRow]] = Bounded(ATTACHED_MAX)
 
     @refusing
     async def submit(self, new: NewRun) -> tuple[RunView, bool]:
@@ -69,6 +74,8 @@ class Submissions:
         self._current.refuse_while_failing()
         self._check(new)
         digest = _digest(new)
+        if (view := await self._attached_before(new, digest)) is not None:
+            return view, False
         replaces = ""
         for _ in range(TRIES_MAX):
             row = self._row(new, digest)
@@ -83,6 +90,8 @@ class Submissions:
                 if decided == replaces:
                     raise self._admission.full(new.namespace)
             if isinstance(decided, RunView):
+                if new.request_id and decided.row.request_id != new.request_id:
+                    self._attached.keep((new.namespace, new.request_id), (digest, decided.row))
                 return decided, False
             replaces = decided
         raise errors.DatabaseUnavailableError("the workflow id changed hands too often while this request tried it")
@@ -96,6 +105,8 @@ class Submissions:
         the ids are taken or there is no place, and `submit` decides what follows. Raises InvalidSpecError and
         PythonVersionUnsupportedError."""
         self._check(new)
+        if (new.namespace, new.request_id) in self._attached:
+            return None
         row = self._row(new, _digest(new))
         for way in self._admission.ways(new.namespace, row.run_id):
             return self._insert(new, row, way, "")
@@ -145,6 +156,17 @@ class Submissions:
 
         return row, writes, then
 
+    async def _attached_before(self, new: NewRun, digest: str) -> RunView | None:
+        """The run that the same request attached to, if this engine remembers that: it may have ended since, or be
+        gone."""
+        known = self._attached.get((new.namespace, new.request_id)) if new.request_id else None
+        if known is None:
+            return None
+        before, row = known
+        if before != digest:
+            raise _reused(new)
+        return RunView(await self._store.get_run(row.run_id) or row)
+
     async def _decide(self, new: NewRun, row: RunRow, digest: str) -> RunView | str:
         """The ids are taken: give the run that answers the request, or the one it may replace."""
         made = await self._store.find_request(new.namespace, new.request_id) if new.request_id else None
@@ -153,14 +175,16 @@ class Submissions:
             made = current  # the same request, asked elsewhere too, came between the two looks
         if made is not None:
             if made.request_digest != digest and not made.damage:
-                raise errors.RequestIdReusedError(
-                    f"request id {new.request_id!r} was used with other content", request_id=new.request_id
-                )
+                raise _reused(new)
             return RunView(made)
         if current is None:
             return ""
-        if new.is_repeat and not new.request_id and current.request_digest == digest:
-            return RunView(current)
+        if new.first_asked_ms_ago is not None:
+            if not new.request_id and current.request_digest == digest:
+                return RunView(current)
+            asked_ms = self._scheduler.clock() - new.first_asked_ms_ago
+            if new.conflict is Conflict.USE_EXISTING and (current.end_ms or 0) > asked_ms:
+                return RunView(current)  # it was at work when the call was made first, which may have attached to it
         if not current.status.is_final:
             match new.conflict:
                 case Conflict.FAIL:
@@ -220,6 +244,12 @@ def _digest(new: NewRun) -> str:
     labels = sorted(new.labels.items())
     digest.update(repr((new.workflow_id, new.metadata, labels, new.name)).encode())
     return digest.hexdigest()
+
+
+def _reused(new: NewRun) -> errors.RequestIdReusedError:
+    return errors.RequestIdReusedError(
+        f"request id {new.request_id!r} was used with other content", request_id=new.request_id
+    )
 
 
 def _already_exists(row: RunRow) -> errors.WorkflowAlreadyExistsError:

@@ -64,8 +64,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def Run(self, request: pb.RunRequest, context: Context) -> pb.RunResponse:
         source = await self._sources.read(request.source)
         new = requests.run(request, requests.namespace(request.namespace), source)
-        if requests.is_repeat(context):
-            new = replace(new, is_repeat=True)
+        new = replace(new, first_asked_ms_ago=requests.first_asked_ms_ago(context))
         await self._sources.check_blobs(new.blobs())
         wait_s = requests.wait_s(request.wait, context) if request.HasField("wait") else 0
         view, started = await self._submissions.submit(new)
@@ -81,7 +80,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         return answer
 
     async def BatchRun(self, request: pb.BatchRunRequest, context: Context) -> pb.BatchRunResponse:
-        return await self._batch.run(request)
+        return await self._batch.run(request, requests.first_asked_ms_ago(context))
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeResponse:
         if request.modules:
