@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from perdure import errors, texts, wire
+from perdure.bounded import Bounded
 from perdure.ids import time_ordered_id
 from perdure.model import Failure, Payload
 from perdure.options import to_json
@@ -83,7 +84,7 @@ class _Graphs:
 
     def __init__(self, values: Values) -> None:
         self._values = values
-        self._converted: dict[int, tuple[object, spec_pb2.WorkflowSource, bytes]] = {}
+        self._converted: Bounded[int, tuple[object, spec_pb2.WorkflowSource, bytes]] = Bounded(ITEMS_MAX)
         self._places: dict[bytes, int] = {}
 
     def begin(self) -> None:
@@ -96,9 +97,7 @@ class _Graphs:
         if known is None:
             source = await self._values.source_of(graph)
             known = (graph, source, source.SerializeToString(deterministic=True))
-            if len(self._converted) >= ITEMS_MAX:  # many graphs that are used once each
-                self._converted.clear()
-            self._converted[id(graph)] = known  # with the graph, so that nothing else gets its id
+            self._converted.keep(id(graph), known)  # with the graph, so that nothing else gets its id
         _, source, data = known
         if (place := self._places.get(data)) is not None:
             return place, 0

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Final, TypeVar, assert_never
 
 from perdure import graphwire, texts, wire
+from perdure.bounded import Bounded
 from perdure.engine.failures import record_refused
 from perdure.engine.graph_run.run import Before, Run
 from perdure.engine.messages import (
@@ -140,7 +141,8 @@ class Scheduler:
         self._loading: dict[str, list[Callable[[Live | None], None]]] = {}
         self.moment = 0  # counts what was noted for subscribers
         self._outdated: set[str] = set()  # of those, what is read of them now may be too old
-        self._begun: dict[str, dict[str, int]] = {}  # attempts that may have begun and were never recorded, by run
+        # Attempts that may have begun and were never recorded, by run.
+        self._begun: Bounded[str, dict[str, int]] = Bounded(REFUSED_MAX)
         self._before: dict[str, Before] = {}  # of those, what began of them, if that is known
         self._untold: dict[str, set[str]] = {}  # and tasks of which subscribers may not have heard
         self.on_end: Callable[[str], None] = lambda _run_id: None
@@ -571,7 +573,7 @@ class Scheduler:
                 break
         waiting = self._loading.pop(run_id)
         if live is not None:
-            self._begun.pop(run_id, None)
+            self._begun.drop(run_id)
             self._admit(live)
             if live.row.change > self._changes.settled and self._owner:
                 self._publish(live.row, live.row.change)
@@ -597,7 +599,7 @@ class Scheduler:
         if self._owner and stored.run.owner != self._owner:
             return None
         run = await restore_run(stored, self.specs)
-        run.number_from(self._begun.get(run_id, {}))
+        run.number_from(self._begun.get(run_id) or {})
         if self._owner:  # what another engine recorded lately, subscribers here may not know yet
             settled = self._changes.settled
             self._untold[run_id] = {task.task_id for task in stored.tasks if task.change > settled}
@@ -632,9 +634,7 @@ class Scheduler:
         that came after it; to resume it is to go on from there."""
         run_id = live.row.run_id
         live.is_refused = True
-        self._begun[run_id] = live.run.begun()
-        if len(self._begun) > REFUSED_MAX:
-            del self._begun[next(iter(self._begun))]
+        self._begun.keep(run_id, live.run.begun())
         for task_id, attempt in live.run.in_flight():
             self._executor.cancel(run_id, task_id, attempt)
 

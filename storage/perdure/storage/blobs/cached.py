@@ -23,6 +23,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final, Protocol
 
+from perdure.bounded import SharedBounded
 from perdure.model import BlobRef
 from perdure.storage.ports import BlobStore, BlobWriter
 
@@ -64,7 +65,7 @@ class CachedBlobStore:
         self._far = far
         self._folder = Path(folder)
         self._max_bytes = max_bytes
-        self._checked: dict[str, tuple[int, int]] = {}
+        self._checked: SharedBounded[str, tuple[int, int]] = SharedBounded(CHECKED_MAX)
         self._written = max_bytes  # since the last look; the first write looks
 
     async def close(self) -> None:
@@ -154,7 +155,7 @@ class CachedBlobStore:
     async def delete(self, sha256: str, *, idle_s: float = 0) -> bool:
         is_gone = await self._far.delete(sha256, idle_s=idle_s)
         if is_gone:
-            self._checked.pop(sha256, None)
+            self._checked.drop(sha256)
             with suppress(OSError):
                 self._path_of(sha256).unlink(missing_ok=True)
         return is_gone
@@ -189,9 +190,7 @@ class CachedBlobStore:
             self._tidy()
 
     def _trust(self, sha256: str, status: os.stat_result) -> None:
-        if len(self._checked) >= CHECKED_MAX:
-            self._checked.clear()
-        self._checked[sha256] = _mark(status)
+        self._checked.keep(sha256, _mark(status))
 
     def _tidy(self) -> None:
         """Remove what was used longest ago if there is too much. Mapped memory stays readable."""

@@ -26,6 +26,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
+from perdure.bounded import SharedBounded
 from perdure.model import BlobRef
 from perdure.storage.ports import BlobNotFound, BlobWriter, CorruptData, StorageError, StorageFull, StorageUnavailable
 
@@ -43,7 +44,7 @@ class FilesystemBlobStore:
 
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
-        self._checked: dict[str, tuple[int, int]] = {}
+        self._checked: SharedBounded[str, tuple[int, int]] = SharedBounded(CHECKED_MAX)
         self._secured: set[Path] = set()
         self._is_ready = False
 
@@ -169,7 +170,7 @@ class FilesystemBlobStore:
         return await asyncio.to_thread(renew)
 
     async def delete(self, sha256: str, *, idle_s: float = 0) -> bool:
-        self._checked.pop(sha256, None)
+        self._checked.drop(sha256)
         return await asyncio.to_thread(self._delete, self.path_of(sha256), idle_s, time.monotonic())
 
     def _delete(self, path: Path, idle_s: float, since_s: float) -> bool:
@@ -216,9 +217,7 @@ class FilesystemBlobStore:
 
     def trust(self, sha256: str, status: os.stat_result) -> None:
         """This process wrote or read the file itself: its hash is known."""
-        if len(self._checked) >= CHECKED_MAX:
-            self._checked.clear()
-        self._checked[sha256] = _mark(status)
+        self._checked.keep(sha256, _mark(status))
 
 
 class _Writer:
