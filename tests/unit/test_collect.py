@@ -74,14 +74,14 @@ async def write(world: World, journal: Journal, blobs: BlobStore, run_id: str) -
     for _ in range(world.chance.randrange(20)):
         await asyncio.sleep(0)
     if world.now_s - put_s < GRACE_S and world.chance.random() < 0.7:
-        await journal.write(add(run_id, blob))
+        await journal.commit(add(run_id, blob))
         world.uses[run_id] = {blob.sha256}
 
 
 async def delete(world: World, journal: Journal, run_id: str) -> None:
     await world.step()
     if world.uses.pop(run_id, None) is not None:
-        await journal.write((DeleteRun(run_id),))
+        await journal.commit((DeleteRun(run_id),))
 
 
 async def clean(world: World, sweeper: Sweeper) -> None:
@@ -131,7 +131,7 @@ async def test_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(store)
     await journal.start()
     named = [await blobs.put([bytes([number])]) for number in range(5)]
-    await journal.write(add("a", named[0]))
+    await journal.commit(add("a", named[0]))
     sweeper = Sweeper(store, journal, blobs, grace_s=0)
     assert await sweeper.collect() == (5, 4)
     assert await sweeper.collect() == (5, 0)

@@ -10,7 +10,7 @@ import pytest
 
 from perdure.service.journal import journal as journal_module
 from perdure.service.journal.journal import Journal
-from perdure.storage.ports import Entry, MetadataStore, StorageError, StorageFull, StorageUnavailable
+from perdure.storage.ports import Entry, Fenced, MetadataStore, StorageError, StorageFull, StorageUnavailable
 from perdure.storage.rows import Committed, EntryResult, SetDormant
 
 
@@ -61,9 +61,9 @@ def entry(name: str) -> Entry:
 
 async def test_what_arrives_during_a_flush_goes_into_the_next(store: Store, journal: Journal) -> None:
     store.gate.clear()
-    first = asyncio.create_task(journal.write(entry("a")))
+    first = journal.commit(entry("a"))
     await store.asked.wait()
-    others = [asyncio.create_task(journal.write(entry(name))) for name in "bcd"]
+    others = [journal.commit(entry(name)) for name in "bcd"]
     await asyncio.sleep(0)
     store.gate.set()
     await asyncio.gather(first, *others)
@@ -146,7 +146,7 @@ async def test_a_failing_step_does_not_stop_the_journal(store: Store, journal: J
         raise RuntimeError("a bug")
 
     journal.append(entry("a"), fail)
-    assert (await journal.write(entry("b"))).sequence >= 0
+    assert (await journal.commit(entry("b"))).sequence >= 0
 
 
 async def test_a_failed_commit_is_repeated_until_it_holds(store: Store, journal: Journal) -> None:
@@ -161,7 +161,7 @@ async def test_a_failed_commit_is_repeated_until_it_holds(store: Store, journal:
 async def test_those_who_wait_are_told_at_once_and_the_entry_may_yet_happen(store: Store, journal: Journal) -> None:
     store.errors = [StorageUnavailable("gone")]
     with pytest.raises(StorageUnavailable):
-        await journal.write(entry("in doubt"), droppable=True)
+        await journal.commit(entry("in doubt"), droppable=True)
     await journal.barrier()
     assert store.batches == [[entry("in doubt")]]
 
@@ -170,7 +170,7 @@ async def test_a_full_store_drops_what_nobody_builds_on_and_keeps_the_rest(store
     store.gate.clear()
     store.errors = [StorageFull("no room")]
     kept = asyncio.Event()
-    dropped = asyncio.create_task(journal.write(entry("new run"), droppable=True))
+    dropped = journal.commit(entry("new run"), droppable=True)
     await store.asked.wait()
     journal.append(entry("receipt"), lambda *_: kept.set())
     store.gate.set()
@@ -220,9 +220,9 @@ async def test_what_makes_room_does_not_wait_for_what_needs_it(monkeypatch: pyte
         journal.append(entry(name), lambda *_: stuck.set(), trouble=lambda _error: told.set())
     await told.wait()
     assert isinstance(journal.error, StorageFull)
-    await journal.write(entry("-"), droppable=True, frees=True)
+    await journal.commit(entry("-"), droppable=True, frees=True)
     assert (stuck.is_set(), store.room) == (False, 2)
-    await journal.write(entry("-"), droppable=True, frees=True)
+    await journal.commit(entry("-"), droppable=True, frees=True)
     await stuck.wait()
     assert journal.error is None
     assert store.batches == [[entry("-")], [entry("-")], [entry("a"), entry("b"), entry("c")]]
@@ -235,7 +235,7 @@ async def test_what_makes_room_is_tried_by_itself_at_once(store: Store, journal:
     store.errors = [StorageFull("full"), StorageFull("not even that"), StorageFull("full")]
     kept = asyncio.Event()
     journal.append(entry("receipt"), lambda *_: kept.set())
-    freeing = asyncio.create_task(journal.write(entry("delete"), droppable=True, frees=True))
+    freeing = journal.commit(entry("delete"), droppable=True, frees=True)
     await store.asked.wait()
     store.gate.set()
     with pytest.raises(StorageFull, match="not even that"):
@@ -281,9 +281,9 @@ async def test_the_error_shows_while_it_lasts(store: Store, journal: Journal, mo
     monkeypatch.setattr(journal_module, "RETRY_FIRST_S", 0.05)
     store.errors = [StorageUnavailable("gone")]
     with pytest.raises(StorageUnavailable):
-        await journal.write(entry("a"))
+        await journal.commit(entry("a"))
     assert isinstance(journal.error, StorageUnavailable)
-    await journal.write(entry("b"))
+    await journal.commit(entry("b"))
     assert journal.error is None
 
 
@@ -312,3 +312,62 @@ async def test_large_batches_are_cut(store: Store, journal: Journal, monkeypatch
     store.gate.set()
     await journal.barrier()
     assert [len(batch) for batch in store.batches] == [2, 2, 1]
+
+
+# ------------------------------------------------------------------------------ waiting for a commit
+
+
+async def test_an_entry_is_appended_before_commit_returns(store: Store, journal: Journal) -> None:
+    committed = [journal.commit(entry(name), lambda _result, change, name=name: (name, change)) for name in "ab"]
+    assert await committed[1] == ("b", 1)
+    assert await committed[0] == ("a", 1)
+    assert store.batches == [[entry("a"), entry("b")]]
+
+
+async def test_a_waiter_hears_what_the_step_after_the_commit_raised(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_result: EntryResult, _change: int) -> str:
+        raise LookupError("it is gone")
+
+    with pytest.raises(LookupError, match="it is gone"):
+        await journal.commit(entry("a"), fail)
+    assert not caplog.records
+    nobody = journal.commit(entry("b"), fail)
+    nobody.cancel()
+    await settled(journal)
+    assert [record.message for record in caplog.records] == ["a step after a commit failed"]
+
+
+async def test_the_step_after_a_commit_is_taken_though_nobody_waits_any_more(store: Store, journal: Journal) -> None:
+    said: list[str] = []
+    store.errors = [StorageUnavailable("gone")]
+    with pytest.raises(StorageUnavailable):
+        await journal.commit(entry("a"), lambda _result, _change: said.append("told"))
+    waiting = journal.commit(entry("b"), lambda _result, _change: said.append("cancelled"))
+    waiting.cancel()
+    await settled(journal)
+    assert said == ["told", "cancelled"]
+
+
+async def test_a_patient_waiter_hears_of_no_trouble_that_passes(store: Store, journal: Journal) -> None:
+    store.errors = [StorageUnavailable("gone"), StorageFull("full")]
+    waits, patient = journal.commit(entry("a")), journal.commit(entry("b"), patient=True)
+    with pytest.raises(StorageUnavailable):
+        await waits
+    assert (await patient).sequence >= 0
+    assert store.batches == [[entry("a"), entry("b")]]
+
+
+@pytest.mark.parametrize(
+    ("error", "terms"),
+    [(StorageFull("full"), {"droppable": True}), (StorageUnavailable("gone"), {"once": True}), (Fenced("dead"), {})],
+    ids=["dropped", "once", "fenced"],
+)
+async def test_a_patient_waiter_hears_that_the_entry_was_given_up(
+    store: Store, journal: Journal, error: StorageError, terms: Any
+) -> None:
+    store.errors = [error]
+    with pytest.raises(type(error)):
+        await journal.commit(entry("a"), patient=True, **terms)
+    assert store.batches == []

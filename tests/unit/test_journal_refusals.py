@@ -181,7 +181,7 @@ async def test_a_barrier_behind_it_is_passed(store: Store, journal: Journal, sai
 async def test_who_waits_for_it_is_told_why(store: Store, journal: Journal) -> None:
     store.never = {"a"}
     with pytest.raises(Unstorable, match="never"):
-        await journal.write((SetDormant("a", True),), droppable=True)
+        await journal.commit((SetDormant("a", True),), droppable=True)
     assert journal.error is None
 
 
@@ -273,3 +273,14 @@ async def test_a_step_after_a_refusal_that_fails_does_not_stop_the_journal(
     said.append("b")
     await settled(journal)
     assert store.taken == ["b"]
+
+
+async def test_a_patient_waiter_hears_that_the_store_never_takes_the_entry(store: Store, journal: Journal) -> None:
+    store.never = {"a"}
+    store.errors = [StorageUnavailable("gone")]
+    refused = journal.commit((SetDormant("a", True),), patient=True, of="run")
+    behind = journal.commit((SetDormant("b", True),), patient=True, of="run")
+    for waiting in (refused, behind):
+        with pytest.raises(Unstorable):
+            await waiting
+    assert store.taken == []

@@ -96,7 +96,7 @@ async def test_nothing_follows_from_a_commit_before_the_lease_certainly_holds() 
     lease = Ending()
     journal.lease = lease
     await journal.start()
-    writing = asyncio.create_task(journal.write((add("a"),)))
+    writing = journal.commit((add("a"),))
     waiting = asyncio.create_task(journal.barrier())
     done, _ = await asyncio.wait({writing, waiting}, timeout=0.05)
     assert not done

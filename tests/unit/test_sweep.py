@@ -97,8 +97,8 @@ async def test_a_use_that_is_still_in_the_journal_counts(
     store: Store, journal: Journal, blobs: Blobs, sweeper: Sweeper
 ) -> None:
     name = (await blobs.put([b"x"])).sha256
-    await journal.write((*add("a", name),))
-    await journal.write((DeleteRun("a"),))
+    await journal.commit((*add("a", name),))
+    await journal.commit((DeleteRun("a"),))
     store.gate.clear()
     journal.append((*add("b", name),), lambda _result, _change: None)
     sweep = asyncio.create_task(sweeper.sweep())
@@ -114,9 +114,9 @@ async def test_a_sweep_that_dies_anywhere_is_done_again(store: Store, journal: J
     while True:
         sweeper = Sweeper(store, journal, blobs, grace_s=0)  # of the next engine
         names = [(await blobs.put([bytes([number])])).sha256 for number in range(4)]
-        await journal.write((*add("a", *names[:3]),))
-        await journal.write((*add("b", *names[2:]),))
-        await journal.write((DeleteRun("a"),))
+        await journal.commit((*add("a", *names[:3]),))
+        await journal.commit((*add("b", *names[2:]),))
+        await journal.commit((DeleteRun("a"),))
         store.calls_left = deaths + 1
         try:
             await sweeper.sweep()
@@ -127,7 +127,7 @@ async def test_a_sweep_that_dies_anywhere_is_done_again(store: Store, journal: J
             store.calls_left = -1
         await sweeper.sweep()
         assert await blobs.names() == set(names[2:])
-        await journal.write((DeleteRun("b"),))
+        await journal.commit((DeleteRun("b"),))
         await sweeper.sweep()
         assert await blobs.names() == set()
         assert await store.marked_blobs(after="", limit=9) == []
@@ -139,9 +139,9 @@ async def test_many_marks_are_swept_page_by_page(
 ) -> None:
     monkeypatch.setattr(sweep_module, "PAGE", 3)
     names = [(await blobs.put([bytes([number])])).sha256 for number in range(10)]
-    await journal.write((*add("a", *names),))
-    await journal.write((*add("b", *sorted(names)[2:5]),))
-    await journal.write((DeleteRun("a"),))
+    await journal.commit((*add("a", *names),))
+    await journal.commit((*add("b", *sorted(names)[2:5]),))
+    await journal.commit((DeleteRun("a"),))
     assert await sweeper.sweep() is False
     assert await blobs.names() == set(sorted(names)[2:5])
 
@@ -153,7 +153,7 @@ async def test_marks_of_fresh_blobs_do_not_hide_those_of_old_ones(
     sweeper = Sweeper(store, journal, blobs, grace_s=3600)
     names = sorted([(await blobs.put([bytes([number])])).sha256 for number in range(7)])
     blobs._puts[names[-1]] -= 7200
-    await journal.write((MarkBlobs(tuple(names)),))
+    await journal.commit((MarkBlobs(tuple(names)),))
     assert await sweeper.sweep() is True
     assert await blobs.names() == set(names[:-1])
 

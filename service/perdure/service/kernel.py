@@ -151,7 +151,7 @@ class Kernel:
             await self.fleet.join()
         await self.journal.start()
         if not recover:
-            await self.journal.write((SetAsideRuns(self.scheduler.clock()),))
+            await self.journal.commit((SetAsideRuns(self.scheduler.clock()),))
         await self.admission.count()
         await self.scheduler.start()
         if self.fleet is not None:

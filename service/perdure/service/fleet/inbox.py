@@ -54,7 +54,7 @@ class Inbox:
         """The run is not ours: perhaps not any more, and whoever has it does not know of the event."""
         row = await self._store.get_run(run_id)
         if row is not None and row.status is RunStatus.RUNNING and row.owner != self._owner:
-            await self._journal.write((event_letter(run_id),))
+            await self._journal.commit((event_letter(run_id),))
 
     def read_soon(self, run_id: str) -> None:
         """The same without waiting, and again until the store answers."""

@@ -57,7 +57,7 @@ class Post:
                 except Exception:  # of this run alone: the mail of others is not to wait behind it
                     log.exception("letter not understood", extra={"run_id": mail.run_id, "kind": mail.kind})
             # Behind what they made happen: after a crash in between they are read again.
-            await self._journal.write((DropMail(tuple(mail.number for mail in unread)),))
+            await self._journal.commit((DropMail(tuple(mail.number for mail in unread)),))
         return POLL_S
 
     async def _deal_with(self, mail: MailRow) -> None:

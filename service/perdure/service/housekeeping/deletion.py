@@ -26,7 +26,7 @@ class Deletions:
         while the store has none."""
         # A damaged run is changed by nobody, and its row differs from what is told of it.
         unchanged = () if row.damage else (SetRun.unchanged(row),)
-        result = await self._journal.write((*unchanged, DeleteRun(row.run_id)), droppable=True, frees=True)
+        result = await self._journal.commit((*unchanged, DeleteRun(row.run_id)), droppable=True, frees=True)
         self._on_delete()
         return not result.is_refused
 

@@ -93,7 +93,7 @@ class Sweeper:
             done = [mark for mark in page if mark.is_used or await self._remove(mark, looked_s)]
             is_left = is_left or len(done) < len(page)
             if done:
-                await self._journal.write((Unmark(tuple(done)),), droppable=True)
+                await self._journal.commit((Unmark(tuple(done)),), droppable=True)
 
     async def collect(self) -> tuple[int, int]:
         """Mark all blobs that no run uses. Gives how many blobs there are, and how many it marked."""
@@ -114,7 +114,7 @@ class Sweeper:
     async def _mark_unused(self, sha256s: list[str]) -> int:
         unused = await self._store.unused_blobs(sha256s)
         if unused:
-            await self._journal.write((MarkBlobs(tuple(unused)),), droppable=True)
+            await self._journal.commit((MarkBlobs(tuple(unused)),), droppable=True)
         return len(unused)
 
     async def _remove(self, mark: BlobMark, looked_s: float) -> bool:

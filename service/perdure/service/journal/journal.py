@@ -33,7 +33,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 from perdure.storage.ports import CorruptData, Entry, Fenced, MetadataStore, StorageError, StorageFull, Unstorable
 from perdure.storage.rows import Committed, EntryResult
@@ -58,7 +58,20 @@ TURNS_MAX: Final = 100
 TURNS_STILL_MAX: Final = 20
 """Turns of the loop in a row in which nothing came, so that nothing more is on its way."""
 
-Then: TypeAlias = Callable[[EntryResult, int], None]
+T = TypeVar("T")
+Then: TypeAlias = Callable[[EntryResult, int], T]
+"""Called with the result of an entry and the number of its commit, once it is durable."""
+
+
+class Terms(TypedDict, total=False):
+    """What may be said of an entry besides what it writes: see `Journal.append`."""
+
+    droppable: bool
+    frees: bool
+    dropped: Callable[[], None] | None
+    once: bool
+    of: str
+    refused: Callable[[Exception], None] | None
 
 
 class Lease(Protocol):
@@ -75,7 +88,7 @@ class Lease(Protocol):
 @dataclass(slots=True, eq=False)
 class _Pending:
     entry: Entry
-    then: Then
+    then: Then[object]
     trouble: Callable[[Exception], None] | None
     droppable: bool
     frees: bool = False
@@ -83,6 +96,7 @@ class _Pending:
     once: bool = False
     of: str = ""
     refused: Callable[[Exception], None] | None = None
+    patient: bool = False
     bugs: int = 0
     may_have_happened: bool = False
 
@@ -146,9 +160,10 @@ class Journal:
     def append(
         self,
         entry: Entry,
-        then: Then,
+        then: Then[object],
         *,
         trouble: Callable[[Exception], None] | None = None,
+        patient: bool = False,
         droppable: bool = False,
         frees: bool = False,
         dropped: Callable[[], None] | None = None,
@@ -156,10 +171,12 @@ class Journal:
         of: str = "",
         refused: Callable[[Exception], None] | None = None,
     ) -> None:
-        """Add an entry. An empty one waits for those before it only. One that `frees` may overtake others.
+        """Add an entry that nobody waits for. An empty one comes after those before it. One that `frees` may overtake
+        others.
 
-        `trouble` is called once if the store fails while the entry is at it; unless the entry is given
-        up (see above), it stays and may yet happen. `dropped` is called when it is given up.
+        `trouble` is called once if the store fails while the entry is at it; unless the entry is given up (see above),
+        it stays and may yet happen. With `patient` it is called only once the entry has not happened and never will.
+        `dropped` is called when an entry is given up.
 
         When the store never takes the entry, it has not happened and never will, nor will the entries after it that
         are `of` the same run: `refused` of the one is called, then all of them are told their trouble and are dropped.
@@ -174,31 +191,54 @@ class Journal:
             if trouble is not None:
                 trouble(self._error)
             return
-        self._pending.append(_Pending(entry, then, trouble, droppable, frees, dropped, once, of, refused))
+        self._pending.append(_Pending(entry, then, trouble, droppable, frees, dropped, once, of, refused, patient))
         self._idle.clear()
         if frees:
             self._freeing.set()
         self._wake.set()
 
-    async def write(self, entry: Entry, *, droppable: bool = False, frees: bool = False) -> EntryResult:
-        """Append an entry and wait for it. Raises what the store raises, StorageError as a rule."""
-        result: asyncio.Future[EntryResult] = asyncio.get_running_loop().create_future()
+    @overload
+    def commit(self, entry: Entry, *, patient: bool = False, **terms: Unpack[Terms]) -> asyncio.Future[EntryResult]: ...
 
-        def then(outcome: EntryResult, _change: int) -> None:
-            if not result.done():
-                result.set_result(outcome)
+    @overload
+    def commit(
+        self, entry: Entry, then: Then[T], *, patient: bool = False, **terms: Unpack[Terms]
+    ) -> asyncio.Future[T]: ...
+
+    def commit(
+        self, entry: Entry, then: Then[T] | None = None, *, patient: bool = False, **terms: Unpack[Terms]
+    ) -> asyncio.Future[T] | asyncio.Future[EntryResult]:
+        """Add an entry, before this returns, and wait for it: the future has what `then` gave, without `then` the
+        result of the entry.
+
+        It raises what `then` raised, or what the store raises (StorageError as a rule) while the entry is at it: the
+        entry may yet happen unless it is given up (see `append`). With `patient` it raises only once the entry
+        has not happened and never will. `then` is called, at the end of the commit, even if nobody waits any more.
+        """
+        committed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+        def done(result: EntryResult, change: int) -> None:
+            try:
+                value = then(result, change) if then is not None else result
+            except Exception as error:
+                if committed.done():
+                    raise  # nobody else hears of it
+                committed.set_exception(error)
+            else:
+                if not committed.done():
+                    committed.set_result(value)
 
         def trouble(error: Exception) -> None:
-            if not result.done():
-                result.set_exception(error)
+            if not committed.done():
+                committed.set_exception(error)
 
-        self.append(entry, then, trouble=trouble, droppable=droppable, frees=frees)
-        return await result
+        self.append(entry, done, trouble=trouble, patient=patient, **terms)
+        return cast("asyncio.Future[T]", committed)
 
     async def barrier(self) -> None:
         """Wait until everything appended so far is durable. Raises StorageError while the store fails."""
         if not (self._idle.is_set() and self.is_sure):
-            await self.write(())
+            await self.commit(())
 
     async def _run(self) -> None:
         while True:
@@ -345,7 +385,7 @@ class Journal:
         try:
             if pending.refused is not None:
                 pending.refused(error)
-            _tell_trouble(gone, error)
+            _tell_trouble(gone, error, is_over=True)
             for each in gone:
                 if each.dropped is not None:
                     each.dropped()
@@ -378,7 +418,7 @@ class Journal:
     def _end(self, batch: list[_Pending], error: Fenced) -> None:
         log.error("commit refused: this engine is no longer a member", extra={"error": str(error)})
         batch, self._pending, self._error = batch + self._pending, [], error
-        _tell_trouble(batch, error)
+        _tell_trouble(batch, error, is_over=True)
         self.on_fenced()
 
 
@@ -401,14 +441,17 @@ def _after_trouble(batch: list[_Pending], error: Exception) -> list[_Pending]:
         is_kept = not is_certain or not pending.droppable or pending.may_have_happened  # by an attempt before this one
         if is_kept and not pending.once:
             kept.append(pending)
-        elif pending.dropped is not None:
+            continue
+        _tell_trouble([pending], error, is_over=True)
+        if pending.dropped is not None:
             pending.dropped()
     return kept
 
 
-def _tell_trouble(batch: Sequence[_Pending], error: Exception) -> None:
+def _tell_trouble(batch: Sequence[_Pending], error: Exception, *, is_over: bool = False) -> None:
+    """Each is told once. `is_over`: these entries have not happened and never will."""
     for pending in batch:
-        if pending.trouble is not None:
+        if pending.trouble is not None and (is_over or not pending.patient):
             pending.trouble(error)
             pending.trouble = None
 

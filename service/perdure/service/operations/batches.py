@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
-from perdure.service.common.trouble import is_away
+from perdure.service.common.trouble import is_away, refusal
 from perdure.service.operations.asked import NewEvent, NewRun, SentEvent
 from perdure.service.operations.events import Events
 from perdure.service.operations.queries import Queries
@@ -166,11 +166,11 @@ def _unless_away(results: list[Result[T]]) -> list[Result[T]]:
 
 
 async def caught(work: Awaitable[T]) -> Result[T]:
-    """What it gives, or what it raised."""
+    """What it gives, or what it raised as its caller may know it."""
     try:
         return await work
     except Exception as error:
-        return error
+        return refusal(error)
 
 
 async def _abreast(works: Iterable[Coroutine[Any, Any, T]]) -> list[Result[T]]:

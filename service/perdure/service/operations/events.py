@@ -12,7 +12,7 @@ from collections.abc import Callable
 from perdure import errors, wire
 from perdure.engine.messages import EventArrived
 from perdure.model import Payload, RunStatus
-from perdure.service.common.trouble import refusal, refusing
+from perdure.service.common.trouble import refusing
 from perdure.service.common.uses import use
 from perdure.service.journal.journal import Journal
 from perdure.service.operations.asked import SentEvent
@@ -74,23 +74,15 @@ class Events:
         # Any engine may start a run that is not at work, before the event is durable.
         is_here = not self._store.is_shared or (row.status is RunStatus.RUNNING and row.owner == self._owner)
         write = AddEvent(row.run_id, event_id, key, wire.encode_payload(payload), now_ms)
-        sent: asyncio.Future[SentEvent] = asyncio.get_running_loop().create_future()
 
-        def then(result: EntryResult, _change: int) -> None:
+        def then(result: EntryResult, _change: int) -> SentEvent:
             if not result.sequence:  # it ended and was deleted since the look at it
-                if not sent.done():
-                    sent.set_exception(not_found(row.namespace, row.workflow_id))
-                return
+                raise not_found(row.namespace, row.workflow_id)
             # Here and not after the await, since events arrive in the order of commits. A duplicate is handed
             # over too: its first commit may have happened without anybody hearing of it.
             if is_here:
                 self._deliver(row.run_id, EventArrived(result.sequence, key, payload, now_ms))
-            if not sent.done():
-                sent.set_result(SentEvent(row.run_id, result.sequence, result.is_duplicate, now_ms))
-
-        def trouble(error: Exception) -> None:
-            if not sent.done():
-                sent.set_exception(refusal(error))
+            return SentEvent(row.run_id, result.sequence, result.is_duplicate, now_ms)
 
         # If the engine dies before the event is handed over, recovery has to look at the run. Among several
         # engines it is handed over some time after its commit, when the run may have fallen asleep again:
@@ -99,5 +91,4 @@ class Events:
         if not self._store.is_shared:
             self._scheduler.roused(row.run_id)
         entry = (write, *use(row.run_id, payload.blobs()), hint)
-        self._journal.append(entry, then, trouble=trouble, droppable=True)
-        return sent
+        return self._journal.commit(entry, then, droppable=True)

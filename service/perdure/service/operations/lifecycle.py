@@ -133,7 +133,7 @@ class Lifecycle:
                 now_ms = self._scheduler.clock()
                 if row.status is RunStatus.RUNNING:
                     if self._is_elsewhere(row):
-                        await self._journal.write((cancel_letter(row.run_id, reason),), droppable=True)
+                        await self._journal.commit((cancel_letter(row.run_id, reason),), droppable=True)
                     else:
                         view = await self._scheduler.cancel(row.run_id, reason)
                         return view if view is not None else RunView(await self._current.row(namespace, workflow_id))

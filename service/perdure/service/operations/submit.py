@@ -15,7 +15,7 @@ from perdure import errors, wire
 from perdure.bounded import Bounded
 from perdure.ids import TimeOrderedIds
 from perdure.model import RunStatus
-from perdure.service.common.trouble import refusal, refusing
+from perdure.service.common.trouble import refusing
 from perdure.service.common.uses import use
 from perdure.service.executors.port import Executor
 from perdure.service.journal.journal import Journal
@@ -119,26 +119,17 @@ class Submissions:
         inputs = {name: wire.encode_payload(payload) for name, payload in new.inputs.items()}
         row, writes, begun = self._begin(new, row)
         entry = (*way.guards, AddRun(row, new.source.data, inputs, replaces), *use(row.run_id, new.blobs()), *writes)
-        inserted: asyncio.Future[RunView | None] = asyncio.get_running_loop().create_future()
 
-        def done(result: EntryResult, change: int) -> None:
-            view = None
+        def then(result: EntryResult, change: int) -> RunView | None:
             if result.is_refused:
                 self._admission.withdraw(row)
-            else:
-                view = begun(change)
-            if not inserted.done():
-                inserted.set_result(view)
-
-        def trouble(error: Exception) -> None:
-            if not inserted.done():
-                inserted.set_exception(refusal(error))
+                return None
+            return begun(change)
 
         dropped = partial(self._admission.withdraw, row)
         # Anybody starts a run that waits, so by the time of a repetition it may be over and deleted.
         once = self._store.is_shared and row.status is RunStatus.PENDING
-        self._journal.append(entry, done, trouble=trouble, droppable=True, dropped=dropped, once=once)
-        return inserted
+        return self._journal.commit(entry, then, droppable=True, dropped=dropped, once=once)
 
     def _begin(self, new: NewRun, row: RunRow) -> tuple[RunRow, list[Write], Callable[[int], RunView]]:
         """The row as it begins, what its entry stores besides it, and what happens once that is durable."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
@@ -28,7 +28,7 @@ from perdure.service.journal.journal import Journal, Then
 from perdure.service.journal.loops import TROUBLE_S, Loop
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.views import RunView
-from perdure.storage.ports import CorruptData, Entry, MetadataStore, StorageError
+from perdure.storage.ports import CorruptData, Entry, Fenced, MetadataStore, StorageError
 from perdure.storage.rows import EntryResult, Limit, RunRow, SetRun, Write
 
 log = logging.getLogger(__name__)
@@ -205,34 +205,19 @@ class Admission:
         StorageError when the store fails; unless that is certain, the change may happen all the same once the store
         works again, but for a run that is to wait: anybody may start it then, so nobody says twice that it waits.
         """
-        moved: asyncio.Future[RunRow | None] = asyncio.get_running_loop().create_future()
-
-        def trouble(error: Exception) -> None:
-            if not moved.done():
-                moved.set_exception(error)
-
         once = self._store.is_shared and write.status is RunStatus.PENDING
         dropped = partial(self.withdraw, write.applied_to(row, row.change))
-        self._journal.append(
-            (*guards, write, *more),
-            self._moves(row, write, moved),
-            trouble=trouble,
-            droppable=True,
-            once=once,
-            dropped=dropped,
-        )
-        return await moved
+        entry = (*guards, write, *more)
+        return await self._journal.commit(entry, self._moves(row, write), droppable=True, once=once, dropped=dropped)
 
-    def _moves(self, row: RunRow, write: SetRun, moved: asyncio.Future[RunRow | None]) -> Then:
+    def _moves(self, row: RunRow, write: SetRun) -> Then[RunRow | None]:
         """What happens once the change is durable, or refused."""
 
-        def then(result: EntryResult, change: int) -> None:
+        def then(result: EntryResult, change: int) -> RunRow | None:
             after = write.applied_to(row, change)
             if result.is_refused:
                 self.withdraw(after)
-                if not moved.done():
-                    moved.set_result(None)
-                return
+                return None
             if row.status is RunStatus.PENDING and after.status is not RunStatus.RUNNING:
                 self._pending[row.namespace] -= 1
             if after.status is RunStatus.PENDING:
@@ -246,8 +231,7 @@ class Admission:
                 elif row.status is RunStatus.FAILED:
                     before = "told"
                 self._scheduler.take_up(row.run_id, before=before)
-            if not moved.done():
-                moved.set_result(after)
+            return after
 
         return then
 
@@ -283,31 +267,27 @@ class Admission:
         self._pending[row.namespace] -= 1
         self._scheduler.fail_corrupt(row)
 
-    def _start(self, row: RunRow) -> asyncio.Future[RunRow | None]:
+    def _start(self, row: RunRow) -> Coroutine[object, object, RunRow | None]:
+        """Append the start of a run to the journal, before this returns; waiting for it gives the row after that."""
         if self.max_running != ANY:
             self._take(row.namespace, row.run_id)
         self._pending[row.namespace] -= 1
         now_ms = self._scheduler.clock()
         write = SetRun.of(row, RunStatus.RUNNING, now_ms, owner=self._owner)
-        moved: asyncio.Future[RunRow | None] = asyncio.get_running_loop().create_future()
         entry: Entry = (*self._start_guards(row.namespace), write)
-        self._journal.append(
-            entry, self._moves(row, write, moved), refused=lambda error: self._start_refused(row, error, moved)
-        )
-        return moved
+        return self._started(row, self._journal.commit(entry, self._moves(row, write), patient=True))
 
-    def _start_refused(self, row: RunRow, error: Exception, moved: asyncio.Future[RunRow | None]) -> None:
-        """The store never lets this run start: it fails, for it must not block the queue."""
-        self.leave(row.run_id)
-        self._pending[row.namespace] += 1
-        failure = wire.encode_failure(texts.mended(record_refused(str(error))))
-        end = SetRun.of(row, RunStatus.FAILED, self._scheduler.clock(), failure=failure)
-
-        def give_up(why: Exception) -> None:
-            if not moved.done():
-                moved.set_exception(why)
-
-        self._journal.append((end,), self._moves(row, end, moved), refused=give_up)
+    async def _started(self, row: RunRow, started: asyncio.Future[RunRow | None]) -> RunRow | None:
+        try:
+            return await started
+        except Fenced:
+            raise
+        except Exception as error:  # the store never lets this run start: it fails, for it must not block the queue
+            self.leave(row.run_id)
+            self._pending[row.namespace] += 1
+            failure = wire.encode_failure(texts.mended(record_refused(str(error))))
+            end = SetRun.of(row, RunStatus.FAILED, self._scheduler.clock(), failure=failure)
+            return await self._journal.commit((end,), self._moves(row, end), patient=True)
 
     def _start_guards(self, namespace: str) -> tuple[Limit, ...]:
         """Slots are counted here, by the only engine that there is."""

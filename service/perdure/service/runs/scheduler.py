@@ -231,31 +231,26 @@ class Scheduler:
         Raises StorageError while the store fails. Either nothing has happened then, or the end is still on its
         way into the store, and nothing else happens to the run before that is decided.
         """
-        canceled: asyncio.Future[RunView | None] = asyncio.get_running_loop().create_future()
 
-        def then(live: Live | None) -> None:
-            if live is not None:
-                self._cancel(live, CancelRequested(reason, self.clock()), canceled)
-            elif not canceled.done():
-                canceled.set_result(None)
+        def then(live: Live | None) -> asyncio.Future[RunView] | None:
+            return self._cancel(live, CancelRequested(reason, self.clock())) if live is not None else None
 
-        self._with_live(run_id, then)
-        return await canceled
+        canceled = await self.when_live(run_id, then)
+        return await canceled if canceled is not None else None
 
-    def _cancel(self, live: Live, event: CancelRequested, canceled: asyncio.Future[RunView | None]) -> None:
+    def _cancel(self, live: Live, event: CancelRequested) -> asyncio.Future[RunView]:
         """Record the end of a run, and apply it to memory when that is durable."""
         commands = live.run.cancellation(event) if not live.is_refused else []  # that one fails in a moment
         writes, acts = self._sort_out(live, _Step(commands), is_dormant=False)
         live.held = []
         live.pending += 1
 
-        def then(_result: EntryResult, change: int) -> None:
+        def then(_result: EntryResult, change: int) -> RunView:
             live.run.apply(event)
             self._note_changes(live, acts.views)
             self._act(live, acts, change)
             self._release(live)
-            if not canceled.done():
-                canceled.set_result(live.view())
+            return live.view()
 
         def dropped() -> None:
             live.pending -= 1
@@ -263,18 +258,7 @@ class Scheduler:
             self._release(live)
             self._evict_if_idle(live)
 
-        def trouble(error: Exception) -> None:
-            if not canceled.done():
-                canceled.set_exception(error)
-
-        self._journal.append(
-            tuple(writes),
-            then,
-            trouble=trouble,
-            droppable=True,
-            dropped=dropped,
-            of=live.row.run_id,
-        )
+        return self._journal.commit(tuple(writes), then, droppable=True, dropped=dropped, of=live.row.run_id)
 
     def _release(self, live: Live) -> None:
         """It is decided whether the run was canceled: what has happened meanwhile is applied, or comes too late."""
