@@ -6,14 +6,15 @@ import fcntl
 import logging
 import os
 import sqlite3
+import struct
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from perdure.storage.damage import NUMBER_MAX
 from perdure.storage.ports import CorruptData, StorageError, StorageFull, StorageUnavailable, Unstorable
 from perdure.storage.sqlite.mark import read_mark
 from perdure.storage.sqlite.schema import migrate as migrate_sqlite
-from perdure.storage.sqlite.seals import seal
+from perdure.storage.sqlite.seals import UNSEALABLE, seal_of_state
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +27,12 @@ COUNTED: Final = {
     "sequence": (("events", "sequence"),),
 }
 """Counters, and the columns that hold their numbers."""
-REFUSALS: Final = (sqlite3.Error, UnicodeEncodeError, OverflowError)
-"""What the driver raises, the last two for texts and integers that SQLite does not have."""
+REFUSALS: Final = (sqlite3.Error, UnicodeEncodeError, OverflowError, struct.error)
+"""What the driver and seals raise, all but the first for texts and integers that SQLite does not have."""
 NEVER: Final = (
     UnicodeEncodeError,
     OverflowError,
+    struct.error,
     sqlite3.DataError,
     sqlite3.IntegrityError,
     sqlite3.InterfaceError,
@@ -58,7 +60,7 @@ def connect_to_write(path: Path, max_bytes: int | None) -> sqlite3.Connection:
     connection = connect(path)
     try:
         connection.text_factory = tolerant
-        connection.create_function("perdure_seal", -1, seal, deterministic=True)
+        connection.create_function("perdure_seal_of_state", 7, _seal_of_state, deterministic=True)
         if max_bytes is not None:
             connection.execute(f"PRAGMA max_page_count={max(max_bytes // PAGE_BYTES, 1)}")
         migrate_sqlite(connection)
@@ -67,6 +69,14 @@ def connect_to_write(path: Path, max_bytes: int | None) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _seal_of_state(*values: Any) -> int | None:
+    """None: no state that was written has such values."""
+    try:
+        return seal_of_state(*values)
+    except UNSEALABLE:
+        return None
 
 
 def tolerant(data: bytes) -> str:

@@ -10,7 +10,7 @@ from perdure.model import RunStatus, TaskStatus
 from perdure.storage.damage import about, damaged_run, implausible, labels_of, run_status, shown, task_status
 from perdure.storage.ports import CorruptData
 from perdure.storage.rows import RUN_COLUMNS, EventRow, RunRow, TaskRow
-from perdure.storage.sqlite.runs import DORMANT, LABELS, STATUS, code_of, fixed_of, state_of
+from perdure.storage.sqlite.runs import DORMANT, LABELS, STATUS, code_of, fixed_of, state_of, sum_seal
 from perdure.storage.sqlite.seals import (
     EVENT,
     RUN_CODE,
@@ -18,9 +18,13 @@ from perdure.storage.sqlite.seals import (
     RUN_STATE,
     RUN_SUMMED,
     TASK,
+    UNSEALABLE,
     name_flipped,
-    seal,
-    sum_of,
+    seal_of_code,
+    seal_of_event,
+    seal_of_run,
+    seal_of_state,
+    seal_of_task,
 )
 from perdure.storage.sqlite.write import TASK_COLUMNS
 
@@ -31,30 +35,19 @@ EVENT_SELECTED: Final = (
 )  # fmt: skip
 
 _COUNT: Final = len(RUN_COLUMNS)
-_RESUMES, _CHANGE, _START = map(RUN_COLUMNS.index, ("resume_count", "change", "start_ms"))
-_CURRENT: Final = _COUNT
-_CURRENT_X, _DORMANT_X, _RESUMES_X, _CHANGE_X, _START_X = RUN_SUMMED.values()
 _task_sealed: Final = itemgetter(*map(TASK_SELECTED.index, TASK))
 _TASK_FIELDS: Final = TASK_SELECTED[:-1]
 
 
 def run_of(values: Sequence[Any]) -> RunRow:
     """From RUN_SELECTED. One that is damaged has `damage`."""
-    *_, fixed_seal, state_seal, code_seal, sum_seal = values
+    *_, fixed_seal, state_seal, code_seal, summed = values
     try:
         is_good = (
-            (fixed_seal is None or fixed_seal == seal(*fixed_of(values)))
-            and (state_seal is None or state_seal == seal(*state_of(values)))
-            and (code_seal is None or code_seal == seal(*code_of(values)))
-            and (
-                sum_seal is None
-                or sum_seal
-                == _CURRENT_X * values[_CURRENT]
-                + _DORMANT_X * values[DORMANT]
-                + _RESUMES_X * values[_RESUMES]
-                + _CHANGE_X * values[_CHANGE]
-                + _START_X * (values[_START] or 0)
-            )
+            (fixed_seal is None or fixed_seal == seal_of_run(*fixed_of(values)))
+            and (state_seal is None or state_seal == seal_of_state(*state_of(values)))
+            and (code_seal is None or code_seal == seal_of_code(*code_of(values)))
+            and (summed is None or summed == sum_seal(values, values[_COUNT]))
         )
         if is_good and fixed_seal is not None and state_seal is not None:
             made = list(values[:_COUNT])
@@ -62,7 +55,7 @@ def run_of(values: Sequence[Any]) -> RunRow:
             made[LABELS] = _labels(made[LABELS])
             made[DORMANT] = bool(made[DORMANT])
             return RunRow(*made)
-    except (TypeError, ValueError):
+    except UNSEALABLE:
         pass
     return _doubtful_run(values)
 
@@ -92,16 +85,15 @@ def damaged_column_of_run(values: Sequence[Any]) -> str:
         return "status"
     if column := implausible(RUN_SELECTED[: _COUNT + 1], values[: _COUNT + 1]):
         return column
-    *_, fixed_seal, state_seal, code_seal, sum_seal = values
-    for columns, sealed, expected in (
-        (RUN_FIXED, fixed_of(values), fixed_seal),
-        (RUN_STATE, state_of(values), state_seal),
-        (RUN_CODE, code_of(values), code_seal),
+    *_, fixed_seal, state_seal, code_seal, summed = values
+    for columns, sealed, expected, sealing in (
+        (RUN_FIXED, fixed_of(values), fixed_seal, seal_of_run),
+        (RUN_STATE, state_of(values), state_seal, seal_of_state),
+        (RUN_CODE, code_of(values), code_seal, seal_of_code),
     ):
-        if expected is not None and seal(*sealed) != expected:
-            return name_flipped(columns, sealed, expected)
-    summed = sum_of(dict(zip(RUN_SELECTED, values, strict=True)))
-    if sum_seal is not None and summed != sum_seal:
+        if expected is not None and sealing(*sealed) != expected:
+            return name_flipped(columns, sealed, expected, sealing)
+    if summed is not None and summed != sum_seal(values, values[_COUNT]):
         return "one of " + ", ".join(RUN_SUMMED)
     return ""
 
@@ -109,7 +101,10 @@ def damaged_column_of_run(values: Sequence[Any]) -> str:
 def task_of(values: Sequence[Any]) -> TaskRow:
     """From TASK_SELECTED. Raises CorruptData."""
     expected = values[-1]
-    is_good = expected is not None and expected == seal(*_task_sealed(values))
+    try:
+        is_good = expected is not None and expected == seal_of_task(*_task_sealed(values))
+    except UNSEALABLE:
+        is_good = False
     if not is_good and (column := damaged_column_of_task(values)):
         raise corrupt("tasks", values[0], values[1], column)
     named = dict(zip(_TASK_FIELDS, values[:-1], strict=True))
@@ -124,7 +119,8 @@ def damaged_column_of_task(values: Sequence[Any]) -> str:
     if column := implausible(_TASK_FIELDS, values[:-1]):
         return column
     sealed, expected = _task_sealed(values), values[-1]
-    return "" if expected is None or seal(*sealed) == expected else name_flipped(TASK, sealed, expected)
+    is_good = expected is None or seal_of_task(*sealed) == expected
+    return "" if is_good else name_flipped(TASK, sealed, expected, seal_of_task)
 
 
 def event_of(values: Sequence[Any]) -> EventRow:
@@ -142,7 +138,8 @@ def damaged_column_of_event(values: Sequence[Any]) -> str:
     if is_taken != (consumed_by != ""):
         return "consumed_by"
     sealed = (run_id, sequence, event_id, key, arrived_ms, payload)
-    return "" if expected is None or seal(*sealed) == expected else name_flipped(EVENT, sealed, expected)
+    is_good = expected is None or seal_of_event(*sealed) == expected
+    return "" if is_good else name_flipped(EVENT, sealed, expected, seal_of_event)
 
 
 def corrupt(table: str, run_id: object, row: object, column: str) -> CorruptData:

@@ -12,14 +12,22 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from operator import itemgetter
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from perdure.model import RunStatus
 from perdure.storage.ports import Entry
 from perdure.storage.rows import RUN_COLUMNS, AddRun, RunRow, SetRun
-from perdure.storage.sqlite.seals import RUN_CODE, RUN_FIXED, RUN_STATE, RUN_SUMMED, seal, sum_of
+from perdure.storage.sqlite.seals import (
+    RUN_CODE,
+    RUN_FIXED,
+    RUN_STATE,
+    RUN_SUMMED,
+    seal_of_code,
+    seal_of_run,
+    seal_of_state,
+)
 
-Values: TypeAlias = list[object]
+Values: TypeAlias = list[Any]
 Key: TypeAlias = tuple[str, str, str]
 
 MANY: Final = 8
@@ -81,12 +89,17 @@ class RunRows:
 
     def add(self, row: RunRow) -> None:
         self.settle(row.run_id)
-        values: Values = [getattr(row, name) for name in RUN_COLUMNS]
+        values: Values = list(_columns_of(vars(row)))
         values[STATUS] = row.status.value
         values[LABELS] = json.dumps(dict(row.labels)) if row.labels else "{}"
         values[DORMANT] = int(row.is_dormant)
         values[CHANGE] = self._change
-        values += (seal(*fixed_of(values)), seal(*state_of(values)), seal(*code_of(values)), _sum_seal(values))
+        values += (
+            seal_of_run(*fixed_of(values)),
+            seal_of_state(*state_of(values)),
+            seal_of_code(*code_of(values)),
+            sum_seal(values, 1),
+        )
         self._added[row.run_id] = values
         if self._taken is not None:
             self._taken.update(_keys(row))
@@ -95,7 +108,7 @@ class RunRows:
         """Of one that is added."""
         values = self._added[run_id]
         values[DORMANT] = int(is_dormant)
-        values[-1] = _sum_seal(values)
+        values[-1] = sum_seal(values, 1)
 
     def set(self, write: SetRun) -> None:
         self.settle(write.run_id)
@@ -113,11 +126,11 @@ class RunRows:
             int(write.resumed),
             write.owner,
             write.code,
-            seal(
+            seal_of_state(
                 write.run_id, write.status.value, write.at_ms, end_ms, write.output_task, write.output_wraps,
                 write.failure,
             ),
-            seal(write.run_id, write.code),
+            seal_of_code(write.run_id, write.code),
         ]  # fmt: skip
 
     def store(self) -> None:
@@ -130,16 +143,24 @@ class RunRows:
                 gathered.clear()
 
 
+_columns_of: Final = itemgetter(*RUN_COLUMNS)
 fixed_of: Final = itemgetter(*map(RUN_COLUMNS.index, RUN_FIXED))
 code_of: Final = itemgetter(*map(RUN_COLUMNS.index, RUN_CODE))
 state_of: Final = itemgetter(*map(RUN_COLUMNS.index, RUN_STATE))
 _START, _RESUMES = RUN_COLUMNS.index("start_ms"), RUN_COLUMNS.index("resume_count")
+_CURRENT_X, _DORMANT_X, _RESUMES_X, _CHANGE_X, _START_X = RUN_SUMMED.values()
 
 
-def _sum_seal(values: Values) -> int:
-    """Of a new row, which is the current one of its workflow id."""
-    names = {"is_dormant": DORMANT, "resume_count": _RESUMES, "change": CHANGE, "start_ms": _START}
-    return sum_of({"is_current": 1, **{name: values[place] for name, place in names.items()}})
+def sum_seal(values: Sequence[Any], is_current: int) -> int:
+    """Of the columns of a run that change one by one. Raises TypeError for what is no number."""
+    summed: int = (
+        _CURRENT_X * is_current
+        + _DORMANT_X * values[DORMANT]
+        + _RESUMES_X * values[_RESUMES]
+        + _CHANGE_X * values[CHANGE]
+        + _START_X * (values[_START] or 0)
+    )
+    return summed
 
 
 def _portions(rows: list[Values]) -> Iterator[list[Values]]:

@@ -33,7 +33,7 @@ from perdure.storage.rows import (
     Write,
 )
 from perdure.storage.sqlite.runs import RunRows
-from perdure.storage.sqlite.seals import RUN_SUMMED, seal, seal_of_value
+from perdure.storage.sqlite.seals import RUN_SUMMED, TASK, seal, seal_of_event, seal_of_task, seal_of_value
 
 TASK_COLUMNS: Final = tuple(field.name for field in fields(TaskRow))
 
@@ -43,7 +43,7 @@ def _insert(verb: str, table: str, columns: Sequence[str]) -> str:
     return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({marks})"
 
 
-_PUT_TASK: Final = _insert("INSERT OR REPLACE", "tasks", (*TASK_COLUMNS, "seal", "output_seal"))
+_PUT_TASK: Final = _insert("INSERT OR REPLACE", "tasks", (*TASK, "seal", "output", "output_seal"))
 _ADD_EVENT: Final = _insert(
     "INSERT",
     "events",
@@ -63,8 +63,8 @@ _SET_ASIDE: Final = """
     UPDATE runs SET status = 'RESUMABLE', update_ms = :at_ms, change = :change,
         sum_seal = sum_seal + :factor * (:change - change),
         state_seal = iif(
-            state_seal = perdure_seal(run_id, status, update_ms, end_ms, output_task, output_wraps, failure),
-            perdure_seal(run_id, 'RESUMABLE', :at_ms, end_ms, output_task, output_wraps, failure),
+            state_seal = perdure_seal_of_state(run_id, status, update_ms, end_ms, output_task, output_wraps, failure),
+            perdure_seal_of_state(run_id, 'RESUMABLE', :at_ms, end_ms, output_task, output_wraps, failure),
             state_seal
         )
     WHERE status IN ('RUNNING', 'PENDING')
@@ -122,18 +122,12 @@ class _Commit:
     def _write(self, write: Write) -> EntryResult | None:
         match write:
             case PutTask(row=row):
-                status = row.status.value
-                sealed = seal(
-                    row.run_id, row.task_id, row.seq, status, row.attempt, row.failures, row.wake_ms, row.started_ms,
-                    row.ended_ms, self.change, row.output_bytes, row.output_blob, row.spec_key, row.failure,
+                sealed = (
+                    row.run_id, row.task_id, row.seq, row.status.value, row.attempt, row.failures, row.wake_ms,
+                    row.started_ms, row.ended_ms, self.change, row.output_bytes, row.output_blob, row.spec_key,
+                    row.failure,
                 )  # fmt: skip
-                self._tasks.append(
-                    (
-                        row.run_id, row.task_id, row.seq, status, row.attempt, row.failures, row.output,
-                        row.output_bytes, row.output_blob, row.failure, row.spec_key, row.wake_ms, row.started_ms,
-                        row.ended_ms, self.change, sealed, seal_of_value(row.output),
-                    )
-                )  # fmt: skip
+                self._tasks.append((*sealed, seal_of_task(*sealed), row.output, seal_of_value(row.output)))
             case AddRun():
                 self._add_run(write)
             case SetRun():
@@ -291,7 +285,7 @@ class _Commit:
         if found is not None:
             return EntryResult(sequence=found[0], is_duplicate=True)
         (sequence,) = self._sql.execute(_COUNT, ("sequence",)).fetchone()
-        sealed = seal(write.run_id, sequence, write.event_id, write.key, write.arrived_ms, write.payload)
+        sealed = seal_of_event(write.run_id, sequence, write.event_id, write.key, write.arrived_ms, write.payload)
         self._sql.execute(
             _ADD_EVENT,
             (write.run_id, sequence, write.event_id, write.key, write.payload, write.arrived_ms, "", sealed, 0),
