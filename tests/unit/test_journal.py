@@ -10,7 +10,7 @@ import pytest
 
 from perdure.service.journal import journal as journal_module
 from perdure.service.journal.journal import Journal
-from perdure.storage.ports import Entry, Fenced, MetadataStore, StorageError, StorageFull, StorageUnavailable
+from perdure.storage.ports import Entry, Fenced, StorageError, StorageFull, StorageUnavailable
 from perdure.storage.rows import Committed, EntryResult, SetDormant
 
 
@@ -41,7 +41,7 @@ def store() -> Store:
 @pytest.fixture
 async def journal(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Journal]:
     monkeypatch.setattr(journal_module, "RETRY_FIRST_S", 0.0)
-    journal = Journal(cast(MetadataStore, store))
+    journal = Journal(store)
     await journal.start()
     yield journal
     store.gate.set()
@@ -213,7 +213,7 @@ class Small(Store):
 async def test_what_makes_room_does_not_wait_for_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "RETRY_FIRST_S", 3600.0)
     store = Small(1)
-    journal = Journal(cast(MetadataStore, store))
+    journal = Journal(store)
     await journal.start()
     stuck, told = asyncio.Event(), asyncio.Event()
     for name in ("a", "b", "c"):
@@ -288,7 +288,7 @@ async def test_the_error_shows_while_it_lasts(store: Store, journal: Journal, mo
 
 
 async def test_stopping_flushes_what_is_there(store: Store) -> None:
-    journal = Journal(cast(MetadataStore, store))
+    journal = Journal(store)
     await journal.start()
     journal.append(entry("a"), lambda *_: None)
     assert await journal.stop(grace_s=5)
@@ -296,7 +296,7 @@ async def test_stopping_flushes_what_is_there(store: Store) -> None:
 
 
 async def test_stopping_gives_up_on_a_store_that_does_not_answer(store: Store) -> None:
-    journal = Journal(cast(MetadataStore, store))
+    journal = Journal(store)
     await journal.start()
     store.gate.clear()
     journal.append(entry("a"), lambda *_: None)

@@ -13,7 +13,6 @@ from perdure.service.journal.journal import Journal
 from perdure.storage.ports import (
     Entry,
     Fenced,
-    MetadataStore,
     StorageError,
     StorageFull,
     StorageUnavailable,
@@ -63,7 +62,7 @@ def store() -> Store:
 @pytest.fixture
 async def journal(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Journal]:
     monkeypatch.setattr(journal_module, "RETRY_FIRST_S", 0.0)
-    journal = Journal(cast(MetadataStore, store))
+    journal = Journal(store)
     await journal.start()
     yield journal
     store.gate.set()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from perdure import wire
 from perdure.model import Payload
 from perdure.service.runs.values import ENTRY_BYTES, Values
-from perdure.storage.ports import MetadataStore
 from perdure.storage.rows import ValueKey
 
 
@@ -24,7 +22,7 @@ class Store:
 
 
 def values_over(store: Store, entries: int) -> Values:
-    return Values(cast(MetadataStore, store), cache_bytes_max=entries * (ENTRY_BYTES + 1))
+    return Values(store, cache_bytes_max=entries * (ENTRY_BYTES + 1))
 
 
 async def test_a_value_that_was_read_is_read_once() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from perdure import errors, wire
 from perdure.model import TaskStatus
@@ -26,7 +26,7 @@ from perdure.service.common.clocks import wall_clock_ms
 from perdure.service.operations.queries import Queries
 from perdure.service.runs.changes import Change, Changes, Subscription
 from perdure.service.runs.views import RunView, TaskView
-from perdure.storage.ports import MetadataStore
+from perdure.storage.ports import ChangeStore, ListingStore, SharedOrNot
 from perdure.storage.rows import AllOf, Comparison, Condition, RunQuery, RunRow
 from perdure.v1 import workflow_service_pb2
 
@@ -65,10 +65,14 @@ class _Watch:
     gone: set[str] = field(default_factory=set)
 
 
+class WatchStore(ChangeStore, ListingStore, SharedOrNot, Protocol):
+    """What watches ask of the store."""
+
+
 class Watcher:
     """Serves Watch."""
 
-    def __init__(self, store: MetadataStore, queries: Queries, changes: Changes) -> None:
+    def __init__(self, store: WatchStore, queries: Queries, changes: Changes) -> None:
         self._store = store
         self._queries = queries
         self._changes = changes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from perdure.model import RunStatus
 from perdure.service.fleet import repeats
@@ -17,8 +18,12 @@ from perdure.service.journal.journal import Journal
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.moments import Moments
 from perdure.service.runs.scheduler import Scheduler
-from perdure.storage.ports import MetadataStore
+from perdure.storage.ports import ChangeStore, EventStore, MailStore, MemberStore, RunStore
 from perdure.storage.rows import EngineRow, RunRow
+
+
+class FleetStore(ChangeStore, EventStore, MailStore, MemberStore, RunStore, Protocol):
+    """What an engine among several asks of the store besides."""
 
 
 class Fleet:
@@ -26,7 +31,7 @@ class Fleet:
 
     def __init__(
         self,
-        store: MetadataStore,
+        store: FleetStore,
         journal: Journal,
         scheduler: Scheduler,
         changes: Changes,

@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 from perdure import errors
 from perdure.service.journal.journal import Journal
@@ -24,7 +24,7 @@ from perdure.service.runs.changes import Change, Changes
 from perdure.service.runs.moments import Moments
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.views import RunView, view_task
-from perdure.storage.ports import CorruptData, MetadataStore, StorageError
+from perdure.storage.ports import ChangeStore, CorruptData, RunStore, StorageError
 from perdure.storage.rows import RunRow
 
 log = logging.getLogger(__name__)
@@ -35,12 +35,16 @@ GATHER_S: Final = 0.005
 PAGE: Final = 1_000
 
 
+class FollowerStore(ChangeStore, RunStore, Protocol):
+    """What the follower asks of the store."""
+
+
 class Follower:
     """Turns hints into stirs and changes."""
 
     def __init__(
         self,
-        store: MetadataStore,
+        store: FollowerStore,
         journal: Journal,
         scheduler: Scheduler,
         changes: Changes,

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from typing import Final, Protocol
 
 from perdure.model import RunStatus
 from perdure.service.journal.journal import Journal
 from perdure.service.runs.letters import event_letter
 from perdure.service.runs.restore import arrival_of
 from perdure.service.runs.scheduler import Scheduler
-from perdure.storage.ports import Fenced, MetadataStore, StorageError
+from perdure.storage.ports import EventStore, Fenced, RunStore, StorageError
 
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
 
 
+class InboxStore(EventStore, RunStore, Protocol):
+    """What the inbox asks of the store."""
+
+
 class Inbox:
     """Hands events over to their runs."""
 
-    def __init__(self, store: MetadataStore, journal: Journal, scheduler: Scheduler, *, owner: str) -> None:
+    def __init__(self, store: InboxStore, journal: Journal, scheduler: Scheduler, *, owner: str) -> None:
         self._store = store
         self._journal = journal
         self._owner = owner

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from perdure.service.journal.loops import Loop
-from perdure.storage.ports import Fenced, MetadataStore, StorageError
+from perdure.storage.ports import Fenced, MemberStore, StorageError
 from perdure.storage.rows import EngineRow, RunRow
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Membership:
 
     def __init__(
         self,
-        store: MetadataStore,
+        store: MemberStore,
         engine: EngineRow,
         *,
         lease_ms: int,

@@ -15,7 +15,7 @@ from perdure.service.journal.journal import Journal
 from perdure.service.journal.loops import Loop
 from perdure.service.runs import letters
 from perdure.service.runs.scheduler import Scheduler
-from perdure.storage.ports import MetadataStore, StorageError, Unstorable
+from perdure.storage.ports import MailStore, StorageError, Unstorable
 from perdure.storage.rows import DropMail, MailRow
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ LETTERS_MAX: Final = 1_000
 class Post:
     """Reads this engine's mail."""
 
-    def __init__(self, store: MetadataStore, journal: Journal, scheduler: Scheduler, inbox: Inbox) -> None:
+    def __init__(self, store: MailStore, journal: Journal, scheduler: Scheduler, inbox: Inbox) -> None:
         self._store = store
         self._journal = journal
         self._scheduler = scheduler

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.storage.ports import Entry, MetadataStore
+from perdure.storage.ports import Entry, RunStore
 from perdure.storage.rows import AddEvent, AddRun, ConsumeEvent, PutTask, RunRow, SetDormant, SetRun
 
 
-async def happened(store: MetadataStore, owner: str, entries: Sequence[Entry]) -> dict[int, int]:
+async def happened(store: RunStore, owner: str, entries: Sequence[Entry]) -> dict[int, int]:
     """The places of those entries that certainly have happened, each with the number of a commit that is not
     before it. `entries` were sent before, in this order. Raises StorageError."""
     run_ids = [_run_of(entry) for entry in entries]
@@ -39,7 +39,7 @@ async def happened(store: MetadataStore, owner: str, entries: Sequence[Entry]) -
     return found
 
 
-async def added(store: MetadataStore, entries: Sequence[Entry]) -> dict[int, int]:
+async def added(store: RunStore, entries: Sequence[Entry]) -> dict[int, int]:
     """The same for an engine that is alone: nobody can have gone on, but runs may be there already."""
     run_ids = [_added_by(entry) for entry in entries]
     wanted = {run_id for run_id in run_ids if run_id}

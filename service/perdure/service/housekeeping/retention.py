@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from perdure.service.housekeeping.deletion import Deletions
 from perdure.service.journal.loops import Loop
 from perdure.service.queue.admission import Admission
-from perdure.storage.ports import MetadataStore
+from perdure.storage.ports import HousekeepingStore, RunStore
 from perdure.storage.rows import RunRow
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,16 @@ PAUSE_MIN_S: Final = 1.0
 PAUSE_MAX_S: Final = 60.0
 
 
+class RetentionStore(HousekeepingStore, RunStore, Protocol):
+    """What retention asks of the store."""
+
+
 class Retention:
     """Deletes final runs `keep_ms` after their end, in the background."""
 
     def __init__(
         self,
-        store: MetadataStore,
+        store: RetentionStore,
         admission: Admission,
         deletions: Deletions,
         clock: Callable[[], int],

@@ -21,12 +21,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from perdure.service.common.clocks import elapsed_s
 from perdure.service.journal.journal import Journal
 from perdure.service.journal.loops import Loop
-from perdure.storage.ports import BlobStore, MetadataStore, StorageError
+from perdure.storage.ports import BlobStore, ChangeStore, HousekeepingStore, StorageError
 from perdure.storage.rows import BlobMark, MarkBlobs, Unmark
 
 log = logging.getLogger(__name__)
@@ -40,12 +40,16 @@ CALM_S: Final = 30.0
 BEAT_S: Final = 1.0
 
 
+class SweepStore(ChangeStore, HousekeepingStore, Protocol):
+    """What a sweep asks of the store."""
+
+
 class Sweeper:
     """Sweeps in the background, at the start and whenever it is woken."""
 
     def __init__(
         self,
-        store: MetadataStore,
+        store: SweepStore,
         journal: Journal,
         blobs: BlobStore,
         *,

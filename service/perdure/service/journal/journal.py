@@ -35,7 +35,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
-from perdure.storage.ports import CorruptData, Entry, Fenced, MetadataStore, StorageError, StorageFull, Unstorable
+from perdure.storage.ports import CommitStore, CorruptData, Entry, Fenced, StorageError, StorageFull, Unstorable
 from perdure.storage.rows import Committed, EntryResult
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class _Pending:
 class Journal:
     """Makes entries durable in the order in which they were appended."""
 
-    def __init__(self, store: MetadataStore) -> None:
+    def __init__(self, store: CommitStore) -> None:
         self._store = store
         self._pending: list[_Pending] = []
         self._wake = asyncio.Event()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 from perdure import errors, wire
 from perdure.engine.messages import EventArrived
@@ -20,8 +21,12 @@ from perdure.service.operations.current import Current
 from perdure.service.runs.letters import event_letter
 from perdure.service.runs.moments import not_found
 from perdure.service.runs.scheduler import Scheduler
-from perdure.storage.ports import MetadataStore
+from perdure.storage.ports import EventStore, SharedOrNot
 from perdure.storage.rows import AddEvent, EntryResult, RunRow, SetDormant, Write
+
+
+class OfferStore(EventStore, SharedOrNot, Protocol):
+    """What sending an event asks of the store."""
 
 
 class Events:
@@ -29,7 +34,7 @@ class Events:
 
     def __init__(
         self,
-        store: MetadataStore,
+        store: OfferStore,
         journal: Journal,
         scheduler: Scheduler,
         current: Current,

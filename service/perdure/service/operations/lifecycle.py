@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Final
+from typing import Final, Protocol
 
 from perdure import errors, graphwire, wire
 from perdure.engine.failures import run_canceled
@@ -23,11 +23,15 @@ from perdure.service.runs.letters import cancel_letter
 from perdure.service.runs.moments import Moments
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.views import RunView, count_tasks
-from perdure.storage.ports import CorruptData, MetadataStore, StorageError, StorageFull
+from perdure.storage.ports import CorruptData, RunStore, SharedOrNot, StorageError, StorageFull
 from perdure.storage.rows import RunRow, SetRun, UseBlobs
 
 ANSWER_S: Final = 20.0
 """An owner that has not ended a run by then is probably dying: the caller is told to ask again."""
+
+
+class LifecycleStore(RunStore, SharedOrNot, Protocol):
+    """What resuming, canceling and deleting ask of the store."""
 
 
 class Lifecycle:
@@ -35,7 +39,7 @@ class Lifecycle:
 
     def __init__(
         self,
-        store: MetadataStore,
+        store: LifecycleStore,
         journal: Journal,
         scheduler: Scheduler,
         moments: Moments,

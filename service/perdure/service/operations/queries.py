@@ -22,7 +22,7 @@ from perdure.service.runs.restore import failure_of
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.values import Values
 from perdure.service.runs.views import OutcomeView, RunView, TaskCounts, TaskView, count_tasks, view_task
-from perdure.storage.ports import CorruptData, MetadataStore
+from perdure.storage.ports import CorruptData, ListingStore
 from perdure.storage.rows import RunQuery, RunRow, ValueKey
 
 _FINAL: Final = frozenset(status for status in RunStatus if status.is_final)
@@ -44,7 +44,7 @@ class Queries:
 
     def __init__(
         self,
-        store: MetadataStore,
+        store: ListingStore,
         moments: Moments,
         scheduler: Scheduler,
         executor: Executor,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from perdure import errors, wire
 from perdure.bounded import Bounded
@@ -26,7 +26,7 @@ from perdure.service.queue.admission import Admission, Way
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.values import Values
 from perdure.service.runs.views import RunView
-from perdure.storage.ports import MetadataStore
+from perdure.storage.ports import RunStore, SharedOrNot
 from perdure.storage.rows import AddRun, EntryResult, RunRow, ValueKey, Write
 
 TRIES_MAX: Final = 8
@@ -36,12 +36,16 @@ ATTACHED_MAX: Final = 1_000
 """Requests that made no run, but attached to one, that are remembered for their repeats: no row has their id."""
 
 
+class SubmissionStore(RunStore, SharedOrNot, Protocol):
+    """What a submission asks of the store."""
+
+
 class Submissions:
     """Records runs and starts them. `lifecycle` cancels the run that a new one replaces."""
 
     def __init__(
         self,
-        store: MetadataStore,
+        store: SubmissionStore,
         journal: Journal,
         scheduler: Scheduler,
         values: Values,

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 from perdure import errors, texts, wire
@@ -28,7 +28,7 @@ from perdure.service.journal.journal import Journal, Then
 from perdure.service.journal.loops import TROUBLE_S, Loop
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.views import RunView
-from perdure.storage.ports import CorruptData, Entry, Fenced, MetadataStore, StorageError
+from perdure.storage.ports import CorruptData, Entry, Fenced, QueueStore, RunStore, SharedOrNot, StorageError
 from perdure.storage.rows import EntryResult, Limit, RunRow, SetRun, Write
 
 log = logging.getLogger(__name__)
@@ -47,12 +47,16 @@ class Way:
     guards: tuple[Limit, ...] = ()
 
 
+class AdmissionStore(QueueStore, RunStore, SharedOrNot, Protocol):
+    """What admission asks of the store."""
+
+
 class Admission:
     """Gives out slots, and changes the state of runs that are not in memory."""
 
     def __init__(
         self,
-        store: MetadataStore,
+        store: AdmissionStore,
         journal: Journal,
         scheduler: Scheduler,
         *,

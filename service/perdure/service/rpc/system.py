@@ -12,7 +12,7 @@ from perdure.service.api import pages
 from perdure.service.common import limits
 from perdure.service.executors.port import Executor
 from perdure.service.housekeeping.sweep import Sweeper
-from perdure.storage.ports import MetadataStore
+from perdure.storage.ports import MemberStore
 from perdure.storage.rows import EngineRow
 from perdure.v1 import system_service_pb2 as pb
 from perdure.v1 import system_service_pb2_grpc
@@ -27,7 +27,7 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
     def __init__(
         self,
         executor: Executor,
-        store: MetadataStore,
+        store: MemberStore,
         sweeper: Sweeper,
         *,
         engine: EngineRow,

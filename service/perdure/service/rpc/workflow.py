@@ -15,7 +15,7 @@ from perdure.service.api import answers, pages, requests
 from perdure.service.api.batch import BatchCalls
 from perdure.service.api.filters import parse_filter, parse_order
 from perdure.service.api.sources import Sources
-from perdure.service.api.watch import Watcher
+from perdure.service.api.watch import Watcher, WatchStore
 from perdure.service.common import limits
 from perdure.service.operations.batches import Batches
 from perdure.service.operations.events import Events
@@ -24,7 +24,7 @@ from perdure.service.operations.queries import Queries
 from perdure.service.operations.submit import Submissions
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.views import RunView
-from perdure.storage.ports import BlobStore, MetadataStore
+from perdure.storage.ports import BlobStore
 from perdure.storage.rows import RunQuery
 from perdure.v1 import workflow_service_pb2 as pb
 from perdure.v1 import workflow_service_pb2_grpc
@@ -46,7 +46,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         events: Events,
         queries: Queries,
         changes: Changes,
-        store: MetadataStore,
+        store: WatchStore,
         blobs: BlobStore,
         *,
         blob_grace_s: float,

@@ -12,7 +12,7 @@ A run that is not in memory, or for which the store has no room, is told as it i
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from perdure import errors
 from perdure.bounded import Bounded
@@ -21,7 +21,7 @@ from perdure.model import frozen
 from perdure.service.journal.journal import Journal
 from perdure.service.runs.restore import restore_run
 from perdure.service.runs.scheduler import Live, Scheduler
-from perdure.storage.ports import CorruptData, MetadataStore, StorageFull
+from perdure.storage.ports import CorruptData, RecoveryStore, RunStore, SharedOrNot, StorageFull
 from perdure.storage.rows import RunRow, StoredRun
 
 T = TypeVar("T")
@@ -42,10 +42,14 @@ class Moment(Generic[T]):
     is_here: bool
 
 
+class MomentStore(RecoveryStore, RunStore, SharedOrNot, Protocol):
+    """What moments ask of the store."""
+
+
 class Moments:
     """Reads runs wherever they are."""
 
-    def __init__(self, store: MetadataStore, journal: Journal, scheduler: Scheduler) -> None:
+    def __init__(self, store: MomentStore, journal: Journal, scheduler: Scheduler) -> None:
         self._store = store
         self._journal = journal
         self._scheduler = scheduler

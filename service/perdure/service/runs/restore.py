@@ -15,7 +15,7 @@ from perdure.engine.graph_run.run import Run
 from perdure.engine.messages import ConsumeEvent, EventArrived, Record, RecordRun, RecordTask
 from perdure.model import Failure, FailureKind, InvalidSpec, Payload, RunStatus, Spec, TaskStatus
 from perdure.storage import rows
-from perdure.storage.ports import CorruptData, MetadataStore
+from perdure.storage.ports import CorruptData, SpecStore
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ SPECS_NODES_MAX: Final = 50_000
 class Specs:
     """Decoded graphs by key, a bounded number of them."""
 
-    def __init__(self, store: MetadataStore) -> None:
+    def __init__(self, store: SpecStore) -> None:
         self._store = store
         self._cache: Bounded[str, Spec] = Bounded(SPECS_NODES_MAX, lambda spec: len(spec.nodes))
 

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, TypeVar, assert_never
+from typing import Final, Protocol, TypeVar, assert_never
 
 from perdure import graphwire, texts, wire
 from perdure.bounded import Bounded
@@ -51,7 +51,7 @@ from perdure.service.runs.runlog import log_end, log_task
 from perdure.service.runs.timers import Timers
 from perdure.service.runs.values import Values
 from perdure.service.runs.views import RunView, TaskView, count_tasks, view_task
-from perdure.storage.ports import CorruptData, MetadataStore, StorageError
+from perdure.storage.ports import CorruptData, RecoveryStore, RunStore, SpecStore, StorageError, TimerStore
 from perdure.storage.rows import EntryResult, MarkBlobs, PutSpec, RunRow, SetDormant, SetRun, Timer, ValueKey, Write
 
 log = logging.getLogger(__name__)
@@ -113,12 +113,16 @@ class _Acts:
     end: SetRun | None = None
 
 
+class SchedulerStore(RecoveryStore, RunStore, SpecStore, TimerStore, Protocol):
+    """What runs in memory ask of the store."""
+
+
 class Scheduler:
     """Everything that happens to a run comes through here, one event at a time."""
 
     def __init__(
         self,
-        store: MetadataStore,
+        store: SchedulerStore,
         journal: Journal,
         executor: Executor,
         values: Values,

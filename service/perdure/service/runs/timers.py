@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from perdure.service.journal.loops import TROUBLE_S, Loop
-from perdure.storage.ports import MetadataStore
+from perdure.storage.ports import TimerStore
 from perdure.storage.rows import Timer
 
 HORIZON_MS: Final = 60_000
@@ -25,7 +25,7 @@ END_OF_TIME_MS: Final = (1 << 63) - 1
 class Timers:
     """Calls `fire` for every timer once its moment has come."""
 
-    def __init__(self, store: MetadataStore, clock: Callable[[], int], fire: Callable[[Timer], None]) -> None:
+    def __init__(self, store: TimerStore, clock: Callable[[], int], fire: Callable[[Timer], None]) -> None:
         self._store = store
         self._clock = clock
         self._fire = fire

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from perdure import wire
 from perdure.bounded import Bounded
 from perdure.model import Payload
-from perdure.storage.ports import CorruptData, MetadataStore
+from perdure.storage.ports import CorruptData, ValueStore
 from perdure.storage.rows import ValueKey
 
 CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -25,7 +25,7 @@ ENTRY_BYTES: Final = 500
 class Values:
     """Implements the executors' ValueReader."""
 
-    def __init__(self, store: MetadataStore, *, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
+    def __init__(self, store: ValueStore, *, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
         self._store = store
         self._cache: Bounded[ValueKey, Payload] = Bounded(cache_bytes_max, _weight)
         self._pinned: dict[str, dict[str, Payload]] = {}  # by run, by task

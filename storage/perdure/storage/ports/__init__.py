@@ -1,0 +1,56 @@
+"""What the engine asks of stores, by subject: each of its parts takes the ports that it needs, a store has all of them.
+
+Each sentence is a promise, and tests/conformance holds every implementation to it: a promise that is not tested there
+is not made.
+"""
+
+from perdure.storage.ports.blobs import BlobStore, BlobWriter
+from perdure.storage.ports.commits import CommitStore, Entry
+from perdure.storage.ports.errors import (
+    BlobNotFound,
+    CorruptData,
+    Fenced,
+    StorageDenied,
+    StorageError,
+    StorageFull,
+    StorageUnavailable,
+    Unstorable,
+)
+from perdure.storage.ports.events import EventStore
+from perdure.storage.ports.housekeeping import HousekeepingStore
+from perdure.storage.ports.listing import ChangeStore, ListingStore
+from perdure.storage.ports.members import MailStore, MemberStore
+from perdure.storage.ports.metadata import MetadataStore, SharedOrNot
+from perdure.storage.ports.queue import QueueStore
+from perdure.storage.ports.recovery import RecoveryStore, SpecStore, ValueStore
+from perdure.storage.ports.runs import RunStore
+from perdure.storage.ports.timers import TimerStore
+
+__all__ = [
+    "BlobNotFound",
+    "BlobStore",
+    "BlobWriter",
+    "ChangeStore",
+    "CommitStore",
+    "CorruptData",
+    "Entry",
+    "EventStore",
+    "Fenced",
+    "HousekeepingStore",
+    "ListingStore",
+    "MailStore",
+    "MemberStore",
+    "MetadataStore",
+    "QueueStore",
+    "RecoveryStore",
+    "RunStore",
+    "SharedOrNot",
+    "SpecStore",
+    "StorageDenied",
+    "StorageError",
+    "StorageFull",
+    "StorageUnavailable",
+    "TimerStore",
+    "Unstorable",
+    "ValueStore",
+]

@@ -1,0 +1,24 @@
+"""Which runs hold a slot, and which wait for one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from perdure.storage.rows import RunRow
+
+
+class QueueStore(Protocol):
+    """Runs of all members by their place in the queues."""
+
+    async def running_runs(self) -> list[tuple[str, str]]:
+        """Namespace and run id of every RUNNING run of all members, dormant ones included."""
+        ...
+
+    async def count_pending(self) -> Mapping[str, int]:
+        """How many runs of all members are PENDING, by namespace; namespaces without any are left out."""
+        ...
+
+    async def pending_runs(self, namespace: str, *, limit: int) -> list[RunRow]:
+        """PENDING runs of all members, in the order in which they became that: by change and then run id."""
+        ...
