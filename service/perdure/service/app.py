@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from perdure import connection
+from perdure.service.api.blobs import BlobCalls
 from perdure.service.api.gate import Gate
 from perdure.service.common.clocks import wall_clock_ms
 from perdure.service.common.settings import Settings, SettingsError
@@ -230,7 +231,7 @@ def _add_servicers(
         blob_grace_s=kernel.blob_grace_s,
     )
     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)
-    blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(blobs), server)
+    blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(BlobCalls(blobs)), server)
     system_service_pb2_grpc.add_SystemServiceServicer_to_server(system, server)
 
 

@@ -1,1 +1,1 @@
-"""The gRPC surface: thin servicers, one interceptor."""
+"""The gRPC surface: thin faces of `api`, behind one chain of interceptors."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
-import grpc.aio
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+from perdure.service.rpc.context import Context
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]

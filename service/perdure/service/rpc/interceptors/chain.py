@@ -13,10 +13,10 @@ from typing import Any, Final, TypeAlias
 import grpc
 import grpc.aio
 
+from perdure.service.rpc.context import Context
+
 OURS: Final = ("/perdure.v1.", "/grpc.health.v1.Health/")
 """Methods that the parts are put around. Reflection answers for itself."""
-
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import grpc.aio
 
 from perdure import errors
 from perdure.service.api.errors import translate
-from perdure.service.rpc.interceptors.chain import Context, Handler
+from perdure.service.rpc.context import Context
+from perdure.service.rpc.interceptors.chain import Handler
 
 
 def answer_errors(handler: Handler) -> Handler:

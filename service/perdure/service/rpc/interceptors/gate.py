@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from perdure.service.api.gate import Gate
-from perdure.service.rpc.interceptors.chain import Context, Handler, Part
+from perdure.service.rpc.context import Context
+from perdure.service.rpc.interceptors.chain import Handler, Part
 
 WORKERS: Final = "/perdure.v1.WorkerService/"
 ALWAYS: Final = ("/perdure.v1.SystemService/GetSystemInfo", "/grpc.health.v1.Health/")

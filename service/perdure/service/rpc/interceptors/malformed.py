@@ -13,7 +13,8 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from perdure import errors
-from perdure.service.rpc.interceptors.chain import Context, Handler
+from perdure.service.rpc.context import Context
+from perdure.service.rpc.interceptors.chain import Handler
 from perdure.service.rpc.interceptors.gate import WORKERS
 
 
