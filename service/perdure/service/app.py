@@ -25,6 +25,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from perdure import connection
 from perdure.service.api.blobs import BlobCalls
 from perdure.service.api.gate import Gate
+from perdure.service.api.system import SystemCalls
 from perdure.service.common.clocks import wall_clock_ms
 from perdure.service.common.settings import Settings, SettingsError
 from perdure.service.executors.pool.pool import LeasePool
@@ -143,7 +144,7 @@ async def running_server(
         chain = Chain((answer_errors, admit_by(gate), refuse_malformed))
         server = grpc.aio.server(interceptors=[chain], options=OPTIONS)
         assert kernel.sweeper is not None
-        system = SystemServicer(
+        system = SystemCalls(
             executor,
             store,
             kernel.sweeper,
@@ -218,7 +219,7 @@ def _executor(
 
 
 def _add_servicers(
-    server: grpc.aio.Server, kernel: Kernel, store: MetadataStore, blobs: BlobStore, system: SystemServicer
+    server: grpc.aio.Server, kernel: Kernel, store: MetadataStore, blobs: BlobStore, system: SystemCalls
 ) -> None:
     workflows = WorkflowServicer(
         kernel.submissions,
@@ -232,7 +233,7 @@ def _add_servicers(
     )
     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)
     blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(BlobCalls(blobs)), server)
-    system_service_pb2_grpc.add_SystemServiceServicer_to_server(system, server)
+    system_service_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(system), server)
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:
