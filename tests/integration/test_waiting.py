@@ -16,6 +16,7 @@ from perdure.codec import PYTHON_VERSION
 from perdure.service.app import RunningServer, running_server
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc, workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc
+from perdure.worker import agent as agent_module
 
 pytestmark = pytest.mark.storages("sqlite")
 
@@ -39,7 +40,9 @@ async def told(client: perdure.Client, text: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_ready_tasks_say_what_they_wait_for(client: perdure.Client, channel: grpc.aio.Channel) -> None:
+async def test_ready_tasks_say_what_they_wait_for(
+    client: perdure.Client, channel: grpc.aio.Channel, server: RunningServer
+) -> None:
     await client.start(wide.bind(wide.options(task_id="first").bind()), workflow_id="wide")
     await told(client, "task 'first' waits: no cluster is attached")
     stub = workflow_service_pb2_grpc.WorkflowServiceStub(channel)
@@ -60,5 +63,13 @@ async def test_ready_tasks_say_what_they_wait_for(client: perdure.Client, channe
 
     await agent.write(pb.ServeAgentRequest(leaving=pb.AgentLeaving(reason="its Ray is dead")))
     await told(client, "no cluster is attached; the agent of 'here' has left: its Ray is dead")
+
+    await agent_module.tell_of_failure(
+        server.address, "the Ray at x:1 cannot be joined: ConnectionError: " + "y" * 9000
+    )
+    await told(
+        client, "no cluster is attached; an agent has no cluster to offer: the Ray at x:1 cannot be joined: Conn"
+    )
+    assert len((await client.handle("wide").status()).waiting) < 1000
     await client.cancel("wide")
     assert (await client.handle("wide").status()).waiting == ""

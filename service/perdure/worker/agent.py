@@ -372,7 +372,9 @@ def run_agent(settings: AgentSettings) -> None:
         raise
     except Exception as error:
         how = "started" if settings.ray_address == LOCAL else "joined"
-        log.error("%s cannot be %s, and the agent ends: %s: %s", cluster.name, how, type(error).__name__, error)
+        text = f"{cluster.name} cannot be {how}: {failures.described(error)}"
+        log.error("the agent ends: %s", text)
+        _in_time(lambda: asyncio.run(tell_of_failure(settings.address, text)))
     else:
         log.info("%s (%s) is there", cluster.name, cluster.id())
         try:
@@ -384,6 +386,18 @@ def run_agent(settings: AgentSettings) -> None:
     if not settings.parent:
         _start_anew()
     _leave_process(RAY_DEAD)
+
+
+async def tell_of_failure(address: str, text: str) -> None:
+    """Tell the engine, if it is there, why no agent comes, so that it can tell those whose work waits for one."""
+
+    async def messages() -> AsyncIterator[pb.ServeAgentRequest]:
+        yield pb.ServeAgentRequest(leaving=pb.AgentLeaving(reason=text[:REASON_MAX]))
+
+    with suppress(grpc.RpcError, TimeoutError):
+        async with worker_channel(address) as channel, asyncio.timeout(FAREWELL_S):
+            async for _ in worker_service_pb2_grpc.WorkerServiceStub(channel).ServeAgent(messages()):
+                pass
 
 
 def _start_anew() -> NoReturn:

@@ -43,13 +43,15 @@ class BlockingBlobs:
         return self._patiently(lambda: self._store.renew(blob.sha256)) is not None
 
     def _patiently(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        deadline_s = time.monotonic() + PATIENCE_S
+        failed_s: float | None = None  # since then; what was tried before may have taken long
         pause_s = PAUSE_FIRST_S
         while True:
             try:
                 return self._wait(work())
             except (StorageUnavailable, StorageFull) as error:
-                if time.monotonic() > deadline_s:
+                now_s = time.monotonic()
+                failed_s = now_s if failed_s is None else failed_s
+                if now_s - failed_s >= PATIENCE_S:
                     raise
                 log.warning("the blob store fails, trying again", extra={"error": str(error)})
             until_s = time.monotonic() + pause_s

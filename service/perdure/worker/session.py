@@ -263,15 +263,16 @@ class Session:
 
     async def _ask_for(self, request: pb.FetchValuesRequest) -> pb.FetchValuesResponse:
         """While the engine's database is away this waits for it, as long as the stream holds."""
-        pause_s, waited_s = PAUSE_FIRST_S, 0.0
+        pause_s, failed_s = PAUSE_FIRST_S, None
         while True:
             try:
                 return await self._stub.FetchValues(request)
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or waited_s > PATIENCE_S:
+                now_s = asyncio.get_running_loop().time()
+                failed_s = now_s if failed_s is None else failed_s
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or now_s - failed_s >= PATIENCE_S:
                     raise
             await asyncio.sleep(pause_s)
-            waited_s += pause_s
             pause_s = min(pause_s * 2, PAUSE_MAX_S)
 
 

@@ -34,7 +34,10 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[pb.ServeAgentResponse]:
         stream = request_iterator
         first = await anext(stream, None)
-        if first is None or first.WhichOneof("kind") != "hello":
+        if first is not None and first.HasField("leaving"):
+            self._sessions.agent_failed(first.leaving.reason)
+            return
+        if first is None or not first.HasField("hello"):
             raise requests.invalid("hello", "is the first message of a session")
         agent = self._sessions.agent_connected(first.hello)
         reader = asyncio.create_task(_read(stream, lambda message: self._sessions.agent_said(agent, message)))

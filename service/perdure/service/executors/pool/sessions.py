@@ -11,7 +11,7 @@ from math import inf
 
 from perdure.service.executors.pool.leases import AgentSession, Lease
 from perdure.service.executors.pool.placing import Placing
-from perdure.service.executors.pool.provisioning import Provisioning
+from perdure.service.executors.pool.provisioning import REASON_MAX, Provisioning
 from perdure.service.executors.pool.state import State
 from perdure.v1 import worker_service_pb2 as pb
 
@@ -44,6 +44,11 @@ class Sessions:
         self._state.stir()
         return agent
 
+    def agent_failed(self, reason: str) -> None:
+        """An agent has no cluster to offer, and says why. Whoever waits for one is told."""
+        self._state.last_left = f"an agent has no cluster to offer: {reason[:REASON_MAX]}"
+        log.info("an agent failed to start", extra={"reason": reason})
+
     def agent_said(self, agent: AgentSession, message: pb.ServeAgentRequest) -> None:
         """Take any message after the first."""
         match message.WhichOneof("kind"):
@@ -55,7 +60,7 @@ class Sessions:
             case "demand":
                 self._provisioning.demand_told(agent, message.demand)
             case "leaving":
-                agent.leaves_because = message.leaving.reason
+                agent.leaves_because = message.leaving.reason[:REASON_MAX]
                 agent.outbox.close()
             case _:
                 pass
