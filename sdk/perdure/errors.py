@@ -389,7 +389,8 @@ def all_of(results: Sequence[T | PerdureError]) -> list[T]:
 
 
 class RemoteError(Exception):
-    """An error that could not be brought here as itself: its type, message and stack as text."""
+    """An error that could not be brought here as itself: its type, message and stack as text. A note on it says what
+    unpickling it lacks here, a module perhaps."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.type}: {failure.message}")

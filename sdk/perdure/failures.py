@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 CAUSES_MAX: Final = wire.CAUSES_MAX
 BASES_MAX: Final = 32
+NAME_CHARS_MAX: Final = 200
 _GENERAL: Final = (object, BaseException, Exception)
 
 _STANDS_FOR: Final = {
@@ -105,25 +106,43 @@ def _pickled(error: BaseException) -> Any:
     return payload
 
 
-def _unpickled(failure: Failure) -> BaseException | None:
+def _unpickled(failure: Failure) -> tuple[BaseException | None, str]:
+    """The exception itself, or why it cannot be had here."""
     if failure.error is None:
-        return None
+        return None, ""
     try:
         decoded = codec.decode(failure.error)
-    except (codec.CodecError, GeneratorExit):
-        return None
-    return decoded if isinstance(decoded, BaseException) else None
+    except codec.CodecError as error:
+        return None, _what_is_missing(failure, error.__cause__) or text_of(error)
+    except GeneratorExit:
+        return None, "unpickling it raised GeneratorExit"
+    if isinstance(decoded, BaseException):
+        return decoded, ""
+    return None, f"it became a {type_name(type(decoded))}, which is no exception"
+
+
+def _what_is_missing(failure: Failure, cause: BaseException | None) -> str:
+    if isinstance(cause, ModuleNotFoundError) and cause.name:
+        return (
+            f"the module {plain(cause.name, NAME_CHARS_MAX)!r} is not here. Put it where this program finds it, to "
+            f"catch {failure.type} as itself, or go by its name in `failure.type`"
+        )
+    if isinstance(cause, (ImportError, AttributeError)):
+        return f"what this program has of its module is another version: {text_of(cause)}"
+    return ""
 
 
 def to_exception(failure: Failure) -> BaseException:
     """The user's own exception if it can be rebuilt here, else one that tells of it. The remote
     traceback is a note on it (PEP 678)."""
-    error = _unpickled(failure)
+    error, why = _unpickled(failure)
     if error is None:
         error = _STANDS_FOR.get(failure.kind, RemoteError)(failure)
     if failure.stack_trace:
         with suppress(Exception):  # a frozen dataclass takes no notes
             error.add_note(f"Remote traceback (most recent call last):\n{failure.stack_trace.rstrip()}")
+    if why:
+        error.add_note(f"The exception itself cannot be unpickled here: {why}.")
     if failure.cause is not None and _cause_of(error) is None:
         _set_cause(error, to_exception(failure.cause))
     return error

@@ -7,7 +7,8 @@ version of it.
 Pickling: `Reducer` adds the file name to every code object, and the text to the outermost one: the code of a nested
 function lies inside the text of the function around it. Text that is not certainly what was compiled is left out.
 Unpickling: `restore` notes the text for each code object, and gives it to `linecache` where the file does not exist.
-Formatting: `stack` prefers the noted text to the file.
+Formatting: `stack` prefers the noted text to the file. Files of modules that travelled lie in folders of the worker's,
+which mean nothing to the user: they are named as they lie in the package.
 """
 
 from __future__ import annotations
@@ -218,6 +219,22 @@ class _Lines(list[str]):
 
 # ------------------------------------------------------------------------------ formatting
 
+_unpacked: Final[list[str]] = []
+
+
+def is_unpacked_at(folder: str) -> None:
+    """From now on files below this folder are named from there: it holds modules that travelled."""
+    prefix = os.path.join(folder, "")
+    if prefix not in _unpacked:
+        _unpacked.append(prefix)
+
+
+def _shown(path: str) -> str:
+    for prefix in _unpacked:
+        if path.startswith(prefix):
+            return path.removeprefix(prefix)
+    return path
+
 
 def stack(trace: TracebackType | None, skip_frames: int = 0) -> str:
     """A traceback as text, without its first frames."""
@@ -232,7 +249,8 @@ def stack(trace: TracebackType | None, skip_frames: int = 0) -> str:
                     keys[text] = key = f"<lines that came with code {id(keys)}-{len(keys)}>"
                     numbered = ["\n"] * (text[0] - 1) + _lines(text[1])
                     linecache.cache[key] = (0, None, numbered, key)
-                summaries[i] = _with_lines(summary, keys[text])
+                summary = summaries[i] = _with_lines(summary, keys[text])
+            summary.filename = _shown(summary.filename)
     finally:
         for key in keys.values():
             linecache.cache.pop(key, None)

@@ -209,6 +209,7 @@ def check_lines_of_tracebacks(program: Program) -> None:
     assert "NameError: name 'missing' is not defined" in said
     assert "line 10" in said
     assert "as it was first" in said
+    assert 'File "broken.py", line 10' in said, "not where the worker unpacked it"
 
 
 def test_tracebacks_show_the_lines_that_ran(without_ray: Program) -> None:

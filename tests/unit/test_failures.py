@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import pickle
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -194,7 +197,30 @@ def test_one_of_a_module_that_is_not_here_is_told_of() -> None:
     broken = failure.error.data.replace(b"OutOfStock", b"OutOfStick")
     assert broken != failure.error.data
     moved = Failure(failure.kind, failure.type, failure.message, error=type(failure.error)("python/pickle", broken))
-    assert type(failures.to_exception(moved)) is errors.RemoteError
+    back = failures.to_exception(moved)
+    assert type(back) is errors.RemoteError
+    assert "another version: Can't get attribute 'OutOfStick'" in back.__notes__[-1]
+
+
+def test_the_module_that_is_missing_here_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop_far_away.py").write_text("class Sold(Exception):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    failure = failures.from_exception(caught(importlib.import_module("shop_far_away").Sold("out")))
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.delitem(sys.modules, "shop_far_away")
+    back = failures.to_exception(failure)
+    assert type(back) is errors.RemoteError
+    assert back.__notes__[0].startswith("Remote traceback")
+    assert "cannot be unpickled here: the module 'shop_far_away' is not here" in back.__notes__[1]
+    assert "shop_far_away.Sold" in back.__notes__[1]
+
+
+def test_what_unpickling_raises_is_told() -> None:
+    failure = failures.from_exception(caught(ValueError("v")))
+    assert failure.error is not None
+    error = type(failure.error)("python/pickle", failure.error.data[:-5])
+    back = failures.to_exception(Failure(failure.kind, failure.type, failure.message, error=error))
+    assert "cannot be unpickled here: a python/pickle value cannot be decoded" in back.__notes__[-1]
 
 
 def test_one_that_is_false_comes_back_as_itself() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import linecache
 import os
@@ -306,3 +307,17 @@ def test_a_task_imported_by_name_shows_the_lines_that_ran(by_value: ModuleType, 
     task: perdure.Task[[], Any, Any] = by_value.task
     assert "# task" in stack_of(task.function)
     cloudpickle.register_pickle_by_value(by_value)
+
+
+def test_files_of_modules_that_travelled_are_named_as_in_their_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracebacks, "_unpacked", [])
+    unpacked = tmp_path / "perdure-modules-x" / "0123"
+    (unpacked / "shop_unpacked").mkdir(parents=True)
+    (unpacked / "shop_unpacked" / "prices.py").write_text("def price_of(name=0):\n    return {}[name]  # none\n")
+    monkeypatch.syspath_prepend(unpacked)
+    tracebacks.is_unpacked_at(str(unpacked))
+    stack = stack_of(importlib.import_module("shop_unpacked.prices").price_of)
+    assert 'File "shop_unpacked/prices.py", line 2, in price_of\n    return {}[name]  # none' in stack
+    assert str(tmp_path) not in stack

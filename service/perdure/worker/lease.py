@@ -23,7 +23,7 @@ from contextlib import suppress
 from math import inf
 from typing import Any, Final, NoReturn
 
-from perdure import wire
+from perdure import tracebacks, wire
 from perdure.model import Failure, FailureKind
 from perdure.rayobjects import RayObjects
 from perdure.v1 import worker_service_pb2 as pb
@@ -48,6 +48,8 @@ GRACE_S: Final = 1.0
 CHILDREN_S: Final = 0.5
 """A process that ends waits so long for the tasks of Ray's that it cancelled."""
 EXIT_CODE: Final = 86
+RAY_UNPACKS: Final = "/runtime_resources/"
+"""Ray unpacks the code of runtime environments below folders of this name."""
 
 
 def run_lease(
@@ -67,6 +69,9 @@ def run_lease(
     """
     named = json.loads(environment) if environment else {}
     has_code = any(named.get(field) for field in ("working_dir", "py_modules", "modules"))
+    for path in sys.path:
+        if RAY_UNPACKS in path:
+            tracebacks.is_unpacked_at(path)
     for path in paths:
         if path not in sys.path:
             sys.path.insert(len(sys.path) if has_code else 0, path)

@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from perdure import tracebacks
 from perdure.graphwire import snapshot_of
 from perdure.model import BlobRef
 from perdure.storage.urls import blob_store
@@ -26,6 +27,7 @@ def main() -> None:
         found = snapshot_of(given["modules"])
         assert found is not None
         folder = _unpacked(found[0], given["blob_url"], Path(given["folder"]))
+        tracebacks.is_unpacked_at(str(folder))
         sys.path.insert(0, str(folder))  # in front of the working directory, which may have others of these names
     run_lease(
         given["address"],
