@@ -1,7 +1,7 @@
-"""The parts of the reference that follow from the code: settings, errors, commands and the gRPC API.
+"""The generated parts of the reference: settings, errors, commands and the gRPC API.
 
-A line `<!-- generate: NAME -->` in a page is replaced by the text of that name when the site is built. Nothing is
-written to disk, so nothing can be out of date. What the pages say around it is not known here.
+When the site is built, a line `<!-- generate: NAME -->` of a page is replaced by the text of that name. Nothing is
+written to disk, so nothing can be out of date.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from google.protobuf import descriptor_pb2
 ROOT: Final = Path(__file__).parent.parent
 SERVICES: Final = ("workflow_service", "blob_service", "system_service")
 VALUES: Final = ("spec", "payload", "workflow", "failure", "errors")
-"""Files of the API in the order of the page. What is between engine and workers is no part of it."""
+"""Files of the API in the order of the page. The API between engine and workers is internal and left out."""
 _MARK: Final = re.compile(r"^<!-- generate: ([a-z]+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_about: Any) -> str:
-    """What mkdocs calls for every page."""
+    """The hook that mkdocs calls for every page."""
     return _MARK.sub(lambda mark: TEXTS[mark[1]](), markdown)
 
 
@@ -37,7 +37,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _outside_code(text: str, characters: str) -> str:
-    """The text with these characters (a pattern) escaped, but for those between backquotes."""
+    """The text with these characters (a pattern) escaped, except between backquotes."""
     parts = text.split("`")
     parts[::2] = [re.sub(characters, r"\\\g<0>", part) for part in parts[::2]]
     return "`".join(parts)
@@ -100,7 +100,7 @@ def _command(command: click.Command, name: str, parent: click.Context | None) ->
 
 
 def _plain(text: str) -> str:
-    """Text in which Markdown is to see nothing."""
+    """The text with Markdown's special characters escaped."""
     return _outside_code(text, r"[*_<>\[\]]")
 
 
@@ -134,6 +134,17 @@ def _names(files: Iterable[descriptor_pb2.FileDescriptorProto]) -> set[str]:
     return names
 
 
+def _repeating(method: descriptor_pb2.MethodDescriptorProto) -> str:
+    levels = descriptor_pb2.MethodOptions
+    match method.options.idempotency_level:
+        case levels.NO_SIDE_EFFECTS:
+            return "safe: no side effects"
+        case levels.IDEMPOTENT:
+            return "safe: idempotent"
+        case _:
+            return "see its section"
+
+
 class _File:
     """One proto file. Paths into it are those of SourceCodeInfo: 4 messages, 5 enums, 6 services."""
 
@@ -154,17 +165,22 @@ class _File:
         return " ".join(_plain(self._comments.get(path, "")).split())
 
     def services(self) -> Iterator[str]:
-        levels = descriptor_pb2.MethodOptions.IdempotencyLevel
+        """Each service: its methods at a glance, then a section a method."""
         for number, service in enumerate(self._file.service):
             yield f"## {service.name}\n\n`{self._file.package}.{service.name}`"
             yield self._comment(6, number)
-            rows = []
-            for place, method in enumerate(service.method):
+            methods = list(enumerate(service.method))
+            anchors = [f"{service.name}-{method.name}".lower() for method in service.method]
+            yield _table(
+                ["method", "repeating it"],
+                [[f"[{method.name}](#{anchors[place]})", _repeating(method)] for place, method in methods],
+            )
+            for place, method in methods:
                 takes = ("stream of " if method.client_streaming else "") + self._link(method.input_type)
                 gives = ("stream of " if method.server_streaming else "") + self._link(method.output_type)
-                again = levels.Name(method.options.idempotency_level)
-                rows.append([f"`{method.name}`", takes, gives, f"`{again}`", self._line(6, number, 2, place)])
-            yield _table(["method", "takes", "gives", "idempotency", "what it does"], rows)
+                yield f"### {method.name} {{ #{anchors[place]} }}"
+                yield f"{takes} → {gives}"
+                yield self._comment(6, number, 2, place)
 
     def types(self) -> Iterator[str]:
         for number, message in enumerate(self._file.message_type):
