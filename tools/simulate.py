@@ -1,40 +1,53 @@
-"""Runs fresh worlds of the simulation for some seconds, of one engine and of several in turn; prints the seed of
-one that fails. With a seed, too: runs the worlds of that one again.
+"""Runs fresh worlds of the simulation for some seconds, of one engine and of several in turn. One that fails is made
+short, and printed with the command that runs it again.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
 import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from simulation.fleet_world import run_fleet
 from simulation.many import LIMITS
-from simulation.world import run_seed
+from simulation.parts import Parts
+from simulation.shrink import WORLDS, run_short
+
+HOW: dict[str, dict[str, Any]] = {"one": {"curious": True}, "fleet": {"more": True, "curious": True}}
 
 
 def main() -> int:
-    logging.disable(logging.CRITICAL)
-    deadline = time.monotonic() + float(sys.argv[1] if len(sys.argv) > 1 else 60)
-    given = int(sys.argv[2]) if len(sys.argv) > 2 else None
+    logging.getLogger().addHandler(logging.NullHandler())  # only the worlds listen to what is logged
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seconds", nargs="?", type=float, default=60.0)
+    parser.add_argument("seed", nargs="?", type=int, help="run the worlds of this one only")
+    parser.add_argument("--world", choices=list(WORLDS), help="of this kind only")
+    parser.add_argument("--how", type=json.loads, help="its arguments, as JSON")
+    parser.add_argument("--only", help="run it with these parts only, separated by commas")
+    given = parser.parse_args()
+    kinds = [given.world] if given.world else list(WORLDS)
+    deadline = time.monotonic() + given.seconds
     worlds = lives = 0
     while time.monotonic() < deadline:
-        seed = random.randrange(1 << 40) if given is None else given
-        limits = LIMITS[seed % len(LIMITS)]
-        try:
-            lives += (
-                run_seed(seed, limits=limits, curious=True).lives
-                + run_fleet(seed, limits=limits, more=True, curious=True).lives
-            )
-        except Exception as error:
-            print(f"seed {seed} failed: {error}\nagain: {sys.executable} {sys.argv[0]} 1 {seed}")
-            return 1
-        worlds += 2
-        if given is not None:
+        seed = random.randrange(1 << 40) if given.seed is None else given.seed
+        for kind in kinds:
+            how = given.how or {"limits": LIMITS[seed % len(LIMITS)], **HOW[kind]}
+            try:
+                if given.only is None:
+                    seen = run_short(kind, seed, how)
+                else:
+                    seen = WORLDS[kind](seed, parts=Parts(given.only.split(", ")), **how)
+            except AssertionError as error:
+                print(error)
+                return 1
+            worlds, lives = worlds + 1, lives + seen.lives
+        if given.seed is not None:
             break
     print(f"{worlds} worlds, {lives} lives of engines, no promise broken")
     return 0

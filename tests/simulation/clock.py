@@ -158,5 +158,6 @@ def run_virtually(make: Callable[[VirtualLoop], Coroutine[Any, Any, T]], trace: 
             task.cancel()
         with contextlib.suppress(Stuck):  # whoever is being cancelled has nothing to say any more
             loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.set_exception_handler(lambda _loop, _context: None)  # nor about those who are not done even so
         asyncio.set_event_loop(None)
         loop.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -33,10 +34,11 @@ Wanted: TypeAlias = tuple[str, str, str]
 """What kind of call, of which workflow, and the id of the event, if it is about one."""
 
 
-async def insist(world: FleetWorld, wanted: Sequence[Wanted], ask: Callable[[Kernel, list[Call]], Awaitable[T]]) -> T:
+async def insist(
+    world: FleetWorld, dice: random.Random, wanted: Sequence[Wanted], ask: Callable[[Kernel, list[Call]], Awaitable[T]]
+) -> T:
     """Ask somebody until there is an answer. One question may be about many things; those of its calls that are
     `is_silent` were not answered all the same."""
-    dice = world.dice
     while True:
         await world.somebody_up.wait()
         seat = dice.choice([seat for seat in world.seats if seat.kernel is not None])

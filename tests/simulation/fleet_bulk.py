@@ -29,9 +29,11 @@ class BulkClient:
     """Submits several workflows, sends all their events, and waits for all of them."""
 
     def __init__(self, world: FleetWorld, index: int) -> None:
-        assert world.more is not None
+        more = world.more_of(f"bulk {index}")
+        assert more is not None
         self._world = world
-        self._more = more = world.more
+        self._more = more
+        self._dice = world.dice_of(f"bulk {index}")
         # Where there is no room for all, those that are in must end before the rest can be submitted.
         sorts = SORTS if world.limits[1] == ANY else [sort for sort in SORTS if not SHAPES[sort][1]]
         shapes = more.choices(sorts, k=more.randint(2, 6))
@@ -133,7 +135,7 @@ class BulkClient:
             await ask(kernel, calls)
             return calls
 
-        return await insist(self._world, [(kind, name, subject) for name in names], noted)
+        return await insist(self._world, self._dice, [(kind, name, subject) for name in names], noted)
 
 
 def _take_error(call: Call, error: BaseException) -> None:

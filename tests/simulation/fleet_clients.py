@@ -35,7 +35,9 @@ class Client:
 
     def __init__(self, world: FleetWorld, index: int, shape: str, *, generation: int = 1) -> None:
         self._world = world
-        self._dice = world.dice
+        self._part = f"client {index}"
+        self._dice = world.dice_of(self._part)
+        self._more = world.more_of(self._part)
         self._shape, self._index, self._generation = shape, index, generation
         self._graph, self._events, self._expected = MORE_SHAPES[shape]
         self._id = f"{shape}-{index}"
@@ -49,7 +51,8 @@ class Client:
         except errors.WorkflowNotFoundError:
             assert world.keep_ms is not None, f"{self._name} is gone"
             world.seen.marks["expired"] += 1
-        if world.more is not None and self._generation == 1 and world.more.random() < 0.25:
+        again = self._more is not None and self._generation == 1 and self._more.random() < 0.25
+        if again and self._does("uses its id again"):
             world.seen.marks["id used again"] += 1
             await Client(world, self._index, self._shape, generation=2).live()
 
@@ -57,26 +60,27 @@ class Client:
         dice, world = self._dice, self._world
         await asyncio.sleep(dice.random() * 15)
         await self._submit()
-        others = [asyncio.create_task(self._look_around())]
-        looking = Looking(world, self._id, world.curious) if world.curious is not None else None
+        others = [asyncio.create_task(self._look_around())] if self._does("looks around") else []
+        curious = world.curious_of(self._part)
+        looking = Looking(world, self._id, curious) if curious is not None and self._does("is watched") else None
         if looking is not None:
             others.append(asyncio.create_task(looking.look_around()))
         try:
-            if dice.random() < 0.2:
+            if dice.random() < 0.2 and self._does("submits again"):
                 await self._submit()  # a client that was not sure
             for number in range(self._events):
                 await asyncio.sleep(dice.random() * 8)
                 for _ in range(dice.choice((1, 1, 2))):  # producers repeat themselves
                     await self._send(f"event-{number}")
-            cancels = dice.random() < 0.15
+            cancels = dice.random() < 0.15 and self._does("cancels")
             if cancels:
                 await asyncio.sleep(dice.random() * 15)
                 await self._cancel()
                 world.seen.marks["cancel"] += 1
             status = await self._wait()
-            if status is RunStatus.FAILED and dice.random() < 0.6:
-                if world.keep_ms is not None and world.more is not None:  # who is about to remove it may look just then
-                    await asyncio.sleep(world.keep_ms / 1000 + world.more.uniform(-3, 1))
+            if status is RunStatus.FAILED and dice.random() < 0.6 and self._does("resumes"):
+                if world.keep_ms is not None and self._more is not None:  # who is about to remove it may look just then
+                    await asyncio.sleep(world.keep_ms / 1000 + self._more.uniform(-3, 1))
                 await self._resume()
                 world.seen.marks["resume"] += 1
                 status = await self._wait()
@@ -94,10 +98,14 @@ class Client:
             await looking.look()
         for _ in range(2):
             await self._look()
-        if dice.random() < 0.3:
+        if dice.random() < 0.3 and self._does("deletes"):
             await self._delete()
             world.seen.marks["delete"] += 1
             await self._look()
+
+    def _does(self, what: str) -> bool:
+        """Whether it does this in a world from which things are left out."""
+        return self._world.parts.has(f"{self._part} {what}")
 
     # -------------------------------------------------------------------------- calls
 
@@ -110,7 +118,7 @@ class Client:
             reuse=Reuse.REJECT if self._generation == 1 else Reuse.ALLOW,
             conflict=Conflict.FAIL if self._generation == 1 else Conflict.CANCEL_EXISTING,
         )
-        more = self._world.more
+        more = self._more
         wait_s = more.choice((0.5, 5, 30)) if more is not None and more.random() < 0.4 else 0
 
         async def ask(kernel: Kernel, call: Call) -> None:
@@ -215,4 +223,6 @@ class Client:
 
     async def _insist(self, kind: str, ask: Callable[[Kernel, Call], Awaitable[T]], subject: str = "") -> T:
         """Ask somebody until there is an answer."""
-        return await insist(self._world, [(kind, self._name, subject)], lambda kernel, calls: ask(kernel, calls[0]))
+        return await insist(
+            self._world, self._dice, [(kind, self._name, subject)], lambda kernel, calls: ask(kernel, calls[0])
+        )

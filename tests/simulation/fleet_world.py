@@ -14,30 +14,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from perdure import wire
 from perdure.model import RunStatus
-from perdure.service.executors.port import Work
 from perdure.service.kernel import Kernel
 from perdure.service.queue.admission import ANY
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.ports import Fenced
-from perdure.storage.rows import EngineRow, RunQuery
-from simulation.clock import Trace, VirtualLoop, fail
+from perdure.storage.rows import EngineRow
+from simulation.clock import Trace, VirtualLoop
 from simulation.database import Database, EngineStore
-from simulation.executor import VOLATILE, FakeExecutor, Ledger
+from simulation.executor import FakeExecutor, Ledger
 from simulation.fleet_bulk import BulkClient
 from simulation.fleet_clients import Client
 from simulation.fleet_curious import Watching
+from simulation.fleet_promises import LEASE_S, Promises
 from simulation.graphs import GRAPHS, MORE_SHAPES, SHAPES
 from simulation.history import History
+from simulation.parts import Parts
 from simulation.process import Process
 from simulation.running import HORIZON_S, run_world
 from simulation.store import Watch
 from simulation.told import Told
 
-LEASE_S = 6.0
-TAKEOVER_S = LEASE_S + 2.0
-LOADING_S = 0.5
 SKEW_MAX_MS = 180_000
 FATES = ("kill", "kill", "leave", "pause", "pause", "blink", "cut off")
 GRACE_S = 60.0
@@ -61,6 +58,8 @@ class Seat:
 
     number: int
     skew_ms: int
+    lives: int = 0
+    faults: int = 0
     process: Process | None = None
     kernel: Kernel | None = None
     well_s: float | None = None
@@ -76,7 +75,8 @@ class FleetWorld:
     engines. `faults`: so many of these, and no others. `more`: with batches, blobs that are collected, retention
     and ids that are used again, each in some worlds. `crash_at`: the first engine dies at this call of its store,
     before it takes effect or (`crash_after`) when it has, and nothing else happens. `curious`: somebody looks at
-    everything all the time, and answers of the store take their time, too."""
+    everything all the time, and answers of the store take their time, too. `parts`: those that there are; by default
+    all of them, with the same dice for all."""
 
     def __init__(
         self,
@@ -93,7 +93,10 @@ class FleetWorld:
         crash_at: int | None = None,
         crash_after: bool = False,
         curious: bool = False,
+        parts: Parts | None = None,
     ) -> None:
+        self.seed = seed
+        self.parts = parts or Parts(apart=False)
         self.fates = fates
         self.curious = random.Random(f"curious of {seed}") if curious else None
         self.crash_at, self.crash_after, self._calls = crash_at, crash_after, 0
@@ -113,8 +116,10 @@ class FleetWorld:
         if self.more is not None:
             self._draw_more(self.more)
         self.seen = FleetSeen()
+        self._leave_out()
         self.history = History()
         self.ledger = Ledger()
+        self._promises = Promises(self)
         self.somebody_up = asyncio.Event()
         self._witnesses: list[asyncio.Task[None]] = []
         self._ids = 0
@@ -133,20 +138,52 @@ class FleetWorld:
                 [shape for shape in MORE_SHAPES if shape not in SHAPES], k=more.randint(1, 3)
             )
 
+    def _leave_out(self) -> None:
+        """What a world that is made shorter does not have."""
+        if self.trouble and not self.parts.has("trouble", f"{self.trouble:.0%} of the calls of the store fail"):
+            self.trouble = 0.0
+        for seat in self.seats:
+            if seat.skew_ms and not self.parts.has(f"skew {seat.number}", f"the clock of engine {seat.number} is off"):
+                seat.skew_ms = 0
+        self.seats = [seat for seat in self.seats if not seat.number or self.parts.has(f"engine {seat.number}")]
+        if self.keep_ms is not None and not self.parts.has("retention"):
+            self.keep_ms = None
+        if self.collect_s and not self.parts.has("collection", "blobs that nobody uses are removed"):
+            self.collect_s = 0.0
+
+    def dice_of(self, part: str) -> random.Random:
+        """What decides about a part."""
+        return self.parts.dice(self.seed, part, self.dice)
+
+    def more_of(self, part: str) -> random.Random | None:
+        """The same for what only some worlds have."""
+        return self.parts.dice(self.seed, f"more of {part}", self.more) if self.more is not None else None
+
+    def curious_of(self, part: str) -> random.Random | None:
+        """The same for those who only look."""
+        return self.parts.dice(self.seed, f"who looks at {part}", self.curious) if self.curious is not None else None
+
     async def main(self, loop: VirtualLoop) -> FleetSeen:
         self.loop = loop
         self.database = Database(loop.clock_ms)
         self.watch = Watch(self.database.view, *self.limits)
-        self.watch.on_delete = self._on_delete
+        self.watch.on_delete = self._promises.on_delete
         self.told = Told(self.watch, loop.time)
         self.blobs = MemoryBlobStore(loop.time)
         clients = [
             asyncio.create_task(Client(self, index, shape).live(), name=f"client {index}")
             for index, shape in enumerate(self.shapes)
+            if self.parts.has(f"client {index}", shape)
         ]
-        clients += [asyncio.create_task(BulkClient(self, index).live()) for index in range(self.bulks)]
+        clients += [
+            asyncio.create_task(BulkClient(self, index).live())
+            for index in range(self.bulks)
+            if self.parts.has(f"bulk {index}", "many workflows in each call")
+        ]
         everybody = asyncio.gather(*clients)
-        watching = Watching(self, self.curious) if self.curious is not None else None
+        curious = self.curious_of("everything")
+        is_watched = curious is not None and self.parts.has("watch of everything")
+        watching = Watching(self, curious) if curious is not None and is_watched else None
         if watching is not None:
             self._witnesses.append(asyncio.create_task(watching.watch()))
         seats = [asyncio.create_task(self._sit(seat)) for seat in self.seats]
@@ -167,21 +204,23 @@ class FleetWorld:
                 if seat.process is not None:
                     seat.process.kill()
             await asyncio.gather(outage, *seats, *clients, *self._witnesses, return_exceptions=True)
-        await self._check()
+        await self._promises.check()
         return self.seen
 
     # -------------------------------------------------------------------------- engines
 
     async def _sit(self, seat: Seat) -> None:
         """One life after the other."""
-        await asyncio.sleep(self.dice.choice((0, self.dice.random() * 8)))
+        dice = self.dice_of(f"engine {seat.number}")
+        await asyncio.sleep(dice.choice((0, dice.random() * 8)))
         while True:
             await self._live(seat)
-            await asyncio.sleep(self.dice.random() * 5)
+            await asyncio.sleep(dice.random() * 5)
 
     async def _live(self, seat: Seat) -> None:
         self.seen.lives += 1
-        dice = self.dice
+        seat.lives += 1
+        dice = self.dice_of(f"life {seat.number}.{seat.lives}")
         process = seat.process = Process(f"engine-{seat.number}.{self.seen.lives}")
         seat.doom = asyncio.Event()
         store = EngineStore(
@@ -191,13 +230,15 @@ class FleetWorld:
             dice,
             trouble=self._trouble(),
             on_call=self._dying(seat, process),
-            slow=self.curious,
+            slow=self.curious_of(f"life {seat.number}.{seat.lives}"),
         )
 
         def clock() -> int:
             return self.loop.clock_ms() + seat.skew_ms
 
-        executor = FakeExecutor(dice, self.ledger, GRAPHS, clock, self._on_submit, self._on_begin, self.blobs)
+        executor = FakeExecutor(
+            dice, self.ledger, GRAPHS, clock, self._promises.on_submit, self._promises.on_begin, self.blobs
+        )
         kernel = Kernel(
             cast(Any, store),
             executor,
@@ -255,7 +296,6 @@ class FleetWorld:
         self, seat: Seat, process: Process, store: EngineStore, life: asyncio.Task[None], leave: asyncio.Event
     ) -> None:
         """What happens to the engine until it is over."""
-        dice = self.dice
         if self.crash_at is not None:
             doom = asyncio.create_task(seat.doom.wait())
             await asyncio.wait({life, doom}, return_when=asyncio.FIRST_COMPLETED)
@@ -265,6 +305,8 @@ class FleetWorld:
             return
         while not life.done():
             store.trouble = self._trouble()
+            fault = f"fault {seat.number}.{seat.faults + 1}"
+            dice = self.dice_of(fault)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(dice.random() * 25):
                     await asyncio.wait({life})
@@ -276,7 +318,11 @@ class FleetWorld:
                     await asyncio.wait({life})
                 continue
             self.faults_left -= 1
-            match dice.choice(self.fates):
+            seat.faults += 1
+            fate = dice.choice(self.fates)
+            if not self.parts.has(fault, f"{fate} of {process.name} at {self.loop.time():.2f} s"):
+                continue
+            match fate:
                 case "kill":
                     self.seen.marks["kill"] += 1
                     left = {
@@ -284,7 +330,9 @@ class FleetWorld:
                         for run_id, kept in self.database.shared.runs.items()
                         if kept.row.owner == process.name and kept.row.status is RunStatus.RUNNING
                     }
-                    self._witnesses.append(asyncio.create_task(self._expect_takeover(process.name, seat, left)))
+                    self._witnesses.append(
+                        asyncio.create_task(self._promises.expect_takeover(process.name, seat, left))
+                    )
                     return
                 case "leave":
                     leave.set()
@@ -313,10 +361,13 @@ class FleetWorld:
 
     async def _outages(self) -> None:
         """The database is away for everybody."""
-        if self.outages and self.dice.random() < 0.3:
-            await asyncio.sleep(self.dice.random() * 60)
+        dice = self.dice_of("outage")
+        if self.outages and dice.random() < 0.3:
+            await asyncio.sleep(dice.random() * 60)
+            if not self.parts.has("outage", f"the database is away from {self.loop.time():.2f} s on"):
+                return
             self.seen.marks["outage"] += 1
-            await self.database.outage(self.dice.choice((1, 5, 30)) + self.dice.random())
+            await self.database.outage(dice.choice((1, 5, 30)) + dice.random())
 
     def _dying(self, seat: Seat, process: Process) -> Callable[[int], int]:
         """Called before each call of the store (with 0: gives its number) and after it took effect (with that)."""
@@ -348,87 +399,6 @@ class FleetWorld:
     def _new_id(self, now_ms: int) -> str:
         self._ids += 1
         return f"{now_ms:015d}-{self._ids:05d}"
-
-    # -------------------------------------------------------------------------- promises
-
-    def _on_delete(self, run_id: str, end_ms: int | None) -> None:
-        name = self.watch.requests[run_id].removeprefix("request of ")
-        self.history.removed(name, run_id, self.loop.time())
-        if not any(call.kind == "delete" and call.workflow_id == name for call in self.history.calls):
-            is_old = end_ms is not None and self.keep_ms is not None and end_ms + self.keep_ms <= self.loop.clock_ms()
-            assert is_old, f"{run_id} of {name} was deleted before its time"
-
-    def _on_submit(self, work: Work) -> None:
-        def look() -> None:
-            done = self.watch.is_done(work.run_id, work.task_id)
-            assert not done, f"finished task {work.task_id} of {work.run_id} is dispatched again"
-            for source in work.inputs:
-                if source.task_id and not source.task_id.startswith(VOLATILE):
-                    ready = self.watch.is_done(work.run_id, source.task_id)
-                    assert ready, f"{work.task_id} starts before {source.task_id}"
-
-        self.watch.guard(look)
-
-    def _on_begin(self, work: Work) -> None:
-        done = self.watch.is_done(work.run_id, work.task_id)
-        if done:
-            fail(AssertionError(f"finished task {work.task_id} of {work.run_id} runs again"))
-        for source in work.inputs:
-            self._look_at_blob(work.run_id, source.task_id)
-
-    def _look_at_blob(self, run_id: str, task_id: str) -> None:
-        output = self.watch.outputs.get((run_id, task_id))
-        blob = wire.decode_payload(output).blob if output is not None else None
-        if blob is not None and not self.blobs.has(blob.sha256):
-            fail(AssertionError(f"the value of {task_id} of {run_id} was removed"))
-
-    async def _expect_takeover(self, engine_id: str, dead: Seat, left: set[str]) -> None:
-        """If somebody else was well all the time, nothing is the dead one's after its lease and a bit, and what
-        it `left` at work is at work elsewhere."""
-        killed_s = self.loop.time()
-        await asyncio.sleep(TAKEOVER_S + LOADING_S)
-        witnesses = [
-            seat
-            for seat in self.seats
-            if seat.kernel is not None and seat.well_s is not None and seat.well_s <= killed_s and seat is not dead
-        ]
-        was_up = not self.database.is_down and self.database.up_s <= killed_s
-        if not witnesses or not was_up or self.trouble:
-            return
-        self.seen.marks["taken over"] += 1
-        self.seen.marks["runs taken over"] += len(left)
-        unfinished = (RunStatus.RUNNING, RunStatus.PENDING)
-        for run_id, kept in self.database.shared.runs.items():
-            if kept.row.status in unfinished and kept.row.owner == engine_id:
-                fail(AssertionError(f"{run_id} is still {engine_id}'s, which died {TAKEOVER_S} s ago"))
-        kernels = {seat.process.name: seat.kernel for seat in witnesses if seat.process is not None}
-        for run_id in left:
-            kept = self.database.shared.runs.get(run_id)
-            if kept is None or kept.row.status is not RunStatus.RUNNING or kept.row.is_dormant:
-                continue
-            heir = kernels.get(kept.row.owner)
-            if heir is not None and heir.scheduler.find_live(run_id) is None:
-                fail(AssertionError(f"{run_id} is {kept.row.owner}'s, which does not work on it"))
-
-    async def _check(self) -> None:
-        """What was told is what is stored, and every event went to one task or to none."""
-        self.history.check()
-        told = {call.run_id for call in self.history.calls}
-        deleted = {call.workflow_id.partition("/")[0] for call in self.history.calls if call.kind == "delete"}
-        for run_id, task_id in self.watch.outputs:
-            if run_id in self.database.shared.runs:
-                self._look_at_blob(run_id, task_id)
-        for row in await self.database.view.list_runs(RunQuery("default", 1_000)):
-            if row.workflow_id in deleted and row.run_id not in told:
-                continue  # a request that nobody answered, carried out when its id was free again
-            assert row.status.is_final, f"{row.workflow_id} is {row.status}"
-            assert row.end_ms is not None
-            shape = row.workflow_id.partition("-")[0]
-            consumed = {sequence for run_id, sequence in self.watch.consumed if run_id == row.run_id}
-            known = self.history.events(row.run_id)
-            if row.status is RunStatus.SUCCESSFUL:
-                assert len(consumed) == MORE_SHAPES[shape][1], f"{row.workflow_id} took {len(consumed)} events"
-            assert consumed <= known.keys(), f"{row.workflow_id} took events that nobody sent"
 
 
 def run_fleet(seed: int, *, trace: Trace | None = None, **how: Any) -> FleetSeen:

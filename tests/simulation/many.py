@@ -5,24 +5,26 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
-T = TypeVar("T")
+from simulation.shrink import run_short
 
 LIMITS = ((-1, -1), (1, -1), (2, 0), (1, 1), (2, 3))
 """How many runs may run, and how many wait, in one world after the other."""
 CHUNK = 10
 
 
-def run_many(run: Callable[..., T], worlds: Iterable[tuple[int, Mapping[str, Any]]]) -> list[T]:
-    """What was seen in each world: a seed, and how it is run. The first that breaks a promise raises."""
+def run_many(kind: str, worlds: Iterable[tuple[int, Mapping[str, Any]]]) -> list[Any]:
+    """What was seen in each world of a kind: a seed, and how it is run. The first that breaks a promise raises, and is
+    made short before."""
     todo = list(worlds)
     count = min(os.cpu_count() or 1, len(todo))
     # Spawned and not forked: what is in this process, threads of gRPC above all, does not survive a fork.
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_be_quiet) as pool:
-        return list(pool.map(_Runner(run), todo, chunksize=CHUNK))
+        return list(pool.map(partial(_run, kind), todo, chunksize=CHUNK))
 
 
 def limited(seeds: Iterable[int], **how: Any) -> list[tuple[int, Mapping[str, Any]]]:
@@ -30,13 +32,9 @@ def limited(seeds: Iterable[int], **how: Any) -> list[tuple[int, Mapping[str, An
     return [(seed, {"limits": LIMITS[seed % len(LIMITS)], **how}) for seed in seeds]
 
 
-class _Runner:
-    def __init__(self, run: Callable[..., Any]) -> None:
-        self._run = run
-
-    def __call__(self, world: tuple[int, Mapping[str, Any]]) -> Any:
-        seed, how = world
-        return self._run(seed, **how)
+def _run(kind: str, world: tuple[int, Mapping[str, Any]]) -> Any:
+    seed, how = world
+    return run_short(kind, seed, how)
 
 
 def _be_quiet() -> None:

@@ -22,7 +22,7 @@ def marks_of(all_seen: Iterable[FleetSeen]) -> Counter[str]:
 
 @pytest.mark.timeout(180 + 2 * SEEDS)
 def test_every_world_keeps_its_promises_and_everything_happens_in_some() -> None:
-    all_seen = run_many(run_fleet, limited(range(FIRST, FIRST + SEEDS), more=True, curious=True))
+    all_seen = run_many("fleet", limited(range(FIRST, FIRST + SEEDS), more=True, curious=True))
     assert sum(seen.lives for seen in all_seen) > 2 * SEEDS, "hardly an engine ever died"
     assert {"SUCCESSFUL", "FAILED", "CANCELED"} <= {status for seen in all_seen for status in seen.statuses}
     happened = {"kill", "left", "pause", "fenced", "cut off", "outage", "taken over"}
@@ -39,7 +39,7 @@ def test_a_thousand_times_one_of_two_engines_is_killed_and_the_other_one_goes_on
     """Within the lease and two seconds. Some are killed before the other one is there to see it."""
     shapes = ["sleeps", "waits", "chain", "fan", "hangs", "grows", "races"]
     how = {"engines": 2, "fates": ("kill",), "faults": 1, "trouble": 0.0, "shapes": shapes}
-    marks = marks_of(run_many(run_fleet, [(seed, how) for seed in range(KILLS * 3 // 2)]))
+    marks = marks_of(run_many("fleet", [(seed, how) for seed in range(KILLS * 3 // 2)]))
     assert marks["taken over"] >= KILLS
     assert marks["runs taken over"] >= KILLS / 2
     assert not marks["fenced"], "nobody else was declared dead"
@@ -55,7 +55,7 @@ def test_dying_at_every_call_of_the_store(crash_after: bool) -> None:
     shapes = ["grows", "waits", "fails", "sleeps", "forgets"]
     how = {"engines": 2, "shapes": shapes, "faults": 0, "trouble": 0.0, "crash_after": crash_after}
     numbers = range(1, CALLS + 1)
-    all_seen = run_many(run_fleet, [(1_000, {"limits": (3, -1), "crash_at": number, **how}) for number in numbers])
+    all_seen = run_many("fleet", [(1_000, {"limits": (3, -1), "crash_at": number, **how}) for number in numbers])
     assert [seen.marks["died at a call"] for seen in all_seen] == [1] * CALLS
 
 

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from perdure import errors, graphwire, wire
@@ -28,6 +29,7 @@ from simulation.curious import Curious
 from simulation.executor import VOLATILE, FakeExecutor, Ledger
 from simulation.graphs import GRAPHS, SHAPES
 from simulation.never import Never
+from simulation.parts import Parts
 from simulation.process import Crash
 from simulation.running import HORIZON_S, run_world
 from simulation.store import FaultyStore, Watch
@@ -51,7 +53,8 @@ class Seen:
 class World:
     """Runs one seed. `crash_at`: die at this store call instead of at random moments. `limits`: how many
     runs may run, and how many wait. `never`: the share of runs of which the store does not take everything.
-    `curious`: somebody looks at everything all the time."""
+    `curious`: somebody looks at everything all the time. `parts`: those that there are; by default all of them, with
+    the same dice for all."""
 
     def __init__(
         self,
@@ -63,7 +66,10 @@ class World:
         limits: tuple[int, int] = (ANY, ANY),
         never: float | None = None,
         curious: bool = False,
+        parts: Parts | None = None,
     ) -> None:
+        self.seed = seed
+        self.parts = parts or Parts(apart=False)
         if never is None:  # by dice of its own: what a seed did before, it does
             never = random.Random(f"{seed} never").choice((0.0, 0.0, 0.3)) if crash_at is None else 0.0
         self.never = Never(seed, never)
@@ -71,6 +77,8 @@ class World:
         self.limits = limits
         self.dice = random.Random(seed)
         self.trouble = self.dice.choice((0.0, 0.02, 0.1)) if trouble is None else trouble
+        if self.trouble and not self.parts.has("trouble", f"{self.trouble:.0%} of the calls of the store fail"):
+            self.trouble = 0.0
         self.shapes = shapes or [self.dice.choice(list(SHAPES)) for _ in range(self.dice.randint(1, 6))]
         self.crash_at = crash_at
         self.calls = 0
@@ -85,20 +93,28 @@ class World:
         self._ids = 0
         self.ends: dict[str, RunStatus] = {}
 
+    def dice_of(self, part: str) -> random.Random:
+        """What decides about a part."""
+        return self.parts.dice(self.seed, part, self.dice)
+
     # -------------------------------------------------------------------------- lives
 
     async def main(self, loop: VirtualLoop) -> Seen:
         await self.store.open()
         self.told = Told(self.watch, loop.time)
-        clients = [asyncio.create_task(self._client(index, shape)) for index, shape in enumerate(self.shapes)]
+        clients = [
+            asyncio.create_task(self._client(index, shape))
+            for index, shape in enumerate(self.shapes)
+            if self.parts.has(f"client {index}", shape)
+        ]
         everybody = asyncio.gather(*clients)
-        lives_max = self.dice.randint(1, 6)
+        self._deaths = self.dice.randint(1, 6)
         async with asyncio.timeout(HORIZON_S):
             while not everybody.done():
                 self.seen.lives += 1
-                if self.seen.lives > lives_max and self.crash_at is None:
+                if not self._deaths and self.crash_at is None:
                     self.trouble = 0.0
-                life = asyncio.create_task(self._live(loop, mortal=self.seen.lives <= lives_max))
+                life = asyncio.create_task(self._live(loop))
                 await asyncio.wait({life, everybody}, return_when=asyncio.FIRST_COMPLETED)
                 if life.done():
                     life.result()
@@ -111,19 +127,20 @@ class World:
         await self._check()
         return self.seen
 
-    async def _live(self, loop: VirtualLoop, *, mortal: bool) -> None:
+    async def _live(self, loop: VirtualLoop) -> None:
         """One life of the engine, to its death."""
+        dice = self.dice_of(f"life {self.seen.lives}")
         crashed = self._crashed = asyncio.Event()
         store = FaultyStore(
             self.store,
             self.watch,
-            self.dice,
+            dice,
             trouble=self.trouble,
             on_call=lambda name: self._on_call(name, crashed),
             never=self.never,
         )
         executor = FakeExecutor(
-            self.dice,
+            dice,
             self.ledger,
             GRAPHS,
             loop.clock_ms,
@@ -145,10 +162,13 @@ class World:
             await kernel.start()
             self.kernel = kernel
             self._up.set()
-            if mortal and self.crash_at is None:
+            while self._deaths and self.crash_at is None:
+                self._deaths -= 1
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self.dice.random() * 20):
+                    async with asyncio.timeout(dice.random() * 20):
                         await crashed.wait()
+                if self.parts.has(f"death {self._deaths}", f"of the engine at {loop.time():.2f} s"):
+                    break
             else:
                 await crashed.wait()
         except Crash:
@@ -159,7 +179,7 @@ class World:
             self.kernel = None
             executor.die()
             self._bury(loop, kernel, before)
-        await asyncio.sleep(self.dice.random() * 5)
+        await asyncio.sleep(dice.random() * 5)
 
     def _bury(self, loop: VirtualLoop, kernel: Kernel, before: set[asyncio.Task[object]]) -> None:
         """Nothing of a dead process goes on."""
@@ -197,53 +217,61 @@ class World:
         task.set_name(f"client {index}")
         graph, events, expected = SHAPES[shape]
         workflow_id = f"{shape}-{index}"
-        await asyncio.sleep(self.dice.random() * 10)
+        dice = self.dice_of(f"client {index}")
+        await asyncio.sleep(dice.random() * 10)
         new = NewRun("default", workflow_id, f"request-{index}", source_of(graph, graphwire.encode_spec(graph)))
         never = self.never.kind_of(workflow_id)
         try:
-            await self._submit(new)
+            await self._submit(dice, new)
         except errors.InvalidFieldError:
             assert never, f"{workflow_id} was refused"
             self.seen.marks["refused start"] += 1
             return
         assert never != "start", f"{workflow_id} was started though the store does not take it"
-        await self._see_through(index, workflow_id, events, expected, never)
+        await self._see_through(dice, index, workflow_id, events, expected, never)
 
-    async def _see_through(self, index: int, workflow_id: str, events: int, expected: RunStatus, never: str) -> None:
+    async def _see_through(
+        self, dice: random.Random, index: int, workflow_id: str, events: int, expected: RunStatus, never: str
+    ) -> None:
         """While somebody else looks on, if there is anybody."""
-        if self.curious is None:
-            return await self._go_on(workflow_id, events, expected, never)
-        curious = Curious(workflow_id, self.told, self.curious, self._insist)
+        part = f"client {index}"
+        if self.curious is None or not self.parts.has(f"{part} is watched"):
+            return await self._go_on(dice, part, workflow_id, events, expected, never)
+        curious_dice = self.parts.dice(self.seed, f"who looks at {part}", self.curious)
+        curious = Curious(workflow_id, self.told, curious_dice, partial(self._insist, dice))
         looks = [asyncio.create_task(curious.look_around(), name=f"client {index} who looks") for _ in range(2)]
         try:
-            await self._go_on(workflow_id, events, expected, never)
+            await self._go_on(dice, part, workflow_id, events, expected, never)
         finally:
             curious.is_over = True
         await asyncio.gather(*looks)
         for _ in range(4):
             await curious.look()
 
-    async def _go_on(self, workflow_id: str, events: int, expected: RunStatus, never: str) -> None:
+    async def _go_on(
+        self, dice: random.Random, part: str, workflow_id: str, events: int, expected: RunStatus, never: str
+    ) -> None:
         for number in range(events):
-            await asyncio.sleep(self.dice.random() * 5)
-            for _ in range(self.dice.choice((1, 1, 2))):  # producers repeat themselves
-                await self._send(workflow_id, f"event-{number}")
-        cancels = self.dice.random() < 0.15 or (never == "event" and events > 0)
+            await asyncio.sleep(dice.random() * 5)
+            for _ in range(dice.choice((1, 1, 2))):  # producers repeat themselves
+                await self._send(dice, workflow_id, f"event-{number}")
+        cancels = dice.random() < 0.15 and self.parts.has(f"{part} cancels")
+        cancels = cancels or (never == "event" and events > 0)
         if cancels:
-            await asyncio.sleep(self.dice.random() * 10)
+            await asyncio.sleep(dice.random() * 10)
             try:
-                cancels = await self._cancel(workflow_id)
+                cancels = await self._cancel(dice, workflow_id)
             except errors.InvalidFieldError:  # its tasks cannot be recorded as canceled either, so it goes on
                 assert never.startswith("task")
                 cancels = False
-        status = await self._wait(workflow_id)
-        if status is RunStatus.FAILED and self.dice.random() < 0.5:
+        status = await self._wait(dice, workflow_id)
+        if status is RunStatus.FAILED and dice.random() < 0.5 and self.parts.has(f"{part} resumes"):
             with contextlib.suppress(errors.WorkflowAlreadyFinalError):
-                await self._resume(workflow_id)
+                await self._resume(dice, workflow_id)
             self.seen.marks["resume"] += 1
-            status = await self._wait(workflow_id)
+            status = await self._wait(dice, workflow_id)
         if never and status is RunStatus.FAILED and expected is not RunStatus.FAILED:
-            failure = (await self._insist(lambda kernel: kernel.queries.outcome("default", workflow_id))).value
+            failure = (await self._insist(dice, lambda kernel: kernel.queries.outcome("default", workflow_id))).value
             assert isinstance(failure, Failure)
             assert failure.type == "perdure.RecordRefused", f"{workflow_id} failed: {failure}"
             assert ("cannot be stored" in failure.message) is (never != "task and failure")
@@ -254,16 +282,16 @@ class World:
         self.ends[workflow_id] = status
         self.seen.statuses[str(status)] += 1
 
-    async def _submit(self, new: NewRun) -> None:
+    async def _submit(self, dice: random.Random, new: NewRun) -> None:
         while True:
             try:
-                await self._insist(lambda kernel: kernel.submissions.submit(new))
+                await self._insist(dice, lambda kernel: kernel.submissions.submit(new))
                 return
             except errors.QueueFullError:
                 self.seen.marks["full"] += 1
-                await asyncio.sleep(self.dice.random() * 10)
+                await asyncio.sleep(dice.random() * 10)
 
-    async def _cancel(self, workflow_id: str) -> bool:
+    async def _cancel(self, dice: random.Random, workflow_id: str) -> bool:
         """Ask for the end of a run. False: it was certainly refused, and nobody asked again."""
         if self.curious is not None and self.curious.random() < 0.5:
             try:
@@ -273,25 +301,26 @@ class World:
                 return False
             except (StorageError, errors.DatabaseUnavailableError, Crash, asyncio.CancelledError):
                 pass
-        await self._insist(lambda kernel: kernel.lifecycle.cancel("default", workflow_id, "enough"))
+        await self._insist(dice, lambda kernel: kernel.lifecycle.cancel("default", workflow_id, "enough"))
         self.seen.marks["cancel"] += 1
         return True
 
-    async def _resume(self, workflow_id: str) -> None:
+    async def _resume(self, dice: random.Random, workflow_id: str) -> None:
         runs = [row.run_id for row in await self.store.list_runs(RunQuery("default", 1_000))]
         self.told.resumes(runs)
         while True:
             try:
-                await self._insist(lambda kernel: kernel.lifecycle.resume("default", workflow_id))
+                await self._insist(dice, lambda kernel: kernel.lifecycle.resume("default", workflow_id))
                 return
             except errors.QueueFullError:
-                await asyncio.sleep(self.dice.random() * 10)
+                await asyncio.sleep(dice.random() * 10)
 
-    async def _send(self, workflow_id: str, event_id: str) -> None:
+    async def _send(self, dice: random.Random, workflow_id: str, event_id: str) -> None:
         payload = Payload("binary/plain", event_id.encode())
         try:
             await self._insist(
-                lambda kernel: kernel.events.send("default", workflow_id, key="k", event_id=event_id, payload=payload)
+                dice,
+                lambda kernel: kernel.events.send("default", workflow_id, key="k", event_id=event_id, payload=payload),
             )
         except errors.WorkflowAlreadyFinalError:
             pass
@@ -299,20 +328,20 @@ class World:
             assert self.never.kind_of(workflow_id) == "event"
             self.seen.marks["refused event"] += 1
 
-    async def _wait(self, workflow_id: str) -> RunStatus:
+    async def _wait(self, dice: random.Random, workflow_id: str) -> RunStatus:
         while True:
-            view = await self._insist(lambda kernel: kernel.queries.outcome("default", workflow_id, wait_s=30))
+            view = await self._insist(dice, lambda kernel: kernel.queries.outcome("default", workflow_id, wait_s=30))
             if view.value is not None:
                 return view.status
 
-    async def _insist(self, ask: Callable[[Kernel], Awaitable[T]]) -> T:
+    async def _insist(self, dice: random.Random, ask: Callable[[Kernel], Awaitable[T]]) -> T:
         """Ask until there is an answer. Death of the engine takes the question with it."""
         while True:
             try:
                 return await self._ask_once(ask)
             except NO_ANSWER:
                 self.seen.marks["asked again"] += 1
-                await asyncio.sleep(self.dice.random())
+                await asyncio.sleep(dice.random())
 
     async def _ask_once(self, ask: Callable[[Kernel], Awaitable[T]]) -> T:
         await self._up.wait()
