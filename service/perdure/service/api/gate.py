@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
-
-import grpc.aio
 
 from perdure import errors
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 
 class Gate:
-    """Whether calls are let in, and how many are under way: from their arrival until their answer is sent."""
+    """Whether calls are let in, and how many are under way: from their arrival until their answer is sent.
+
+    Each transport counts its calls, those that it refuses included.
+    """
 
     def __init__(self) -> None:
         self.error: errors.PerdureError | None = errors.StartingError("the engine is starting")
@@ -25,29 +22,27 @@ class Gate:
         self.workers: Counter[str] = Counter()
         """Calls of WorkerService that are under way, by peer. They are not in `calls`."""
 
-    def admit(self, context: Context) -> None:
-        """A call has come; raises if it is not let in."""
-        self.count(context)
+    def check(self) -> None:
+        """Raises if no calls are let in."""
         if self.error is not None:
             raise self.error
 
-    def count(self, context: Context) -> None:
-        """A call has come that is let in always."""
+    def came(self) -> None:
+        """A call has come."""
         self.calls += 1
         self.moved_s = asyncio.get_running_loop().time()
-        _when_done(context, self._left)
 
-    def _left(self) -> None:
+    def left(self) -> None:
+        """The answer of a call is sent, or its caller is gone."""
         self.calls -= 1
         self.moved_s = asyncio.get_running_loop().time()
 
-    def count_worker(self, context: Context) -> None:
-        """A call of a worker has come. Leases report until the end, so it is let in always."""
-        peer = context.peer()
+    def worker_came(self, peer: str) -> None:
+        """A call of a worker has come. Leases report until the end, so such calls are let in always."""
         self.workers[peer] += 1
-        _when_done(context, lambda: self._worker_left(peer))
 
-    def _worker_left(self, peer: str) -> None:
+    def worker_left(self, peer: str) -> None:
+        """As `left`."""
         self.workers[peer] -= 1
         if not self.workers[peer]:
             del self.workers[peer]
@@ -57,8 +52,3 @@ class Gate:
 
     def drain(self) -> None:
         self.error = errors.DrainingError("the engine is shutting down; ask again, another one will answer")
-
-
-def _when_done(context: Any, callback: Callable[[], None]) -> None:
-    """Once the answer is sent, or the caller is gone."""
-    context.add_done_callback(lambda _context: callback())

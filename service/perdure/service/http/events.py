@@ -93,8 +93,7 @@ class _Service:
         self._gate = gate
 
     async def send_event(self, request: web.Request) -> web.Response:
-        if self._gate.error is not None:
-            raise self._gate.error
+        self._gate.check()
         key, payload = _event(await _json(request))
         event_id = request.headers.get(KEY_HEADER, "")
         sent = await self._events.send(
@@ -113,8 +112,7 @@ class _Service:
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """The engine takes calls."""
-        if self._gate.error is not None:
-            raise self._gate.error
+        self._gate.check()
         return web.json_response({"status": "ready"})
 
 

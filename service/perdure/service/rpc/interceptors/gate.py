@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -17,10 +18,31 @@ ALWAYS: Final = ("/perdure.v1.SystemService/GetSystemInfo", "/grpc.health.v1.Hea
 def admit_by(gate: Gate) -> Part:
     """The part that asks this gate."""
 
+    def left(_context: Any) -> None:
+        gate.left()
+
+    def count(context: Any) -> None:
+        gate.came()
+        context.add_done_callback(left)
+
+    def count_and_check(context: Any) -> None:
+        count(context)
+        gate.check()
+
+    def count_worker(context: Any) -> None:
+        peer: str = context.peer()
+        gate.worker_came(peer)
+        context.add_done_callback(lambda _context: gate.worker_left(peer))
+
     def part(handler: Handler) -> Handler:
         call, method = handler.call, handler.method
-        is_worker = method.startswith(WORKERS)
-        admit = gate.count_worker if is_worker else gate.count if method.startswith(ALWAYS) else gate.admit
+        admit: Callable[[Any], None]
+        if method.startswith(WORKERS):
+            admit = count_worker
+        elif method.startswith(ALWAYS):
+            admit = count
+        else:
+            admit = count_and_check
 
         def admitted(request: Any, context: Context) -> Any:
             admit(context)
