@@ -20,6 +20,7 @@ from perdure import codec
 from perdure.arguments import encode_arguments
 from perdure.engine.messages import AttemptStarted, Source
 from perdure.model import Call, Function, NodeRef, Payload, Shape
+from perdure.service.api.fetching import FetchCalls
 from perdure.service.executors.local import LocalExecutor
 from perdure.service.executors.pool.pool import LeasePool
 from perdure.service.executors.port import Executor, Report, Reports, Work
@@ -152,7 +153,9 @@ async def pool_bench(folder: Path, listen: str = "127.0.0.1:0") -> AsyncIterator
     bench = Bench(pool, FilesystemBlobStore(folder / "blobs"), Values())
     await pool.start(bench.report, bench.values)
     server = grpc.aio.server()
-    worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerServicer(pool.sessions, bench.values), server)
+    worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(
+        WorkerServicer(pool.sessions, FetchCalls(bench.values)), server
+    )
     port = server.add_insecure_port(listen)
     await server.start()
     try:

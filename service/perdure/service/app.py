@@ -24,6 +24,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from perdure import connection
 from perdure.service.api.blobs import BlobCalls
+from perdure.service.api.fetching import FetchCalls
 from perdure.service.api.gate import Gate
 from perdure.service.api.system import SystemCalls
 from perdure.service.common.clocks import wall_clock_ms
@@ -155,7 +156,7 @@ async def running_server(
         _add_servicers(server, kernel, store, blobs, system)
         if pool is not None:
             worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(
-                WorkerServicer(pool.sessions, kernel.values), server
+                WorkerServicer(pool.sessions, FetchCalls(kernel.values)), server
             )
         health = HealthServicer(SERVICES)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, TypeAlias
+from typing import Any
 
-import grpc
 import grpc.aio
 
-from perdure import errors, wire
 from perdure.service.api import requests
+from perdure.service.api.fetching import FetchCalls
 from perdure.service.executors.pool.sessions import Sessions
-from perdure.service.executors.port import ValueReader
-from perdure.storage.rows import ValueKey
+from perdure.service.rpc.context import Context
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc
-
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-
-ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
 
 
 class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
     """Sessions live as long as their streams."""
 
-    def __init__(self, sessions: Sessions, values: ValueReader) -> None:
+    def __init__(self, sessions: Sessions, fetching: FetchCalls) -> None:
         self._sessions = sessions
-        self._values = values
+        self._fetching = fetching
 
     async def ServeAgent(
         self, request_iterator: AsyncIterator[pb.ServeAgentRequest], context: Context
@@ -73,17 +67,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
             self._sessions.lease_lost(lease)
 
     async def FetchValues(self, request: pb.FetchValuesRequest, context: Context) -> pb.FetchValuesResponse:
-        answer = pb.FetchValuesResponse()
-        size = 0
-        for key in request.keys:
-            (payload,) = await self._values.read([ValueKey(key.run_id, key.task_id, key.input)])
-            size += len(payload.data)
-            if answer.values and size > ANSWER_BYTES_MAX:
-                break
-            answer.values.append(wire.payload_to_proto(payload))
-        if not answer.values:
-            raise errors.InvalidFieldError("keys: at least one is asked for", field="keys")
-        return answer
+        return await self._fetching.fetch(request)
 
 
 async def _read(stream: AsyncIterator[Any], take: Callable[[Any], None]) -> None:

@@ -1,0 +1,35 @@
+"""Calls of workers that fetch values of tasks."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from perdure import wire
+from perdure.service.api import requests
+from perdure.service.executors.port import ValueReader
+from perdure.storage.rows import ValueKey
+from perdure.v1 import worker_service_pb2 as pb
+
+ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
+
+
+class FetchCalls:
+    """Reads values of tasks."""
+
+    def __init__(self, values: ValueReader) -> None:
+        self._values = values
+
+    async def fetch(self, request: pb.FetchValuesRequest) -> pb.FetchValuesResponse:
+        """As many of the values as fit into an answer, from the first on, and at least one: the caller asks again for
+        the others. Raises CorruptData for one that is missing."""
+        answer = pb.FetchValuesResponse()
+        size = 0
+        for key in request.keys:
+            (payload,) = await self._values.read([ValueKey(key.run_id, key.task_id, key.input)])
+            size += len(payload.data)
+            if answer.values and size > ANSWER_BYTES_MAX:
+                break
+            answer.values.append(wire.payload_to_proto(payload))
+        if not answer.values:
+            raise requests.invalid("keys", "at least one is asked for")
+        return answer
