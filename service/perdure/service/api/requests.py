@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sized
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 import grpc.aio
@@ -46,6 +46,21 @@ def namespace(value: str) -> str:
 
 def workflow_id(value: str) -> str:
     return text(value, "workflow_id")
+
+
+class NamesRun(Protocol):
+    """A request about one run."""
+
+    @property
+    def namespace(self) -> str: ...
+
+    @property
+    def workflow_id(self) -> str: ...
+
+
+def named(request: NamesRun) -> tuple[str, str]:
+    """The namespace and the workflow id of a request about one run."""
+    return namespace(request.namespace), workflow_id(request.workflow_id)
 
 
 def payload(message: payload_pb2.Payload, field: str) -> Payload:

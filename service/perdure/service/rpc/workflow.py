@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -13,7 +13,7 @@ from perdure import errors, texts, wire
 from perdure.model import RunStatus
 from perdure.service.api import answers, pages, requests
 from perdure.service.api.batch import BatchCalls
-from perdure.service.api.filters import parse_filter, parse_order
+from perdure.service.api.listing import ListCalls
 from perdure.service.api.sources import Sources
 from perdure.service.api.watch import Watcher, WatchStore
 from perdure.service.common import limits
@@ -25,14 +25,11 @@ from perdure.service.operations.submit import Submissions
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.views import RunView
 from perdure.storage.ports import BlobStore
-from perdure.storage.rows import RunQuery
 from perdure.v1 import workflow_service_pb2 as pb
 from perdure.v1 import workflow_service_pb2_grpc
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-ROWS_AT_ONCE: Final = 250
-"""Rows that a listing reads at once: they bring metadata along, which are not listed."""
 _FINAL = frozenset(status for status in RunStatus if status.is_final)
 
 
@@ -57,7 +54,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         self._lifecycle = lifecycle
         self._events = events
         self._queries = queries
-        self._store = store
+        self._lists = ListCalls(queries, store)
         self._blobs = blobs
         self._watcher = Watcher(store, queries, changes)
 
@@ -85,7 +82,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeResponse:
         if request.modules:
             await self._sources.check_package(request.modules)
-        names = (*_named(request), request.expected_etag, request.modules)
+        names = (*requests.named(request), request.expected_etag, request.modules)
         view, resumed = await self._lifecycle.resume(*names, is_repeat=requests.is_repeat(context))
         return pb.ResumeResponse(workflow=answers.workflow(view), resumed=resumed)
 
@@ -94,7 +91,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
             raise requests.invalid("reason", f"has at most {limits.REASON_BYTES_MAX} bytes")
         texts.free(request.reason, "reason")
         view = await self._lifecycle.cancel(
-            *_named(request), request.reason, request.expected_etag, is_repeat=requests.is_repeat(context)
+            *requests.named(request), request.reason, request.expected_etag, is_repeat=requests.is_repeat(context)
         )
         return pb.CancelResponse(workflow=answers.workflow(view))
 
@@ -102,7 +99,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         if request.max_inline_bytes < 0:
             raise requests.invalid("max_inline_bytes", "must not be negative")
         view = await self._queries.outcome(
-            *_named(request),
+            *requests.named(request),
             task_id=requests.text(request.task_id, "task_id", required=False),
             run_id=requests.text(request.run_id, "run_id", required=False),
             wait_s=requests.wait_s(request.wait, context),
@@ -144,11 +141,11 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
             raise requests.invalid("wait_for", f"has the unknown state {unknown[0]}")
         wait_for = frozenset(wire.RUN_STATUS_BACK[number] for number in request.wait_for) or _FINAL
         wait_s = requests.wait_s(request.wait, context)
-        view = await self._queries.run(*_named(request), wait_s=wait_s, wait_for=wait_for)
+        view = await self._queries.run(*requests.named(request), wait_s=wait_s, wait_for=wait_for)
         return pb.GetStatusResponse(workflow=answers.workflow(view))
 
     async def GetMetadata(self, request: pb.GetMetadataRequest, context: Context) -> pb.GetMetadataResponse:
-        namespace, workflow_id = _named(request)
+        namespace, workflow_id = requests.named(request)
         if not requests.text(request.task_id, "task_id", required=False):
             view = await self._queries.run(namespace, workflow_id)
             return pb.GetMetadataResponse(metadata=answers.run_metadata(view))
@@ -156,55 +153,14 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         return pb.GetMetadataResponse(metadata=answers.task_metadata(task))
 
     async def ListWorkflows(self, request: pb.ListWorkflowsRequest, context: Context) -> pb.ListWorkflowsResponse:
-        namespace, limit = requests.namespace(request.namespace), requests.page_size(request.page_size)
-        question = (namespace, request.filter, request.order_by)
-        order_by, descending = parse_order(request.order_by)
-        kind = str if order_by == "workflow_id" else int
-        place = requests.read_token(request.page_token, question, lambda place: requests.is_row(place, kind))
-        where = parse_filter(request.filter)
-        after = (place[0], place[1]) if place else None
-        answer = pb.ListWorkflowsResponse(watch_token=self._watcher.token(await self._store.last_change()))
-        page = pages.Page(limit)
-        while True:
-            wanted = min(limit - page.count, ROWS_AT_ONCE)
-            views = await self._queries.list_runs(RunQuery(namespace, wanted, where, order_by, descending, after))
-            for view in views:
-                workflow = answers.workflow(view)
-                if not page.takes(workflow):
-                    answer.next_page_token = requests.make_token(question, after)
-                    return answer
-                answer.workflows.append(workflow)
-                after = (getattr(view.row, order_by), view.row.run_id)
-            if len(views) < wanted:
-                return answer
-            if page.count == limit:
-                answer.next_page_token = requests.make_token(question, after)
-                return answer
+        return await self._lists.workflows(request)
 
     async def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksResponse:
-        namespace, workflow_id = _named(request)
-        if unknown := [number for number in request.statuses if number not in wire.TASK_STATUS_BACK]:
-            raise requests.invalid("statuses", f"has the unknown state {unknown[0]}")
-        wanted = {wire.TASK_STATUS_BACK[number] for number in request.statuses}
-        run = await self._queries.row(namespace, workflow_id)
-        question = (namespace, run.run_id, sorted(request.statuses))  # pages are of one run
-        start = requests.read_token(request.page_token, question, requests.is_number) or 0
-        limit = requests.page_size(request.page_size)
-        tasks = await self._queries.tasks(
-            namespace, workflow_id, run.run_id, statuses=wanted, start=start, limit=limit + 1
-        )
-        page, answer = pages.Page(limit), pb.ListTasksResponse()
-        for position, view in tasks:
-            task = answers.task(view)
-            if not page.takes(task):
-                answer.next_page_token = requests.make_token(question, position)
-                break
-            answer.tasks.append(task)
-        return answer
+        return await self._lists.tasks(request)
 
     async def DeleteWorkflow(self, request: pb.DeleteWorkflowRequest, context: Context) -> pb.DeleteWorkflowResponse:
         await self._lifecycle.delete(
-            *_named(request),
+            *requests.named(request),
             allow_missing=request.allow_missing or requests.is_repeat(context),
             etag=request.expected_etag,
         )
@@ -213,7 +169,3 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         async for answer in self._watcher.watch(request):
             yield answer
-
-
-def _named(request: Any) -> tuple[str, str]:
-    return requests.namespace(request.namespace), requests.workflow_id(request.workflow_id)
