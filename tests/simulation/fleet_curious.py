@@ -137,7 +137,7 @@ class Watching:
         )
         opened_s = loop.time()
         until_s = opened_s + self._dice.random() * CONNECTED_MAX_S
-        answers = Watcher(kernel.store, kernel.queries, kernel.changes).watch(request)
+        answers = Watcher(kernel.store, kernel.queries, kernel.changes, kernel.scheduler.clock).watch(request)
         try:
             while (left_s := until_s - loop.time()) > 0:
                 answer = await ask_once(seat, partial(_next, answers), left_s)

@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from perdure import errors
+from perdure import errors, graphwire
 from perdure.model import RunStatus
 from perdure.service.api import places
 from perdure.service.api.watch import Watcher
+from perdure.service.common.graph_source import source_of
 from perdure.service.executors.port import Executor
 from perdure.service.fleet.repeats import added, happened
 from perdure.service.kernel import Kernel
@@ -19,7 +20,7 @@ from perdure.service.runs.changes import Change
 from perdure.service.runs.views import RunView
 from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
 from perdure.storage.ports import CorruptData, Entry, StorageUnavailable
-from perdure.storage.rows import AddRun, EngineRow, RunRow, StoredRun
+from perdure.storage.rows import AddRun, DeleteRun, EngineRow, RunRow, StoredRun
 from perdure.v1 import workflow_service_pb2
 from unit.driver import call, graph
 from unit.engine_by_hand import running_engine
@@ -98,7 +99,7 @@ async def test_a_resume_token_names_no_commit_before_which_others_may_still_comm
     shared = SharedMemory()
     kernel = Kernel(shared.member(), cast(Executor, Idle()), owner="me", engine=EngineRow("me"))
     await kernel.start()
-    watcher = Watcher(kernel.store, kernel.queries, kernel.changes)
+    watcher = Watcher(kernel.store, kernel.queries, kernel.changes, kernel.scheduler.clock)
     answers = cast("AsyncIterator[workflow_service_pb2.WatchResponse]", watcher.watch(_all_runs()))
     first = _place(await anext(answers))
 
@@ -121,7 +122,7 @@ async def test_a_watch_tells_each_state_of_a_run_once_and_none_after_a_newer_one
     shared = SharedMemory()
     kernel = Kernel(shared.member(), cast(Executor, Idle()), owner="me", engine=EngineRow("me"))
     await kernel.start()
-    watcher = Watcher(kernel.store, kernel.queries, kernel.changes)
+    watcher = Watcher(kernel.store, kernel.queries, kernel.changes, kernel.scheduler.clock)
     answers = cast("AsyncIterator[workflow_service_pb2.WatchResponse]", watcher.watch(_all_runs()))
     first = _place(await anext(answers))
     ended, before = ROW.but(status=RunStatus.FAILED, change=first + 5), ROW.but(change=first + 4)
@@ -131,6 +132,27 @@ async def test_a_watch_tells_each_state_of_a_run_once_and_none_after_a_newer_one
         answer = await anext(answers)
     assert [event.sequence for event in answer.events] == [first + 5, first + 6]
     await cast(Any, answers).aclose()
+    await kernel.stop(grace_s=1)
+
+
+async def test_a_deletion_elsewhere_is_told_with_the_time_of_the_clock_of_the_engine() -> None:
+    shared = SharedMemory()
+    other = shared.member()
+    await other.join(EngineRow("other"), 60_000)
+    spec = graph(call("a"))
+    source = source_of(spec, graphwire.encode_spec(spec))
+    await other.commit([(AddRun(ROW.but(owner="other", spec_key=source.key), source.data),)])
+    kernel = Kernel(shared.member(), cast(Executor, Idle()), owner="me", engine=EngineRow("me"), clock=lambda: 7_000)
+    await kernel.start()
+    watcher = Watcher(kernel.store, kernel.queries, kernel.changes, kernel.scheduler.clock)
+    request = workflow_service_pb2.WatchRequest(workflow_ids=["w"], until_final=True)
+    request.progress_interval.FromMilliseconds(1_000)
+    answers = cast("AsyncIterator[workflow_service_pb2.WatchResponse]", watcher.watch(request))
+    await anext(answers)
+    await other.commit([(DeleteRun("r"),)])
+    async with asyncio.timeout(30):
+        told = [event async for answer in answers for event in answer.events]
+    assert [(event.deleted_workflow_id, event.time.ToMilliseconds()) for event in told] == [("w", 7_000)]
     await kernel.stop(grace_s=1)
 
 

@@ -230,6 +230,7 @@ def _add_servicers(
         kernel.changes,
         store,
         blobs,
+        clock=kernel.scheduler.clock,
         blob_grace_s=kernel.blob_grace_s,
     )
     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)

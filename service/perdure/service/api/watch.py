@@ -11,7 +11,7 @@ between two messages, goes on where it was.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -22,7 +22,6 @@ from perdure.service.api.filters import parse_filter
 from perdure.service.api.pages import Filling
 from perdure.service.api.places import Place
 from perdure.service.common import limits
-from perdure.service.common.clocks import wall_clock_ms
 from perdure.service.operations.queries import Queries
 from perdure.service.runs.changes import Change, Changes, Subscription
 from perdure.service.runs.views import RunView, TaskView
@@ -70,16 +69,13 @@ class WatchStore(ChangeStore, ListingStore, SharedOrNot, Protocol):
 
 
 class Watcher:
-    """Serves Watch."""
+    """Serves Watch. `clock`: the time of day, in milliseconds."""
 
-    def __init__(self, store: WatchStore, queries: Queries, changes: Changes) -> None:
+    def __init__(self, store: WatchStore, queries: Queries, changes: Changes, clock: Callable[[], int]) -> None:
         self._store = store
         self._queries = queries
         self._changes = changes
-
-    def token(self, change: int) -> str:
-        """Names everything up to a commit."""
-        return Place(change).token()
+        self._clock = clock
 
     async def watch(
         self, request: workflow_service_pb2.WatchRequest
@@ -220,7 +216,7 @@ class Watcher:
         there = [run_id for run_id in watch.runs if run_id not in watch.gone]
         found = await self._queries.rows(there)
         gone = {run_id for run_id in there if run_id not in found}
-        now = wire.to_timestamp(wall_clock_ms())
+        now = wire.to_timestamp(self._clock())
         watch.gone |= gone
         watch.final |= gone
         return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ from perdure.model import RunStatus
 from perdure.service.api import answers, pages, requests
 from perdure.service.api.batch import BatchCalls
 from perdure.service.api.listing import ListCalls
+from perdure.service.api.places import Place
 from perdure.service.api.sources import Sources
 from perdure.service.api.watch import Watcher, WatchStore
 from perdure.service.common import limits
@@ -46,6 +47,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         store: WatchStore,
         blobs: BlobStore,
         *,
+        clock: Callable[[], int],
         blob_grace_s: float,
     ) -> None:
         self._sources = Sources(blobs, grace_s=blob_grace_s)
@@ -56,7 +58,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         self._queries = queries
         self._lists = ListCalls(queries, store)
         self._blobs = blobs
-        self._watcher = Watcher(store, queries, changes)
+        self._watcher = Watcher(store, queries, changes, clock)
 
     async def Run(self, request: pb.RunRequest, context: Context) -> pb.RunResponse:
         source = await self._sources.read(request.source)
@@ -65,7 +67,7 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         await self._sources.check_blobs(new.blobs())
         wait_s = requests.wait_s(request.wait, context) if request.HasField("wait") else 0
         view, started = await self._submissions.submit(new)
-        answer = pb.RunResponse(started=started, watch_token=self._watcher.token(view.row.change))
+        answer = pb.RunResponse(started=started, watch_token=Place(view.row.change).token())
         if wait_s:
             row = await self._queries.ended(view.row, wait_s)
             value = (await self._queries.outcome_of(row)).value
