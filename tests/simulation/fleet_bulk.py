@@ -12,7 +12,7 @@ from perdure.service.common.graph_source import source_of
 from perdure.service.kernel import Kernel
 from perdure.service.operations.asked import NewEvent, NewRun
 from perdure.service.operations.batches import Batches
-from perdure.service.queue.admission import ANY
+from perdure.service.queue.slots import ANY
 from simulation.fleet_asking import NO_ANSWER, insist
 from simulation.graphs import SHAPES
 from simulation.history import Call

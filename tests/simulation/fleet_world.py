@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from perdure.model import RunStatus
 from perdure.service.kernel import Kernel
-from perdure.service.queue.admission import ANY
+from perdure.service.queue.slots import ANY
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.ports import Fenced
 from perdure.storage.rows import EngineRow

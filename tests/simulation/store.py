@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from perdure.model import TaskStatus
-from perdure.service.queue.admission import ANY
+from perdure.service.queue.slots import ANY
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable, Unstorable
 from perdure.storage.rows import AddRun, Committed, ConsumeEvent, DeleteRun, PutTask, SetRun

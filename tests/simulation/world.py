@@ -20,7 +20,7 @@ from perdure.service.common.graph_source import source_of
 from perdure.service.executors.port import Work
 from perdure.service.kernel import Kernel
 from perdure.service.operations.asked import NewRun
-from perdure.service.queue.admission import ANY
+from perdure.service.queue.slots import ANY
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import StorageError, StorageFull
 from perdure.storage.rows import RunQuery
@@ -365,7 +365,7 @@ class World:
             return
         with contextlib.suppress(StorageError, Crash):
             await kernel.journal.barrier()
-            assert kernel.admission.count_running("default") == kernel.admission.count_pending("default") == 0
+            assert kernel.slots.count_running("default") == kernel.slots.count_pending("default") == 0
 
     async def _check(self) -> None:
         """What was told is what is stored, and every event went to one task or to none."""

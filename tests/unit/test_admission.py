@@ -115,7 +115,7 @@ async def test_of_many_who_resume_one_does(kernel: Kernel, store: Store) -> None
     row = await store.find_run("default", "a")
     assert row is not None
     assert (row.status, row.resume_count) == (RunStatus.RUNNING, 1)
-    assert kernel.admission.count_running("default") == 1
+    assert kernel.slots.count_running("default") == 1
 
 
 async def test_a_run_is_resumed_or_deleted_but_not_both(kernel: Kernel, store: Store) -> None:
@@ -201,7 +201,7 @@ async def test_a_pending_run_is_started_or_canceled_but_not_both(kernel: Kernel)
     await asyncio.gather(*(kernel.lifecycle.cancel("default", name) for name in "abcd"))
     await settled(kernel)
     assert [await status(kernel, name) for name in "abcd"] == [RunStatus.CANCELED] * 4
-    assert kernel.admission.count_running("default") == kernel.admission.count_pending("default") == 0
+    assert kernel.slots.count_running("default") == kernel.slots.count_pending("default") == 0
 
 
 async def test_many_at_once_get_as_many_slots_as_there_are(kernel: Kernel) -> None:
@@ -216,7 +216,7 @@ async def test_what_a_full_disk_refuses_holds_no_slot(kernel: Kernel, store: Sto
         with pytest.raises(errors.StorageFullError):
             await submit(kernel, "a")
         await settled(kernel)
-    assert kernel.admission.count_running("default") == 0
+    assert kernel.slots.count_running("default") == 0
     assert [await submit(kernel, name) for name in "abc"] == [RunStatus.RUNNING] * 2 + [RunStatus.PENDING]
 
 
@@ -227,7 +227,7 @@ async def test_what_may_have_been_stored_keeps_its_slot(kernel: Kernel, store: S
         await submit(kernel, "a")
     while not kernel.journal.is_idle:
         await asyncio.sleep(0.01)
-    assert kernel.admission.count_running("default") == 1
+    assert kernel.slots.count_running("default") == 1
     row = await store.find_run("default", "a")
     assert row is not None
     assert kernel.scheduler.find_live(row.run_id) is not None or row.is_dormant
@@ -236,7 +236,7 @@ async def test_what_may_have_been_stored_keeps_its_slot(kernel: Kernel, store: S
 async def test_a_caller_who_leaves_takes_nothing_along(kernel: Kernel, store: Store) -> None:
     await failed_run(kernel, store, "a")
     resume = asyncio.create_task(kernel.lifecycle.resume("default", "a"))
-    while not kernel.admission.count_running("default"):
+    while not kernel.slots.count_running("default"):
         await asyncio.sleep(0)
     resume.cancel()
     await asyncio.gather(resume, return_exceptions=True)
@@ -245,7 +245,7 @@ async def test_a_caller_who_leaves_takes_nothing_along(kernel: Kernel, store: St
     await settled(kernel)
     assert await status(kernel, "a") is RunStatus.RUNNING
     await kernel.lifecycle.cancel("default", "a")
-    assert kernel.admission.count_running("default") == 0
+    assert kernel.slots.count_running("default") == 0
 
 
 def test_ids_sort_as_they_were_made() -> None:

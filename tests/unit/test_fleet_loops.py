@@ -11,8 +11,7 @@ import pytest
 
 from perdure.model import RunStatus
 from perdure.service.executors.port import Executor
-from perdure.service.fleet import follower, membership, post
-from perdure.service.fleet import slots as admission
+from perdure.service.fleet import follower, membership, post, slots
 from perdure.service.fleet.membership import Membership
 from perdure.service.kernel import Kernel
 from perdure.service.runs import timers
@@ -72,7 +71,7 @@ async def at_work(store: MemoryMetadataStore, **how: Any) -> AsyncIterator[Kerne
 )
 async def test_what_is_done_again_and_again_survives_a_bug(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
-        (post, "POLL_S"), (follower, "POLL_S"), (admission, "POLL_S"), (membership, "WATCH_S"),
+        (post, "POLL_S"), (follower, "POLL_S"), (slots, "POLL_S"), (membership, "WATCH_S"),
         (timers, "POLL_S"), (timers, "TROUBLE_S"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, 0.001)

@@ -17,7 +17,7 @@ from perdure.service.executors.renewing import RenewingExecutor
 from perdure.service.fleet import repeats
 from perdure.service.fleet.fleet import Fleet
 from perdure.service.fleet.inbox import Inbox
-from perdure.service.fleet.slots import SharedAdmission
+from perdure.service.fleet.slots import SharedSlots
 from perdure.service.housekeeping.deletion import Deletions
 from perdure.service.housekeeping.retention import Retention
 from perdure.service.housekeeping.sweep import Sweeper
@@ -27,7 +27,9 @@ from perdure.service.operations.events import Events
 from perdure.service.operations.lifecycle import Lifecycle
 from perdure.service.operations.queries import Queries
 from perdure.service.operations.submit import Submissions
-from perdure.service.queue.admission import ANY, Admission
+from perdure.service.queue.moves import Moves
+from perdure.service.queue.slots import ANY, Capacity, LocalSlots, Slots
+from perdure.service.queue.waiting import Waiting
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.moments import Moments
 from perdure.service.runs.scheduler import Scheduler
@@ -73,14 +75,20 @@ class Kernel:
             blob_grace_s = max(blob_grace_s, GRACE_LEASES * lease_s if is_shared else 0.0)
             executor = RenewingExecutor(executor, blobs, late_s=blob_grace_s / 2, elapsed_s=elapsed_s)
         self.blob_grace_s = blob_grace_s
+        capacity = Capacity(max_running, max_pending)
+        self.slots: Slots = SharedSlots(store, capacity) if is_shared else LocalSlots(store, capacity)
         self.scheduler = Scheduler(
-            store, self.journal, executor, self.values, self.changes, clock, owner=owner if is_shared else ""
+            store,
+            self.journal,
+            executor,
+            self.values,
+            self.changes,
+            clock,
+            owner=owner if is_shared else "",
+            on_end=self.slots.leave,
         )
-        kind = SharedAdmission if is_shared else Admission
-        self.admission = kind(
-            store, self.journal, self.scheduler, owner=owner, max_running=max_running, max_pending=max_pending
-        )
-        self.scheduler.on_end = self.admission.leave
+        moves = Moves(store, self.journal, self.scheduler, self.slots, owner=owner)
+        self.waiting = Waiting(store, self.scheduler, self.slots, moves)
         self.sweeper: Sweeper | None = None
         if blobs is not None:
             self.sweeper = Sweeper(
@@ -90,7 +98,7 @@ class Kernel:
         deletions = Deletions(self.journal, self.changes, clock, on_delete=on_delete)
         self.retention: Retention | None = None
         if keep_ms is not None:
-            self.retention = Retention(store, self.admission, deletions, clock, keep_ms=keep_ms)
+            self.retention = Retention(store, moves, deletions, clock, keep_ms=keep_ms)
         moments = Moments(store, self.journal, self.scheduler)
         inbox = Inbox(store, self.journal, self.scheduler, owner=owner)
         current = Current(self.journal, moments)
@@ -100,7 +108,8 @@ class Kernel:
             self.scheduler,
             moments,
             self.changes,
-            self.admission,
+            self.slots,
+            moves,
             deletions,
             current,
             owner=owner,
@@ -111,7 +120,8 @@ class Kernel:
             self.scheduler,
             self.values,
             executor,
-            self.admission,
+            self.slots,
+            moves,
             current,
             self.lifecycle,
             owner=owner,
@@ -128,14 +138,14 @@ class Kernel:
         self.queries = Queries(store, moments, self.scheduler, executor, self.values, self.changes)
         self.journal.happened = partial(repeats.added, store)
         self.fleet: Fleet | None = None
-        if isinstance(self.admission, SharedAdmission):
+        if isinstance(self.slots, SharedSlots):
             self.fleet = Fleet(
                 store,
                 self.journal,
                 self.scheduler,
                 self.changes,
                 moments,
-                self.admission,
+                self.slots,
                 inbox,
                 engine or EngineRow(owner),
                 lease_ms=round(lease_s * 1000),
@@ -152,14 +162,14 @@ class Kernel:
         await self.journal.start()
         if not recover:
             await self.journal.commit((SetAsideRuns(self.scheduler.clock()),))
-        await self.admission.count()
+        await self.waiting.count()
         await self.scheduler.start()
         if self.fleet is not None:
             await self.fleet.start()  # recovery is taking over what others left
         elif recover:
             count = await self.scheduler.recover()
             log.info("recovered", extra={"runs": count})
-        await self.admission.start()
+        await self.waiting.start()
         if self.sweeper is not None:
             await self.sweeper.start()
         if self.retention is not None:
@@ -169,7 +179,7 @@ class Kernel:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing goes on but attempts: what happens next comes from them, from a caller or from the clock."""
-        at_rest = self.journal.is_idle and self.admission.is_idle and not self.scheduler.is_loading
+        at_rest = self.journal.is_idle and self.waiting.is_idle and not self.scheduler.is_loading
         return self.is_ready and at_rest
 
     def drain(self) -> None:
@@ -187,7 +197,7 @@ class Kernel:
             await self.fleet.stop()
         if self.retention is not None:
             await self.retention.stop()
-        await self.admission.stop()
+        await self.waiting.stop()
         try:
             await self.scheduler.stop()
             await self.journal.stop(grace_s=grace_s)

@@ -13,7 +13,7 @@ from perdure.service.fleet.follower import Follower
 from perdure.service.fleet.inbox import Inbox
 from perdure.service.fleet.membership import Membership
 from perdure.service.fleet.post import Post
-from perdure.service.fleet.slots import SharedAdmission
+from perdure.service.fleet.slots import SharedSlots
 from perdure.service.journal.journal import Journal
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.moments import Moments
@@ -36,7 +36,7 @@ class Fleet:
         scheduler: Scheduler,
         changes: Changes,
         moments: Moments,
-        admission: SharedAdmission,
+        slots: SharedSlots,
         inbox: Inbox,
         engine: EngineRow,
         *,
@@ -47,7 +47,7 @@ class Fleet:
         self.fenced = asyncio.Event()
         self._store = store
         self._scheduler = scheduler
-        self._admission = admission
+        self._slots = slots
         self._inbox = inbox
         self._post = Post(store, journal, scheduler, inbox)
         self._follower = Follower(store, journal, scheduler, changes, moments, clock)
@@ -71,11 +71,13 @@ class Fleet:
         await self._store.listen(self._heard)
         await self._post.start()
         await self._follower.start()
+        await self._slots.start()
         await self._membership.start()
 
     async def stop(self) -> None:
         """Take nothing over any more."""
         await self._membership.stop()
+        await self._slots.stop()
         await self._post.stop()
         await self._follower.stop()
         await self._inbox.stop()
@@ -87,7 +89,7 @@ class Fleet:
     def _heard(self) -> None:
         self._post.wake()
         self._follower.heard()
-        self._admission.wake()
+        self._slots.wake()
 
     def _take_up(self, rows: list[RunRow]) -> None:
         """These runs are ours now. Dormant ones wait for their timers, or for mail that is there already."""
@@ -96,4 +98,4 @@ class Fleet:
                 self._scheduler.take_up(row.run_id)
         self._scheduler.timers.look_again()
         self._post.wake()
-        self._admission.wake()
+        self._slots.wake()

@@ -1,83 +1,105 @@
-"""Slots and queues that hold over all engines of a namespace: the store counts, under a lock.
+"""Slots that hold over all engines of a namespace: the store counts, under a lock.
 
-What is counted here only tells whether it is worth asking. A run that ended elsewhere freed a slot
-without our knowing, so where somebody waits the store is asked every so often.
+The numbers here only tell whether it is worth asking. A run that ended elsewhere freed a slot and nobody here heard of
+it, so while runs wait the store is asked every so often.
 """
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from perdure.model import RunStatus
 from perdure.service.journal.loops import Loop
-from perdure.service.queue.admission import ANY, Admission, Way
-from perdure.storage.rows import Limit
-
-log = logging.getLogger(__name__)
+from perdure.service.queue.slots import ANY, PAGE, Capacity, Way
+from perdure.storage.ports import QueueStore
+from perdure.storage.rows import Limit, RunRow
 
 POLL_S: Final = 1.0
 
 
-class SharedAdmission(Admission):
-    """Admission of one engine among several."""
+class SharedSlots:
+    """Implements Slots for one engine among several."""
 
-    def __init__(self, *parts: Any, **settings: Any) -> None:
-        super().__init__(*parts, **settings)
-        self._polling = Loop("admission-poll", self._poll, trouble="queue not read, trying again", first_s=POLL_S)
+    def __init__(self, store: QueueStore, capacity: Capacity) -> None:
+        self.capacity = capacity
+        self.stirred = asyncio.Event()
+        self._store = store
+        self._pending: Counter[str] = Counter()
+        self._polling = Loop("slots-poll", self._poll, trouble="queue not read, trying again", first_s=POLL_S)
 
-    def wake(self) -> None:
-        """Others have changed something: perhaps there is a slot."""
-        if self.max_running != ANY and self._pending.total() > 0:
-            self._loop.wake()
+    # -------------------------------------------------------------------------- the other engines
 
     async def start(self) -> None:
-        await super().start()
-        if self.max_running != ANY:
+        """Begin to ask the store how many wait."""
+        if self.capacity.running != ANY:
             self._polling.start()
 
     async def stop(self) -> None:
         await self._polling.stop()
-        await super().stop()
+
+    def wake(self) -> None:
+        """Others have changed something: perhaps there is a slot."""
+        if self.capacity.running != ANY and self._pending.total() > 0:
+            self.stirred.set()
+
+    async def _poll(self) -> float:
+        await self.count()
+        self.wake()
+        return POLL_S
+
+    # -------------------------------------------------------------------------- the port
 
     async def count(self) -> None:
-        if self.max_running != ANY:
-            await super().count()
-
-    def admit(self, namespace: str, run_id: str) -> RunStatus:
-        raise NotImplementedError("the store decides: see ways")
+        if self.capacity.running != ANY:
+            self._pending = Counter(await self._store.count_pending())
 
     def ways(self, namespace: str, run_id: str) -> Iterator[Way]:
         """At once if there is a slot and nobody waits; else in the queue if there is room."""
-        if self.max_running == ANY:
+        if self.capacity.running == ANY:
             yield Way(RunStatus.RUNNING)
             return
         nobody_waits = Limit(namespace, RunStatus.PENDING, 1)
-        yield Way(RunStatus.RUNNING, (*self._start_guards(namespace), nobody_waits))
+        yield Way(RunStatus.RUNNING, (*self._has_slot(namespace), nobody_waits))
         self._pending[namespace] += 1
-        if self.max_pending == ANY:
+        if self.capacity.pending == ANY:
             yield Way(RunStatus.PENDING)
         else:
-            yield Way(RunStatus.PENDING, (Limit(namespace, RunStatus.PENDING, self.max_pending),))
+            yield Way(RunStatus.PENDING, (Limit(namespace, RunStatus.PENDING, self.capacity.pending),))
+
+    def withdraw(self, row: RunRow) -> None:
+        if row.status is RunStatus.PENDING:
+            self._pending[row.namespace] -= 1
+        else:
+            self.wake()
+
+    def crowded(self) -> list[str]:
+        return [namespace for namespace, count in self._pending.items() if count > 0]
+
+    def free(self, namespace: str) -> int:
+        return PAGE
+
+    def promote(self, namespace: str, run_id: str) -> tuple[Limit, ...]:
+        self._pending[namespace] -= 1
+        return self._has_slot(namespace)
+
+    def demote(self, namespace: str, run_id: str) -> None:
+        self.wake()
+        self._pending[namespace] += 1
+
+    def forget(self, namespace: str) -> None:
+        self._pending[namespace] -= 1
 
     def leave(self, run_id: str) -> None:
-        super().leave(run_id)
         self.wake()
 
-    def _take(self, namespace: str, run_id: str) -> None:
-        """Slots are the store's."""
+    def count_running(self, namespace: str) -> int:
+        return 0
 
-    def _free(self, namespace: str) -> int:
-        return 100
+    def count_pending(self, namespace: str) -> int:
+        return self._pending[namespace]
 
-    def _start_guards(self, namespace: str) -> tuple[Limit, ...]:
-        if self.max_running == ANY:
-            return ()
-        return (Limit(namespace, RunStatus.RUNNING, self.max_running),)
-
-    async def _poll(self) -> float:
-        self._pending = Counter(await self._store.count_pending())
-        self.wake()
-        return POLL_S
+    def _has_slot(self, namespace: str) -> tuple[Limit, ...]:
+        return (Limit(namespace, RunStatus.RUNNING, self.capacity.running),) if self.capacity.running != ANY else ()

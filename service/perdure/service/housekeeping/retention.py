@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from perdure.service.housekeeping.deletion import Deletions
 from perdure.service.journal.loops import Loop
-from perdure.service.queue.admission import Admission
+from perdure.service.queue.moves import Moves
 from perdure.storage.ports import HousekeepingStore, RunStore
 from perdure.storage.rows import RunRow
 
@@ -35,14 +35,14 @@ class Retention:
     def __init__(
         self,
         store: RetentionStore,
-        admission: Admission,
+        moves: Moves,
         deletions: Deletions,
         clock: Callable[[], int],
         *,
         keep_ms: int,
     ) -> None:
         self._store = store
-        self._admission = admission
+        self._moves = moves
         self._deletions = deletions
         self._clock = clock
         self._keep_ms = keep_ms
@@ -66,7 +66,7 @@ class Retention:
         return count
 
     async def _delete(self, row: RunRow, before_ms: int) -> bool:
-        async with self._admission.alone(row.run_id):
+        async with self._moves.alone(row.run_id):
             now = await self._store.get_run(row.run_id)
             if now is None or not now.status.is_final or now.end_ms is None or now.end_ms >= before_ms:
                 return False

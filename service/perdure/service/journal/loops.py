@@ -23,7 +23,7 @@ class Loop:
     the seconds that `failed` gives. Fenced ends the loop, after `fenced` was called: the engine may write no more.
 
     The first step comes after `first_s`. A pause lasts `gather_s` longer, so that several calls of `wake` become one
-    step.
+    step. `wake` is an event that others set instead of calling `wake`.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Loop:
         gather_s: float = 0,
         failed: Callable[[], float] = lambda: TROUBLE_S,
         fenced: Callable[[], None] = lambda: None,
+        wake: asyncio.Event | None = None,
     ) -> None:
         self._name = name
         self._step = step
@@ -44,7 +45,7 @@ class Loop:
         self._gather_s = gather_s
         self._failed = failed
         self._fenced = fenced
-        self._wake = asyncio.Event()
+        self._wake = wake or asyncio.Event()
         self._is_busy = False
         self._task: asyncio.Task[None] | None = None
 

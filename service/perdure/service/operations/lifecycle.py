@@ -17,7 +17,8 @@ from perdure.service.common.trouble import refusing
 from perdure.service.housekeeping.deletion import Deletions
 from perdure.service.journal.journal import Journal
 from perdure.service.operations.current import Current
-from perdure.service.queue.admission import Admission
+from perdure.service.queue.moves import Moves
+from perdure.service.queue.slots import Slots
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.letters import cancel_letter
 from perdure.service.runs.moments import Moments
@@ -44,7 +45,8 @@ class Lifecycle:
         scheduler: Scheduler,
         moments: Moments,
         changes: Changes,
-        admission: Admission,
+        slots: Slots,
+        moves: Moves,
         deletions: Deletions,
         current: Current,
         *,
@@ -55,7 +57,8 @@ class Lifecycle:
         self._scheduler = scheduler
         self._moments = moments
         self._changes = changes
-        self._admission = admission
+        self._slots = slots
+        self._moves = moves
         self._deletions = deletions
         self._current = current
         self._owner = owner
@@ -108,15 +111,15 @@ class Lifecycle:
         """Make a run that is not at work RUNNING or PENDING again, owned here. None: the run has changed since
         `row` was read."""
         now_ms = self._scheduler.clock()
-        for way in self._admission.ways(row.namespace, row.run_id):
+        for way in self._slots.ways(row.namespace, row.run_id):
             write = SetRun.of(row, way.status, now_ms, owner=self._owner, code=modules)
             uses = (UseBlobs(row.run_id, (graphwire.package_of(modules).sha256,)),) if modules else ()
-            moved = await self._admission.move(row, write, way.guards, uses)
+            moved = await self._moves.move(row, write, way.guards, uses)
             if moved is not None or not way.guards:
                 return moved
         now = await self._store.get_run(row.run_id)
         if now is not None and now.change == row.change:
-            raise self._admission.full(row.namespace)
+            raise self._slots.capacity.exceeded(row.namespace)
         return None
 
     @refusing
@@ -144,7 +147,7 @@ class Lifecycle:
                 else:
                     failure = wire.encode_failure(run_canceled(reason))
                     end = SetRun.of(row, RunStatus.CANCELED, now_ms, failure=failure)
-                    moved = await self._admission.move(row, end)
+                    moved = await self._moves.move(row, end)
                     if moved is not None:
                         return RunView(moved)
                     continue  # somebody else has changed it meanwhile
@@ -192,7 +195,7 @@ class Lifecycle:
         """The current run of a workflow id, whose state nobody else changes meanwhile."""
         while True:
             before = await self._current.row(namespace, workflow_id)
-            async with self._admission.alone(before.run_id):
+            async with self._moves.alone(before.run_id):
                 if self._store.is_shared:
                     await self._journal.barrier()  # others may have seen more of it than is known here
                 row = await self._current.row(namespace, workflow_id, etag)

@@ -22,7 +22,8 @@ from perdure.service.journal.journal import Journal
 from perdure.service.operations.asked import Conflict, NewRun, Reuse
 from perdure.service.operations.current import Current
 from perdure.service.operations.lifecycle import Lifecycle
-from perdure.service.queue.admission import Admission, Way
+from perdure.service.queue.moves import Moves
+from perdure.service.queue.slots import Slots, Way
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.values import Values
 from perdure.service.runs.views import RunView
@@ -50,7 +51,8 @@ class Submissions:
         scheduler: Scheduler,
         values: Values,
         executor: Executor,
-        admission: Admission,
+        slots: Slots,
+        moves: Moves,
         current: Current,
         lifecycle: Lifecycle,
         *,
@@ -62,7 +64,8 @@ class Submissions:
         self._scheduler = scheduler
         self._values = values
         self._executor = executor
-        self._admission = admission
+        self._slots = slots
+        self._moves = moves
         self._current = current
         self._lifecycle = lifecycle
         self._owner = owner
@@ -83,7 +86,7 @@ class Submissions:
         replaces = ""
         for _ in range(TRIES_MAX):
             row = self._row(new, digest)
-            for way in self._admission.ways(new.namespace, row.run_id):
+            for way in self._slots.ways(new.namespace, row.run_id):
                 if (view := await self._insert(new, row, way, replaces)) is not None:
                     return view, True
                 decided = await self._decide(new, row, digest)
@@ -92,7 +95,7 @@ class Submissions:
             else:  # the queue is full, but a repeated request is answered all the same
                 decided = await self._decide(new, row, digest)
                 if decided == replaces:
-                    raise self._admission.full(new.namespace)
+                    raise self._slots.capacity.exceeded(new.namespace)
             if isinstance(decided, RunView):
                 if new.request_id and decided.row.request_id != new.request_id:
                     self._attached.keep((new.namespace, new.request_id), (digest, decided.row))
@@ -112,7 +115,7 @@ class Submissions:
         if (new.namespace, new.request_id) in self._attached:
             return None
         row = self._row(new, _digest(new))
-        for way in self._admission.ways(new.namespace, row.run_id):
+        for way in self._slots.ways(new.namespace, row.run_id):
             return self._insert(new, row, way, "")
         return None
 
@@ -126,11 +129,11 @@ class Submissions:
 
         def then(result: EntryResult, change: int) -> RunView | None:
             if result.is_refused:
-                self._admission.withdraw(row)
+                self._slots.withdraw(row)
                 return None
             return begun(change)
 
-        dropped = partial(self._admission.withdraw, row)
+        dropped = partial(self._slots.withdraw, row)
         # Anybody starts a run that waits, so by the time of a repetition it may be over and deleted.
         once = self._store.is_shared and row.status is RunStatus.PENDING
         return self._journal.commit(entry, then, droppable=True, dropped=dropped, once=once)
@@ -138,7 +141,7 @@ class Submissions:
     def _begin(self, new: NewRun, row: RunRow) -> tuple[RunRow, list[Write], Callable[[int], RunView]]:
         """The row as it begins, what its entry stores besides it, and what happens once that is durable."""
         if row.status is RunStatus.PENDING:
-            return row, [], lambda change: self._admission.queued(row.but(change=change))
+            return row, [], lambda change: self._moves.queued(row.but(change=change))
         self._scheduler.specs.keep(row.spec_key, new.source.spec)
         row, writes, begun = self._scheduler.begin(row, new.source.spec)
         if not new.inputs:

@@ -130,8 +130,10 @@ class Scheduler:
         clock: Callable[[], int],
         *,
         owner: str = "",
+        on_end: Callable[[str], None],
     ) -> None:
         self._owner = owner  # of the runs that this engine may have in memory; "": all
+        self._on_end = on_end
         self._store = store
         self._journal = journal
         self._executor = executor
@@ -149,7 +151,6 @@ class Scheduler:
         self._begun: Bounded[str, dict[str, int]] = Bounded(REFUSED_MAX)
         self._before: dict[str, Before] = {}  # of those, what began of them, if that is known
         self._untold: dict[str, set[str]] = {}  # and tasks of which subscribers may not have heard
-        self.on_end: Callable[[str], None] = lambda _run_id: None
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -------------------------------------------------------------------------- lifetime
@@ -446,7 +447,7 @@ class Scheduler:
         if acts.end is not None:
             live.row = acts.end.applied_to(row, change)
             self.tell(live.row, change)
-            self.on_end(row.run_id)
+            self._on_end(row.run_id)
         elif acts.changes_tasks:
             self._changes.stir_tasks(row.run_id)
         self._evict_if_idle(live)
@@ -640,7 +641,7 @@ class Scheduler:
 
         def then(_result: EntryResult, change: int) -> None:
             ended(end, change)
-            self.on_end(run_id)
+            self._on_end(run_id)
 
         def refused(error: Exception) -> None:
             log.error("a run cannot even fail", extra={"run_id": run_id, "error": str(error)})

@@ -1,0 +1,119 @@
+"""The state of a run that is not in memory is changed here, one change after the other.
+
+A run that becomes RUNNING is loaded once that is durable, by the path of recovery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from functools import partial
+from weakref import WeakValueDictionary
+
+from perdure import texts, wire
+from perdure.engine.failures import record_refused
+from perdure.engine.graph_run.run import Before
+from perdure.model import RunStatus
+from perdure.service.journal.journal import Journal, Then
+from perdure.service.queue.slots import Slots
+from perdure.service.runs.scheduler import Scheduler
+from perdure.service.runs.views import RunView
+from perdure.storage.ports import Fenced, SharedOrNot
+from perdure.storage.rows import EntryResult, Limit, RunRow, SetRun, Write
+
+
+class Moves:
+    """Changes the state of runs that are not in memory, and keeps their slots in step."""
+
+    def __init__(self, store: SharedOrNot, journal: Journal, scheduler: Scheduler, slots: Slots, *, owner: str) -> None:
+        self._store = store
+        self._journal = journal
+        self._scheduler = scheduler
+        self._slots = slots
+        self._owner = owner
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._doubtful: set[str] = set()
+
+    @asynccontextmanager
+    async def alone(self, run_id: str) -> AsyncIterator[None]:
+        """Meanwhile nobody else here changes the state of the run while it is not in memory, and whatever was changed
+        before is decided: what is read inside is what holds. Raises StorageError while the store fails."""
+        lock = self._locks.get(run_id)
+        if lock is None:
+            lock = self._locks[run_id] = asyncio.Lock()
+        async with lock:
+            if run_id in self._doubtful:
+                await self._journal.barrier()
+            try:
+                yield
+            except BaseException:
+                # Whoever was inside has gone, but what he wrote may still be on its way.
+                self._doubtful.add(run_id)
+                self._journal.append((), lambda _result, _change: self._doubtful.discard(run_id))
+                raise
+
+    async def move(
+        self, row: RunRow, write: SetRun, guards: tuple[Limit, ...] = (), more: tuple[Write, ...] = ()
+    ) -> RunRow | None:
+        """Change the state of a run, with `more` that belongs to that; gives the row after that, or None if the store
+        refused it: somebody else changed the run, or a guard did not hold.
+
+        What the new state needs has been taken from the slots before; if the state does not change, it is given back
+        here. Raises StorageError when the store fails; unless that is certain, the change may happen all the same once
+        the store works again, but for a run that is to wait: anybody may start it then, so nobody says twice that it
+        waits.
+        """
+        once = self._store.is_shared and write.status is RunStatus.PENDING
+        dropped = partial(self._slots.withdraw, write.applied_to(row, row.change))
+        entry = (*guards, write, *more)
+        return await self._journal.commit(entry, self._moves(row, write), droppable=True, once=once, dropped=dropped)
+
+    def start(self, row: RunRow) -> Coroutine[object, object, RunRow | None]:
+        """Let a run that waits go on, owned here; appended to the journal before this returns. Waiting for it gives
+        the row after that. None: somebody else changed the run, or there is no slot."""
+        guards = self._slots.promote(row.namespace, row.run_id)
+        write = SetRun.of(row, RunStatus.RUNNING, self._scheduler.clock(), owner=self._owner)
+        return self._started(row, self._journal.commit((*guards, write), self._moves(row, write), patient=True))
+
+    async def _started(self, row: RunRow, started: asyncio.Future[RunRow | None]) -> RunRow | None:
+        try:
+            return await started
+        except Fenced:
+            raise
+        except Exception as error:  # the store never lets this run start: it fails, for it must not block the queue
+            self._slots.demote(row.namespace, row.run_id)
+            failure = wire.encode_failure(texts.mended(record_refused(str(error))))
+            end = SetRun.of(row, RunStatus.FAILED, self._scheduler.clock(), failure=failure)
+            return await self._journal.commit((end,), self._moves(row, end), patient=True)
+
+    def _moves(self, row: RunRow, write: SetRun) -> Then[RunRow | None]:
+        """What happens once the change is durable, or refused."""
+
+        def then(result: EntryResult, change: int) -> RunRow | None:
+            after = write.applied_to(row, change)
+            if result.is_refused:
+                self._slots.withdraw(after)
+                return None
+            if row.status is RunStatus.PENDING and after.status is not RunStatus.RUNNING:
+                self._slots.forget(row.namespace)
+            if after.status is RunStatus.PENDING:
+                self.queued(after)
+            else:
+                self._scheduler.tell(after, change)
+            if after.status is RunStatus.RUNNING:
+                before: Before | None = None
+                if row.status is RunStatus.PENDING and row.start_ms is None:
+                    before = "nothing"
+                elif row.status is RunStatus.FAILED:
+                    before = "told"
+                self._scheduler.take_up(row.run_id, before=before)
+            return after
+
+        return then
+
+    def queued(self, row: RunRow) -> RunView:
+        """A run is durably PENDING."""
+        self._scheduler.tell(row, row.change)
+        self._slots.stirred.set()  # its turn may have come before its row was there
+        return RunView(row)

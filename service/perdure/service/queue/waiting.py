@@ -1,0 +1,91 @@
+"""The queue: runs that found no slot start in the order in which they became PENDING.
+
+A run that waits is one PENDING row. Memory holds the number of those that wait, and nothing else of them. What a run
+is (its graph, its priority) does not matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+from perdure.model import RunStatus
+from perdure.service.journal.loops import TROUBLE_S, Loop
+from perdure.service.queue.moves import Moves
+from perdure.service.queue.slots import PAGE, Slots
+from perdure.service.runs.scheduler import Scheduler
+from perdure.storage.ports import CorruptData, QueueStore, RunStore, StorageError
+from perdure.storage.rows import RunRow
+
+log = logging.getLogger(__name__)
+
+
+class WaitingStore(QueueStore, RunStore, Protocol):
+    """What the queue asks of the store."""
+
+
+class Waiting:
+    """Starts the runs that wait, whenever there is a slot."""
+
+    def __init__(self, store: WaitingStore, scheduler: Scheduler, slots: Slots, moves: Moves) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        self._slots = slots
+        self._moves = moves
+        self._damaged: set[str] = set()
+        self._loop = Loop("queue", self._start_all, trouble="nobody started, trying again", wake=slots.stirred)
+
+    async def count(self) -> None:
+        """Let the slots be counted, as soon as the store answers. Comes before anything else happens."""
+        while True:
+            try:
+                return await self._slots.count()
+            except CorruptData:
+                raise  # of the database as a whole: to look again does not help
+            except StorageError as error:
+                log.warning("queue not read, trying again", extra={"error": str(error)})
+                await asyncio.sleep(TROUBLE_S)
+
+    async def start(self) -> None:
+        """Begin to start those who wait."""
+        self._loop.start()
+
+    async def stop(self) -> None:
+        await self._loop.stop()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is about to start."""
+        return self._loop.is_idle
+
+    async def _start_all(self) -> None:
+        for namespace in self._slots.crowded():
+            await self._start_oldest(namespace)
+
+    async def _start_oldest(self, namespace: str) -> None:
+        while free := self._slots.free(namespace):
+            found = await self._store.pending_runs(namespace, limit=min(free, PAGE) + len(self._damaged))
+            page = [row for row in found if row.run_id not in self._damaged]
+            if not page:
+                return
+            async with AsyncExitStack() as alone:
+                waiting = []
+                for row in page:  # one after the other: who cannot be started is not passed
+                    await alone.enter_async_context(self._moves.alone(row.run_id))
+                    if row.damage:
+                        self._fail(row)
+                        continue
+                    now = await self._store.get_run(row.run_id)
+                    if now is not None and now.status is RunStatus.PENDING:  # it was not canceled meanwhile
+                        waiting.append(now)
+                # With nothing between them in the journal: a slot that becomes free there would be the second's.
+                if None in await asyncio.gather(*[self._moves.start(now) for now in waiting]):
+                    return  # somebody else was faster, and will wake us
+
+    def _fail(self, row: RunRow) -> None:
+        """One that cannot start, for its row is damaged, gives its place to others."""
+        self._damaged.add(row.run_id)
+        self._slots.forget(row.namespace)
+        self._scheduler.fail_corrupt(row)
