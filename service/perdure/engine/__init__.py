@@ -1,1 +1,1 @@
-"""The pure core: what a run does next, and nothing of how."""
+"""The pure core: decides what a run does next. It performs no I/O."""

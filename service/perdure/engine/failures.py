@@ -1,4 +1,4 @@
-"""The failures that the engine itself finds, as opposed to those that user code raises."""
+"""Failures that the engine itself reports, as opposed to those that user code raises."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def run_canceled(reason: str) -> Failure:
 
 
 def record_refused(why: str) -> Failure:
-    """The store never takes a record of the run. Without a reason, the failure has no text of anybody's."""
+    """The store rejects a record of the run for good. `why` may be "": then the failure has no text."""
     message = f"a record of the run cannot be stored: {why}" if why else ""
     return Failure(FailureKind.SYSTEM, "perdure.RecordRefused", message, non_retryable=True)
 
 
 def leaving(task_id: str, failure: Failure, attempts: int) -> Failure:
-    """The failure as it leaves a task: it names the task and counts its attempts, of which there was at least one."""
+    """The failure of a task as others see it, with the task's id and number of attempts (at least one)."""
     return replace(failure, task_id=task_id, attempts=max(attempts, 1))

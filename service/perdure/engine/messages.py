@@ -1,10 +1,10 @@
-"""The two closed alphabets of the core: what happened, and what to do about it.
+"""The two closed alphabets of the core: events (input) and commands (output).
 
-Events are in the past tense and carry the moment they happened, since the core has no clock: `at_ms`, by the
-engine's clock, which timers follow. `started_ms` and `ended_ms` are what the worker's clock said. An
-event about an attempt carries the attempt's number: only the current attempt of a task counts.
-Commands are imperative. Those that *record* have to be durable before those that *act* and stand in
-the same list, or in a later one of the same run, are carried out: write, then act.
+Events are in the past tense. The core has no clock, so they carry the time at which they happened: `at_ms` by the
+engine's clock, which timers follow, `started_ms` and `ended_ms` by the worker's clock. An event about an attempt
+carries the attempt's number, and is ignored unless that is the task's current attempt. Commands are imperative. Some
+*record*, some *act*. Records must be durable before the acts of the same list, or of a later list of the same run, are
+carried out: write, then act.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TaskSucceeded:
 
 @frozen
 class TaskContinued:
-    """An attempt returned a graph; the graph's value is to be the task's. `spec_key` names it in storage."""
+    """An attempt returned a graph, whose value becomes the task's. `spec_key` is the graph's key in the store."""
 
     task_id: str
     attempt: int
@@ -65,7 +65,7 @@ class TaskFailed:
 
 @frozen
 class AttemptLost:
-    """The worker of an attempt that may have begun is gone."""
+    """The worker of an attempt is gone. The attempt may have begun."""
 
     task_id: str
     attempt: int
@@ -85,7 +85,7 @@ class EventArrived:
 
 @frozen
 class TimerFired:
-    """The moment that SetTimer asked for has come."""
+    """The timer of a SetTimer is due."""
 
     task_id: str
     attempt: int
@@ -94,7 +94,7 @@ class TimerFired:
 
 @frozen
 class CancelRequested:
-    """Somebody wants the run to end."""
+    """A caller wants the run to end."""
 
     reason: str
     at_ms: int
@@ -116,10 +116,10 @@ Event: TypeAlias = (
 
 @frozen
 class Source:
-    """Where a value is: the stored output of a task, or an input of the run.
+    """The place of a value: the stored output of a task, or an input of the run.
 
-    `wraps` counts the tasks with `catch_exceptions` it has passed through as a success: each puts it
-    into a pair (value, None).
+    `wraps` is the number of tasks with `catch_exceptions` that the value passed through: each puts it into a pair
+    (value, None).
     """
 
     task_id: str = ""
@@ -130,12 +130,12 @@ class Source:
 
 @frozen
 class RecordTask:
-    """Store what is known of a task, over what was stored of it before.
+    """Store the state of a task, replacing its earlier record.
 
-    `seq` orders the records of a run for its recovery. SUCCESSFUL has an `output` (of which recovery
-    gets the size alone), or the `spec_key` of the graph that it returned, or a `failure` that was
-    caught. READY with an end is a volatile task that succeeded: it is done for those who ask, and runs again
-    if its value is needed after a restart. `wake_ms` is the moment at which TimerFired is due.
+    `seq` orders the records of a run for its recovery. SUCCESSFUL has an `output` (recovery reads its size only), or
+    the `spec_key` of the graph that the task returned, or a `failure` that was caught. READY with an `ended_ms` is a
+    volatile task that succeeded: queries show it as done, and it runs again if its value is needed after a restart.
+    `wake_ms` is the time at which TimerFired is due.
     """
 
     seq: int
@@ -154,7 +154,7 @@ class RecordTask:
 
 @frozen
 class ConsumeEvent:
-    """Store that an event was delivered to a task; it goes with the record of that task."""
+    """Store that an event was delivered to a task. Stands beside the record of that task."""
 
     sequence: int
     task_id: str
@@ -172,8 +172,8 @@ class RecordRun:
 
 @frozen
 class Dispatch:
-    """Run an attempt of a task. `inputs` are where the values of its refs are, in their order; `beside`
-    names the task in whose process it should run, if that is possible."""
+    """Run an attempt of a task. `inputs` are the sources of its refs, in their order. `beside` names a task: the
+    attempt should run in that task's process, if possible."""
 
     task_id: str
     attempt: int
@@ -184,7 +184,7 @@ class Dispatch:
 
 @frozen
 class KeepOutput:
-    """Have the output of a volatile task at hand until DropOutput or the end of the run."""
+    """Keep the output of a volatile task in memory until DropOutput or the end of the run."""
 
     task_id: str
     output: Payload
@@ -192,14 +192,14 @@ class KeepOutput:
 
 @frozen
 class DropOutput:
-    """Nobody needs the output of a volatile task any more."""
+    """No task needs the output of a volatile task any more."""
 
     task_id: str
 
 
 @frozen
 class CancelAttempt:
-    """Stop an attempt; nobody waits for it any more."""
+    """Stop an attempt. Its result would be ignored."""
 
     task_id: str
     attempt: int
@@ -207,7 +207,7 @@ class CancelAttempt:
 
 @frozen
 class SetTimer:
-    """Apply TimerFired at `due_ms`, at least once. If `is_recorded`, the task's record has the moment."""
+    """Apply TimerFired at `due_ms`, at least once. `is_recorded`: the task's record has that time."""
 
     task_id: str
     attempt: int

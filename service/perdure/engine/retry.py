@@ -1,4 +1,4 @@
-"""Whether a failed attempt is tried again, and when. Pure functions of policy and history."""
+"""Retries: whether and when a failed attempt is followed by another one. Pure functions of policy and history."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from zlib import crc32
 from perdure.model import Failure, FailureKind, RetryPolicy
 
 EXPONENT_MAX = 62
-"""Beyond it every interval that grows notably has long reached its maximum."""
+"""Beyond this exponent every growing interval has reached its maximum."""
 
 
 def is_retryable(policy: RetryPolicy, failure: Failure) -> bool:
-    """Whether this kind of failure is tried again at all, however many attempts are left."""
+    """Whether the policy retries this kind of failure at all, however many attempts are left."""
     if failure.non_retryable:
         return False
     match failure.kind:
@@ -27,11 +27,11 @@ def is_retryable(policy: RetryPolicy, failure: Failure) -> bool:
 
 
 def next_attempt_ms(policy: RetryPolicy, failure: Failure, failures: int, at_ms: int, salt: str) -> int | None:
-    """When to try again after the `failures`-th failure, or None: never. After a first one that was a lost worker: at
-    once, since the task has done nothing wrong and others are idle.
+    """The time of the next attempt after the `failures`-th failure; None: no further attempt. A lost worker as the
+    first failure is retried at once, because it is not the fault of the task.
 
-    The interval grows geometrically to its maximum and is spread by the policy's jitter. The spread
-    follows from `salt`, so that the same history gives the same moment.
+    The interval grows geometrically up to its maximum and is spread by the policy's jitter. The spread is computed from
+    `salt`, so the same history gives the same time.
     """
     if not is_retryable(policy, failure):
         return None

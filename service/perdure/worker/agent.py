@@ -1,8 +1,8 @@
-"""The agent: a Ray driver that gives an engine the use of a cluster.
+"""The agent: a Ray driver that attaches a cluster to an engine.
 
-It dials the engine, says what the cluster has, and starts and kills leases (Ray tasks) on the engine's
-word. It decides nothing. When the engine is gone it ends its leases and dials again, for ever. When its Ray is dead
-it ends: a process can be a driver of one Ray only, and Ray ends the process itself sooner or later.
+It dials the engine, reports the resources of the cluster, and starts and kills leases (Ray tasks) at the engine's
+request. It makes no decisions. When the engine is gone, it ends its leases and dials again, for ever. When its Ray is
+dead, its process ends: a process can be the driver of one Ray only, and Ray would end it sooner or later.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from perdure.worker.rayoptions import ray_options, stored_package
 log = logging.getLogger(__name__)
 
 THREADS: Final = 3
-"""One submits leases, one asks for the cluster's state, one for what waits."""
+"""One for submitting leases, one for the state of the cluster, one for its demand."""
 CAPACITY_S: Final = 2.0
 LOOK_S: Final = 0.25
-"""Between two looks at the processes of a Ray of our own."""
+"""The pause between two checks of the processes of a Ray that we started."""
 GCS_AWAY_S: Final = 30.0
-"""A GCS that does not answer for so long is dead. One that keeps its state elsewhere may be started again before."""
+"""A GCS that is silent for this long is dead. (A GCS with external storage may be restarted before.)"""
 DEMAND_FIRST_S: Final = 0.1
 DEMAND_GROWTH: Final = 1.2
 DEMAND_MAX_S: Final = 1.0
@@ -56,7 +56,7 @@ DEMANDS_MAX: Final = 1000
 FAREWELL_S: Final = 1.0
 END_S: Final = 10.0
 AGAIN_S: Final = 5.0
-"""Before an agent that nobody else starts again does so itself."""
+"""The pause before an agent without a parent process starts itself again."""
 RAY_DEAD: Final = 75
 """The exit code of an agent whose Ray is dead, or could not be started or joined."""
 PARENT_S: Final = 0.5
@@ -64,15 +64,16 @@ RETRY_FIRST_S: Final = 0.1
 RETRY_GROWTH: Final = 1.2
 RETRY_MAX_S: Final = 0.5
 LEASES_END_S: Final = 1.2
-"""A lease without its engine stops what it runs, or ends its process, within a second."""
+"""The time in which leases end by themselves. A lease without an engine stops its attempts or its process in a
+second."""
 REASON_MAX: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """`ray_address`: "local" starts a Ray of its own, with `ray_cpus` CPUs (0: those of the machine); "auto"
-    or an address joins one. Tasks run in its `ray_namespace` ("": one that nobody else has). `parent`: end when this
-    process does (0: nobody's child)."""
+    """`ray_address`: "local" starts a Ray with `ray_cpus` CPUs (0: those of the machine); "auto" or an address joins
+    one. Tasks run in Ray's `ray_namespace` ("": a new one). `parent`: the agent ends when the process of this id ends
+    (0: no parent)."""
 
     address: str
     ray_address: str = LOCAL
@@ -82,7 +83,8 @@ class AgentSettings:
 
 
 class _Outbox:
-    """Messages of one session. What reads them may outlive the stream, so the next session has another one."""
+    """The messages of one session. gRPC may go on reading them after the end of the stream, so each session has its
+    own."""
 
     def __init__(self) -> None:
         self._messages: deque[pb.ServeAgentRequest] = deque()
@@ -101,7 +103,7 @@ class _Outbox:
 
 
 class RayDied(Exception):
-    """The cluster, or what connects this process to it, is dead. Its text says how."""
+    """The cluster, or the connection of this process to it, is dead. The text says how."""
 
 
 class Agent:
@@ -123,7 +125,7 @@ class Agent:
         self._blobs: BlobStore | None = None  # of the engine that welcomed us
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until told to stop. Raises RayDied once there is nothing to serve with."""
+        """Serve until `stop` is set. Raises RayDied when the cluster is dead."""
         loop = asyncio.get_running_loop()
         pause_s = RETRY_FIRST_S
         watch = asyncio.create_task(self._watch_ray())
@@ -156,7 +158,7 @@ class Agent:
     # -------------------------------------------------------------------------- Ray
 
     async def _watch_ray(self) -> None:
-        """Look whether the cluster lives, and what it has, for as long as it does."""
+        """Check the cluster's processes and its state, until it is dead."""
         loop = asyncio.get_running_loop()
         asked_s = loop.time()
         while not self._died.done():
@@ -168,7 +170,7 @@ class Agent:
                 asked_s = loop.time()
 
     async def _refresh(self) -> None:
-        """Ask for the cluster's state, and tell the engine what is new."""
+        """Ask for the cluster's state, and send it to the engine if it has changed."""
         try:
             state = await self._state()
         except Exception as error:
@@ -181,7 +183,7 @@ class Agent:
             self._out.send(pb.ServeAgentRequest(capacity=_capacity(state)))
 
     async def _state(self) -> ClusterState:
-        """With a deadline: the thread that asks a dead GCS is stuck for longer."""
+        """The cluster's state. Has a deadline, because a call to a dead GCS blocks its thread for longer."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(GCS_AWAY_S):
@@ -198,7 +200,7 @@ class Agent:
         self._demand = asyncio.create_task(self._tell_demand(self._out)) if on else None
 
     async def _tell_demand(self, out: _Outbox) -> None:
-        """While leases are idle: what waits for resources, whenever something does."""
+        """While leases are idle, send the cluster's waiting demand to the engine, whenever there is any."""
         loop = asyncio.get_running_loop()
         pause_s = DEMAND_FIRST_S
         while True:
@@ -206,7 +208,7 @@ class Agent:
             pause_s = min(pause_s * DEMAND_GROWTH, DEMAND_MAX_S)
             try:
                 waiting = await loop.run_in_executor(self._threads, self._cluster.demand)
-            except Exception as error:  # a GCS that is gone is noticed elsewhere
+            except Exception as error:  # a dead GCS is noticed by `_refresh`
                 log.debug("no demand told: %s", failures.described(error))
                 continue
             if waiting:
@@ -221,7 +223,7 @@ class Agent:
             self._died.set_result(how)
 
     async def _leave(self, session: asyncio.Task[None], how: str) -> NoReturn:
-        """Tell the engine, so that it knows why; the end of the stream would do as well."""
+        """Tell the engine why the agent leaves, then raise RayDied."""
         self._out.send(pb.ServeAgentRequest(leaving=pb.AgentLeaving(reason=f"{self._cluster.name} is dead: {how}")))
         await asyncio.wait({session}, timeout=FAREWELL_S)
         session.cancel()
@@ -333,8 +335,9 @@ class Agent:
             ray.cancel(ref, force=True)
 
     async def _let_leases_end(self) -> None:
-        """Before an engine hears of us again, so that it starts nothing beside what still runs. Leases whose engine
-        is gone end by themselves, and Ray keeps their processes for the next ones; what does not end is killed."""
+        """Wait for the leases to end before the agent dials again, so that no attempt starts beside its predecessor.
+        Leases end by themselves when their engine is gone, and Ray reuses their processes. Those that do not end are
+        killed."""
         self._all_ended.clear()
         if self._leases:
             with suppress(TimeoutError):
@@ -353,7 +356,7 @@ def _capacity(state: ClusterState) -> pb.ClusterCapacity:
 
 
 def _import_paths() -> list[str]:
-    """Where leases look for modules beside what Ray gives them: where the agent does."""
+    """Folders in which leases look for modules, after those of Ray: the same as for the agent."""
     return [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
@@ -361,8 +364,8 @@ def _import_paths() -> list[str]:
 
 
 def run_agent(settings: AgentSettings) -> None:
-    """Run until SIGTERM or SIGINT, or until the parent is gone. Ends the process with the exit code RAY_DEAD if Ray
-    cannot be started or joined, and when it is dead; without a parent that starts another agent then, it does so."""
+    """Run until SIGTERM or SIGINT, or until the parent is gone. If Ray cannot be started or joined, or is dead, the
+    process ends with the exit code RAY_DEAD. An agent without a parent starts itself again instead."""
     if settings.parent:
         end_with_parent(settings.parent)
     cluster = Cluster(settings.ray_address, settings.ray_cpus, settings.ray_namespace)
@@ -389,7 +392,7 @@ def run_agent(settings: AgentSettings) -> None:
 
 
 async def tell_of_failure(address: str, text: str) -> None:
-    """Tell the engine, if it is there, why no agent comes, so that it can tell those whose work waits for one."""
+    """Tell the engine, if it can be reached, why no agent comes. The engine shows that to callers whose tasks wait."""
 
     async def messages() -> AsyncIterator[pb.ServeAgentRequest]:
         yield pb.ServeAgentRequest(leaving=pb.AgentLeaving(reason=text[:REASON_MAX]))
@@ -401,7 +404,8 @@ async def tell_of_failure(address: str, text: str) -> None:
 
 
 def _start_anew() -> NoReturn:
-    """This program in the place of this process. What Ray left open is closed: others take it for a living driver."""
+    """Replace this process by a new one of the same program. Files that Ray left open are closed, because Ray would
+    take them for a living driver."""
     log.warning("another agent is started in %.0f s", AGAIN_S)
     time.sleep(AGAIN_S)
     logging.shutdown()
@@ -416,7 +420,7 @@ def _in_time(work: Callable[[], None]) -> None:
 
 
 def _leave_process(code: int) -> NoReturn:
-    """Without Ray's own end, which waits for what is dead."""
+    """End the process without Ray's exit handlers, which would wait for dead processes."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

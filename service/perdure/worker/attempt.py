@@ -1,8 +1,8 @@
-"""One attempt: from stored bytes to a call of user code, and from what it gives back to stored bytes.
+"""One attempt: decodes stored arguments, calls user code, and stores its result.
 
-Knows nothing of Ray, streams or threads. Nothing that user code does escapes from here but what ends
-the process on purpose: an exception, a value that cannot be pickled, a function that cannot be loaded
-all become a result, and every result can be told: it is of a bounded size and its texts are Unicode.
+Does not depend on Ray, streams or threads. Every fault of user code becomes a result: an exception, a value that
+cannot be pickled, a function that cannot be loaded. Only exceptions that end the process on purpose are raised. A
+result can always be sent: its size is bounded and its texts are Unicode.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ MANY_OBJECTS: Final = 32
 
 
 class Blobs(Protocol):
-    """Large values, from the thread that runs user code."""
+    """Reads and writes blobs, called from the thread that runs user code."""
 
     def load(self, blob: BlobRef) -> memoryview:
         """All bytes, mapped where that is possible."""
         ...
 
     def store(self, encoded: codec.Encoded) -> BlobRef:
-        """Durable when it returns."""
+        """Store a value. It is durable when this returns."""
         ...
 
 
 class Objects(codec.Objects, Protocol):
-    """Objects of Ray, where there are any."""
+    """Reads and writes objects of Ray."""
 
     def store(self, ref: Any, *, innermost: bool = False) -> Payload:
-        """With `innermost`, if the contents are an object themselves, those of that one, and so on."""
+        """Store the contents of an object. With `innermost`, references are followed until the contents are a value."""
         ...
 
     def contents(self, ref: Any) -> Any:
-        """Of an object of Ray."""
+        """The value of an object of Ray."""
         ...
 
     def put(self, value: Any) -> Any:
@@ -77,9 +77,8 @@ class Objects(codec.Objects, Protocol):
 
 @frozen
 class Value:
-    """What an argument refers to: a stored value, put into `wraps` pairs (value, None), and a part of it.
-
-    If the payload is the outcome of a Wait, `ready` are the values that it names.
+    """The target of a reference in an argument: a stored value, wrapped `wraps` times into a pair (value, None), of
+    which `path` selects a part. If the payload is the outcome of a Wait, `ready` are the values that it names.
     """
 
     payload: Payload
@@ -89,13 +88,13 @@ class Value:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is what the payload says, no less and no more."""
+        """Whether the value is exactly that of the payload."""
         return not (self.wraps or self.path or self.payload.encoding == WAITED)
 
 
 @frozen
 class Assignment:
-    """All that an attempt needs."""
+    """The input of an attempt."""
 
     context: Context
     function: Function
@@ -105,14 +104,14 @@ class Assignment:
 
 @frozen
 class Returned:
-    """A value; a large one is stored already."""
+    """The attempt returned a value. A large one is stored already."""
 
     output: Payload
 
 
 @frozen
 class Continued:
-    """A graph, serialized."""
+    """The attempt returned a graph, serialized."""
 
     spec: bytes
 
@@ -126,7 +125,7 @@ Result: TypeAlias = Returned | Continued | Failed
 
 
 async def with_ready(value: Value, read: Callable[[Sequence[str]], Awaitable[Sequence[Payload]]]) -> Value:
-    """The value with what it names, if it is the outcome of a Wait. `read` gives the outputs of tasks."""
+    """The value; if it is the outcome of a Wait, with the values that it names. `read` gives the outputs of tasks."""
     if value.payload.encoding != WAITED:
         return value
     named = Waited.from_payload(value.payload).ready
@@ -137,12 +136,12 @@ async def with_ready(value: Value, read: Callable[[Sequence[str]], Awaitable[Seq
 
 @frozen
 class _Packages:
-    """Where the code goes that a returned graph brings along."""
+    """Stores the packages of code that a returned graph needs."""
 
     blobs: Blobs
 
     def has(self, blob: BlobRef) -> bool:
-        return False  # storing what is there costs little
+        return False  # storing an existing blob again is cheap
 
     def put(self, data: bytes) -> BlobRef:
         return self.blobs.store(codec.Encoded(codec.BINARY, (data,)))
@@ -180,7 +179,7 @@ _NO_RAY: Final = (
 
 
 class _Bad(codec.Unresolved):
-    """Something around the user's code went wrong, as a failure."""
+    """A failure outside user code, such as a value that cannot be read."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -204,11 +203,11 @@ class Runner:
             return inspect.iscoroutinefunction(self._load(function))
         except Interrupted:
             raise
-        except BaseException:  # loading it again, as an attempt, tells what
+        except BaseException:  # the attempt will load it again and report the error
             return False
 
     def run(self, assignment: Assignment) -> Result:
-        """Run it in this thread. Raises what ends a worker: Interrupted, KeyboardInterrupt, SystemExit."""
+        """Run it in this thread. Raises exceptions that end a worker: Interrupted, KeyboardInterrupt, SystemExit."""
         try:
             function, args, kwargs = self._prepare(assignment)
             depth = sys.getrecursionlimit()
@@ -238,7 +237,7 @@ class Runner:
             with bind_context(assignment.context):
                 try:
                     value = await function(*args, **kwargs)
-                except (SystemExit, KeyboardInterrupt) as exit_:  # out of a coroutine it would end the loop
+                except (SystemExit, KeyboardInterrupt) as exit_:  # raised from a coroutine, it would end the loop
                     return exited(exit_)
                 except BaseException as error:
                     if _is_end(error):
@@ -387,20 +386,20 @@ class Runner:
 
 
 def _leave_room(depth: int) -> None:
-    """Give back what user code took of the interpreter's recursion limit, which is that of everybody here."""
+    """Restore the recursion limit if user code lowered it: the whole process shares it."""
     if sys.getrecursionlimit() < depth:
         sys.setrecursionlimit(depth)
 
 
 def unforeseen(error: BaseException) -> Failed:
-    """The result of an attempt that ended outside of what is expected of user code."""
+    """The result of an attempt that ended with an exception that nothing else handles."""
     failure = failures.from_exception(error)
     message = f"the attempt ended with {failure.type}: {failure.message}"
     return Failed(replace(failure, kind=FailureKind.SERIALIZATION, message=message, error=None))
 
 
 def result_of(task: asyncio.Task[Result]) -> Result | None:
-    """What a task of `run_async` that is done gave; None: it was cancelled."""
+    """The result of a finished asyncio task of `run_async`; None: it was cancelled."""
     if task.cancelled():
         return None
     error = task.exception()
@@ -408,7 +407,7 @@ def result_of(task: asyncio.Task[Result]) -> Result | None:
 
 
 def exited(exit_: BaseException) -> Failed:
-    """The result of an attempt that ended with what ends programs."""
+    """The result of an attempt that raised SystemExit or KeyboardInterrupt."""
     message = f"the task ended with {failures.described(exit_)}"
     return Failed(Failure(FailureKind.SYSTEM, "perdure.WorkerExited", message))
 
@@ -431,7 +430,7 @@ def _continued(spec: bytes, task_id: str) -> Continued:
 
 
 def _is_end(error: BaseException) -> bool:
-    """Whether it is the coroutine that is to end, and not one that it waited for."""
+    """Whether the attempt's own coroutine was cancelled, and not one that it awaited."""
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is not None and task.cancelling() > 0
@@ -464,7 +463,7 @@ def _serialization(error: BaseException, task_id: str, what: str) -> Failure:
 
 
 def data_lost(what: str) -> Failure:
-    """Of a task that needs what is damaged or gone. Trying again is no use."""
+    """The failure of a task that needs damaged or missing data. It is not retried."""
     return Failure(FailureKind.SYSTEM, "perdure.CorruptData", f"data is lost: {what}", non_retryable=True)
 
 

@@ -1,7 +1,7 @@
-"""The blob store, for code that is not asynchronous.
+"""The blob store for synchronous code.
 
-While the store is away or full, an attempt waits for it: what it has computed is not to be lost, and the
-tries that its policy grants are for other trouble. It can be interrupted meanwhile.
+While the store is away or full, an attempt waits for it, so that its result is not lost and the outage costs no retry.
+The wait can be interrupted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class BlockingBlobs:
         return self._patiently(lambda: self._store.renew(blob.sha256)) is not None
 
     def _patiently(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        failed_s: float | None = None  # since then; what was tried before may have taken long
+        failed_s: float | None = None  # the first failure: a try before it may have taken long
         pause_s = PAUSE_FIRST_S
         while True:
             try:
@@ -56,7 +56,7 @@ class BlockingBlobs:
                 log.warning("the blob store fails, trying again", extra={"error": str(error)})
             until_s = time.monotonic() + pause_s
             while time.monotonic() < until_s:
-                time.sleep(STEP_S)  # a thread that sleeps long cannot be interrupted
+                time.sleep(STEP_S)  # short, because a sleeping thread cannot be interrupted
             pause_s = min(pause_s * 2, PAUSE_MAX_S)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:

@@ -1,8 +1,8 @@
-"""The Ray cluster that an agent is a driver of: joining it, what it has, and how one sees that it is dead.
+"""An agent's connection to its Ray cluster: joining it, its state and its demand, and noticing its death.
 
-Ray tells its drivers late or not at all. A raylet that was killed is noticed by the GCS after some 13 seconds, calls
-to a GCS that was killed block for a minute, and then Ray ends the process of the driver. So the processes of a Ray of
-our own are looked at directly, and of any Ray the GCS is asked with a deadline.
+Ray reports its death to drivers late or not at all. The GCS notices a killed raylet after some 13 seconds. Calls to a
+killed GCS block for a minute, and then Ray ends the process of the driver. So the agent checks the processes of a Ray
+that it started itself, and asks any GCS with a deadline.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from perdure.storage.ports import BlobNotFound, CorruptData, StorageError
 
 LOCAL: Final = "local"
 NODES_MAX: Final = 1000
-"""Sorts of nodes that the engine is told of: with memory to the byte, no two may be equal."""
+"""The most kinds of nodes that are reported to the engine. Memory is in bytes, so perhaps no two nodes are equal."""
 _VITAL: Final = ("gcs_server", "raylet")
-"""Processes of a node without which nothing runs there."""
+"""Processes that a node cannot work without."""
 _NO_DEMAND: Final = ("node:", "object_store_memory")
-"""Resources that say where something is, or that no task holds."""
+"""Prefixes of resources that only name a node, or that no task holds."""
 
 
 @frozen
 class ClusterState:
-    """What the cluster has, by Ray's names of resources: in all, and the nodes that are alive, equal ones once.
-    `has_us`: whether the node of this driver is one of those."""
+    """The resources of the cluster by Ray's names: in total, and of each kind of live node. `has_us`: whether the node
+    of this driver is alive."""
 
     total: dict[str, float]
     nodes: tuple[dict[str, float], ...]
@@ -43,17 +43,17 @@ class Cluster:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """A name of the cluster for logs and errors."""
         return "the Ray of this agent" if self._address == LOCAL else f"the Ray at {self._address}"
 
     def connect(self) -> None:
-        """In the main thread, where Ray wants to set its handlers of signals."""
+        """Start or join Ray. Call it in the main thread, because Ray sets signal handlers."""
         import ray
 
         how: dict[str, Any] = {"address": self._address, "log_to_driver": True, "logging_level": "warning"}
         how["namespace"] = self._namespace or None
         if self._address == LOCAL:
-            # A Ray of its own that listens on this machine only has nobody to keep out.
+            # The Ray of an agent listens on this machine only, so it needs no authentication.
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
             how |= {"include_dashboard": False, "num_cpus": self._cpus or None}
         ray.init(**how)
@@ -64,7 +64,7 @@ class Cluster:
         ray.shutdown()
 
     def end_by_force(self) -> None:
-        """Kill what is left of a Ray of our own; nothing is asked of it."""
+        """Kill the remaining processes of a Ray that we started, without asking it."""
         node = _own_node()
         if node is not None and self._address == LOCAL:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
@@ -91,8 +91,8 @@ class Cluster:
         return ClusterState(total, nodes, any(node["NodeID"] == us for node in alive))
 
     def demand(self) -> list[tuple[dict[str, float], int]]:
-        """What waits for resources, and how often the same: tasks, actors and placement groups of the whole cluster.
-        The GCS hears of it from the nodes every second."""
+        """The resources that tasks, actors and placement groups of the whole cluster wait for, each with a count. Nodes
+        report them to the GCS every second."""
         from ray.autoscaler.v2.sdk import get_cluster_resource_state
 
         ray: Any = sys.modules["ray"]
@@ -101,13 +101,13 @@ class Cluster:
         for gang in state.pending_gang_resource_requests:
             bundles = list(gang.requests)
             selectors = getattr(gang, "bundle_selectors", None)
-            if not bundles and selectors:  # any of them will do
+            if not bundles and selectors:  # any of the alternatives
                 bundles = list(selectors[0].resource_requests)
             waiting += [(dict(bundle.resources_bundle), 1) for bundle in bundles]
         return waiting
 
     def death(self) -> str:
-        """How a Ray of our own has died; "" while its processes live. Costs a system call for each."""
+        """How a Ray that we started has died; "" while its processes live. Costs a system call for each process."""
         node = _own_node()
         if node is None:
             return ""
@@ -130,16 +130,16 @@ def _resources(amounts: dict[str, float]) -> dict[str, float]:
 
 
 def is_death(error: BaseException) -> bool:
-    """Whether an error says that this driver can start nothing any more, whatever it is."""
+    """Whether the error means that this driver cannot start any task any more."""
     from ray.exceptions import LocalRayletDiedError
 
     return isinstance(error, LocalRayletDiedError)
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether a lease of this shape will not start however often it is tried: its environment cannot be made, what it
-    should run on is gone, its options are wrong, or its code fails. Anything else (a worker, a node, the GCS or the
-    blob store that is gone) is no matter of the shape."""
+    """Whether a lease of this shape can never start: its environment cannot be made, its node or placement group is
+    gone, its options are wrong, or its code fails. Other errors (a lost worker, node, GCS or blob store) do not depend
+    on the shape."""
     from ray import exceptions
 
     if isinstance(error, exceptions.RayError):

@@ -10,8 +10,8 @@ class Interrupted(BaseException):
 
 
 def interrupt_thread(thread_id: int) -> None:
-    """Raise Interrupted in a thread at its next bytecode. Code that blocks outside of Python does not
-    notice before it returns."""
+    """Raise Interrupted in a thread at its next bytecode. Code that blocks in C is not interrupted before it
+    returns."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(Interrupted))
 
 

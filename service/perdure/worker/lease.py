@@ -1,12 +1,11 @@
 """The body of a lease: a worker slot that runs attempts in the main thread of its process.
 
-The main thread, because a `ray.get` in user code gives the CPU back only there. `async def` functions
-run on a loop in the main thread, many at a time. When the stream breaks, the process stops what it
-runs: nobody would hear of the result, and a successor may be starting elsewhere.
+Attempts run in the main thread, because a `ray.get` in user code gives the CPU back only there. `async def` functions
+run on a loop in the main thread, many at a time. When the stream breaks, the process stops its attempts: their results
+could not be reported, and their successors may be starting elsewhere.
 
-An attempt that is cancelled is interrupted. If it does not end within its grace, or leaves threads or
-tasks of Ray's behind, the process ends; if the process cannot even do that, since user code holds the
-interpreter, the engine has it killed.
+A cancelled attempt is interrupted. If it does not end within GRACE_S, or leaves threads or Ray tasks behind, the
+process ends. If user code holds the GIL and prevents even that, the engine has the process killed.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ from perdure.worker.interrupt import Interrupted, interrupt_thread, spare_thread
 from perdure.worker.session import Session
 
 GRACE_S: Final = 1.0
-"""After an interrupt, user code has so long to end before the process does."""
+"""The time between the interrupt of an attempt and the end of the process, if the attempt does not end."""
 CHILDREN_S: Final = 0.5
-"""A process that ends waits so long for the tasks of Ray's that it cancelled."""
+"""The longest time that an ending process waits for the Ray tasks that it cancelled."""
 EXIT_CODE: Final = 86
 RAY_UNPACKS: Final = "/runtime_resources/"
 """Ray unpacks the code of runtime environments below folders of this name."""
@@ -62,10 +61,10 @@ def run_lease(
     environment: str = "",
     has_others: bool = False,
 ) -> int:
-    """Serve until told to finish, or until the engine is gone; gives the number of attempts run.
+    """Serve until the engine says to finish or is gone. Returns the number of attempts that ran.
 
-    `paths` are where modules may be, besides those of the runtime environment; `environment` is that, as
-    the shape of the lease has it. `has_others`: other engines may go on with the runs of this one.
+    `paths` are folders of modules, besides those of the runtime environment. `environment` is the runtime environment
+    of the lease's shape. `has_others`: other engines may take over the runs of this lease's engine.
     """
     named = json.loads(environment) if environment else {}
     has_code = any(named.get(field) for field in ("working_dir", "py_modules", "modules"))
@@ -75,13 +74,13 @@ def run_lease(
     for path in paths:
         if path not in sys.path:
             sys.path.insert(len(sys.path) if has_code else 0, path)
-    os.environ["PERDURE_ADDRESS"] = address  # what tasks start is run by the same engine
+    os.environ["PERDURE_ADDRESS"] = address  # workflows that tasks start run on the same engine
     session = Session(address, engine_id, lease_id, blob_url, node_id, asks=has_others)
     lease = _Lease(session, named, holds_until_s=0.0 if has_others else inf)
     session.start(lease)
     try:
         return lease.work()
-    except BaseException:  # user code has left something behind, a signal handler that raises perhaps
+    except BaseException:  # left by user code, such as a signal handler that raises
         lease.give_back()
         raise
     finally:
@@ -98,17 +97,17 @@ class _Lease:
         self._main = threading.get_ident()
         self._lock = threading.Lock()
         self._waiting: set[int] = set()  # assigned, not begun, not dropped
-        self._current: int | None = None  # what runs in the main thread itself
+        self._current: int | None = None  # the synchronous attempt that runs in the main thread
         self._interrupted: int | None = None  # no attempt is interrupted twice
-        self._tasks: dict[int, asyncio.Task[Result]] = {}  # what runs on its loop
+        self._tasks: dict[int, asyncio.Task[Result]] = {}  # the attempts that run on the loop
         self._async_loop: asyncio.AbstractEventLoop | None = None
         self._async_wake: asyncio.Event | None = None
         self._known_async: set[str] = set()
-        self._ends_s: dict[int, float] = {}  # when the process ends, by interrupted attempts
+        self._ends_s: dict[int, float] = {}  # by interrupted attempt: when the process ends if the attempt has not
         self._guard: threading.Thread | None = None
         self._ray_task = _ray_task()
         self._count = 0
-        self._holds_until_s = holds_until_s  # nothing begins later: others may have gone on with it
+        self._holds_until_s = holds_until_s  # no attempt begins later: another engine may have taken the run over
         self._held = threading.Event()
 
     # -------------------------------------------------------------------------- in the stream's thread
@@ -142,10 +141,10 @@ class _Lease:
         self._put(None)
 
     def broken(self) -> None:
-        """The stream is over. After `finish` that is as it should be."""
+        """The stream is over: interrupt all attempts. After `finish` there are none."""
         with self._lock:
             self._waiting.clear()
-            self._holds_until_s = inf  # of nothing
+            self._holds_until_s = inf  # no attempt is left
             running = [*self._tasks, *([self._current] if self._current is not None else [])]
             for token in running:
                 self._interrupt(token)
@@ -155,7 +154,7 @@ class _Lease:
         return token == self._current or token in self._tasks
 
     def _interrupt(self, token: int) -> None:
-        """Ends the attempt, or if it does not end, the process. The lock is held."""
+        """Interrupt an attempt, and end the process if the attempt does not end in time. The lock is held."""
         if token == self._current:
             if token != self._interrupted:
                 self._interrupted = token
@@ -168,9 +167,9 @@ class _Lease:
             self._guard.start()
 
     def _watch(self) -> None:
-        """Ends the process if an interrupted attempt is still there after its grace. All have the same, so the
-        first is the next. What it started on Ray is cancelled first, level by level: that the owner is gone
-        takes Ray some seconds to tell at each."""
+        """End the process if an interrupted attempt still runs after its grace. All have the same grace, so the first
+        one is due first. The Ray tasks that the attempt started are cancelled first, level by level, because Ray takes
+        seconds per level to notice that the owner is gone."""
         if self._current is not None:
             for child in _children_of(self._ray_task):
                 _cancel(child)
@@ -203,7 +202,7 @@ class _Lease:
         return time.monotonic() < self._holds_until_s
 
     def _make_sure(self) -> None:
-        """Wait until it is known that nobody else goes on with what waits here."""
+        """Wait until it is certain that no other engine has taken over the waiting attempts."""
         while not self._is_sure:
             self._held.clear()
             if not self._is_sure:
@@ -213,7 +212,7 @@ class _Lease:
         while True:
             try:
                 item = self._queue.get()
-            except Interrupted:  # it was meant for an attempt that has just ended
+            except Interrupted:  # sent to an attempt that has just ended
                 continue
             has_more = True
             if item is not None:
@@ -227,7 +226,7 @@ class _Lease:
             self._run(*item)
 
     def _begin(self, token: int, began_ms: int, *, is_async: bool = False) -> bool:
-        """False: it was dropped while it waited. The lock is held."""
+        """Take an attempt from those that wait. False: it was dropped meanwhile. The lock is held."""
         if token not in self._waiting:
             return False
         self._waiting.discard(token)
@@ -250,7 +249,7 @@ class _Lease:
                 self._leave()
         except (Interrupted, KeyboardInterrupt):
             result = None
-            self._leave()  # the interrupt may have come while it left
+            self._leave()  # the interrupt may have come during the first `_leave`
         except SystemExit as exit_:
             result = exited(exit_)
         except BaseException as error:
@@ -261,14 +260,14 @@ class _Lease:
         self._session.send_receipt(_receipt(token, result, began_ms, time.perf_counter() - began_s))
 
     def _has_left_work(self, threads: int) -> bool:
-        """Whether something of an interrupted attempt may go on by itself: threads, or tasks of Ray's."""
+        """Whether threads or Ray tasks of an interrupted attempt still run."""
         guard = self._guard
         now = threading.active_count() - (guard is not None and guard.is_alive())
         return now > threads or bool(_children_of(self._ray_task))
 
     def _abandon(self) -> NoReturn:
-        """End the process, and with it all that its tasks started: Ray ends tasks whose owner is gone. The attempt
-        that was interrupted is left unanswered, so that nothing new comes in the meantime."""
+        """End the process. Ray then ends the tasks that it started, because their owner is gone. The interrupted
+        attempt is not answered, so that the engine assigns nothing new meanwhile."""
         self.give_back()
         until_s = time.monotonic() + CHILDREN_S
         for child in _children_of(self._ray_task):
@@ -279,14 +278,14 @@ class _Lease:
         os._exit(EXIT_CODE)
 
     def give_back(self) -> None:
-        """What did not begin runs elsewhere."""
+        """Return the attempts that did not begin, so that they run elsewhere."""
         with self._lock:
             for token in self._waiting:
                 self._session.send_returned(token)
             self._waiting.clear()
 
     def _leave(self) -> None:
-        """From here on nothing is interrupted."""
+        """No attempt runs in the main thread any more: take back a pending interrupt."""
         with self._lock:
             self._current = None
             spare_thread(self._main)
@@ -304,7 +303,7 @@ class _Lease:
         return True
 
     async def _run_together(self, item: tuple[int, Assignment]) -> tuple[bool, tuple[int, Assignment] | None]:
-        """Run async attempts until none is left; gives whether something has to be done after that, and what."""
+        """Run async attempts until none is left. Returns whether an item remains to be done, and the item."""
         self._async_wake = asyncio.Event()
         self._async_loop = asyncio.get_running_loop()
         has_rest, rest = False, None
@@ -330,7 +329,7 @@ class _Lease:
         with self._lock:
             if not self._begin(token, began_ms, is_async=True):
                 return
-            # Not by the loop's own factory, which user code may have set.
+            # Not by the loop's task factory, which user code may have set.
             task = asyncio.Task(self._runner.run_async(assignment), loop=self._async_loop)
             self._tasks[token] = task
 
@@ -354,7 +353,7 @@ def _ray_task() -> Any:
 
 
 def _children_of(task: Any) -> list[Any]:
-    """Ids of the tasks that it started and that have not ended."""
+    """Ids of the Ray tasks that it started and that have not ended."""
     if task is None:
         return []
     ray: Any = sys.modules["ray"]
@@ -364,18 +363,18 @@ def _children_of(task: Any) -> list[Any]:
 
 
 def _cancel(child: Any) -> None:
-    """Cancel a task with all below it, by force; calls of actors, which stay, without."""
+    """Cancel a Ray task with all its children, by force. Calls of actors cannot be forced and are cancelled without."""
     import ray
 
     first_return: Any = ray.ObjectRef(child.binary() + (1).to_bytes(4, "little"))
     for force in (True, False):
-        with suppress(Exception):  # it has just ended, or Ray sees it otherwise
+        with suppress(Exception):  # it has just ended, or Ray refuses
             ray.cancel(first_return, force=force, recursive=True)
             return
 
 
 def _receipt(token: int, result: Result | None, began_ms: int, took_s: float) -> pb.Receipt:
-    """How an attempt ended, or if that cannot be told, why not."""
+    """The receipt of an attempt. If the result cannot be encoded, the receipt says why."""
     try:
         return _filled(token, result, began_ms, took_s)
     except Exception as error:

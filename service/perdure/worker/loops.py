@@ -1,6 +1,6 @@
-"""Loops that run coroutines of many tasks: what one of them does to the loop must not end the others.
+"""Event loops shared by the coroutines of many tasks: a task must not end the others by stopping the loop.
 
-asyncio lets SystemExit and KeyboardInterrupt of any task out of the loop, and any task may stop it.
+In asyncio, SystemExit and KeyboardInterrupt of any task leave the loop, and any task may stop it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def serve(loop: asyncio.AbstractEventLoop, is_over: Callable[[], bool]) -> None:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Like asyncio.run. The result of `main`, whatever other tasks of the loop do."""
+    """Like asyncio.run, but other tasks cannot end the loop before `main` has its result."""
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
         task = asyncio.Task(main, loop=loop)

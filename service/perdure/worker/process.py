@@ -1,4 +1,4 @@
-"""A lease as a process of its own without Ray, for an engine on this machine. It is told all it needs as JSON."""
+"""A lease as a process without Ray, for an engine on the same machine. Its argument is JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main() -> None:
         assert found is not None
         folder = _unpacked(found[0], given["blob_url"], Path(given["folder"]))
         tracebacks.is_unpacked_at(str(folder))
-        sys.path.insert(0, str(folder))  # in front of the working directory, which may have others of these names
+        sys.path.insert(0, str(folder))  # before the working directory, which may have modules of the same names
     run_lease(
         given["address"],
         given["engine_id"],
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _unpacked(blob: BlobRef, blob_url: str, folder: Path) -> Path:
-    """The folder of a package, made by whichever process comes first."""
+    """The folder of a package. The first process that needs it unpacks it."""
     place = folder / blob.sha256
     if place.is_dir():
         return place
@@ -49,7 +49,7 @@ def _unpacked(blob: BlobRef, blob_url: str, folder: Path) -> Path:
         archive.extractall(made)
     try:
         os.rename(made, place)
-    except OSError:  # another one has come first
+    except OSError:  # another process was first
         shutil.rmtree(made)
     return place
 

@@ -1,4 +1,4 @@
-"""What a shape is called in Ray: options of the Ray task that is a lease of that shape."""
+"""Shapes as options of Ray tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from perdure.worker.blobs import BlockingBlobs
 
 
 def ray_options(shape: Shape, package: Callable[[BlobRef, str], str]) -> dict[str, Any]:
-    """A shape as options of a Ray task. `package` puts a stored package into this cluster and gives its URI."""
+    """The options of the Ray task that is a lease of a shape. `package` puts a stored package into this cluster and
+    returns its URI."""
     resources = shape.resources
     strategy = _strategy(shape.scheduling)
     named: dict[str, Any] = {
@@ -28,7 +29,7 @@ def ray_options(shape: Shape, package: Callable[[BlobRef, str], str]) -> dict[st
 
 
 def _environment(named: dict[str, Any], package: Callable[[BlobRef, str], str]) -> dict[str, Any]:
-    """A runtime environment with packages of this cluster in the place of stored ones."""
+    """The runtime environment, with stored packages replaced by packages of this cluster."""
 
     def here(uri: object) -> object:
         found = graphwire.snapshot_of(uri)
@@ -36,7 +37,7 @@ def _environment(named: dict[str, Any], package: Callable[[BlobRef, str], str]) 
 
     if "working_dir" in named:
         named["working_dir"] = here(named["working_dir"])
-    if modules := named.pop("modules", None):  # which is no word of Ray's
+    if modules := named.pop("modules", None):  # unknown to Ray
         named["py_modules"] = [modules, *(named.get("py_modules") or ())]
     if "py_modules" in named:
         named["py_modules"] = [here(uri) for uri in named["py_modules"]]
@@ -44,7 +45,8 @@ def _environment(named: dict[str, Any], package: Callable[[BlobRef, str], str]) 
 
 
 def stored_package(blobs: BlockingBlobs, blob: BlobRef, name: str) -> str:
-    """The cluster may have lost it since the last time, so it is always asked."""
+    """Put a package into the cluster if it does not have it, and return its URI. The cluster is asked each time,
+    because it may have lost the package."""
     from ray._private.runtime_env.packaging import package_exists, upload_package_to_gcs
 
     endings = {".tar.gz": ".tar.gz", ".tgz": ".tar.gz", ".tar.xz": ".tar.xz"}
@@ -56,7 +58,7 @@ def stored_package(blobs: BlockingBlobs, blob: BlobRef, name: str) -> str:
 
 
 def _strategy(scheduling: str | Payload) -> Any:
-    """As Ray takes it; a dictionary if other options belong to it."""
+    """The scheduling strategy as Ray takes it, or a dictionary of several options."""
     if isinstance(scheduling, Payload):
         return codec.decode(scheduling)
     if scheduling.startswith(("node:", "node?:")):

@@ -1,6 +1,6 @@
-"""The lease's side of its stream: a thread with a loop that brings attempts and takes receipts away.
+"""The lease's side of its stream: a thread with an event loop that receives attempts and sends receipts.
 
-The main thread runs user code and touches this thread through `Session.send_*` and the inbox only.
+The main thread runs user code. It talks to this thread through `Session.send_*` and the inbox only.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from perdure.worker.attempt import Assignment, Value, data_lost, with_ready
 from perdure.worker.blobs import BlockingBlobs
 
 RECEIPTS_BYTES_SOFT: Final = 1024 * 1024
-"""One receipt more may be as large as the largest graph that a task may return."""
+"""A message is closed at this size. Its last receipt may exceed it by the largest graph that a task may return."""
 CONNECT_S: Final = 30.0
 PATIENCE_S: Final = 60.0
-"""An engine that is gone breaks the stream, but not one whose database is."""
+"""The longest wait for values while the database of the engine is away. (A dead engine breaks the stream.)"""
 START_LINGERS_S: Final = 0.002
-"""The start of an attempt is told in one message with its end, if that comes so soon."""
+"""The start of an attempt travels in one message with its end, if the end comes within this time."""
 START_LINGERS_MAX_S: Final = 0.05
 ASK_S_MIN: Final = 0.1
 ASK_S_MAX: Final = 1.0
@@ -45,7 +45,7 @@ PAUSE_MAX_S: Final = 2.0
 
 
 class Inbox(Protocol):
-    """What the main thread is told, from this thread."""
+    """The calls of this thread to the main thread's side."""
 
     def assign(self, token: int, assignment: Assignment) -> None: ...
     def cancel(self, tokens: Iterable[int]) -> None: ...
@@ -56,8 +56,8 @@ class Inbox(Protocol):
 
 
 class Session:
-    """One lease's stream. Made and started in the main thread. If it `asks`, the inbox is told until when the
-    runs of the engine are its own, for others may go on with them after that."""
+    """One lease's stream. Made and started in the main thread. `asks`: there are other engines, so the session asks
+    how long the runs are certainly its engine's own, and passes that on to the inbox."""
 
     def __init__(
         self, address: str, engine_id: str, lease_id: str, blob_url: str, node_id: str, *, asks: bool = False
@@ -71,8 +71,8 @@ class Session:
         self._wake = asyncio.Event()
         self._is_waking = False
         self._is_closing = False
-        self._unbegun: set[int] = set()  # given to the main thread, no start of theirs sent
-        self._begun: set[int] = set()  # their start was sent, but no end
+        self._unbegun: set[int] = set()  # given to the main thread; their start was not sent yet
+        self._begun: set[int] = set()  # their start was sent, their end was not
         self._linger: asyncio.TimerHandle | None = None
         self._asks = asks
         self._asked_s = 0.0
@@ -86,7 +86,7 @@ class Session:
         self._thread.start()
 
     def close(self) -> None:
-        """Send what there is, say goodbye, end."""
+        """Send what is queued and end the stream."""
         self._call(self._close)
         self._thread.join(timeout=10)
 
@@ -97,9 +97,9 @@ class Session:
     # -------------------------------------------------------------------------- from the main thread
 
     def send_started(self, token: int, began_ms: int, *, at_once: bool = False) -> None:
-        """That an attempt began, and when. Unless it goes `at_once` it waits a little for something to travel with:
-        what ended before it is on its way already, and of what is first at a lease the engine knows that it may
-        have begun."""
+        """Report that an attempt began, and when. Unless `at_once`, the report waits a little for another message to
+        travel with. That delays no decision of the engine: receipts of earlier attempts are already sent, and the
+        engine assumes that the first attempt at a lease may have begun."""
         if at_once:
             self._send("started", (token, began_ms))
         else:
@@ -161,8 +161,8 @@ class Session:
             self._await_start(START_LINGERS_S)
 
     def _await_start(self, pause_s: float) -> None:
-        """Have a start sent that nothing else goes along with. While one attempt runs that the engine knows of, no
-        other begins without a message of its end before."""
+        """Send a pending start by itself after a pause. This is needed only while no started attempt runs: otherwise
+        the end of that attempt is sent before the next one begins."""
         if self._linger is None and self._unbegun and not self._begun:
             self._linger = self._loop.call_later(pause_s, self._start_waited, pause_s)
 
@@ -174,7 +174,7 @@ class Session:
             self._await_start(min(pause_s * 2, START_LINGERS_MAX_S))
 
     def _gather(self) -> pb.ServeLeaseRequest:
-        """Everything that gathered since the last message, up to the soft limit."""
+        """The next message: everything that is queued, up to the soft limit."""
         message = pb.ServeLeaseRequest()
         size = 0
         while self._out and size < RECEIPTS_BYTES_SOFT:
@@ -201,7 +201,7 @@ class Session:
         return message
 
     def _ask(self) -> None:
-        """What is answered counts from now, however long the question and the answer travel."""
+        """Ask how long the runs are certainly the engine's own. The answer counts from now, however long it travels."""
         self._asked_s = time.monotonic()
         self._out.append(("asks", None))
         self._wake.set()
@@ -219,7 +219,7 @@ class Session:
             try:
                 values = await self._values(attempt)
                 assignment = self._assignment(attempt, values)
-            except Exception as error:  # this attempt alone: the others can go on
+            except Exception as error:  # fails this attempt only
                 self.send_receipt(_without_inputs(attempt.token, error))
                 continue
             self._unbegun.add(attempt.token)
@@ -262,7 +262,7 @@ class Session:
         return payloads
 
     async def _ask_for(self, request: pb.FetchValuesRequest) -> pb.FetchValuesResponse:
-        """While the engine's database is away this waits for it, as long as the stream holds."""
+        """Fetch values. While the engine's database is away this tries again, for up to PATIENCE_S."""
         pause_s, failed_s = PAUSE_FIRST_S, None
         while True:
             try:
@@ -286,7 +286,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def _without_inputs(token: int, error: Exception) -> pb.Receipt:
-    """Of an attempt that did not begin, since the engine did not give the values it needs."""
+    """The receipt of an attempt that did not begin, because its values could not be read."""
     text = error.details() if isinstance(error, grpc.aio.AioRpcError) else failures.described(error)
     if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.DATA_LOSS:
         return pb.Receipt(token=token, failure=wire.failure_to_proto(data_lost(text or "")))

@@ -1,14 +1,19 @@
-"""One run: applies events, says what to do.
+"""One run: takes events, returns commands.
 
 Rules of this file: no clock, no randomness, no I/O, no await, no log, no recursion over the graph.
-An event is applied wholly or, if it is late, repeated or unknown, not at all.
+An event is applied wholly. A late, repeated or unknown event is ignored.
 
-Theory: a task starts when its last need is done; a task that is done releases its dependents; a
-scope whose last required task is done makes its owner done; the run ends with its root scope. A failure
-looks for the nearest task around it that catches exceptions and stops everything below that; if
-there is none it stops the run. What has to survive is a record in the list of commands, in front of
-the acts it allows. A run is rebuilt (`restore`) from its graph and its records alone, whatever was
-in flight; `recover` then gives the commands that the rebuilt state implies. The states of a task are in `transitions`.
+Theory of operation:
+
+- A task starts when its last need is done. A task that is done releases its dependents. A scope whose last required
+  task is done makes its owner done. The run ends with its root scope.
+- A failure goes to the nearest enclosing task that catches exceptions, and stops all tasks below that one. If no task
+  catches it, the run fails.
+- State that must survive a crash is a record in the list of commands, before the acts that depend on it.
+- `restore` rebuilds a run from its graph and its records alone. `recover` then returns the commands that the state
+  implies.
+
+The states of a task are in `transitions`.
 """
 
 from __future__ import annotations
@@ -55,11 +60,11 @@ from perdure.model import (
 )
 
 DEFERRED_MAX = 500
-"""Records of volatile tasks that wait for another record of the run. As many are worth a commit of their own."""
+"""Records of volatile tasks wait for another record of the run. This many get a commit of their own."""
 
 Before: TypeAlias = Literal["nothing", "told", "unknown"]
-"""Which attempts of a restored run began before: none; those that records tell of, and any of volatile tasks; or
-nobody knows, since the run was cut off."""
+"""Which attempts of a restored run may have begun before: none; those with records and any of volatile tasks; or any,
+because the run was cut off."""
 
 
 class Run:
@@ -72,7 +77,7 @@ class Run:
         self.failure: Failure | None = None
         self._in_flight: dict[str, Task] = {}  # an attempt is with the executor
         self._waiting: defaultdict[str, deque[Task]] = defaultdict(deque)  # by event key
-        self._mailbox: defaultdict[str, deque[EventArrived]] = defaultdict(deque)  # nobody waited yet
+        self._mailbox: defaultdict[str, deque[EventArrived]] = defaultdict(deque)  # no task waits for them yet
         self._timed: dict[str, Task] = {}  # wait for a recorded moment
         self._untimed: dict[str, Task] = {}  # wait without a worker, however long it takes
         self._ready: deque[Task] = deque()  # to be started before apply returns
@@ -80,12 +85,12 @@ class Run:
         self.last_event = 0
         self._next_seq = 0
         self._commands: list[Command] = []
-        self._changed: dict[Task, None] = {}  # since somebody last asked, in order
+        self._changed: dict[Task, None] = {}  # since the last `take_changed`, in order
         self._deferred: list[RecordTask] = []  # of volatile tasks: they travel with the next record
 
     @property
     def is_dormant(self) -> bool:
-        """Only time or an event moves it on, so that it need not be in memory."""
+        """Whether only time or an event moves it on, so that it need not be in memory."""
         return not self._in_flight
 
     def in_flight(self) -> list[tuple[str, int]]:
@@ -97,20 +102,21 @@ class Run:
         return {task.id: task.attempt for task in self.graph if task.attempt and isinstance(task.node.action, Call)}
 
     def number_from(self, begun: Mapping[str, int]) -> None:
-        """Attempts up to these may have begun, whatever was recorded: the next ones have higher numbers, so that late
-        reports of those are told apart."""
+        """Number the next attempts above these, which may have begun without a record, so that late reports of those
+        are recognised."""
         for task_id, attempt in begun.items():
             if (task := self.graph.tasks.get(task_id)) is not None:
                 task.attempt = max(task.attempt, attempt)
 
     @property
     def keeps_values(self) -> bool:
-        """Values are at hand that no store has: better not forget the run without need."""
+        """Whether it has values in memory that are not in the store. Such a run should not leave memory without
+        need."""
         return bool(self._kept)
 
     @property
     def next_wake_ms(self) -> int | None:
-        """The earliest recorded moment that a task waits for."""
+        """The earliest recorded time that a task waits for."""
         return min((task.wake_ms for task in self._timed.values() if task.wake_ms is not None), default=None)
 
     # -------------------------------------------------------------------------- events
@@ -121,11 +127,11 @@ class Run:
         return self._take()
 
     def recover(self, at_ms: int, before: Before = "nothing") -> list[Command]:
-        """The commands that a restored state implies: what was in flight runs again, what waited waits on, and
-        what had failed or was canceled in a run that was made RUNNING again is tried anew.
+        """The commands that a restored state implies: tasks that were in flight run again, waiting tasks go on waiting,
+        and failed or canceled tasks of a run that is RUNNING again start anew.
 
-        Attempts that were in flight were never recorded, so they cost no retry. Each that may have begun `before` gets
-        a record now: the next one has the number after it, and so has the one after the next time.
+        Attempts in flight were never recorded, so they cost no retry. Each attempt that may have begun `before` gets a
+        record now, so that its number is not given again, even if the engine dies once more.
         """
         self._try_anew()
         for task in self.graph.unneeded():
@@ -137,7 +143,7 @@ class Run:
             for task in self.graph
             if task.status is TaskStatus.SUCCESSFUL and not (task.done or task.spec_key) and task.scope.is_live()
         }
-        for task in lost:  # somebody needs its value
+        for task in lost:  # its value is needed
             self._set(task, TaskStatus.BLOCKED)
             task.started_ms = task.ended_ms = None
         if before != "nothing":
@@ -151,7 +157,7 @@ class Run:
                 continue
             task.attempt += task not in lost  # the record of its end has counted it
             if task.wake_ms is not None and task.wake_ms > at_ms:
-                # It waits for its next attempt, which another engine may have begun all the same: clocks differ.
+                # It waits for its next attempt. Another engine may have begun that already, by its own clock.
                 status = TaskStatus.BACKING_OFF
             else:
                 task.wake_ms = None
@@ -159,8 +165,8 @@ class Run:
             self._record(task, failure=task.failure if task.failures else None, status=status)
 
     def settle(self, began_ms: int) -> None:
-        """Let a restored run that is at work say what its waits do: a wait without a moment is not recorded
-        when it begins. It has lasted since its needs were done, or since the run began at `began_ms`."""
+        """Put the waits of a restored active run into state RUNNING. A wait without a time-out has no record of its
+        start. It began when its needs were done, or with the run, at `began_ms`."""
         for task in self.graph:
             if task.status is not TaskStatus.BLOCKED or isinstance(task.node.action, Call):
                 continue
@@ -206,7 +212,8 @@ class Run:
         return self._take()
 
     def cancellation(self, event: CancelRequested) -> list[Command]:
-        """What `apply` would command now. Changes nothing, so that the end of the run can be recorded first."""
+        """The commands that `apply` would return now. Changes nothing, so that the end of the run can be recorded
+        first."""
         if self.status is not RunStatus.RUNNING:
             return []
         commands: list[Command] = [*self._deferred]
@@ -219,7 +226,7 @@ class Run:
         return commands
 
     def take_changed(self) -> list[Task]:
-        """Tasks whose state is another one than when this was last asked, or that became known since."""
+        """Tasks that changed their state or became known since the last call."""
         changed, self._changed = self._changed, {}
         return list(changed)
 
@@ -230,7 +237,7 @@ class Run:
         return commands
 
     def _current(self, task_id: str, attempt: int) -> Task | None:
-        """The task, if this attempt of it is the one that counts: otherwise it is fenced off."""
+        """The task, if this is its current attempt. None: the attempt is fenced off."""
         task = self._in_flight.get(task_id)
         return task if task is not None and task.attempt == attempt else None
 
@@ -244,8 +251,8 @@ class Run:
             self._changed[task] = None
 
     def _ended_ms(self, task: Task, event: TaskSucceeded | TaskContinued | TaskFailed) -> int:
-        """When an attempt ended. From the beginning of the first one, perhaps by another worker's clock, it is never
-        less than the attempt took."""
+        """The end of an attempt. Clocks of workers differ, so it is at least the task's start plus the attempt's
+        duration."""
         if event.started_ms is None or event.ended_ms is None:
             return event.at_ms
         return max(event.ended_ms, (task.started_ms or 0) + event.ended_ms - event.started_ms)
@@ -261,7 +268,7 @@ class Run:
             self._start(self._ready.popleft(), at_ms)
 
     def _start(self, task: Task, at_ms: int) -> None:
-        """Its needs are done: do what the node says, or go on waiting for what was recorded."""
+        """Start a task whose needs are done, or let it go on waiting for its recorded time."""
         match task.node.action:
             case Call():
                 if task.wake_ms is None:
@@ -297,7 +304,7 @@ class Run:
         self._commands.append(Dispatch(task.id, task.attempt, task.node, self.graph.sources(task), beside))
 
     def _wait_until(self, task: Task, wake_ms: int | None, at_ms: int) -> None:
-        """Wait without a worker. The moment is made durable once, so that a restart does not move it."""
+        """Wait without a worker. The due time is recorded once, so that a restart does not move it."""
         is_new = task.wake_ms is None and wake_ms is not None
         if is_new:
             task.wake_ms = wake_ms
@@ -315,7 +322,7 @@ class Run:
             self._untimed[task.id] = task
 
     def _limit(self, task: Task, at_ms: int) -> None:
-        """An attempt began: it has so much time. Not recorded, since no attempt survives a restart."""
+        """Start the time limit of an attempt that began. It is not recorded, because no attempt survives a restart."""
         if timeout_ms := task.node.options.attempt_timeout_ms:
             task.deadline_ms = at_ms + timeout_ms
             self._commands.append(SetTimer(task.id, task.attempt, task.deadline_ms, is_recorded=False))
@@ -330,9 +337,9 @@ class Run:
             self._kept.add(task.id)
             self._commands.append(KeepOutput(task.id, output))
             is_first = task.seq < 0
-            # READY, since it runs again if somebody needs its value; with an end, so that it is known that it ran.
+            # READY, because it runs again if its value is needed. Its end is recorded to say that it ran.
             self._record(task, status=TaskStatus.READY)
-            if is_first:  # otherwise what was recorded of its earlier attempts would wake somebody
+            if is_first:  # a record of earlier attempts must be replaced at once: its timer would wake the run
                 self._deferred.append(cast(RecordTask, self._commands.pop()))
         else:
             self._record(task, output=output)
@@ -347,7 +354,7 @@ class Run:
         self._ready.extend(child for child in scope.tasks.values() if child.is_startable)
 
     def _release(self, task: Task, at_ms: int) -> None:
-        """The value of a task is known: what waited for it is ready, what ends with it ends."""
+        """The value of a task is known: make its dependents ready, and end the scopes that end with it."""
         ended: Task | None = task
         while ended is not None:
             task = ended
@@ -364,7 +371,7 @@ class Run:
             self._end(RunStatus.SUCCESSFUL, at_ms, output=self.output)
 
     def _wait_ended(self, task: Task, wait: Wait, at_ms: int) -> None:
-        """Enough of what it waits for is done, or its time is over."""
+        """Enough of its needs are done, or its time is over."""
         self._succeed(task, self.graph.waited(task, wait).to_payload(), at_ms)
 
     # -------------------------------------------------------------------------- ending badly
@@ -383,7 +390,7 @@ class Run:
         self._record(task, failure=failure)
 
     def _fail(self, task: Task, failure: Failure, at_ms: int, ended_ms: int | None = None) -> None:
-        """No attempt is left: the nearest task around it that catches gets the failure, or the run."""
+        """No attempt is left: the nearest enclosing task that catches gets the failure, or else the run."""
         failure = leaving(task.id, failure, task.failures)
         self._close(task, TaskStatus.FAILED, at_ms if ended_ms is None else ended_ms)
         catcher: Task | None = task
@@ -407,7 +414,7 @@ class Run:
         self._release(catcher, at_ms)
 
     def _stop(self, scope: Scope, at_ms: int) -> None:
-        """Nothing in this scope counts any more."""
+        """Stop a scope: its tasks are canceled and have no effect any more."""
         scope.stopped = True
         self._cancel([task for task in self._open() if task.scope.is_within(scope)], at_ms)
         for key, waiting in self._waiting.items():
@@ -415,11 +422,12 @@ class Run:
         self._ready = deque(task for task in self._ready if not task.scope.is_within(scope))
 
     def _open(self) -> list[Task]:
-        """Tasks that are with the executor or wait."""
+        """Tasks that are with the executor or that wait."""
         return [*self._in_flight.values(), *self._timed.values(), *self._untimed.values()]
 
     def _cancel(self, tasks: list[Task], at_ms: int) -> None:
-        """The record keeps the moment that a task waited for: a resumed run does not sleep twice."""
+        """Cancel tasks. A record keeps the time that its task waited for, so that a resumed run does not sleep
+        twice."""
         for task in tasks:
             if task.id in self._in_flight:
                 self._commands.append(CancelAttempt(task.id, task.attempt))
@@ -447,7 +455,7 @@ class Run:
         self._commands.append(RecordRun(status, at_ms, output, failure))
 
     def _try_anew(self) -> None:
-        """A task that failed or was canceled in a run that goes on has all its attempts again."""
+        """Give the failed and canceled tasks of a resumed run all their attempts again."""
         for task in self.graph:
             if task.status in (TaskStatus.FAILED, TaskStatus.CANCELED) and task.scope.is_live():
                 self._set(task, TaskStatus.BLOCKED)
@@ -521,10 +529,10 @@ class Run:
         mail: Iterable[EventArrived] = (),
         last_event: int = 0,
     ) -> Run:
-        """Rebuild a run from what was recorded of it, in the order of `seq`.
+        """Rebuild a run from its records, in the order of `seq`.
 
-        `specs` has the graphs that its tasks returned, `mail` the events that no task has consumed,
-        in the order of their sequence; what arrives up to `last_event` has been seen before.
+        `specs` are the graphs that its tasks returned, `mail` the events that no task has consumed, in the order of
+        their sequence. Events up to `last_event` are ignored if they arrive again.
         """
         run = cls(spec)
         for record in records:
@@ -539,7 +547,8 @@ class Run:
         return run
 
     def _close_open(self) -> None:
-        """A run that ended because its own records cannot be stored or read has no records of what it stopped."""
+        """Close the open tasks of an ended run. If its records could not be stored or read, none says what was
+        stopped."""
         for task in self.graph:
             if task.status in (TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.BACKING_OFF):
                 self.graph.turn(task, TaskStatus.CANCELED)
@@ -567,11 +576,11 @@ class Run:
         if record.status is TaskStatus.SUCCESSFUL:
             self._restore_done(task)
         elif record.status is TaskStatus.READY and record.ended_ms is not None:
-            self.graph.turn(task, TaskStatus.SUCCESSFUL)  # it has run, though its value is not at hand
+            self.graph.turn(task, TaskStatus.SUCCESSFUL)  # it has run; its value is not available
 
     def _settle_volatile(self) -> None:
-        """In a run that is over a volatile task is done if it has run, or if the run has succeeded, which it could
-        not without it."""
+        """In an ended run a volatile task is done if it has run. It must have run if the run succeeded and needed
+        it."""
         for task in self.graph:
             if task.done or task.spec_key or not task.is_volatile:
                 continue
@@ -594,7 +603,7 @@ def _is_record(command: Command) -> bool:
 
 
 def _end_of(task: Task, at_ms: int) -> int:
-    return max(at_ms, task.started_ms or at_ms)  # by another clock, perhaps
+    return max(at_ms, task.started_ms or at_ms)  # the start may be by another clock
 
 
 def _record_of(

@@ -1,10 +1,10 @@
-"""What the core remembers of a run: its tasks and the scopes they live in.
+"""The state of a run in memory: its tasks and their scopes.
 
-A *scope* is one graph at work: the run's own, or the graph that a task returned (its *owner*). A
-task is *done* when its value is known: its own output is recorded, its scope has ended, or its
-failure was caught. A *volatile* task (`checkpoint=False`) is done without a record: after a crash it
-runs again if anybody still needs its value. A task that is *optional* is only waited for by a Wait,
-and so its scope may end before it. Values are named by the task that made them; no field holds one.
+A *scope* is one graph at work: the run's own, or the graph that a task (the scope's *owner*) returned. A task is
+*done* when its value is known: its output is recorded, the scope it owns has ended, or its failure was caught. A
+*volatile* task (`checkpoint=False`) is done without a record; after a crash it runs again if its value is still
+needed. An *optional* task is needed by a Wait only, so its scope may end before it does. Outputs are named by the task
+that made them; no field holds one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _NONE: Final = dict.fromkeys(TaskStatus, 0)
 
 
 class Task:
-    """One step of a run. `attempt` fences, `failures` counts against the retry policy.
+    """One step of a run. `attempt` fences late reports, `failures` counts against the retry policy.
 
-    `missing` counts the needs that have to be done before it starts, `consumers` the dependents that
-    are not done. `must_keep`: its output is recorded whatever its options say.
+    `missing` is the number of needs that must be done before the task starts, `consumers` the number of dependents that
+    are not done. `must_keep`: the output is recorded whatever the options say.
     """
 
     __slots__ = (
@@ -83,12 +83,12 @@ class Task:
 
     @property
     def is_volatile(self) -> bool:
-        """Its output is not recorded. What comes from outside or from a Wait always is."""
+        """Whether its output is not recorded. Outputs of events and waits always are."""
         return not self.checkpoint and not self.must_keep and isinstance(self.node.action, Call)
 
     @property
     def is_startable(self) -> bool:
-        """There is something to do for it now. A Wait may have a time-out to keep from the start."""
+        """Whether it can start now. A Wait starts with its graph, because its time-out runs from then."""
         if self.done or self.spec_key:
             return False
         return self.missing <= 0 or isinstance(self.node.action, Wait)
@@ -96,8 +96,8 @@ class Task:
 
 @dataclass(slots=True, eq=False)
 class Scope:
-    """One graph at work. `remaining` counts its tasks that have to be done for it to end; `stopped`: none
-    of them counts any more."""
+    """One graph at work. It ends when `remaining` (the number of required tasks that are not done) is 0. `stopped`: its
+    tasks have no effect any more."""
 
     owner: Task | None
     output: str
@@ -124,7 +124,8 @@ class Scope:
 
 
 class Graph:
-    """The tasks of a run, by id, in the order in which they became known. `counts` has how many are in each state."""
+    """The tasks of a run by id, in the order in which they became known. `counts` is the number of tasks in each
+    state."""
 
     def __init__(self, spec: Spec) -> None:
         self.tasks: dict[str, Task] = {}
@@ -139,8 +140,7 @@ class Graph:
     # -------------------------------------------------------------------------- growing
 
     def check(self, spec: Spec, owner: Task | None) -> None:
-        """Raises InvalidSpec if a graph names a task that the run does not have, or that waits for this
-        very graph."""
+        """Raises InvalidSpec if the graph needs a task that the run does not have, or one that waits for this graph."""
         named = [(node.id, task_id) for node in spec.nodes for task_id in node.task_needs]
         around = {task.id for task in _owners(owner)} if named else set()
         for node_id, task_id in named:
@@ -150,8 +150,7 @@ class Graph:
                 raise InvalidSpec(f"node {node_id!r} needs the task {task_id!r:.80}, which waits for it", node_id)
 
     def add_scope(self, spec: Spec, owner: Task | None) -> Scope:
-        """Give every node of a graph a task with an id that the run never had. Raises InvalidSpec like
-        `check`, and has changed nothing then."""
+        """Add a task with a new id for every node of a graph. Raises InvalidSpec like `check`, with nothing changed."""
         self.check(spec, owner)
         scope = Scope(owner, spec.output)
         if owner is not None:
@@ -197,7 +196,7 @@ class Graph:
         task.missing = action.num_returns - there if isinstance(action, Wait) else missing
 
     def needs_of(self, task: Task) -> Iterable[Task]:
-        """The tasks that come before it, each once."""
+        """The tasks that it waits for, each once."""
         siblings = task.scope.tasks
         needs = [siblings[need] for need in task.node.needs]
         if outer := task.node.task_needs:
@@ -205,7 +204,7 @@ class Graph:
         return needs
 
     def sources(self, task: Task) -> tuple[Source, ...]:
-        """Where the values that a call refers to are."""
+        """The places of the values that a call refers to."""
         call = task.node.action
         if not isinstance(call, Call) or not call.refs:
             return ()
@@ -223,7 +222,7 @@ class Graph:
         return scope.tasks[ref.node_id] if isinstance(ref, NodeRef) else self.tasks[ref.task_id]
 
     def waited(self, task: Task, wait: Wait) -> Waited:
-        """What a Wait has found: the first tasks that are done, as many as it asks for, and the others."""
+        """The outcome of a Wait: the first done tasks, as many as it asks for, and the remaining tasks."""
         needs = [self.named(task.scope, ref) for ref in wait.refs]
         ready = [need for need in needs if need.done][: wait.num_returns]
         chosen = set(ready)
@@ -233,7 +232,7 @@ class Graph:
         )
 
     def turn(self, task: Task, status: TaskStatus) -> None:
-        """Put a task into another state. Nothing else assigns `Task.status`, since the counts follow it."""
+        """Put a task into another state. Nothing else assigns `Task.status`, because this keeps `counts`."""
         counts = self.counts
         counts[task.status] -= 1
         counts[status] += 1
@@ -242,8 +241,7 @@ class Graph:
     # -------------------------------------------------------------------------- being done
 
     def ready_ms(self, task: Task, began_ms: int) -> int:
-        """When the last thing happened that the task had to wait for before it could start, as far as that is known;
-        `began_ms` is when the run began."""
+        """The latest known end of the needs of a task. `began_ms` is the start of the run."""
         known = [began_ms, task.scope.owner.ended_ms if task.scope.owner is not None else None]
         if not isinstance(task.node.action, Wait):  # which starts with its graph
             for node_id in task.node.needs:
@@ -252,7 +250,7 @@ class Graph:
         return max(moment for moment in known if moment is not None)
 
     def mark_done(self, task: Task) -> list[Task]:
-        """Count a task as done; gives the dependents that now have all they need."""
+        """Mark a task as done. Returns the dependents whose needs are now all done."""
         task.done = True
         if not task.is_optional:
             task.scope.remaining -= 1
@@ -267,7 +265,7 @@ class Graph:
         return ready
 
     def ended_with(self, task: Task) -> Task | None:
-        """The owner whose scope ends because this task is done, with the value that it inherits."""
+        """The owner whose scope ends because this task is done, or None. The owner inherits the value of the scope."""
         scope = task.scope
         owner = scope.owner
         if owner is None or owner.done or scope.remaining or scope.stopped or task.is_optional:
@@ -278,7 +276,7 @@ class Graph:
         return owner
 
     def consumed_by(self, task: Task) -> list[Task]:
-        """Volatile tasks whose values nobody needs any more now that this one is done."""
+        """Volatile tasks whose values are not needed any more, now that this task is done."""
         if not self.has_volatile:
             return []
         freed = []
@@ -289,8 +287,8 @@ class Graph:
         return freed
 
     def begun_before(self) -> list[Task]:
-        """Calls that may have begun before the run was restored and that no record tells of: all they need is done,
-        or is the value of volatile tasks, which may have been done."""
+        """Calls that may have begun before the run was restored, without a record of it. Each of their needs is done,
+        or is a volatile task that may have been done."""
         begun = [task for task in self if task.is_startable and task.scope.is_live()]
         begun = [task for task in begun if isinstance(task.node.action, Call)]
         done = [task for task in begun if task.is_volatile]
@@ -314,9 +312,9 @@ class Graph:
         return begun
 
     def unneeded(self) -> list[Task]:
-        """After a restart: volatile tasks whose values nobody asks for any more. They count as done.
+        """After a restart: volatile tasks whose values are not needed any more, so they are taken as done.
 
-        Everything else that is not done is wanted, and so is what it needs.
+        Every other task that is not done is needed, and so are its needs.
         """
         if not self.has_volatile:
             return []
@@ -339,13 +337,13 @@ def _owners(task: Task | None) -> Iterator[Task]:
 
 
 def _ends(scope: Scope) -> list[Task]:
-    """The tasks that a scope is there for: its output, and those that nothing depends on."""
+    """The tasks at the end of a scope: its output, and those without dependents."""
     output = scope.tasks[scope.output]
     return [task for task in scope.tasks.values() if task is output or not (task.done or task.dependents)]
 
 
 def _find_optional(scope: Scope) -> None:
-    """A task is optional unless something other than a Wait leads from it to an end of the graph."""
+    """Mark the optional tasks: those from which every path to an end of the graph leads through a Wait."""
     required: set[Task] = set()
     stack = _ends(scope)
     while stack:

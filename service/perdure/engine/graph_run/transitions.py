@@ -1,7 +1,7 @@
-"""The states of a task and every transition between two of them, with what causes it.
+"""The transitions between the states of a task, each with its cause.
 
-`Run` makes these transitions and no others; all tests run with a check of that. Restoring is none: it puts a task
-straight into the state that was recorded. The diagram in ARCHITECTURE.md is drawn from this table.
+`Run` makes no other transitions; all tests run with a check of that. Restoring a task is not a transition: it puts the
+task straight into its recorded state. The diagram in ARCHITECTURE.md is generated from this table.
 """
 
 from __future__ import annotations
