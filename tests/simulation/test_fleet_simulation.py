@@ -20,7 +20,7 @@ def marks_of(all_seen: Iterable[FleetSeen]) -> Counter[str]:
     return sum((seen.marks for seen in all_seen), Counter())
 
 
-@pytest.mark.timeout(180 + 2 * SEEDS)
+@pytest.mark.timeout(180 + 6 * SEEDS)
 def test_every_world_keeps_its_promises_and_everything_happens_in_some() -> None:
     all_seen = run_many("fleet", limited(range(FIRST, FIRST + SEEDS), more=True, curious=True))
     assert sum(seen.lives for seen in all_seen) > 2 * SEEDS, "hardly an engine ever died"

@@ -16,7 +16,7 @@ SEEDS = int(os.environ.get("SIMULATION_SEEDS", "1000"))
 FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
 
 
-@pytest.mark.timeout(180 + SEEDS)
+@pytest.mark.timeout(180 + 3 * SEEDS)
 def test_every_world_keeps_its_promises_and_everything_happens_in_some() -> None:
     lives = 0
     statuses: Counter[str] = Counter()
