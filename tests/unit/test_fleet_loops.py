@@ -9,16 +9,19 @@ from typing import Any, cast
 
 import pytest
 
-from perdure.model import RunStatus
+from patience import PATIENCE_S
+from perdure import graphwire, wire
+from perdure.model import Node, Payload, RunStatus, Spec, WaitEvent
 from perdure.service.executors.port import Executor
 from perdure.service.fleet import follower, membership, post, slots
 from perdure.service.fleet.membership import Membership
 from perdure.service.kernel import Kernel
 from perdure.service.runs import timers
-from perdure.service.runs.letters import CANCEL
+from perdure.service.runs.letters import CANCEL, event_letter
+from perdure.service.runs.scheduler import spec_key
 from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
 from perdure.storage.ports import Fenced, StorageUnavailable
-from perdure.storage.rows import AddRun, EngineRow, Mail, RunRow
+from perdure.storage.rows import AddEvent, AddRun, EngineRow, EventRow, Mail, RunRow
 
 LONG_MS = 600_000
 
@@ -98,6 +101,34 @@ async def test_a_letter_that_nobody_understands_is_in_nobodys_way() -> None:
         while await other.read_mail(limit=9) or shared.mail:
             kernel.fleet._heard()
             await asyncio.sleep(0)
+
+
+class Distant(MemoryMetadataStore):
+    """Others have their turn before it answers, as with every real store."""
+
+    async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
+        await asyncio.sleep(0)
+        return await super().read_events(run_id, after=after)
+
+
+async def test_an_event_that_a_sleeping_run_does_not_want_holds_up_no_others() -> None:
+    """The run leaves memory as soon as it was loaded, for nothing has changed for it."""
+    data = graphwire.encode_spec(Spec((Node("go", WaitEvent("go")),), "go"))
+    shared = SharedMemory()
+    other = shared.member()
+    async with at_work(Distant(shared)) as kernel:
+        assert kernel.fleet is not None
+        await other.join(EngineRow("other"), LONG_MS)
+        for name, key in (("sleeping", "stray"), ("waiting", "go")):
+            row = RunRow(name, "default", name, RunStatus.RUNNING, spec_key(data), 1, 1, owner="me", is_dormant=True)
+            payload = wire.encode_payload(Payload("binary/plain", b""))
+            await other.commit([(AddRun(row, data), AddEvent(name, "e", key, payload, 1), event_letter(name))])
+        kernel.fleet._heard()
+        ended = await kernel.queries.outcome("default", "waiting", wait_s=PATIENCE_S)
+        assert ended.status is RunStatus.SUCCESSFUL
+        while shared.mail:
+            await asyncio.sleep(0)
+        assert (await kernel.queries.outcome("default", "sleeping")).status is RunStatus.RUNNING
 
 
 async def test_an_engine_that_dies_while_it_starts_leaves_nothing_behind() -> None:

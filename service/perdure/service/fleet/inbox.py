@@ -48,6 +48,8 @@ class Inbox:
             if live is None:
                 return await self._pass_on(run_id)
             events = await self._store.read_events(run_id, after=live.run.last_event)
+            if not events:  # it saw all of them when it was loaded, and may have left memory since
+                return
             # Otherwise it left memory, and has to see them anew, or is about to end.
             if self._scheduler.find_live(run_id) is live and live.held is None:
                 for event in events:
