@@ -23,16 +23,23 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from perdure import connection
+from perdure.service.api.batch import BatchCalls
 from perdure.service.api.blobs import BlobCalls
+from perdure.service.api.events import EventCalls
 from perdure.service.api.fetching import FetchCalls
 from perdure.service.api.gate import Gate
+from perdure.service.api.listing import ListCalls
+from perdure.service.api.runs import RunCalls
+from perdure.service.api.sources import Sources
 from perdure.service.api.system import SystemCalls
+from perdure.service.api.watch import Watcher
 from perdure.service.common.clocks import wall_clock_ms
 from perdure.service.common.settings import Settings, SettingsError
 from perdure.service.executors.pool.pool import LeasePool
 from perdure.service.executors.port import Executor
 from perdure.service.executors.processes import ProcessExecutor
 from perdure.service.kernel import Kernel
+from perdure.service.operations.batches import Batches
 from perdure.service.rpc.blob import BlobServicer
 from perdure.service.rpc.hangup import hang_up
 from perdure.service.rpc.health import HealthServicer
@@ -153,7 +160,12 @@ async def running_server(
             max_running=settings.max_running_workflows,
             max_pending=settings.max_pending_workflows,
         )
-        _add_servicers(server, kernel, store, blobs, system)
+        sources = Sources(blobs, grace_s=kernel.blob_grace_s)
+        events = EventCalls(kernel.events, sources)
+        workflows = _workflows(kernel, store, blobs, clock, sources, events)
+        workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)
+        blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(BlobCalls(blobs)), server)
+        system_service_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(system), server)
         if pool is not None:
             worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(
                 WorkerServicer(pool.sessions, FetchCalls(kernel.values)), server
@@ -219,23 +231,22 @@ def _executor(
     return pool, pool
 
 
-def _add_servicers(
-    server: grpc.aio.Server, kernel: Kernel, store: MetadataStore, blobs: BlobStore, system: SystemCalls
-) -> None:
-    workflows = WorkflowServicer(
-        kernel.submissions,
-        kernel.lifecycle,
-        kernel.events,
-        kernel.queries,
-        kernel.changes,
-        store,
-        blobs,
-        clock=kernel.scheduler.clock,
-        blob_grace_s=kernel.blob_grace_s,
+def _workflows(
+    kernel: Kernel,
+    store: MetadataStore,
+    blobs: BlobStore,
+    clock: Callable[[], int],
+    sources: Sources,
+    events: EventCalls,
+) -> WorkflowServicer:
+    batches = Batches(kernel.submissions, kernel.events, kernel.queries, kernel.changes)
+    return WorkflowServicer(
+        RunCalls(kernel.submissions, kernel.lifecycle, kernel.queries, sources, blobs),
+        events,
+        ListCalls(kernel.queries, store),
+        BatchCalls(batches, kernel.queries, sources, blobs),
+        Watcher(store, kernel.queries, kernel.changes, clock),
     )
-    workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)
-    blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(BlobCalls(blobs)), server)
-    system_service_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(system), server)
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:

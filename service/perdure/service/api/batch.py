@@ -9,6 +9,7 @@ from typing import Final
 
 from perdure import errors
 from perdure.service.api import answers, pages, requests
+from perdure.service.api.caller import Caller
 from perdure.service.api.errors import translate
 from perdure.service.api.sources import Sources
 from perdure.service.common import limits
@@ -37,12 +38,12 @@ class BatchCalls:
         self._queries = queries
         self._sources = sources
 
-    async def run(self, request: pb.BatchRunRequest, first_asked_ms_ago: int | None) -> pb.BatchRunResponse:
+    async def run(self, request: pb.BatchRunRequest, caller: Caller) -> pb.BatchRunResponse:
         requests.count_items(request.items)
         size = sum(source.spec_blob.size_bytes for source in request.sources)
         if size > limits.SPEC_BYTES_MAX:
             raise errors.InvalidSpecError(f"the graphs of a batch have at most {limits.SPEC_BYTES_MAX} bytes together")
-        namespace = requests.namespace(request.namespace)
+        namespace, first_asked_ms_ago = requests.namespace(request.namespace), caller.first_asked_ms_ago
         sources = [await caught(self._source(source)) for source in request.sources]
         news: list[Result[NewRun]] = []
         for number, item in enumerate(request.items, 1):
@@ -70,7 +71,8 @@ class BatchCalls:
         await self._sources.check_blobs(source.blobs)
         return source
 
-    async def get_output(self, request: pb.BatchGetOutputRequest, wait_s: float) -> pb.BatchGetOutputResponse:
+    async def get_output(self, request: pb.BatchGetOutputRequest, caller: Caller) -> pb.BatchGetOutputResponse:
+        wait_s = requests.wait_s(request.wait, caller)
         requests.count_items(request.items)
         namespace = requests.namespace(request.namespace)
         items: list[Result[tuple[str, str]]] = []

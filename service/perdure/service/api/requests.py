@@ -8,23 +8,16 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any, Final, Protocol
 
-import grpc
-import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 
 from perdure import errors, graphwire, texts, wire
-from perdure.connection import AGE_KEY, REPEAT_KEY
 from perdure.model import DEFAULT_NAMESPACE, BlobRef, Call, Payload, Spec
+from perdure.service.api.caller import Caller
 from perdure.service.common import limits
 from perdure.service.common.graph_source import Source
 from perdure.service.operations.asked import Conflict, NewEvent, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
 
-REPEATED_MS: Final = 10_000
-"""gRPC's own repeats do not say when the call was made first; all of them come within some seconds."""
-REPEATED_MS_MAX: Final = 24 * 3600 * 1000
-REPEAT_KEYS: Final = frozenset({"grpc-previous-rpc-attempts", REPEAT_KEY})
-"""Metadata by which gRPC's own retries, and clients that make a call again themselves, say so."""
 DEFAULT_QUEUE: Final = "default"
 
 _REUSE: Final = {0: Reuse.REJECT, 1: Reuse.REJECT, 2: Reuse.ALLOW_IF_UNSUCCESSFUL, 3: Reuse.ALLOW}
@@ -89,34 +82,20 @@ def blob(message: payload_pb2.BlobRef, field: str) -> BlobRef:
         raise invalid(field, str(error)) from error
 
 
-def wait_s(asked: Duration, context: grpc.aio.ServicerContext[Any, Any]) -> float:
+def wait_s(asked: Duration, caller: Caller) -> float:
     """Bounded by the limit and by the deadline of the call, less a margin."""
     try:
         wanted = wire.from_duration(asked) / 1000
     except ValueError as error:
         raise invalid("wait", str(error)) from error
-    left = context.time_remaining()
+    left = caller.left_s
     bound = limits.WAIT_S_MAX if left is None else max(left - limits.DEADLINE_MARGIN_S, 0)
     return min(wanted, bound, limits.WAIT_S_MAX)
 
 
-def is_repeat(context: grpc.aio.ServicerContext[Any, Any]) -> bool:
+def is_repeat(caller: Caller) -> bool:
     """Whether the caller says that it has made this call before, without hearing what became of it."""
-    return first_asked_ms_ago(context) is not None
-
-
-def first_asked_ms_ago(context: grpc.aio.ServicerContext[Any, Any]) -> int | None:
-    """How long ago a call that is a repeat was made first; None: it is no repeat."""
-    metadata: Any = context.invocation_metadata() or ()
-    age_ms: int | None = None
-    is_again = False
-    for key, value in metadata:
-        is_again |= key in REPEAT_KEYS and value != "0"
-        if key == AGE_KEY and str(value).isdecimal():
-            age_ms = min(int(value), REPEATED_MS_MAX)
-    if not is_again:
-        return None
-    return REPEATED_MS if age_ms is None else age_ms
+    return caller.first_asked_ms_ago is not None
 
 
 def count_items(items: Sized) -> None:

@@ -1,9 +1,43 @@
-"""gRPC's context of a call."""
+"""gRPC's context of a call, and what `api` is told of it."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc.aio
 
+from perdure.connection import AGE_KEY, REPEAT_KEY
+
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+REPEAT_KEYS: Final = frozenset({"grpc-previous-rpc-attempts", REPEAT_KEY})
+"""Metadata by which gRPC's own retries, and clients that make a call again themselves, say so."""
+REPEATED_MS: Final = 10_000
+"""gRPC's own repeats do not say when the call was made first; all of them come within some seconds."""
+REPEATED_MS_MAX: Final = 24 * 3600 * 1000
+
+
+class RpcCaller:
+    """A `Caller` by gRPC."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    @property
+    def left_s(self) -> float | None:
+        return self._context.time_remaining()
+
+    @property
+    def first_asked_ms_ago(self) -> int | None:
+        metadata: Any = self._context.invocation_metadata() or ()
+        age_ms: int | None = None
+        is_again = False
+        for key, value in metadata:
+            is_again |= key in REPEAT_KEYS and value != "0"
+            if key == AGE_KEY and str(value).isdecimal():
+                age_ms = min(int(value), REPEATED_MS_MAX)
+        if not is_again:
+            return None
+        return REPEATED_MS if age_ms is None else age_ms

@@ -1,0 +1,116 @@
+"""Calls about one run: start, resume, cancel and delete it; its state, its output and its metadata."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from perdure import texts, wire
+from perdure.model import RunStatus
+from perdure.service.api import answers, pages, requests
+from perdure.service.api.caller import Caller
+from perdure.service.api.places import Place
+from perdure.service.api.sources import Sources
+from perdure.service.common import limits
+from perdure.service.operations.lifecycle import Lifecycle
+from perdure.service.operations.queries import Queries
+from perdure.service.operations.submit import Submissions
+from perdure.service.runs.views import RunView
+from perdure.storage.ports import BlobStore
+from perdure.v1 import workflow_service_pb2 as pb
+
+_FINAL: Final = frozenset(status for status in RunStatus if status.is_final)
+
+
+class RunCalls:
+    """All may be repeated. Requests that name a run raise WorkflowNotFoundError if there is none of that id."""
+
+    def __init__(
+        self, submissions: Submissions, lifecycle: Lifecycle, queries: Queries, sources: Sources, blobs: BlobStore
+    ) -> None:
+        self._submissions = submissions
+        self._lifecycle = lifecycle
+        self._queries = queries
+        self._sources = sources
+        self._blobs = blobs
+
+    async def run(self, request: pb.RunRequest, caller: Caller) -> pb.RunResponse:
+        """Start a run, and with `wait` wait for its outcome. Answers once the run is durable."""
+        source = await self._sources.read(request.source)
+        new = requests.run(request, requests.namespace(request.namespace), source)
+        if (ago_ms := caller.first_asked_ms_ago) is not None:
+            new = replace(new, first_asked_ms_ago=ago_ms)
+        await self._sources.check_blobs(new.blobs())
+        wait_s = requests.wait_s(request.wait, caller) if request.HasField("wait") else 0
+        view, started = await self._submissions.submit(new)
+        answer = pb.RunResponse(started=started, watch_token=Place(view.row.change).token())
+        if wait_s:
+            row = await self._queries.ended(view.row, wait_s)
+            value = (await self._queries.outcome_of(row)).value
+            if value is not None:
+                answers.fill_value(answer.outcome, value, include_error=request.include_error_object)
+                await pages.store_large(answer.outcome, self._blobs, limits.INLINE_PAYLOAD_BYTES_MAX)
+            view = view if row is view.row else RunView(row)
+        answers.fill_workflow(answer.workflow, view)
+        return answer
+
+    async def resume(self, request: pb.ResumeRequest, caller: Caller) -> pb.ResumeResponse:
+        """Let a run that has ended without success go on."""
+        if request.modules:
+            await self._sources.check_package(request.modules)
+        names = (*requests.named(request), request.expected_etag, request.modules)
+        view, resumed = await self._lifecycle.resume(*names, is_repeat=requests.is_repeat(caller))
+        return pb.ResumeResponse(workflow=answers.workflow(view), resumed=resumed)
+
+    async def cancel(self, request: pb.CancelRequest, caller: Caller) -> pb.CancelResponse:
+        """End a run. What it started is cancelled as well."""
+        if len(request.reason.encode()) > limits.REASON_BYTES_MAX:
+            raise requests.invalid("reason", f"has at most {limits.REASON_BYTES_MAX} bytes")
+        texts.free(request.reason, "reason")
+        view = await self._lifecycle.cancel(
+            *requests.named(request), request.reason, request.expected_etag, is_repeat=requests.is_repeat(caller)
+        )
+        return pb.CancelResponse(workflow=answers.workflow(view))
+
+    async def delete(self, request: pb.DeleteWorkflowRequest, caller: Caller) -> pb.DeleteWorkflowResponse:
+        """Remove a run that is not at work, with all that is stored of it."""
+        await self._lifecycle.delete(
+            *requests.named(request),
+            allow_missing=request.allow_missing or requests.is_repeat(caller),
+            etag=request.expected_etag,
+        )
+        return pb.DeleteWorkflowResponse()
+
+    async def status(self, request: pb.GetStatusRequest, caller: Caller) -> pb.GetStatusResponse:
+        """A run as it is now, or once it is in one of the states to wait for."""
+        if unknown := [number for number in request.wait_for if number not in wire.RUN_STATUS_BACK]:
+            raise requests.invalid("wait_for", f"has the unknown state {unknown[0]}")
+        wait_for = frozenset(wire.RUN_STATUS_BACK[number] for number in request.wait_for) or _FINAL
+        wait_s = requests.wait_s(request.wait, caller)
+        view = await self._queries.run(*requests.named(request), wait_s=wait_s, wait_for=wait_for)
+        return pb.GetStatusResponse(workflow=answers.workflow(view))
+
+    async def output(self, request: pb.GetOutputRequest, caller: Caller) -> pb.GetOutputResponse:
+        """The outcome of a run or of a task. `done` is False if there is none within the time to wait."""
+        if request.max_inline_bytes < 0:
+            raise requests.invalid("max_inline_bytes", "must not be negative")
+        view = await self._queries.outcome(
+            *requests.named(request),
+            task_id=requests.text(request.task_id, "task_id", required=False),
+            run_id=requests.text(request.run_id, "run_id", required=False),
+            wait_s=requests.wait_s(request.wait, caller),
+        )
+        answer = answers.outcome(view, include_error=request.include_error_object)
+        most = limits.INLINE_PAYLOAD_BYTES_MAX
+        inline = min(request.max_inline_bytes, most) if request.HasField("max_inline_bytes") else most
+        await pages.store_large(answer.outcome, self._blobs, inline)
+        return answer
+
+    async def metadata(self, request: pb.GetMetadataRequest) -> pb.GetMetadataResponse:
+        """The user's metadata of a run or of a task, with its times and, of a task, its options."""
+        namespace, workflow_id = requests.named(request)
+        if not requests.text(request.task_id, "task_id", required=False):
+            view = await self._queries.run(namespace, workflow_id)
+            return pb.GetMetadataResponse(metadata=answers.run_metadata(view))
+        task = await self._queries.task(namespace, workflow_id, request.task_id)
+        return pb.GetMetadataResponse(metadata=answers.task_metadata(task))
