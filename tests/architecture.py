@@ -112,6 +112,8 @@ EXCEPTIONS = {
 }
 RAY_FOLDERS = ("workflow/",)
 RAY_ROOMS = {"worker/agent.py", "worker/cluster.py", "worker/lease.py", "worker/rayoptions.py"}
+GRPC_PLACES = ("rpc/", "app.py", "doctor.py")
+"""Of the service. All else can be used by other transports as well."""
 PURE = {
     "engine": {"__future__", "collections", "dataclasses", "typing", "zlib"},
     "model": {"__future__", "collections", "dataclasses", "enum", "json", "typing"},

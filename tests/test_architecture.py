@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 import architecture
-from architecture import EXCEPTIONS, NOBODY_IMPORTS, PURE, RAY_FOLDERS, RAY_ROOMS, ROOMS, SERVICE_LAYERS, STORAGE_LAYERS
+from architecture import (
+    EXCEPTIONS,
+    GRPC_PLACES,
+    NOBODY_IMPORTS,
+    PURE,
+    RAY_FOLDERS,
+    RAY_ROOMS,
+    ROOMS,
+    SERVICE_LAYERS,
+    STORAGE_LAYERS,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -79,6 +89,12 @@ def test_rooms_of_the_service_import_only_lower_ones(place: str, path: Path) -> 
         if not name.startswith("perdure.service.") or target == room:
             continue
         assert layer_of(target) < layer_of(room) or "/" not in place, f"{place} may not import {name}"
+
+
+@pytest.mark.parametrize(("place", "path"), SERVICE, ids=[place for place, _ in SERVICE])
+def test_grpc_is_imported_by_rpc_and_the_root_alone(place: str, path: Path) -> None:
+    if not place.startswith(GRPC_PLACES):
+        assert not {name for name in imports(path) if name.startswith("grpc")}, f"{place} may not import grpc"
 
 
 def test_the_page_lists_the_rooms_of_the_service() -> None:

@@ -187,7 +187,7 @@ async def running_server(
         if settings.http_listen:
             from perdure.service.http.events import serving_http
 
-            http = serving_http(settings.http_listen, kernel.events, gate, grace_s=settings.drain_s)
+            http = serving_http(settings.http_listen, events, gate, grace_s=settings.drain_s)
             system.http_address = await stack.enter_async_context(http)
         await kernel.start(recover=settings.recovery == "auto")
         gate.open()

@@ -5,7 +5,7 @@
         Idempotency-Key: ID                  the event's id; the same one again is not delivered again
     GET /healthz, GET /readyz
 
-It decides what requests and answers look like; `operations.events` decides what becomes of an event. Bodies
+It translates requests to SendEvent and answers to JSON; `api.events` decides what becomes of an event. Bodies
 have to say that they are JSON: browsers let no foreign page send that without asking.
 """
 
@@ -19,17 +19,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import grpc
 from aiohttp import http_exceptions, web
 
 from perdure import errors
-from perdure.model import Payload
 from perdure.service.api import requests
 from perdure.service.api.errors import translate
+from perdure.service.api.events import EventCalls
 from perdure.service.api.gate import Gate
 from perdure.service.common import limits
 from perdure.service.common.settings import SettingsError
-from perdure.service.operations.events import Events
+from perdure.v1.payload_pb2 import Payload
+from perdure.v1.workflow_service_pb2 import SendEventRequest
 
 BODY_BYTES_MAX: Final = limits.INLINE_PAYLOAD_BYTES_MAX
 ZLIB_METHOD: Final = 8
@@ -38,14 +38,15 @@ AUTOMATIC: Final = 32
 """Tells zlib to find out itself whether a stream is gzip's or zlib's."""
 KEY_HEADER: Final = "Idempotency-Key"
 STATUS: Final = {
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.ALREADY_EXISTS: 409,
-    grpc.StatusCode.FAILED_PRECONDITION: 409,
-    grpc.StatusCode.ABORTED: 409,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.UNIMPLEMENTED: 501,
-    grpc.StatusCode.UNAVAILABLE: 503,
+    # of HTTP, by the name of the status that `errors` gives
+    "INVALID_ARGUMENT": 400,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "FAILED_PRECONDITION": 409,
+    "ABORTED": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
 }
 
 
@@ -65,7 +66,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def serving_http(listen: str, events: Events, gate: Gate, *, grace_s: float) -> AsyncIterator[str]:
+async def serving_http(listen: str, events: EventCalls, gate: Gate, *, grace_s: float) -> AsyncIterator[str]:
     """Serve until the context is left; gives host:port. Raises SettingsError if the address is taken."""
     host, _, port = listen.rpartition(":")
     application = web.Application(middlewares=[_answer_errors], client_max_size=BODY_BYTES_MAX)
@@ -88,7 +89,7 @@ async def serving_http(listen: str, events: Events, gate: Gate, *, grace_s: floa
 
 
 class _Service:
-    def __init__(self, events: Events, gate: Gate) -> None:
+    def __init__(self, events: EventCalls, gate: Gate) -> None:
         self._events = events
         self._gate = gate
 
@@ -96,15 +97,16 @@ class _Service:
         self._gate.check()
         key, payload = _event(await _json(request))
         event_id = request.headers.get(KEY_HEADER, "")
-        sent = await self._events.send(
-            requests.namespace(request.query.get("namespace", "")),
-            requests.workflow_id(request.match_info["workflow_id"]),
-            key=key,
+        event = SendEventRequest(
+            namespace=requests.namespace(request.query.get("namespace", "")),
+            workflow_id=requests.workflow_id(request.match_info["workflow_id"]),
+            event_key=key,
             event_id=requests.text(event_id, KEY_HEADER, limit=limits.REQUEST_ID_CHARS_MAX, required=False)
             or uuid.uuid4().hex,
             payload=payload,
         )
-        return web.json_response({"sequence": sent.sequence, "duplicate": sent.is_duplicate})
+        sent = await self._events.send(event)
+        return web.json_response({"sequence": sent.sequence, "duplicate": sent.duplicate})
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """The process is alive."""
@@ -168,7 +170,7 @@ def _event(body: Any) -> tuple[str, Payload]:
         raise requests.invalid("event_payload", f"is not JSON: {error}") from error
     if len(data) > BODY_BYTES_MAX:  # numbers may be longer than they came
         raise _too_large("event_payload", len(data))
-    return requests.text(key, "event_key"), Payload("json/plain", data)
+    return requests.text(key, "event_key"), Payload(encoding="json/plain", data=data)
 
 
 @web.middleware
@@ -183,7 +185,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return web.Response(status=400)
     except Exception as raised:
         error = translate(raised, request.path)
-    status = 413 if isinstance(error, errors.PayloadTooLargeError) else STATUS.get(error.status, 500)
+    status = 413 if isinstance(error, errors.PayloadTooLargeError) else STATUS.get(error.status.name, 500)
     headers = {} if error.retry_after_s is None else {"Retry-After": str(max(round(error.retry_after_s), 1))}
     about = {"reason": error.reason, "message": error.message, "fields": error.fields}
     return web.json_response({"error": about}, status=status, headers=headers)
