@@ -9,9 +9,10 @@ from perdure import errors
 
 
 class Gate:
-    """Whether calls are let in, and how many are under way: from their arrival until their answer is sent.
+    """Whether calls are let in, and how many of gRPC are under way: from their arrival until their answer is sent.
 
-    Each transport counts its calls, those that it refuses included.
+    Refused calls are counted as well, for they are answered too. gRPC's server is stopped once none is under way
+    (`rpc.hangup`); the HTTP server waits for its own calls.
     """
 
     def __init__(self) -> None:
