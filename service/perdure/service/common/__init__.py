@@ -1,1 +1,1 @@
-"""Words that every room shares: views, limits, settings, clocks."""
+"""Shared by all rooms of the service: settings, limits, clocks, graph sources, errors of the store."""

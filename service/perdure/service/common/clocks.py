@@ -1,4 +1,4 @@
-"""The two clocks of an engine: the time of day, and how long something lasts."""
+"""The two clocks of an engine: one for times of day, one for durations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ _CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def elapsed_s() -> float:
-    """Seconds since some moment. They go on while the process is stopped and while the machine sleeps."""
+    """Seconds since an arbitrary moment. The clock goes on while the process is stopped and while the machine
+    sleeps."""
     return time.clock_gettime(_CLOCK)
 
 

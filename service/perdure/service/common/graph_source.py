@@ -1,4 +1,4 @@
-"""Graphs that runs are made of: what is the same for all runs of one graph is found out once."""
+"""A decoded graph, with everything that is the same for all of its runs and is therefore computed once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 @frozen
 class Source:
-    """A graph that was found good. `data` are its canonical bytes, `digest` their SHA-256 and `key` what that says;
-    `name` is what its runs are called if nobody calls them anything; `inputs` are the names of those that a run has
-    to be given, `blobs` those that it mentions or came in, and `versions` the nodes by the Python that made them."""
+    """A valid graph. `data` are its canonical bytes, `digest` is their SHA-256 and `key` the digest in hexadecimal.
+    `name` is the default name of its runs, `inputs` are the names of the inputs that a run needs. `blobs` are the
+    blobs that the graph refers to, and the one that contained it. `versions` are pairs of a Python version and a node
+    made by it."""
 
     spec: Spec
     data: bytes
@@ -29,7 +30,7 @@ class Source:
 
 
 def source_of(spec: Spec, data: bytes, *, blob: BlobRef | None = None) -> Source:
-    """`blob` is the one that the graph came in, if it did."""
+    """`blob` is the blob that contained the graph, if any."""
     digest = hashlib.sha256(data)
     versions: dict[str, str] = {}
     for node in spec.nodes:

@@ -11,7 +11,7 @@ INLINE_PAYLOAD_BYTES_MAX: Final = 1024 * 1024
 BLOB_BYTES_MAX: Final = 5 * 1024**3
 BATCH_ITEMS_MAX: Final = 1_000
 ANSWER_BYTES: Final = 3 * 1024 * 1024
-"""Items in one answer. Clients read messages of up to 4 MiB if they were told nothing else."""
+"""The size of all items of one answer. By default gRPC clients read messages of up to 4 MiB."""
 NODES_MAX: Final = 200_000
 SPEC_BYTES_MAX: Final = 256 * 1024 * 1024
 METADATA_BYTES_MAX: Final = 64 * 1024
@@ -25,7 +25,7 @@ PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1000
 WAIT_S_MAX: Final = 30.0
 DEADLINE_MARGIN_S: Final = 0.5
-"""A wait ends so long before the deadline of its call, so that the answer is "not yet" and no error."""
+"""A wait ends this long before the deadline of its call, so that the answer is "not yet" and not an error."""
 CHUNK_BYTES: Final = 256 * 1024
 CHUNK_BYTES_MAX: Final = 1024 * 1024
 WATCH_IDS_MAX: Final = 1_000

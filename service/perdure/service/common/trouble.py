@@ -1,4 +1,4 @@
-"""What callers are told when the store fails: an error of ours, caused by that of the store."""
+"""Errors of the store as callers see them: an error of `perdure.errors`, whose cause is the store's error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def refusal(error: Exception) -> Exception:
-    """What a caller may know of an error of the store. Any other is given back as it is."""
+    """The error that a caller gets for an error of the store. Other errors are returned unchanged."""
     if not isinstance(error, StorageError):
         return error
     told = _refusal(error)
@@ -52,12 +52,12 @@ def _refusal(error: StorageError) -> errors.PerdureError:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether the store does not answer at all, so that everything may be asked for again."""
+    """Whether the store does not answer at all, so that a caller may repeat everything."""
     return any(isinstance(one, (StorageUnavailable, Fenced)) for one in (error, error.__cause__))
 
 
 def refusing(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Have a method raise the refusal in place of what the store raised."""
+    """Make a method raise the refusal instead of the store's error."""
 
     @wraps(work)
     async def told(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,6 +1,6 @@
-"""Which blobs a thing mentions, so that the entry that stores it notes that its run uses them.
+"""Finds the blobs that a record refers to. The journal entry that stores the record also stores that its run uses them.
 
-Nothing is written for what mentions none, which is nearly everything.
+Nearly all records refer to no blob, and nothing is written for those.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from perdure.storage.rows import UseBlobs, Write
 
 
 def use(run_id: str, blobs: Iterable[BlobRef]) -> list[Write]:
-    """The write that notes the uses; no write if there are no blobs."""
+    """The write that stores the uses; none if there are no blobs."""
     named = {blob.sha256 for blob in blobs}
     return [UseBlobs(run_id, tuple(sorted(named)))] if named else []
 
 
 def of_record(record: RecordTask, output: Payload | None) -> tuple[BlobRef, ...]:
-    """Those of a task's output, or of the error that it failed with."""
+    """The blobs of a task's output, or of the error that it failed with."""
     if output is not None and (output.blob is not None or output.refs):
         return output.blobs()
     return of_failure(record.failure) if record.failure is not None else ()
 
 
 def of_failure(failure: Failure) -> tuple[BlobRef, ...]:
-    """Those of the error and of its causes."""
+    """The blobs of an error and of its causes."""
     found: list[BlobRef] = []
     link: Failure | None = failure
     while link is not None:

@@ -1,6 +1,6 @@
-"""Runs attempts in threads of this process: no cluster, no isolation; for tests and small things.
+"""Runs attempts in threads of this process, without a cluster and without isolation; for tests and small work.
 
-`async def` functions run on one loop in a thread of their own, many at a time.
+`async def` functions run on one loop in a separate thread, many at a time.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from perdure.worker.loops import serve
 THREADS: Final = 4
 AGAIN_S: Final = 0.2
 UNSURE_S: Final = 0.02
-"""While it is not known whether other engines go on with the runs, threads look so often."""
+"""The pause between two checks of `holds_for_s`, while other engines may have taken the runs over."""
 STOP_S: Final = 5.0
-"""User code that does not end by then is left behind: a thread cannot be killed."""
+"""User code that does not end within this time is abandoned: a thread cannot be killed."""
 
 Key = tuple[str, str, int]
 Began = tuple[int, float]
-"""When an attempt began: by the clock, and by one that nobody sets."""
+"""When an attempt began: by the wall clock, and by the monotonic clock."""
 
 
 class _Running:
@@ -64,7 +64,7 @@ class _Running:
 
 
 class LocalExecutor:
-    """Implements Executor. `address` gives that of the engine, once it has one: what tasks start is for it."""
+    """Implements Executor. `address` returns the engine's address, once it has one: tasks start workflows there."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class LocalExecutor:
         self._threads_max = threads
         self._queue: queue.SimpleQueue[tuple[_Running, Assignment] | None] = queue.SimpleQueue()
         self._here: dict[Key, _Running] = {}
-        self._busy: set[tuple[str, str]] = set()  # the tasks of those that are here
+        self._busy: set[tuple[str, str]] = set()  # the tasks whose attempts are here
         self._held: dict[tuple[str, str], list[Work]] = {}  # behind an older attempt that was cancelled
         self._fetching: set[asyncio.Task[None]] = set()
         self._threads: list[threading.Thread] = []
@@ -126,7 +126,7 @@ class LocalExecutor:
         self._loop_thread.join(timeout=STOP_S)
 
     def _serve_async(self) -> None:
-        """Ends what is left when it is stopped, so that no user code is cut off without its `finally`."""
+        """Run the loop. When it is stopped, remaining tasks are cancelled, so that their `finally` blocks run."""
         loop = self._async_loop
         serve(loop, lambda: self._is_stopping)
         left = asyncio.all_tasks(loop)
@@ -179,12 +179,12 @@ class LocalExecutor:
                     await with_ready(Value(payload, source.wraps, source.path), read)
                     for payload, source in zip(payloads, work.inputs, strict=True)
                 ]
-            except StorageUnavailable:  # which is no trouble of this attempt's
+            except StorageUnavailable:  # not the fault of this attempt
                 await asyncio.sleep(AGAIN_S)
             except CorruptData as error:
                 self._end(work, TaskFailed(work.task_id, work.attempt, data_lost(str(error)), self._clock()))
                 return
-            except Exception as error:  # whatever is wrong with them: this attempt has to end
+            except Exception as error:  # the attempt must end in any case
                 reason = f"inputs not read: {failures.described(error)}"
                 self._end(work, AttemptLost(work.task_id, work.attempt, reason, self._clock()))
                 return
@@ -247,7 +247,7 @@ class LocalExecutor:
                 _leave(running, thread_id)
         except (Interrupted, KeyboardInterrupt):
             result = None
-            _leave(running, thread_id)  # the interrupt may have come while it left
+            _leave(running, thread_id)  # the interrupt may have come during the first `_leave`
         except SystemExit as exit_:
             result = exited(exit_)
         except BaseException as error:
@@ -262,7 +262,7 @@ class LocalExecutor:
         began = self._clock(), time.perf_counter()
         self._began(running, began)
         with running.lock:
-            # Not by the loop's own factory, which user code may have set.
+            # Not by the loop's task factory, which user code may have set.
             running.task = task = asyncio.Task(run(), loop=self._async_loop)
             if running.is_cancelled:
                 task.cancel()
@@ -277,7 +277,7 @@ class LocalExecutor:
         self._post(lambda: self._send(work, AttemptStarted(work.task_id, work.attempt, began_ms, began_ms)))
 
     def _tell(self, running: _Running, result: Result | None, began: Began | None = None) -> None:
-        """None: it was cancelled."""
+        """Report the result of an attempt; None: it was cancelled."""
         work, now_ms = running.work, self._clock()
         times: tuple[int, int | None, int | None] = now_ms, None, None
         if began is not None:
@@ -314,7 +314,7 @@ class LocalExecutor:
 
 
 def _leave(running: _Running, thread_id: int) -> None:
-    """From here on nothing is interrupted."""
+    """The attempt has left its thread: take back a pending interrupt."""
     with running.lock:
         running.thread_id = None
         spare_thread(thread_id)

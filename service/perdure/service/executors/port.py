@@ -1,7 +1,7 @@
-"""What the scheduler asks of whatever runs attempts.
+"""The port between the scheduler and an executor, which runs attempts.
 
-An executor knows nothing of runs and their rules. It takes work, reports what became of it, and
-never decides whether to try again. tests/conformance holds every implementation to this page.
+An executor does not know runs and their rules. It takes work and reports the results. It never retries on its own.
+Tests in tests/conformance check every implementation against this file.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from perdure.storage.rows import ValueKey
 
 @frozen
 class Work:
-    """One attempt of one task. `inputs` are where the values of `call.refs` are, in their order.
+    """One attempt of one task. `inputs` are the places of the values of `call.refs`, in their order.
 
-    `beside` names a task of the run, "" for none: if the worker that ran it is still there, this attempt
-    should run there too, whatever shape it has.
+    `beside` names a task of the run, "" for none: if that task's worker still exists, this attempt should run there
+    too, whatever its shape.
     """
 
     namespace: str
@@ -40,8 +40,8 @@ class Work:
 
 @frozen
 class GraphReturned:
-    """An attempt returned a graph, serialized and not yet checked: the scheduler makes TaskContinued
-    or TaskFailed of it."""
+    """An attempt returned a graph, serialized and not yet checked. The scheduler turns this into TaskContinued or
+    TaskFailed."""
 
     task_id: str
     attempt: int
@@ -52,7 +52,7 @@ class GraphReturned:
 
 
 class WaitReason(enum.Enum):
-    """Why an attempt has not begun, for programs."""
+    """Why an attempt has not begun, as a code."""
 
     RESOURCES = enum.auto()
     NO_AGENT = enum.auto()
@@ -61,7 +61,7 @@ class WaitReason(enum.Enum):
 
 @frozen
 class Waiting:
-    """Why an attempt has not begun. `text` says for people what is wanted and what there is."""
+    """Why an attempt has not begun. `text` says which resources it wants and which there are."""
 
     reason: WaitReason
     text: str
@@ -73,56 +73,56 @@ Reports: TypeAlias = Sequence[tuple[str, Report]]
 
 
 class ValueReader(Protocol):
-    """How an executor gets at the values that arguments refer to; a missing one raises CorruptData."""
+    """Reads the values that arguments refer to. A missing value raises CorruptData."""
 
     def cached(self, key: ValueKey) -> Payload | None:
-        """The value if it is at hand, without waiting. Small ones mostly are."""
+        """The value if it is in the cache, without waiting. Small values mostly are."""
         ...
 
     async def read(self, keys: Sequence[ValueKey]) -> list[Payload]:
-        """The values in the order asked for. All of them are durable before an attempt that refers to
-        them is submitted. Blobs come as references."""
+        """The values in the order of the keys. They are durable before an attempt that refers to them is submitted.
+        Blobs come as references."""
         ...
 
 
 class Executor(Protocol):
     """Runs attempts.
 
-    `holds_for_s` says, from any thread, for how long the engine's runs are certainly its own; for ever if there
-    are no others. Later others may be going on with them: nothing that waits begins then, until it says so again.
+    `holds_for_s` returns the seconds for which the engine's runs are certainly its own, inf if there are no other
+    engines. It may be called from any thread. After that time another engine may have taken the runs over, so no
+    waiting attempt begins until `holds_for_s` is positive again.
     """
 
     holds_for_s: Callable[[], float]
 
     async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
-        """Begin to work. `report` is called on the event loop and does not block; nothing is reported
-        before `start` was called or after `stop` returned."""
+        """Begin to work. `report` is called on the event loop and does not block. It is not called before `start` or
+        after `stop` has returned."""
         ...
 
     async def stop(self) -> None:
-        """Stop all attempts and end. Whatever did not end is not reported. Stopping twice is no error."""
+        """Stop all attempts and end. Attempts that did not end are not reported. Stopping twice is allowed."""
         ...
 
     def submit(self, work: Work) -> None:
-        """Run an attempt when there is room for it. Submitting the same key again while it is here is no
-        second attempt. An attempt of a task does not begin before an older one that was cancelled
-        has really ended.
+        """Run an attempt when there is room for it. A key that is submitted again while its attempt is here makes no
+        second attempt. An attempt begins only after older, cancelled attempts of its task have really ended.
 
-        Reported: AttemptStarted once user code may have begun; then exactly one of TaskSucceeded,
-        GraphReturned, TaskFailed, AttemptLost, unless it is cancelled. AttemptLost means it may have
-        begun: work that certainly has not is kept and run elsewhere, at no cost.
+        Reports: AttemptStarted once user code may have begun, then exactly one of TaskSucceeded, GraphReturned,
+        TaskFailed, AttemptLost, unless the attempt is cancelled. AttemptLost means that it may have begun. An attempt
+        that certainly has not begun is not reported as lost: it runs elsewhere.
         """
         ...
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
-        """Stop an attempt: one that waits is dropped, one that runs is interrupted and soon killed.
-        Reports about it may still come. An unknown one is no error."""
+        """Stop an attempt: a waiting one is dropped, a running one is interrupted and soon killed. Reports about it may
+        still come. An unknown key is ignored."""
         ...
 
     def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting | None:
-        """Why an attempt that was submitted has not begun; None if it has, if it is not here, or if nobody knows."""
+        """Why a submitted attempt has not begun; None if it has begun, is not here, or the reason is unknown."""
         ...
 
     def python_versions(self) -> frozenset[str]:
-        """Versions ("3.11") of the Pythons that run attempts now; empty if there is none or nobody knows."""
+        """Versions ("3.11") of the Pythons that run attempts now; empty if there is none or they are unknown."""
         ...

@@ -1,9 +1,9 @@
 """Runs attempts without a cluster, in processes beside the engine.
 
-User code may end its process, or hang it. In processes of its own that costs attempts of its own, and the engine goes
-on. A Python process has one module of each name, so each package of modules has processes of its own: runs with other
-versions of a module go on beside each other. The processes are leases as on Ray, which `LeasePool` fills; no attempt
-waits for resources. An engine that lives in the user's program, or was given threads, runs what has no modules there.
+User code may end or hang its process. In separate processes that costs only its own attempts, and the engine goes on.
+A Python process can hold one version of a module, so each package of modules has processes of its own, and runs with
+different versions go on side by side. The processes are leases, as on Ray, and get their attempts from `LeasePool`; no
+attempt waits for resources. With `threads`, attempts without modules run in threads of the engine instead.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from perdure.v1 import worker_service_pb2 as pb
 log = logging.getLogger(__name__)
 
 STOP_S: Final = 3.0
-"""A lease ends by itself within a second or so of the end of its stream."""
+"""The wait before leases are killed. A lease ends by itself about a second after its stream."""
 
 
 class ProcessExecutor:
-    """Implements Executor over others. `address` gives that of the engine, once it has one. `threads` runs what comes
-    without modules; None: that has processes, too."""
+    """Implements Executor over two others. `address` returns the engine's address, once it has one. `threads` runs the
+    attempts without modules; None: those have processes, too."""
 
     def __init__(self, threads: Executor | None, pool: LeasePool, address: Callable[[], str]) -> None:
         self._threads = threads
@@ -80,13 +80,13 @@ def _modules_of(shape: Shape) -> Any:
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    """It may have ended by itself, and have gone unnoticed so far."""
+    """Kill a process, which may have ended by itself."""
     with suppress(ProcessLookupError):
         process.kill()
 
 
 class _Processes:
-    """Starts and ends leases on the pool's word, as an agent does. A folder has their packages unpacked."""
+    """Starts and ends leases at the pool's request, as an agent does. Packages are unpacked in a temporary folder."""
 
     def __init__(self, pool: LeasePool, address: Callable[[], str]) -> None:
         self._pool = pool

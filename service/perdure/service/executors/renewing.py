@@ -1,9 +1,9 @@
-"""An executor in front of another one: what attempts have stored is there when its use is noted.
+"""An executor in front of another one: makes sure that the blobs of late reports still exist.
 
-A blob that nobody uses yet is kept for a grace period after it was put. Nearly all attempts report well
-within that time after they were submitted. One that did not may have stood still between storing a value and
-saying so, for longer than the value was kept. So what it stored counts as put anew before anybody hears of it,
-and if something is gone, the attempt was in vain and counts as lost.
+A blob that no run uses yet is kept for a grace period after it was put. Nearly all attempts report within that time
+after they were submitted. A worker may be paused between storing a value and reporting it, for longer than the grace
+period. So the blobs of a late report are renewed before the report is passed on. If one of them is gone, the attempt
+is reported as lost.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PAUSE_MAX_S: Final = 5.0
 
 
 class RenewingExecutor:
-    """Implements Executor. What was submitted less than `late_s` ago is passed on as it comes."""
+    """Implements Executor. Reports of attempts that were submitted less than `late_s` ago are passed on at once."""
 
     def __init__(self, inner: Executor, blobs: BlobStore, *, late_s: float, elapsed_s: Callable[[], float]) -> None:
         self._inner = inner
@@ -87,7 +87,7 @@ class RenewingExecutor:
             task.add_done_callback(self._tasks.discard)
 
     async def _look_after(self, run_id: str, report: Report) -> None:
-        """Until the blob store answers."""
+        """Renew the blobs of a late report, then pass it on. Waits until the blob store answers."""
         pause_s = PAUSE_FIRST_S
         while True:
             try:
@@ -113,7 +113,7 @@ def _blobs_of(report: Report) -> tuple[BlobRef, ...]:
         case GraphReturned():
             try:
                 return tuple(graphwire.blobs_of_spec(graphwire.decode_spec(report.spec)))
-            except InvalidSpec:  # which whoever it is reported to finds out
+            except InvalidSpec:  # the scheduler will find that out
                 return ()
         case _:
             return ()

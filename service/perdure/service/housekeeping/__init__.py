@@ -1,1 +1,1 @@
-"""Removes what nobody needs any more."""
+"""Removes old runs and unused blobs."""

@@ -1,4 +1,4 @@
-"""The deletion of one run, for clients that ask for it and for the retention."""
+"""The deletion of one run, for clients and for the retention."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from perdure.storage.rows import DeleteRun, RunRow, SetRun
 
 
 class Deletions:
-    """Deletes runs. `on_delete` is called after each deletion, since blobs may be unused now."""
+    """Deletes runs. `on_delete` is called after each deletion, because blobs may be unused now."""
 
     def __init__(
         self, journal: Journal, changes: Changes, clock: Callable[[], int], *, on_delete: Callable[[], None]
@@ -21,17 +21,16 @@ class Deletions:
         self._on_delete = on_delete
 
     async def remove(self, row: RunRow) -> bool:
-        """Delete a run with everything that is its own, unless it has changed since `row` was read (False). A repeated
-        deletion gives False, too: then the run is gone. Raises StorageError; deletions make room, so they are tried
-        while the store has none."""
-        # A damaged run is changed by nobody, and its row differs from what is told of it.
+        """Delete a run with everything that belongs to it. False: it has changed since `row` was read, or is gone.
+        Raises StorageError. Deletions make room, so they are tried even while the store is full."""
+        # A damaged run cannot change, and its stored row differs from `row`.
         unchanged = () if row.damage else (SetRun.unchanged(row),)
         result = await self._journal.commit((*unchanged, DeleteRun(row.run_id)), droppable=True, frees=True)
         self._on_delete()
         return not result.is_refused
 
     def tell(self, row: RunRow) -> None:
-        """Tell those who watch or wait that the current run of a workflow id is deleted."""
+        """Tell watchers and waiting calls that the current run of a workflow id is deleted."""
         told = Change(0, self._clock(), row.namespace, deleted=row.workflow_id)
         self._changes.publish(row.run_id, told)
         self._changes.stir(row.run_id)

@@ -1,8 +1,8 @@
 """Deletes runs that ended long ago. It is off unless the settings say how long runs are kept.
 
-Each deletion is an entry of the journal like one that a client asks for: durable or not done at all, so
-an engine may die at any moment and the next one goes on. The entry holds only while the run is still as
-it was when it was looked at: one that was resumed meanwhile is not deleted.
+Each deletion is one entry of the journal, like a client's deletion: it happens wholly or not at all, so an engine may
+die at any moment and the next one goes on. The entry is conditional on the row that was read: a run that was resumed
+meanwhile is not deleted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAUSE_MAX_S: Final = 60.0
 
 
 class RetentionStore(HousekeepingStore, RunStore, Protocol):
-    """What retention asks of the store."""
+    """The part of the store that the retention uses."""
 
 
 class Retention:
@@ -55,13 +55,13 @@ class Retention:
         await self._loop.stop()
 
     async def expire(self) -> int:
-        """Delete all that is old enough now; gives their number. Raises StorageError."""
+        """Delete all runs that are old enough now. Returns their number. Raises StorageError."""
         before_ms = self._clock() - self._keep_ms
         count = 0
         while page := await self._store.finished_runs(before_ms=before_ms, limit=PAGE):
             gone = sum(await asyncio.gather(*[self._delete(row, before_ms) for row in page]))
             count += gone
-            if gone < len(page):  # others are at the same runs: later
+            if gone < len(page):  # another engine deletes the same runs: go on later
                 break
         return count
 

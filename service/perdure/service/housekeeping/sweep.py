@@ -1,19 +1,20 @@
-"""Removes blobs that nobody uses any more, and never one that somebody uses or is about to.
+"""Removes unused blobs, but none that a run uses or is about to use.
 
-The store knows who uses what: the entry that mentions a blob notes the use. Deleting a run marks its
-blobs, and so does a report that comes too late. A sweep looks at the marked ones: one that a run uses
-is let go, one that nobody uses is removed, unless it was put within the grace period. For whoever puts
-a blob (and finds it there, perhaps) is about to have its use noted, and that takes a while. Marks are
-rows, so a sweep that died is done again by the next engine; what was removed twice is gone all the same.
+Uses. The journal entry that stores a reference to a blob also stores that the run uses the blob.
 
-Some blobs are never mentioned: of an attempt whose receipt was lost, of an upload that nobody ran. A
-collection looks at every blob of the store now and then and marks those without uses; the sweep does the
-rest.
+Marks. Deleting a run marks its blobs, and so does a late report. Marks are rows, so after a crash the next engine
+sweeps again; removing a blob is idempotent.
 
-What a sweep relies on is that a use is noted within the grace period of the put, as seen from the
-moment of the look. So a sweep that was held up grants the time that passed since it looked on top. And
-uses get stuck while the database is away, or an engine is stopped: a sweep waits until neither was the
-case for a while, in which whoever had something to note has noted it.
+Sweep. A sweep unmarks the marked blobs that a run uses, and removes the unused ones, unless they were put within the
+grace period: a client or worker that has put a blob is about to have its use stored.
+
+Collection. Some blobs are never used: those of an attempt whose receipt was lost, or of an upload without a run. From
+time to time a collection lists all blobs and marks the unused ones; the sweep does the rest.
+
+A sweep is correct if each use is stored within the grace period after the put, as seen from the moment when the sweep
+read the uses. So a sweep that is delayed adds the delay to the grace period. Uses are also delayed while the database
+is away or an engine is stopped. So a sweep first waits until neither has happened for a while, in which delayed uses
+are stored.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ log = logging.getLogger(__name__)
 
 PAGE: Final = 500
 PAUSE_S: Final = 1.0
-"""Between two sweeps, so that many deletions are one sweep. There is none without a grace period."""
+"""The pause between two sweeps, so that many deletions share one. There is none without a grace period."""
 AGAIN_MAX_S: Final = 60.0
 CALM_S: Final = 30.0
-"""So long the database has answered and this engine was awake before it removes anything."""
+"""Before a sweep, the database has answered and this engine was awake for at least this long."""
 BEAT_S: Final = 1.0
 
 
 class SweepStore(ChangeStore, HousekeepingStore, Protocol):
-    """What a sweep asks of the store."""
+    """The part of the store that a sweep uses."""
 
 
 class Sweeper:
@@ -57,8 +58,8 @@ class Sweeper:
         collect_s: float = 0,
         now_s: Callable[[], float] = elapsed_s,
     ) -> None:
-        """`collect_s` is the time from one collection to the next; 0: none in the background. `now_s` is a clock that
-        goes on while the process is stopped."""
+        """`collect_s` is the time between two collections; 0: none in the background. `now_s` is a clock that goes on
+        while the process is stopped."""
         self._now_s = now_s
         self._store = store
         self._journal = journal
@@ -84,12 +85,12 @@ class Sweeper:
         self._sweeping.wake()
 
     async def sweep(self) -> bool:
-        """Look at all that is marked. Gives whether marks are left: of blobs that were put lately, or that
-        the blob store would not remove."""
+        """Check all marked blobs. Returns whether marks are left: of blobs that were put recently, or that the blob
+        store could not remove."""
         is_left, after = False, ""
         while True:
             looked_s = self._now_s()
-            await self._journal.barrier()  # uses that were reported before the look are in the store then
+            await self._journal.barrier()  # uses that were reported before are now in the store
             page = await self._store.marked_blobs(after=after, limit=PAGE)
             if not page:
                 return is_left
@@ -100,7 +101,7 @@ class Sweeper:
                 await self._journal.commit((Unmark(tuple(done)),), droppable=True)
 
     async def collect(self) -> tuple[int, int]:
-        """Mark all blobs that no run uses. Gives how many blobs there are, and how many it marked."""
+        """Mark all blobs that no run uses. Returns the number of all blobs and of those that it marked."""
         seen = marked = 0
         page: list[str] = []
         async for blob in self._blobs.list():
@@ -141,7 +142,7 @@ class Sweeper:
         return min(max(self._grace_s / 2, PAUSE_S), AGAIN_MAX_S)
 
     async def _calm(self) -> None:
-        """Wait until this engine was awake, and the database there, for long enough."""
+        """Wait until this engine was awake and the database answered for long enough."""
         calm_s = min(CALM_S, self._grace_s / 4)
         since_s = last_s = self._now_s()
         while self._now_s() - since_s < calm_s:

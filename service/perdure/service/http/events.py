@@ -1,12 +1,12 @@
-"""Events over HTTP, for those who speak no gRPC: webhooks, shells, scripts written for Ray's event provider.
+"""Events over HTTP, for clients without gRPC: webhooks, shells, scripts written for Ray's event provider.
 
     POST /event/send_event/{workflow_id}?namespace=...
         {"event_key": "approved", "event_payload": {"by": "ann"}}
         Idempotency-Key: ID                  the event's id; the same one again is not delivered again
     GET /healthz, GET /readyz
 
-It translates requests to SendEvent and answers to JSON; `api.events` decides what becomes of an event. Bodies
-have to say that they are JSON: browsers let no foreign page send that without asking.
+This file translates requests to SendEvent and answers to JSON; `api.events` handles the events. The Content-Type of a
+request must be JSON, because browsers do not let a page of another origin send that without asking the server.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BODY_BYTES_MAX: Final = limits.INLINE_PAYLOAD_BYTES_MAX
 ZLIB_METHOD: Final = 8
 """The low bits of a zlib stream's first byte (RFC 1950)."""
 AUTOMATIC: Final = 32
-"""Tells zlib to find out itself whether a stream is gzip's or zlib's."""
+"""Makes zlib detect whether a stream is gzip or zlib."""
 KEY_HEADER: Final = "Idempotency-Key"
 STATUS: Final = {
     # of HTTP, by the name of the status that `errors` gives
@@ -51,7 +51,7 @@ STATUS: Final = {
 
 
 class _OwnFaults(logging.Filter):
-    """Lets through what is not the fault of a client: requests that are not HTTP, connections that break."""
+    """Drops log records about faults of clients: requests that are not HTTP, connections that break."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -67,7 +67,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @asynccontextmanager
 async def serving_http(listen: str, events: EventCalls, gate: Gate, *, grace_s: float) -> AsyncIterator[str]:
-    """Serve until the context is left; gives host:port. Raises SettingsError if the address is taken."""
+    """Serve until the context is left; yields host:port. Raises SettingsError if the address is taken."""
     host, _, port = listen.rpartition(":")
     application = web.Application(middlewares=[_answer_errors], client_max_size=BODY_BYTES_MAX)
     service = _Service(events, gate)
@@ -133,7 +133,7 @@ async def _json(request: web.Request) -> Any:
 
 
 def _decompressed(body: bytes, encoding: str) -> bytes:
-    """A body as it was before it was compressed. No more of it is made than a body may have."""
+    """The decompressed body. Decompression stops at the largest size of a body."""
     if encoding == "identity":
         return body
     if encoding not in ("gzip", "x-gzip", "deflate"):
@@ -181,7 +181,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         error: errors.PerdureError = _too_large("body", request.content_length or BODY_BYTES_MAX + 1)
     except web.HTTPException as wrong:  # no such path, or another method
         return web.json_response({"error": {"message": wrong.reason}}, status=wrong.status, headers=_allowed(wrong))
-    except ConnectionError:  # the client is gone; aiohttp wants an answer all the same, which nobody gets
+    except ConnectionError:  # the client is gone, but aiohttp needs an answer
         return web.Response(status=400)
     except Exception as raised:
         error = translate(raised, request.path)

@@ -1,1 +1,1 @@
-"""The group commit, and the loops that never end."""
+"""The group commit, and background loops."""

@@ -1,29 +1,26 @@
-"""The group commit: everything that arrives while one transaction is flushed goes into the next.
+"""The group commit: everything that arrives while one transaction is flushed goes into the next one.
 
-An idle engine commits one entry in one flush, a busy one hundreds. There is no delay by the clock; but while
-commits have been of several entries, one of few first lets the event loop have some turns, for what is to come
-with it is often on its way, and the price of a commit hardly depends on its size. What
-depends on an entry stands in its `then`, which is called once the entry is durable, in the order of
-the entries. The journal knows nothing of runs, and whether to refuse work is the caller's matter.
+An idle engine commits one entry per flush, a busy one hundreds. There is no timed delay. But the cost of a commit
+hardly depends on its size, so under load a small batch first yields some turns of the event loop, for more entries to
+arrive. The `then` of an entry is called once the entry is durable, in the order of the entries. The journal does not
+know runs, and leaves it to its callers to refuse work.
 
-When the store fails, the journal goes on trying the same batch with growing pauses: memory is ahead
-of it and nothing that a worker reported may be lost. Entries that nothing in memory depends on yet
-(`droppable`) are given up when the store says for certain that they did not happen.
-When there is no room, entries that make room (`frees`) are tried by themselves before all others.
+Outages. When the store fails, the journal repeats the same batch with growing pauses, because memory is ahead of the
+store and reports of workers must not be lost. An entry that nothing in memory depends on yet (`droppable`) is given up
+if the store says for certain that it did not happen. When the store is full, entries that make room (`frees`) are
+tried first.
 
-An entry that the store never takes (Unstorable) must not hold up the others. The batch is halved until it is
-alone, the rest is committed in its order, and the entry is handed back: whoever appended it is told. Later
-entries `of` the same run are handed back with it, for they build on it, and the store must not have them
-without it. When the store raises what no store should raise, the batch is halved, too. Such an entry is tried
-a few times more, and is handed back only if the store takes an empty commit meanwhile: a store that is broken for
-all is an outage and no reason to fail anybody.
+Bad entries. An entry that the store rejects for good (Unstorable) must not hold up the others. The batch is halved
+until the entry is alone; the rest is committed in order, and the entry is handed back to its caller. Later entries
+`of` the same run are handed back with it, because they build on it. If the store raises an unexpected error, the batch
+is halved as well. The entry to blame is tried a few times more, and is handed back only if the store then takes an
+empty commit; otherwise the store is broken for all entries, which is an outage.
 
-When the store says that this engine is no longer a member (Fenced), the journal ends: nothing that is
-appended will ever happen, whoever waits is told so, and `on_fenced` is called.
+Fencing. When the store says that this engine is no longer a member (Fenced), the journal ends. No later entry will
+ever be committed, all waiting callers get the error, and `on_fenced` is called.
 
-One engine among several knows its runs better than the store only as long as its lease holds; later
-others may have gone on with them. So nothing acts on what was committed, and nobody is told what
-memory says, before a lease that may have ended is renewed.
+Several engines. After the end of this engine's lease, other engines may have taken its runs over. So if the lease may
+have ended, it is renewed before the engine acts on a commit or answers from memory.
 """
 
 from __future__ import annotations
@@ -43,20 +40,21 @@ log = logging.getLogger(__name__)
 RETRY_FIRST_S: Final = 0.05
 RETRY_MAX_S: Final = 2.0
 BUG_TRIES_MAX: Final = 5
-"""Attempts at one entry by itself for which the store raised what no store should raise."""
+"""Tries of a single entry for which the store raises an unexpected error."""
 BATCH_WRITES_MAX: Final = 20_000
-"""Writes of one transaction. More only grows the latency of everybody in it."""
+"""Writes of one transaction. More would only increase the latency of all its entries."""
 FEW: Final = 16
-"""Entries. A commit of as many does not wait for more."""
+"""A batch of this many entries does not wait for more."""
 CROWD: Final = 1.5
-"""Entries of a commit, on the average, from which on there are others to wait for: a chain has one at a time."""
+"""From this average number of entries per commit, a small batch waits for more. (A lone chain has one per commit.)"""
 CROWD_SMOOTHING: Final = 0.1
 LOOK_EVERY: Final = 16
-"""Commits after which who seems to be alone looks whether others have come: commits of one entry make a busy loop, and
-a busy loop takes one call at a time, which makes commits of one entry."""
+"""Even below CROWD, one in this many commits waits for more entries. Commits of one entry keep the loop busy, and a
+busy loop handles one call at a time, which makes commits of one entry: without this, the journal would stay in that
+state."""
 TURNS_MAX: Final = 100
 TURNS_STILL_MAX: Final = 20
-"""Turns of the loop in a row in which nothing came, so that nothing more is on its way."""
+"""After this many turns of the loop without a new entry, the batch is committed."""
 
 T = TypeVar("T")
 Then: TypeAlias = Callable[[EntryResult, int], T]
@@ -64,7 +62,7 @@ Then: TypeAlias = Callable[[EntryResult, int], T]
 
 
 class Terms(TypedDict, total=False):
-    """What may be said of an entry besides what it writes: see `Journal.append`."""
+    """Options of an entry: see `Journal.append`."""
 
     droppable: bool
     frees: bool
@@ -75,13 +73,13 @@ class Terms(TypedDict, total=False):
 
 
 class Lease(Protocol):
-    """For how long this engine's runs are certainly its own."""
+    """The membership of this engine. While it `holds`, no other engine can have taken its runs over."""
 
     @property
     def holds(self) -> bool: ...
 
     async def renew(self) -> None:
-        """Raises StorageError, and Fenced if it is too late."""
+        """Raises StorageError, or Fenced if the engine was declared dead."""
         ...
 
 
@@ -110,10 +108,10 @@ class Journal:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._freeing = asyncio.Event()  # an entry that makes room has come
+        self._freeing = asyncio.Event()  # an entry that makes room was appended
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
-        self._crowd = 0.0  # entries of a commit, on the average
+        self._crowd = 0.0  # moving average of entries per commit
         self._until_look = LOOK_EVERY
         self.on_fenced: Callable[[], None] = lambda: None
         # `lease`: of an engine among several. `happened`: see `fleet.repeats`.
@@ -122,7 +120,7 @@ class Journal:
 
     @property
     def error(self) -> Exception | None:
-        """What the store says while it fails; None while it works."""
+        """The error of the store while it fails; None while it works."""
         return self._error
 
     @property
@@ -132,11 +130,11 @@ class Journal:
 
     @property
     def is_sure(self) -> bool:
-        """Whether nobody else can have gone on with what is this engine's."""
+        """Whether no other engine can have taken over the runs of this one."""
         return self.lease is None or self.lease.holds
 
     async def assure(self) -> None:
-        """Make sure of it. Raises StorageError."""
+        """Renew the lease unless it holds. Raises StorageError."""
         if self.lease is not None and not self.lease.holds:
             await self.lease.renew()
 
@@ -144,7 +142,7 @@ class Journal:
         self._task = asyncio.create_task(self._run(), name="journal")
 
     async def stop(self, *, grace_s: float) -> bool:
-        """Flush what is there, for at most so long. False: something was not flushed."""
+        """Flush what was appended, for at most `grace_s`. False: something was not flushed."""
         if self._task is None:
             return True
         if not self._idle.is_set():
@@ -171,18 +169,18 @@ class Journal:
         of: str = "",
         refused: Callable[[Exception], None] | None = None,
     ) -> None:
-        """Add an entry that nobody waits for. An empty one comes after those before it. One that `frees` may overtake
-        others.
+        """Add an entry without waiting for it. An empty entry completes after those before it.
 
-        `trouble` is called once if the store fails while the entry is at it; unless the entry is given up (see above),
-        it stays and may yet happen. With `patient` it is called only once the entry has not happened and never will.
-        `dropped` is called when an entry is given up.
-
-        When the store never takes the entry, it has not happened and never will, nor will the entries after it that
-        are `of` the same run: `refused` of the one is called, then all of them are told their trouble and are dropped.
-
-        What is to happen at most `once` is given up, too, when nobody knows whether it has happened: others may
-        have built on it since, and even removed it, so that it would happen twice.
+        - `then` is called with the result, once the entry is durable.
+        - `trouble` is called once, if the store fails during a commit of the entry. The entry stays and may still be
+          committed, unless it is given up. With `patient` it is called only if the entry will certainly never be
+          committed.
+        - `droppable` entries are given up on certain failures (see above), then `dropped` is called.
+        - `frees`: the entry makes room, and may overtake others.
+        - `once`: the entry is given up also when it is unknown whether it was committed. Other engines may have built
+          on it and removed the result, so a repetition could commit it twice.
+        - `of`: the run that the entry belongs to. If the store rejects the entry for good, `refused` is called. Then
+          `trouble` and `dropped` of this entry and of all later entries of the run are called.
         """
         if not entry and self._idle.is_set() and self.is_sure:
             then(EntryResult(), 0)
@@ -208,12 +206,12 @@ class Journal:
     def commit(
         self, entry: Entry, then: Then[T] | None = None, *, patient: bool = False, **terms: Unpack[Terms]
     ) -> asyncio.Future[T] | asyncio.Future[EntryResult]:
-        """Add an entry, before this returns, and wait for it: the future has what `then` gave, without `then` the
-        result of the entry.
+        """Add an entry before this returns. The future gets the result of `then`, or without `then` that of the entry.
 
-        It raises what `then` raised, or what the store raises (StorageError as a rule) while the entry is at it: the
-        entry may yet happen unless it is given up (see `append`). With `patient` it raises only once the entry
-        has not happened and never will. `then` is called, at the end of the commit, even if nobody waits any more.
+        The future raises the error of `then`, or the error of the store during a commit of the entry (normally a
+        StorageError). After an error of the store the entry may still be committed, unless it is given up (see
+        `append`). With `patient` the future raises only if the entry will certainly never be committed. `then` is
+        called at the end of the commit even if the future was cancelled.
         """
         committed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
@@ -222,7 +220,7 @@ class Journal:
                 value = then(result, change) if then is not None else result
             except Exception as error:
                 if committed.done():
-                    raise  # nobody else hears of it
+                    raise  # the future cannot report it
                 committed.set_exception(error)
             else:
                 if not committed.done():
@@ -253,11 +251,11 @@ class Journal:
                 self._crowd += CROWD_SMOOTHING * (len(batch) - self._crowd)
                 await self._flush(batch)
                 if self._pending:
-                    await asyncio.sleep(0)  # a store may commit without waiting; others have their turn
+                    await asyncio.sleep(0)  # a store may commit without yielding: let other tasks run
             self._idle.set()
 
     async def _gather(self) -> None:
-        """Let the loop go on for a moment, as long as that brings entries."""
+        """Yield to the loop, as long as that brings entries."""
         still = 0
         for _ in range(TURNS_MAX):
             count = len(self._pending)
@@ -286,7 +284,7 @@ class Journal:
                 self._end(batch, error)
                 return
             batch, self._pending = batch + self._pending, []
-            if isinstance(error, _Suspect):  # it is tried again in a moment, and nobody need know
+            if isinstance(error, _Suspect):  # tried again soon; callers need not know
                 await self._pause(pause_s)
                 pause_s = min(pause_s * 2, RETRY_MAX_S)
                 continue
@@ -311,10 +309,10 @@ class Journal:
         self._error = None
 
     async def _commit(self, batch: list[_Pending]) -> tuple[Exception | None, list[_Pending]]:
-        """Commit a batch, in parts if it has an entry that the store does not take. Gives what the store says if it
-        fails otherwise, and what is left."""
+        """Commit a batch, in parts if the store rejects an entry. Returns an error if the store fails otherwise, and
+        the entries that are left."""
         try:
-            done = await self._done(batch)  # of all at once: that a run has ended is told by its last entry
+            done = await self._done(batch)  # for the whole batch: the last entry of a run shows that it has ended
         except Exception as unknown:
             return unknown, batch
         parts = [batch]  # the next one last
@@ -336,7 +334,8 @@ class Journal:
         return None, []
 
     async def _done(self, batch: list[_Pending]) -> dict[_Pending, int]:
-        """Those that had happened before, and in which commit at the latest. Raises StorageError."""
+        """The entries that were committed before, each with a commit that is not before its own. Raises
+        StorageError."""
         if self.happened is None:
             return {}
         sent = [pending for pending in batch if pending.may_have_happened]
@@ -344,7 +343,7 @@ class Journal:
         return {sent[place]: change for place, change in found.items()}
 
     async def _try(self, batch: list[_Pending], done: Mapping[_Pending, int]) -> Exception | None:
-        """Commit, and do what follows. Otherwise: what the store says."""
+        """Commit the entries and call their `then`. Returns the error of the store, or None."""
         entries = [pending.entry for pending in batch if pending.entry and pending not in done]
         try:
             committed = await self._store.commit(entries) if entries else Committed(0, ())
@@ -352,7 +351,7 @@ class Journal:
                 await self._make_sure(batch)
         except Exception as error:
             if not isinstance(error, StorageError):
-                log.exception("the store raised what it should not")
+                log.exception("the store raised an unexpected error")
             log.error("commit failed", extra={"error": str(error), "entries": len(entries)})
             return error
         self._error = None
@@ -360,8 +359,8 @@ class Journal:
         return None
 
     async def _blame(self, pending: _Pending, error: Exception) -> Exception | None:
-        """None: the entry alone is to blame. Otherwise what the journal has to wait for."""
-        if isinstance(error, Unstorable) or pending.once:  # what happens once is not tried again in any case
+        """None: the entry alone is to blame. Otherwise the error that the journal waits out."""
+        if isinstance(error, Unstorable) or pending.once:  # a `once` entry is never repeated
             return None
         pending.may_have_happened = True
         pending.bugs += 1
@@ -375,8 +374,9 @@ class Journal:
         return None
 
     def _hand_back(self, pending: _Pending, error: Exception, parts: Collection[list[_Pending]]) -> None:
-        """The store never takes this entry: neither it nor those that build on it are in anybody's way any more."""
-        log.error("an entry that the store never takes", extra={"run_id": pending.of, "error": str(error)})
+        """Remove an entry that the store rejects for good, with the later entries of its run, and call their
+        callbacks."""
+        log.error("the store rejects an entry for good", extra={"run_id": pending.of, "error": str(error)})
         gone = [pending]
         if pending.of:
             for some in (*reversed(tuple(parts)), self._pending):
@@ -393,7 +393,7 @@ class Journal:
             log.exception("a step after a refusal failed")
 
     async def _pause(self, pause_s: float) -> None:
-        """Until the next try, which an entry that makes room does not wait for."""
+        """Wait for the next try. An entry that makes room ends the pause."""
         if any(pending.frees for pending in self._pending):
             return
         self._freeing.clear()
@@ -402,7 +402,8 @@ class Journal:
                 await self._freeing.wait()
 
     async def _make_sure(self, batch: list[_Pending]) -> None:
-        """What is in the batch has happened, but perhaps others have gone on from there. Raises Fenced."""
+        """Renew the lease before the engine acts on the committed batch: another engine may have taken the runs over.
+        Raises Fenced."""
         pause_s = RETRY_FIRST_S
         while not self.is_sure:
             try:
@@ -423,16 +424,17 @@ class Journal:
 
 
 class _Suspect(Exception):
-    """There is an entry for which the store raises what it should not; others may well be committed."""
+    """The store raises an unexpected error for an entry, which is tried again. Other entries can be committed."""
 
 
 def _is_of_an_entry(error: Exception) -> bool:
-    """Whether an entry may be to blame, and not the store."""
+    """Whether a single entry may be to blame for the error, and not the store."""
     return isinstance(error, Unstorable | CorruptData) or not isinstance(error, StorageError)
 
 
 def _after_trouble(batch: list[_Pending], error: Exception) -> list[_Pending]:
-    """Tell those who wait, and give up what certainly did not happen and nobody builds on; gives the rest."""
+    """Call `trouble`, and give up the `droppable` entries that were certainly not committed, and those to happen
+    `once`. Returns the others."""
     is_certain = isinstance(error, StorageFull | CorruptData)
     kept = []
     _tell_trouble(batch, error)
@@ -449,7 +451,7 @@ def _after_trouble(batch: list[_Pending], error: Exception) -> list[_Pending]:
 
 
 def _tell_trouble(batch: Sequence[_Pending], error: Exception, *, is_over: bool = False) -> None:
-    """Each is told once. `is_over`: these entries have not happened and never will."""
+    """Call each `trouble` once. `is_over`: the entries were not committed and never will be."""
     for pending in batch:
         if pending.trouble is not None and (is_over or not pending.patient):
             pending.trouble(error)
@@ -457,7 +459,7 @@ def _tell_trouble(batch: Sequence[_Pending], error: Exception, *, is_over: bool 
 
 
 def _finish(batch: Sequence[_Pending], committed: Committed, done: Mapping[_Pending, int]) -> None:
-    """`done` are those that had happened before, and in which commit at the latest."""
+    """Call each `then`. `done`: see `_done`."""
     results = iter(committed.results)
     for pending in batch:
         result = next(results) if pending.entry and pending not in done else EntryResult()

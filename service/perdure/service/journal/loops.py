@@ -1,4 +1,4 @@
-"""Loops that run as long as the engine does, whatever one step of them raises."""
+"""Background loops that run as long as the engine, whatever a step raises."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TROUBLE_S: Final = 1.0
 
 
 class Loop:
-    """Takes a step again and again, in a task of its own, from `start` to `stop`.
+    """Repeats a step in an asyncio task, from `start` to `stop`.
 
-    `step` gives the seconds until the next one, None for "when somebody calls `wake`", which also cuts a pause short.
-    An exception is logged as `trouble`, with its traceback unless it is a StorageError, and the next step comes after
-    the seconds that `failed` gives. Fenced ends the loop, after `fenced` was called: the engine may write no more.
+    `step` returns the seconds until the next step, or None to wait for `wake`, which also ends a pause. If it raises,
+    the error is logged as `trouble` (with its traceback unless it is a StorageError), and the next step comes after
+    the seconds that `failed` returns. Fenced ends the loop, after a call of `fenced`.
 
     The first step comes after `first_s`. A pause lasts `gather_s` longer, so that several calls of `wake` become one
-    step. `wake` is an event that others set instead of calling `wake`.
+    step. Setting the event `wake` has the effect of calling `wake`.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class Loop:
         self._task = asyncio.create_task(self._run(), name=self._name)
 
     async def stop(self) -> None:
-        """Cancel the step under way. Stopping what was not started, or twice, is no error."""
+        """Cancel the current step. Stopping a loop twice, or one that was not started, is allowed."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     def wake(self) -> None:
-        """There may be something to do."""
+        """Take a step soon."""
         self._wake.set()
 
     @property
     def is_idle(self) -> bool:
-        """Whether no step is under way, asked for, or to be repeated because it failed."""
+        """Whether no step runs, was asked for, or is to be repeated because it failed."""
         return not self._is_busy and not self._wake.is_set()
 
     async def _run(self) -> None:

@@ -1,9 +1,9 @@
-"""The end of a server's connections: callers are told UNAVAILABLE, and nobody CANCELLED.
+"""Closes a server's connections so that callers get UNAVAILABLE and not CANCELLED.
 
-gRPC answers CANCELLED to calls that reach a server after it was stopped, and on a busy machine many do: their
-client has not yet read that the connection ends. So the server goes on refusing calls with DRAINING until the calls
-that are under way have ended and no new ones come, at most for LINGER_S. Then its side of each connection is closed
-(a TCP FIN), before gRPC is stopped: whatever a client has sent by then is UNAVAILABLE to it.
+gRPC answers CANCELLED to calls that reach a stopped server. On a busy machine many do, because their client has not
+yet read that the connection ends. So the server goes on refusing calls with DRAINING until the calls under way have
+ended and no new ones come, for at most LINGER_S. Then it closes its side of each connection (TCP FIN) before gRPC is
+stopped. Calls that are on their way at that moment are UNAVAILABLE to their clients.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ import grpc.aio
 from perdure.service.api.gate import Gate
 
 QUIET_S: Final = 0.02
-"""Without a call for so long, clients have gone elsewhere."""
+"""After this time without a call, clients are taken to have gone elsewhere."""
 LINGER_S: Final = 1.0
-"""Clients that go on calling are refused for so long, once no call is under way."""
+"""Clients that keep calling are refused for at most this long, once no call is under way."""
 STEP_S: Final = 0.005
 DESCRIPTORS: Final = "/dev/fd"
 
 
 async def hang_up(server: grpc.aio.Server, gate: Gate, port: int, *, grace_s: float) -> None:
-    """Stop a server whose gate refuses calls. Calls under way have `grace_s` to end, and streams of workers."""
+    """Stop a server whose gate refuses calls. Calls under way and streams of workers have `grace_s` to end."""
     loop = asyncio.get_running_loop()
     began_s = loop.time()
     while loop.time() < began_s + grace_s:
@@ -42,13 +42,13 @@ async def hang_up(server: grpc.aio.Server, gate: Gate, port: int, *, grace_s: fl
     stopping = asyncio.ensure_future(server.stop(max(began_s + grace_s - loop.time(), 0)))
     try:
         await asyncio.sleep(0)  # nothing listens from here on
-        _close_sides(port, gate.workers)  # those that came in between
+        _close_sides(port, gate.workers)  # connections that came in between
     finally:
         await stopping
 
 
 def _close_sides(port: int, kept: Collection[str]) -> None:
-    """End what this process sends on connections to its port, but for those of these peers."""
+    """Close this process's side of all connections to its port, except those of the peers in `kept`."""
     peers = {_endpoint(peer) for peer in kept}
     for connection in _connections(port):
         with connection, suppress(OSError):
@@ -58,7 +58,7 @@ def _close_sides(port: int, kept: Collection[str]) -> None:
 
 
 def _connections(port: int) -> Iterator[socket.socket]:
-    """Copies of this process's sockets that are connected through the port. gRPC keeps its own to itself."""
+    """Duplicates of this process's sockets that are connected through the port. gRPC does not expose its sockets."""
     for name in os.listdir(DESCRIPTORS):
         with suppress(OSError):
             if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):

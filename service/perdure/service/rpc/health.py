@@ -1,7 +1,7 @@
 """grpc.health.v1.Health: whether this engine takes calls.
 
-The one of the library keeps its streams open for ever, and a server that stops waits for open streams.
-Here they end, with NOT_SERVING as their last word, when the engine drains.
+The library's servicer keeps its streams open for ever, and a server that stops waits for open streams. Streams of this
+one end when the engine drains, with NOT_SERVING as the last status.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             if status != last:
                 last = status
                 yield pb.HealthCheckResponse(status=status)
-            if is_over:  # otherwise the engine may have begun to drain while the answer was on its way
+            if is_over:  # read before the answer: the engine may have begun to drain since
                 return
-            if changed is self._changed:  # nothing happened while the answer was on its way
+            if changed is self._changed:  # no change while the answer was sent
                 await changed.wait()
 
     def _status_of(self, service: str) -> Any:

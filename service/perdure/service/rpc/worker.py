@@ -1,4 +1,4 @@
-"""WorkerService: the streams of agents and leases. What their messages mean is the matter of the pool's sessions."""
+"""WorkerService: the streams of agents and leases, whose messages go to the pool's sessions."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
 
 
 async def _read(stream: AsyncIterator[Any], take: Callable[[Any], None]) -> None:
-    """To the end of the stream, however it ends."""
+    """Read until the stream ends, with or without an error."""
     try:
         async for message in stream:
             take(message)

@@ -1,4 +1,4 @@
-"""Work as a message to a lease, and what a lease says of it as a report."""
+"""Converts work into messages to a lease, and receipts of a lease into reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ATTEMPT_BYTES_MAX: Final = 1024 * 1024
 
 
 def attempt_of(work: Work, token: int, cached: Callable[[ValueKey], Payload | None]) -> pb.Attempt:
-    """Small values that are at hand go along; the lease asks for the others."""
+    """The message for an attempt. It contains small cached values; the lease asks for the others."""
     attempt = pb.Attempt(
         token=token,
         namespace=work.namespace,
@@ -43,7 +43,7 @@ def attempt_of(work: Work, token: int, cached: Callable[[ValueKey], Payload | No
 
 
 def took_ms(receipt: pb.Receipt) -> float | None:
-    """How long user code ran; None if it did not get as far as that."""
+    """How long user code ran; None if it did not begin."""
     if not receipt.HasField("duration"):
         return None
     return float(wire.from_duration(receipt.duration)) + receipt.duration.nanos % 1_000_000 / 1e6
@@ -68,6 +68,6 @@ def report_of(work: Work, receipt: pb.Receipt, now_ms: int) -> Report:
             return GraphReturned(work.task_id, work.attempt, receipt.continuation, *times)
         case _:
             failure = texts.mended(wire.failure_from_proto(receipt.failure))  # of a worker of any version
-            if failure.kind is FailureKind.CANCELED:  # interrupted though nobody asked: the worker is ending
+            if failure.kind is FailureKind.CANCELED:  # interrupted without a request: the worker is ending
                 return AttemptLost(work.task_id, work.attempt, "the attempt was interrupted", now_ms)
             return TaskFailed(work.task_id, work.attempt, failure, *times)

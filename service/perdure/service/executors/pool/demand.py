@@ -1,4 +1,4 @@
-"""Which idle leases go when other work of a cluster waits for resources. Pure."""
+"""Chooses the idle leases that end when other work of a cluster waits for resources. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from perdure.service.executors.pool.leases import AgentSession, Lease, is_reserv
 from perdure.v1 import worker_service_pb2 as pb
 
 SETTLED_S: Final = 0.1
-"""A lease that is idle for less is between two attempts."""
+"""A lease that is idle for less than this is between two attempts."""
 _LEAST: Final = 1e-4
 """Ray counts in ten thousandths."""
 
@@ -17,7 +17,7 @@ Amounts = Mapping[str, float]
 
 
 def idle_leases(agent: AgentSession, now_s: float) -> list[Lease]:
-    """Those that hold something others could use; the longest idle first."""
+    """The idle leases that hold resources, longest idle first."""
     idle = [
         lease
         for lease in agent.leases.values()
@@ -32,8 +32,8 @@ def idle_leases(agent: AgentSession, now_s: float) -> list[Lease]:
 
 
 def to_end(agent: AgentSession, demand: pb.ClusterDemand, now_s: float) -> list[Lease]:
-    """As few as give what is wanted, of that which some node of the cluster can give at all. Our own leases that are
-    being started are part of the demand that Ray tells of, and are not what is looked for."""
+    """The fewest idle leases that free the wanted resources. Demands that no node can meet are left out, and so are our
+    own leases that are being started, which Ray reports as part of the demand."""
     ours = [
         lease.shape.resources.amounts()
         for lease in agent.leases.values()

@@ -1,4 +1,4 @@
-"""How long functions take, and how many of their attempts a lease may therefore have at a time."""
+"""Durations of functions, and the number of their attempts that a lease may therefore have at a time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from perdure.bounded import Bounded
 BATCH_MS: Final = 8.0
 BATCH_MAX: Final = 64
 AHEAD_MS: Final = 40.0
-"""What takes longer is not sent ahead to a lease that is still busy: a lease counts as stuck a little later."""
+"""Attempts of longer functions are not sent ahead to a busy lease. (A lease is stuck after a little more, STUCK_S.)"""
 SMOOTHING: Final = 0.3
 FUNCTIONS_REMEMBERED_MAX: Final = 10_000
-"""Each new closure is a function of its own. One that is forgotten is unknown again: it runs alone once."""
+"""Each new closure is a new function. A forgotten function is unknown again, so its next attempt runs alone."""
 
 
 class Durations:
-    """A moving average for each of the functions that were used last."""
+    """A moving average for each of the most recently used functions."""
 
     def __init__(self) -> None:
         self._known_ms: Bounded[str, float] = Bounded(FUNCTIONS_REMEMBERED_MAX)
@@ -33,6 +33,6 @@ class Durations:
         return min(int(BATCH_MS / max(took_ms, 0.05)), BATCH_MAX)
 
     def is_brief(self, function: str) -> bool:
-        """Whether an attempt may be sent ahead behind one of these."""
+        """Whether attempts of the function are short enough for another one to wait behind them."""
         known = self._known_ms.get(function)
         return known is not None and known <= AHEAD_MS

@@ -1,4 +1,4 @@
-"""What the pool knows of its agents, leases and shapes. No decisions, no I/O."""
+"""The pool's records of its agents, leases and shapes. No decisions, no I/O."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from perdure.service.executors.port import Work
 from perdure.v1 import worker_service_pb2 as pb
 
 MESSAGE_BYTES_SOFT: Final = 2 * 1024 * 1024
-"""A message to a lease is sent on when it has grown to this; a value inline is far smaller."""
+"""A message to a lease is closed at this size. Its last attempt may exceed it, by far less than a gRPC message
+allows."""
 
 Key: TypeAlias = tuple[str, str, int]
 
 
 @dataclass(slots=True, eq=False)
 class Placed:
-    """Work that is with a lease."""
+    """An attempt that was sent to a lease."""
 
     work: Work
     token: int
@@ -32,7 +33,7 @@ class Placed:
 
 
 class Outbox:
-    """Messages to one stream. What gathers while a message is being sent goes into the next."""
+    """Wakes the sender of one stream. What gathers while a message is being sent goes into the next one."""
 
     def __init__(self) -> None:
         self._wake = asyncio.Event()
@@ -51,7 +52,7 @@ class Outbox:
 
 
 class Lease:
-    """A lease that was asked for; connected or not yet."""
+    """A lease that was requested, connected or not yet."""
 
     def __init__(self, lease_id: str, shape: Shape, agent_id: str, cluster_id: str) -> None:
         self.id = lease_id
@@ -64,8 +65,8 @@ class Lease:
         self.is_gone = False
         self.in_flight: dict[int, Placed] = {}  # in the order in which they were sent
         self.asked_s = 0.0
-        self.idle_since_s = 0.0  # until it is connected: when it was asked for
-        self.since_s = 0.0  # it is connected
+        self.idle_since_s = 0.0  # until it is connected: when it was requested
+        self.since_s = 0.0  # when it connected
         self.python_version = ""
         self.concurrent = 0  # attempts in flight of asynchronous functions
         self.cancelling = 0  # attempts in flight that were cancelled
@@ -85,7 +86,7 @@ class Lease:
         self.outbox.wake()
 
     def send_hold(self, holds_for_s: float) -> None:
-        """What its question is answered with."""
+        """Answer the lease's question how long the engine's runs are its own."""
         self._holds_for_s = max(holds_for_s, 0.0)
         self.outbox.wake()
 
@@ -110,26 +111,26 @@ class Lease:
                 self.concurrent += 1
 
     def is_stuck(self, now_s: float, after_s: float) -> bool:
-        """Whether what runs first takes so long that nothing should wait behind it."""
+        """Whether its first attempt runs for so long that no other should wait behind it."""
         if self.concurrent or not self.in_flight:
             return False
         began_s = next(iter(self.in_flight.values())).began_s
         return began_s is not None and now_s - began_s > after_s
 
     def takes(self, is_concurrent: bool) -> bool:
-        """Whether an attempt of such a function would not wait for others of the other sort. While an attempt
-        is being stopped nobody knows whether the process survives it."""
+        """Whether it can take an attempt of an asynchronous (`is_concurrent`) or synchronous function: a lease runs
+        one kind at a time. While an attempt is being stopped it takes none, because its process may end."""
         if self.is_finishing or self.cancelling or not self.is_connected:
             return False
         return not self.in_flight or bool(self.concurrent) == is_concurrent
 
     def finish(self) -> None:
-        """Ask it to end once it has done what it has."""
+        """Tell it to end after its attempts."""
         self.is_finishing = True
         self.outbox.wake()
 
     def next_message(self) -> pb.ServeLeaseResponse | None:
-        """Everything that gathered, up to the soft limit; None if there is nothing."""
+        """Everything that is queued, up to the soft limit; None if there is nothing."""
         message = pb.ServeLeaseResponse()
         size = 0
         while self._queue and size < MESSAGE_BYTES_SOFT:
@@ -171,20 +172,21 @@ class AgentSession:
     cluster_id: str
     python_version: str
     capacity: dict[str, float] = field(default_factory=dict)  # of all nodes together
-    nodes: tuple[dict[str, float], ...] = ()  # each sort of node once; empty: not known
+    nodes: tuple[dict[str, float], ...] = ()  # each kind of node once; empty: unknown
     outbox: Outbox = field(default_factory=Outbox)
     messages: deque[pb.ServeAgentResponse] = field(default_factory=deque)
     leases: dict[str, Lease] = field(default_factory=dict)
-    leaves_because: str = ""  # it said so
-    watches_demand: bool = False  # it was asked to
+    leaves_because: str = ""  # the reason that it gave
+    watches_demand: bool = False  # it was told to
 
     def send(self, message: pb.ServeAgentResponse) -> None:
         self.messages.append(message)
         self.outbox.wake()
 
     def free(self, shape: Shape) -> dict[str, float]:
-        """What is not held by our leases, by our own count. One that waits for the cluster to grow holds nothing.
-        A placement group has its resources already: leases in it are in nobody's way but their own."""
+        """The resources that our leases do not hold, by our own count. A lease that waits for the cluster to grow
+        holds none. A placement group has reserved its resources, so leases in it compete with leases of their own
+        shape only."""
         left = dict(self.capacity)
         for lease in self.leases.values():
             if is_reserved(shape) and lease.shape != shape:
@@ -196,7 +198,7 @@ class AgentSession:
         return left
 
     def has(self, capacity: pb.ClusterCapacity) -> None:
-        """Take what the agent says of its cluster."""
+        """Store the resources that the agent reports."""
         self.capacity = dict(capacity.total)
         self.nodes = tuple(dict(node.amounts) for node in capacity.nodes)
 
@@ -219,11 +221,11 @@ class ShapeQueue:
     shape: Shape
     waiting: OrderedDict[Key, Work] = field(default_factory=OrderedDict)
     together: OrderedDict[Key, Work] = field(default_factory=OrderedDict)  # waiting calls of asynchronous functions
-    leases: dict[str, Lease] = field(default_factory=dict)  # asked for or connected, not gone
+    leases: dict[str, Lease] = field(default_factory=dict)  # requested or connected, not gone
     waiting_since_s: float | None = None
-    failures: int = 0  # of leases to start, without a success since
+    failures: int = 0  # failed starts of leases since the last success
     refusals: int = 0  # those of the last failures that are the shape's own fault
-    failed_s: float = -1.0  # the last failure that counted
+    failed_s: float = -1.0  # the last failure that was counted
     not_before_s: float = 0.0
     trouble: str = ""  # why the last lease did not start
     is_told_unfit: bool = False  # it was logged that no cluster has what the shape wants
@@ -233,7 +235,7 @@ class ShapeQueue:
         return bool(self.waiting or self.together)
 
     def has_started(self) -> None:
-        """A lease of this shape runs, or nobody waits for one any more."""
+        """A lease of this shape runs, or no attempt waits for one any more: forget earlier failures."""
         self.failures = self.refusals = 0
         self.trouble = ""
 
@@ -262,7 +264,7 @@ class ShapeQueue:
         return self.together.popitem(last=False)[1]
 
     def hosts(self) -> int:
-        """How many leases run asynchronous functions."""
+        """The number of leases that run asynchronous functions."""
         return sum(lease.concurrent > 0 for lease in self.leases.values())
 
     def ready(self) -> list[Lease]:

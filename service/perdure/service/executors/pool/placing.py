@@ -1,9 +1,12 @@
-"""Which attempt goes to which lease.
+"""Puts attempts onto leases.
 
-The rules: an idle lease before a busy one; short functions in batches of some milliseconds of work,
-unknown and long ones alone; those between one behind another if all leases are busy and many wait;
-asynchronous functions by the thousand on leases of their own; attempts that wait behind a long one are
-recalled. An attempt that did not begin when its lease is lost runs elsewhere, and nobody is told.
+- An idle lease is preferred to a busy one.
+- Short functions are sent in batches of some milliseconds of work. Functions of unknown or long duration are sent
+  alone.
+- A function of medium duration may wait behind another one, if all leases are busy and many attempts wait.
+- Asynchronous functions have leases of their own, with thousands of attempts each.
+- Attempts that wait behind a long one are recalled.
+- An attempt that did not begin when its lease is lost runs elsewhere, without a report.
 """
 
 from __future__ import annotations
@@ -26,25 +29,25 @@ from perdure.v1 import worker_service_pb2 as pb
 CONCURRENT_MAX: Final = 25_000
 """Attempts of asynchronous functions that a lease may have at a time."""
 CONCURRENT_SPREAD: Final = 256
-"""With so many a lease shares with idle ones."""
+"""A lease with this many shares further ones with idle leases."""
 STUCK_S: Final = 0.05
 KILL_S: Final = 1.4
-"""A lease that says nothing for so long after a cancellation is killed: user code holds the GIL.
-A little longer than a lease itself waits for user code to give up."""
+"""A lease that does not answer a cancellation within this time is killed: user code holds the GIL. It is a little
+longer than the grace that the lease itself gives to user code."""
 TASKS_REMEMBERED_MAX: Final = 10_000
-"""Tasks that returned graphs, with their leases. A forgotten one only costs the wish to run beside it."""
+"""Tasks that returned graphs, with their leases. If one is forgotten, its graph's tasks do not run beside it."""
 FUNCTIONS_REMEMBERED_MAX: Final = 10_000
 """Functions known to be asynchronous. The attempts of a forgotten one share no lease until a lease says so again."""
 
 
 class Placing:
-    """Attempts from their submission to their end. No attempt has a task of asyncio's."""
+    """Attempts from their submission to their end. There is no asyncio task per attempt."""
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._queued: dict[Key, Work] = {}
         self._placed: dict[Key, tuple[Lease, Placed]] = {}
-        self._cancelled: dict[int, tuple[Lease, float]] = {}  # by token: where, and since when
+        self._cancelled: dict[int, tuple[Lease, float]] = {}  # by token: the lease, and when it was cancelled
         self._held: dict[tuple[str, str], list[Work]] = {}  # behind an older attempt that was cancelled
         self._busy: dict[tuple[str, str], Key] = {}  # the attempt of a task that is at a lease
         self._durations = Durations()
@@ -90,7 +93,7 @@ class Placing:
         return None if work is None else self._state.shapes[work.shape]
 
     def drop_all(self, queue: ShapeQueue) -> list[Work]:
-        """Take everything out of a queue; nothing of it will run."""
+        """Remove all attempts from a queue. They will not run."""
         dropped = []
         while queue.is_wanted:
             work = queue.take() if queue.waiting else queue.take_together()
@@ -102,7 +105,7 @@ class Placing:
         return self._concurrent.get(work.call.function.key) is not None
 
     def _beside(self, work: Work) -> Lease | None:
-        """The lease that the work asks for, unless it is gone or busy with something long."""
+        """The lease that the work asks for, unless it is gone or busy with a long attempt."""
         lease = self._ran_by.get((work.run_id, work.beside)) if work.beside else None
         if lease is None or lease.is_gone or not lease.takes(self._is_concurrent(work)):
             return None
@@ -115,7 +118,7 @@ class Placing:
     # -------------------------------------------------------------------------- from leases
 
     def take_message(self, lease: Lease, message: pb.ServeLeaseRequest) -> None:
-        """Apply what a lease says of its attempts, and report it."""
+        """Apply a message of a lease about its attempts, and report the changes."""
         now_s, now_ms = self._state.now_s(), self._state.clock()
         was_busy = bool(lease.in_flight)
         reports: list[tuple[str, Report]] = []
@@ -161,7 +164,8 @@ class Placing:
     def lose(self, lease: Lease, reason: str) -> None:
         """A lease is gone. Attempts that may have begun are reported as lost; the others go back to their queues.
 
-        While the service ends, its leases end with it. That costs their attempts nothing: a restart makes them again.
+        While the service ends, its leases end with it. Their attempts are then not reported, so they cost no retry: a
+        restart makes them again.
         """
         if lease.is_gone:
             return
@@ -172,7 +176,7 @@ class Placing:
             self._take_off(lease, placed)
             if placed.is_cancelled:
                 continue
-            # The first may have begun without the message that says so having come through.
+            # The first one may have begun, although the message that says so did not arrive.
             if self._state.is_draining:
                 continue
             if placed.began_s is not None or position == 0:
@@ -197,7 +201,7 @@ class Placing:
     # -------------------------------------------------------------------------- placing
 
     def place(self, queue: ShapeQueue) -> None:
-        """Put what waits onto the leases of its shape, as far as they take it."""
+        """Put waiting attempts onto the leases of their shape, as far as there is room."""
         leases = [lease for lease in queue.ready() if not lease.cancelling]
         if queue.together:
             self._place_together(queue, leases)
@@ -223,7 +227,7 @@ class Placing:
             self._put(least, queue.take())
 
     def _place_together(self, queue: ShapeQueue, leases: list[Lease]) -> None:
-        """Asynchronous functions share few leases, and share none with others, which would wait for them."""
+        """Put asynchronous functions onto few leases, and never beside synchronous ones, which would wait for them."""
         hosts = [lease for lease in leases if lease.concurrent]
         idle = [lease for lease in leases if not lease.in_flight]
         while queue.together:
@@ -236,8 +240,8 @@ class Placing:
             self._put(least, queue.take_together(), is_concurrent=True)
 
     def look_ahead(self, queue: ShapeQueue, now_s: float) -> None:
-        """Put one attempt more onto leases that will soon be done, unless a new lease is on its way. More attempts
-        than leases must wait, so that a lease that becomes idle always finds one in the queue."""
+        """Send one more attempt to leases that will soon be done, unless a new lease is starting. This is done only
+        while more attempts than leases wait, so that a lease that becomes idle always finds one in the queue."""
         if queue.starting():
             return
         for lease in queue.ready():
@@ -259,7 +263,7 @@ class Placing:
     # -------------------------------------------------------------------------- as time goes by
 
     def recall(self, lease: Lease) -> None:
-        """Ask the lease to give back what it has not begun."""
+        """Ask the lease to return the attempts that it has not begun."""
         unbegun = [placed for placed in lease.in_flight.values() if placed.began_s is None and not placed.is_recalled]
         for placed in unbegun:
             placed.is_recalled = True
@@ -267,7 +271,7 @@ class Placing:
             lease.send_recall(placed.token for placed in unbegun)
 
     def recall_stuck(self, queue: ShapeQueue, now_s: float) -> None:
-        """What waits behind an attempt that takes long runs elsewhere."""
+        """Recall the attempts that wait behind a long one, so that they run elsewhere."""
         for lease in queue.ready():
             if len(lease.in_flight) > 1 and lease.is_stuck(now_s, STUCK_S):
                 self.recall(lease)

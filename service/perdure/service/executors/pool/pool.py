@@ -1,7 +1,7 @@
 """The lease pool: runs attempts on leases of Ray clusters.
 
-`sessions` takes what agents and leases say, `placing` puts attempts onto leases, `provisioning` starts and ends
-leases; they share `state`. This file is the port of the scheduler and the clock of the three.
+`sessions` receives the messages of agents and leases, `placing` puts attempts onto leases, `provisioning` starts and
+ends leases. They share `state`. This file implements the scheduler's port, and drives the three by passes and ticks.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class LeasePool:
         self._tick_task = asyncio.create_task(self._tick_forever(), name="lease-pool")
 
     def drain(self) -> None:
-        """The engine is about to end: that agents leave is no reason to worry."""
+        """The engine is about to end, so agents that leave are not logged as warnings."""
         self._state.is_draining = True
 
     async def stop(self) -> None:
@@ -99,7 +99,7 @@ class LeasePool:
         self._is_passing = False
         now_s = self._state.now_s()
         queues = list(self._state.shapes.values())
-        for queue in queues:  # all of them first: a lease that is about to get work is not idle
+        for queue in queues:  # place everything first: a lease that is about to get work is not idle
             if queue.is_wanted:
                 self._placing.place(queue)
         for queue in queues:

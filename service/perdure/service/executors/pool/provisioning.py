@@ -1,8 +1,8 @@
-"""When leases are started, and when they end for others.
+"""Decides when leases start, and when they end to make room.
 
-A shape that waits gets the resources of idle leases of other shapes at once, and after a while those of a busy
-one. A shape whose leases do not start is tried again later and later; only if the cluster refuses the shape itself,
-several times in a row, do the attempts fail that wait for it.
+A waiting shape gets the resources of idle leases of other shapes at once, and after a while those of a busy lease. If
+the leases of a shape do not start, it is tried again with growing pauses. If the cluster refuses the shape itself
+several times in a row, the attempts that wait for it fail.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ log = logging.getLogger(__name__)
 
 UNFAIR_S: Final = 1.0
 BLOCKED_S: Final = 0.3
-"""An attempt that runs for so long may be waiting itself."""
+"""An attempt that has run for this long may itself wait for an attempt in the queue."""
 BACKOFF_S: Final = 0.2
 BACKOFF_MAX_S: Final = 30.0
 DOUBLINGS_MAX: Final = 10
 REFUSALS_MAX: Final = 3
-"""So often a shape is tried that the cluster refuses, before the tasks that wait for it fail."""
+"""After this many refusals of a shape in a row, the tasks that wait for it fail."""
 FREE_SHAPE_LEASES_MAX: Final = 4
-"""Leases of a shape that holds no resources: as many for asynchronous functions, as many for others."""
+"""Leases of a shape without resources: at most this many for asynchronous functions, and as many for others."""
 REASON_MAX: Final = 500
 ALONE_S: Final = 60.0
-"""For so long work waits for a first agent before that is logged: Ray takes its time to start."""
+"""Work may wait for a first agent this long before that is logged: Ray takes time to start."""
 TURN_S: Final = 5.0
-"""For so long a lease works before it makes way for leases of other engines on the same cluster."""
+"""A lease works at least this long before it makes way for leases of other engines on the same cluster."""
 WAY_S: Final = 0.5
-"""Between two that make way."""
+"""The pause between two leases that make way."""
 
 
 class Provisioning:
@@ -55,7 +55,7 @@ class Provisioning:
     # -------------------------------------------------------------------------- starting
 
     def ask_for_leases(self, queue: ShapeQueue, now_s: float) -> None:
-        """Start as many leases as what waits needs and the clusters have room for; otherwise make room."""
+        """Start as many leases as the waiting attempts need and the clusters have room for; otherwise make room."""
         if now_s < queue.not_before_s or not self._state.agents:
             return
         hosts = queue.hosts()
@@ -82,10 +82,10 @@ class Provisioning:
         agent.send(pb.ServeAgentResponse(start=start))
 
     def _make_room(self, queue: ShapeQueue, now_s: float) -> None:
-        """Idle leases of other shapes end at once; after a while a busy one of the largest shape, too. A
-        shape that does not fit the cluster at all asks for one lease, so that a cluster that grows on
-        demand sees the demand. So does one whose leases all run something long: Ray starts it when one
-        of those gives its resources back while it waits, perhaps for what is waiting here."""
+        """Make room for a shape: idle leases of other shapes end at once, and after a while a busy lease of the shape
+        with the most leases. One lease is requested beyond the room in two cases. If the shape fits no node, an
+        autoscaling cluster sees the demand. If all leases of the shape run long attempts, Ray starts the new lease
+        when one of those gives its resources back in a `ray.get`, which may wait for this very queue."""
         leases = self._state.leases.values()
         others = [lease for lease in leases if lease.shape != queue.shape and not lease.is_finishing]
         idle = [lease for lease in others if lease.is_connected and not lease.in_flight]
@@ -111,15 +111,15 @@ class Provisioning:
     # -------------------------------------------------------------------------- failed starts
 
     def agent_came(self) -> None:
-        """Earlier starts failed on other clusters: try every shape at once."""
+        """An agent connected. Earlier starts failed on other clusters, so every shape is tried at once."""
         self._is_told_alone = False
         for queue in self._state.shapes.values():
             queue.has_started()
             queue.not_before_s = 0.0
 
     def start_failed(self, lease: Lease, ended: pb.LeaseEnded) -> None:
-        """A lease ended before it connected. No attempt had begun, so none is lost: the shape is tried again later,
-        for as long as it takes. If the cluster refuses the shape itself, again and again, its attempts fail."""
+        """A lease ended before it connected. No attempt had begun, so none is lost. The shape is tried again later,
+        without limit. If the cluster refuses the shape itself REFUSALS_MAX times in a row, its attempts fail."""
         queue = self._state.shapes.get(lease.shape)
         if queue is None:
             return
@@ -129,7 +129,7 @@ class Provisioning:
             log.warning("a lease did not start, trying again", extra=fields)
         queue.trouble = reason
         if lease.asked_s <= queue.failed_s:
-            return  # it was asked for together with one that failed before
+            return  # it was requested together with one whose failure was counted
         queue.failed_s = now_s = self._state.now_s()
         queue.failures += 1
         queue.refusals = queue.refusals + 1 if ended.refused else 0
@@ -149,7 +149,7 @@ class Provisioning:
     # -------------------------------------------------------------------------- ending
 
     def end_idle(self, queue: ShapeQueue, now_s: float) -> None:
-        """End leases that nothing waits for, connected or still starting; forget a shape that is no longer used."""
+        """End leases that no attempt waits for, connected or still starting. Forget a shape that is no longer used."""
         if queue.is_wanted:
             return
         for lease in queue.ready():
@@ -163,8 +163,8 @@ class Provisioning:
             del self._state.shapes[queue.shape]
 
     def make_way(self, now_s: float) -> None:
-        """Engines that share a cluster do not know what others wait for; Ray does, and serves them in turn. So the
-        lease that has been at work for longest ends, once it has done what it has, and another one is asked for."""
+        """End the lease that has worked for longest, after its attempts, and request another one. Engines that share a
+        cluster do not know each other's demand. Ray does, and serves their requests in turn."""
         if now_s - self._gave_way_s < WAY_S:
             return
         busy = [lease for queue in self._state.shapes.values() for lease in queue.ready() if lease.in_flight]
@@ -175,7 +175,7 @@ class Provisioning:
             oldest.finish()
 
     def watch_demand(self, now_s: float) -> None:
-        """Agents look for other demand while they have idle leases, which could make room."""
+        """Let agents watch for other demand while they have idle leases, which could make room."""
         for agent in self._state.agents.values():
             if agent.watches_demand != bool(demands.idle_leases(agent, now_s)):
                 agent.watches_demand = not agent.watches_demand
@@ -183,14 +183,14 @@ class Provisioning:
                 agent.send(pb.ServeAgentResponse(watch_demand=watch))
 
     def demand_told(self, agent: AgentSession, demand: pb.ClusterDemand) -> None:
-        """Work of the cluster waits that is not ours, or that our attempts started: idle leases make room."""
+        """Other work of the cluster waits, or Ray tasks that our attempts started: idle leases make room."""
         for lease in demands.to_end(agent, demand, self._state.now_s()):
             lease.finish()
 
     # -------------------------------------------------------------------------- for people
 
     def tell_of_waits(self, now_s: float) -> None:
-        """Log once, for a shape or for all, that work waits for what is not there."""
+        """Log once that work waits without an agent, and once per shape that no cluster has its resources."""
         agents = self._state.agents
         for queue in self._state.shapes.values():
             if not queue.is_wanted:

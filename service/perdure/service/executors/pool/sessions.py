@@ -1,7 +1,7 @@
-"""Agents and leases that dial in, and what they say. A session lives as long as its stream.
+"""Sessions of agents and leases that dial in. A session lives as long as its stream.
 
-What a lease says of its attempts is the matter of `placing`; what an agent says of its cluster and of leases that
-did not start is that of `provisioning`.
+`placing` handles the messages of leases about their attempts, `provisioning` those of agents about their cluster and
+about leases that did not start.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Sessions:
         return agent
 
     def agent_failed(self, reason: str) -> None:
-        """An agent has no cluster to offer, and says why. Whoever waits for one is told."""
+        """An agent could not start or join its cluster. Its reason is shown to callers whose tasks wait."""
         self._state.last_left = f"an agent has no cluster to offer: {reason[:REASON_MAX]}"
         log.info("an agent failed to start", extra={"reason": reason})
 
@@ -66,7 +66,7 @@ class Sessions:
                 pass
 
     def agent_lost(self, agent: AgentSession) -> None:
-        """Its stream ended. It will start new leases when it is back; those it had end with it or by themselves."""
+        """The agent's stream ended. Its leases end with it or by themselves; it starts new ones when it is back."""
         agent.outbox.close()
         if self._state.agents.get(agent.id) is agent:
             del self._state.agents[agent.id]
@@ -79,7 +79,7 @@ class Sessions:
         self._state.stir()
 
     def lease_ended(self, agent: AgentSession, ended: pb.LeaseEnded) -> None:
-        """The Ray task of a lease is over: its resources are free."""
+        """The Ray task of a lease has ended, so its resources are free."""
         lease = agent.leases.pop(ended.lease_id, None)
         if lease is None:
             return
@@ -91,7 +91,7 @@ class Sessions:
     # -------------------------------------------------------------------------- leases
 
     def lease_connected(self, hello: pb.LeaseHello) -> Lease | None:
-        """None: nobody asked for it, or another engine did."""
+        """A lease dialled in. None: it was not requested, or was requested by another engine."""
         lease = self._state.leases.get(hello.lease_id)
         if hello.engine_id != self.engine_id or lease is None or lease.is_gone or lease.is_connected:
             return None
@@ -110,7 +110,7 @@ class Sessions:
         self._state.stir()
 
     def lease_lost(self, lease: Lease) -> None:
-        """Its stream ended. If it did not say goodbye its process is killed, to be sure."""
+        """The lease's stream ended. Its process is killed, unless it was told to finish and has no attempts."""
         if not lease.is_finishing or lease.in_flight:
             self._state.kill(lease)
         self._placing.lose(lease, "the worker process is gone")

@@ -1,4 +1,4 @@
-"""What the parts of the pool share: agents, leases, the queue of each shape, and the way to the scheduler."""
+"""State that the parts of the pool share: agents, leases, the queue of each shape, and the report to the scheduler."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from perdure.v1 import worker_service_pb2 as pb
 
 
 class State:
-    """`stir` asks for a pass over all queues soon: placing first, then provisioning. `now_s` gives seconds since
-    some moment, `clock` milliseconds since the epoch. `holds_for_s` is that of the port."""
+    """`stir` requests a pass over all queues: placing first, then provisioning. `now_s` returns seconds of a monotonic
+    clock, `clock` milliseconds since the epoch. `holds_for_s` is that of the port."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class State:
         self.leases: dict[str, Lease] = {}
         self.report: Callable[[Reports], None] | None = None
         self.holds_for_s = holds_for_s
-        self.last_left = ""  # why the last agent left, for people
+        self.last_left = ""  # why the last agent left, as text
         self.is_draining = False
 
     def send(self, reports: list[tuple[str, Report]]) -> None:
@@ -37,7 +37,7 @@ class State:
             self.report(reports)
 
     def queue_of(self, shape: Shape) -> ShapeQueue:
-        """The queue of a shape; made when the first attempt of the shape comes."""
+        """The queue of a shape, created by its first attempt."""
         queue = self.shapes.get(shape)
         if queue is None:
             queue = self.shapes[shape] = ShapeQueue(shape)
@@ -50,7 +50,8 @@ class State:
             agent.send(pb.ServeAgentResponse(kill=pb.KillLease(lease_id=lease.id)))
 
     def remove(self, lease: Lease) -> None:
-        """The lease is gone. Its agent keeps it until the Ray task has ended: it may still hold its resources."""
+        """Remove a lease that is gone. Its agent keeps it until the Ray task has ended, because it may still hold its
+        resources."""
         lease.is_gone = True
         lease.outbox.close()
         self.leases.pop(lease.id, None)

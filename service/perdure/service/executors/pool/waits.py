@@ -1,4 +1,4 @@
-"""Why work waits, in words: what a shape wants, and what the attached clusters have. Decides nothing."""
+"""Texts that say why work waits: what its shape wants, and what the attached clusters have."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from perdure.service.executors.pool.leases import AgentSession, ShapeQueue
 from perdure.service.executors.port import Waiting, WaitReason
 
 CLUSTERS_MAX: Final = 3
-"""A text tells of so many clusters."""
+"""A text lists at most this many clusters."""
 _GIB: Final = 1024**3
 
 
 def why(queue: ShapeQueue, agents: Collection[AgentSession], last_left: str, now_s: float) -> Waiting:
-    """Why work of a shape has no lease. `last_left`: what became of the agent that was there last, "" for none."""
+    """Why work of a shape has no lease. `last_left`: why the last agent left, "" for none."""
     if not agents:
         return Waiting(WaitReason.NO_AGENT, "waits: no cluster is attached" + (f"; {last_left}" if last_left else ""))
     if queue.trouble:
@@ -31,7 +31,7 @@ def why(queue: ShapeQueue, agents: Collection[AgentSession], last_left: str, now
 
 
 def unfit(shape: Shape, agents: Iterable[AgentSession]) -> str:
-    """What the clusters have of that which a shape wants and does not get."""
+    """The resources of the clusters, of the kinds that a shape wants."""
     agents = list(agents)
     told = [_has(shape, agent) for agent in agents[:CLUSTERS_MAX]]
     if len(agents) > CLUSTERS_MAX:

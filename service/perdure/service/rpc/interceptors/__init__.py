@@ -1,1 +1,1 @@
-"""What every call passes before it reaches its servicer: a chain of small parts, put together in `app`."""
+"""The interceptors of every call: a chain of small parts, put together in `app`."""

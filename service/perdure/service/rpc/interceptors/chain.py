@@ -16,7 +16,7 @@ import grpc.aio
 from perdure.service.rpc.context import Context
 
 OURS: Final = ("/perdure.v1.", "/grpc.health.v1.Health/")
-"""Methods that the parts are put around. Reflection answers for itself."""
+"""Methods that the parts wrap. Reflection is left alone."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Handler:
 
 
 Part: TypeAlias = Callable[[Handler], Handler]
-"""Puts itself around a handler. A part that raises before it calls on refuses the call."""
+"""Wraps a handler. A part refuses a call by raising before it calls the inner handler."""
 
 
 class Chain(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """`parts` from the outermost to the innermost."""
+    """`parts` are ordered from the outermost to the innermost."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = tuple(parts)

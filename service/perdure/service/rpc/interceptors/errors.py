@@ -1,6 +1,7 @@
-"""Errors as callers get them: what a servicer raises becomes a status with a reason, and nothing else gets out.
+"""Turns every exception of a servicer into a gRPC status with a reason.
 
-`api.errors.translate` decides what a caller may know. An unknown error is logged under an id, and only the id travels.
+`api.errors.translate` decides what the caller may know. An unexpected error is logged under an id, and the caller gets
+the id only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from perdure.service.rpc.interceptors.chain import Handler
 
 
 def answer_errors(handler: Handler) -> Handler:
-    """The outermost part: it answers for the errors of the others, too."""
+    """The outermost part: it also translates the errors of the other parts."""
     call, method = handler.call, handler.method
 
     async def answered(request: Any, context: Context) -> Any:

@@ -1,7 +1,7 @@
-"""Malformed requests: bytes that are no message of the method's type are INVALID_FIELD.
+"""Malformed requests: bytes that are no message of the method's type are refused with INVALID_FIELD.
 
 gRPC would answer UNKNOWN with the text of the exception. It decodes a request before there is a context in which the
-call could be refused, so a stand-in takes the place of the request until the call begins.
+call could be refused, so a placeholder stands for the request until the call begins.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MALFORMED: Final = _Malformed()
 
 
 def refuse_malformed(handler: Handler) -> Handler:
-    """The part for all methods but those of workers, which are of this version and send what we can read."""
+    """The part for all methods but those of workers, which have this version and send well-formed messages."""
     if handler.method.startswith(WORKERS):
         return handler
     call = handler.call
