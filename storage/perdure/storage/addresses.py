@@ -1,4 +1,4 @@
-"""What a URL of a store says without opening it: its kind, and how to show it."""
+"""URLs of stores, without opening the store: their kind, and how to show them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ POSTGRES: Final = frozenset({"postgresql", "postgres"})
 
 
 def shown(url: str) -> str:
-    """The URL for people and logs: without password and options."""
+    """The URL for logs and errors, without password and options."""
     parts = urlsplit(url)
     if parts.scheme not in POSTGRES:
         return url

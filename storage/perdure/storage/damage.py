@@ -1,7 +1,6 @@
-"""Rows that are not what was written: what can be told of them, whatever the database.
+"""Damaged rows: finding values that no version can have written, and reading the rest. Common to all databases.
 
-A run whose row is damaged is a run that FAILED, and the row says so (`RunRow.damage`). It stands in listings like any
-other, and no page of rows fails because of it.
+A run whose row is damaged has FAILED, and `RunRow.damage` says why. Listings contain it like any other run.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ _NUMBERS: Final = _SMALL | {"change", "seq", "output_bytes", "sequence"}
 _BYTES: Final = frozenset({"failure", "payload", "data"})
 _FLAGS: Final = frozenset({"is_dormant", "is_current"})
 _UNBOUNDED: Final = frozenset({"wake_ms"})
-"""Moments that users choose: one that never comes is no damage."""
+"""Times that users choose: one in the far future is not damage."""
 
 
 def implausible(columns: Sequence[str], values: Sequence[Any]) -> str:
-    """The first column whose value nobody can have written, "" if there is none."""
+    """The first column whose value no version can have written, "" if there is none."""
     for name, value in zip(columns, values, strict=True):
         if not _is_plausible(name, value):
             return name
@@ -56,7 +55,7 @@ def _is_plausible(name: str, value: Any) -> bool:
 
 
 def is_text(value: str) -> bool:
-    """Whether it is valid Unicode. What is not valid UTF-8 in a database is read with lone surrogates in it."""
+    """Whether it is valid Unicode. Bytes that are not UTF-8 are read from a database as lone surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -65,7 +64,7 @@ def is_text(value: str) -> bool:
 
 
 def labels_of(text: str) -> Mapping[str, str] | None:
-    """None: this is not what labels are stored as."""
+    """The labels in a stored text; None: labels are never stored like this."""
     try:
         labels = json.loads(text)
     except (ValueError, RecursionError):
@@ -84,18 +83,18 @@ def task_status(value: object) -> TaskStatus | None:
 
 
 def about(table: str, row: object, column: str) -> str:
-    """Names what is damaged, for people."""
+    """A sentence that names the damaged value."""
     return f"table {table}, row {shown(row)}: the value of {column} is not what was written"
 
 
 def shown(value: object) -> str:
-    """A value that may be anything, as a short printable text."""
+    """An arbitrary value as a short printable text."""
     text = value if isinstance(value, str) and value.isprintable() else ascii(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def damaged_run(columns: Sequence[str], values: Sequence[Any], column: str) -> RunRow:
-    """A run with what can still be read of it. It has failed, for it cannot go on."""
+    """The run with the values that can still be read. It has FAILED, because it cannot go on."""
     named = {
         name: value if _is_plausible(name, value) else _instead(name, value)
         for name, value in zip(columns, values, strict=True)

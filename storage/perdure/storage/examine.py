@@ -1,4 +1,4 @@
-"""Looks at a store from outside, for people: is it there, what is its state, how fast is it. Changes nothing."""
+"""Examines a store for `perdure doctor`: whether it exists, its state and its speed. Changes nothing."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ TRIES: Final = 5
 
 
 async def examine_rows(url: str) -> list[str] | None:
-    """What of an embedded database is damaged, each as a sentence; [] if nothing is. None: the store is no embedded
-    database, or is not there yet. Reads all of it. Raises StorageError if nothing can be read."""
+    """The damages of an embedded database, each as a sentence. None: the store is not an embedded database, or does not
+    exist yet. Reads all of it. Raises StorageError if nothing can be read."""
     if urlsplit(url).scheme in {*POSTGRES, "memory"}:
         return None
     path = database_path(url)
@@ -43,8 +43,8 @@ async def examine_rows(url: str) -> list[str] | None:
 async def examine_metadata(url: str) -> Mapping[str, Any]:
     """Facts about a metadata store by name. Raises StorageError, saying what to do, if it cannot be used.
 
-    `milliseconds` is what making something durable takes; `skew_ms` by how much the clock of a database on
-    another machine is ahead of ours; `free_bytes` what the disk has left.
+    `milliseconds` is the time of a durable write, `skew_ms` by how much the database's clock is ahead of ours,
+    `free_bytes` the free space of the disk.
     """
     scheme = urlsplit(url).scheme
     if scheme in POSTGRES:
@@ -71,7 +71,7 @@ def _sqlite(path: Path) -> Mapping[str, Any]:
     try:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
         try:
-            connection.execute("PRAGMA integrity_check(1)").fetchone()  # raises if no page of it makes sense
+            connection.execute("PRAGMA integrity_check(1)").fetchone()  # raises if the pages are unreadable
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             applied = [0]
             if "migrations" in tables:
@@ -103,7 +103,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _fsync_ms(folder: Path) -> float:
-    """The middle one of some tries of writing a page and flushing it to the disk."""
+    """The median time of writing a page and flushing it to the disk."""
     path = folder / f".perdure-doctor-{secrets.token_hex(6)}"
     took = []
     try:
@@ -142,7 +142,7 @@ async def _postgres(url: str) -> Mapping[str, Any]:
             took = []
             for _ in range(TRIES):
                 start_s = time.perf_counter()
-                async with connection.transaction():  # which goes to the log of the database, and nowhere else
+                async with connection.transaction():  # writes to the write-ahead log only
                     await connection.fetchval("SELECT pg_logical_emit_message(true, 'perdure', 'doctor')")
                 took.append((time.perf_counter() - start_s) * 1000)
         finally:

@@ -10,8 +10,8 @@ from perdure.storage.urls import metadata_store
 
 
 async def migrate(url: str, phase: Phase | None = None) -> list[str]:
-    """Bring the store of a URL up to date, or one phase of it; gives the names of the steps applied now.
-    Raises StorageError, and ValueError for what is no store that lasts."""
+    """Apply the missing steps to the store of a URL, all or those of one phase. Returns the names of the applied steps.
+    Raises StorageError, and ValueError if the store is in memory."""
     scheme = urlsplit(url).scheme
     if scheme in POSTGRES:
         try:

@@ -1,7 +1,7 @@
-"""What the metadata store keeps, as values.
+"""Rows, writes and queries of the metadata store, as values.
 
-Payloads, failures and graphs are bytes here (serialized messages of `perdure.v1`, see
-`perdure.wire`): the store never looks into them. All moments are milliseconds since the epoch.
+Payloads, failures and graphs are bytes here (serialized messages of `perdure.v1`, see `perdure.wire`), which the store
+does not decode. All times are milliseconds since the epoch.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from perdure.model import RunStatus, TaskStatus, frozen
 class RunRow:
     """A run. `change` is the number of the commit that touched the row last.
 
-    The newest run of a workflow id is its *current* one; older ones stay readable by `run_id`.
-    `is_dormant`: only time or an event moves it on, so recovery need not load it. `owner` is the engine
-    that works on it, or did last. `code_version` is the package of modules that stands in for the one of its
-    graphs, "" for none.
+    The newest run of a workflow id is its *current* one; older ones stay readable by `run_id`. `is_dormant`: only time
+    or an event moves it on, so recovery need not load it. `owner` is the engine that works on it, or did last.
+    `code_version` is the package of modules that replaces those of its graphs, "" for none.
 
-    `damage` is no column: it names what of the row is not as it was written, "" if all of it is. Such a run
-    has FAILED, whatever the store says, and its other values are those that can still be read.
+    `damage` is not a column: it names the damaged value of the row, "" if there is none. A damaged run has FAILED,
+    whatever its row says, and its other values are those that can still be read.
     """
 
     run_id: str
@@ -56,7 +55,7 @@ class RunRow:
     damage: str = ""
 
     def but(self, **changes: Any) -> RunRow:
-        """A copy with other values in some fields: what `dataclasses.replace` gives, at a tenth of its price."""
+        """A copy with other values in some fields, like `dataclasses.replace` at a tenth of the cost."""
         made = object.__new__(RunRow)
         made.__dict__.update(self.__dict__, **changes)
         return made
@@ -67,10 +66,10 @@ RUN_COLUMNS: Final = tuple(field.name for field in fields(RunRow) if field.name 
 
 @frozen
 class TaskRow:
-    """What is known of a task that ended, failed an attempt, or waits for a moment.
+    """The record of a task that ended, failed an attempt, or waits for a time.
 
-    `output` is None where it was not asked for (`load`); `output_bytes` is its size all the same.
-    `output_blob` is the SHA-256 of the blob it names, "" if it is inline.
+    `output` is None if it was not read (`load_run`); `output_bytes` is its size in any case. `output_blob` is the
+    SHA-256 of the blob it names, "" if it is inline.
     """
 
     run_id: str
@@ -105,7 +104,7 @@ class EventRow:
 
 @frozen
 class Timer:
-    """A task of a RUNNING run that waits for a moment."""
+    """A task of a RUNNING run that waits for a time."""
 
     run_id: str
     task_id: str
@@ -115,10 +114,10 @@ class Timer:
 
 @frozen
 class StoredRun:
-    """All that recovery needs: tasks by `seq` and without outputs, events not consumed by `sequence`.
+    """Everything that recovery needs: tasks without outputs, by `seq`, and events that are not consumed, by `sequence`.
 
-    `last_event` is the highest sequence of all its events, consumed ones included; 0 if there is none.
-    `damage` names what of it is not as it was written, "" if all of it is; tasks and events are left out then.
+    `last_event` is the highest sequence of all its events, consumed ones included; 0 if there is none. `damage` names
+    the damaged value, "" if there is none; tasks and events of a damaged run are left out.
     """
 
     run: RunRow
@@ -136,7 +135,7 @@ class StoredRun:
 
 @frozen
 class BlobMark:
-    """A blob that perhaps nobody uses, and the commit that marked it last."""
+    """A blob that may be unused, and the commit that marked it last."""
 
     sha256: str
     change: int
@@ -154,10 +153,10 @@ class ValueKey:
 
 @frozen
 class EngineRow:
-    """A member of a shared store. `name`, `address` and `version` are for people. `started_ms` and
-    `expires_ms` are by the clock of the store; what `join` is given for them does not count.
+    """A member of a shared store. `name`, `address` and `version` are informative. `started_ms` and `expires_ms` are
+    by the clock of the store; `join` ignores the given ones.
 
-    A dead one is kept for a day, for people; one that left is not.
+    A dead member stays listed for a day; one that left does not.
     """
 
     engine_id: str
@@ -171,7 +170,7 @@ class EngineRow:
 
 @frozen
 class MailRow:
-    """Something for the owner of a run. Numbers are unique; those of one run grow."""
+    """A letter to the owner of a run. Numbers are unique; those of one run grow."""
 
     number: int
     run_id: str
@@ -186,9 +185,9 @@ class MailRow:
 class AddRun:
     """Insert a run with its graph and inputs.
 
-    Refused, with the whole entry it stands in, if another run has its `request_id`, or if the
-    current run of its workflow id is not `replaces` ("": there is none) or is not final. Adding the same
-    `run_id` again is accepted and changes nothing. `request_id` "" is no id.
+    Refused, with its whole entry, if another run has its `request_id` ("" is no id), or if the current run of its
+    workflow id is not `replaces` ("": there is none) or is not final. Adding the same `run_id` again is accepted and
+    changes nothing.
     """
 
     row: RunRow
@@ -199,17 +198,17 @@ class AddRun:
 
 @frozen
 class SetRun:
-    """Change the state of a run. `resumed` adds one to `resume_count`; `end_ms` is set by a final state and
-    cleared by any other; `start_ms` is set by RUNNING if it was not set; an `owner` that is not "" takes
-    the run over, and a `code` that is not "" becomes its `code_version`.
+    """Change the state of a run.
 
-    With `expects` the whole entry is refused unless the run has that state, and unless it is
-    the current run of its workflow id or stays final: one that was replaced never goes on. With
-    `expects_change`, too, it is refused unless that commit touched the row last: a run that has been at work
-    and failed again has the same state, and yet is not what it was.
-
-    A run that has the state and moment of this write already was changed by it before (the commit is
-    repeated): that is accepted whatever it `expects`, and `resumed` adds nothing.
+    - A final state sets `end_ms`, any other clears it. RUNNING sets `start_ms` if it was not set.
+    - `resumed` adds one to `resume_count`. A non-empty `owner` takes the run over. A non-empty `code` becomes its
+      `code_version`.
+    - With `expects`, the whole entry is refused unless the run has that state, and is the current run of its workflow
+      id or stays final: a replaced run never goes on.
+    - With `expects_change` it is also refused unless that commit touched the row last. A run that was resumed and
+      failed again has the same state, but another change.
+    - A run with the state and time of this write was changed by it before: the commit is repeated. Then the write is
+      accepted whatever it `expects`, and `resumed` adds nothing.
     """
 
     run_id: str
@@ -226,7 +225,7 @@ class SetRun:
 
     @classmethod
     def unchanged(cls, row: RunRow) -> SetRun:
-        """Changes nothing, but is refused with its entry unless the run is still as the row says."""
+        """A write that changes nothing, but is refused with its entry if the run has changed since `row` was read."""
         return cls(
             row.run_id,
             row.status,
@@ -249,7 +248,8 @@ class SetRun:
         owner: str = "",
         code: str = "",
     ) -> SetRun:
-        """Moves a run that is still as the row says to another state; from one in which it had ended, it is resumed."""
+        """A write that moves a run to another state, unless it has changed since `row` was read. If the run had ended,
+        this resumes it."""
         return cls(
             row.run_id,
             status,
@@ -263,7 +263,7 @@ class SetRun:
         )
 
     def fits(self, row: RunRow | None, *, is_current: bool) -> bool:
-        """Whether the run is what the write expects."""
+        """Whether the run is as the write expects."""
         if self.expects is None:
             return True
         if row is None or not (is_current or self.status.is_final):
@@ -304,14 +304,14 @@ class SetDormant:
 
 @frozen
 class PutTask:
-    """Insert a task, or replace what is known of it. `row.change` does not count."""
+    """Insert or replace the record of a task. `row.change` is ignored."""
 
     row: TaskRow
 
 
 @frozen
 class PutSpec:
-    """Store a graph under its key, if it is not there."""
+    """Store a graph under its key, unless it exists."""
 
     key: str
     data: bytes
@@ -319,8 +319,8 @@ class PutSpec:
 
 @frozen
 class AddEvent:
-    """Insert an event; its number follows all that the run has. One with the same `event_id` and `key` for
-    the same run is a duplicate and changes nothing."""
+    """Insert an event with a sequence above all others of the run. An event with the `event_id` and `key` of another
+    event of the run is a duplicate and changes nothing."""
 
     run_id: str
     event_id: str
@@ -331,7 +331,7 @@ class AddEvent:
 
 @frozen
 class ConsumeEvent:
-    """Note that a task took an event."""
+    """Store that a task consumed an event."""
 
     run_id: str
     sequence: int
@@ -340,7 +340,7 @@ class ConsumeEvent:
 
 @frozen
 class UseBlobs:
-    """Note that a run uses blobs, in the entry that mentions them. If there is no such run, mark them."""
+    """Store that a run uses blobs, in the entry that refers to them. If the run does not exist, mark the blobs."""
 
     run_id: str
     blobs: tuple[str, ...]
@@ -348,40 +348,39 @@ class UseBlobs:
 
 @frozen
 class MarkBlobs:
-    """Mark blobs that perhaps nobody uses. One that is marked already is marked anew."""
+    """Mark blobs that may be unused. A marked blob is marked anew."""
 
     blobs: tuple[str, ...]
 
 
 @frozen
 class Unmark:
-    """Remove marks, but for those of blobs that were marked anew since `change`."""
+    """Remove marks, except of blobs that were marked anew since `change`."""
 
     marks: tuple[BlobMark, ...]
 
 
 @frozen
 class DeleteRun:
-    """Remove a run with everything that is its own, and mark the blobs that it used. Removing one that
-    is not there changes nothing."""
+    """Remove a run with everything that belongs to it, and mark the blobs that it used. If the run does not exist,
+    nothing changes."""
 
     run_id: str
 
 
 @frozen
 class SetAsideRuns:
-    """Mark every RUNNING and PENDING run of every namespace RESUMABLE, but for those of other members
-    that live."""
+    """Make every RUNNING and PENDING run of every namespace RESUMABLE, except those of other live members."""
 
     at_ms: int
 
 
 @frozen
 class Limit:
-    """Refuse the whole entry if so many runs of the namespace have that state already: those that earlier
-    entries of the commit changed count, those that this entry adds or sets do not. Whoever else commits
-    a Limit for the namespace waits meanwhile, so it holds over all members. An entry that adds a run which is
-    there, or sets one that is as set already, was accepted before (the commit is repeated), and is again."""
+    """Refuse the whole entry if `most` runs of the namespace have that state already. Changes by earlier entries of the
+    commit are counted, those by this entry are not. Other commits with a Limit for the namespace wait meanwhile, so the
+    limit holds over all members. If the run that the entry adds or sets is so already, the commit is repeated, and the
+    entry is accepted as before."""
 
     namespace: str
     status: RunStatus
@@ -390,8 +389,8 @@ class Limit:
 
 @frozen
 class Mail:
-    """Leave something for the owner of a run, whoever that is when it is read. To a run that is not there
-    it is lost. A commit that is repeated may leave it twice."""
+    """Leave a letter for the owner that a run has when it is read. A letter to a missing run is dropped. A repeated
+    commit may leave it twice."""
 
     run_id: str
     kind: str
@@ -400,7 +399,7 @@ class Mail:
 
 @frozen
 class DropMail:
-    """Remove mail. Removing what is not there changes nothing."""
+    """Remove mail. Missing numbers are ignored."""
 
     numbers: tuple[int, ...]
 
@@ -426,7 +425,7 @@ Write: TypeAlias = (
 
 @frozen
 class EntryResult:
-    """What became of one entry. `sequence` and `is_duplicate` speak of its AddEvent, if it has one."""
+    """The result of one entry. `sequence` and `is_duplicate` are of its AddEvent, if it has one."""
 
     is_refused: bool = False
     sequence: int = 0
@@ -435,7 +434,7 @@ class EntryResult:
 
 @frozen
 class Committed:
-    """The number of a commit, and what became of each of its entries."""
+    """The number of a commit, and the result of each of its entries."""
 
     change: int
     results: tuple[EntryResult, ...]
@@ -470,7 +469,7 @@ Condition: TypeAlias = Comparison | AllOf | AnyOf
 class RunQuery:
     """Current runs of a namespace, ordered by a column and then by `run_id`, both in one direction.
 
-    `after` is the place of the last row of the page before: the value of the column and the run id.
+    `after` is the position of the previous page's last row: the value of the column and the run id.
     """
 
     namespace: str
@@ -486,11 +485,11 @@ FILTER_FIELDS = frozenset(
 )
 ORDER_FIELDS = frozenset({"create_ms", "update_ms", "workflow_id"})
 LABELLED_MAX = 1_000
-"""Runs with a label that are looked up by it; where there are more, those in the order asked for have it soon."""
+"""Up to this many runs with a label are looked up by it. With more, a scan in the requested order finds some soon."""
 
 
 def labels_of_all(where: Condition | None) -> list[tuple[str, str]]:
-    """Labels (key, value) that every run has for which the condition holds."""
+    """Labels (key, value) that a run must have to meet the condition."""
     match where:
         case AllOf(parts):
             return [label for part in parts for label in labels_of_all(part)]

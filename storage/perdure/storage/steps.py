@@ -1,4 +1,4 @@
-"""Migrations: numbered files of SQL, each applied once, in order, in a transaction of its own.
+"""Migrations: numbered files of SQL, each applied once, in order, each in one transaction.
 
 `sqlite_NNNN_name.sql` is applied when the file is opened. `postgres_NNNN_[pre|post_]name.sql` is applied by
 `perdure migrate`, because several engines, perhaps of two versions, share a database. A step without a phase is a
@@ -6,7 +6,7 @@ pre step.
 
 - *pre* steps come before the first engine of the new version starts. Engines of the previous version go on working
   beside them: new tables, new columns with defaults, new indexes.
-- *post* steps come after the last engine of the previous version has ended. They remove what only it used.
+- *post* steps come after the last engine of the previous version has ended. They remove parts that only it used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which field of an entry a store cannot take, for errors that say so. Knows nothing of what the fields mean."""
+"""Finds the field of an entry that no store can take, for the text of an error."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from perdure.storage.ports import Entry
 
 INTEGER_MAX: Final = 2**63 - 1
 BYTES_MAX: Final = 10**9
-"""Above it no store takes a field: SQLite's limit, which is below PostgreSQL's."""
+"""The largest field that every store takes: SQLite's limit, which is below PostgreSQL's."""
 
 _NEVER: Final = re.compile("[\0\ud800-\udfff]")
 
 
 def fault_of(entries: Sequence[Entry]) -> str:
-    """The first field with a NUL, half of a surrogate pair, an integer beyond 64 bits or a size that no store takes:
-    "PutTask.row.task_id". "" if there is none."""
+    """The first field with a NUL, half of a surrogate pair, an integer beyond 64 bits, or too many bytes, such as
+    "PutTask.row.task_id"; "" if there is none."""
     for entry in entries:
         for write in entry:
             if fault := _fault(write, type(write).__name__):

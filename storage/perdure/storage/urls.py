@@ -1,4 +1,4 @@
-"""Which store a URL means. A bare path is a folder with everything in it."""
+"""Creates the store that a URL names. A bare path is a folder with everything in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOBS: Final = "blobs"
 
 def metadata_store(url: str) -> MetadataStore:
     """`sqlite:///relative.db`, `sqlite:////absolute.db` (`?max_bytes=`), `memory:`, a folder, or
-    `postgresql://user:password@host:port/database`, with options as libpq has them (`?sslmode=`)."""
+    `postgresql://user:password@host:port/database` with the options of libpq (`?sslmode=`)."""
     parts = urlsplit(url)
     if parts.scheme in POSTGRES:
         try:
@@ -40,10 +40,10 @@ def metadata_store(url: str) -> MetadataStore:
 
 
 def blob_store(url: str) -> BlobStore:
-    """`file:///absolute/folder`, `memory:`, `s3://bucket/prefix` (see below), or a folder, whose `blobs` are
-    in a folder of their own.
+    """`file:///absolute/folder`, `memory:`, `s3://bucket/prefix`, or a folder, in which blobs are in the subfolder
+    `blobs`.
 
-    S3 has `?endpoint=http://host:port`, `region=`, `cache=` (the folder of this machine's cache, or off)
+    S3 has the options `?endpoint=http://host:port`, `region=`, `cache=` (the folder of this machine's cache, or off)
     and `cache_bytes=`. Credentials come from the environment, never from the URL.
     """
     parts = urlsplit(url)

@@ -1,10 +1,9 @@
-"""Blobs that are far away, kept in files of this machine too. Decides what is kept and for how long.
+"""A cache of remote blobs, in files of this machine.
 
-The far store is the truth. A blob is named by its content, so what the cache has can be wrong but never
-out of date, and each process checks a file the first time that it reads it: one that is damaged, cut off
-or gone is fetched again. Files are mapped, as those of the filesystem's store are. All processes of a
-machine may share the folder; they remove the files that were used longest ago when it grows too large.
-Whatever goes wrong with the cache is no error: bytes then come from afar.
+A blob is named by its content, so a cached file can be damaged but never out of date. Each process checks the hash of
+a file the first time that it reads it; a file that is damaged, cut off or gone is fetched again. Files are mapped,
+like those of the filesystem store. All processes of a machine may share the folder. When it grows too large, they
+remove the least recently used files. Faults of the cache are not errors: the bytes then come from the remote store.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from perdure.model import BlobRef
 from perdure.storage.ports import BlobStore, BlobWriter
 
 BYTES: Final = 4 * 1024**3
-"""How much a machine keeps if nobody says otherwise."""
+"""The default size of a machine's cache."""
 TIDY_SHARE: Final = 0.05
-"""A process looks whether there is too much after it wrote such a share of what is allowed."""
+"""A process checks the size of the cache after it wrote this share of the allowed size."""
 KEEP_SHARE: Final = 0.9
-"""What is left when files were removed."""
+"""The share of the allowed size that is left after files were removed."""
 USED_S: Final = 30.0
-"""When a file was used last is known to so many seconds."""
+"""The precision of the time at which a file was last used."""
 STALE_S: Final = 3600.0
 CHECKED_MAX: Final = 100_000
 TEMPORARY: Final = "tmp"
@@ -42,19 +41,19 @@ LOCK: Final = "lock"
 
 
 class FarBlobStore(BlobStore, Protocol):
-    """What a cache asks of the store behind it."""
+    """The store behind a cache."""
 
     async def put_views(self, sha256: str, views: Sequence[memoryview]) -> BlobRef:
         """Write bytes whose hash is known."""
         ...
 
     async def fetch(self, sha256: str, allocate: Callable[[int], memoryview]) -> memoryview:
-        """Read a blob into memory of the caller's choice. The hash is checked."""
+        """Read a blob into memory that the caller allocates. The hash is checked."""
         ...
 
 
 def default_folder() -> Path:
-    """Of this user on this machine."""
+    """The cache folder of this user on this machine."""
     return Path(tempfile.gettempdir()) / f"perdure-blobs-{os.getuid()}"
 
 
@@ -66,7 +65,7 @@ class CachedBlobStore:
         self._folder = Path(folder)
         self._max_bytes = max_bytes
         self._checked: SharedBounded[str, tuple[int, int]] = SharedBounded(CHECKED_MAX)
-        self._written = max_bytes  # since the last look; the first write looks
+        self._written = max_bytes  # since the last check; the first write checks
 
     async def close(self) -> None:
         await self._far.close()
@@ -87,7 +86,7 @@ class CachedBlobStore:
             room.leave()
 
     def _settle(self, room: _Room, sha256: str) -> memoryview:
-        """What was fetched becomes a file of the cache, or at least stays readable."""
+        """Turn a fetched blob into a file of the cache. If that fails, its memory stays readable."""
         file, path = room.take()
         with file:
             status = os.fstat(file.fileno())
@@ -127,7 +126,7 @@ class CachedBlobStore:
         return blob
 
     def _keep(self, sha256: str, views: Sequence[memoryview]) -> None:
-        """Whoever needs it next is likely on this machine."""
+        """Keep a written blob in the cache: its next reader is probably on this machine."""
         with suppress(OSError):
             if self._path_of(sha256).exists():
                 return
@@ -169,7 +168,7 @@ class CachedBlobStore:
         return self._folder / sha256[:2] / sha256
 
     def _new_file(self) -> Path:
-        """A path for a file in the making. Raises OSError if the folder is not ours alone."""
+        """A path for a temporary file. Raises OSError if the folder belongs to another user."""
         temporary = self._folder / TEMPORARY
         if not temporary.is_dir():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -179,7 +178,7 @@ class CachedBlobStore:
         return temporary / secrets.token_hex(16)
 
     def _publish(self, path: Path, sha256: str, status: os.stat_result) -> None:
-        """A file with bytes that were checked gets its name."""
+        """Rename a file whose bytes were checked to its final name."""
         final = self._path_of(sha256)
         final.parent.mkdir(exist_ok=True)
         path.replace(final)
@@ -193,7 +192,7 @@ class CachedBlobStore:
         self._checked.keep(sha256, _mark(status))
 
     def _tidy(self) -> None:
-        """Remove what was used longest ago if there is too much. Mapped memory stays readable."""
+        """Remove the least recently used files if the cache is too large. Mapped memory stays readable."""
         with self._alone() as is_alone:
             if not is_alone:
                 return  # another process is at it
@@ -228,7 +227,7 @@ class CachedBlobStore:
 
 
 class _Room:
-    """Memory to fetch into: a mapped file of the cache, or where there is no room for one, plain memory."""
+    """Memory to fetch into: a mapped file of the cache, or plain memory if there is no room for a file."""
 
     def __init__(self, new_file: Callable[[], Path], max_bytes: int) -> None:
         self._new_file = new_file
@@ -253,7 +252,7 @@ class _Room:
         return memoryview(bytearray(size))
 
     def take(self) -> tuple[IO[bytes], Path]:
-        """The file and where it is; from now on they are the caller's."""
+        """Hand the file and its path over to the caller."""
         assert self.file is not None
         assert self._path is not None
         taken = self.file, self._path
@@ -262,7 +261,7 @@ class _Room:
         return taken
 
     def leave(self) -> None:
-        """Leave nothing behind but what was taken and got another name."""
+        """Remove the temporary file, unless it was taken and renamed."""
         self._unmap()
         if self.file is not None:
             self.file.close()
@@ -273,7 +272,7 @@ class _Room:
             self._path = None
 
     def _unmap(self) -> None:
-        with suppress(BufferError):  # a read that was cancelled may hold a piece for a moment yet
+        with suppress(BufferError):  # a cancelled read may still hold a part for a moment
             if self._view is not None:
                 self._view.release()
             if self._map is not None:
@@ -286,7 +285,7 @@ def _map(file: IO[bytes], size: int) -> memoryview:
 
 
 def _mark(status: os.stat_result) -> tuple[int, int]:
-    """What changes when somebody writes to a file."""
+    """Size and time of change: they differ after a write to the file."""
     return (status.st_size, status.st_mtime_ns)
 
 

@@ -1,13 +1,12 @@
 """Blobs as files: `<root>/ab/cd/abcd...`, named by the hash of what is in them.
 
-A blob is written under a temporary name, flushed to the disk, renamed, and its directory flushed: it
-is there whole or not at all. Reading maps the file, so that a large array is not copied. The length
-is part of no name, so the hash is checked the first time a process reads a blob; a file that passed is
-not checked again while its size and time of change stay the same.
+A blob is written under a temporary name, flushed to disk, renamed, and its directory flushed. So it exists wholly or
+not at all. Reading maps the file, so that a large array is not copied. The hash is checked the first time that a
+process reads a blob, and again only after its size or time of change has changed.
 
-When a blob was put last is its time of access: putting one that is there sets that. A lock on a file
-in the folder, shared by those who put and alone for who deletes, keeps the two apart. The time is that of
-the file system, which all machines that share the folder have in common, and never our own clock's.
+The access time of a file is the time of the blob's last put: putting a blob that exists sets it. A lock file in the
+folder excludes puts (shared lock) from deletions (exclusive lock). Times are those of the file system, which all
+machines that share the folder have in common, and never of our own clock.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ TEMPORARY: Final = "tmp"
 LOCK: Final = "lock"
 HASH_STEP: Final = 4 * 1024 * 1024
 CHECKED_MAX: Final = 100_000
-"""So many blobs a process remembers to have checked."""
+"""The number of checked blobs that a process remembers."""
 
 
 class FilesystemBlobStore:
@@ -93,13 +92,13 @@ class FilesystemBlobStore:
         self._is_ready = True
 
     def secure(self, folder: Path) -> None:
-        """Have a folder below the root, and its name on the disk. One that is there is no proof of that:
-        whoever made it may have died before it was flushed."""
+        """Make a folder below the root durable. A folder that exists need not be durable: its creator may have died
+        before it was flushed."""
         if folder in self._secured and folder.is_dir():
             return
         if folder == self._root:
             _make_directory(folder)
-            for above in folder.parents:  # mostly not ours, and then not to be flushed by us
+            for above in folder.parents:  # flushing those of other users may fail
                 with suppress(OSError):
                     _sync_directory(above)
         else:
@@ -109,7 +108,7 @@ class FilesystemBlobStore:
         self._secured.add(folder)
 
     def path_of(self, sha256: str) -> Path:
-        """Where a blob is, or would be."""
+        """The path of a blob, which may not exist."""
         return self._root / sha256[:2] / sha256[2:4] / sha256
 
     # -------------------------------------------------------------------------- reading
@@ -135,7 +134,7 @@ class FilesystemBlobStore:
         return view
 
     def is_whole(self, sha256: str, size: int) -> bool:
-        """Whether the blob is there. One that was damaged is not, and is written anew."""
+        """Whether the blob exists undamaged. A damaged blob is written anew."""
         try:
             status = self.path_of(sha256).stat()
             if not stat.S_ISREG(status.st_mode) or status.st_size != size:
@@ -174,7 +173,7 @@ class FilesystemBlobStore:
         return await asyncio.to_thread(self._delete, self.path_of(sha256), idle_s, time.monotonic())
 
     def _delete(self, path: Path, idle_s: float, since_s: float) -> bool:
-        """`since_s`: when it was asked for, and so for what moment."""
+        """`since_s`: the time of the request; the blob must have been idle for `idle_s` at that time."""
         try:
             with self.locked(fcntl.LOCK_EX) as now_ns:
                 waited_s = time.monotonic() - since_s
@@ -191,8 +190,8 @@ class FilesystemBlobStore:
 
     @contextmanager
     def locked(self, how: int) -> Iterator[int]:
-        """Hold the lock of the folder; gives the time by its file system, in nanoseconds. Without a folder there is
-        nothing to keep apart: FileNotFoundError."""
+        """Hold the lock of the folder; yields the time by its file system, in nanoseconds. Raises FileNotFoundError if
+        there is no folder."""
         descriptor = os.open(self._root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, how)
@@ -205,7 +204,7 @@ class FilesystemBlobStore:
         def look() -> list[BlobRef]:
             found = []
             for path in self._root.glob("??/??/*"):
-                with suppress(FileNotFoundError, ValueError):  # gone, or a file of somebody else
+                with suppress(FileNotFoundError, ValueError):  # gone, or a foreign file
                     found.append(BlobRef(path.name, path.stat().st_size))
             return found
 
@@ -216,12 +215,12 @@ class FilesystemBlobStore:
         pass
 
     def trust(self, sha256: str, status: os.stat_result) -> None:
-        """This process wrote or read the file itself: its hash is known."""
+        """Remember that this process has written or checked the file."""
         self._checked.keep(sha256, _mark(status))
 
 
 class _Writer:
-    """Implements BlobWriter; the methods without `async` do the same in the thread they are called in."""
+    """Implements BlobWriter. The methods without `async` do the same in the calling thread."""
 
     def __init__(self, store: FilesystemBlobStore, path: Path) -> None:
         self._store = store
@@ -243,7 +242,7 @@ class _Writer:
         assert self._file is not None
         view = memoryview(chunk).cast("B")
         try:
-            for start in range(0, len(view), HASH_STEP):  # hash what is in the cache of the processor
+            for start in range(0, len(view), HASH_STEP):  # hash while the bytes are in the CPU cache
                 part = view[start : start + HASH_STEP]
                 self._hash.update(part)
                 while part:
@@ -268,14 +267,14 @@ class _Writer:
                     self._path.replace(path)
                     _renew(path, now_ns)  # its bytes may have been written long ago
                 self._store.trust(sha256, os.fstat(self._file.fileno()))
-            # Also of a blob that was there: its writer may have died, or be, between the rename and this.
+            # Also for a blob that existed: its writer may be, or have died, between the rename and this.
             _sync_directory(path.parent)
         except OSError as error:
             raise _meaning(error) from error
         return BlobRef(sha256, self._size)
 
     def abandon(self) -> None:
-        """Leave nothing behind but what was finished."""
+        """Remove the temporary file, unless the blob was committed."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
@@ -285,7 +284,7 @@ class _Writer:
 
 
 def _renew(path: Path, now_ns: int) -> os.stat_result:
-    """The time of change stays: it tells whether the bytes are those that were checked."""
+    """Set the access time. The time of change stays, because it shows whether the file was checked."""
     status = path.stat()
     os.utime(path, ns=(now_ns, status.st_mtime_ns))
     return status
@@ -297,12 +296,12 @@ def _abandon_begun(beginning: asyncio.Future[_Writer]) -> None:
 
 
 def _mark(status: os.stat_result) -> tuple[int, int]:
-    """What changes when somebody writes to a file."""
+    """Size and time of change: they differ after a write to the file."""
     return (status.st_size, status.st_mtime_ns)
 
 
 def _make_directory(path: Path) -> None:
-    """With its parents, each of them durable."""
+    """Make a directory with its parents, each of them durable."""
     if path.is_dir():
         return
     if not path.parent.is_dir():

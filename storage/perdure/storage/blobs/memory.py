@@ -27,7 +27,7 @@ class _Writer:
 
 
 class MemoryBlobStore:
-    """Implements BlobStore. `clock` tells by how many seconds later a blob was put."""
+    """Implements BlobStore. `clock` returns seconds; it times the puts of blobs."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -42,7 +42,7 @@ class MemoryBlobStore:
         return self.put_now(b"".join(chunks))
 
     def put_now(self, data: bytes) -> BlobRef:
-        """The same without waiting for anything."""
+        """`put` without `await`."""
         sha256 = hashlib.sha256(data).hexdigest()
         self._blobs.setdefault(sha256, data)
         self._puts[sha256] = self._clock()

@@ -1,14 +1,21 @@
-"""Blobs as objects of an S3-compatible service. Decides their names, and who may delete what when.
+"""Blobs as objects of an S3-compatible service.
 
-The objects of one blob stand under `<prefix>/<sha256>/`: its bytes as `data`, a `put` that bears the
-moment of the last repeated put, and while somebody deletes, a `going-<token>` of his. There are no
-locks, so the order of requests keeps putting and deleting apart: who puts what is there writes `put`
-and then looks for `going`; who deletes writes `going` and then looks how old everything is. One of the
-two sees the other. Who finds a `going` writes the bytes anew as `data-<token>`, which the other never
-heard of and so never deletes. This asks for reads that see every write before them, as S3, MinIO, Ceph,
-R2 and Google's have.
+The objects of one blob are under `<prefix>/<sha256>/`:
 
-The time is the service's: the ages of objects and the date of its answers, never our clock.
+- `data`: its bytes;
+- `put`: an empty object; its age is the time since the last repeated put;
+- `going-<token>`: exists while a process deletes the blob.
+
+There are no locks. The order of requests excludes puts from deletions:
+
+- A put of a blob that exists writes `put`, then looks for `going-*`.
+- A deletion writes its `going-<token>`, then looks at the ages of `data` and `put`.
+
+So at least one of the two sees the other. A put that sees a `going-*` writes the bytes anew as `data-<token>`, which
+the deletion does not know and so does not delete. This needs read-after-write consistency, as S3, MinIO, Ceph, R2 and
+Google Cloud Storage have it.
+
+Times are those of the service, from the ages of objects and the date of answers, and never of our own clock.
 """
 
 from __future__ import annotations
@@ -39,13 +46,13 @@ PART: Final = 8 * 1024 * 1024
 """Larger blobs travel in parts of this size, several at once."""
 AT_ONCE: Final = 8
 READ_TRIES: Final = 5
-"""An answer may break off so often without a byte."""
+"""An answer may break off this many times without a byte."""
 READ_PAUSE_S: Final = 0.1
 CHUNK: Final = 256 * 1024
 DELETE_S: Final = 60.0
-"""Whoever has not deleted by then gives up: he looked too long ago."""
+"""A deletion that takes longer than this gives up, because the ages that it read are too old."""
 STALE_S: Final = 24 * 3600.0
-"""A `going` of somebody who died is removed after this time."""
+"""The `going-*` of a dead process is removed after this time."""
 DATA: Final = "data"
 PUT: Final = "put"
 GOING: Final = "going-"
@@ -63,7 +70,7 @@ class _Object:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """The objects of one blob at one moment of the service's."""
+    """The objects of one blob, at one time by the service's clock."""
 
     now: datetime
     data: tuple[_Object, ...]
@@ -71,7 +78,7 @@ class _Folder:
     going: tuple[_Object, ...]
 
     def idle_s(self) -> float:
-        """Since the last put. Ages are known to the second, so one is taken off."""
+        """Seconds since the last put. Ages have a precision of a second, so one is subtracted."""
         last = max((each.changed for each in (*self.data, *self.put)), default=datetime.min.replace(tzinfo=UTC))
         return (self.now - last).total_seconds() - 1
 
@@ -119,7 +126,8 @@ class S3BlobStore:
                     return blob
 
     async def _write(self, key: str, views: Sequence[memoryview], size: int) -> bool:
-        """False: somebody else wrote it just now, or the service had to be asked in another way."""
+        """Write an object. False: another process wrote it just now, or the service does not know conditions; try
+        again."""
         condition = {"IfNoneMatch": "*"} if self._is_conditional else {}
         try:
             if size <= PART:
@@ -150,7 +158,7 @@ class S3BlobStore:
 
         try:
             parts = await _at_once(partial(write, number) for number in range(-(-size // PART)))
-            # An object in parts is as old as the beginning of its upload, which may be long ago.
+            # The age of a multipart object counts from the beginning of its upload, which may be long ago.
             await self._write_mark(f"{key.rpartition('/')[0]}/{PUT}")
             await client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}, **condition)
         except BaseException:
@@ -174,12 +182,12 @@ class S3BlobStore:
         return (await self.fetch(sha256, lambda size: memoryview(bytearray(size)))).toreadonly()
 
     async def fetch(self, sha256: str, allocate: Allocate) -> memoryview:
-        """Read a blob into memory of the caller's choice. The hash is checked."""
+        """Read a blob into memory that the caller allocates. The hash is checked."""
         key = self._key(sha256, DATA)
         wrong: set[str] = set()
         while True:
             with meaning(f"blob {sha256} not read"):
-                for _ in range(2):  # what came over the wire may have been damaged there, once
+                for _ in range(2):  # the bytes may have been damaged on the wire, once
                     view = await self._fetch_object(key, allocate)
                     if view is None:
                         break
@@ -196,7 +204,7 @@ class S3BlobStore:
                 raise BlobNotFound(sha256)
 
     async def _fetch_object(self, key: str, allocate: Allocate) -> memoryview | None:
-        """None: there is no such object, or no longer the one that it was."""
+        """None: there is no such object, or it was replaced meanwhile."""
         try:
             return await self._read_whole(key, allocate)
         except ClientError as error:
@@ -205,12 +213,12 @@ class S3BlobStore:
             raise
 
     async def _read_whole(self, key: str, allocate: Allocate) -> memoryview:
-        """The first part tells the length, the others come side by side."""
+        """Read an object: the first part gives the length, the others are read in parallel."""
         client = await self._clients.get()
         try:
             answer = await client.get_object(Bucket=self._bucket, Key=key, Range=f"bytes=0-{PART - 1}")
         except ClientError as error:
-            if status_of(error) == 416:  # there are no bytes
+            if status_of(error) == 416:  # the object is empty
                 return allocate(0)
             raise
         view = allocate(_length(answer))
@@ -222,7 +230,7 @@ class S3BlobStore:
     async def _read_part(
         self, key: str, view: memoryview, start: int, same: dict[str, str], answer: Any = None
     ) -> None:
-        """Requests are repeated by the client; an answer that breaks off is asked for again from there on."""
+        """Read a part. The client repeats requests; an answer that breaks off is requested again from that byte on."""
         client = await self._clients.get()
         done, end, tries = start, min(start + PART, len(view)), 0
         while True:
@@ -256,7 +264,7 @@ class S3BlobStore:
             return folder.data[-1].size
 
     async def _copy(self, sha256: str, data: _Object) -> bool:
-        """Somebody deletes what is there: have the bytes under a name of their own, if they are there still."""
+        """The blob is being deleted: copy the bytes to a new name, if they still exist."""
         client = await self._clients.get()
         target = self._key(sha256, f"{DATA}-{secrets.token_hex(8)}")
         source = {"Bucket": self._bucket, "Key": data.key}
@@ -283,7 +291,7 @@ class S3BlobStore:
             await self._write_mark(going)
             try:
                 folder = await self._look(sha256)
-                if idle_s and folder.idle_s() - (time.monotonic() - since_s) < idle_s:  # as of when we were asked
+                if idle_s and folder.idle_s() - (time.monotonic() - since_s) < idle_s:  # at the time of the request
                     return False
                 for each in (*folder.data, *folder.put):
                     if time.monotonic() - since_s > DELETE_S:
@@ -308,9 +316,9 @@ class S3BlobStore:
                 sha256, _, name = item["Key"][len(self._prefix) :].partition("/")
                 if not name.startswith(DATA):
                     continue
-                with suppress(ValueError):  # an object of somebody else
+                with suppress(ValueError):  # a foreign object
                     blob = BlobRef(sha256, item["Size"])
-                    if found is not None and found.sha256 != sha256:  # of one blob the last counts, as in `size`
+                    if found is not None and found.sha256 != sha256:  # the last object of a blob is used, as in `size`
                         yield found
                     found = blob
         if found is not None:
@@ -345,7 +353,7 @@ class S3BlobStore:
 
 
 class _Writer:
-    """Implements BlobWriter. The name follows from all of the bytes, so they wait on this machine's disk."""
+    """Implements BlobWriter. The name depends on all of the bytes, so they are spooled to this machine's disk."""
 
     def __init__(self, store: S3BlobStore) -> None:
         self._store = store
@@ -377,12 +385,12 @@ class _Writer:
                 mapped.close()
 
     def abandon(self) -> None:
-        """What was committed is sent; the rest is gone."""
+        """Drop the spooled bytes. A committed blob was sent already."""
         self._file.close()
 
 
 class _Short(Exception):
-    """A body ended before its time; what came is kept."""
+    """A body ended too early. The bytes that came are kept."""
 
     def __init__(self, done: int, cause: BaseException | None) -> None:
         super().__init__(str(cause or "it ended too early"))
@@ -406,7 +414,7 @@ async def _pour(body: Any, view: memoryview, start: int, end: int) -> None:
 
 
 async def _at_once(works: Iterable[Callable[[], Awaitable[Any]]]) -> list[Any]:
-    """Do all, several side by side, and give the results in their order. The first error ends the rest."""
+    """Do all, several in parallel. Returns the results in order. The first error cancels the rest."""
     todo = list(works)
     results: list[Any] = [None] * len(todo)
     numbers = iter(range(len(todo)))
@@ -426,7 +434,7 @@ async def _at_once(works: Iterable[Callable[[], Awaitable[Any]]]) -> list[Any]:
 
 
 def _length(answer: Any) -> int:
-    """Of the whole object, from the answer to a request for a part."""
+    """The length of the whole object, from the answer to a range request."""
     total = str(answer.get("ContentRange", "")).rpartition("/")[2]
     return int(total) if total.isdigit() else int(answer["ContentLength"])
 
@@ -456,7 +464,7 @@ def _md5(body: bytes) -> str:
 
 
 def _cut(views: Iterable[memoryview], start: int, length: int) -> bytes:
-    """A range of the bytes that several pieces are together."""
+    """A range of the concatenated pieces."""
     parts: list[memoryview] = []
     for view in views:
         if start < view.nbytes and length > 0:

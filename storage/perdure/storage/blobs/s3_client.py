@@ -1,7 +1,7 @@
-"""Connections to an S3-compatible service, and what its errors mean. Knows nothing of blobs.
+"""Connections to an S3-compatible service, and the meaning of its errors.
 
-A client belongs to the event loop that it was made on, so there is one for each loop that asks. The
-credentials are those of the environment, by the usual chain.
+A client belongs to the event loop that created it, so there is one for each loop. Credentials come from the
+environment, by the usual chain.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ FULL: Final = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageF
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the service is. `url` "": Amazon's own. The seconds are for one try of one request."""
+    """The address of the service. `url` "": Amazon's. The seconds are for one try of one request."""
 
     url: str = ""
     region: str = ""
@@ -69,7 +69,7 @@ class Clients:
         self._of_loop: dict[asyncio.AbstractEventLoop, tuple[AsyncExitStack, asyncio.Future[Any]]] = {}
 
     async def get(self) -> Any:
-        """The client of this loop; made by the first who asks."""
+        """The client of this loop, created by the first call."""
         loop = asyncio.get_running_loop()
         if (known := self._of_loop.get(loop)) is not None:
             return await asyncio.shield(known[1])
@@ -101,11 +101,11 @@ class Clients:
             max_pool_connections=CONNECTIONS,
             retries={"mode": "standard", "total_max_attempts": endpoint.tries},
             s3={"addressing_style": "path" if endpoint.url else "auto"},
-            # What others than Amazon understand. The content is checked by its SHA-256 all the same.
+            # Services other than Amazon's do not know these checksums. The content is checked by its SHA-256 anyway.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        # Making one reads descriptions of the service from the disk, some 100 ms: not worth a thread once a process.
+        # This reads descriptions of the service from disk, some 100 ms: once per process, so not worth a thread.
         client: Any = aioboto3.Session().client(
             "s3", endpoint_url=endpoint.url or None, region_name=endpoint.region or None, config=config
         )
@@ -113,7 +113,7 @@ class Clients:
 
 
 def code_of(error: ClientError) -> str:
-    """What the service calls the error."""
+    """The service's code of the error."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
@@ -124,7 +124,7 @@ def status_of(error: ClientError) -> int:
 
 @contextmanager
 def meaning(what: str) -> Iterator[None]:
-    """Turns what the libraries raise into what a store may raise. A missing key is the caller's matter."""
+    """Turns errors of the libraries into errors of stores. A missing key is left to the caller."""
     try:
         yield
     except ClientError as error:

@@ -1,4 +1,4 @@
-"""Which runs in memory a query means, and their order."""
+"""Filters and sorts runs in memory by a query."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from perdure.storage.rows import AllOf, AnyOf, Comparison, Condition, RunQuery, 
 
 
 def page_of(rows: Iterable[RunRow], query: RunQuery) -> list[RunRow]:
-    """The page of these rows that the query asks for."""
+    """The page of these rows that the query selects."""
     found = [row for row in rows if row.namespace == query.namespace and _matches(row, query.where)]
     found.sort(key=lambda row: _place(row, query), reverse=query.descending)
     if query.after is not None:
@@ -36,7 +36,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def _matches(row: RunRow, condition: Condition | None) -> bool:
-    """A comparison with something that is not set is false, whatever its operator."""
+    """Whether the condition holds. A comparison with an unset value is false, whatever its operator."""
     match condition:
         case None:
             return True

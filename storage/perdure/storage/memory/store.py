@@ -1,7 +1,7 @@
 """Runs in a dict: the reference implementation of the metadata store, embedded or shared.
 
-Keeps nothing over the end of the process. Everything happens at once, on the event loop, so that it
-is as deterministic as its caller.
+Keeps nothing after the end of the process. Every call happens in one step on the event loop, so the store is as
+deterministic as its caller.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ UNFINISHED = (RunStatus.RUNNING, RunStatus.PENDING)
 TIMED = (TaskStatus.RUNNING, TaskStatus.BACKING_OFF)
 DEAD_KEPT_MS: Final = 24 * 3600 * 1000
 TOLD: Final = (AddRun, SetRun, SetAsideRuns, DeleteRun, Mail)
-"""Writes that other members hear of."""
+"""Writes of which other members are notified."""
 
 
 @dataclass(slots=True)
 class _Kept:
-    """A run with all that is its own."""
+    """A run with everything that belongs to it."""
 
     row: RunRow
     inputs: dict[str, bytes]
@@ -77,7 +77,7 @@ class _Kept:
 
 
 class SharedMemory:
-    """What several members share. `clock` is that by which leases end, in milliseconds."""
+    """The database that several members share. `clock` returns milliseconds; leases end by it."""
 
     def __init__(self, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
         self.clock = clock
@@ -95,7 +95,7 @@ class SharedMemory:
         self.mail_number = 0
 
     def member(self) -> MemoryMetadataStore:
-        """The store as one more engine has it."""
+        """A store object for one more engine."""
         return MemoryMetadataStore(self)
 
     def is_alive(self, engine_id: str) -> bool:
@@ -104,7 +104,7 @@ class SharedMemory:
 
 
 class MemoryMetadataStore:
-    """Implements MetadataStore: embedded, or as a member of what is shared."""
+    """Implements MetadataStore: embedded, or as a member of a shared one."""
 
     def __init__(self, shared: SharedMemory | None = None) -> None:
         self.is_shared = shared is not None
@@ -117,7 +117,7 @@ class MemoryMetadataStore:
         """Nothing to do."""
 
     async def close(self) -> None:
-        """Nobody is called any more; what is here stays for those who hold the object."""
+        """Stop calling the listener. The data stays."""
         self._all.listeners.pop(self, None)
 
     # -------------------------------------------------------------------------- members

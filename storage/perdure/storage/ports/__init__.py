@@ -1,7 +1,7 @@
-"""What the engine asks of stores, by subject: each of its parts takes the ports that it needs, a store has all of them.
+"""The ports between the engine and its stores, by subject. A store implements all of them; each part of the engine
+takes those that it needs.
 
-Each sentence is a promise, and tests/conformance holds every implementation to it: a promise that is not tested there
-is not made.
+Each sentence is a promise, and tests/conformance tests every implementation for it.
 """
 
 from perdure.storage.ports.blobs import BlobStore, BlobWriter

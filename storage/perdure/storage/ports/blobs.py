@@ -1,4 +1,4 @@
-"""What is asked of a store of blobs."""
+"""The port of blob stores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BlobWriter(Protocol):
         ...
 
     async def commit(self) -> BlobRef:
-        """Make the blob durable and visible under its hash. Until then nobody sees anything of it."""
+        """Make the blob durable and visible under its hash. Before this, no reader sees any of it."""
         ...
 
 
@@ -29,12 +29,12 @@ class BlobStore(Protocol):
     """Immutable bytes by the SHA-256 of their content."""
 
     def writer(self) -> AbstractAsyncContextManager[BlobWriter]:
-        """Write a blob in pieces. Leaving the context without `commit` leaves nothing behind."""
+        """Write a blob in pieces. If the context is left without `commit`, nothing is stored."""
         ...
 
     async def put(self, chunks: Iterable[bytes | memoryview]) -> BlobRef:
-        """Write a blob whole. When it returns, the blob survives the loss of power. A blob that is
-        there already is not written again, but counts as put now."""
+        """Write a whole blob. When it returns, the blob survives a power failure. A blob that exists is not written
+        again, but renewed."""
         ...
 
     async def get(self, sha256: str) -> memoryview:
@@ -47,13 +47,13 @@ class BlobStore(Protocol):
         ...
 
     async def renew(self, sha256: str) -> int | None:
-        """Let a blob count as put now. Length in bytes, None if there is no such blob."""
+        """Set the time of a blob's last put to now. Length in bytes, None if there is no such blob."""
         ...
 
     async def delete(self, sha256: str, *, idle_s: float = 0) -> bool:
-        """Remove a blob, unless it was put within the last `idle_s` seconds: then False, and it stays.
-        Whoever puts it at the same time has it. Memory mapped before stays readable. Removing twice
-        is no error."""
+        """Remove a blob. False: it was put or renewed within the last `idle_s` seconds, so it stays. After a put that
+        races the deletion, the blob exists. Memory that was mapped before stays readable. Removing twice is
+        allowed."""
         ...
 
     def list(self) -> AsyncIterator[BlobRef]:
@@ -61,5 +61,5 @@ class BlobStore(Protocol):
         ...
 
     async def close(self) -> None:
-        """Release the connections of this event loop. Closing twice is no error, nor is a call afterwards."""
+        """Release the connections of this event loop. Closing twice is allowed, and so are calls afterwards."""
         ...

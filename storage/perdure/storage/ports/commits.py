@@ -1,4 +1,4 @@
-"""How data come into a store: in commits."""
+"""The port for writing: commits."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ Entry: TypeAlias = Sequence[Write]
 
 
 class CommitStore(Protocol):
-    """One commit at a time is the caller's duty."""
+    """The caller makes one commit at a time."""
 
     async def commit(self, entries: Sequence[Entry]) -> Committed:
-        """Make all entries durable in one transaction, in their order, but for refused ones (see AddRun).
+        """Make all entries durable in one transaction, in their order, except refused ones (see AddRun).
 
-        When it returns, the data survive the loss of power. When it raises StorageFull or CorruptData,
-        nothing was changed. After StorageUnavailable the same call may be repeated: whatever had happened,
-        the result is as if it had happened once. The number `change` grows from commit to commit of a
-        member and is written into every run and task row that the commit touches, whatever `change`
-        they bear. Events of one run are numbered in the order of commits, whoever commits.
+        When it returns, the data survives a power failure. When it raises StorageFull or CorruptData, nothing was
+        changed. After StorageUnavailable it is unknown whether the commit happened. The same call may be repeated: it
+        takes effect once. The number `change` grows from commit to commit of a member. It is written into every run
+        and task row that the commit touches, whatever `change` the given rows have. Events of one run are numbered in
+        the order of commits, whichever members make them.
 
-        Raises Unstorable if there is an entry among them that no repetition will make the store take; then none
-        was taken, and the others may be committed without it. Every store takes what has texts without NUL and halves
-        of surrogate pairs, of 256 characters where they are ids, integers of 64 bits and a megabyte of bytes a field.
+        Raises Unstorable if the store rejects one of the entries for good. Then none was stored, and the others may be
+        committed without it. Every store takes texts without NUL and without halves of surrogate pairs, ids of 256
+        characters, integers of 64 bits, and a megabyte of bytes per field.
 
-        Raises Fenced if this member was buried or has left: a commit that was under way when it was
-        buried has either happened before, entirely, or never will.
+        Raises Fenced if this member was declared dead or has left. A commit that was under way when the member was
+        declared dead has happened entirely before that, or will never happen.
         """
         ...

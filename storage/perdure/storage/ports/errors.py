@@ -1,27 +1,28 @@
-"""The errors of stores, of metadata and of blobs alike."""
+"""The errors of metadata stores and blob stores."""
 
 from __future__ import annotations
 
 
 class StorageError(Exception):
-    """The base of all that a store raises on purpose. Nothing was changed unless said otherwise."""
+    """The base of the expected errors of stores. Nothing was changed unless said otherwise."""
 
 
 class StorageUnavailable(StorageError):
-    """The store does not answer now. Of a commit: it may or may not have happened; repeat it."""
+    """The store does not answer now. A commit that raises this may or may not have happened; repeat it."""
 
 
 class StorageDenied(StorageError):
-    """The store does not let us in: credentials, rights, or a name that is not there. Nothing was changed."""
+    """The store denies access: wrong credentials, missing rights, or a name that does not exist. Nothing was
+    changed."""
 
 
 class StorageFull(StorageError):
-    """There is no room. Nothing was changed; it may work later."""
+    """The store has no room. Nothing was changed; a later try may succeed."""
 
 
 class Unstorable(StorageError):
-    """This store never takes it, however often it is asked: it has a character, a number or a size that the store does
-    not have. Nothing was changed. `field` names the first such ("PutTask.row.task_id"), "" if none is known."""
+    """The store rejects an entry for good: a character, a number or a size that it cannot hold. Nothing was changed.
+    `field` names the first such field ("PutTask.row.task_id"), "" if unknown."""
 
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(f"{message} ({field})" if field else message)
@@ -29,12 +30,12 @@ class Unstorable(StorageError):
 
 
 class Fenced(StorageError):
-    """Other members declared this one dead, or it left. Nothing was changed, and nothing that it commits
-    ever will be: whoever it was may join anew, under another id."""
+    """Another member declared this one dead, or it left. Nothing was changed, and none of its commits will ever
+    happen. The engine may join again under another id."""
 
 
 class CorruptData(StorageError):
-    """What is stored is not what was written. `subject` names it."""
+    """Stored data is damaged. `subject` names it."""
 
     def __init__(self, message: str, subject: str) -> None:
         super().__init__(message)

@@ -15,5 +15,5 @@ class EventStore(Protocol):
         ...
 
     async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
-        """Events of the run that no task took with a sequence above `after`, by sequence."""
+        """Events of the run with a sequence above `after` that no task has consumed, by sequence."""
         ...

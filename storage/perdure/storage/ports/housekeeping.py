@@ -1,4 +1,4 @@
-"""What may be removed."""
+"""The port for removing old runs and unused blobs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from perdure.storage.rows import BlobMark, RunRow
 
 
 class HousekeepingStore(Protocol):
-    """Blobs that perhaps nobody uses, and runs that ended long ago."""
+    """Blobs that may be unused, and runs that ended long ago."""
 
     async def marked_blobs(self, *, after: str, limit: int) -> list[BlobMark]:
-        """Marked blobs with a hash above `after`, by hash; `is_used` says whether any run uses it now."""
+        """Marked blobs with a hash above `after`, by hash. `is_used` says whether a run uses the blob now."""
         ...
 
     async def unused_blobs(self, sha256s: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Runs by what they are, and by when they changed."""
+"""The ports for listing runs and for following changes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class ListingStore(Protocol):
 
 
 class ChangeStore(Protocol):
-    """What has changed since a commit."""
+    """The runs and tasks that changed since a commit."""
 
     async def read_changes(self, namespace: str | None, *, after: int, limit: int) -> list[RunRow]:
-        """Runs (None: of all namespaces) with a `change` above `after`, by change and then run id. If the limit
-        cuts a commit in two, the rest of that commit comes all the same: a page never ends inside one.
+        """Runs (None: of all namespaces) with a `change` above `after`, by change and then run id. A page never ends
+        inside a commit: it has more than `limit` runs if necessary.
 
-        Whoever reads on from the last change of a page misses nothing: a commit shows once every commit
-        with a lower number is decided. A member's commit may thus show a moment after it returned."""
+        A reader that goes on from the last change of a page misses nothing: a commit becomes visible here once every
+        commit with a lower number is decided. So a member's commit may become visible a moment after it returned."""
         ...
 
     async def read_tasks(self, run_id: str, *, after: int) -> list[tuple[str, int]]:
@@ -31,6 +31,6 @@ class ChangeStore(Protocol):
         ...
 
     async def last_change(self) -> int:
-        """The highest number up to which every commit is decided: later ones get higher numbers. Of an
-        embedded store it is the number of the last commit, 0 before the first."""
+        """The highest number up to which every commit is decided; later commits get higher numbers. In an embedded
+        store it is the number of the last commit, 0 before the first."""
         ...

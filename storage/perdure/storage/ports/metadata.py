@@ -1,4 +1,4 @@
-"""A store of metadata as a whole: for those who open it and hand its ports to their users."""
+"""A metadata store as a whole, for code that opens it and passes its ports on."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from perdure.storage.ports.timers import TimerStore
 
 
 class SharedOrNot(Protocol):
-    """A store that `is_shared` has many engines as members, each through an object of its own; members know
-    nothing of each other but what the store says. An embedded one has a single engine: joining it is a
-    formality, nobody is ever fenced, and all runs are its own.
+    """A store that `is_shared` has several engines as members, each with its own store object. Members know each other
+    through the store only. An embedded store has one engine: joining has no effect, no commit is fenced, and all runs
+    are the engine's own.
     """
 
     @property
@@ -44,13 +44,13 @@ class MetadataStore(
     HousekeepingStore,
     Protocol,
 ):
-    """Runs, tasks, events, timers, for one engine. Reads run beside the commit under way."""
+    """Runs, tasks, events and timers, for one engine. Reads do not wait for a commit under way."""
 
     async def open(self) -> None:
-        """Connect, and bring the schema up to date if the store is an embedded one. Raises StorageError if
-        the schema of a shared one is too old or too new."""
+        """Connect. Brings the schema of an embedded store up to date. Raises StorageError if the schema of a shared
+        store is too old or too new."""
         ...
 
     async def close(self) -> None:
-        """Release everything. Closing twice is no error."""
+        """Release everything. Closing twice is allowed."""
         ...

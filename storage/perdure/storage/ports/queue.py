@@ -1,4 +1,4 @@
-"""Which runs hold a slot, and which wait for one."""
+"""The port for queues: runs that hold a slot, and runs that wait for one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class QueueStore(Protocol):
         ...
 
     async def count_pending(self) -> Mapping[str, int]:
-        """How many runs of all members are PENDING, by namespace; namespaces without any are left out."""
+        """The number of PENDING runs of all members, by namespace; namespaces without any are left out."""
         ...
 
     async def pending_runs(self, namespace: str, *, limit: int) -> list[RunRow]:
-        """PENDING runs of all members, in the order in which they became that: by change and then run id."""
+        """PENDING runs of all members, in the order in which they became PENDING: by change and then run id."""
         ...

@@ -1,4 +1,4 @@
-"""All that bringing a run back into memory needs."""
+"""The ports for loading a run into memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from perdure.storage.rows import RunRow, StoredRun, ValueKey
 
 
 class RecoveryStore(Protocol):
-    """Runs to take up, and what was recorded of each."""
+    """Unfinished runs, and the records of each."""
 
     async def unfinished_runs(self, *, after: str, limit: int) -> list[RunRow]:
         """RUNNING runs of this member that are not dormant with a run id above `after`, by run id."""
         ...
 
     async def load_run(self, run_id: str) -> StoredRun | None:
-        """All that recovery needs, read at one moment."""
+        """Everything that recovery needs, from one snapshot."""
         ...
 
 
@@ -24,7 +24,7 @@ class SpecStore(Protocol):
     """Graphs by their keys."""
 
     async def read_specs(self, keys: Iterable[str]) -> Mapping[str, bytes]:
-        """The graphs that are there, by key."""
+        """The existing graphs of these keys, by key."""
         ...
 
 
@@ -32,5 +32,5 @@ class ValueStore(Protocol):
     """Inputs of runs and outputs of tasks."""
 
     async def read_values(self, keys: Sequence[ValueKey]) -> list[bytes | None]:
-        """The values in the order asked for; None for one that is not there."""
+        """The values in the order of the keys; None for a missing one."""
         ...

@@ -9,7 +9,7 @@ from perdure.storage.rows import RunRow
 
 
 class RunStore(Protocol):
-    """Runs that somebody names."""
+    """Runs by workflow id, request id or run id."""
 
     async def find_run(self, namespace: str, workflow_id: str) -> RunRow | None:
         """The current run of a workflow id."""
@@ -24,5 +24,5 @@ class RunStore(Protocol):
         ...
 
     async def get_runs(self, run_ids: Collection[str]) -> list[RunRow]:
-        """Those of these runs that there are, in no order."""
+        """The existing runs of these ids, in no particular order."""
         ...

@@ -1,4 +1,4 @@
-"""Moments that tasks wait for."""
+"""The port for timers of tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from perdure.storage.rows import Timer
 
 
 class TimerStore(Protocol):
-    """Timers by the moment at which they are due."""
+    """Timers by the time at which they are due."""
 
     async def next_timers(self, *, until_ms: int, limit: int) -> list[Timer]:
         """Timers of this member's RUNNING runs due at `until_ms` or before, the earliest first.

@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL: made when needed, kept while they are well, and what their errors mean.
+"""Connections to PostgreSQL, and the meaning of their errors.
 
-A connection on which anything went wrong is dropped, not repaired: what was under way on it is decided
-by the server, and whoever repeats it does so on another one. A time limit drops the connection, too,
-so that nobody waits for a server that does not answer. Knows nothing of what is asked.
+A connection on which anything went wrong is dropped, not repaired. The server decides the transaction that was under
+way on it, and a repetition uses another connection. Exceeding a time limit drops the connection too, so that no caller
+waits for a server that does not answer.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ STATEMENTS_CACHED: Final = 200
 RETRY_S: Final = 0.5
 CHANNEL: Final = "perdure"
 
-# Every query here has an index made for it. Without the other ways, and with pages that cost little (they
-# are in memory), plans do not depend on statistics, which are wrong for tables that grew a minute ago: with usual
-# costs, comparing each row with each given one seems cheaper than a thousand looks into an index.
-# The rest is about clients that vanish: what they hold ends soon.
+# Every query has an index. Other plans are turned off and random pages are cheap (they are in memory), so plans do not
+# depend on statistics, which are wrong for tables that grew a minute ago: by default costs, a nested comparison of all
+# rows seems cheaper than a thousand index lookups. The other settings end the transactions of clients that vanished.
 SETTINGS: Final = {
     "application_name": "perdure",
     "enable_bitmapscan": "off",
@@ -49,7 +48,7 @@ SETTINGS: Final = {
 
 
 async def connect(url: str) -> Connection:
-    """A connection of its own. Raises what the driver raises."""
+    """A new connection. Raises errors of the driver."""
     return await asyncpg.connect(
         url, timeout=CONNECT_S, server_settings=SETTINGS, statement_cache_size=STATEMENTS_CACHED
     )
@@ -68,14 +67,15 @@ class Connections:
         self._is_open = True
 
     def close(self) -> None:
-        """Drop what is idle; what is in use is dropped when it comes back."""
+        """Drop idle connections now, and those in use when they come back."""
         self._is_open = False
         while self._idle:
             self._idle.pop().terminate()
 
     @asynccontextmanager
     async def use(self, timeout_s: float) -> AsyncIterator[tuple[Connection, bool]]:
-        """A connection for so long, and whether it is new. Raises StorageError, also if there was none for so long."""
+        """A connection for at most `timeout_s`, and whether it is new. Raises StorageError, also if none became free
+        in that time."""
         async with self._place(timeout_s):
             if not self._is_open:
                 raise StorageUnavailable("the store is not open")
@@ -96,7 +96,8 @@ class Connections:
 
     @asynccontextmanager
     async def _place(self, timeout_s: float) -> AsyncIterator[None]:
-        """One of `size`. Who stands behind others that wait for a server learns of it as soon as they do."""
+        """One of the `size` places. A caller in the queue fails when its own time is over, even if those before it
+        still wait for the server."""
         if self._size.locked():
             try:
                 async with asyncio.timeout(timeout_s):
@@ -119,8 +120,8 @@ class Connections:
             return await connect(self._url), True
 
     async def read(self, work: Callable[[Connection], Awaitable[T]], timeout_s: float) -> T:
-        """Read something. Connections that died while they were idle are noticed by their use, so there is a second
-        attempt, on a new one."""
+        """Read. A connection that died while it was idle is noticed only by its use, so the read is repeated on a new
+        one."""
         while True:
             is_new = True
             try:
@@ -132,13 +133,13 @@ class Connections:
                 self.forget_idle()
 
     def forget_idle(self) -> None:
-        """Drop what nobody uses: the server was restarted, and they would all fail once."""
+        """Drop idle connections: after a restart of the server each of them would fail once."""
         while self._idle:
             self._idle.pop().terminate()
 
 
 class Listener:
-    """Calls back when others notify, and whenever it has found the server again."""
+    """Calls `heard` on notifications of other members, and whenever it has connected to the server again."""
 
     def __init__(self, url: str, heard: Callable[[str], None]) -> None:
         self._url = url
@@ -147,7 +148,8 @@ class Listener:
         self._listens = asyncio.Event()
 
     async def start(self) -> None:
-        """Returns when it listens, or after a while if the server does not answer: it goes on trying."""
+        """Start listening. Returns when it listens, or after CONNECT_S if the server does not answer; it goes on
+        trying."""
         self._task = asyncio.create_task(self._listen_forever(), name="postgres-listen")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CONNECT_S):
@@ -166,7 +168,7 @@ class Listener:
             await asyncio.sleep(RETRY_S)
 
     async def _listen(self) -> None:
-        """Until the connection is lost."""
+        """Listen until the connection is lost."""
         lost = asyncio.Event()
         with meaning(self._url):
             connection = await connect(self._url)
@@ -185,7 +187,7 @@ class Listener:
 
 @contextlib.contextmanager
 def meaning(url: str) -> Any:
-    """Turns errors of the driver and of the server into those of the port. Others are bugs, and pass."""
+    """Turns errors of the driver and of the server into those of the port. Other errors are bugs, and pass."""
     try:
         yield
     except asyncpg.PostgresError as error:
@@ -193,13 +195,13 @@ def meaning(url: str) -> Any:
     except (UnicodeEncodeError, OverflowError) as error:
         raise Unstorable(f"{shown(url)}: {error}") from error
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError, EOFError) as error:
-        if isinstance(error, ValueError):  # the driver has no encoding for what it was given
+        if isinstance(error, ValueError):  # the driver cannot encode a value
             raise Unstorable(f"{shown(url)}: {error}") from error
         raise StorageUnavailable(f"{shown(url)} does not answer: {error or type(error).__name__}") from error
 
 
 def is_conflict(error: BaseException | None) -> bool:
-    """Whether the server gave the transaction up for the sake of another one: it can be repeated at once."""
+    """Whether the server aborted the transaction because of a concurrent one. It can be repeated at once."""
     return isinstance(error, (asyncpg.DeadlockDetectedError, asyncpg.SerializationError))
 
 
@@ -210,13 +212,13 @@ def _is_lost(error: BaseException | None) -> bool:
 
 
 _CONFIGURED_WRONGLY: Final = ("28", "3D", "3F", "42")
-"""Classes of errors that do not go away by themselves: authorization, no such database, schema or table."""
+"""Classes of errors of configuration: authorization, no such database, schema or table."""
 _NEVER: Final = ("22", "23", "54")
 """Classes that repetition does not help: data exception, integrity, a limit of the program (as of rows in indexes)."""
 _RACED: Final = "23505"
 """Another transaction was faster with the same key: the next attempt sees it."""
 _TOO_LARGE: Final = "08P01"
-"""A message that no server reads: larger than a gigabyte."""
+"""A message larger than a gigabyte, which no server reads."""
 _CORRUPT: Final = ("XX001", "XX002", "58P01", "58P02")
 
 

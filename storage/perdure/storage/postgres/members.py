@@ -1,10 +1,10 @@
-"""Who is a member of a PostgreSQL store: leases by its clock, fencing by locks of one row a member.
+"""Members of a PostgreSQL store: leases by the database's clock, fencing by a lock on one row per member.
 
-A commit holds a share of its member's row to its end; whoever buries the member needs the row for himself
-and so waits for a commit under way, while renewing the lease waits for nobody. A row has two numbers that
-make repeated attempts safe: `session` grows with each connection that commits, so that what was sent on
-an earlier one, and is perhaps still on its way, finds its number outdated; `call` grows with each takeover,
-and `taken` keeps what the last one took, for when its answer got lost.
+A commit holds a shared lock on its member's row until it ends. Declaring the member dead needs an exclusive lock, so
+it waits for a commit under way. Renewing the lease waits for neither. Two numbers in the row make repetitions safe.
+`session` grows with each committing connection: a commit that was sent on an earlier connection, and may still arrive,
+finds its number outdated. `call` grows with each takeover, and `taken` keeps the runs of the last one, in case its
+answer was lost.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def is_member(connection: Connection, engine_id: str) -> bool:
 
 
 async def begin_session(connection: Connection, engine_id: str) -> int:
-    """Give a connection that commits its number. Waits for what is under way on earlier ones."""
+    """Give a committing connection its number. Waits for commits under way on earlier connections."""
     session = await connection.fetchval(
         "WITH mine AS (SELECT engine_id FROM engines WHERE engine_id = $1 AND NOT is_dead FOR UPDATE) "
         "UPDATE engines SET session = session + 1 FROM mine WHERE engines.engine_id = mine.engine_id "
@@ -83,8 +83,8 @@ async def bury(connection: Connection) -> list[str]:
     return sorted(engine_id for (engine_id,) in records)
 
 
-# Owners are found by skipping through the index from one to the next, so that the runs of the living,
-# however many, are not looked at. Those at work come first: the others, of which there may be very many, can wait.
+# Owners are found by skipping through the index from one to the next, so that the runs of live members are not read.
+# Active runs come first; the others, of which there may be very many, can wait.
 _TAKE: Final = f"""
     WITH RECURSIVE mine AS MATERIALIZED (
         SELECT 1 FROM engines WHERE engine_id = $1 AND NOT is_dead AND call < $2 FOR NO KEY UPDATE
@@ -123,7 +123,7 @@ _TAKE: Final = f"""
 
 
 async def take_over(connection: Connection, engine_id: str, call: int, limit: int) -> list[RunRow]:
-    """One attempt. An attempt with a lower `call` that comes later does nothing."""
+    """One try of a takeover. A late try with a lower `call` has no effect."""
     rows = [run_of(record) for record in await connection.fetch(_TAKE, engine_id, call, limit)]
     if not rows and not await is_member(connection, engine_id):
         raise fenced(engine_id)
@@ -131,7 +131,7 @@ async def take_over(connection: Connection, engine_id: str, call: int, limit: in
 
 
 async def taken_by(connection: Connection, engine_id: str, call: int, next_call: int) -> list[RunRow]:
-    """What an attempt took whose answer got lost; if it took nothing yet, it never will."""
+    """The runs of a try whose answer was lost. If it had no effect yet, it never will."""
     found = await connection.fetchrow(
         "WITH before AS (SELECT call, taken FROM engines WHERE engine_id = $1 AND NOT is_dead FOR NO KEY UPDATE) "
         "UPDATE engines SET call = $2 FROM before WHERE engine_id = $1 RETURNING before.call, before.taken",

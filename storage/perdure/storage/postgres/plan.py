@@ -1,8 +1,8 @@
-"""What a commit to PostgreSQL comes to: which entries are refused, and which rows are written.
+"""Plans a commit to PostgreSQL: which entries are refused, and which rows are written.
 
-Pure: it is told what the database has (`Found`, read under locks), goes through the writes in their order,
-and gathers the rows by table, so that a commit is a few statements however many writes it has. Within
-one `Rows` no row is written twice; where the order matters, another `Rows` begins.
+Pure. Its input is the state of the database (`Found`, read under locks). It goes through the writes in order and
+gathers rows by table, so that a commit is a few statements, however many writes it has. Within one `Rows` no row is
+written twice; where the order matters, another `Rows` begins.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from perdure.storage.rows import (
 )
 
 BYTES_MAX: Final = 16 * 1024 * 1024
-"""Payload of one statement. It is in memory several times over on its way."""
+"""The payload of one statement, of which several copies are in memory on the way."""
 
 _SIMPLE: Final = frozenset({PutTask, PutSpec, ConsumeEvent, UseBlobs, MarkBlobs, Unmark, SetDormant, Mail, DropMail})
 TOLD: Final = frozenset({AddRun, SetRun, SetAsideRuns, DeleteRun, Mail})
@@ -46,8 +46,8 @@ EventKey: TypeAlias = tuple[str, str, str]
 
 
 def is_simple(write: Write) -> bool:
-    """Whether it needs no look at the database before. A new run that takes nobody's place does not: the indexes
-    of the database refuse it if it may not be."""
+    """Whether it can be written without reading first. A new run that replaces none can: the unique indexes refuse it
+    if its ids are taken."""
     match write:
         case AddRun():
             return not write.replaces
@@ -58,13 +58,13 @@ def is_simple(write: Write) -> bool:
 
 
 def mentions(write: Write) -> bool:
-    """Whether it says that a graph is needed."""
+    """Whether it refers to a graph."""
     return type(write) in (AddRun, PutSpec) or (isinstance(write, PutTask) and write.row.spec_key != "")
 
 
 @dataclass(slots=True)
 class RunState:
-    """A run as it is at this point of the commit."""
+    """The state of a run at this point of the commit."""
 
     row: RunRow
     is_current: bool
@@ -73,7 +73,7 @@ class RunState:
 
 @dataclass(slots=True)
 class Wanted:
-    """What has to be read before a commit can be planned."""
+    """The state that must be read before a commit can be planned."""
 
     run_ids: set[str] = field(default_factory=set)
     workflow_ids: set[tuple[str, str]] = field(default_factory=set)
@@ -104,7 +104,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Found:
-    """What the database has of what was wanted. Runs are locked, namespaces of limits too."""
+    """The state that was read. Its runs, and the namespaces of limits, are locked."""
 
     runs: dict[str, RunState] = field(default_factory=dict)
     current: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -114,8 +114,8 @@ class Found:
 
 @dataclass(slots=True)
 class Rows:
-    """Rows by table. `known` runs are there by the time the rows are written. `ended` are runs that were not looked
-    at, with whether they are dormant, if that is said."""
+    """Rows by table. `known` runs exist when the rows are written. `ended` are runs that were not read, with
+    `is_dormant` if the commit sets it."""
 
     replaced: list[str] = field(default_factory=list)
     added: dict[str, RunState] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class Rows:
 
 @dataclass(slots=True)
 class Deletions:
-    """Runs that are removed with all that is their own."""
+    """Runs that are removed with everything that belongs to them."""
 
     run_ids: list[str]
 
@@ -155,8 +155,8 @@ Step: TypeAlias = Rows | Deletions | SetAsideRuns
 
 
 class Plan:
-    """`steps` in their order; `results` but for those of events, which are in `events_of` by place. Nothing `found`:
-    the writes are simple, and nobody has looked."""
+    """`steps` are in order. `results` lack those of events, which are in `events_of` by place. `found` None: the
+    writes are simple, so nothing was read."""
 
     def __init__(self, found: Found | None, change: int) -> None:
         self.steps: list[Step] = []
@@ -172,7 +172,7 @@ class Plan:
         self._rows = Rows()
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Go through entries. What is read for them must have been `found`."""
+        """Add entries to the plan. Everything that they need must be in `found`."""
         for entry in entries:
             if any(self._is_refused(write, entry) for write in entry):
                 self.results.append(_REFUSED)
@@ -187,7 +187,7 @@ class Plan:
         self._next_rows()
 
     def event_result(self, place: int, sequence: int, is_new: bool) -> EntryResult:
-        """What became of the entry at a place, given what became of its event."""
+        """The result of the entry at a place, from the result of its event."""
         return EntryResult(sequence=sequence, is_duplicate=not is_new or place in self._repeated)
 
     def _next_rows(self) -> None:

@@ -1,4 +1,4 @@
-"""How rows are read from PostgreSQL. `me` is the engine whose runs are meant, "" means all."""
+"""Reads rows from PostgreSQL. `me` is the engine whose runs are read, "" means all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from perdure.storage.rows import (
 _RUN: Final = f"SELECT {', '.join(f'runs.{name}' for name in RUN_COLUMNS)} FROM runs"
 _EVENT: Final = "run_id, sequence, event_id, key, payload, arrived_ms, consumed_by"
 _OPEN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint + (SELECT shift FROM numbering)"
-"""Commits with lower numbers are decided, and seen by the statement that asks."""
+"""Commits with lower numbers are decided, and visible to this statement."""
 
 
 async def _runs(connection: Connection, statement: str, *arguments: Any) -> list[RunRow]:
@@ -88,7 +88,7 @@ _LOAD: Final = f"""
 
 
 async def load_run(connection: Connection, run_id: str) -> StoredRun | None:
-    """One statement, so that all of it is of one moment."""
+    """Read a run in one statement, so that all of it is of one snapshot."""
     found = await connection.fetchrow(_LOAD, run_id)
     if found is None:
         return None
@@ -148,7 +148,7 @@ async def pending_runs(connection: Connection, namespace: str, limit: int) -> li
 
 
 async def next_timers(connection: Connection, me: str, until_ms: int, limit: int) -> list[Timer]:
-    # A subquery and no join: timers are to be read in the order of their index, until there are enough.
+    # A subquery instead of a join, so that timers are read in the order of their index until there are enough.
     records = await connection.fetch(
         "SELECT run_id, task_id, attempt, wake_ms FROM tasks "
         "WHERE wake_ms IS NOT NULL AND wake_ms <= $1 AND status IN ('RUNNING', 'BACKING_OFF') "
@@ -175,14 +175,14 @@ async def list_runs(connection: Connection, query: RunQuery) -> list[RunRow]:
     runs = _RUN
     if (few := await _few_with_a_label(connection, query)) is not None:
         arguments.append(few)
-        # Whatever the planner thinks of it: these runs first, and then the rest of the conditions.
+        # OFFSET 0 forces the planner to take these runs first, and then to test the other conditions.
         these = f"(SELECT * FROM runs WHERE run_id = ANY (${len(arguments)}::text[]) OFFSET 0) AS runs"
         runs = _RUN.replace("FROM runs", f"FROM {these}")
     return await _runs(connection, f"{runs} WHERE {' AND '.join(where)} ORDER BY {order}", *arguments)
 
 
 async def _few_with_a_label(connection: Connection, query: RunQuery) -> list[str] | None:
-    """Runs with a label that the query asks for, if there are few of them."""
+    """Runs with a label of the query, if there are few of them; None: there are many."""
     for key, value in labels_of_all(query.where):
         if "\0" in value:
             return []
@@ -222,7 +222,7 @@ def _condition(condition: Condition, arguments: list[Any]) -> str:
 def _comparison(column: str, operator: str, value: str | int, arguments: list[Any]) -> str:
     if operator not in ("=", "!=", "<", "<=", ">", ">=", ":"):
         raise ValueError(f"no such operator: {operator}")
-    if isinstance(value, str) and "\0" in value:  # which no text here has
+    if isinstance(value, str) and "\0" in value:  # no stored text has one
         value, _, _ = value.partition("\0")
         if operator in ("=", ":"):
             return "FALSE"
@@ -279,7 +279,7 @@ async def unused_blobs(connection: Connection, sha256s: Sequence[str]) -> list[s
 
 
 async def finished_runs(connection: Connection, before_ms: int, limit: int) -> list[RunRow]:
-    # A run has an end exactly while its state is a final one.
+    # A run has an `end_ms` exactly while its state is final.
     where = "end_ms IS NOT NULL AND end_ms < $1 ORDER BY end_ms, run_id LIMIT $2"
     return await _runs(connection, f"{_RUN} WHERE {where}", before_ms, limit)
 

@@ -1,4 +1,4 @@
-"""Columns of PostgreSQL's tables, and how records become rows."""
+"""Columns of the tables in PostgreSQL, and conversion of records into rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perdure.storage.ports import CorruptData
 from perdure.storage.rows import RUN_COLUMNS, RunRow, TaskRow
 
 TASK_COLUMNS: Final = tuple(field.name for field in fields(TaskRow) if field.name != "output")
-"""All but the output, which has a table of its own."""
+"""All columns but the output, which is in another table."""
 
 _TYPES: Final = {"is_dormant": "boolean", "failure": "bytea", "priority": "bigint", "change": "bigint"} | {
     name: "bigint" for name in RUN_COLUMNS if name.endswith(("_ms", "_count", "_wraps"))
@@ -22,7 +22,7 @@ _STATUS, _LABELS = RUN_COLUMNS.index("status"), RUN_COLUMNS.index("labels")
 
 
 def run_of(values: Sequence[Any]) -> RunRow:
-    """From values in the order of RUN_COLUMNS. One that is damaged has `damage`."""
+    """A run from values in the order of RUN_COLUMNS. A damaged one has `damage`."""
     made = list(values)
     status, labels = run_status(made[_STATUS]), labels_of(made[_LABELS]) if made[_LABELS] != "{}" else {}
     column = "status" if status is None else implausible(RUN_COLUMNS, values)
@@ -33,7 +33,7 @@ def run_of(values: Sequence[Any]) -> RunRow:
 
 
 def task_of(values: Sequence[Any]) -> TaskRow:
-    """From values in the order of TASK_COLUMNS. Raises CorruptData."""
+    """A task from values in the order of TASK_COLUMNS. Raises CorruptData."""
     named = dict(zip(TASK_COLUMNS, values, strict=True))
     status = task_status(named["status"])
     if column := "status" if status is None else implausible(TASK_COLUMNS, values):

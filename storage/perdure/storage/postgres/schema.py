@@ -1,4 +1,4 @@
-"""The schema of a PostgreSQL store: brings it up to date, and says whether this version can use it."""
+"""The schema of a PostgreSQL store: migrates it, and checks whether this version can use it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def known(steps: Sequence[Migration] | None = None) -> int:
 
 
 async def migrate(url: str, phase: Phase | None = None, *, steps: Sequence[Migration] | None = None) -> list[str]:
-    """Apply what is missing, all of it or that of one phase; gives the names of the steps applied.
+    """Apply the missing steps, all or those of one phase. Returns the names of the applied steps.
 
-    Two at once are as one: the second waits, and finds nothing to do. Raises StorageError where a phase
-    would have to skip a step of the other one, or where living engines could not work any more.
-    `steps` stands in for those of this version.
+    A second call at the same time waits, and then finds nothing to do. Raises StorageError if the phase would have to
+    skip a step of the other phase, or if live engines could not go on. `steps` replaces those of this version, for
+    tests.
     """
     steps = steps or migrations("postgres")
     with meaning(url):
@@ -57,7 +57,8 @@ async def migrate(url: str, phase: Phase | None = None, *, steps: Sequence[Migra
 
 
 def _chosen(missing: Sequence[Migration], phase: Phase | None) -> Sequence[Migration]:
-    """The missing steps of a phase: up to the first of the other one, behind which there must be none of it."""
+    """The missing steps of a phase, up to the first one of the other phase. Raises StorageError if more of the phase
+    come after that."""
     if phase is None:
         return missing
     count = next((count for count, step in enumerate(missing) if step.phase != phase), len(missing))
@@ -71,7 +72,7 @@ def _chosen(missing: Sequence[Migration], phase: Phase | None) -> Sequence[Migra
 
 
 async def _check_engines(connection: Connection, chosen: Sequence[Migration]) -> None:
-    """Engines of the version before a post step could not go on."""
+    """Raises StorageError if engines live that could not go on after the chosen post steps."""
     last = max((step.number for step in chosen if step.phase == "post"), default=0)
     if not last or not await connection.fetchval("SELECT to_regclass('engines') IS NOT NULL"):
         return
@@ -105,7 +106,7 @@ async def _applied(connection: Connection) -> dict[int, str]:
 
 
 def check_not_newer(url: str, applied: dict[int, str], steps: Sequence[Migration]) -> None:
-    """Pre steps of the next version are made so that this one goes on beside it; post steps are not."""
+    """Raises StorageError after post steps of a newer version. This version can work with its pre steps."""
     newer = [number for number, phase in applied.items() if phase == "post" and number > known(steps)]
     if newer:
         raise StorageError(
@@ -114,7 +115,7 @@ def check_not_newer(url: str, applied: dict[int, str], steps: Sequence[Migration
 
 
 async def _follow_to_this_server(connection: Connection) -> None:
-    """Numbers of commits go on above those in the data, on whatever server they were restored."""
+    """If the data was restored on another server, shift commit numbers above those in the data."""
     here = "(SELECT system_identifier::text FROM pg_control_system())"
     if await connection.fetchval(f"SELECT system_id = {here} FROM numbering"):
         return

@@ -1,7 +1,7 @@
-"""The statements that write to PostgreSQL: one for the rows of all tables, columns as arrays.
+"""The statement that writes to PostgreSQL: one for the rows of all tables, with columns as arrays.
 
-A statement is put together from the parts that have rows. Alone, it checks the fence and begins and ends
-its own transaction; or it stands in one that did that before.
+A statement is put together from the parts that have rows. Alone, it checks the fence and is its own transaction.
+Otherwise it is part of a transaction that has checked the fence before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from perdure.storage.postgres.rows import RUN_TYPES
 from perdure.storage.rows import RUN_COLUMNS
 
 SPECS: Final = 7_233_001
-"""The lock that those who mention graphs share, and those who remove graphs that nobody mentions have alone."""
+"""An advisory lock: commits that refer to graphs share it, commits that delete graphs hold it exclusively."""
 ALIVE: Final = """
     fence AS MATERIALIZED (
         SELECT $1 = '' OR EXISTS (
@@ -46,9 +46,8 @@ _TASK: Final = (
 _TASK_NAMES: Final = ", ".join(name for name, _ in _TASK)
 _EXISTS: Final = "(given.is_known OR EXISTS (SELECT 1 FROM runs WHERE runs.run_id = given.run_id))"
 
-# {alive} is the condition without which nothing is written, {change} the number of the commit, {taken} what becomes
-# of new runs that may not be, %n the n-th argument of the part. Parts write different rows, for they do not see
-# each other.
+# {alive} is the fence condition, {change} the number of the commit, {taken} the handling of new runs whose ids are
+# taken, %n the n-th argument of the part. Parts write different rows, because they do not see each other's.
 _PARTS: Final[dict[str, tuple[int, str]]] = {
     "added": (
         len(RUN_COLUMNS) + 1,
@@ -152,8 +151,8 @@ def columns(count: int, rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
 
 
 def parts_of(rows: Rows) -> Iterator[tuple[str, list[Any]]]:
-    """The parts that have rows, with their arguments. Sorted by key, so that members wait for each other
-    in one order."""
+    """The parts that have rows, with their arguments. Rows are sorted by key, so that members lock them in the same
+    order and do not deadlock."""
     known = rows.known
     if rows.added:
         states = sorted(rows.added.values(), key=lambda state: (state.row.namespace, state.row.workflow_id))
@@ -249,8 +248,9 @@ _LABELS: Final = RUN_COLUMNS.index("labels")
 
 @lru_cache(maxsize=512)
 def statement(parts: tuple[str, ...], is_alone: bool, tells: bool, mentions: bool = False) -> str:
-    """Arguments: who commits and its session (alone) or the number of the commit (in a transaction); then those of
-    the parts. Alone, it holds the lock of graphs if it `mentions` any, and a new run that may not be is an error."""
+    """The text of a statement. Its arguments are the member and its session (alone) or the number of the commit (in a
+    transaction), then those of the parts. Alone, it holds the lock of graphs if it `mentions` any, and a new run whose
+    ids are taken is an error."""
     used = 2
     bodies = []
     for name in parts:

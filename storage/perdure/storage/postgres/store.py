@@ -1,8 +1,8 @@
-"""Runs in PostgreSQL: for several engines on one database, and for those who have a PostgreSQL anyway.
+"""Runs in PostgreSQL, for one or several engines.
 
-One connection commits, a few read beside it, one keeps the membership and one listens. Whatever happens
-to them, they are made anew when they are needed next. A commit is numbered by its transaction; since
-transactions end in another order than they begin, readers see those numbers below which all have ended.
+One connection commits, a few read, others renew the membership and listen. A broken connection is replaced when it is
+needed next. A commit is numbered by its transaction id. Transactions end in another order than they begin, so readers
+of changes see only numbers below which all transactions have ended.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ READERS: Final = 4
 READ_S: Final = 10.0
 COMMIT_S: Final = 10.0
 COMMIT_MAX_S: Final = 160.0
-"""A commit that took too long has twice the time when it is repeated, so that a large one passes in the end."""
+"""The time limit of a commit doubles with each repetition up to this, so that a large commit succeeds in the end."""
 MEMBER_S: Final = 5.0
 CONFLICTS_MAX: Final = 20
 
@@ -46,7 +46,7 @@ class PostgresMetadataStore:
         self._reads = Connections(url, READERS)
         self._commits = Connections(url, 1)
         self._members = Connections(url, 1)
-        self._renewals = Connections(url, 1)  # burying may wait for a lock, and that must not cost our own lease
+        self._renewals = Connections(url, 1)  # declaring a member dead may wait for a lock, during which we must renew
         self._listener: Listener | None = None
         self._engine_id = ""
         self._fence = write.Fence()

@@ -1,8 +1,8 @@
-"""How a commit to PostgreSQL goes: fenced, and in few round trips.
+"""Commits to PostgreSQL, fenced and in few round trips.
 
-One that needs no look at the database before is one statement, which checks the fence, writes and
-notifies in one round trip. Any other is a transaction of about six; so is one again whose new runs turn
-out to be there, or in somebody's place. Knows nothing of what entries mean: that is the plan's.
+A commit that need not read first is one statement, which checks the fence, writes and notifies in one round trip. Any
+other is a transaction of about six round trips. If the one statement finds the ids of a new run taken, the commit is
+repeated as such a transaction. The meaning of entries is in `plan`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from perdure.storage.rows import RUN_COLUMNS, Committed, DeleteRun, EntryResult,
 
 
 class Raced(Exception):
-    """Another member added a run that this commit adds, after we looked. Begin anew."""
+    """After the read, another member added a run with the same ids. The transaction must begin anew."""
 
 
 class NotAlive(Exception):
@@ -44,15 +44,15 @@ class NotAlive(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Which member commits, over which of its connections. "": one that has not joined."""
+    """The member that commits, and the number of its connection. "": a member that has not joined."""
 
     engine_id: str = ""
     session: int = 0
 
 
 _NOTHING, _SHARED, _EXCLUSIVE = range(3)
-# Removing a graph that nobody mentions excludes that somebody begins to mention it. This lock, and that of
-# namespaces, come before all locks of rows, so that nobody waits in a circle.
+# Deleting an unused graph excludes new references to it. This lock, and that of namespaces, is taken before all locks
+# of rows, so that there is no deadlock.
 _BEGIN: Final = f"""
     WITH {ALIVE.format(lock="")} SELECT is_alive, change, CASE $3::int
         WHEN {_SHARED} THEN pg_advisory_xact_lock_shared({SPECS})::text
@@ -63,7 +63,7 @@ _LOCK_NAMESPACES: Final = """
         SELECT unnest($1::text[]) AS namespace ORDER BY 1
     ) AS limited"""
 
-# The runs are locked, so nobody else adds events to them.
+# The runs are locked, so no other commit adds events to them.
 _EVENTS: Final = """
     WITH given AS MATERIALIZED (
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[])
@@ -91,7 +91,7 @@ _EVENTS: Final = """
 
 
 async def commit(connection: Connection, fence: Fence, entries: Sequence[Entry]) -> Committed:
-    """All of it, or on any error nothing. Raises Raced, NotAlive and what the driver raises."""
+    """Commit all entries, or on any error none. Raises Raced, NotAlive, and errors of the driver."""
     if all(is_simple(write) for entry in entries for write in entry):
         plan = Plan(None, 0)
         plan.add(entries)
@@ -163,7 +163,7 @@ async def _commit_planned(connection: Connection, fence: Fence, entries: Sequenc
 
 
 def _chunks(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """After runs were set aside, everything is looked at anew."""
+    """Entries up to each SetAsideRuns, after which everything must be read anew."""
     start = 0
     for place, entry in enumerate(entries, 1):
         if any(type(write) is SetAsideRuns for write in entry):

@@ -1,4 +1,4 @@
-"""Looks at every row of an embedded database, and says which are not what was written. Changes nothing."""
+"""Checks every row of an embedded database for damage. Changes nothing."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from perdure.storage.sqlite.seals import BLOB_MARK, BLOB_USE, INPUT, MAIL, name_
 from perdure.storage.steps import migrations
 
 FOUND_MAX: Final = 50
-"""Findings that are told, of each kind: a page that is gone makes thousands."""
+"""The most findings of each kind that are reported: a lost page makes thousands."""
 Row: TypeAlias = Sequence[Any]
 
 
 def damages_of(path: Path) -> list[str]:
-    """What is damaged, each as a sentence that names the table, the row and the column; the gravest first.
+    """The damages, each as a sentence that names the table, the row and the column; the gravest first.
 
-    Raises sqlite3.Error if there is nothing that can be looked at.
+    Raises sqlite3.Error if nothing can be read.
     """
     marked = read_mark(path)  # before the database, which may have more by then
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as sql:
         sql.text_factory = tolerant
-        sql.execute("BEGIN")  # all of it is of one moment
+        sql.execute("BEGIN")  # read one snapshot
         sound = [
             f"{path.name}: {text}" for (text,) in sql.execute(f"PRAGMA integrity_check({FOUND_MAX})") if text != "ok"
         ]
@@ -53,7 +53,7 @@ def damages_of(path: Path) -> list[str]:
 
 
 def damaged_rows(sql: sqlite3.Connection) -> Iterator[str]:
-    """Looks at every row, over a connection that takes texts as they are."""
+    """Check every row, over a connection that accepts texts that are not UTF-8."""
     for look in _LOOKS:
         try:
             yield from islice(look(sql), FOUND_MAX)
@@ -62,7 +62,7 @@ def damaged_rows(sql: sqlite3.Connection) -> Iterator[str]:
 
 
 def _is_up_to_date(sql: sqlite3.Connection) -> bool:
-    """Whether rows have seals: the engine brings an older database up to date."""
+    """Whether rows have seals. (The engine brings an older database up to date.)"""
     applied = {number for (number,) in sql.execute("SELECT number FROM migrations")}
     return {step.number for step in migrations("sqlite")} <= applied
 
@@ -124,7 +124,7 @@ def _sealed(table: str, columns: Sequence[str]) -> Callable[[sqlite3.Connection]
 
 
 def _labels(sql: sqlite3.Connection) -> Iterator[str]:
-    """The table repeats what the rows of runs say, for those who look for a label."""
+    """Compare the table of labels, which is an index of labels for searches, with the rows of runs."""
     statement = "SELECT run_id, namespace, labels FROM runs WHERE labels <> '{}'"
     expected = {
         (namespace, key, value, run_id)
@@ -139,7 +139,7 @@ def _labels(sql: sqlite3.Connection) -> Iterator[str]:
 
 
 def _of_nobody(sql: sqlite3.Connection) -> Iterator[str]:
-    """Rows that belong to a run which is not there."""
+    """Rows that belong to a missing run."""
     for table in ("tasks", "events", "inputs", "labels", "blob_uses", "mail"):
         statement = f"SELECT DISTINCT run_id FROM {table} WHERE run_id NOT IN (SELECT run_id FROM runs)"
         for (run_id,) in sql.execute(statement):

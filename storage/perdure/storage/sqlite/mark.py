@@ -1,9 +1,9 @@
 """The number of the last commit, in a small file beside an embedded database.
 
-The last commits are in the write-ahead log. When its end is lost (by a file system that was repaired, or a copy that
-left the log behind), SQLite opens the database as it was before: nothing in the file tells it that there was more.
-The mark does. It is written after each commit and not flushed, so it never names a commit that is not durable. After
-the death of the process it names the last commit, after a loss of power perhaps one of some seconds before.
+The last commits are in the write-ahead log. When its end is lost (by a repair of the file system, or a copy without
+the log), SQLite opens the database in an earlier state: nothing in the file shows that there were more commits. The
+mark does. It is written after each commit, so it never names a commit that is not durable. It is not flushed: after
+the death of the process it names the last commit, after a power failure perhaps one of some seconds before.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class LostCommits(CorruptData):
 
 
 class Mark:
-    """Implements the file. It is open as long as the store is."""
+    """The mark file. It is open as long as the store is."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def write(self, change: int) -> None:
-        """Name a commit that is durable. A mark that cannot be written stays what it was, which is no harm."""
+        """Name a durable commit. If the mark cannot be written it keeps its old value, which is harmless."""
         with suppress(OSError):
             os.pwrite(self._descriptor, _line(change), 0)
 
     def sync(self) -> None:
-        """Make it survive the loss of power."""
+        """Flush the mark, so that it survives a power failure."""
         with suppress(OSError):
             os.fsync(self._descriptor)
 
@@ -52,7 +52,7 @@ def mark_of(database: Path) -> Path:
 
 
 def read_mark(database: Path) -> int | None:
-    """None: there is no mark, or none that can be read."""
+    """The number in the mark; None: there is no mark, or it cannot be read."""
     try:
         data = mark_of(database).read_bytes()[:BYTES]
         change = int(data.split()[-2])
@@ -62,7 +62,7 @@ def read_mark(database: Path) -> int | None:
 
 
 def check_mark(database: Path) -> None:
-    """Compare an embedded database that nobody uses with its mark, and change nothing. Raises LostCommits."""
+    """Compare an embedded database with its mark, while no engine uses it. Changes nothing. Raises LostCommits."""
     marked = read_mark(database)
     if not marked:
         return
@@ -74,7 +74,7 @@ def check_mark(database: Path) -> None:
 def last_change(database: Path) -> int | None:
     """The number of the last commit in it, 0 if there is no database; None if that cannot be read.
 
-    The connection cannot write, so it leaves the write-ahead log as it is, with whatever can be saved from it.
+    The connection is read-only, so it leaves the write-ahead log as it is, from which commits may be saved.
     """
     if not database.exists():
         return 0

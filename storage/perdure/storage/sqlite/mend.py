@@ -1,8 +1,8 @@
-"""Looks at an embedded database before an engine goes to work on it, and makes damaged indexes anew.
+"""Checks an embedded database before an engine uses it, and rebuilds damaged indexes.
 
-An index that differs from its table hides rows, so that a run seems to be unknown or a task seems not to have run, and
-SQLite refuses to change them. Rows have seals, so it is known which of the two is right. Where the pages make no sense,
-nothing is started: whatever is written to such a file may damage more of it.
+An index that differs from its table hides rows: a run seems to be unknown, or a task seems not to have run. SQLite
+also refuses to change such rows. Rows have seals, so a good row proves that the index is wrong. If pages are damaged,
+the engine does not start, because writes to such a file may damage more of it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from perdure.storage.sqlite.check import damaged_rows
 log = logging.getLogger(__name__)
 
 CHECKED_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Of larger databases the start looks only at what it needs: all of it would take seconds. The doctor looks at all."""
+"""Larger databases are not checked as a whole at the start, which would take seconds. `perdure doctor` checks them."""
 TOLD_MAX: Final = 5
 _OTHERS: Final = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL AND name NOT IN ({})"
 FOUND_BY: Final = ("runs_current", "runs_request", "events_id")
-"""Indexes by which rows are found, besides those of primary keys. Where a row is damaged they may have the right name
-of it, and no update of a run or a task changes them."""
+"""Indexes by which rows are found, besides primary keys. They may still hold the right key of a damaged row, and no
+update of a run or a task changes them."""
 OF_ROWS: Final = ("missing from index", "wrong # of entries in index", "non-unique entry in index", " value in ")
-"""What SQLite says of rows and entries of indexes; all else is said of pages."""
+"""Parts of SQLite's messages about rows and index entries. All other messages are about pages."""
 
 
 def mend_indexes(connection: sqlite3.Connection, path: Path) -> None:
-    """Raises CorruptData if pages are damaged, and sqlite3.Error if nothing can be read."""
+    """Rebuild damaged indexes. Raises CorruptData if pages are damaged, and sqlite3.Error if nothing can be read."""
     if path.stat().st_size > CHECKED_BYTES_MAX:
         return
     damages = _damages(connection)

@@ -1,4 +1,4 @@
-"""Opens the file of an embedded database, and looks whether it can be used."""
+"""Opens the file of an embedded database, and checks whether it can be used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COUNTED: Final = {
 }
 """Counters, and the columns that hold their numbers."""
 REFUSALS: Final = (sqlite3.Error, UnicodeEncodeError, OverflowError, struct.error)
-"""What the driver and seals raise, all but the first for texts and integers that SQLite does not have."""
+"""Errors of the driver and of seals. All but the first are about texts and integers that SQLite cannot hold."""
 NEVER: Final = (
     UnicodeEncodeError,
     OverflowError,
@@ -38,7 +38,7 @@ NEVER: Final = (
     sqlite3.InterfaceError,
     sqlite3.NotSupportedError,
 )
-"""Of those, what it raises however often it is asked."""
+"""Those of them that repetition does not help."""
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -56,7 +56,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_to_write(path: Path, max_bytes: int | None) -> sqlite3.Connection:
-    """With a schema of this version. Raises StorageError, saying what to do."""
+    """Connect, and bring the schema up to date. Raises StorageError, saying what to do."""
     connection = connect(path)
     try:
         connection.text_factory = tolerant
@@ -72,7 +72,7 @@ def connect_to_write(path: Path, max_bytes: int | None) -> sqlite3.Connection:
 
 
 def _seal_of_state(*values: Any) -> int | None:
-    """None: no state that was written has such values."""
+    """The seal of a state; None: no written state has such values."""
     try:
         return seal_of_state(*values)
     except UNSEALABLE:
@@ -90,8 +90,8 @@ def is_undecodable(error: sqlite3.Error) -> bool:
 
 
 def check_counters(connection: sqlite3.Connection, path: Path, marked: int) -> None:
-    """Set those anew that are damaged: all that matters is that numbers go on above those that were given out.
-    `marked` is the last commit that is known otherwise, or 0."""
+    """Repair damaged counters: new numbers must be above all that were given out. `marked` is the last commit by the
+    mark, or 0."""
     counters = damaged_counters(connection)
     for name, values in counters.items():
         least = marked if name == "change" else 0
@@ -106,7 +106,7 @@ def check_counters(connection: sqlite3.Connection, path: Path, marked: int) -> N
 
 
 def damaged_counters(connection: sqlite3.Connection) -> dict[str, list[int]]:
-    """By name, with the values that they may have."""
+    """The damaged counters by name, with their possible values."""
     found = {name: (value, mirror) for name, value, mirror in connection.execute("SELECT * FROM counters")}
     damaged: dict[str, list[int]] = {}
     for name in COUNTED:
@@ -118,7 +118,7 @@ def damaged_counters(connection: sqlite3.Connection) -> dict[str, list[int]]:
 
 
 def lock(path: Path) -> IO[str]:
-    """Held while this process has the file open; the system releases it however the process ends."""
+    """Lock the database for this process. The operating system releases the lock however the process ends."""
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""How rows are read from SQLite. Runs in the reader's thread."""
+"""Reads rows from SQLite. Runs in the reader's thread."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _AS_JSON: Final = ", ".join("iif(failure IS NULL, NULL, hex(failure))" if n == "
 _RUNS_AT_ONCE: Final = (
     f"SELECT json_group_array(json_array({_AS_JSON})) FROM runs WHERE run_id IN (SELECT value FROM json_each(?))"
 )
-"""One row with all of them: every row that is fetched gives the interpreter away and has to get it back."""
+"""One row with all runs as JSON: fetching a row releases the GIL and must get it back."""
 _TASK: Final = f"SELECT {', '.join(TASK_SELECTED)} FROM tasks"
 _EVENT: Final = f"SELECT {', '.join(EVENT_SELECTED)} FROM events"
 
@@ -66,7 +66,7 @@ def get_runs(sql: sqlite3.Connection, run_ids: Collection[str]) -> list[RunRow]:
     except sqlite3.OperationalError as error:
         if "JSON" not in str(error):
             raise
-        # A column has bytes where it had a text.
+        # A damaged column has bytes where it had a text.
         return [row for row in (get_run(sql, run_id) for run_id in run_ids) if row is not None]
     runs = []
     for values in json.loads(found):
@@ -83,13 +83,13 @@ def find_event(sql: sqlite3.Connection, run_id: str, key: str, event_id: str) ->
 
 
 def read_events(sql: sqlite3.Connection, run_id: str, after: int) -> list[EventRow]:
-    # Every event of the run is looked at anyway; one of which the two columns differ is damaged.
+    # Events whose two columns differ are read too, because they are damaged.
     where = "run_id = ? AND (consumed_by = '' OR is_taken IS NOT 1) AND sequence > ? ORDER BY sequence"
     return [event_of(values) for values in sql.execute(f"{_EVENT} WHERE {where}", (run_id, after))]
 
 
 def load_run(sql: sqlite3.Connection, run_id: str) -> StoredRun | None:
-    """One transaction, so that all of it is of one moment."""
+    """Read a run in one transaction, so that all of it is of one snapshot."""
     sql.execute("BEGIN")
     try:
         row = get_run(sql, run_id)
@@ -160,8 +160,8 @@ def unfinished_runs(sql: sqlite3.Connection, after: str, limit: int) -> list[Run
 
 
 def running_runs(sql: sqlite3.Connection) -> list[tuple[str, str]]:
-    # From namespace to namespace, so that runs that have ended are not looked at. One that is not current has.
-    # Names are bytes here, since a damaged one need not be a text.
+    # From namespace to namespace, so that ended runs are not read. Runs that are not current have ended.
+    # Names are bytes here, because a damaged one need not be a text.
     found: list[tuple[str, str]] = []
     namespace = b""
     while row := sql.execute(
@@ -201,7 +201,7 @@ def next_timers(sql: sqlite3.Connection, until_ms: int, limit: int) -> list[Time
 
 
 def _timer(run_id: str, task_id: Any, attempt: Any, wake_ms: Any) -> Timer:
-    """What is damaged of it is found when the run is loaded."""
+    """A timer from possibly damaged columns. The damage is reported when the run is loaded."""
     is_good = type(attempt) is int and type(wake_ms) is int and isinstance(task_id, str)
     return Timer(run_id, task_id, attempt, wake_ms) if is_good else Timer(run_id, str(task_id), 0, 0)
 
@@ -218,7 +218,7 @@ def list_runs(sql: sqlite3.Connection, query: RunQuery) -> list[RunRow]:
     arguments.append(query.limit)
     runs = _RUN
     if (few := _few_with_a_label(sql, query)) is not None:
-        # Whatever the planner thinks of it (LIMIT keeps it from looking through): these first, then the rest.
+        # Force the planner to take these runs first: it does not flatten a subquery with LIMIT.
         these = "(SELECT * FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) LIMIT -1) AS runs"
         runs = _RUN.replace("FROM runs", f"FROM {these}")
         arguments.insert(0, json.dumps(few))
@@ -227,7 +227,7 @@ def list_runs(sql: sqlite3.Connection, query: RunQuery) -> list[RunRow]:
 
 
 def _few_with_a_label(sql: sqlite3.Connection, query: RunQuery) -> list[str] | None:
-    """Runs with a label that the query asks for, if there are few of them."""
+    """Runs with a label of the query, if there are few of them; None: there are many."""
     for key, value in labels_of_all(query.where):
         statement = "SELECT run_id FROM labels WHERE namespace = ? AND key = ? AND value = ? LIMIT ?"
         found = sql.execute(statement, (query.namespace, key, value, LABELLED_MAX + 1)).fetchall()
@@ -311,7 +311,7 @@ def unused_blobs(sql: sqlite3.Connection, sha256s: Sequence[str]) -> list[str]:
 
 
 def finished_runs(sql: sqlite3.Connection, before_ms: int, limit: int) -> list[RunRow]:
-    # A run has an end exactly while its state is a final one.
+    # A run has an `end_ms` exactly while its state is final.
     where = "end_ms IS NOT NULL AND end_ms < ? ORDER BY end_ms, run_id LIMIT ?"
     return [run_of(values) for values in sql.execute(f"{_RUN} WHERE {where}", (before_ms, limit))]
 

@@ -1,4 +1,4 @@
-"""How rows of SQLite become values, and what of them is not what was written (see `seals`, `damage`)."""
+"""Converts rows of SQLite into values, and finds damaged ones (see `seals`, `damage`)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _TASK_FIELDS: Final = TASK_SELECTED[:-1]
 
 
 def run_of(values: Sequence[Any]) -> RunRow:
-    """From RUN_SELECTED. One that is damaged has `damage`."""
+    """A run from RUN_SELECTED. A damaged one has `damage`."""
     *_, fixed_seal, state_seal, code_seal, summed = values
     try:
         is_good = (
@@ -68,7 +68,7 @@ def _labels(text: str) -> Any:
 
 
 def _doubtful_run(values: Sequence[Any]) -> RunRow:
-    """One that has no seals, or other ones."""
+    """A run without seals, or whose seals differ."""
     column = damaged_column_of_run(values)
     if column:
         return damaged_run(RUN_COLUMNS, values[:_COUNT], column)
@@ -80,7 +80,7 @@ def _doubtful_run(values: Sequence[Any]) -> RunRow:
 
 
 def damaged_column_of_run(values: Sequence[Any]) -> str:
-    """Of RUN_SELECTED; "" if all is as it was written."""
+    """The damaged column of RUN_SELECTED; "" if there is none."""
     if run_status(values[STATUS]) is None:
         return "status"
     if column := implausible(RUN_SELECTED[: _COUNT + 1], values[: _COUNT + 1]):
@@ -99,7 +99,7 @@ def damaged_column_of_run(values: Sequence[Any]) -> str:
 
 
 def task_of(values: Sequence[Any]) -> TaskRow:
-    """From TASK_SELECTED. Raises CorruptData."""
+    """A task from TASK_SELECTED. Raises CorruptData."""
     expected = values[-1]
     try:
         is_good = expected is not None and expected == seal_of_task(*_task_sealed(values))
@@ -113,7 +113,7 @@ def task_of(values: Sequence[Any]) -> TaskRow:
 
 
 def damaged_column_of_task(values: Sequence[Any]) -> str:
-    """Of TASK_SELECTED."""
+    """The damaged column of TASK_SELECTED; "" if there is none."""
     if task_status(values[TASK_SELECTED.index("status")]) is None:
         return "status"
     if column := implausible(_TASK_FIELDS, values[:-1]):
@@ -124,14 +124,14 @@ def damaged_column_of_task(values: Sequence[Any]) -> str:
 
 
 def event_of(values: Sequence[Any]) -> EventRow:
-    """From EVENT_SELECTED. Raises CorruptData."""
+    """An event from EVENT_SELECTED. Raises CorruptData."""
     if column := damaged_column_of_event(values):
         raise corrupt("events", values[0], values[1], column)
     return EventRow(*values[:-2])
 
 
 def damaged_column_of_event(values: Sequence[Any]) -> str:
-    """Of EVENT_SELECTED."""
+    """The damaged column of EVENT_SELECTED; "" if there is none."""
     if column := implausible(EVENT_SELECTED[:-2], values[:-2]):
         return column
     run_id, sequence, event_id, key, payload, arrived_ms, consumed_by, expected, is_taken = values
@@ -143,6 +143,6 @@ def damaged_column_of_event(values: Sequence[Any]) -> str:
 
 
 def corrupt(table: str, run_id: object, row: object, column: str) -> CorruptData:
-    """What is raised for a row that belongs to a run."""
+    """The error for a damaged row that belongs to a run."""
     place = f"{run_id!r} {row!r}" if row != "" else f"{run_id!r}"
     return CorruptData(about(table, place, column), subject=shown(run_id))

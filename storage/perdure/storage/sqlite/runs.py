@@ -1,8 +1,8 @@
 """The rows of runs, many in one statement.
 
-While a statement works Python works elsewhere, and then has to be had back from a busy event loop. So a commit of many
-runs asks for all their ids at once, and stores and changes rows many at a time. What is gathered here has to be
-stored before anything else looks at those rows: that is up to `write`.
+Each statement releases the GIL and must get it back from a busy event loop. So a commit of many runs looks up all
+their ids at once, and writes many rows per statement. The rows gathered here must be written before anything else
+reads them; `write` sees to that.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Values: TypeAlias = list[Any]
 Key: TypeAlias = tuple[str, str, str]
 
 MANY: Final = 8
-"""New runs of a commit from which on their ids are asked for together."""
+"""From this number of new runs in a commit, their ids are looked up together."""
 ROWS: Final = (32, 16, 8, 4, 2, 1)
-"""Rows of a statement. There are few sizes, so that each is prepared once; and the largest has fewer values than
-every SQLite takes, which are 999."""
+"""Rows per statement. There are few sizes, so that each statement is prepared once. The largest one has fewer than 999
+values, which every SQLite takes."""
 
 STATUS, LABELS, DORMANT, FAILURE, CHANGE = map(
     RUN_COLUMNS.index, ("status", "labels", "is_dormant", "failure", "change")
@@ -65,7 +65,7 @@ _SET: Final = (
 
 
 class RunRows:
-    """What one transaction does to rows of runs, as far as it can wait to be done with others of its kind."""
+    """Gathers the changes that one transaction makes to rows of runs, and writes them together."""
 
     def __init__(self, sql: sqlite3.Connection, entries: Sequence[Entry], change: int) -> None:
         self._sql = sql
@@ -76,14 +76,14 @@ class RunRows:
         self._taken = _taken(sql, rows) if len(rows) >= MANY else None
 
     def is_free(self, row: RunRow) -> bool:
-        """Whether nobody has any of its ids, for certain: no row, and none that is gathered here."""
+        """Whether certainly no row has any of its ids, neither a stored one nor one that is gathered here."""
         return self._taken is not None and self._taken.isdisjoint(_keys(row))
 
     def is_added(self, run_id: str) -> bool:
         return run_id in self._added
 
     def settle(self, run_id: str) -> None:
-        """Whoever looks at the row of this run afterwards finds it as it is."""
+        """Write what is gathered of this run, so that its row can be read."""
         if run_id in self._added or run_id in self._set:
             self.store()
 
@@ -105,7 +105,7 @@ class RunRows:
             self._taken.update(_keys(row))
 
     def set_dormant(self, run_id: str, is_dormant: bool) -> None:
-        """Of one that is added."""
+        """Change a run that was added in this transaction."""
         values = self._added[run_id]
         values[DORMANT] = int(is_dormant)
         values[-1] = sum_seal(values, 1)
@@ -134,7 +134,7 @@ class RunRows:
         ]  # fmt: skip
 
     def store(self) -> None:
-        """Do what was gathered, which is no more than one thing to each row."""
+        """Write what was gathered: at most one change per row."""
         for (head, marks, tail), gathered in ((_ADD, self._added), (_SET, self._set)):
             if gathered:
                 for rows in _portions(list(gathered.values())):
@@ -152,7 +152,7 @@ _CURRENT_X, _DORMANT_X, _RESUMES_X, _CHANGE_X, _START_X = RUN_SUMMED.values()
 
 
 def sum_seal(values: Sequence[Any], is_current: int) -> int:
-    """Of the columns of a run that change one by one. Raises TypeError for what is no number."""
+    """The sum of the columns of a run that change one by one. Raises TypeError if one is not a number."""
     summed: int = (
         _CURRENT_X * is_current
         + _DORMANT_X * values[DORMANT]
@@ -172,13 +172,13 @@ def _portions(rows: list[Values]) -> Iterator[list[Values]]:
 
 
 def _keys(row: RunRow) -> tuple[Key, ...]:
-    """What no other run may have: its id, and as a current one its workflow id, and its request id if it has one."""
+    """The unique keys of a current run: its id, its workflow id, and its request id if it has one."""
     keys = (("run", "", row.run_id), ("workflow", row.namespace, row.workflow_id))
     return (*keys, ("request", row.namespace, row.request_id)) if row.request_id else keys
 
 
 def _taken(sql: sqlite3.Connection, rows: Sequence[RunRow]) -> set[Key]:
-    """The keys of these rows that stored rows have."""
+    """The keys of these rows that are taken by stored rows."""
     asked: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for kind, namespace, name in _keys(row):

@@ -10,13 +10,13 @@ from perdure.storage.steps import migrations
 
 
 def missing_steps(applied: Collection[int]) -> list[int]:
-    """Numbers of steps that are missing though later ones were applied, which no version does."""
+    """Numbers of missing steps before applied ones. No version leaves such a gap."""
     last = min(max(applied, default=0), len(migrations("sqlite")))
     return [number for number in range(1, last + 1) if number not in applied]
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a database up to date. One that is newer than this version knows is refused."""
+    """Bring a database up to date. A database of a newer version is refused."""
     connection.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
     applied = {number for (number,) in connection.execute("SELECT number FROM migrations")}
     known = migrations("sqlite")

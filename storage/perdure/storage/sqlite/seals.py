@@ -1,14 +1,14 @@
-"""Checksums of the rows of an embedded database, so that a bit that flipped on the disk is noticed.
+"""Checksums of the rows of an embedded database, which show flipped bits.
 
-SQLite has no checksums of its own (PostgreSQL has those of its pages), and most flipped bits leave a row that can still
-be read: a text with another letter, a number with another digit. A seal is the CRC-32 of the values of some columns. It
-is computed when they are written and compared whenever they are read.
+SQLite has no checksums (PostgreSQL has checksums of pages), and most flipped bits leave a readable row: a text with
+another letter, a number with another digit. A seal is the CRC-32 of the values of some columns. It is computed on
+every write and compared on every read.
 
-The numbers of a row are packed, its texts are joined by NULs, which no text has, and the CRC-32 is taken of both at
-once. Commits compute several seals a row, so each table has a function of its own, without a loop over columns.
+The numbers of a row are packed, its texts are joined by NULs, which no text contains, and the CRC-32 is taken of both
+at once. Commits compute several seals per row, so each table has its own function, without a loop over columns.
 
-Columns that are written together have one seal. Those of a run which are changed one by one, by statements that do not
-read the row before, have a sum: each change adds the difference, so that damage is never covered up by a later change.
+Columns that are written together have one seal. Columns of a run that change one by one, by statements that do not
+read the row first, have a weighted sum. Each change adds the difference, so a later change never hides damage.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ RUN_FIXED: Final = (
 )  # fmt: skip
 """Columns of a run that never change."""
 RUN_STATE: Final = ("run_id", "status", "update_ms", "end_ms", "output_task", "output_wraps", "failure")
-"""Columns that every change of its state writes."""
+"""Columns that every state change writes."""
 RUN_CODE: Final = ("run_id", "code_version")
 """Columns that resuming with other modules writes."""
 RUN_SUMMED: Final = {"is_current": 3, "is_dormant": 5, "resume_count": 7, "change": 11, "start_ms": 13}
-"""Columns that change one by one, and what each is multiplied with: odd, so that every bit of it is in the sum."""
+"""Columns that change one by one, with their weights in the sum. Weights are odd, so that every bit has an effect."""
 RUN_UNSEALED: Final = ("owner",)
-"""An embedded database has one engine, which owns all runs whatever is written there."""
+"""An embedded database has one engine, which owns all runs, whatever this column says."""
 TASK: Final = (
     "run_id", "task_id", "seq", "status", "attempt", "failures", "wake_ms", "started_ms", "ended_ms", "change",
     "output_bytes", "output_blob", "spec_key", "failure",
@@ -42,10 +42,10 @@ BLOB_MARK: Final = ("sha256", "change")
 MAIL: Final = ("run_id", "kind", "data")
 
 SEARCHED_BYTES_MAX: Final = 4096
-"""Of values in which a flipped bit is looked for: it takes a checksum for each of their bits."""
+"""The most bytes in which a flipped bit is searched: that takes a checksum per bit."""
 INTEGER_BITS: Final = 64
 UNSEALABLE: Final = (TypeError, ValueError, struct.error)
-"""What is raised for values that have another type than those which are sealed."""
+"""Errors for values of another type than sealed ones have."""
 _ENCODING: Final = ("utf-8", "surrogateescape")
 _pack_2, _pack_4, _pack_9 = (struct.Struct(f"<{count}q").pack for count in (2, 4, 9))
 
@@ -54,7 +54,7 @@ def seal_of_run(
     run_id: str, namespace: str, workflow_id: str, spec_key: str, create_ms: int, name: str, request_id: str,
     request_digest: str, labels: str, metadata: str, queue: str, priority: int, created_by: str,
 ) -> int:  # fmt: skip
-    """Of RUN_FIXED. Raises one of UNSEALABLE for a value of another type."""
+    """The seal of RUN_FIXED. Raises one of UNSEALABLE for a value of another type."""
     texts = (
         run_id, namespace, workflow_id, spec_key, name, request_id, request_digest, labels, metadata, queue, created_by,
     )  # fmt: skip
@@ -65,7 +65,7 @@ def seal_of_state(
     run_id: str, status: str, update_ms: int, end_ms: int | None, output_task: str, output_wraps: int,
     failure: bytes | None,
 ) -> int:  # fmt: skip
-    """Of RUN_STATE. Raises one of UNSEALABLE for a value of another type."""
+    """The seal of RUN_STATE. Raises one of UNSEALABLE for a value of another type."""
     numbers = _pack_4(
         update_ms, -1 if end_ms is None else end_ms, output_wraps, -1 if failure is None else crc32(failure)
     )
@@ -73,7 +73,7 @@ def seal_of_state(
 
 
 def seal_of_code(run_id: str, code_version: str) -> int:
-    """Of RUN_CODE. Most runs were never resumed with other modules: they have 0."""
+    """The seal of RUN_CODE. It is 0 for the many runs that were never resumed with other modules."""
     return 0 if code_version == "" else seal(run_id, code_version)
 
 
@@ -82,7 +82,7 @@ def seal_of_task(
     started_ms: int | None, ended_ms: int | None, change: int, output_bytes: int, output_blob: str, spec_key: str,
     failure: bytes | None,
 ) -> int:  # fmt: skip
-    """Of TASK. Raises one of UNSEALABLE for a value of another type."""
+    """The seal of TASK. Raises one of UNSEALABLE for a value of another type."""
     numbers = _pack_9(
         seq,
         attempt,
@@ -98,13 +98,13 @@ def seal_of_task(
 
 
 def seal_of_event(run_id: str, sequence: int, event_id: str, key: str, arrived_ms: int, payload: bytes) -> int:
-    """Of EVENT. Raises one of UNSEALABLE for a value of another type."""
+    """The seal of EVENT. Raises one of UNSEALABLE for a value of another type."""
     numbers = _pack_4(sequence, arrived_ms, crc32(payload), 0)
     return crc32(numbers + "\0".join((run_id, event_id, key)).encode(*_ENCODING))
 
 
 def seal(*values: object) -> int:
-    """Of a row of any other table. Bytes enter by their own checksum, so that large ones cost little."""
+    """The seal of a row of any other table. Bytes enter by their own checksum."""
     texts = [f"{crc32(value) if type(value) is bytes else value}" for value in values]
     return crc32("\0".join(texts).encode(*_ENCODING))
 
@@ -117,7 +117,7 @@ def seal_of_value(data: bytes | None) -> int | None:
 def name_flipped(
     columns: Sequence[str], values: Sequence[object], expected: object, seal: Callable[..., int] = seal
 ) -> str:
-    """The column that differs from what was sealed, if one flipped bit explains it; otherwise all that it may be."""
+    """The damaged column, if one flipped bit explains the damage; otherwise all columns that it may be."""
     if isinstance(expected, int) and (seal(*values) ^ expected).bit_count() == 1:
         return "the checksum itself"
     size = sum(_size(value) for value in values)

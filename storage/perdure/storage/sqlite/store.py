@@ -1,12 +1,11 @@
 """Runs in one SQLite file: the embedded default.
 
-One thread writes; another reads beside it over a connection of its own (WAL). Every commit is flushed
-to the disk (synchronous=FULL). A lock on a file beside the database keeps a second engine out.
+One thread writes; another one reads concurrently over its own connection (WAL). Every commit is flushed to disk
+(synchronous=FULL). A lock file beside the database keeps a second engine out.
 
-A small commit is made by the event loop itself, as long as the disk is quick: then handing it to the
-thread and back takes longer than the flush. Whoever else has something to do waits for that one flush.
-Under load commits are large, and are made by the thread while the loop goes on. Single rows are read in the
-same manner.
+While the disk is fast, a small commit is made on the event loop, which is blocked for that flush: handing it to the
+thread and back would take longer. Under load commits are large, and are made by the thread while the loop goes on.
+Single rows are read in the same way.
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 IDLE_S: Final = 1.0
-"""After so long without a commit the write-ahead log is emptied."""
+"""After this time without a commit the write-ahead log is emptied."""
 SMALL_ENTRIES: Final = 2
 SMALL_WRITES: Final = 8
-"""A commit of not more is small."""
+"""A small commit has at most this many entries and writes."""
 QUICK_S: Final = 0.001
-"""A disk on which small commits take less on the average is quick."""
+"""The disk is fast if small commits take less than this on average."""
 SMOOTHING: Final = 0.1
 
 
@@ -62,7 +61,7 @@ class SqliteMetadataStore:
         self._max_bytes = max_bytes
         self._writer = CallThread("sqlite-write")
         self._reader = CallThread("sqlite-read")
-        self._took_s = 0.0  # by small commits, on the average
+        self._took_s = 0.0  # moving average of small commits
         self._write_connection: sqlite3.Connection | None = None
         self._read_connection: sqlite3.Connection | None = None
         self._lock: IO[str] | None = None
@@ -124,7 +123,7 @@ class SqliteMetadataStore:
         return await self._run(self._reader, lambda: _readable(connection, work))
 
     async def _look(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """A read of one row by a unique key."""
+        """Read one row by a unique key."""
         connection = self._read_connection
         if connection is None or self._took_s > QUICK_S or not self._reader.is_idle:
             return await self._read(work)
@@ -146,8 +145,8 @@ class SqliteMetadataStore:
         return committed
 
     def _look_whether_idle(self) -> None:
-        """Once nothing was committed for a while, what is in the write-ahead log goes into the database itself: a
-        log that gets lost takes no old commits with it."""
+        """After a while without a commit, move the write-ahead log into the database, so that a lost log takes no old
+        commits with it."""
         self._idle_timer = None
         loop = asyncio.get_running_loop()
         if self._commits != self._commits_seen or (self._checkpoint is not None and not self._checkpoint.done()):
@@ -157,15 +156,15 @@ class SqliteMetadataStore:
             self._checkpoint = loop.run_in_executor(None, self._checkpoint_now)
 
     def _checkpoint_now(self) -> None:
-        """Over a connection of its own, so that commits and reads go on beside it."""
+        """Checkpoint over a separate connection, so that commits and reads go on."""
         if self._mark is not None:
             self._mark.sync()
         try:
             with closing(sqlite3.connect(self._path, isolation_level=None, timeout=0)) as connection:
                 connection.execute("PRAGMA synchronous=FULL")
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # most of it; nobody waits
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has nothing then that may be older
-        except sqlite3.Error as error:  # a commit came, or the disk is full: later
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # most of it, without blocking commits
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # then the log has no old frames
+        except sqlite3.Error as error:  # a commit came, or the disk is full: try later
             log.debug("checkpoint put off", extra={"error": str(error)})
 
     async def _commit(self, entries: Sequence[Entry]) -> Committed:
@@ -190,13 +189,13 @@ class SqliteMetadataStore:
             self._took_s += SMOOTHING * (time.perf_counter() - began_s - self._took_s)
 
     async def join(self, engine: EngineRow, lease_ms: int) -> None:
-        """The lock on the file is what keeps others out."""
+        """Nothing to do: the file lock keeps other engines out."""
 
     async def renew(self, lease_ms: int) -> None:
-        """There is nobody who would wait for it."""
+        """Nothing to do: there are no other members."""
 
     async def leave(self) -> None:
-        """Closing does it."""
+        """Nothing to do: closing releases the lock."""
 
     async def engines(self) -> list[EngineRow]:
         return []
@@ -211,7 +210,7 @@ class SqliteMetadataStore:
         return await self._read(lambda connection: read.read_mail(connection, limit))
 
     async def listen(self, heard: Callable[[], None]) -> None:
-        """Nobody else commits."""
+        """Nothing to do: no other engine commits."""
 
     async def find_run(self, namespace: str, workflow_id: str) -> RunRow | None:
         return await self._look(lambda connection: read.find_run(connection, namespace, workflow_id))
@@ -279,7 +278,7 @@ class SqliteMetadataStore:
 
 
 def _readable(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    """Read again if a text is not UTF-8, in a manner that is slower and takes it as it is."""
+    """Read. If a text is not UTF-8, read again with a slower decoder that accepts it."""
     try:
         return work(connection)
     except sqlite3.OperationalError as error:

@@ -1,6 +1,6 @@
 """A thread for the blocking calls of one SQLite connection, in the order in which they are made.
 
-It costs a call less than an executor does: no lock and no future of its own, one wake-up there and one back.
+It is cheaper than an executor: no lock and no second future, one wake-up there and one back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CallThread:
         return not self._unfinished
 
     async def call(self, work: Callable[[], T]) -> T:
-        """What the call gives or raises. It is made even if nobody waits for it any more."""
+        """Run a call in the thread. It is run even if the caller is cancelled."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
@@ -43,7 +43,7 @@ class CallThread:
         return await future
 
     def shutdown(self) -> None:
-        """End, after the calls that were made."""
+        """End the thread after the calls that were made."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._calls.put(None)
@@ -64,7 +64,7 @@ class CallThread:
 
     def _settle(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
         self._unfinished -= 1
-        if future.done():  # nobody waits
+        if future.done():  # the caller was cancelled
             return
         if error is None:
             future.set_result(result)

@@ -1,4 +1,4 @@
-"""How writes become SQL. Runs in the writer's thread, one transaction a call."""
+"""Writes to SQLite. Runs in the writer's thread, one transaction per call."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ _FITS: Final = """
 
 
 def commit(connection: sqlite3.Connection, entries: Sequence[Entry]) -> Committed:
-    """All of it, or on any error nothing."""
+    """Commit all entries, or on any error none."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         commit_ = _Commit(connection, entries)
@@ -94,7 +94,7 @@ def commit(connection: sqlite3.Connection, entries: Sequence[Entry]) -> Committe
 
 
 class _Commit:
-    """One transaction. Tasks and rows of runs are gathered, since they are most of what a busy engine writes."""
+    """One transaction. Rows of tasks and runs are gathered, because they are most of a busy engine's writes."""
 
     def __init__(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
         self._sql = connection
