@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from perdure import errors, wire
 from perdure.model import RunStatus, TaskStatus
+from perdure.service.api import places
 from perdure.service.api.watch import Watcher
 from perdure.service.kernel import Kernel
 from perdure.service.runs.changes import Closed, Overflowed
@@ -107,6 +108,8 @@ class Watching:
         self._dice = dice
         self._workflow_id = workflow_id
         self._token = ""
+        self._since: int | None = None
+        """The commit after which it was told of all, which its first answer says."""
         self._runs: dict[str, Rising] = {}
         self._tasks: dict[tuple[str, str], tuple[TaskStatus, int]] = {}
         self.states: dict[str, tuple[RunStatus, int]] = {}
@@ -147,6 +150,8 @@ class Watching:
                 for event in answer.events:
                     self._take(opened_s, event)
                 self._token = answer.resume_token
+                if self._since is None and (place := places.read(self._token)) is not None:
+                    self._since = place.change
         finally:
             await asyncio.gather(answers.aclose(), return_exceptions=True)  # type: ignore[attr-defined]
         raise NoAnswer
@@ -196,11 +201,15 @@ class Watching:
                     assert told is task.status, f"a watch of {run_id} ended with {task_id} as {told}: {task.status}"
 
     async def check_all(self, watch: asyncio.Task[None]) -> None:
-        """Everything is over: the last state of each run was told, or is told soon."""
+        """Everything is over: the last state of each run was told, or is told soon, unless it came before there was a
+        first answer."""
         deadline_s = self._world.loop.time() + CATCH_UP_S
         while True:
+            since = self._since if self._since is not None else -1
             stored = {
-                run_id: (kept.row.status, kept.row.change) for run_id, kept in self._world.database.shared.runs.items()
+                run_id: (kept.row.status, kept.row.change)
+                for run_id, kept in self._world.database.shared.runs.items()
+                if kept.row.change > since
             }
             missing = {run_id: (self.states.get(run_id), now) for run_id, now in stored.items()}
             missing = {run_id: both for run_id, both in missing.items() if both[0] != both[1]}
