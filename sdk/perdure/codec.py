@@ -1,10 +1,10 @@
-"""Python values, functions and exceptions to payloads and back.
+"""Encodes Python values, functions and exceptions as payloads, and decodes them.
 
-Only workers and Python clients import this: the engine never decodes. Large buffers (numpy, Arrow) are
-kept out of the pickle (protocol 5, PEP 574) and laid out so that a mapped file is read without a copy.
+Only workers and Python clients import this; the engine never decodes. Large buffers (numpy, Arrow) are kept out of the
+pickle (protocol 5, PEP 574) and laid out so that a mapped file is read without a copy.
 
-Objects of Ray in a value are named by their stored contents, in a table before the pickle. How contents
-are fetched and stored is not known here: that is for `Objects`. Ray is looked at only if it is loaded.
+Objects of Ray in a value are listed by their stored contents, in a table before the pickle. `Objects` fetches and
+stores contents. Ray is used only if the program has loaded it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ JSON: Final = "json/plain"
 BINARY: Final = "binary/plain"
 OUTCOME: Final = "perdure/outcome"
 DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {}
-"""By encoding: what other modules decode. `perdure.failures` adds that of OUTCOME, since errors are in it."""
+"""Decoders of other modules, by encoding. `perdure.failures` adds that of OUTCOME, which contains errors."""
 
 BUFFER_BYTES_MIN: Final = 4096
-"""Smaller buffers stay in the pickle, where they cost less than a place of their own."""
+"""Smaller buffers stay in the pickle, where they cost less."""
 ALIGNMENT: Final = 64
 MAGIC: Final = b"PERDURE1"
 MAGIC_OBJECTS: Final = b"PERDUREO"
@@ -55,14 +55,14 @@ class FunctionUnavailable(ImportError):
 
 
 class Unresolved(Exception):
-    """What a value refers to cannot be had. Passes through encoding and decoding as it is."""
+    """Something that a value refers to cannot be fetched or stored. Encoding and decoding pass it on unchanged."""
 
 
 class Objects(Protocol):
-    """Objects of Ray by their stored contents. Everything here may raise CodecError and Unresolved."""
+    """Objects of Ray by their stored contents. Every method may raise CodecError and Unresolved."""
 
     def store(self, ref: Any) -> Payload:
-        """The contents of a ray.ObjectRef; durable, with all that they refer to, when it returns."""
+        """Store the contents of a ray.ObjectRef. They are durable, with everything they refer to, when this returns."""
         ...
 
     def load(self, payload: Payload) -> Any:
@@ -70,7 +70,7 @@ class Objects(Protocol):
         ...
 
     def value(self, payload: Payload) -> Any:
-        """These contents themselves."""
+        """The value of these contents."""
         ...
 
 
@@ -85,7 +85,7 @@ def is_object(value: object) -> bool:
 
 @frozen
 class Encoded:
-    """An encoded value in pieces that share the memory of the value."""
+    """An encoded value, in pieces that share memory with the value."""
 
     encoding: str
     chunks: tuple[bytes | memoryview, ...]
@@ -96,11 +96,11 @@ class Encoded:
         return sum(len(chunk) for chunk in self.chunks)
 
     def inline(self) -> Payload:
-        """As one piece, copied."""
+        """An inline payload, with the bytes copied into one piece."""
         return Payload(self.encoding, b"".join(self.chunks), refs=self.refs)
 
     def stored(self, blob: BlobRef) -> Payload:
-        """As the blob that it was stored as."""
+        """The payload that refers to the blob as which the bytes were stored."""
         return Payload(self.encoding, blob=blob, refs=self.refs)
 
 
@@ -146,13 +146,13 @@ def encode(value: object, objects: Objects | None = None) -> Encoded:
 
 
 def encode_value(value: object, objects: Objects | None = None) -> Encoded:
-    """Like `encode`, but None is the null that every language knows."""
+    """Like `encode`, but None becomes a null that every language can read."""
     return Encoded(NULL.encoding, ()) if value is None else encode(value, objects)
 
 
 def encode_portable(value: object) -> Encoded | None:
-    """As every language reads it: null, bytes as they are, or JSON (tuples become arrays, keys strings).
-    None if the value is more than that."""
+    """A value that every language can read: null, plain bytes, or JSON (tuples become arrays, keys become strings).
+    None if the value cannot be encoded like that."""
     if value is None:
         return encode_value(value)
     if isinstance(value, (bytes, bytearray)):
@@ -165,8 +165,8 @@ def encode_portable(value: object) -> Encoded | None:
 
 
 def decode(payload: Payload, data: bytes | memoryview | None = None, objects: Objects | None = None) -> Any:
-    """The value of a payload; `data` are the bytes of its blob if it has one. Buffers are not copied,
-    so arrays are read-only. Raises CodecError."""
+    """The value of a payload; `data` are the bytes of its blob, if it has one. Buffers are not copied, so arrays are
+    read-only. Raises CodecError."""
     data = payload.data if data is None else data
     try:
         match payload.encoding:
@@ -213,7 +213,7 @@ def _split_buffers(data: memoryview) -> tuple[memoryview, list[memoryview]]:
 
 
 def apply_path(value: Any, path: Path) -> Any:
-    """The part of a value that a reference picks."""
+    """The part of a value that a reference selects."""
     for step in path:
         match step:
             case Index(index):
@@ -229,7 +229,7 @@ def apply_path(value: Any, path: Path) -> Any:
 
 
 class Nested:
-    """The objects that are met while a value is pickled, each once."""
+    """Collects the objects in a value while it is pickled, each once."""
 
     def __init__(self, objects: Objects | None) -> None:
         self._objects = objects
@@ -247,21 +247,21 @@ class Nested:
         return tuple(dict.fromkeys(blob for payload in self.payloads for blob in payload.blobs()))
 
     def table(self) -> bytes:
-        """What stands before the pickle. Its end is aligned."""
+        """The table before the pickle. Its end is aligned."""
         items = [wire.encode_payload(payload) for payload in self.payloads]
         table = MAGIC_OBJECTS + struct.pack(f"<Q{len(items)}Q", len(items), *map(len, items)) + b"".join(items)
         return table + bytes(-len(table) % ALIGNMENT)
 
 
 def with_table(pickled: bytes, nested: Nested) -> Payload:
-    """A pickle that has no buffers, and what it needs."""
+    """A payload of a pickle without buffers, with the table of its objects."""
     if nested.payloads:
         return Payload(OBJECTS, nested.table() + pickled, refs=nested.blobs())
     return Payload(PICKLE, pickled)
 
 
 def split_objects(data: memoryview) -> tuple[tuple[Payload, ...], memoryview]:
-    """The table, and what stands after it."""
+    """The objects of the table, and the bytes after it."""
     if bytes(data[:8]) != MAGIC_OBJECTS:
         raise CodecError("not a pickle with objects")
     (count,) = struct.unpack_from("<Q", data, 8)
@@ -274,7 +274,7 @@ def split_objects(data: memoryview) -> tuple[tuple[Payload, ...], memoryview]:
 
 
 def nested_objects(payload: Payload, data: bytes | memoryview) -> tuple[Payload, ...]:
-    """The contents of the objects that stand in a value, whose own bytes are not looked into."""
+    """The contents of the objects in a value, read from the table without decoding the value."""
     return split_objects(memoryview(data))[0] if payload.encoding == OBJECTS else ()
 
 
@@ -285,12 +285,12 @@ def _decode_objects(data: memoryview, objects: Objects | None) -> Any:
 
 
 def stored_object(index: int) -> Any:
-    """Stands in pickles for the object at this place of the table."""
+    """The placeholder in pickles for the object at a position of the table."""
     raise CodecError("a value with objects of Ray is read by perdure.codec only")
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Knows objects and actors of Ray, and code. By their types, so that other values cost what they always do."""
+    """Handles objects and actors of Ray, and code. Dispatches by type, so other values cost nothing extra."""
 
     def __init__(
         self,
@@ -317,7 +317,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class _CommonReducers(dict[type, Any]):
-    """Those of cloudpickle and of the process. To copy them for each value would cost more than most values do."""
+    """The reducers of cloudpickle and of the process, without a copy per value, which would cost more than most
+    values."""
 
     def __missing__(self, kind: type) -> Any:
         found = cloudpickle.Pickler._dispatch_table.get(kind) or copyreg.dispatch_table.get(kind)
@@ -327,7 +328,7 @@ class _CommonReducers(dict[type, Any]):
 
 
 class Watched:
-    """Makes a pickler tell what it meets. Not part of all, since it costs a call for each object."""
+    """Makes a pickler report each object. Used only where needed, because it costs a call per object."""
 
     def reducer_override(self, obj: Any) -> Any:
         reduced = super().reducer_override(obj)  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
@@ -345,8 +346,8 @@ _watch: ContextVar[Callable[[object, Any], None] | None] = ContextVar("perdure_w
 
 @contextmanager
 def watched(watch: Callable[[object, Any], None]) -> Iterator[None]:
-    """While functions and arguments of graphs are encoded, tell of each object how cloudpickle reduces it:
-    NotImplemented means that functions, classes and modules travel by their names."""
+    """Inside, `watch` is called with each object that is encoded and its reduction by cloudpickle. NotImplemented means
+    that a function, class or module travels by name."""
     token = _watch.set(watch)
     try:
         yield
@@ -363,7 +364,7 @@ def _refuse_actor(handle: object) -> Any:
 
 
 class Unpickler(pickle.Unpickler):
-    """Finds the objects that stand in a pickle."""
+    """Resolves the objects in a pickle."""
 
     def __init__(
         self,
@@ -382,7 +383,8 @@ class Unpickler(pickle.Unpickler):
 
 
 def _loader(nested: Sequence[Payload], objects: Objects | None) -> Callable[[int], Any]:
-    """Gives objects, each once. Not a method, since the unpickler keeps it: values would wait for the collector."""
+    """A loader of objects, each once. Not a method: the unpickler would refer to itself, and free its values only by
+    garbage collection."""
     loaded: dict[int, Any] = {}
 
     def load(index: int) -> Any:
@@ -394,7 +396,7 @@ def _loader(nested: Sequence[Payload], objects: Objects | None) -> Callable[[int
 
 
 def known(objects: Objects | None) -> Objects:
-    """CodecError if there are none."""
+    """The objects; CodecError if there are none."""
     if objects is None:
         raise CodecError("objects of Ray are for processes that are connected to Ray, which this one is not")
     return objects
@@ -404,7 +406,7 @@ def known(objects: Objects | None) -> Objects:
 
 
 def encode_function(function: Callable[..., Any], objects: Objects | None = None) -> Function:
-    """A function to be called elsewhere: by reference if it can be imported, else with its code."""
+    """Encode a function for workers: by name if it can be imported, else with its code."""
     name = texts.printable(f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}")
     out = io.BytesIO()
     nested = Nested(objects)
@@ -421,7 +423,7 @@ def encode_function(function: Callable[..., Any], objects: Objects | None = None
 def load_function(
     function: Function, data: bytes | memoryview | None = None, objects: Objects | None = None
 ) -> Callable[..., Any]:
-    """The function itself. Raises FunctionUnavailable with what has to be done about it."""
+    """The decoded function. Raises FunctionUnavailable, saying what to do."""
     try:
         if function.code is None:
             module, _, qualname = function.name.partition(":")

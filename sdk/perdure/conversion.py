@@ -1,4 +1,4 @@
-"""From Python graphs to a Spec: every node once, inner ones first, each with an id that is given once.
+"""Converts Python graphs into a Spec: every node once, inner nodes first, with unique ids.
 
 Nothing here recurses over a graph.
 """
@@ -23,7 +23,7 @@ AnyRef = TypeVar("AnyRef", bound=Ref)
 
 @dataclass(slots=True)
 class _Found:
-    """A node on its way into a spec: its refs and needs are positions among the found."""
+    """A node during conversion. Its refs and needs are positions in the list of nodes."""
 
     name: str
     options: TaskOptions
@@ -34,11 +34,11 @@ class _Found:
 
 
 def to_spec(graph: object, objects: codec.Objects | None = None, *, names_modules: bool | None = None) -> Spec:
-    """The graph whose value is this node's. TypeError if it is no node; CodecError if an argument
-    cannot be pickled. Arguments are captured now; objects of Ray in them are stored by `objects`.
+    """The spec of the graph that ends in this node. TypeError if it is not a node; CodecError if an argument cannot be
+    pickled. Arguments are captured now; `objects` stores the objects of Ray in them.
 
-    With `names_modules` the runtime environments of tasks name the program's own modules that the graph needs:
-    a client packs them when it submits the graph. None: unless PERDURE_MODULES is off.
+    With `names_modules` the runtime environments of tasks name the program's own modules that the graph needs; a
+    client packs them when it submits the graph. None: as PERDURE_MODULES says.
     """
     if isinstance(graph, Task):
         graph = graph.bind()
@@ -57,7 +57,7 @@ def to_spec(graph: object, objects: codec.Objects | None = None, *, names_module
 
 @lru_cache(1_000)
 def _naming(runtime_env: str, own: tuple[str, ...]) -> str:
-    """A runtime environment that names these modules beside those that it names itself."""
+    """The runtime environment, with these modules added to those that it names."""
     environment = json.loads(runtime_env or "{}")
     given = environment.get("modules")
     if given is False or isinstance(given, str) or environment.get("working_dir") is not None:
@@ -67,7 +67,7 @@ def _naming(runtime_env: str, own: tuple[str, ...]) -> str:
 
 
 def large_parts(spec: Spec, bytes_max: int) -> set[Payload]:
-    """Arguments and code in a graph that are larger than they may travel: to be stored as blobs."""
+    """Arguments and code in a graph that are too large to travel inline, and must be stored as blobs."""
     calls = (node.action for node in spec.nodes if isinstance(node.action, Call))
     parts = (part for call in calls for part in (call.arguments, call.function.code) if part is not None)
     return {part for part in parts if part.blob is None and part.size > bytes_max and part.encoding != ARGUMENTS}
@@ -94,14 +94,14 @@ def with_stored(spec: Spec, stored: Mapping[Payload, Payload]) -> Spec:
 
 @task
 def _value_of(value: object) -> object:
-    """Makes a graph of a node that is a task already."""
+    """The function of a task that returns the value of an existing task, so that a graph can consist of it."""
     return value
 
 
 class _Converter:
-    """Finds every node once, orders them inner first, names them.
+    """Finds every node once, orders them inner nodes first, and names them.
 
-    `module_names` are those that encoding notes: runtime environments name those of them that are the program's own.
+    `module_names` are the modules that encoding has noted. Runtime environments name those that are the program's own.
     """
 
     def __init__(self, objects: codec.Objects | None, module_names: Set[str] = frozenset()) -> None:
@@ -114,7 +114,7 @@ class _Converter:
         self._options: dict[int, TaskOptions] = {}
         self._with_own: dict[int, TaskOptions] = {}  # with the program's own modules, by id() of those without
         self._named: dict[tuple[int, str], TaskOptions] = {}  # the same with an id for the task, by that
-        self._kept: list[object] = []  # what id() was taken of must live as long
+        self._kept: list[object] = []  # objects whose id() is used as a key
 
     def convert(self, graph: Any) -> Spec:
         self._position(graph)
@@ -192,7 +192,7 @@ class _Converter:
         return SpecNode(node_id, action, tuple([id_of[need] for need in found.after]), options)
 
     def _with_modules(self, options: TaskOptions) -> TaskOptions:
-        """Many nodes have the same."""
+        """The options with the program's own modules. Cached, because many nodes share options."""
         if not self._own:
             return options
         if id(options) not in self._with_own:
@@ -201,7 +201,7 @@ class _Converter:
         return self._with_own[id(options)]
 
     def _with_id(self, options: TaskOptions, task_id: str) -> TaskOptions:
-        """Many nodes of one name have the same."""
+        """The options with a task id. Cached, because many nodes share a name."""
         key = (id(options), task_id)
         if key not in self._named:
             self._named[key] = replace(options, task_id=task_id)
@@ -218,8 +218,7 @@ def _needs(found: _Found) -> Iterator[int]:
 
 
 def _inner_first(found: list[_Found]) -> list[int]:
-    """Positions in post-order from the first one. Graphs of nodes have no cycles: a node is made after
-    what it is bound to."""
+    """Positions in post-order from the first node. There are no cycles, because a node is made after its arguments."""
     order: list[int] = []
     seen = {0}
     stack = [(0, _needs(found[0]))]
@@ -237,7 +236,7 @@ def _inner_first(found: list[_Found]) -> list[int]:
 
 
 def _names(wanted: list[str]) -> list[str]:
-    """Ids that are given once each: duplicates get _1, _2, ... in their order."""
+    """Unique ids: duplicates get _1, _2, ... in order."""
     taken: set[str] = set()
     counts: dict[str, int] = {}
     names = []

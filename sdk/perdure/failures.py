@@ -36,7 +36,7 @@ _STANDS_FOR: Final = {
 }
 
 
-# What classes may override, as Python itself has it.
+# Python's own descriptors, because classes may override these attributes.
 _mro_of: Final[Callable[[type], tuple[type, ...]]] = type.__dict__["__mro__"].__get__
 _cause_of: Final[Callable[[BaseException], BaseException | None]] = BaseException.__dict__["__cause__"].__get__
 _context_of: Final[Callable[[BaseException], BaseException | None]] = BaseException.__dict__["__context__"].__get__
@@ -48,9 +48,9 @@ _traceback_of: Final[Callable[[BaseException], TracebackType | None]] = BaseExce
 def from_exception(
     error: BaseException, kind: FailureKind = FailureKind.APPLICATION, *, skip_frames: int = 0
 ) -> Failure:
-    """What is known of an exception, and itself if it can be pickled and is small. Raises nothing.
+    """The failure of an exception, with the exception itself if it can be pickled and is small. Raises nothing.
 
-    `skip_frames` leaves out the frames of whoever called the user's code.
+    `skip_frames` is the number of outermost frames to leave out of the stack, those of the caller of user code.
     """
     chain = _chain(error)
     failure: Failure | None = None
@@ -94,7 +94,7 @@ def _stack(error: BaseException, skip_frames: int) -> str:
 
 
 def _pickled(error: BaseException) -> Any:
-    """The exception as a payload, if it survives the way there and back."""
+    """The exception as a payload; None if it cannot be pickled and unpickled."""
     try:
         encoded = codec.encode(error)
         if encoded.encoding != codec.PICKLE or encoded.size > INLINE_BYTES_MAX:
@@ -107,7 +107,7 @@ def _pickled(error: BaseException) -> Any:
 
 
 def _unpickled(failure: Failure) -> tuple[BaseException | None, str]:
-    """The exception itself, or why it cannot be had here."""
+    """The unpickled exception, or why it cannot be unpickled here."""
     if failure.error is None:
         return None, ""
     try:
@@ -133,8 +133,8 @@ def _what_is_missing(failure: Failure, cause: BaseException | None) -> str:
 
 
 def to_exception(failure: Failure) -> BaseException:
-    """The user's own exception if it can be rebuilt here, else one that tells of it. The remote
-    traceback is a note on it (PEP 678)."""
+    """The user's own exception if it can be unpickled here, else a RemoteError. The remote traceback is a note on it
+    (PEP 678)."""
     error, why = _unpickled(failure)
     if error is None:
         error = _STANDS_FOR.get(failure.kind, RemoteError)(failure)

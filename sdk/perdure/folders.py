@@ -1,7 +1,6 @@
-"""Folders, and what of them goes into a package: a zip whose bytes depend on names, contents and permissions alone.
+"""Packs folders: into a zip whose bytes depend on names, contents and permissions only.
 
-What is left out is what Ray leaves out of its packages: patterns that are given, and those in .gitignore and
-.rayignore.
+Files are left out as in Ray's packages: by given patterns, and by those in .gitignore and .rayignore.
 """
 
 from __future__ import annotations
@@ -49,7 +48,8 @@ def _rules(folder: str, lines: list[str]) -> _Rules:
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    """Without a slash it applies at every depth, with one from the folder on. A folder covers what is in it."""
+    """A pattern of .gitignore. Without a slash it applies at every depth, with one from the folder on. A folder
+    includes its contents."""
     is_folder = text.endswith("/")
     text = text.rstrip("/")
     is_anchored = "/" in text
@@ -87,7 +87,7 @@ def _part(text: str) -> str:
 
 
 class Tree:
-    """A folder and what of it goes into a package, in an order that is always the same."""
+    """The files of a folder that go into a package, in a stable order."""
 
     def __init__(self, root: Path, excludes: list[str]) -> None:
         self._root = str(root)
@@ -125,12 +125,12 @@ class Tree:
         return self._paths
 
     def entries(self, inside: str = "") -> list[tuple[str, str]]:
-        """Paths with their names in a package. `inside`: a folder around all."""
+        """Paths with their names in a package. `inside`: a folder that contains them all."""
         return [(path, os.path.join(inside, os.path.relpath(path, self._root))) for path in self._paths]
 
 
 def fingerprint(paths: Iterable[str]) -> Fingerprint:
-    """Changes when a file does. FileNotFoundError if one is gone."""
+    """A value that changes when a file does. FileNotFoundError if one is gone."""
     states = ((path, os.stat(path)) for path in paths)
     return tuple((path, state.st_size, state.st_mtime_ns, state.st_mode) for path, state in states)
 

@@ -1,9 +1,8 @@
 """Graphs of Python functions: `@task`, `.bind()`, events, timers, waits, inputs.
 
-A node stands for a value that does not exist yet. To the type checker `.bind()` gives the function's
-own return type, so graphs are checked like calls. Ray's DAG nodes (`ray.remote` functions with
-`.bind()`) are taken as they are. Nothing here recurses over a graph, and a node that is used twice is
-one task.
+A node stands for a value that does not exist yet. For type checkers `.bind()` returns the function's own return type,
+so graphs are checked like calls. Ray's DAG nodes (`ray.remote` functions with `.bind()`) are accepted as well. Nothing
+here recurses over a graph. A node that is used twice is one task.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ R = TypeVar("R")
 
 _SLUG: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 SLUG_CHARS_MAX: Final = 200
-"""Leaves room in an id for the number that tells namesakes apart."""
+"""Leaves room in an id for the suffix of duplicates."""
 
 
 def _step(step: object) -> Index | Key:
@@ -48,7 +47,7 @@ def _refuse_iteration(what: str) -> NoReturn:
 
 
 class Node(Generic[R]):
-    """A value that a graph will make. Pass it on to `.bind()`; `node[i]` and `node["key"]` are parts of it."""
+    """A value that a graph will produce. Pass it to `.bind()`; `node[i]` and `node["key"]` are parts of it."""
 
     __slots__ = ("__weakref__", "options")
 
@@ -89,7 +88,7 @@ class CallNode(Node[R]):
 
 
 class WaitNode(Node[R]):
-    """An event or a moment to wait for."""
+    """A wait for an event or a time."""
 
     __slots__ = ("action", "after")
 
@@ -104,7 +103,7 @@ class WaitNode(Node[R]):
 
 
 class WaitForNode(Node[R]):
-    """Some of several nodes to wait for."""
+    """A wait for some of several nodes."""
 
     __slots__ = ("nodes", "num_returns", "timeout_ms")
 
@@ -191,10 +190,10 @@ class Input:
 
 
 class Task(Generic[P, C, R]):
-    """A function that graphs may call. Called itself, it is just the function.
+    """A function that graphs may call. Calling it directly calls the function.
 
-    To the type checker `C` is what a call of it gives and `R` its value in graphs: the same, but for an
-    `async def`, of which a call gives a coroutine.
+    For type checkers `C` is the result of a direct call and `R` the value in graphs. They differ for an `async def`
+    only, whose direct call returns a coroutine.
     """
 
     __perdure_task__ = True
@@ -205,7 +204,7 @@ class Task(Generic[P, C, R]):
         self.function = function
         self.default_options = options
         self._signature: inspect.Signature | None = None
-        self._original = original or self  # what the module has under the name, whatever options this one has
+        self._original = original or self  # the module's object of this name, without the options of this one
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
         self.__module__ = getattr(function, "__module__", type(function).__module__)
@@ -217,8 +216,8 @@ class Task(Generic[P, C, R]):
         return self.function(*args, **kwargs)
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """A node for this call. The type checker sees the value that it will have. TypeError if the
-        function cannot be called like this."""
+        """A node for this call. Its type is that of the value. TypeError if the arguments do not match the
+        signature."""
         if self._signature is None:
             self._signature = inspect.signature(self.function)
         try:
@@ -232,7 +231,7 @@ class Task(Generic[P, C, R]):
         return Task(self.function, self.default_options.merged(options), self._original)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        # By reference where the workers can import it; code of a script or of a closure travels along.
+        # By name if workers can import it; the code of a script or a closure travels with it.
         module = self.__module__
         by_value = module == "__main__" or module in cloudpickle.list_registry_pickle_by_value()
         if not by_value and _imported(module, self.__qualname__) is self:
@@ -248,7 +247,7 @@ def _imported(module: str, qualname: str) -> object:
 
 
 class TaskDecorator(Protocol):
-    """What `@task(...)` gives."""
+    """The result of `@task(...)`."""
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, Coroutine[Any, Any, R], R]: ...
@@ -277,8 +276,8 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 
 def event(key: str, *, timeout: float | timedelta | None = None, **options: Any) -> Any:
-    """A node that waits for an event; its value is the event's payload. `timeout` in seconds. InvalidFieldError for a
-    key that no event can have."""
+    """A node that waits for an event; its value is the event's payload. `timeout` is in seconds. InvalidFieldError for
+    an invalid key."""
     if not isinstance(key, str):
         raise ValueError(f"event_key: has 1 to 256 printable characters, and is no {type(key).__name__}")
     texts.name(key, "event_key")
@@ -286,12 +285,12 @@ def event(key: str, *, timeout: float | timedelta | None = None, **options: Any)
 
 
 def sleep(seconds: float | timedelta, *, after: Any = (), **options: Any) -> Any:
-    """A node that waits durably, without a worker, counted from when the nodes in `after` are done."""
+    """A durable timer, which holds no worker. It begins when the nodes in `after` are done."""
     return WaitNode(Sleep(delay_ms=_ms(seconds)), Options().merged(options), _nodes(after))
 
 
 def sleep_until(moment: datetime, *, after: Any = (), **options: Any) -> Any:
-    """A node that waits until a moment, which must have a time zone."""
+    """A durable timer that ends at a moment, which must have a time zone."""
     if moment.tzinfo is None:
         raise ValueError("the moment needs a time zone, since the engine may have another one")
     until_ms = round(moment.timestamp() * 1000)
@@ -303,8 +302,8 @@ def wait(
 ) -> tuple[list[R], list[R]]:
     """A node that waits until `num_returns` of these nodes have values, or for `timeout` seconds.
 
-    Its value is `(ready, remaining)`: the values of those that are done, in the order given and no more
-    than `num_returns`, and the others as nodes, for graphs that tasks return. They go on running.
+    Its value is `(ready, remaining)`: the values of at most `num_returns` nodes that are done, in the order given, and
+    the other nodes, for graphs that tasks return. The other nodes go on running.
     """
     waited = tuple(nodes)
     for node in waited:
@@ -322,7 +321,7 @@ def wait(
 
 
 def input(name: str) -> Any:
-    """An input that `run(..., inputs={name: value})` gives."""
+    """An input of the run, which `run(..., inputs={name: value})` sets."""
     if not isinstance(name, str):
         raise TypeError(f"an input has a name, not a {type(name).__name__}")
     return Input(texts.name(name, "input"))
@@ -345,12 +344,12 @@ def _ms(seconds: float | timedelta) -> int:
 
 
 def is_node(value: object) -> bool:
-    """Whether a task that returns this value returns a graph, be it one that `to_spec` refuses."""
+    """Whether a task that returns this value returns a graph, even one that `to_spec` refuses."""
     return isinstance(value, (Node, Part, Input)) or raydag.is_dag_node(value)
 
 
 def slug_of(function: Callable[..., Any]) -> str:
-    """ "module.qualname" with nothing in it that an id may not have."""
+    """ "module.qualname" without characters that an id may not have."""
     name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', 'task')}"
     return _SLUG.sub("", name).strip(".")[:SLUG_CHARS_MAX] or "task"
 

@@ -1,7 +1,7 @@
-"""Graphs, between `perdure.model` and the messages of `perdure.v1`.
+"""Converts graphs between `perdure.model` and the messages of `perdure.v1`.
 
-Decoding shares what is equal (functions, options, shapes), so that a graph of 100,000 nodes stays small.
-What is malformed raises `InvalidSpec` with the node it is about.
+Decoding shares equal functions, options and shapes, so that a graph of 100,000 nodes stays small. A malformed graph
+raises `InvalidSpec`, which names the node.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ SIZE_DIGITS_MAX: Final = 18
 
 
 def arguments_refs(args: Iterable[spec_pb2.Arg], kwargs: Any) -> Iterator[Ref]:
-    """The references of polyglot arguments in the order that engine and worker agree on: positional
-    ones, then named ones by name; depth first; entries of maps by key."""
+    """The references of polyglot arguments, in the order on which engine and worker agree: positional arguments, then
+    keyword arguments by name; depth first; entries of maps by key."""
     for arg in args:
         yield from _refs_of(arg, 0)
     for name in sorted(kwargs):
@@ -139,8 +139,9 @@ def function_from_proto(message: spec_pb2.FunctionRef) -> Function:
 
 
 def spec_to_proto(spec: Spec) -> spec_pb2.WorkflowSpec:
-    """Functions are sent once each, options only where they differ from the usual ones. A runtime environment that
-    all calls have is a usual one: it names the program's modules, and a graph may have very many nodes."""
+    """The message of a graph. Each function is sent once, and options only where they differ from the defaults. A
+    runtime environment that all calls share is a default too, because it names the program's modules and a graph may
+    have many nodes."""
     message = spec_pb2.WorkflowSpec(output=spec_pb2.Arg(node=spec_pb2.NodeRef(node_id=spec.output)))
     functions: dict[str, int] = {}
     usual = TaskOptions(shape=Shape(runtime_env=_common_environment(spec)))
@@ -201,7 +202,7 @@ def _arguments_to_proto(task: spec_pb2.TaskNode, arguments: Payload, refs: tuple
 
 
 def spec_from_proto(message: spec_pb2.WorkflowSpec) -> Spec:
-    """InvalidSpec if it is not a graph that can run."""
+    """The graph of a message. InvalidSpec if it cannot run."""
     if message.output.WhichOneof("kind") != "node" or message.output.node.path:
         raise InvalidSpec("the output of a graph is a node, without a path")
     decoder = _SpecDecoder(message)
@@ -219,7 +220,7 @@ def _wait_from_proto(message: spec_pb2.WaitNode) -> Wait:
 
 
 class _SpecDecoder:
-    """Decodes nodes and shares what they have in common."""
+    """Decodes nodes, and shares their equal parts."""
 
     def __init__(self, message: spec_pb2.WorkflowSpec) -> None:
         self._options: dict[bytes, TaskOptions] = {}
@@ -300,7 +301,7 @@ class _SpecDecoder:
 
 
 def _checked(options: TaskOptions) -> TaskOptions:
-    """ValueError if its modules are not a stored package: those of the sender are not here."""
+    """The options. ValueError if their modules are not a stored package: the sender's own files cannot be read here."""
     environment = options.shape.runtime_env
     uri = json.loads(environment).get("modules") if '"modules"' in environment else None
     if uri is not None and snapshot_of(uri) is None:
@@ -325,12 +326,12 @@ def decode_spec(data: bytes) -> Spec:
 
 
 def snapshot_uri(blob: BlobRef, name: str) -> str:
-    """How a runtime environment names a stored package. `name` is a file name: its ending says what it is."""
+    """The URI of a stored package in a runtime environment. `name` is a file name, whose ending gives the format."""
     return f"{SNAPSHOT}{blob.sha256}/{blob.size}/{name}"
 
 
 def snapshot_of(uri: object) -> tuple[BlobRef, str] | None:
-    """The package that such a URI names; None for everything else. ValueError if it is malformed."""
+    """The package that a snapshot URI names; None for any other value. ValueError if the URI is malformed."""
     if not isinstance(uri, str) or not uri.startswith(SNAPSHOT):
         return None
     sha256, size, name = (*uri.removeprefix(SNAPSHOT).split("/"), "", "")[:3]
@@ -340,7 +341,7 @@ def snapshot_of(uri: object) -> tuple[BlobRef, str] | None:
 
 
 def package_of(uri: str) -> BlobRef:
-    """The package that such a URI names. ValueError for everything else."""
+    """The package that a snapshot URI names. ValueError for any other value."""
     found = snapshot_of(uri)
     if found is None:
         raise ValueError(f"not the URI of a stored package: {uri!r:.200}")
@@ -349,7 +350,7 @@ def package_of(uri: str) -> BlobRef:
 
 @lru_cache(1_000)
 def with_modules(environment: str, uri: str) -> str:
-    """A runtime environment with other modules, if it has any."""
+    """The runtime environment with its modules replaced, if it has any."""
     named = json.loads(environment) if '"modules"' in environment else {}
     if "modules" not in named:
         return environment
@@ -357,8 +358,8 @@ def with_modules(environment: str, uri: str) -> str:
 
 
 def blobs_of_spec(spec: Spec) -> Iterator[BlobRef]:
-    """Every blob that must live for the graph to run, some of them more than once: code, arguments and what
-    they refer to, packages of runtime environments. InvalidSpec for what names blobs in a malformed way."""
+    """Every blob that the graph needs, some more than once: code, arguments and the blobs they refer to, packages of
+    runtime environments. InvalidSpec for malformed names of blobs."""
     environments: set[str] = set()
     functions: set[str] = set()
     for node in spec.nodes:

@@ -1,8 +1,8 @@
-"""The words of Perdure as values: what a graph, a payload, a failure and a run are.
+"""The data model of Perdure: graphs, payloads, failures, options and states, as values.
 
-Everything here is immutable and checks itself on construction. Every other part of Perdure imports
-this module and this module imports none of them. Times are integers: milliseconds since the epoch
-in fields that end in `_ms` and name a moment, milliseconds in those that name a duration.
+Values are immutable and are checked on construction. Every other part of Perdure imports this module, which imports
+none of them. Fields that end in `_ms` are integers: milliseconds since the epoch for a time, milliseconds for a
+duration.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 ID_CHARS_MAX: Final = 256
 NODE_ID_CHARS_MAX: Final = 256
 DEFAULT_NAMESPACE: Final = "default"
-"""Of a call that names none."""
+"""The namespace of a call that names none."""
 INLINE_BYTES_MAX: Final = 64 * 1024
 """Values up to this size travel inline and are stored in the database; larger ones are blobs."""
 
@@ -29,8 +29,8 @@ def frozen(cls: type[T], /) -> type[T]: ...
 def frozen(*, slots: bool) -> Callable[[type[T]], type[T]]: ...
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def frozen(cls: type[Any] | None = None, /, *, slots: bool = True) -> Any:
-    """A dataclass that nobody changes: type checkers see to it. At run time it is an ordinary one, for a dataclass
-    that is frozen there takes five times as long to make, and a run makes dozens of them."""
+    """A dataclass that type checkers treat as frozen. At run time it is an ordinary one, because a frozen dataclass
+    takes five times as long to make, and a run makes dozens of them."""
     make = dataclass(slots=slots, unsafe_hash=True)
     return make if cls is None else make(cls)
 
@@ -47,7 +47,7 @@ class RunStatus(enum.StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Nothing happens any more, unless a FAILED run is resumed."""
+        """Whether it has ended. A FAILED run may be resumed."""
         return self in _FINAL_RUNS
 
 
@@ -59,15 +59,15 @@ class TaskStatus(enum.StrEnum):
     """State of a task."""
 
     BLOCKED = "BLOCKED"
-    """Other nodes come first."""
+    """It waits for other nodes."""
     READY = "READY"
     """An attempt was dispatched and has not begun."""
     RUNNING = "RUNNING"
     """An attempt runs, or the task waits for its event or time."""
     BACKING_OFF = "BACKING_OFF"
-    """The next attempt waits for its time."""
+    """It waits for the time of its next attempt."""
     SUCCESSFUL = "SUCCESSFUL"
-    """It has an output, or returned the graph that makes it."""
+    """It has an output, or returned a graph."""
     FAILED = "FAILED"
     CANCELED = "CANCELED"
 
@@ -102,9 +102,9 @@ class BlobRef:
 
 @frozen
 class Payload:
-    """Bytes of the user's and how to read them: inline in `data`, or stored as `blob`.
+    """A value of the user's as bytes: inline in `data`, or stored as `blob`. `encoding` says how to read them.
 
-    `refs` are blobs that the bytes refer to: they live as long as the payload does.
+    `refs` are blobs that the bytes refer to; they are kept as long as the payload.
     """
 
     encoding: str
@@ -126,7 +126,7 @@ class Payload:
         return len(self.data) if self.blob is None else self.blob.size
 
     def blobs(self) -> tuple[BlobRef, ...]:
-        """Every blob that must live for this payload to be read."""
+        """Every blob that reading this payload needs."""
         return self.refs if self.blob is None else (self.blob, *self.refs)
 
 
@@ -137,10 +137,10 @@ WAITED: Final = "perdure/wait"
 
 @frozen
 class Waited:
-    """The value of a Wait: which tasks had values, and which had none yet.
+    """The value of a Wait: the tasks that had values, and those that had none yet.
 
-    `ready`, in the order waited for: the task, the task whose stored output is its value, and the number of
-    pairs (value, None) to put around that.
+    `ready`, in the order of the Wait, has for each task: its id, the task whose stored output is its value, and the
+    number of pairs (value, None) to wrap around that.
     """
 
     ready: tuple[tuple[str, str, int], ...]
@@ -157,10 +157,10 @@ class Waited:
 
 @frozen
 class Failure:
-    """Why user code, or the system under it, did not produce a value.
+    """The reason why user code, or the system under it, produced no value.
 
-    `type` is the qualified name of the error, `base_types` those it derives from, nearest first.
-    `error` is the error object itself, if it could be encoded.
+    `type` is the qualified name of the error, `base_types` are the types it derives from, nearest first. `error` is
+    the error object itself, if it could be encoded.
     """
 
     kind: FailureKind
@@ -180,7 +180,7 @@ class Failure:
 
 @frozen
 class Resources:
-    """What one attempt holds, in Ray's terms. `num_cpus` None: Ray's default of 1."""
+    """The resources of one attempt, in Ray's terms. `num_cpus` None: Ray's default of 1."""
 
     num_cpus: float | None = None
     num_gpus: float | None = None
@@ -197,7 +197,7 @@ class Resources:
                 raise ValueError(f"resource {name!r} must be 0 or more, not {amount}")
 
     def amounts(self) -> dict[str, float]:
-        """By Ray's names, zeros left out."""
+        """The amounts by Ray's names, without zeros."""
         named = {"CPU": 1.0 if self.num_cpus is None else self.num_cpus, "GPU": self.num_gpus or 0}
         named["memory"] = self.memory_bytes or 0
         return {name: amount for name, amount in (*named.items(), *self.custom) if amount}
@@ -205,7 +205,7 @@ class Resources:
 
 @frozen
 class Shape:
-    """What a lease must be to run a task: equal shapes share leases.
+    """The requirements of a task on its lease. Tasks of equal shape share leases.
 
     `runtime_env` is canonical JSON, "" for none. `scheduling` is "", "DEFAULT", "SPREAD",
     "node:ID" or "node?:ID" (soft), or a pickled strategy of Ray's.
@@ -218,10 +218,10 @@ class Shape:
 
 @frozen
 class RetryPolicy:
-    """When and how often to try again. `max_attempts` -1: without limit.
+    """When and how often a task is retried. `max_attempts` -1: without limit.
 
-    Lost workers (SYSTEM) and time-outs of attempts are always retried while attempts are left,
-    errors of user code only if `application_errors`, and then by their types.
+    Lost workers (SYSTEM) and time-outs of attempts are retried while attempts are left. Errors of user code are
+    retried only with `application_errors`, and then by their types.
     """
 
     max_attempts: int = 4
@@ -248,7 +248,7 @@ class RetryPolicy:
 class TaskOptions:
     """How a task runs. `metadata` is a JSON object as text, "" for none. `task_id` "": the node's id.
 
-    `checkpoint` None: as the task that returned the graph; True in a run's own graph.
+    `checkpoint` None: that of the task that returned the graph; True in a run's own graph.
     """
 
     task_id: str = ""
@@ -303,7 +303,7 @@ class InputRef:
 
 @frozen
 class TaskRef:
-    """The value of a task that the run has already, or a part of it; in graphs that tasks return."""
+    """The value of an existing task of the run, or a part of it. Used in graphs that tasks return."""
 
     task_id: str
     path: Path = ()
@@ -314,9 +314,9 @@ Ref: TypeAlias = NodeRef | InputRef | TaskRef
 
 @frozen
 class Function:
-    """What a task calls: `code`, or the registered `name` ("module:qualname") at `version`.
+    """The function of a task: `code`, or the registered `name` ("module:qualname") at `version`.
 
-    `key` names it in leases and caches: the SHA-256 of the code, or the name and version.
+    `key` identifies it in leases and caches: the SHA-256 of the code, or the name and version.
     """
 
     key: str
@@ -328,7 +328,7 @@ class Function:
 
 @frozen
 class Call:
-    """Calls a function. `arguments` is opaque and names `refs` by their position."""
+    """A call of a function. `arguments` is opaque, and refers to `refs` by position."""
 
     function: Function
     arguments: Payload
@@ -337,7 +337,7 @@ class Call:
 
 @frozen
 class WaitEvent:
-    """Waits for an event; the value is its payload."""
+    """A wait for an event. Its value is the event's payload."""
 
     key: str
     timeout_ms: int | None = None
@@ -345,7 +345,7 @@ class WaitEvent:
 
 @frozen
 class Sleep:
-    """Waits until a time; the value is null. `delay_ms` counts from when the task is ready."""
+    """A timer. Its value is null. `delay_ms` counts from when the task is ready."""
 
     delay_ms: int | None = None
     until_ms: int | None = None
@@ -359,7 +359,7 @@ class Sleep:
 
 @frozen
 class Wait:
-    """Waits until `num_returns` of some tasks have values, or for so long; the value is a `Waited`."""
+    """A wait until `num_returns` of some tasks have values, or for `timeout_ms`. Its value is a `Waited`."""
 
     refs: tuple[NodeRef | TaskRef, ...]
     num_returns: int = 1
@@ -377,10 +377,10 @@ Action: TypeAlias = Call | WaitEvent | Sleep | Wait
 
 @frozen
 class Node:
-    """One step of a graph. `after`: nodes that come first though their values are not used.
+    """One step of a graph. `after`: nodes that must be done first, although their values are not used.
 
-    Told by it: `needs`, the ids of the nodes that come first, each once, and `task_needs`, those of the tasks outside
-    of this graph. Of a Wait: those of which some do.
+    Computed: `needs` are the ids of the nodes that it depends on, each once; `task_needs` those of tasks outside of
+    this graph. A Wait starts with its graph, and needs only some of its needs to be done.
     """
 
     id: str
@@ -404,7 +404,7 @@ class Node:
 
 
 class InvalidSpec(ValueError):
-    """The graph is not one that can run. `node_id` names the node, "" if it is none in particular."""
+    """The graph cannot run. `node_id` names the node at fault, "" if it is no particular node."""
 
     def __init__(self, message: str, node_id: str = "") -> None:
         super().__init__(message)
@@ -413,7 +413,7 @@ class InvalidSpec(ValueError):
 
 @frozen
 class Spec:
-    """A graph: acyclic, ids unique, every reference resolved. Nodes are named in the order given."""
+    """A graph: acyclic, with unique ids and resolved references. Tasks get their ids in the order of the nodes."""
 
     nodes: tuple[Node, ...]
     output: str
@@ -437,7 +437,7 @@ class Spec:
 
 
 def _refuse_cycles(by_id: dict[str, Node]) -> None:
-    """Kahn's algorithm: linear, and no recursion however deep the graph."""
+    """Raises InvalidSpec if there is a cycle. Kahn's algorithm: linear, without recursion."""
     missing: dict[str, int] = {}
     dependents: dict[str, list[str]] = {}
     for node in by_id.values():

@@ -1,9 +1,9 @@
-"""Modules of the program's own: which they are, and a package of them that travels with a graph.
+"""The program's own modules: finds those that a graph needs, and packs them to travel with it.
 
 A module is the program's own if it is neither installed nor part of Python, and was found in a folder: beside the
-script, in the working directory, on PYTHONPATH, in the source folder of an editable installation. A package travels
-as its whole top folder. What travels is what the functions and arguments of the graph refer to, and what those
-modules import, wherever the import stands.
+script, in the working directory, on PYTHONPATH, or in the source folder of an editable installation. A package travels
+as its whole top folder. The modules that travel are those that the functions and arguments of the graph refer to, and
+all that these import, wherever the import stands.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from perdure.folders import Fingerprint, Tree
 
 VARIABLE: Final = "PERDURE_MODULES"
 BYTES_MAX: Final = 64 * 1024 * 1024
-"""Of a package, packed. More is data, which does not belong into a graph."""
+"""The largest packed package. More than this is data, which does not belong into a graph."""
 FILES_MAX: Final = 20_000
 SOURCE_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Larger sources are generated, and not read for what they import."""
+"""Larger sources are generated, and their imports are not read."""
 NEVER: Final = frozenset({"__main__", "__mp_main__", "perdure", "ray", "cloudpickle", "grpc", "google"})
 """Top-level names that workers have by themselves. The program's `__main__` travels by value."""
 KNOWN_MAX: Final = 100
 LOOKS_SHARE: Final = 20
-"""Whether files have changed is looked at for at most a 20th of the time."""
+"""Checks for changed files take at most this part of the time (a 20th)."""
 LEFT_OUT: Final = ("__pycache__/", "*.py[cod]", ".*", "venv/", "node_modules/")
 _IMPORT: Final = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)[\w.]*[ \t]+import\b|import[ \t]+(.+))", re.MULTILINE)
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
@@ -107,12 +107,12 @@ def _top(name: str) -> str:
 
 
 def own(names: Iterable[str]) -> list[str]:
-    """Those of these top-level names that are modules of the program's own, in order."""
+    """The names of these that are the program's own modules, sorted."""
     return sorted(name for name in set(names) if places_of(name))
 
 
 def places_of(name: str) -> list[Path]:
-    """The file of a module of the program's own, or the folders of a package; none for other modules. Nothing is
+    """The file of one of the program's own modules, or the folders of a package; none for other modules. Nothing is
     imported."""
     if name in NEVER or name in sys.stdlib_module_names or not name.isidentifier():
         return []
@@ -124,13 +124,13 @@ def places_of(name: str) -> list[Path]:
 
 
 _places: Final[dict[str, tuple[object, list[Path]]]] = {}
-"""By name of a module: the spec that it was loaded by, and its places. Graphs name the same few again and again."""
+"""A cache by the name of a module: the spec by which it was loaded, and its places."""
 
 
 def _found(name: str) -> list[Path]:
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):  # loaded by hand, in a way that left no trace
+    except (ImportError, ValueError, AttributeError):  # loaded in an unusual way, without a spec
         file = getattr(sys.modules.get(name), "__file__", None)
         return [Path(file)] if file else []
     if spec is None:
@@ -161,7 +161,7 @@ def _folders_of_python() -> tuple[Path, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """Files under the names that they have in a package, and what they and the folders around them are now."""
+    """Files with their names in the package, and the fingerprints of the files and of the folders around them."""
 
     entries: tuple[tuple[str, str], ...]
     fingerprint: Fingerprint
@@ -169,7 +169,7 @@ class Package:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether every file is what it was, and none has come."""
+        """Whether no file was changed, added or removed."""
         try:
             now = folders.fingerprint(file[0] for file in self.around) == self.around
             return now and folders.fingerprint(file[0] for file in self.fingerprint) == self.fingerprint
@@ -177,7 +177,7 @@ class Package:
             return False
 
     def packed(self) -> bytes:
-        """ValueError if that is too large."""
+        """The packed bytes. ValueError if they are too many."""
         data = folders.packed(self.entries, BYTES_MAX)
         if data is None:
             largest = sorted(self.fingerprint, key=lambda file: -file[1])[:3]
@@ -197,7 +197,7 @@ _ADVICE: Final = (
 
 @dataclass(slots=True)
 class _Known:
-    """A package, when it was looked whether its files have changed, and how long that took."""
+    """A package, the time of the last check for changed files, and how long that check took."""
 
     package: Package
     looked_s: float
@@ -208,8 +208,8 @@ _known: Final = SharedBounded[tuple[str, ...], _Known](KNOWN_MAX)
 
 
 def known_package(names: Sequence[str]) -> Package | None:
-    """What `package_of` gave the last time, if nothing has changed since. To look takes no more than a small share
-    of the time: files of a large package are not looked at again at once."""
+    """The last result of `package_of`, if no file has changed since. Files of a large package are checked less often,
+    so that checks take a small share of the time."""
     known = _known.get(tuple(names))
     if known is None:
         return None
@@ -223,8 +223,8 @@ def known_package(names: Sequence[str]) -> Package | None:
 
 
 def package_of(names: Sequence[str]) -> Package:
-    """The program's own modules of these top-level names, with those that they import. ValueError if they are too
-    many files."""
+    """A package of these modules and all of the program's own that they import. ValueError if they have too many
+    files."""
     package = known_package(names)
     if package is None:
         package = _package_of(names)
@@ -265,7 +265,7 @@ def _entries_of(name: str) -> Iterator[tuple[str, str]]:
 
 
 _read: dict[str, tuple[int, int, frozenset[str]]] = {}
-"""By path of a source: its size and moment, and the top-level names that it imports."""
+"""A cache by the path of a source: its size, its time of change, and the top-level names that it imports."""
 
 
 def _imports_of_file(path: str) -> frozenset[str]:
@@ -287,7 +287,8 @@ def _imports_of_file(path: str) -> frozenset[str]:
 
 
 def _names_in(text: str) -> Iterator[str]:
-    """What import statements name, and perhaps lines of texts that look like some: they only add names."""
+    """The names in import statements. Lines in string literals that look like imports are harmless: they only add
+    names."""
     for line in _IMPORT.finditer(text):
         if line[1]:
             yield line[1]

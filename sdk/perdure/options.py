@@ -1,4 +1,4 @@
-"""Options of tasks as users write them, checked on the spot, and what they mean to the engine."""
+"""Options of tasks as users write them: checked when they are given, and converted for the engine."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ class Options:
     allow_inplace: bool = False
 
     def merged(self, options: Mapping[str, Any]) -> Options:
-        """With these over them. TypeError for one that does not exist or is of a wrong type, ValueError for a
-        value that cannot be."""
+        """These options, overridden by the given ones. TypeError for an unknown option or a wrong type, ValueError for
+        an invalid value."""
         named = dict(options)
         if "name" in named:
             if "task_id" in named:
@@ -198,12 +198,12 @@ OF_WORKFLOWS: Final = frozenset(
         "timeout",
     }
 )
-"""What `workflow.options` takes; everything else is Ray's."""
+"""The options of `workflow.options`; all others are Ray's."""
 
 
 def workflow_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Check options as `workflow.options` takes them; gives those that say something. ValueError for one that
-    does not exist and for a value that cannot be, TypeError for a value of a wrong type."""
+    """Check the options of `workflow.options`. Returns those that are not None. ValueError for an unknown option or an
+    invalid value, TypeError for a wrong type."""
     if unknown := given.keys() - OF_WORKFLOWS:
         known = ", ".join(sorted(OF_WORKFLOWS))
         raise ValueError(f"{sorted(unknown)[0]!r} is no option of a workflow; there are {known}")
@@ -222,8 +222,8 @@ def _types(kinds: Any) -> tuple[str, ...]:
 
 
 def to_json(name: str, value: Mapping[str, Any] | None) -> str:
-    """Canonical text, "" for nothing. TypeError for what is no mapping of strings, ValueError for what is no JSON and
-    for texts that cannot be kept."""
+    """Canonical JSON, "" for nothing. TypeError for a value that is not a mapping with string keys, ValueError for one
+    that is not JSON or has bad texts."""
     if value is None:
         return ""
     if not isinstance(value, Mapping):
@@ -240,7 +240,7 @@ def to_json(name: str, value: Mapping[str, Any] | None) -> str:
 
 
 def _runtime_env(value: Mapping[str, Any] | None) -> str:
-    """As JSON: paths as text, imported modules as where they were imported from."""
+    """A runtime environment as JSON, with paths as texts and imported modules as their paths."""
     if not isinstance(value, Mapping):
         return to_json("runtime_env", value)
     plain = dict(value)
@@ -252,7 +252,7 @@ def _runtime_env(value: Mapping[str, Any] | None) -> str:
 
 
 def _check_modules(value: Any) -> None:
-    """Names of modules to send along with those that are found, or False: none are sent."""
+    """`value` must be names of modules to send besides those that are found, or False: none are sent."""
     if value is None or value is False:
         return
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) and name.isidentifier() for name in value):
@@ -273,7 +273,7 @@ def _places(value: Any) -> Any:
 
 
 def _scheduling(strategy: Any) -> str | Payload:
-    """Names and node affinity are understood by everybody; Ray's other strategies travel pickled."""
+    """A scheduling strategy: names and node affinity as text, Ray's other strategies pickled."""
     if strategy is None:
         return ""
     if isinstance(strategy, str):
@@ -286,6 +286,6 @@ def _scheduling(strategy: Any) -> str | Payload:
 
 
 def _pickled(value: Any, strategy: Any) -> Payload:
-    """The type tells the engine, which does not unpickle, what sort of strategy it is."""
+    """A pickled strategy. The payload's type names its class for the engine, which does not unpickle."""
     kind = "" if strategy is None or isinstance(strategy, str) else type(strategy).__name__
     return replace(codec.encode(value).inline(), type=kind)

@@ -1,6 +1,6 @@
-"""What tasks ask for, between `perdure.model` and the messages of `perdure.v1`: options and shapes.
+"""Converts options and shapes between `perdure.model` and the messages of `perdure.v1`.
 
-What is malformed raises ValueError; which node it is about is known to `graphwire`.
+A malformed message raises ValueError; `graphwire` adds the node to the error.
 """
 
 from __future__ import annotations

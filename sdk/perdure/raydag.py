@@ -1,7 +1,7 @@
-"""Ray's own graphs: `ray.remote` functions with `.bind()`, and what their options mean here.
+"""Ray's own graphs: `ray.remote` functions with `.bind()`, and their options.
 
-Ray is looked at only if it is loaded already. Each option that Ray takes for a task is honoured, or means
-nothing to a worker that runs many tasks and is let pass, or is refused with a sentence that says why.
+Ray is used only if the program has loaded it. Each of Ray's options for tasks is honoured, or is accepted without
+effect because it has no meaning for a worker that runs many tasks, or is refused with an error that says why.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from perdure.options import Options, RetryPolicy, workflow_options
 METADATA: Final = "_metadata"
 WORKFLOW_OPTIONS: Final = "workflow.io/options"
 WHOLE_INPUT: Final = "*"
-"""The name of what a bare InputNode stands for: the run's single argument. `node[0]` is "0", `node.name` "name"."""
+"""The name of the input of a bare InputNode: the run's single argument. `node[0]` is "0", `node.name` is "name"."""
 _TAKEN: Final = (
     "num_cpus",
     "num_gpus",
@@ -62,7 +62,7 @@ def is_dag_node(value: object) -> bool:
 
 
 def input_ref(node: Any) -> InputRef | None:
-    """The input that an InputNode or a part of one stands for; None for other nodes."""
+    """The input of an InputNode or a part of one; None for other nodes."""
     dag = _classes()
     if isinstance(node, dag.InputAttributeNode):
         return InputRef(str(node._key))
@@ -70,8 +70,8 @@ def input_ref(node: Any) -> InputRef | None:
 
 
 def parts_of(node: Any) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Options]:
-    """Function, arguments and options of a FunctionNode. TypeError for nodes that are no function calls and for
-    calls that the function does not take, TypeError or ValueError for options that cannot be honoured."""
+    """Function, arguments and options of a FunctionNode. TypeError for other nodes and for calls that do not match the
+    function's signature, TypeError or ValueError for options that cannot be honoured."""
     dag = _classes()
     if not isinstance(node, dag.FunctionNode):
         raise TypeError(_not_a_step(node))
@@ -85,7 +85,7 @@ def parts_of(node: Any) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, 
 
 
 _signatures: Final = SharedBounded[int, tuple[Callable[..., Any], inspect.Signature | None]](KNOWN_MAX)
-"""By the identity of the function, which is kept so that it stays its own. None: nobody knows."""
+"""By id() of the function, which is kept so that the id stays its own. None: the signature is unknown."""
 
 
 def _signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
@@ -101,7 +101,7 @@ def _signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
 
 
 def _check_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """TypeError for a call that the function does not take: Ray's `.bind` lets it pass."""
+    """TypeError for a call that does not match the function's signature. Ray's `.bind` does not check that."""
     signature = _signature_of(function)
     if signature is None:
         return
@@ -121,8 +121,8 @@ def _not_a_step(node: Any) -> str:
 # ------------------------------------------------------------------------------ options
 
 _known: Final = SharedBounded[tuple[object, ...], tuple[dict[str, Any], Options]](KNOWN_MAX)
-"""By names and the identities of values, which the nodes of a function share: what was given (so that these
-identities stay theirs), and what it means."""
+"""By names and id() of values, which the nodes of a function share: the given options, which are kept so that the ids
+stay theirs, and the converted ones."""
 
 
 def _options_of(given: dict[str, Any]) -> Options:
@@ -136,7 +136,8 @@ def _options_of(given: dict[str, Any]) -> Options:
 
 
 def options_from_ray(given: Mapping[str, Any]) -> Options:
-    """Options of `ray.remote` and `.options`, merged by Ray, with those of `workflow.options` among them."""
+    """Convert options of `ray.remote` and `.options`, which Ray has merged and which include those of
+    `workflow.options`."""
     returns = given.get("num_returns")
     if returns is not None and (returns != 1 or isinstance(returns, bool)):
         raise ValueError(f"a step of a workflow returns one value, not num_returns={returns!r}; return a tuple")
@@ -157,7 +158,7 @@ def options_from_ray(given: Mapping[str, Any]) -> Options:
 
 
 def _placement_group(given: Mapping[str, Any]) -> Any:
-    """What the older options for placement groups say, as a strategy; None if they say nothing."""
+    """The strategy of the older options for placement groups; None if there are none."""
     group = given.get("placement_group")
     if group is None or isinstance(group, str):
         return None
@@ -173,7 +174,7 @@ def _placement_group(given: Mapping[str, Any]) -> Any:
 
 
 class Metadata(dict[str, Any]):
-    """What `_metadata` holds. Loading a function that carries one prepares Ray for it there, too."""
+    """The value of `_metadata`. Unpickling a function that has one also prepares Ray for it in that process."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _metadata, (dict(self),)
@@ -185,12 +186,12 @@ def _metadata(content: dict[str, Any]) -> Metadata:
 
 
 def metadata_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a workflow as keyword arguments for `ray.remote` and `.options`. They are checked now."""
+    """Options of a workflow, checked, as keyword arguments for `ray.remote` and `.options`."""
     return {METADATA: _metadata({WORKFLOW_OPTIONS: workflow_options(options)})}
 
 
 def decorate(remote_function: Any, options: Mapping[str, Any]) -> Any:
-    """Give a function made by `ray.remote` options of a workflow, over those it has; returns it."""
+    """Set options of a workflow on a function made by `ray.remote`, overriding those it has. Returns the function."""
     kind = getattr(sys.modules.get("ray.remote_function"), "RemoteFunction", None)
     if kind is None or not isinstance(remote_function, kind):
         raise ValueError("workflow.options decorates functions made by ray.remote; put it above @ray.remote")
@@ -200,7 +201,7 @@ def decorate(remote_function: Any, options: Mapping[str, Any]) -> Any:
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Metadata:
-    """Two `_metadata`, each namespace merged by itself."""
+    """Two `_metadata`, merged namespace by namespace."""
     merged = Metadata(under)
     for namespace, content in over.items():
         merged[namespace] = {**merged.get(namespace, {}), **content}
@@ -208,7 +209,7 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Metadata:
 
 
 def accept_metadata() -> None:
-    """Have Ray take `_metadata` as an option of tasks and merge it. Ray did so itself up to 2.47."""
+    """Make Ray accept and merge `_metadata` as an option of tasks, as it did up to 2.47."""
     ray_options: Any = sys.modules.get("ray._common.ray_option_utils")
     if ray_options is None or METADATA in ray_options.task_options:
         return

@@ -1,9 +1,9 @@
-"""Objects of Ray: their contents go to the blobs of an engine once, and come back from there as objects.
+"""Objects of Ray: stores their contents as blobs of an engine, once, and makes objects of stored contents.
 
-The blob is the truth. In a cluster an actor, the keeper, puts the bytes of a blob into Ray's object store and
-owns what it put, so tasks share it at the speed of memory and it outlives whoever asked for it; when the keeper
-or the cluster is gone, everything is put again. The keeper never decodes: that is done by whoever gets the object.
-Ray is looked at only if the program has loaded it.
+The blob is authoritative. In each cluster an actor, the keeper, puts the bytes of blobs into Ray's object store. It
+owns these objects, so they outlive the task that asked for them, and all tasks share them in memory. When the keeper
+or the cluster is gone, the bytes are put again. The keeper never decodes; the process that gets an object does. Ray is
+used only if the program has loaded it.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from perdure.model import BlobRef, Payload
 T = TypeVar("T")
 
 CONTENTS_INLINE_BYTES_MAX: Final = 1024
-"""Smaller contents travel with the value that the object stands in."""
+"""Smaller contents travel inside the value that refers to the object."""
 KNOWN_MAX: Final = 10_000
 KEEPER: Final = "objects"
 NAMESPACE: Final = "perdure"
 KEEPER_TRIES: Final = 5
 KEPT_SHARE: Final = 4
-"""The keeper holds on to a quarter of the cluster's object store."""
+"""The keeper uses at most a quarter of the cluster's object store."""
 
 
 class Blobs(Protocol):
-    """Large values of an engine, for code that is not asynchronous."""
+    """Blobs of an engine, for synchronous code."""
 
     def load(self, blob: BlobRef) -> memoryview:
         """All bytes."""
         ...
 
     def store(self, encoded: codec.Encoded) -> BlobRef:
-        """Durable when it returns."""
+        """Store a value. It is durable when this returns."""
         ...
 
     def renew(self, blob: BlobRef) -> bool:
-        """Whether it is there, and stays for as long as if it had just been stored."""
+        """Renew the grace period of a blob. False: there is no such blob."""
         ...
 
 
 class ObjectFailed(codec.Unresolved):
-    """The object is an error, that of the task of Ray's that was to make it."""
+    """The Ray task that makes the object has failed. The object holds its error."""
 
     def __init__(self, error: BaseException, trace: str) -> None:
         super().__init__(failures.text_of(error))
@@ -73,13 +73,13 @@ def is_connected() -> bool:
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether an error says that an object was lost with a worker or a node, and not that a program is wrong."""
+    """Whether the error means that an object was lost with a worker or a node. That is not a fault of the program."""
     exceptions: Any = sys.modules.get("ray.exceptions")
     return exceptions is not None and isinstance(_users_own(error), exceptions.ObjectLostError)
 
 
 def _users_own(error: BaseException) -> BaseException:
-    """Without what Ray wraps around the errors of its tasks."""
+    """The user's error inside Ray's wrappers."""
     kind: Any = sys.modules["ray.exceptions"].RayTaskError
     own: Any = error
     while isinstance(own, kind) and isinstance(own.cause, BaseException) and own.cause is not own:
@@ -93,7 +93,7 @@ def _users_own(error: BaseException) -> BaseException:
 class RayObjects:
     """Implements codec.Objects for the cluster that this process is connected to. Safe to use from threads.
 
-    Nothing is asked of Ray before there is an object.
+    Ray is not called before there is an object.
     """
 
     def __init__(self, blobs: Blobs) -> None:
@@ -104,9 +104,9 @@ class RayObjects:
         self._keeper: tuple[str, Any] | None = None
 
     def store(self, ref: Any, *, innermost: bool = False) -> Payload:
-        """See codec.Objects; waits for the object. With `innermost`, if the contents are an object
-        themselves, those of that one, and so on."""
-        # An id alone may come again in another cluster.
+        """See codec.Objects; waits for the object. With `innermost`, references are followed until the contents are a
+        value."""
+        # Ids may recur in another cluster.
         key = (_node_id(), ref.binary())
         with self._lock:
             storing = self._storing.setdefault(key, threading.Lock())
@@ -127,7 +127,7 @@ class RayObjects:
         return self.store(value, innermost=True)
 
     def _is_there(self, payload: Payload) -> bool:
-        """A blob goes when the last run that used it is deleted."""
+        """Whether the stored contents still exist: blobs are removed after the last run that uses them. Renews them."""
         try:
             return all(self._blobs.renew(blob) for blob in payload.blobs())
         except Exception as error:
@@ -143,7 +143,7 @@ class RayObjects:
             raise ObjectUnavailable(f"the contents of an object cannot be stored: {failures.text_of(error)}") from error
 
     def contents(self, ref: Any) -> Any:
-        """What `ray.get` gives. Raises ObjectFailed, ObjectUnavailable."""
+        """The value of an object, by `ray.get`. Raises ObjectFailed, ObjectUnavailable."""
         exceptions: Any = sys.modules["ray.exceptions"]
         try:
             return _ray().get(ref)
@@ -155,7 +155,7 @@ class RayObjects:
             raise ObjectUnavailable(f"an object cannot be had: {failures.text_of(error)}") from error
 
     def put(self, value: Any) -> Any:
-        """A ray.ObjectRef of a value, which is one already perhaps."""
+        """A ray.ObjectRef of a value; the value itself if it is one."""
         return value if codec.is_object(value) else _ray().put(value)
 
     def load(self, payload: Payload) -> Any:
@@ -173,7 +173,7 @@ class RayObjects:
         return ref
 
     def load_all(self, payloads: Sequence[Payload]) -> list[Any]:
-        """Like `load`, for many small contents at once: Ray needs a tenth of the time for each."""
+        """Like `load` for many small contents at once, which takes a tenth of the time per object."""
         if any(payload.blob is not None or payload.encoding == codec.OBJECTS for payload in payloads):
             return [self.load(payload) for payload in payloads]
         return list(self._ask("put_all", [(bare(payload), payload.data) for payload in payloads]))
@@ -190,7 +190,7 @@ class RayObjects:
             raise ObjectUnavailable(f"blob {blob.sha256} cannot be read: {error}") from error
 
     def _ask(self, method: str, *args: Any) -> Any:
-        """Ask the keeper; if it is gone, a new one, which has nothing yet. Its methods may be repeated."""
+        """Call the keeper. If it is gone, call a new one, which has no objects yet. Its methods are idempotent."""
         ray = _ray()
         last: Exception | None = None
         for _ in range(KEEPER_TRIES):
@@ -215,7 +215,7 @@ class RayObjects:
 
 
 def _node_id() -> str:
-    """Also says in which cluster this process is."""
+    """The id of this node, which also identifies the cluster."""
     return str(_ray().get_runtime_context().get_node_id())
 
 
@@ -223,8 +223,8 @@ def _node_id() -> str:
 
 
 class Contents:
-    """A stored value on its way through Ray: pickled as it is stored, unpickled to the value itself by whoever
-    gets it. `inner` are the objects in it."""
+    """A stored value in transit through Ray: it is pickled as its stored bytes and unpickles to the value. `inner` are
+    the objects in it."""
 
     def __init__(self, payload: Payload | bytes, data: bytes | memoryview, inner: list[Any]) -> None:
         self._parts = (bare(payload) if isinstance(payload, Payload) else payload, data, inner)
@@ -237,7 +237,7 @@ class Contents:
 def contents(
     payload: Payload, data: bytes | memoryview | None = None, objects: codec.Objects | None = None
 ) -> Contents:
-    """Takes what codec.decode takes, and leaves the decoding to others."""
+    """A stored value that is decoded by the process that unpickles it. Takes the arguments of codec.decode."""
     data = payload.data if data is None else data
     return Contents(
         payload, data, [codec.known(objects).load(nested) for nested in codec.nested_objects(payload, data)]
@@ -245,7 +245,7 @@ def contents(
 
 
 def bare(payload: Payload) -> bytes:
-    """How to decode contents, without them."""
+    """The serialized payload without its bytes: it says how to decode them."""
     return wire.encode_payload(Payload(payload.encoding, type=payload.type, codecs=payload.codecs))
 
 
@@ -274,7 +274,7 @@ class _Inner:
 
 
 class Keeper:
-    """The actor: owns what tasks share, the most recently used up to a share of the object store."""
+    """The actor: an LRU cache of shared objects, bounded by a share of the object store."""
 
     def __init__(self, bytes_max: int = 0) -> None:
         store_bytes = int(_ray().cluster_resources().get("object_store_memory", 0))
@@ -282,23 +282,23 @@ class Keeper:
         self._kept: Bounded[str, tuple[Any, int]] = Bounded(self._bytes_max, lambda entry: entry[1])
 
     def find(self, key: str) -> list[Any] | None:
-        """The object in a list, so that it stays one; None if it has to be kept first."""
+        """The object in a list, so that Ray does not resolve it; None if it is not kept."""
         found = self._kept.get(key)
         return None if found is None else [found[0]]
 
     def keep(self, key: str, kind: bytes, data: Any, inner: list[Any]) -> list[Any]:
-        """Put contents, unless they are there already."""
+        """Put contents, unless they are kept already."""
         if (found := self.find(key)) is not None:
             return found
         view = memoryview(data)
         ref = _ray().put(Contents(kind, view, inner))
-        if view.nbytes <= self._bytes_max:  # the cache would hold it however large it is
+        if view.nbytes <= self._bytes_max:  # the cache keeps its newest entry however large it is
             self._kept.keep(key, (ref, view.nbytes))
         return [ref]
 
     def put_all(self, parts: list[tuple[bytes, bytes]]) -> list[Any]:
-        """Called with as many returns: an object for each of these contents, owned by the caller; and one that
-        says that all went well."""
+        """An object for each of these contents, owned by the caller, and one more that shows success. `num_returns`
+        must be their number."""
         return [*[Contents(kind, data, []) for kind, data in parts], None]
 
 
@@ -324,7 +324,7 @@ Has = Callable[[BlobRef], Coroutine[Any, Any, bool]]
 
 
 class _BlockingBlobs:
-    """Implements Blobs over those of a client, for threads that are not its loop's."""
+    """Implements Blobs by those of a client, for threads other than its loop's."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, upload: Upload, download: Download, has: Has) -> None:
         self._loop = loop
@@ -347,7 +347,7 @@ class _BlockingBlobs:
 
 @contextlib.contextmanager
 def as_ray_raises() -> Iterator[None]:
-    """What is unresolved becomes what `ray.get` raises for it."""
+    """Turns Unresolved into the error that `ray.get` raises."""
     try:
         yield
     except codec.Unresolved as unresolved:
@@ -355,7 +355,7 @@ def as_ray_raises() -> Iterator[None]:
 
 
 class LaterObjects:
-    """Implements codec.Objects by another one, which is asked for when there is an object."""
+    """Implements codec.Objects by another one, which is made when the first object is met."""
 
     def __init__(self, made: Callable[[], codec.Objects]) -> None:
         self._made = made
@@ -375,11 +375,11 @@ class LaterObjects:
 
 
 class _Met(codec.Unresolved):
-    """There is an object."""
+    """A value contains an object."""
 
 
 class _Scout:
-    """Implements codec.Objects to find out whether there are any."""
+    """Implements codec.Objects: raises _Met at the first object."""
 
     def store(self, ref: Any) -> Payload:
         raise _Met
@@ -392,21 +392,21 @@ class _Scout:
 
 
 class AsyncObjects:
-    """Lets a client encode and decode what may hold objects."""
+    """Encodes and decodes values that may contain objects, for an asynchronous client."""
 
     def __init__(self, upload: Upload, download: Download, has: Has) -> None:
         self._blobs = (upload, download, has)
         self._objects: RayObjects | None = None
 
     def blocking(self) -> RayObjects:
-        """For threads that are not the loop's. Asked for on the loop."""
+        """Objects for threads other than the loop's. Call this on the loop."""
         if self._objects is None:
             self._objects = RayObjects(_BlockingBlobs(asyncio.get_running_loop(), *self._blobs))
         return self._objects
 
     async def apply(self, work: Callable[[codec.Objects | None], T]) -> T:
-        """What `work` gives. If it meets objects, it is begun again in a thread, where they can be waited for.
-        Raises what `ray.get` would raise for them."""
+        """The result of `work`. If it meets objects, it is repeated in a thread, which can wait for them. Raises the
+        errors that `ray.get` would raise."""
         if not is_connected():
             return work(None)
         try:
@@ -418,7 +418,7 @@ class AsyncObjects:
 
 
 def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """In a thread of its own, which keeps no process alive: an object may never come."""
+    """Run in a daemon thread, which does not keep the process alive if an object never comes."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -431,7 +431,7 @@ def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
             settle = functools.partial(future.set_result, work())
         except BaseException as error:
             settle = functools.partial(future.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(finish, settle)
 
     threading.Thread(target=run, name="perdure-objects", daemon=True).start()

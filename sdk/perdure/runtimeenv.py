@@ -1,8 +1,8 @@
-"""Runtime environments as a run keeps them: local code is packed and stored when a graph is submitted.
+"""Snapshots of runtime environments: local code is packed and stored when a graph is submitted.
 
-So a run goes on with the code it started with, on another cluster too, and after the folder has changed
-or is gone. Rules of Ray's are kept: what is left out of a package, how an environment lies over that of
-the job. Ray is looked at only if the program has loaded it.
+So a run goes on with the code it started with, also on another cluster, and after the folder has changed or is gone.
+Ray's rules say which files are left out of a package, and how an environment overrides that of the job. Ray is used
+only if the program has loaded it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from perdure.graphwire import snapshot_of, snapshot_uri
 from perdure.model import BlobRef, Call, Node, Spec, TaskOptions
 
 PACKAGE_BYTES_MAX: Final = 512 * 1024 * 1024
-"""Ray's own limit for a package that it spreads over a cluster."""
+"""Ray's own limit for a package that it distributes in a cluster."""
 EXCLUDED: Final = ".git,.venv,venv,__pycache__"
 ARCHIVES: Final = (".zip", ".tar.gz", ".tgz", ".tar.xz")
 KNOWN_MAX: Final = 100
@@ -34,25 +34,25 @@ _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://")
 
 
 class Store(Protocol):
-    """Where packages go."""
+    """The store of packages."""
 
     def has(self, blob: BlobRef) -> bool:
-        """Whether it is there for sure; False is never wrong, only slower."""
+        """Whether the blob certainly exists. False is always allowed, and costs time only."""
         ...
 
     def put(self, data: bytes) -> BlobRef:
-        """Durable when it returns."""
+        """Store a package. It is durable when this returns."""
         ...
 
 
 def is_needed(spec: Spec, base: Mapping[str, Any]) -> bool:
-    """Whether `snapshot` would do anything."""
+    """Whether `snapshot` would change the graph."""
     return bool(base) or any(node.options.shape.runtime_env for node in spec.nodes)
 
 
 def snapshot(spec: Spec, base: Mapping[str, Any], store: Store) -> Spec:
-    """The graph with every runtime environment laid over `base`, and nothing in it that only this machine
-    or this cluster has. Blocks while it packs. ValueError for what cannot be packed."""
+    """The graph with every runtime environment merged over `base`, and with stored packages instead of local code.
+    Blocks while it packs. ValueError for code that cannot be packed."""
     if not is_needed(spec, base):
         return spec
     return _with_environments(spec, lambda text: _text(_fixed(merged(base, json.loads(text or "{}")), store)))
@@ -63,8 +63,8 @@ class _UnknownError(Exception):
 
 
 def snapshot_known(spec: Spec, has: Callable[[BlobRef], bool]) -> Spec | None:
-    """What `snapshot` gives if nothing but modules is named, which have not changed since the last time, and whose
-    package is there: `has` says that without asking anybody. Else None. Takes little time."""
+    """The result of `snapshot`, if environments name unchanged modules only, whose package was stored before and still
+    exists by `has`, which must not block. Otherwise None. Takes little time."""
 
     def known(text: str) -> str:
         if not text:
@@ -84,14 +84,14 @@ def snapshot_known(spec: Spec, has: Callable[[BlobRef], bool]) -> Spec | None:
 
 @lru_cache(1_000)
 def _modules_alone(text: str) -> tuple[str, ...]:
-    """The modules that an environment names, () if it has anything else in it."""
+    """The modules that an environment names; () if it has other fields too."""
     environment = json.loads(text)
     named = environment.pop("modules", None)
     return tuple(named) if isinstance(named, list) and not environment else ()
 
 
 def _with_environments(spec: Spec, fix: Callable[[str], str]) -> Spec:
-    """The graph with other runtime environments of its calls, each of which is fixed once."""
+    """The graph with each runtime environment replaced by `fix` of it, which is called once per environment."""
     fixed: dict[str, str] = {}
     options: dict[int, TaskOptions] = {}  # by id(): nodes share them, and comparing takes long
 
@@ -110,7 +110,8 @@ def _with_environments(spec: Spec, fix: Callable[[str], str]) -> Spec:
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """As Ray lays the environment of a task over that of its job: field by field, variables one by one."""
+    """Two environments merged as Ray merges that of a task with that of its job: by field, and `env_vars` by
+    variable."""
     if isinstance(under.get("modules"), str) and over.get("modules"):
         raise ValueError("runtime_env: a graph that a task returns has the modules of its run and can name no others")
     result = {**under, **over}
@@ -143,7 +144,7 @@ def _text(environment: Mapping[str, Any]) -> str:
 def _fixed(environment: dict[str, Any], store: Store) -> dict[str, Any]:
     excludes = environment.pop("excludes", None) or []
     named = environment.pop("modules", None)
-    if named and environment.get("working_dir") is None:  # a working directory is all the code there is
+    if named and environment.get("working_dir") is None:  # with a working directory no modules are sent
         environment["modules"] = named if isinstance(named, str) else _modules(named, store)
     if (folder := environment.get("working_dir")) is not None:
         usual = os.environ.get("RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", EXCLUDED)
@@ -163,7 +164,8 @@ def _modules(names: list[str], store: Store) -> str:
 
 
 def modules_again(archive: bytes | memoryview, store: Store) -> str:
-    """A package of the modules that are in this one as they are here and now. ValueError if there are none here."""
+    """The URI of a new package of the modules in this one, as they are on this machine now. ValueError if none is
+    found."""
     with zipfile.ZipFile(io.BytesIO(archive)) as package:
         names = {name.partition("/")[0].partition(".")[0] for name in package.namelist()}
     if not (found := modules.own(names)):
@@ -180,11 +182,11 @@ def _requirements(installer: str, file: str) -> list[str]:
 
 
 _known: Final = SharedBounded[object, tuple[BlobRef, str]](KNOWN_MAX)
-"""What was stored before: by the URI of a package of Ray's, or by a place and what is there."""
+"""Packages that were stored before, by Ray's URI, or by place and fingerprint."""
 
 
 def _package(field: str, place: str, excludes: list[str], store: Store) -> str:
-    """The URI under which workers of any cluster find it."""
+    """The URI by which workers of any cluster find the package."""
     if place.startswith("gcs://"):
         return _kept(place, store, lambda: (_of_cluster(place), place.removeprefix("gcs://")))
     if _URI.match(place):
@@ -220,7 +222,7 @@ def _kept(key: object, store: Store, read: Callable[[], tuple[bytes, str]]) -> s
 
 
 def _of_cluster(uri: str) -> bytes:
-    """A package that Ray spread over its cluster, from there."""
+    """The bytes of a package that Ray has stored in its cluster."""
     kv: Any = sys.modules.get("ray.experimental.internal_kv")
     data = kv._internal_kv_get(uri) if kv is not None else None
     if data is None:

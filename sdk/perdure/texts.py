@@ -1,10 +1,10 @@
-"""What a text may be: one rule for each kind, by which the client checks its calls and the service every request.
+"""The rules for texts. The client checks its calls by them, and the service every request.
 
-A *name* (ids, keys, labels, queues) has 1 to 256 printable characters, for people read names in lists and type
-them. A *free* text (reasons, metadata, values of environment variables) has neither NUL nor half of a surrogate pair:
-no UTF-8 has the second, PostgreSQL and many tools refuse the first. What a caller gives is refused with
-InvalidFieldError, which names the field. What user code says in passing, such as the message of its exception, must
-not fail anything: it is mended, and every character that cannot be kept is shown as its escape.
+A *name* (ids, keys, labels, queues) has 1 to 256 printable characters, because people read and type it. A *free* text
+(reasons, metadata, values of environment variables) has neither NUL nor half of a surrogate pair: PostgreSQL and many
+tools refuse the first, and UTF-8 cannot encode the second. A bad text of a caller is refused with InvalidFieldError,
+which names the field. A bad text of user code, such as the message of an exception, must not fail anything, so its bad
+characters are escaped.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ ENCODING_CHARS_MAX: Final = 64
 
 _NEVER: Final = re.compile("[\0\ud800-\udfff]")
 _IN_JSON: Final = re.compile(r"\\u0000|\\u[dD][89a-fA-F]|[\0\ud800-\udfff]")
-"""What JSON may hold besides a NUL or half of a pair: all that is escaped so, pairs too. A reason to look closer."""
+"""Matches every escaped or literal NUL and surrogate in JSON, complete pairs included. A match needs a closer look."""
 
 
 def is_name(text: str, *, limit: int = ID_CHARS_MAX) -> bool:
-    """Whether it can be a name, at most so long."""
+    """Whether it can be a name of at most `limit` characters."""
     return 0 < len(text) <= limit and text.isprintable()
 
 
 def name(text: str, field: str, *, limit: int = ID_CHARS_MAX, required: bool = True) -> str:
-    """The text, if it can be a name; "" too, if none is required. Raises InvalidFieldError."""
+    """The text, if it is a name, or "" if none is required. Raises InvalidFieldError."""
     if is_name(text, limit=limit) or (not text and not required):
         return text
     if not text:
@@ -59,13 +59,13 @@ def name(text: str, field: str, *, limit: int = ID_CHARS_MAX, required: bool = T
 
 
 def never_at(text: str) -> int | None:
-    """Where the first character is that no text may have."""
+    """The position of the first character that no text may have; None if there is none."""
     found = _NEVER.search(text)
     return found.start() if found is not None else None
 
 
 def free(text: str, field: str) -> str:
-    """The text, if it can be kept. Raises InvalidFieldError."""
+    """The text, if it is a free text. Raises InvalidFieldError."""
     if (at := never_at(text)) is None:
         return text
     what = "NUL" if text[at] == "\0" else f"half of a surrogate pair (U+{ord(text[at]):04X})"
@@ -73,7 +73,7 @@ def free(text: str, field: str) -> str:
 
 
 def json_text(text: str, field: str) -> str:
-    """JSON, if every text in it can be kept. Raises InvalidFieldError."""
+    """The JSON, if every text in it is a free text. Raises InvalidFieldError."""
     if _IN_JSON.search(text) is not None:
         for found in _texts_in(json.loads(text)):
             free(found, field)
@@ -168,7 +168,7 @@ def _check_function(function: Function) -> None:
 
 
 def payload(given: Payload, field: str) -> Payload:
-    """A payload, if what it says of its bytes can be kept. Raises InvalidFieldError."""
+    """The payload, if its encoding is a name and its other texts are free texts. Raises InvalidFieldError."""
     name(given.encoding, f"{field}.encoding", limit=ENCODING_CHARS_MAX)
     if given.type or given.codecs or given.attributes:
         for text in (given.type, *given.codecs, *(text for item in given.attributes for text in item)):
@@ -180,12 +180,12 @@ def payload(given: Payload, field: str) -> Payload:
 
 
 def storable(text: str) -> str:
-    """A free text, whatever it was: NUL and halves of surrogate pairs as their escapes."""
+    """Any text as a free text, with NUL and halves of surrogate pairs escaped."""
     return text if _NEVER.search(text) is None else _NEVER.sub(_escaped, text)
 
 
 def printable(text: str) -> str:
-    """A text of printable characters only, the others as their escapes."""
+    """A text with all characters escaped that are not printable."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
@@ -196,7 +196,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def mended(failure: Failure) -> Failure:
-    """The same failure, all texts of which can be kept."""
+    """The same failure, with bad characters escaped in all its texts."""
     links: list[Failure] = []
     link: Failure | None = failure
     while link is not None:

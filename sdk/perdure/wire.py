@@ -1,6 +1,6 @@
-"""Between the values of `perdure.model` and the messages of `perdure.v1`: nothing else knows both.
+"""Converts between the values of `perdure.model` and the messages of `perdure.v1`.
 
-Graphs have a module of their own, `graphwire`. What is malformed raises ValueError.
+`optionwire` and `graphwire` convert options and graphs. A malformed message raises ValueError.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def to_timestamp(ms: int | None) -> Timestamp | None:
 
 
 def fill_timestamp(stamp: Timestamp, ms: int) -> None:
-    """Make a field say a moment: half the price of a message that is copied into it."""
+    """Set a field to a time, at half the cost of copying a message into it."""
     stamp.seconds = ms // 1000
     stamp.nanos = ms % 1000 * 1_000_000
 
@@ -120,7 +120,7 @@ def payload_to_proto(payload: Payload) -> payload_pb2.Payload:
 
 
 def fill_payload(message: payload_pb2.Payload, payload: Payload) -> None:
-    """Make an empty message say what the payload is: most are an encoding and bytes."""
+    """Set an empty message to a payload. Most payloads are an encoding and bytes only."""
     message.encoding = payload.encoding
     if payload.blob is not None:
         message.blob.sha256 = payload.blob.sha256
@@ -160,7 +160,7 @@ def decode_payload(data: bytes) -> Payload:
 
 
 def failure_to_proto(failure: Failure) -> failure_pb2.Failure:
-    """Texts are cut to their limits, causes to the nearest 16."""
+    """The message of a failure. Texts are cut to their limits, and the chain of causes to 16."""
     first = message = failure_pb2.Failure()
     current: Failure | None = failure
     for _ in range(CAUSES_MAX):
@@ -213,15 +213,15 @@ def decode_failure(data: bytes) -> Failure:
 
 
 def outcome_from_proto(message: workflow_pb2.Outcome) -> Payload | Failure:
-    """A message that says nothing is a failure that says nothing."""
+    """The payload or failure of an outcome. An empty message is an empty failure."""
     if message.WhichOneof("kind") == "output":
         return payload_from_proto(message.output)
     return failure_from_proto(message.failure)
 
 
 def outcome_payload(value: Payload | Failure, wraps: int) -> Payload:
-    """The pair that a task with `catch_exceptions` gives: a failure is (null, failure), a value is put
-    into `wraps` pairs (value, null). The bytes of the value are not looked into."""
+    """The value of a task with `catch_exceptions`: (null, failure) of a failure, `wraps` nested pairs (value, null) of
+    a value, whose bytes are not decoded."""
     if isinstance(value, Failure):
         data = workflow_pb2.Outcome(failure=failure_to_proto(value)).SerializeToString()
         value = Payload(OUTCOME, data)
@@ -264,7 +264,7 @@ def path_from_proto(steps: Sequence[spec_pb2.PathStep]) -> Path:
 
 
 def json_to_struct(text: str) -> Struct | None:
-    """ "" is no struct. ValueError for an integer that a number of a struct does not hold exactly."""
+    """A struct of JSON; None of "". ValueError for an integer that a struct cannot hold exactly."""
     if not text:
         return None
     struct = Struct()
@@ -282,7 +282,7 @@ def _exact(digits: str) -> int:
 
 
 def struct_to_json(struct: Struct) -> str:
-    """Canonical: sorted keys, and numbers that are whole are integers again."""
+    """Canonical JSON: sorted keys, and whole numbers as integers."""
     return json.dumps(_whole(MessageToDict(struct)), sort_keys=True, separators=(",", ":"))
 
 
