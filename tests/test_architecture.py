@@ -171,6 +171,17 @@ def test_only_the_connection_module_opens_channels() -> None:
     assert openers == {"connection.py"}
 
 
+def test_only_the_composition_root_asks_whether_there_are_other_engines() -> None:
+    """Other parts get the implementation of a port that fits."""
+    askers = set()
+    for place, path in SERVICE:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = {getattr(node, "id", ""), getattr(node, "attr", ""), getattr(node, "name", "")}
+            if names & {"is_shared", "SharedOrNot"}:
+                askers.add(place)
+    assert askers == {"kernel.py"}
+
+
 @pytest.mark.parametrize(("place", "path"), PLACES, ids=[place for place, _ in PLACES])
 def test_files_say_what_they_are_for(place: str, path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text())), f"{place} has no docstring"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import Failure, FailureKind, Payload, Spec
-from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work
+from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work, forever
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.rows import ValueKey
 from simulation.clock import note
@@ -64,7 +64,7 @@ class FakeExecutor:
         self._clock = clock
         self._on_submit = on_submit
         self._on_begin = on_begin
-        self.holds_for_s: Callable[[], float] = lambda: float("inf")
+        self._holds_for_s: Callable[[], float] = forever
         self._forgets = forgets
         self._numbers: dict[tuple[str, str], int] = {}
         self._here: dict[tuple[str, str, int], Work] = {}
@@ -72,9 +72,12 @@ class FakeExecutor:
         self._report: Callable[[Reports], None] | None = None
         self._handles: list[asyncio.TimerHandle] = []
 
-    async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
+    async def start(
+        self, report: Callable[[Reports], None], values: ValueReader, holds_for_s: Callable[[], float] = forever
+    ) -> None:
         self._report = report
         self._values = values
+        self._holds_for_s = holds_for_s
 
     async def stop(self) -> None:
         self.die()
@@ -112,7 +115,7 @@ class FakeExecutor:
     def _begin(self, work: Work) -> None:
         if work.key in self._cancelled:
             return
-        if self.holds_for_s() <= 0:
+        if self._holds_for_s() <= 0:
             self._later(lambda: self._begin(work))
             return
         self._on_begin(work)

@@ -76,7 +76,7 @@ class ByHand:
         self.cancelled: list[tuple[str, int]] = []
         self._report: Any = None
 
-    async def start(self, report: Any, _values: Any) -> None:
+    async def start(self, report: Any, *_more: Any) -> None:
         self._report = report
 
     async def stop(self) -> None: ...

@@ -14,10 +14,10 @@ from perdure import graphwire, wire
 from perdure.model import Node, Payload, RunStatus, Spec, WaitEvent
 from perdure.service.executors.port import Executor
 from perdure.service.fleet import follower, membership, post, slots
+from perdure.service.fleet.letters import CANCEL, event_letter
 from perdure.service.fleet.membership import Membership
 from perdure.service.kernel import Kernel
 from perdure.service.runs import timers
-from perdure.service.runs.letters import CANCEL, event_letter
 from perdure.service.runs.scheduler import spec_key
 from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
 from perdure.storage.ports import Fenced, StorageUnavailable
@@ -166,9 +166,7 @@ class Lease(MemoryMetadataStore):
 
 
 def member(store: MemoryMetadataStore, fenced: Callable[[], None] = lambda: None) -> Membership:
-    return Membership(
-        store, EngineRow("me"), lease_ms=60, take_up=lambda _rows: None, fenced=fenced, elapsed_s=lambda: 0.0
-    )
+    return Membership(store, EngineRow("me"), lease_ms=60, fenced=fenced, elapsed_s=lambda: 0.0)
 
 
 async def test_a_member_renews_its_lease_from_the_first_moment_to_the_last() -> None:
@@ -177,7 +175,7 @@ async def test_a_member_renews_its_lease_from_the_first_moment_to_the_last() -> 
     membership_ = member(store)
     await membership_.join()
     await store.renewed.wait()
-    await membership_.start()
+    await membership_.start(lambda _rows: None)
     await membership_.stop()
     for _ in range(3):
         store.renewed.clear()

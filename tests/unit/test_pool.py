@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from math import inf
 
 import pytest
 
@@ -51,6 +52,7 @@ class World:
     def __init__(self, pool: LeasePool) -> None:
         self.pool = pool
         self.now_s = 1000.0
+        self.holds_for_s = inf
         self.reports: list[Report] = []
         self.values: dict[ValueKey, Payload] = {}
         self.agent: AgentSession
@@ -171,7 +173,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setattr(pool_module, "TICK_S", 3600.0)
     pool = LeasePool(engine_id="engine", blob_url="memory:", idle_s=IDLE_S, now_s=lambda: world.now_s)
     world = World(pool)
-    await pool.start(world.report, world)
+    await pool.start(world.report, world, lambda: world.holds_for_s)
     yield world
     await pool.stop()
 
@@ -786,7 +788,7 @@ async def test_a_shape_that_waits_long_gets_a_busy_lease_of_the_largest_one(worl
 
 async def test_a_lease_that_asks_whether_it_may_go_on_is_idle_all_the_same(world: World) -> None:
     await world.cluster(CPU=1)
-    world.pool.holds_for_s = lambda: 10.0
+    world.holds_for_s = 10.0
     lease = await world.learn(1)
     for _ in range(4):
         world.pool.sessions.lease_said(lease, pb.ServeLeaseRequest(asks=True))
@@ -801,7 +803,7 @@ async def test_among_engines_leases_make_way_in_turn(world: World) -> None:
     await world.submit(*(f"t{index}" for index in range(100)))
     await world.pass_(TURN_S + 1)
     assert not one.is_finishing, "an engine of its own has the cluster to itself"
-    world.pool.holds_for_s = lambda: 10.0
+    world.holds_for_s = 10.0
     await world.pass_(0)
     assert (one.is_finishing, two.is_finishing) == (True, False)
     last = message(one)
@@ -816,7 +818,7 @@ async def test_among_engines_leases_make_way_in_turn(world: World) -> None:
 
 async def test_what_holds_nothing_or_waits_makes_no_way(world: World) -> None:
     await world.cluster(CPU=2)
-    world.pool.holds_for_s = lambda: 10.0
+    world.holds_for_s = 10.0
     await world.submit("free", shape=FREE)
     (free,) = await world.leases()
     lease = await world.learn(1)

@@ -29,8 +29,11 @@ class Inner:
         self.report: Callable[[Reports], None] = lambda _reports: None
         self.submitted: list[Work] = []
 
-    async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
+    async def start(
+        self, report: Callable[[Reports], None], values: ValueReader, holds_for_s: Callable[[], float]
+    ) -> None:
         self.report = report
+        self.holds_for_s = holds_for_s
 
     async def stop(self) -> None: ...
 
@@ -177,8 +180,7 @@ async def test_stopping_ends_what_waits(stage: Stage) -> None:
 
 
 async def test_the_rest_is_the_inner_ones(stage: Stage) -> None:
-    stage.executor.holds_for_s = lambda: 2.0
-    await stage.executor.start(stage.hear, cast(ValueReader, None))
+    await stage.executor.start(stage.hear, cast(ValueReader, None), lambda: 2.0)
     assert stage.inner.holds_for_s() == 2.0
     assert stage.executor.python_versions() == {"3.11"}
     assert stage.executor.waiting("run", "task", 2) == Waiting(WaitReason.RESOURCES, "run task 2")

@@ -9,6 +9,7 @@ from typing import Any, cast
 from perdure.model import RunStatus, TaskStatus
 from perdure.service.fleet.repeats import happened
 from perdure.service.journal.journal import Journal
+from perdure.service.journal.membership import SoleMember
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, Fenced, StorageUnavailable
 from perdure.storage.rows import AddEvent, AddRun, Committed, EntryResult, PutTask, RunRow, SetRun, TaskRow
@@ -53,12 +54,12 @@ class Once:
 
 async def test_the_journal_repeats_what_has_not_certainly_happened_and_goes_on_with_all() -> None:
     store = Once()
-    journal = Journal(cast(Any, store))
 
-    async def first_happened(entries: Sequence[Entry]) -> dict[int, int]:
-        return {0: 77}
+    class Found(SoleMember):
+        async def happened(self, entries: Sequence[Entry]) -> dict[int, int]:
+            return {0: 77}
 
-    journal.happened = first_happened
+    journal = Journal(cast(Any, store), Found())
     await journal.start()
     changes: list[int] = []
     both = asyncio.Event()
@@ -76,11 +77,13 @@ async def test_the_journal_repeats_what_has_not_certainly_happened_and_goes_on_w
     await journal.stop(grace_s=1)
 
 
-class Ending:
-    """A lease that has ended, and is renewed when `renewable`."""
+class Ending(SoleMember):
+    """A membership whose lease has ended, and is renewed when `renewable`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.holds = False
+        self.fenced = asyncio.Event()
         self.renewable = asyncio.Event()
         self.is_fenced = False
 
@@ -90,11 +93,13 @@ class Ending:
             raise Fenced("dead")
         self.holds = True
 
+    def fence(self) -> None:
+        self.fenced.set()
+
 
 async def test_nothing_follows_from_a_commit_before_the_lease_certainly_holds() -> None:
-    journal = Journal(MemoryMetadataStore())
     lease = Ending()
-    journal.lease = lease
+    journal = Journal(MemoryMetadataStore(), lease)
     await journal.start()
     writing = journal.commit((add("a"),))
     waiting = asyncio.create_task(journal.barrier())
@@ -107,17 +112,14 @@ async def test_nothing_follows_from_a_commit_before_the_lease_certainly_holds() 
 
 
 async def test_who_is_dead_by_then_acts_no_more() -> None:
-    journal = Journal(MemoryMetadataStore())
     lease = Ending()
     lease.is_fenced = True
-    journal.lease = lease
-    fenced = asyncio.Event()
-    journal.on_fenced = fenced.set
+    journal = Journal(MemoryMetadataStore(), lease)
     acted: list[int] = []
     await journal.start()
     journal.append((add("a"),), lambda _result, change: acted.append(change))
     lease.renewable.set()
-    await fenced.wait()
+    await lease.fenced.wait()
     assert isinstance(journal.error, Fenced)
     assert acted == []
     await journal.stop(grace_s=1)

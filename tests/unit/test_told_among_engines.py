@@ -14,7 +14,8 @@ from perdure.service.api import places
 from perdure.service.api.watch import Watcher
 from perdure.service.common.graph_source import source_of
 from perdure.service.executors.port import Executor
-from perdure.service.fleet.repeats import added, happened
+from perdure.service.fleet.repeats import happened
+from perdure.service.journal.membership import added
 from perdure.service.kernel import Kernel
 from perdure.service.runs.changes import Change
 from perdure.service.runs.views import RunView

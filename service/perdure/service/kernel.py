@@ -5,23 +5,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Final
 
 from perdure.service.common.clocks import elapsed_s as since_some_moment_s
 from perdure.service.common.clocks import wall_clock_ms
 from perdure.service.executors.port import Executor
 from perdure.service.executors.renewing import RenewingExecutor
-from perdure.service.fleet import repeats
+from perdure.service.fleet.among_several import AmongSeveral
 from perdure.service.fleet.fleet import Fleet
 from perdure.service.fleet.inbox import Inbox
+from perdure.service.fleet.membership import Membership
 from perdure.service.fleet.slots import SharedSlots
 from perdure.service.housekeeping.deletion import Deletions
 from perdure.service.housekeeping.retention import Retention
 from perdure.service.housekeeping.sweep import Sweeper
 from perdure.service.journal.journal import Journal
+from perdure.service.journal.membership import SoleMember
 from perdure.service.operations.current import Current
 from perdure.service.operations.events import Events
 from perdure.service.operations.lifecycle import Lifecycle
@@ -31,7 +34,9 @@ from perdure.service.queue.moves import Moves
 from perdure.service.queue.slots import ANY, Capacity, LocalSlots, Slots
 from perdure.service.queue.waiting import Waiting
 from perdure.service.runs.changes import Changes
+from perdure.service.runs.delivery import Delivery, LocalDelivery
 from perdure.service.runs.moments import Moments
+from perdure.service.runs.ownership import Alone, Ownership
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.values import Values
 from perdure.storage.ports import BlobStore, MetadataStore
@@ -42,6 +47,56 @@ log = logging.getLogger(__name__)
 GRACE_LEASES: Final = 3
 """For so many leases of an engine blobs that nobody uses yet are kept at least: what it has to note takes that long,
 or it was declared dead and never will."""
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """What an engine is built upon, alone or among several. `join` makes what is left once runs can be scheduled."""
+
+    journal: Journal
+    changes: Changes
+    ownership: Ownership
+    slots: Slots
+    blob_grace_s: float
+    """For so long blobs that nobody uses yet are kept at least."""
+    join: Callable[[Scheduler, Moments], tuple[Delivery, Fleet | None]]
+
+
+def _alone(store: MetadataStore, owner: str, capacity: Capacity) -> _Standing:
+    return _Standing(
+        Journal(store, SoleMember(store)),
+        Changes(),
+        Alone(owner),
+        LocalSlots(store, capacity),
+        0,
+        lambda scheduler, _moments: (LocalDelivery(scheduler), None),
+    )
+
+
+def _among_several(
+    store: MetadataStore,
+    owner: str,
+    engine: EngineRow | None,
+    capacity: Capacity,
+    *,
+    lease_s: float,
+    clock: Callable[[], int],
+    elapsed_s: Callable[[], float],
+) -> _Standing:
+    fenced = asyncio.Event()
+    engine = engine or EngineRow(owner)
+    membership = Membership(store, engine, lease_ms=round(lease_s * 1000), fenced=fenced.set, elapsed_s=elapsed_s)
+    journal = Journal(store, membership)
+    changes = Changes(is_alone=False)
+    ownership = AmongSeveral(owner, store, journal, changes, membership)
+    slots = SharedSlots(store, capacity)
+
+    def join(scheduler: Scheduler, moments: Moments) -> tuple[Delivery, Fleet | None]:
+        inbox = Inbox(store, journal, scheduler, ownership)
+        fleet = Fleet(store, journal, scheduler, changes, moments, slots, inbox, membership, clock, fenced=fenced)
+        return inbox, fleet
+
+    return _Standing(journal, changes, ownership, slots, GRACE_LEASES * lease_s, join)
 
 
 class Kernel:
@@ -66,93 +121,51 @@ class Kernel:
         collect_s: float = 0,
         keep_ms: int | None = None,
     ) -> None:
-        self.store = store
-        self.journal = Journal(store)
-        self.values = Values(store)
-        self.changes = Changes()
-        is_shared = store.is_shared
-        if blobs is not None and blob_grace_s:
-            blob_grace_s = max(blob_grace_s, GRACE_LEASES * lease_s if is_shared else 0.0)
-            executor = RenewingExecutor(executor, blobs, late_s=blob_grace_s / 2, elapsed_s=elapsed_s)
-        self.blob_grace_s = blob_grace_s
         capacity = Capacity(max_running, max_pending)
-        self.slots: Slots = SharedSlots(store, capacity) if is_shared else LocalSlots(store, capacity)
-        self.scheduler = Scheduler(
-            store,
-            self.journal,
-            executor,
-            self.values,
-            self.changes,
-            clock,
-            owner=owner if is_shared else "",
-            on_end=self.slots.leave,
+        if store.is_shared:
+            standing = _among_several(store, owner, engine, capacity, lease_s=lease_s, clock=clock, elapsed_s=elapsed_s)
+        else:
+            standing = _alone(store, owner, capacity)
+        if blobs is not None and blob_grace_s:
+            blob_grace_s = max(blob_grace_s, standing.blob_grace_s)
+            executor = RenewingExecutor(executor, blobs, late_s=blob_grace_s / 2, elapsed_s=elapsed_s)
+        self.store = store
+        self.blob_grace_s = blob_grace_s
+        self.journal = journal = standing.journal
+        self.changes = changes = standing.changes
+        self.slots = slots = standing.slots
+        ownership = standing.ownership
+
+        # runs
+        self.values = values = Values(store)
+        self.scheduler = scheduler = Scheduler(
+            store, journal, executor, values, changes, clock, ownership, on_end=slots.leave
         )
-        moves = Moves(store, self.journal, self.scheduler, self.slots, owner=owner)
-        self.waiting = Waiting(store, self.scheduler, self.slots, moves)
+        moments = Moments(store, journal, scheduler, ownership)
+        delivery, self.fleet = standing.join(scheduler, moments)
+
+        # queue
+        moves = Moves(journal, scheduler, slots, ownership)
+        self.waiting = Waiting(store, scheduler, slots, moves)
+
+        # housekeeping
         self.sweeper: Sweeper | None = None
         if blobs is not None:
-            self.sweeper = Sweeper(
-                store, self.journal, blobs, grace_s=blob_grace_s, collect_s=collect_s, now_s=elapsed_s
-            )
+            self.sweeper = Sweeper(store, journal, blobs, grace_s=blob_grace_s, collect_s=collect_s, now_s=elapsed_s)
         on_delete = self.sweeper.wake if self.sweeper is not None else lambda: None
-        deletions = Deletions(self.journal, self.changes, clock, on_delete=on_delete)
+        deletions = Deletions(journal, changes, clock, on_delete=on_delete)
         self.retention: Retention | None = None
         if keep_ms is not None:
             self.retention = Retention(store, moves, deletions, clock, keep_ms=keep_ms)
-        moments = Moments(store, self.journal, self.scheduler)
-        inbox = Inbox(store, self.journal, self.scheduler, owner=owner)
-        current = Current(self.journal, moments)
-        self.lifecycle = Lifecycle(
-            store,
-            self.journal,
-            self.scheduler,
-            moments,
-            self.changes,
-            self.slots,
-            moves,
-            deletions,
-            current,
-            owner=owner,
-        )
+
+        # operations
+        current = Current(journal, moments)
+        self.lifecycle = Lifecycle(store, journal, scheduler, moments, slots, moves, deletions, current, ownership)
         self.submissions = Submissions(
-            store,
-            self.journal,
-            self.scheduler,
-            self.values,
-            executor,
-            self.slots,
-            moves,
-            current,
-            self.lifecycle,
-            owner=owner,
-            new_id=new_id,
+            store, journal, scheduler, values, executor, slots, moves, current, self.lifecycle, ownership, new_id=new_id
         )
-        self.events = Events(
-            store,
-            self.journal,
-            self.scheduler,
-            current,
-            owner=owner,
-            deliver=(lambda run_id, _event: inbox.read_soon(run_id)) if is_shared else None,
-        )
-        self.queries = Queries(store, moments, self.scheduler, executor, self.values, self.changes)
-        self.journal.happened = partial(repeats.added, store)
-        self.fleet: Fleet | None = None
-        if isinstance(self.slots, SharedSlots):
-            self.fleet = Fleet(
-                store,
-                self.journal,
-                self.scheduler,
-                self.changes,
-                moments,
-                self.slots,
-                inbox,
-                engine or EngineRow(owner),
-                lease_ms=round(lease_s * 1000),
-                clock=clock,
-                elapsed_s=elapsed_s,
-            )
-            executor.holds_for_s = self.fleet.holds_for_s
+        self.events = Events(store, journal, scheduler, current, delivery)
+        self.queries = Queries(store, moments, scheduler, executor, values, changes)
         self.is_ready = False
 
     async def start(self, *, recover: bool = True) -> None:

@@ -25,7 +25,7 @@ from perdure.service.common import limits
 from perdure.service.operations.queries import Queries
 from perdure.service.runs.changes import Change, Changes, Subscription
 from perdure.service.runs.views import RunView, TaskView
-from perdure.storage.ports import ChangeStore, ListingStore, SharedOrNot
+from perdure.storage.ports import ChangeStore, ListingStore
 from perdure.storage.rows import AllOf, Comparison, Condition, RunQuery, RunRow
 from perdure.v1 import workflow_service_pb2
 
@@ -56,7 +56,6 @@ class _Watch:
     where: Condition | None
     with_tasks: bool
     until_final: bool
-    is_shared: bool  # commits of others become known in another order than that of their numbers
     told: int = 0  # everything up to this commit was told
     read: int = 0  # changes up to here came from the store
     seen: dict[str, _Seen] = field(default_factory=dict)  # by run
@@ -64,7 +63,7 @@ class _Watch:
     gone: set[str] = field(default_factory=set)
 
 
-class WatchStore(ChangeStore, ListingStore, SharedOrNot, Protocol):
+class WatchStore(ChangeStore, ListingStore, Protocol):
     """What watches ask of the store."""
 
 
@@ -106,7 +105,7 @@ class Watcher:
                 events = [found for change in batch if (found := self._event(watch, change)) is not None]
                 events = await self._matching(watch, events)
                 is_due = loop.time() >= due_s
-                if is_due and watch.is_shared:
+                if is_due and not self._changes.hears_of_deletions:
                     events += await self._deleted_elsewhere(watch)
                 if events or is_due:
                     due_s = loop.time() + progress_s
@@ -127,7 +126,7 @@ class Watcher:
         rows = [await self._queries.row(namespace, requests.workflow_id(name)) for name in request.workflow_ids]
         runs = {row.run_id: row for row in rows}
         where = parse_filter(request.filter)
-        return _Watch(namespace, runs, where, request.include_tasks, request.until_final, self._store.is_shared)
+        return _Watch(namespace, runs, where, request.include_tasks, request.until_final)
 
     async def _catch_up(
         self, watch: _Watch, place: Place | None, last: int
@@ -233,7 +232,7 @@ class Watcher:
         was_read = change.deleted is None and 0 < change.change <= watch.read
         if change.namespace != watch.namespace or was_read:
             return None
-        if not watch.is_shared:
+        if self._changes.is_in_order:
             watch.told = max(watch.told, change.change)
         if change.task is not None:
             if not watch.with_tasks:
@@ -251,7 +250,7 @@ class Watcher:
                 time=wire.to_timestamp(change.at_ms), deleted_workflow_id=change.deleted
             )
         assert change.run is not None
-        if watch.runs or watch.is_shared:
+        if watch.runs or not self._changes.is_in_order:
             seen = watch.seen.setdefault(change.run.row.run_id, _Seen())
             if change.change <= seen.row:
                 return None

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from math import ceil, inf
+from math import ceil
 from typing import Final
 
 from perdure import failures
@@ -18,7 +18,16 @@ from perdure.codec import PYTHON_VERSION
 from perdure.context import Context
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import WAITED, Payload
-from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Waiting, WaitReason, Work
+from perdure.service.executors.port import (
+    GraphReturned,
+    Report,
+    Reports,
+    ValueReader,
+    Waiting,
+    WaitReason,
+    Work,
+    forever,
+)
 from perdure.storage.ports import BlobStore, CorruptData, StorageUnavailable
 from perdure.storage.rows import ValueKey
 from perdure.worker.attempt import (
@@ -86,12 +95,15 @@ class LocalExecutor:
         self._threads: list[threading.Thread] = []
         self._report: Callable[[Reports], None] | None = None
         self._is_stopping = False
-        self.holds_for_s: Callable[[], float] = lambda: inf
+        self._holds_for_s: Callable[[], float] = forever
 
-    async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
+    async def start(
+        self, report: Callable[[Reports], None], values: ValueReader, holds_for_s: Callable[[], float] = forever
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._report = report
         self._values = values
+        self._holds_for_s = holds_for_s
         self._runner = Runner(BlockingBlobs(self._blobs, self._loop))
         self._async_loop = asyncio.new_event_loop()
         loop_thread = threading.Thread(target=self._serve_async, name="perdure-async", daemon=True)
@@ -222,7 +234,7 @@ class LocalExecutor:
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             running, assignment = item
-            while self.holds_for_s() <= 0 and not running.is_cancelled:
+            while self._holds_for_s() <= 0 and not running.is_cancelled:
                 time.sleep(UNSURE_S)
             if running.is_cancelled:
                 self._tell(running, None)

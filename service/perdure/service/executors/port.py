@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Protocol, TypeAlias
 
 from perdure.engine.messages import AttemptLost, AttemptStarted, Source, TaskFailed, TaskSucceeded
@@ -85,19 +86,23 @@ class ValueReader(Protocol):
         ...
 
 
+def forever() -> float:
+    """`holds_for_s` of the only engine over a store."""
+    return inf
+
+
 class Executor(Protocol):
-    """Runs attempts.
+    """Runs attempts."""
 
-    `holds_for_s` returns the seconds for which the engine's runs are certainly its own, inf if there are no other
-    engines. It may be called from any thread. After that time another engine may have taken the runs over, so no
-    waiting attempt begins until `holds_for_s` is positive again.
-    """
-
-    holds_for_s: Callable[[], float]
-
-    async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
+    async def start(
+        self, report: Callable[[Reports], None], values: ValueReader, holds_for_s: Callable[[], float] = forever
+    ) -> None:
         """Begin to work. `report` is called on the event loop and does not block. It is not called before `start` or
-        after `stop` has returned."""
+        after `stop` has returned.
+
+        `holds_for_s` returns the seconds for which the engine's runs are certainly its own, inf if there are no other
+        engines. It may be called from any thread. After that time another engine may have taken the runs over, so no
+        waiting attempt begins until `holds_for_s` is positive again."""
         ...
 
     async def stop(self) -> None:

@@ -17,13 +17,12 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from math import inf
 from typing import Any, Final
 
 from perdure.model import Resources, Shape
 from perdure.service.executors.pool.leases import AgentSession
 from perdure.service.executors.pool.pool import LeasePool
-from perdure.service.executors.port import Executor, Reports, ValueReader, Waiting, Work
+from perdure.service.executors.port import Executor, Reports, ValueReader, Waiting, Work, forever
 from perdure.v1 import worker_service_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -40,12 +39,12 @@ class ProcessExecutor:
         self._threads = threads
         self._pool = pool
         self._processes = _Processes(pool, address)
-        self.holds_for_s: Callable[[], float] = lambda: inf
 
-    async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
+    async def start(
+        self, report: Callable[[Reports], None], values: ValueReader, holds_for_s: Callable[[], float] = forever
+    ) -> None:
         for executor in self._executors():
-            executor.holds_for_s = self.holds_for_s
-            await executor.start(report, values)
+            await executor.start(report, values, holds_for_s)
         self._processes.start()
 
     async def stop(self) -> None:

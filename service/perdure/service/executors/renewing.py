@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from math import inf
 from typing import Final
 
 from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import BlobRef, InvalidSpec
 from perdure.service.common.uses import of_failure
-from perdure.service.executors.port import Executor, GraphReturned, Report, Reports, ValueReader, Waiting, Work
+from perdure.service.executors.port import Executor, GraphReturned, Report, Reports, ValueReader, Waiting, Work, forever
 from perdure.storage.ports import BlobStore, StorageError
 
 log = logging.getLogger(__name__)
@@ -36,14 +35,14 @@ class RenewingExecutor:
         self._late_s = late_s
         self._elapsed_s = elapsed_s
         self._since_s: dict[tuple[str, str, int], float] = {}
-        self.holds_for_s: Callable[[], float] = lambda: inf
         self._report: Callable[[Reports], None] = lambda _reports: None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
+    async def start(
+        self, report: Callable[[Reports], None], values: ValueReader, holds_for_s: Callable[[], float] = forever
+    ) -> None:
         self._report = report
-        self._inner.holds_for_s = self.holds_for_s
-        await self._inner.start(self._receive, values)
+        await self._inner.start(self._receive, values, holds_for_s)
 
     async def stop(self) -> None:
         for task in self._tasks:

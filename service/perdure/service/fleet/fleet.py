@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import Protocol
 
 from perdure.model import RunStatus
-from perdure.service.fleet import repeats
 from perdure.service.fleet.follower import Follower
 from perdure.service.fleet.inbox import Inbox
 from perdure.service.fleet.membership import Membership
@@ -19,7 +17,7 @@ from perdure.service.runs.changes import Changes
 from perdure.service.runs.moments import Moments
 from perdure.service.runs.scheduler import Scheduler
 from perdure.storage.ports import ChangeStore, EventStore, MailStore, MemberStore, RunStore
-from perdure.storage.rows import EngineRow, RunRow
+from perdure.storage.rows import RunRow
 
 
 class FleetStore(ChangeStore, EventStore, MailStore, MemberStore, RunStore, Protocol):
@@ -38,29 +36,19 @@ class Fleet:
         moments: Moments,
         slots: SharedSlots,
         inbox: Inbox,
-        engine: EngineRow,
-        *,
-        lease_ms: int,
+        membership: Membership,
         clock: Callable[[], int],
-        elapsed_s: Callable[[], float],
+        *,
+        fenced: asyncio.Event,
     ) -> None:
-        self.fenced = asyncio.Event()
+        self.fenced = fenced
         self._store = store
         self._scheduler = scheduler
         self._slots = slots
         self._inbox = inbox
         self._post = Post(store, journal, scheduler, inbox)
         self._follower = Follower(store, journal, scheduler, changes, moments, clock)
-        self._membership = Membership(
-            store, engine, lease_ms=lease_ms, take_up=self._take_up, fenced=self.fenced.set, elapsed_s=elapsed_s
-        )
-        journal.on_fenced = self.fenced.set
-        journal.lease = self._membership
-        journal.happened = partial(repeats.happened, store, engine.engine_id)
-
-    def holds_for_s(self) -> float:
-        """For how long this engine's runs are certainly its own; from any thread."""
-        return self._membership.holds_for_s
+        self._membership = membership
 
     async def join(self) -> None:
         """Become a member. Comes before the first commit."""
@@ -72,7 +60,7 @@ class Fleet:
         await self._post.start()
         await self._follower.start()
         await self._slots.start()
-        await self._membership.start()
+        await self._membership.start(self._take_up)
 
     async def stop(self) -> None:
         """Take nothing over any more."""

@@ -10,12 +10,15 @@ import asyncio
 import logging
 from typing import Final, Protocol
 
+from perdure.engine.messages import EventArrived
 from perdure.model import RunStatus
+from perdure.service.fleet.letters import event_letter
 from perdure.service.journal.journal import Journal
-from perdure.service.runs.letters import event_letter
+from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.restore import arrival_of
 from perdure.service.runs.scheduler import Scheduler
 from perdure.storage.ports import EventStore, Fenced, RunStore, StorageError
+from perdure.storage.rows import RunRow, Write
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +30,12 @@ class InboxStore(EventStore, RunStore, Protocol):
 
 
 class Inbox:
-    """Hands events over to their runs."""
+    """Implements Delivery for one engine among several."""
 
-    def __init__(self, store: InboxStore, journal: Journal, scheduler: Scheduler, *, owner: str) -> None:
+    def __init__(self, store: InboxStore, journal: Journal, scheduler: Scheduler, ownership: Ownership) -> None:
         self._store = store
         self._journal = journal
-        self._owner = owner
+        self._ownership = ownership
         self._scheduler = scheduler
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -40,6 +43,16 @@ class Inbox:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def note(self, row: RunRow) -> Write:
+        """A letter to whoever owns the run by then. The event is handed over some time after its commit, when the run
+        may have fallen asleep again, so the row's dormancy would tell nobody of it."""
+        return event_letter(row.run_id)
+
+    def deliver(self, row: RunRow, event: EventArrived) -> None:
+        """Any engine may start a run that was not at work, before the event was durable: the letter brings it there."""
+        if row.status is RunStatus.RUNNING and self._ownership.is_ours(row):
+            self.read_soon(row.run_id)
 
     async def read(self, run_id: str) -> None:
         """Hand over what is durable and the run has not seen. Raises StorageError."""
@@ -59,7 +72,7 @@ class Inbox:
     async def _pass_on(self, run_id: str) -> None:
         """The run is not ours: perhaps not any more, and whoever has it does not know of the event."""
         row = await self._store.get_run(run_id)
-        if row is not None and row.status is RunStatus.RUNNING and row.owner != self._owner:
+        if row is not None and self._ownership.elsewhere(row) is not None:
             await self._journal.commit((event_letter(run_id),))
 
     def read_soon(self, run_id: str) -> None:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Protocol
 
+from perdure.service.fleet import repeats
 from perdure.service.journal.loops import Loop
-from perdure.storage.ports import Fenced, MemberStore, StorageError
+from perdure.storage.ports import Entry, Fenced, MemberStore, RunStore, StorageError
 from perdure.storage.rows import EngineRow, RunRow
 
 log = logging.getLogger(__name__)
@@ -28,27 +29,29 @@ CHUNK: Final = 500
 WATCH_S: Final = 1.0
 
 
+class MembershipStore(MemberStore, RunStore, Protocol):
+    """What membership asks of the store."""
+
+
 class Membership:
     """Keeps this engine alive in the eyes of the others, and watches over them.
 
-    `take_up` is called with the rows that became ours, `fenced` once if this engine was buried. `elapsed_s`
+    `fenced` is called if this engine was buried. `elapsed_s`
     is a clock that goes on while the process is stopped; the time of an event loop may not, within a step.
     """
 
     def __init__(
         self,
-        store: MemberStore,
+        store: MembershipStore,
         engine: EngineRow,
         *,
         lease_ms: int,
-        take_up: Callable[[list[RunRow]], None],
         fenced: Callable[[], None],
         elapsed_s: Callable[[], float],
     ) -> None:
         self.engine = engine
         self._store = store
         self._lease_ms = lease_ms
-        self._take_up = take_up
         self._fenced = fenced
         self._elapsed_s = elapsed_s
         self._patient_until_s = 0.0
@@ -67,6 +70,7 @@ class Membership:
             fenced=fenced,
         )
         self._holds_until_s = 0.0
+        self._take_up: Callable[[list[RunRow]], None] = lambda _rows: None
 
     @property
     def holds(self) -> bool:
@@ -93,8 +97,10 @@ class Membership:
                 log.warning("not joined, trying again", extra={"error": str(error)})
                 await asyncio.sleep(WATCH_S)
 
-    async def start(self) -> None:
-        """Begin to bury the dead, and take over what has no owner."""
+    async def start(self, take_up: Callable[[list[RunRow]], None]) -> None:
+        """Begin to bury the dead, and to take over what has no owner: `take_up` is called with the rows that became
+        ours."""
+        self._take_up = take_up
         self._watching.start()
 
     async def stop(self) -> None:
@@ -117,6 +123,14 @@ class Membership:
             self._holds_until_s = 0.0
             self._fenced()
             raise
+
+    async def happened(self, entries: Sequence[Entry]) -> Mapping[int, int]:
+        """See `repeats`."""
+        return await repeats.happened(self._store, self.engine.engine_id, entries)
+
+    def fence(self) -> None:
+        """The store says that this engine was buried."""
+        self._fenced()
 
     @asynccontextmanager
     async def _held(self) -> AsyncIterator[None]:

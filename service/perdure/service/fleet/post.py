@@ -10,10 +10,10 @@ import logging
 from typing import Final
 
 from perdure.engine.messages import CancelRequested
+from perdure.service.fleet import letters
 from perdure.service.fleet.inbox import Inbox
 from perdure.service.journal.journal import Journal
 from perdure.service.journal.loops import Loop
-from perdure.service.runs import letters
 from perdure.service.runs.scheduler import Scheduler
 from perdure.storage.ports import MailStore, StorageError, Unstorable
 from perdure.storage.rows import DropMail, MailRow

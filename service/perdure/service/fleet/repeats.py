@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from perdure.service.journal.membership import added_by
 from perdure.storage.ports import Entry, RunStore
 from perdure.storage.rows import AddEvent, AddRun, ConsumeEvent, PutTask, RunRow, SetDormant, SetRun
 
@@ -18,7 +19,7 @@ async def happened(store: RunStore, owner: str, entries: Sequence[Entry]) -> dic
     """The places of those entries that certainly have happened, each with the number of a commit that is not
     before it. `entries` were sent before, in this order. Raises StorageError."""
     run_ids = [_run_of(entry) for entry in entries]
-    added = [_added_by(entry) for entry in entries]
+    added = [added_by(entry) for entry in entries]
     wanted = {run_id for run_id in (*run_ids, *added) if run_id}
     if not wanted:
         return {}
@@ -39,14 +40,6 @@ async def happened(store: RunStore, owner: str, entries: Sequence[Entry]) -> dic
     return found
 
 
-async def added(store: RunStore, entries: Sequence[Entry]) -> dict[int, int]:
-    """The same for an engine that is alone: nobody can have gone on, but runs may be there already."""
-    run_ids = [_added_by(entry) for entry in entries]
-    wanted = {run_id for run_id in run_ids if run_id}
-    rows = {row.run_id: row for row in await store.get_runs(wanted)} if wanted else {}
-    return {place: rows[run_id].change for place, run_id in enumerate(run_ids) if run_id in rows}
-
-
 def _run_of(entry: Entry) -> str:
     """The run that the entry records something of as its owner; "" if it does not, or if more depends on it."""
     run_id = ""
@@ -61,11 +54,6 @@ def _run_of(entry: Entry) -> str:
             case _:
                 pass
     return run_id
-
-
-def _added_by(entry: Entry) -> str:
-    """The run that the entry makes, "" if it makes none. No two requests make the same one."""
-    return next((write.row.run_id for write in entry if isinstance(write, AddRun)), "")
 
 
 def _has_ended(entry: Entry, row: RunRow) -> bool:

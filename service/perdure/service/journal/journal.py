@@ -17,7 +17,7 @@ is halved as well. The entry to blame is tried a few times more, and is handed b
 empty commit; otherwise the store is broken for all entries, which is an outage.
 
 Fencing. When the store says that this engine is no longer a member (Fenced), the journal ends. No later entry will
-ever be committed, all waiting callers get the error, and `on_fenced` is called.
+ever be committed, all waiting callers get the error, and the membership is told (`fence`).
 
 Several engines. After the end of this engine's lease, other engines may have taken its runs over. So if the lease may
 have ended, it is renewed before the engine acts on a commit or answers from memory.
@@ -27,11 +27,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Final, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
+from perdure.service.journal.membership import Membership, SoleMember
 from perdure.storage.ports import CommitStore, CorruptData, Entry, Fenced, StorageError, StorageFull, Unstorable
 from perdure.storage.rows import Committed, EntryResult
 
@@ -72,17 +73,6 @@ class Terms(TypedDict, total=False):
     refused: Callable[[Exception], None] | None
 
 
-class Lease(Protocol):
-    """The membership of this engine. While it `holds`, no other engine can have taken its runs over."""
-
-    @property
-    def holds(self) -> bool: ...
-
-    async def renew(self) -> None:
-        """Raises StorageError, or Fenced if the engine was declared dead."""
-        ...
-
-
 @dataclass(slots=True, eq=False)
 class _Pending:
     entry: Entry
@@ -102,8 +92,9 @@ class _Pending:
 class Journal:
     """Makes entries durable in the order in which they were appended."""
 
-    def __init__(self, store: CommitStore) -> None:
+    def __init__(self, store: CommitStore, membership: Membership | None = None) -> None:
         self._store = store
+        self._membership = membership or SoleMember()
         self._pending: list[_Pending] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -113,10 +104,6 @@ class Journal:
         self._error: Exception | None = None
         self._crowd = 0.0  # moving average of entries per commit
         self._until_look = LOOK_EVERY
-        self.on_fenced: Callable[[], None] = lambda: None
-        # `lease`: of an engine among several. `happened`: see `fleet.repeats`.
-        self.lease: Lease | None = None
-        self.happened: Callable[[Sequence[Entry]], Awaitable[Mapping[int, int]]] | None = None
 
     @property
     def error(self) -> Exception | None:
@@ -131,12 +118,12 @@ class Journal:
     @property
     def is_sure(self) -> bool:
         """Whether no other engine can have taken over the runs of this one."""
-        return self.lease is None or self.lease.holds
+        return self._membership.holds
 
     async def assure(self) -> None:
         """Renew the lease unless it holds. Raises StorageError."""
-        if self.lease is not None and not self.lease.holds:
-            await self.lease.renew()
+        if not self._membership.holds:
+            await self._membership.renew()
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="journal")
@@ -336,10 +323,8 @@ class Journal:
     async def _done(self, batch: list[_Pending]) -> dict[_Pending, int]:
         """The entries that were committed before, each with a commit that is not before its own. Raises
         StorageError."""
-        if self.happened is None:
-            return {}
         sent = [pending for pending in batch if pending.may_have_happened]
-        found = await self.happened([pending.entry for pending in sent]) if sent else {}
+        found = await self._membership.happened([pending.entry for pending in sent]) if sent else {}
         return {sent[place]: change for place, change in found.items()}
 
     async def _try(self, batch: list[_Pending], done: Mapping[_Pending, int]) -> Exception | None:
@@ -420,7 +405,7 @@ class Journal:
         log.error("commit refused: this engine is no longer a member", extra={"error": str(error)})
         batch, self._pending, self._error = batch + self._pending, [], error
         _tell_trouble(batch, error, is_over=True)
-        self.on_fenced()
+        self._membership.fence()
 
 
 class _Suspect(Exception):

@@ -7,26 +7,20 @@ nothing. All may be repeated: the id of the event makes the repetition harmless.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
 
 from perdure import errors, wire
 from perdure.engine.messages import EventArrived
-from perdure.model import Payload, RunStatus
+from perdure.model import Payload
 from perdure.service.common.trouble import refusing
 from perdure.service.common.uses import use
 from perdure.service.journal.journal import Journal
 from perdure.service.operations.asked import SentEvent
 from perdure.service.operations.current import Current
-from perdure.service.runs.letters import event_letter
+from perdure.service.runs.delivery import Delivery
 from perdure.service.runs.moments import not_found
 from perdure.service.runs.scheduler import Scheduler
-from perdure.storage.ports import EventStore, SharedOrNot
-from perdure.storage.rows import AddEvent, EntryResult, RunRow, SetDormant, Write
-
-
-class OfferStore(EventStore, SharedOrNot, Protocol):
-    """What sending an event asks of the store."""
+from perdure.storage.ports import EventStore
+from perdure.storage.rows import AddEvent, EntryResult, RunRow
 
 
 class Events:
@@ -34,20 +28,17 @@ class Events:
 
     def __init__(
         self,
-        store: OfferStore,
+        store: EventStore,
         journal: Journal,
         scheduler: Scheduler,
         current: Current,
-        *,
-        owner: str,
-        deliver: Callable[[str, EventArrived], None] | None = None,
+        delivery: Delivery,
     ) -> None:
         self._store = store
         self._journal = journal
         self._scheduler = scheduler
         self._current = current
-        self._owner = owner
-        self._deliver = deliver or scheduler.deliver
+        self._delivery = delivery
 
     @refusing
     async def send(self, namespace: str, workflow_id: str, *, key: str, event_id: str, payload: Payload) -> SentEvent:
@@ -76,8 +67,6 @@ class Events:
     def offer(self, row: RunRow, key: str, event_id: str, payload: Payload) -> asyncio.Future[SentEvent]:
         """Append an event for a run that is not final to the journal, before this returns."""
         now_ms = self._scheduler.clock()
-        # Any engine may start a run that is not at work, before the event is durable.
-        is_here = not self._store.is_shared or (row.status is RunStatus.RUNNING and row.owner == self._owner)
         write = AddEvent(row.run_id, event_id, key, wire.encode_payload(payload), now_ms)
 
         def then(result: EntryResult, _change: int) -> SentEvent:
@@ -85,15 +74,9 @@ class Events:
                 raise not_found(row.namespace, row.workflow_id)
             # Here and not after the await, since events arrive in the order of commits. A duplicate is handed
             # over too: its first commit may have happened without anybody hearing of it.
-            if is_here:
-                self._deliver(row.run_id, EventArrived(result.sequence, key, payload, now_ms))
+            self._delivery.deliver(row, EventArrived(result.sequence, key, payload, now_ms))
             return SentEvent(row.run_id, result.sequence, result.is_duplicate, now_ms)
 
-        # If the engine dies before the event is handed over, recovery has to look at the run. Among several
-        # engines it is handed over some time after its commit, when the run may have fallen asleep again:
-        # only a letter stays until that has happened.
-        hint: Write = event_letter(row.run_id) if self._store.is_shared else SetDormant(row.run_id, False)
-        if not self._store.is_shared:
-            self._scheduler.roused(row.run_id)
-        entry = (write, *use(row.run_id, payload.blobs()), hint)
+        note = self._delivery.note(row)
+        entry = (write, *use(row.run_id, payload.blobs()), note)
         return self._journal.commit(entry, then, droppable=True)

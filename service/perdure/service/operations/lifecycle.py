@@ -7,8 +7,7 @@ nothing. All may be repeated.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Final, Protocol
+from contextlib import asynccontextmanager, suppress
 
 from perdure import errors, graphwire, wire
 from perdure.engine.failures import run_canceled
@@ -19,20 +18,12 @@ from perdure.service.journal.journal import Journal
 from perdure.service.operations.current import Current
 from perdure.service.queue.moves import Moves
 from perdure.service.queue.slots import Slots
-from perdure.service.runs.changes import Changes
-from perdure.service.runs.letters import cancel_letter
 from perdure.service.runs.moments import Moments
+from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.views import RunView, count_tasks
-from perdure.storage.ports import CorruptData, RunStore, SharedOrNot, StorageError, StorageFull
+from perdure.storage.ports import CorruptData, RunStore, StorageError, StorageFull
 from perdure.storage.rows import RunRow, SetRun, UseBlobs
-
-ANSWER_S: Final = 20.0
-"""An owner that has not ended a run by then is probably dying: the caller is told to ask again."""
-
-
-class LifecycleStore(RunStore, SharedOrNot, Protocol):
-    """What resuming, canceling and deleting ask of the store."""
 
 
 class Lifecycle:
@@ -40,28 +31,25 @@ class Lifecycle:
 
     def __init__(
         self,
-        store: LifecycleStore,
+        store: RunStore,
         journal: Journal,
         scheduler: Scheduler,
         moments: Moments,
-        changes: Changes,
         slots: Slots,
         moves: Moves,
         deletions: Deletions,
         current: Current,
-        *,
-        owner: str,
+        ownership: Ownership,
     ) -> None:
         self._store = store
         self._journal = journal
         self._scheduler = scheduler
         self._moments = moments
-        self._changes = changes
         self._slots = slots
         self._moves = moves
         self._deletions = deletions
         self._current = current
-        self._owner = owner
+        self._ownership = ownership
 
     @refusing
     async def resume(
@@ -112,7 +100,7 @@ class Lifecycle:
         `row` was read."""
         now_ms = self._scheduler.clock()
         for way in self._slots.ways(row.namespace, row.run_id):
-            write = SetRun.of(row, way.status, now_ms, owner=self._owner, code=modules)
+            write = SetRun.of(row, way.status, now_ms, owner=self._ownership.owner, code=modules)
             uses = (UseBlobs(row.run_id, (graphwire.package_of(modules).sha256,)),) if modules else ()
             moved = await self._moves.move(row, write, way.guards, uses)
             if moved is not None or not way.guards:
@@ -139,11 +127,11 @@ class Lifecycle:
                     return RunView(row)
                 now_ms = self._scheduler.clock()
                 if row.status is RunStatus.RUNNING:
-                    if self._is_elsewhere(row):
-                        await self._journal.commit((cancel_letter(row.run_id, reason),), droppable=True)
-                    else:
+                    owner = self._ownership.elsewhere(row)
+                    if owner is None:
                         view = await self._scheduler.cancel(row.run_id, reason)
                         return view if view is not None else RunView(await self._current.row(namespace, workflow_id))
+                    await owner.ask_to_cancel(reason)
                 else:
                     failure = wire.encode_failure(run_canceled(reason))
                     end = SetRun.of(row, RunStatus.CANCELED, now_ms, failure=failure)
@@ -151,18 +139,7 @@ class Lifecycle:
                     if moved is not None:
                         return RunView(moved)
                     continue  # somebody else has changed it meanwhile
-            return await self._ended_elsewhere(row)
-
-    async def _ended_elsewhere(self, row: RunRow) -> RunView:
-        """Wait until the owner of a run, or its heir, has ended it."""
-        async with aclosing(self._changes.stirs(row.run_id, ANSWER_S)) as stirs:
-            async for _ in stirs:
-                now = await self._store.get_run(row.run_id)
-                if now is None or now.status.is_final:
-                    return RunView(now or row)
-        raise errors.DatabaseUnavailableError(
-            f"the engine that owns workflow {row.workflow_id!r} does not answer; its heir will: ask again"
-        )
+            return RunView(await owner.ended())
 
     @refusing
     async def delete(self, namespace: str, workflow_id: str, *, allow_missing: bool = False, etag: str = "") -> None:
@@ -186,18 +163,13 @@ class Lifecycle:
             raise
         self._deletions.tell(row)
 
-    def _is_elsewhere(self, row: RunRow) -> bool:
-        """Whether another engine is to change this run while it runs, or its heir if it is dead."""
-        return self._store.is_shared and row.status is RunStatus.RUNNING and row.owner != self._owner
-
     @asynccontextmanager
     async def _alone(self, namespace: str, workflow_id: str, etag: str) -> AsyncIterator[RunRow]:
         """The current run of a workflow id, whose state nobody else changes meanwhile."""
         while True:
             before = await self._current.row(namespace, workflow_id)
             async with self._moves.alone(before.run_id):
-                if self._store.is_shared:
-                    await self._journal.barrier()  # others may have seen more of it than is known here
+                await self._ownership.catch_up()
                 row = await self._current.row(namespace, workflow_id, etag)
                 if row.run_id == before.run_id:
                     yield row

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from perdure import errors, wire
 from perdure.bounded import Bounded
@@ -24,10 +24,11 @@ from perdure.service.operations.current import Current
 from perdure.service.operations.lifecycle import Lifecycle
 from perdure.service.queue.moves import Moves
 from perdure.service.queue.slots import Slots, Way
+from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.values import Values
 from perdure.service.runs.views import RunView
-from perdure.storage.ports import RunStore, SharedOrNot
+from perdure.storage.ports import RunStore
 from perdure.storage.rows import AddRun, EntryResult, RunRow, ValueKey, Write
 
 TRIES_MAX: Final = 8
@@ -37,16 +38,12 @@ ATTACHED_MAX: Final = 1_000
 """Requests that made no run, but attached to one, that are remembered for their repeats: no row has their id."""
 
 
-class SubmissionStore(RunStore, SharedOrNot, Protocol):
-    """What a submission asks of the store."""
-
-
 class Submissions:
     """Records runs and starts them. `lifecycle` cancels the run that a new one replaces."""
 
     def __init__(
         self,
-        store: SubmissionStore,
+        store: RunStore,
         journal: Journal,
         scheduler: Scheduler,
         values: Values,
@@ -55,8 +52,8 @@ class Submissions:
         moves: Moves,
         current: Current,
         lifecycle: Lifecycle,
+        ownership: Ownership,
         *,
-        owner: str,
         new_id: Callable[[int], str] | None = None,
     ) -> None:
         self._store = store
@@ -68,7 +65,7 @@ class Submissions:
         self._moves = moves
         self._current = current
         self._lifecycle = lifecycle
-        self._owner = owner
+        self._ownership = ownership
         self._new_id = new_id or TimeOrderedIds()
         self._attached: Bounded[tuple[str, str], tuple[str, RunRow]] = Bounded(ATTACHED_MAX)
 
@@ -135,7 +132,7 @@ class Submissions:
 
         dropped = partial(self._slots.withdraw, row)
         # Anybody starts a run that waits, so by the time of a repetition it may be over and deleted.
-        once = self._store.is_shared and row.status is RunStatus.PENDING
+        once = row.status is RunStatus.PENDING and self._ownership.others_may_start()
         return self._journal.commit(entry, then, droppable=True, dropped=dropped, once=once)
 
     def _begin(self, new: NewRun, row: RunRow) -> tuple[RunRow, list[Write], Callable[[int], RunView]]:
@@ -214,7 +211,7 @@ class Submissions:
             request_digest=digest,
             labels=dict(new.labels),
             metadata=new.metadata,
-            owner=self._owner,
+            owner=self._ownership.owner,
         )
 
     def _check(self, new: NewRun) -> None:

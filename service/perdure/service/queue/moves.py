@@ -17,21 +17,21 @@ from perdure.engine.graph_run.run import Before
 from perdure.model import RunStatus
 from perdure.service.journal.journal import Journal, Then
 from perdure.service.queue.slots import Slots
+from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.views import RunView
-from perdure.storage.ports import Fenced, SharedOrNot
+from perdure.storage.ports import Fenced
 from perdure.storage.rows import EntryResult, Limit, RunRow, SetRun, Write
 
 
 class Moves:
     """Changes the state of runs that are not in memory, and keeps their slots in step."""
 
-    def __init__(self, store: SharedOrNot, journal: Journal, scheduler: Scheduler, slots: Slots, *, owner: str) -> None:
-        self._store = store
+    def __init__(self, journal: Journal, scheduler: Scheduler, slots: Slots, ownership: Ownership) -> None:
         self._journal = journal
         self._scheduler = scheduler
         self._slots = slots
-        self._owner = owner
+        self._ownership = ownership
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._doubtful: set[str] = set()
 
@@ -64,7 +64,7 @@ class Moves:
         the store works again, but for a run that is to wait: anybody may start it then, so nobody says twice that it
         waits.
         """
-        once = self._store.is_shared and write.status is RunStatus.PENDING
+        once = write.status is RunStatus.PENDING and self._ownership.others_may_start()
         dropped = partial(self._slots.withdraw, write.applied_to(row, row.change))
         entry = (*guards, write, *more)
         return await self._journal.commit(entry, self._moves(row, write), droppable=True, once=once, dropped=dropped)
@@ -73,7 +73,7 @@ class Moves:
         """Let a run that waits go on, owned here; appended to the journal before this returns. Waiting for it gives
         the row after that. None: somebody else changed the run, or there is no slot."""
         guards = self._slots.promote(row.namespace, row.run_id)
-        write = SetRun.of(row, RunStatus.RUNNING, self._scheduler.clock(), owner=self._owner)
+        write = SetRun.of(row, RunStatus.RUNNING, self._scheduler.clock(), owner=self._ownership.owner)
         return self._started(row, self._journal.commit((*guards, write), self._moves(row, write), patient=True))
 
     async def _started(self, row: RunRow, started: asyncio.Future[RunRow | None]) -> RunRow | None:

@@ -146,16 +146,27 @@ class Gathering:
 
 class Changes:
     """The hub. Publishing costs next to nothing where nobody listens. Who came first is told first: dictionaries keep
-    that order, sets would have another one in every process, and a simulation could not be repeated."""
+    that order, sets would have another one in every process, and a simulation could not be repeated.
 
-    def __init__(self) -> None:
+    With `is_alone`, everything that happens to runs is published by this engine, once and in the order of commits.
+    Otherwise a follower publishes what others did (see `settle`): late, perhaps twice, and no deletions."""
+
+    def __init__(self, *, is_alone: bool = True) -> None:
         self._all: dict[Subscription, None] = {}
         self._by_run: defaultdict[str, dict[Subscription, None]] = defaultdict(dict)
         self._waits: defaultdict[str, dict[asyncio.Event, None]] = defaultdict(dict)
         self._gatherings: defaultdict[str, dict[Gathering, None]] = defaultdict(dict)
         self._is_closed = False
+        self.is_in_order = is_alone
+        """Whether what was published last says up to where everything was."""
+        self.hears_of_deletions = is_alone
+        """Whether all of them are published."""
         self.settled = 0
-        """Of a store that others write to as well: everything up to this commit was published."""
+        """Unless `is_in_order`: everything up to this commit was published."""
+
+    def may_miss(self, change: int) -> bool:
+        """Whether subscribers may not have heard of this commit, though it is durable."""
+        return not self.is_in_order and change > self.settled
 
     @property
     def has_listeners(self) -> bool:

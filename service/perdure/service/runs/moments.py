@@ -19,9 +19,10 @@ from perdure.bounded import Bounded
 from perdure.engine.graph_run.run import Run
 from perdure.model import frozen
 from perdure.service.journal.journal import Journal
+from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.restore import restore_run
 from perdure.service.runs.scheduler import Live, Scheduler
-from perdure.storage.ports import CorruptData, RecoveryStore, RunStore, SharedOrNot, StorageFull
+from perdure.storage.ports import CorruptData, RecoveryStore, RunStore, StorageFull
 from perdure.storage.rows import RunRow, StoredRun
 
 T = TypeVar("T")
@@ -42,15 +43,16 @@ class Moment(Generic[T]):
     is_here: bool
 
 
-class MomentStore(RecoveryStore, RunStore, SharedOrNot, Protocol):
+class MomentStore(RecoveryStore, RunStore, Protocol):
     """What moments ask of the store."""
 
 
 class Moments:
     """Reads runs wherever they are."""
 
-    def __init__(self, store: MomentStore, journal: Journal, scheduler: Scheduler) -> None:
+    def __init__(self, store: MomentStore, journal: Journal, scheduler: Scheduler, ownership: Ownership) -> None:
         self._store = store
+        self._ownership = ownership
         self._journal = journal
         self._scheduler = scheduler
         self._rebuilt: Bounded[tuple[str, int], tuple[StoredRun, Run]] = Bounded(
@@ -121,7 +123,7 @@ class Moments:
                 number, change = self._scheduler.moment, live.change
                 taken, before, is_over = take(live.run), live.row, live.is_ending
                 is_durable = await self._is_settled() and not live.is_refused
-                if is_durable and not (is_over and self._store.is_shared):
+                if is_durable and not (is_over and self._ownership.others_may_resume()):
                     return Moment(live.row if is_over else before, taken, number, change, is_here=True)
                 # otherwise memory had what never gets stored, or others may have gone on with the run
                 live = self._scheduler.find_live(row.run_id)

@@ -46,6 +46,7 @@ from perdure.service.common.uses import of_record, use
 from perdure.service.executors.port import Executor, GraphReturned, Reports, Work
 from perdure.service.journal.journal import Journal
 from perdure.service.runs.changes import Change, Changes
+from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.restore import Specs, corrupt_data, output_of, restore_run, write_of
 from perdure.service.runs.runlog import log_end, log_task
 from perdure.service.runs.timers import Timers
@@ -128,11 +129,11 @@ class Scheduler:
         values: Values,
         changes: Changes,
         clock: Callable[[], int],
+        ownership: Ownership,
         *,
-        owner: str = "",
         on_end: Callable[[str], None],
     ) -> None:
-        self._owner = owner  # of the runs that this engine may have in memory; "": all
+        self._ownership = ownership
         self._on_end = on_end
         self._store = store
         self._journal = journal
@@ -157,7 +158,7 @@ class Scheduler:
 
     async def start(self) -> None:
         """Begin to take reports and timers. Recovery is a step of its own."""
-        await self._executor.start(self.report, self._values)
+        await self._executor.start(self.report, self._values, self._ownership.holds_for_s)
         await self.timers.start()
 
     async def stop(self) -> None:
@@ -564,7 +565,7 @@ class Scheduler:
         if live is not None:
             self._begun.drop(run_id)
             self._admit(live)
-            if live.row.change > self._changes.settled and self._owner:
+            if self._changes.may_miss(live.row.change):
                 self._publish(live.row, live.row.change)
             if live.run.status is RunStatus.RUNNING:
                 before = self._before.get(run_id, "told" if live.row.is_dormant else "unknown")
@@ -585,13 +586,11 @@ class Scheduler:
         stored = await self._store.load_run(run_id)
         if stored is None or (stored.run.status is not RunStatus.RUNNING and not stored.run.damage):
             return None
-        if self._owner and stored.run.owner != self._owner:
+        if not self._ownership.is_ours(stored.run):
             return None
         run = await restore_run(stored, self.specs)
         run.number_from(self._begun.get(run_id) or {})
-        if self._owner:  # what another engine recorded lately, subscribers here may not know yet
-            settled = self._changes.settled
-            self._untold[run_id] = {task.task_id for task in stored.tasks if task.change > settled}
+        self._untold[run_id] = {task.task_id for task in stored.tasks if self._changes.may_miss(task.change)}
         return Live(stored.run, run, change=stored.change)
 
     async def _damaged(self, run_id: str) -> RunRow | None:

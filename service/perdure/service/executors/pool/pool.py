@@ -18,7 +18,7 @@ from perdure.service.executors.pool.placing import Placing
 from perdure.service.executors.pool.provisioning import Provisioning
 from perdure.service.executors.pool.sessions import Sessions
 from perdure.service.executors.pool.state import State
-from perdure.service.executors.port import Reports, ValueReader, Waiting, Work
+from perdure.service.executors.port import Reports, ValueReader, Waiting, Work, forever
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,7 @@ class LeasePool:
         now_s: Callable[[], float] = loop_time_s,
         clock: Callable[[], int] = wall_clock_ms,
     ) -> None:
-        self.holds_for_s: Callable[[], float] = lambda: inf
-        self._state = State(self._pass_soon, now_s, clock, holds_for_s=lambda: self.holds_for_s())
+        self._state = State(self._pass_soon, now_s, clock)
         self._placing = Placing(self._state)
         self._provisioning = Provisioning(self._state, self._placing, idle_s)
         self.sessions = Sessions(self._state, self._placing, self._provisioning, engine_id=engine_id, blob_url=blob_url)
@@ -53,9 +52,12 @@ class LeasePool:
 
     # -------------------------------------------------------------------------- the port
 
-    async def start(self, report: Callable[[Reports], None], values: ValueReader) -> None:
+    async def start(
+        self, report: Callable[[Reports], None], values: ValueReader, holds_for_s: Callable[[], float] = forever
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._state.report = report
+        self._state.holds_for_s = holds_for_s
         self._placing.cached = values.cached
         self._tick_task = asyncio.create_task(self._tick_forever(), name="lease-pool")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from perdure.model import Shape
 from perdure.service.executors.pool.leases import AgentSession, Lease, ShapeQueue
-from perdure.service.executors.port import Report, Reports
+from perdure.service.executors.port import Report, Reports, forever
 from perdure.v1 import worker_service_pb2 as pb
 
 
@@ -19,7 +19,6 @@ class State:
         stir: Callable[[], None],
         now_s: Callable[[], float],
         clock: Callable[[], int],
-        holds_for_s: Callable[[], float],
     ) -> None:
         self.stir = stir
         self.now_s = now_s
@@ -28,7 +27,7 @@ class State:
         self.agents: dict[str, AgentSession] = {}
         self.leases: dict[str, Lease] = {}
         self.report: Callable[[Reports], None] | None = None
-        self.holds_for_s = holds_for_s
+        self.holds_for_s: Callable[[], float] = forever
         self.last_left = ""  # why the last agent left, as text
         self.is_draining = False
 

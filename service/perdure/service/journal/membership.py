@@ -1,0 +1,67 @@
+"""What the journal has to know of other engines that write to the same store.
+
+An engine among several knows its runs better than the store only while it is certainly a member. After that, others may
+have gone on with its runs: see `fleet.membership`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from perdure.storage.ports import Entry, RunStore
+from perdure.storage.rows import AddRun
+
+
+class Membership(Protocol):
+    """This engine among those that write to the store."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether nobody else can have gone on with what is this engine's."""
+        ...
+
+    async def renew(self) -> None:
+        """Make sure of it. Raises StorageError, and Fenced if it is too late."""
+        ...
+
+    async def happened(self, entries: Sequence[Entry]) -> Mapping[int, int]:
+        """The places of those entries that certainly have happened, each with the number of a commit that is not
+        before it. `entries` were sent before, in this order, and their answer was lost. Raises StorageError."""
+        ...
+
+    def fence(self) -> None:
+        """The store says that this engine is no longer a member."""
+        ...
+
+
+class SoleMember:
+    """Implements Membership for the only engine over a store. Nobody can have gone on with its runs, but a run that an
+    entry adds may be there already; with a `store`, that is looked for before the entry is repeated."""
+
+    holds = True
+
+    def __init__(self, store: RunStore | None = None) -> None:
+        self._store = store
+
+    async def renew(self) -> None:
+        """It never ends."""
+
+    async def happened(self, entries: Sequence[Entry]) -> Mapping[int, int]:
+        return await added(self._store, entries) if self._store is not None else {}
+
+    def fence(self) -> None:
+        """The journal ends by itself."""
+
+
+async def added(store: RunStore, entries: Sequence[Entry]) -> dict[int, int]:
+    """Those of the entries whose run is there already: see `Membership.happened`."""
+    run_ids = [added_by(entry) for entry in entries]
+    wanted = {run_id for run_id in run_ids if run_id}
+    rows = {row.run_id: row for row in await store.get_runs(wanted)} if wanted else {}
+    return {place: rows[run_id].change for place, run_id in enumerate(run_ids) if run_id in rows}
+
+
+def added_by(entry: Entry) -> str:
+    """The run that the entry makes, "" if it makes none. No two requests make the same one."""
+    return next((write.row.run_id for write in entry if isinstance(write, AddRun)), "")

@@ -1,0 +1,83 @@
+"""Whose a run is. Operations, the queue and the scheduler ask here, and do not know how many engines there are.
+
+A run that is RUNNING has an owner: the engine that has it in memory and changes it. Other runs have none, and whoever
+is asked to changes them.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Protocol
+
+from perdure.storage.rows import RunRow
+
+
+class Owner(Protocol):
+    """The engine that owns a run, or its heir."""
+
+    async def ask_to_cancel(self, reason: str) -> None:
+        """Ask it to end the run; returns once the request is durable. Raises StorageError."""
+        ...
+
+    async def ended(self) -> RunRow:
+        """Wait until it has. Raises StorageError, and DatabaseUnavailableError if that takes too long."""
+        ...
+
+
+class Ownership(Protocol):
+    """What is this engine's, and what others may do with the rest."""
+
+    @property
+    def owner(self) -> str:
+        """The owner of runs that begin or go on here."""
+        ...
+
+    def is_ours(self, row: RunRow) -> bool:
+        """Whether a run that is RUNNING may come into memory here."""
+        ...
+
+    def elsewhere(self, row: RunRow) -> Owner | None:
+        """The owner of a run that another engine is to change; None if this engine may change the run."""
+        ...
+
+    def others_may_start(self) -> bool:
+        """Whether a run that waits may be started, and so be over, without anybody here knowing."""
+        ...
+
+    def others_may_resume(self) -> bool:
+        """Whether a run that has ended may go on without anybody here knowing."""
+        ...
+
+    async def catch_up(self) -> None:
+        """Wait until this engine knows of its own runs all that others may have seen in the store. Raises
+        StorageError."""
+        ...
+
+    def holds_for_s(self) -> float:
+        """For how long this engine's runs are certainly its own; from any thread."""
+        ...
+
+
+class Alone:
+    """Implements Ownership for the only engine over a store: all runs are its own, whoever owned them before."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+
+    def is_ours(self, row: RunRow) -> bool:
+        return True
+
+    def elsewhere(self, row: RunRow) -> Owner | None:
+        return None
+
+    def others_may_start(self) -> bool:
+        return False
+
+    def others_may_resume(self) -> bool:
+        return False
+
+    async def catch_up(self) -> None:
+        """There is nobody else to see anything."""
+
+    def holds_for_s(self) -> float:
+        return inf
