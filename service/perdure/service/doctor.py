@@ -134,7 +134,7 @@ async def _rows(settings: Settings) -> list[Finding]:
     if damages is None:
         return []
     if not damages:
-        return [Finding("rows", "ok", "every row is as it was written")]
+        return [Finding("rows", "ok", "no row is damaged")]
     shown = "\n    ".join(damages[:SHOWN_MAX])
     more = f"\n    and {len(damages) - SHOWN_MAX} more" if len(damages) > SHOWN_MAX else ""
     return [Finding("rows", "failed", f"damaged:\n    {shown}{more}", _RESTORE, {"damages": damages})]

@@ -6,7 +6,7 @@ A run whose row is damaged has FAILED, and `RunRow.damage` says why. Listings co
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
 from perdure.model import RunStatus, TaskStatus
@@ -72,6 +72,15 @@ def labels_of(text: str) -> Mapping[str, str] | None:
     if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         return None
     return labels
+
+
+def damaged_labels(written: Set[tuple[Any, ...]], stored: Set[tuple[Any, ...]]) -> Iterator[str]:
+    """What is wrong with the table of labels, which repeats what the rows of runs say for those who look for a label.
+    Both are of namespace, key, value and run id."""
+    for *_, run_id in sorted(written - stored, key=repr):
+        yield f"table labels: one of run {shown(run_id)} is missing"
+    for label in sorted(stored - written, key=repr):
+        yield about("labels", json.dumps(label), "one of namespace, key, value, run_id")
 
 
 def run_status(value: object) -> RunStatus | None:

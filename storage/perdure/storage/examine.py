@@ -26,9 +26,14 @@ TRIES: Final = 5
 
 
 async def examine_rows(url: str) -> list[str] | None:
-    """The damages of an embedded database, each as a sentence. None: the store is not an embedded database, or does not
-    exist yet. Reads all of it. Raises StorageError if nothing can be read."""
-    if urlsplit(url).scheme in {*POSTGRES, "memory"}:
+    """The damages of a database, each as a sentence. None: the store is not a database, or does not exist yet. Reads
+    all of it. Raises StorageError if nothing can be read."""
+    scheme = urlsplit(url).scheme
+    if scheme in POSTGRES:
+        from perdure.storage.postgres.check import damages_of as damages_of_postgres
+
+        return await damages_of_postgres(url)
+    if scheme == "memory":
         return None
     path = database_path(url)
     if not path.exists():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -15,7 +15,10 @@ from perdure.engine.graph_run.run import Run
 from perdure.engine.messages import ConsumeEvent, EventArrived, Record, RecordRun, RecordTask
 from perdure.model import Failure, FailureKind, InvalidSpec, Payload, RunStatus, Spec, TaskStatus
 from perdure.storage import rows
+from perdure.storage.damage import about
 from perdure.storage.ports import CorruptData, SpecStore
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +73,10 @@ async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
             [arrival_of(event) for event in stored.events],
             last_event=stored.last_event,
         )
+    except CorruptData:
+        raise
     except KeyError as error:
         raise CorruptData(f"run {row.run_id} has a record of an unknown task {error}", subject=row.run_id) from error
-    except (DecodeError, ValueError) as error:
-        raise CorruptData(f"a record of run {row.run_id} does not decode: {error}", subject=row.run_id) from error
     except Exception as error:  # whatever the core makes of records that it cannot have written
         log.exception("run cannot be rebuilt", extra={"run_id": row.run_id})
         message = f"run {row.run_id} cannot be rebuilt from its records ({type(error).__name__}: {error})"
@@ -110,7 +113,9 @@ def _record_of(row: rows.TaskRow) -> RecordTask:
         attempt=row.attempt,
         failures=row.failures,
         output_bytes=row.output_bytes if has_output else None,
-        failure=wire.decode_failure(row.failure) if row.failure is not None else None,
+        failure=_decoded(wire.decode_failure, row.failure, "tasks", (row.run_id, row.task_id), "failure")
+        if row.failure is not None
+        else None,
         spec_key=row.spec_key,
         wake_ms=row.wake_ms,
         started_ms=row.started_ms,
@@ -119,7 +124,17 @@ def _record_of(row: rows.TaskRow) -> RecordTask:
 
 
 def arrival_of(row: rows.EventRow) -> EventArrived:
-    return EventArrived(row.sequence, row.key, wire.decode_payload(row.payload), row.arrived_ms)
+    """An event as the core takes it. Raises CorruptData."""
+    payload = _decoded(wire.decode_payload, row.payload, "events", (row.run_id, row.sequence), "payload")
+    return EventArrived(row.sequence, row.key, payload, row.arrived_ms)
+
+
+def _decoded(decode: Callable[[bytes], T], data: bytes, table: str, row: tuple[str, object], column: str) -> T:
+    """Raises CorruptData, which names the row and the column."""
+    try:
+        return decode(data)
+    except (DecodeError, ValueError) as error:
+        raise CorruptData(about(table, " ".join(map(repr, row)), column), subject=row[0]) from error
 
 
 def output_of(record: RecordTask) -> Payload | None:

@@ -54,6 +54,17 @@ async def connect(url: str) -> Connection:
     )
 
 
+async def take_texts_as_they_are(connection: Connection) -> None:
+    """Have texts that are damaged read all the same: bytes that are not UTF-8 become lone surrogates."""
+    await connection.set_type_codec(
+        "text",
+        schema="pg_catalog",
+        format="binary",
+        encoder=str.encode,
+        decoder=lambda data: bytes(data).decode("utf-8", "surrogateescape"),
+    )
+
+
 class Connections:
     """At most `size` connections, each used by one at a time."""
 
@@ -119,14 +130,33 @@ class Connections:
         with meaning(self._url):
             return await connect(self._url), True
 
+    async def call(self, work: Callable[[Connection, bool], Awaitable[T]], timeout_s: float) -> T:
+        """Do something on a connection that may be new. It is done again if a text in the answer is not UTF-8, in a
+        manner that is slower and takes it as it is."""
+        try:
+            async with self.use(timeout_s) as (connection, is_new):
+                return await work(connection, is_new)
+        except UnicodeDecodeError:
+            pass
+        async with self.use(timeout_s) as (connection, is_new):
+            await take_texts_as_they_are(connection)
+            done = await work(connection, is_new)
+            await connection.reset_type_codec("text", schema="pg_catalog")
+            return done
+
     async def read(self, work: Callable[[Connection], Awaitable[T]], timeout_s: float) -> T:
         """Read. A connection that died while it was idle is noticed only by its use, so the read is repeated on a new
         one."""
         while True:
             is_new = True
+
+            async def noting(connection: Connection, is_made_now: bool) -> T:
+                nonlocal is_new
+                is_new = is_made_now
+                return await work(connection)
+
             try:
-                async with self.use(timeout_s) as (connection, is_new):
-                    return await work(connection)
+                return await self.call(noting, timeout_s)
             except StorageUnavailable as error:
                 if is_new or not _is_lost(error.__cause__):
                     raise

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from perdure.storage.ports import CorruptData
 from perdure.storage.postgres.connections import Connection
-from perdure.storage.postgres.rows import TASK_COLUMNS, run_of, task_of
+from perdure.storage.postgres.rows import EVENT_COLUMNS, TASK_COLUMNS, event_of, run_of, task_of
 from perdure.storage.rows import (
     LABELLED_MAX,
     RUN_COLUMNS,
@@ -28,7 +28,7 @@ from perdure.storage.rows import (
 )
 
 _RUN: Final = f"SELECT {', '.join(f'runs.{name}' for name in RUN_COLUMNS)} FROM runs"
-_EVENT: Final = "run_id, sequence, event_id, key, payload, arrived_ms, consumed_by"
+_EVENT: Final = ", ".join(EVENT_COLUMNS)
 _OPEN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint + (SELECT shift FROM numbering)"
 """Commits with lower numbers are decided, and visible to this statement."""
 
@@ -70,7 +70,7 @@ async def read_events(connection: Connection, run_id: str, after: int) -> list[E
     statement = (
         f"SELECT {_EVENT} FROM events WHERE run_id = $1 AND consumed_by = '' AND sequence > $2 ORDER BY sequence"
     )
-    return [EventRow(*record) for record in await connection.fetch(statement, run_id, after)]
+    return [event_of(record) for record in await connection.fetch(statement, run_id, after)]
 
 
 _LOAD: Final = f"""
@@ -96,9 +96,10 @@ async def load_run(connection: Connection, run_id: str) -> StoredRun | None:
     run = run_of(row)
     try:
         rows = tuple(map(task_of, tasks))
+        waiting = tuple(map(event_of, events))
     except CorruptData as error:
         return StoredRun(run, (), (), (), damage=run.damage or str(error))
-    return StoredRun(run, tuple(inputs), rows, tuple(EventRow(*event) for event in events), last_event, run.damage)
+    return StoredRun(run, tuple(inputs), rows, waiting, last_event, run.damage)
 
 
 async def read_specs(connection: Connection, keys: Sequence[str]) -> Mapping[str, bytes]:

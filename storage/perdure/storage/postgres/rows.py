@@ -8,10 +8,12 @@ from typing import Any, Final
 
 from perdure.storage.damage import about, damaged_run, implausible, labels_of, run_status, task_status
 from perdure.storage.ports import CorruptData
-from perdure.storage.rows import RUN_COLUMNS, RunRow, TaskRow
+from perdure.storage.rows import RUN_COLUMNS, EventRow, RunRow, TaskRow
 
 TASK_COLUMNS: Final = tuple(field.name for field in fields(TaskRow) if field.name != "output")
 """All columns but the output, which is in another table."""
+
+EVENT_COLUMNS: Final = tuple(field.name for field in fields(EventRow))
 
 _TYPES: Final = {"is_dormant": "boolean", "failure": "bytea", "priority": "bigint", "change": "bigint"} | {
     name: "bigint" for name in RUN_COLUMNS if name.endswith(("_ms", "_count", "_wraps"))
@@ -41,3 +43,11 @@ def task_of(values: Sequence[Any]) -> TaskRow:
         raise CorruptData(about("tasks", place, column), subject=named["run_id"])
     named["status"] = status
     return TaskRow(**named)
+
+
+def event_of(values: Sequence[Any]) -> EventRow:
+    """From values in the order of EVENT_COLUMNS. Raises CorruptData."""
+    event = EventRow(*values)
+    if column := implausible(EVENT_COLUMNS, values):
+        raise CorruptData(about("events", f"{event.run_id!r} {event.sequence!r}", column), subject=event.run_id)
+    return event

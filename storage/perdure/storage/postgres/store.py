@@ -83,8 +83,9 @@ class PostgresMetadataStore:
 
     async def commit(self, entries: Sequence[Entry]) -> Committed:
         try:
-            async with self._commits.use(self._commit_s) as (connection, is_new):
-                committed = await self._commit(connection, is_new, entries)
+            committed = await self._commits.call(
+                lambda connection, is_new: self._commit(connection, is_new, entries), self._commit_s
+            )
         except Unstorable as error:
             raise Unstorable(str(error), fault_of(entries)) from error
         except StorageUnavailable:
@@ -166,8 +167,7 @@ class PostgresMetadataStore:
         await self._listener.start()
 
     async def _as_member(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        async with self._members.use(MEMBER_S) as (connection, _):
-            return await work(connection)
+        return await self._members.call(lambda connection, _is_new: work(connection), MEMBER_S)
 
     # -------------------------------------------------------------------------- reading
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -11,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from perdure.storage.damage import about, implausible, labels_of, shown
+from perdure.storage.damage import about, damaged_labels, implausible, labels_of, shown
 from perdure.storage.sqlite.mark import change_in, lost, mark_of, read_mark
 from perdure.storage.sqlite.open import damaged_counters, tolerant
 from perdure.storage.sqlite.rows import (
@@ -132,10 +131,7 @@ def _labels(sql: sqlite3.Connection) -> Iterator[str]:
         for key, value in ((labels_of(text) if isinstance(text, str) else None) or {}).items()
     }
     stored = set(sql.execute("SELECT namespace, key, value, run_id FROM labels"))
-    for *_, run_id in sorted(expected - stored, key=repr):
-        yield f"table labels: one of run {shown(run_id)} is missing"
-    for namespace, key, value, run_id in sorted(stored - expected, key=repr):
-        yield about("labels", json.dumps([namespace, key, value, run_id]), "one of namespace, key, value, run_id")
+    yield from damaged_labels(expected, stored)
 
 
 def _of_nobody(sql: sqlite3.Connection) -> Iterator[str]:
