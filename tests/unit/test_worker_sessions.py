@@ -125,6 +125,27 @@ async def test_an_agent_says_why_it_leaves_when_its_ray_is_dead(tmp_path: Path) 
     assert heard == ["hello", "leaving"]
 
 
+async def test_an_agent_that_cannot_join_its_ray_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Any] = []
+
+    async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        heard.extend([message async for message in stream])
+        if not heard:
+            yield None
+
+    def refuse(_cluster: object) -> None:
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(Cluster, "connect", refuse)
+    monkeypatch.setattr(agent_module, "_start_anew", lambda: None)
+    monkeypatch.setattr(agent_module, "_leave_process", lambda _code: None)
+    async with engine(agents=serve) as address, asyncio.timeout(WAIT_S):
+        await asyncio.to_thread(agent_module.run_agent, AgentSettings(address, "there:1"))
+    (message,) = heard
+    text = "the Ray at there:1 cannot be joined: ConnectionError: nobody there"
+    assert message.leaving.reason == text
+
+
 async def test_an_agent_whose_gcs_is_silent_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(agent_module, "CAPACITY_S", 0.01)
     monkeypatch.setattr(agent_module, "GCS_AWAY_S", 0.1)
