@@ -68,7 +68,8 @@ class RunInfo:
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
     """A task. `error` is the text of its last failure, "" if it has none; `checkpointed`: its output is durable.
-    `waiting` says of a READY task what it wants and what there is, "" if nobody knows."""
+    `waiting` says of a READY task what it wants and what there is, of one that waits which event or moment it waits
+    for, "" if nobody knows."""
 
     task_id: str
     parent_task_id: str

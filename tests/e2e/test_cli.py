@@ -154,6 +154,7 @@ def test_a_value_that_is_no_json_is_shown_as_text(cli: Cli) -> None:
 
 def test_a_run_that_waits_for_an_event(cli: Cli) -> None:
     assert cli("run", "flows:waiting", "--id", "waits", "--no-wait") == (0, "waits\n", "")
+    assert "waits for the event 'go'" in cli("tasks", "waits")[1]
     code, out, _ = cli("status", "waits")
     assert code == 0
     assert out.startswith("waits  RUNNING")
@@ -182,6 +183,8 @@ def test_the_same_event_is_taken_once(cli: Cli) -> None:
 def test_a_run_that_is_canceled(cli: Cli) -> None:
     cli("run", "flows:waiting", "--id", "ends", "--no-wait")
     assert cli("cancel", "ends", "--reason", "enough") == (0, "CANCELED\n", "")
+    cli("run", "flows:node", "--id", "ended")
+    assert cli("cancel", "ended") == (0, "nothing to cancel: it had ended already, SUCCESSFUL\n", "")
     code, _, err = cli("output", "ends")
     assert code == 1
     assert "enough" in err
@@ -346,6 +349,7 @@ def test_a_signal_ends_the_service_in_good_order(tmp_path: Path, number: signal.
         process = psutil.Process(service.pid)
         process.send_signal(number)
         assert service.wait_for_end() == 0
+    assert (tmp_path / "serve.log").read_text().endswith("stopped; runs go on when the service starts again\n")
     assert "Traceback" not in (tmp_path / "serve.log").read_text()
 
 

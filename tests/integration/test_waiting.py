@@ -60,6 +60,7 @@ async def test_ready_tasks_say_what_they_wait_for(
     waiting = {task.task_id: task.waiting async for task in client.handle("wide").tasks()}
     assert sorted(waiting.values()) == ["", wants]
     assert waiting["first"] == wants
+    assert [task.attempts async for task in client.handle("wide").tasks()] == [0, 0], "none has begun"
 
     await agent.write(pb.ServeAgentRequest(leaving=pb.AgentLeaving(reason="its Ray is dead")))
     await told(client, "no cluster is attached; the agent of 'here' has left: its Ray is dead")

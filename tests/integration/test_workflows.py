@@ -254,7 +254,7 @@ async def test_what_waits_for_an_event_runs_whether_it_is_in_memory_or_not(clien
     (inner,) = [task.task_id async for task in handle.tasks() if task.task_id.endswith(".add")]
     assert await handle.output(inner) == 2
     (waiting,) = [task async for task in handle.tasks(perdure.TaskStatus.RUNNING)]
-    assert (waiting.task_id, waiting.attempts) == ("e", 1)
+    assert (waiting.task_id, waiting.attempts, waiting.waiting) == ("e", 1, "waits for the event 'go'")
     begun = (await handle.metadata("e")).stats.start_time
     await handle.send_event("go", 5)
     assert await handle.output() == 7

@@ -243,7 +243,8 @@ def _take(update: Update, total: set[str], done: set[str]) -> RunStatus | None:
 def cancel(session: Session, workflow_id: str, reason: str) -> None:
     """End a workflow; its running tasks are killed."""
     state = session.call(lambda client: client.cancel(workflow_id, reason))
-    session.show({"status": str(state)}, lambda: click.echo(str(state)))
+    text = str(state) if state is RunStatus.CANCELED else f"nothing to cancel: it had ended already, {state}"
+    session.show({"status": str(state)}, lambda: click.echo(text))
 
 
 @click.command(cls=SessionCommand)

@@ -90,6 +90,10 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
                         await stopping.wait()
     finally:
         await agent.end()
+    if settings.storage.startswith("memory:"):
+        announce("stopped; what was in memory is gone")
+    else:
+        announce("stopped; runs go on when the service starts again")
 
 
 def _workers(settings: Settings) -> str:

@@ -455,13 +455,13 @@ class Run:
         self._commands.append(RecordRun(status, at_ms, output, failure))
 
     def _try_anew(self) -> None:
-        """Give the failed and canceled tasks of a resumed run all their attempts again."""
+        """Give the failed and canceled tasks of a resumed run all their attempts again. Their times begin anew."""
         for task in self.graph:
             if task.status in (TaskStatus.FAILED, TaskStatus.CANCELED) and task.scope.is_live():
                 self._set(task, TaskStatus.BLOCKED)
                 task.failures, task.ended_ms = 0, None
                 if isinstance(task.node.action, Call):
-                    task.wake_ms = None
+                    task.wake_ms = task.started_ms = None
 
     # -------------------------------------------------------------------------- events and timers
 

@@ -53,16 +53,18 @@ class GraphReturned:
 
 
 class WaitReason(enum.Enum):
-    """Why an attempt has not begun, as a code."""
+    """Why an attempt has not begun, or what a wait is for, as a code."""
 
     RESOURCES = enum.auto()
     NO_AGENT = enum.auto()
     WORKER_START = enum.auto()
+    EVENT = enum.auto()
+    TIME = enum.auto()
 
 
 @frozen
 class Waiting:
-    """Why an attempt has not begun. `text` says which resources it wants and which there are."""
+    """Why an attempt has not begun, or what a wait is for. `text` says which resources it wants and which there are."""
 
     reason: WaitReason
     text: str

@@ -21,7 +21,7 @@ from perdure.service.runs.moments import Moment, Moments, not_found
 from perdure.service.runs.restore import failure_of
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.values import Values
-from perdure.service.runs.views import OutcomeView, RunView, TaskCounts, TaskView, count_tasks, view_task
+from perdure.service.runs.views import OutcomeView, RunView, TaskCounts, TaskView, count_tasks, view_task, waits_for
 from perdure.storage.ports import CorruptData, ListingStore
 from perdure.storage.rows import RunQuery, RunRow, ValueKey
 
@@ -135,7 +135,9 @@ class Queries:
         return (await self._moments.look(row, take)).taken
 
     def _waiting(self, run_id: str, task: Task) -> Waiting | None:
-        """Why a task has not begun, if it is ready and somebody knows."""
+        """Why a task has not begun, if it is ready and somebody knows; or what a wait is for."""
+        if task.status is TaskStatus.RUNNING:
+            return waits_for(task)
         return self._executor.waiting(run_id, task.id, task.attempt) if task.status is TaskStatus.READY else None
 
     def _first_waiting(self, run_id: str, run: Run) -> Waiting | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import assert_never
 
 from perdure.engine.graph_run.run import Run
@@ -18,7 +19,7 @@ from perdure.model import (
     WaitEvent,
     frozen,
 )
-from perdure.service.executors.port import Waiting
+from perdure.service.executors.port import Waiting, WaitReason
 from perdure.storage.rows import RunRow
 
 
@@ -89,7 +90,7 @@ def count_tasks(run: Run) -> TaskCounts:
 
 
 def view_task(task: Task, waiting: Waiting | None = None) -> TaskView:
-    action, options = task.node.action, task.node.options
+    options = task.node.options
     owner = task.scope.owner
     return TaskView(
         task_id=task.id,
@@ -97,7 +98,7 @@ def view_task(task: Task, waiting: Waiting | None = None) -> TaskView:
         parent_task_id=owner.id if owner is not None else "",
         function_name=_name_of(task),
         status=task.status,
-        attempts=task.attempt if isinstance(action, Call) else int(task.attempt > 0),
+        attempts=_begun(task),
         started_ms=task.started_ms,
         ended_ms=task.ended_ms,
         output_bytes=task.output_bytes,
@@ -111,10 +112,38 @@ def view_task(task: Task, waiting: Waiting | None = None) -> TaskView:
     )
 
 
+def _begun(task: Task) -> int:
+    """How many attempts have begun. The number of one is given before it begins."""
+    if not isinstance(task.node.action, Call):
+        return int(task.attempt > 0)
+    is_canceled_before = task.status is TaskStatus.CANCELED and task.started_ms is None and not task.failures
+    return max(task.attempt - (task.status is TaskStatus.READY or is_canceled_before), 0)
+
+
 def _upstream(task: Task) -> tuple[str, ...]:
     """Tasks that it needs, in the order in which its node names them."""
     inner = (task.scope.tasks[node_id].id for node_id in task.node.needs)
     return tuple(dict.fromkeys((*inner, *task.node.task_needs)))
+
+
+def waits_for(task: Task) -> Waiting | None:
+    """What an event wait or a timer that has begun waits for."""
+    until = f" until {_moment(task.wake_ms)}" if task.wake_ms is not None else ""
+    match task.node.action:
+        case WaitEvent(key=key):
+            return Waiting(WaitReason.EVENT, f"waits for the event {key!r}{until}")
+        case Sleep():
+            return Waiting(WaitReason.TIME, f"sleeps{until}")
+        case _:
+            return None
+
+
+def _moment(ms: int) -> str:
+    """As text; a time beyond those of calendars as a number."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms"
 
 
 def _name_of(task: Task) -> str:

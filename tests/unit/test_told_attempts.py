@@ -1,0 +1,60 @@
+"""How many attempts of a task are told to have begun, when it began, and what it waits for."""
+
+from __future__ import annotations
+
+from perdure.engine.messages import AttemptStarted, CancelRequested, TaskFailed
+from perdure.model import Node, RunStatus, Sleep, TaskStatus, WaitEvent
+from perdure.service.runs.views import view_task, waits_for
+from unit.driver import ERROR, Driver, call, graph
+
+
+def told(driver: Driver, task_id: str) -> tuple[str, int, int | None]:
+    view = view_task(driver.run.graph.tasks[task_id])
+    return str(view.status), view.attempts, view.started_ms
+
+
+def test_an_attempt_counts_once_it_has_begun() -> None:
+    driver = Driver(graph(call("a"), call("b", "a")))
+    assert told(driver, "a") == ("READY", 0, None)
+    assert told(driver, "b") == ("BLOCKED", 0, None)
+    driver.apply(AttemptStarted("a", 1, 5, 5))
+    assert told(driver, "a") == ("RUNNING", 1, 5)
+    assert told(driver.restarted(before="unknown"), "a") == ("READY", 1, None), "the first may have begun"
+
+
+def test_what_was_canceled_before_it_began_had_no_attempt() -> None:
+    driver = Driver(graph(call("a")))
+    driver.apply(CancelRequested("enough", 7))
+    assert told(driver, "a") == ("CANCELED", 0, None)
+
+
+def test_a_resumed_task_begins_anew() -> None:
+    """What it took has nothing to do with how long the run lay there, failed."""
+    driver = Driver(graph(call("a")))
+    driver.apply(AttemptStarted("a", 1, 5, 5))
+    driver.apply(TaskFailed("a", 1, ERROR, 10, 5, 10))
+    assert driver.run.status is RunStatus.FAILED
+    assert told(driver, "a") == ("FAILED", 1, 5)
+    driver = driver.resumed(50_000)
+    assert told(driver, "a") == ("READY", 1, None)
+    driver.apply(AttemptStarted("a", 2, 50_003, 50_003))
+    assert told(driver, "a") == ("RUNNING", 2, 50_003)
+    driver.succeed("a", 2)
+    assert told(driver, "a")[:2] == ("SUCCESSFUL", 2)
+
+
+def test_a_wait_says_what_for() -> None:
+    nodes = (
+        Node("e", WaitEvent("go")),
+        Node("late", WaitEvent("go", timeout_ms=60_000)),
+        Node("s", Sleep(delay_ms=1_500)),
+        Node("never", Sleep(until_ms=10**17)),
+    )
+    driver = Driver(graph(*nodes, call("a", "e", "late", "s", "never")))
+    found = {task.id: waits_for(task) for task in driver.run.graph if task.status is TaskStatus.RUNNING}
+    assert {name: waiting.text for name, waiting in found.items() if waiting is not None} == {
+        "e": "waits for the event 'go'",
+        "late": "waits for the event 'go' until 1970-01-01T00:01:00Z",
+        "s": "sleeps until 1970-01-01T00:00:01Z",
+        "never": "sleeps until 100000000000000000 ms",
+    }
