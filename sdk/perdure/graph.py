@@ -46,6 +46,21 @@ def _refuse_iteration(what: str) -> NoReturn:
     raise TypeError(f"{what} has no value yet and cannot be iterated over; do it inside a task")
 
 
+def _shown(path: Path) -> str:
+    """A path as it is written: `.lines[0]['price']`."""
+    return "".join(map(_shown_step, path))
+
+
+def _shown_step(step: Index | Key | Attribute) -> str:
+    match step:
+        case Index(index=index):
+            return f"[{index}]"
+        case Key(key=key):
+            return f"[{key!r}]"
+        case Attribute(name=name):
+            return f".{name}"
+
+
 class Node(Generic[R]):
     """A value that a graph will produce. Pass it to `.bind()`; `node[i]` and `node["key"]` are parts of it."""
 
@@ -97,6 +112,14 @@ class WaitNode(Node[R]):
         self.action = action
         self.after = after
 
+    def __repr__(self) -> str:
+        match self.action:
+            case WaitEvent(key=key):
+                return f"<perdure event {key!r}>"
+            case Sleep(until_ms=until_ms, delay_ms=delay_ms):
+                what = f"until {until_ms} ms" if delay_ms is None else f"of {delay_ms / 1000:g} s"
+                return f"<perdure sleep {what}>"
+
     @property
     def name(self) -> str:
         return self.options.task_id or ("event" if isinstance(self.action, WaitEvent) else "sleep")
@@ -145,12 +168,15 @@ class TaskNode(Node[R]):
 _PLAIN: Final = Options()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Part:
     """A part of a node's value."""
 
     node: Node[Any]
     path: Path
+
+    def __repr__(self) -> str:
+        return f"<perdure node {self.node.name}{_shown(self.path)}>"
 
     def __getitem__(self, step: int | str) -> Part:
         return Part(self.node, (*self.path, _step(step)))
@@ -170,6 +196,9 @@ class Input:
     def __init__(self, name: str, path: Path = ()) -> None:
         self._name = name
         self._path = path
+
+    def __repr__(self) -> str:
+        return f"<perdure input {self._name}{_shown(self._path)}>"
 
     def __getitem__(self, step: int | str) -> Input:
         return Input(self._name, (*self._path, _step(step)))
@@ -211,6 +240,9 @@ class Task(Generic[P, C, R]):
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
         tracebacks.note(function)
+
+    def __repr__(self) -> str:
+        return f"<perdure task {self.__module__}.{self.__qualname__}>"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         return self.function(*args, **kwargs)

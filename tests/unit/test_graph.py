@@ -195,8 +195,8 @@ def test_what_is_no_node_is_no_graph(what: object) -> None:
 
 def test_a_node_says_what_it_is() -> None:
     assert repr(one.options(task_id="first").bind()) == "<perdure node first>"
-    assert repr(perdure.event("e")) == "<perdure node event>"
-    assert repr(perdure.sleep(1)) == "<perdure node sleep>"
+    assert repr(perdure.event("e")) == "<perdure event 'e'>"
+    assert repr(perdure.sleep(1)) == "<perdure sleep of 1 s>"
 
 
 def test_arguments_are_captured_when_the_graph_is_converted() -> None:
@@ -340,3 +340,24 @@ def test_any_graph_is_converted_with_every_node_once(shape: list[list[int]]) -> 
     assert {node.id for node in spec.nodes} == {f"n{number}" for number in needs[-1] | {len(nodes) - 1}}
     places = {node.id: place for place, node in enumerate(spec.nodes)}
     assert all(places[need] < places[node.id] for node in spec.nodes for need in node.needs)
+
+
+def test_what_graphs_are_made_of_is_shown_in_short() -> None:
+    @perdure.task
+    def step(x: Any) -> Any:
+        return x
+
+    order = perdure.input("order")
+    node: Any = step.bind([order] * 1_000)
+    shown = {
+        repr(step).replace(__name__, "m").replace(step.__qualname__, "step"): "<perdure task m.step>",
+        repr(order): "<perdure input order>",
+        repr(order.lines[0]["price"]): "<perdure input order.lines[0]['price']>",
+        repr(step.options(task_id="one").bind(1)): "<perdure node one>",
+        repr(perdure.event("go")): "<perdure event 'go'>",
+        repr(perdure.sleep(1.5)): "<perdure sleep of 1.5 s>",
+        repr(perdure.sleep_until(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))): "<perdure sleep until 1000 ms>",
+    }
+    assert all(found == wanted for found, wanted in shown.items()), shown
+    assert repr(node[3]["a"]).endswith("step[3]['a']>")
+    assert len(repr(node)) < 200
