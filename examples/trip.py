@@ -1,7 +1,6 @@
-"""Book a trip: three bookings at a time, one of which has to be tried again; wait for an approval from
-outside; pay and confirm.
+"""Books a trip: three bookings at the same time, one of which is retried; waits for an approval; pays and confirms.
 
-    python examples/trip.py            (PERDURE_ADDRESS names the service)
+python examples/trip.py            (PERDURE_ADDRESS names the service)
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def book_flight(destination: str) -> Booking:
 
 @perdure.task(max_retries=3, retry_exceptions=[ConnectionError], retry_policy=perdure.RetryPolicy(initial_interval=0.2))
 def book_hotel(destination: str) -> Booking:
-    """The hotel's system is away the first time; the attempt's number tells, so no luck is involved."""
+    """Fails at the first attempt, as if the hotel's system were away."""
     if perdure.context().attempt == 1:
         raise ConnectionError("the hotel does not answer")
     return Booking("hotel", f"three nights in {destination}", 330)
@@ -40,7 +39,7 @@ def book_car(destination: str) -> Booking:
 
 @perdure.task
 def pay(bookings: list[Booking]) -> str:
-    # The token is the same for every attempt of this task: a bank that knows it books the sum once.
+    # A real payment would send the bank perdure.context().idempotency_token, which is the same for all attempts.
     return f"{sum(booking.euros for booking in bookings)} euros, receipt {perdure.context().run_id[-8:]}"
 
 
@@ -52,7 +51,7 @@ def confirm(bookings: list[Booking], receipt: str) -> str:
 
 @perdure.task
 def decide(approval: dict, *bookings: Booking) -> str:  # type: ignore[type-arg]
-    """Returns a graph: what comes next depends on the answer."""
+    """Returns a graph if the trip was approved."""
     if not approval["approved"]:
         return f"  not approved by {approval['by']}: nothing was paid"
     taken = list(bookings)
@@ -66,7 +65,7 @@ def trip(destination: str = "Lisbon") -> str:
 
 
 def follow(handle: perdure.SyncHandle) -> None:
-    """Tell what happens until the three bookings are made. An update may come twice."""
+    """Print the updates until the three bookings are made. An update may come twice."""
     booked: set[str] = set()
     for update in handle.watch():
         task = update.task

@@ -1,4 +1,4 @@
-"""Generates sdk/perdure/v1 from the protos, or checks that it is what they generate.
+"""Generates sdk/perdure/v1 from the protos, or checks that it is up to date.
 
 python tools/generate_stubs.py BIN SOURCE_ROOT [--check], with grpcio-tools and mypy-protobuf in BIN.
 """

@@ -1,7 +1,7 @@
-"""Three engines, PostgreSQL, S3 and a Ray cluster under load and faults for some seconds; prints what came of it.
+"""Runs three engines, PostgreSQL, S3 and a Ray cluster under load and faults for some seconds, and prints the results.
 
 `python tools/run_chaos.py [--seconds 120] [--seed N]... [--write docs/reliability.md]`. A seed decides the load and
-the faults, though not when what happens. With several, each gets its share of the time.
+the faults, but not the timing. Several seeds share the time.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Runs fresh worlds of the simulation for some seconds, of one engine and of several in turn. One that fails is made
-short, and printed with the command that runs it again.
+"""Runs fresh worlds of the simulation for some seconds, of one engine and of several in turn. A failing world is
+shrunk, and printed with the command that repeats it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Arguments of calls, and the references in them to what is known only when the call is made.
+"""Encodes arguments of calls, with references to values that are known only when the call is made, and decodes them.
 
-References are found by a function that is given, and are numbered; what they refer to is not known here.
+A function of the caller finds the references. They are numbered here; their meaning is the caller's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from perdure.v1 import spec_pb2, worker_service_pb2
 
 ARGUMENTS: Final = "perdure/arguments"
 ATOMS: Final[frozenset[type]] = frozenset({int, str, float, bool, type(None)})
-"""Types of values that hold no others; subclasses may do anything."""
+"""Types of values without parts. Subclasses may do anything."""
 _CONTAINERS: Final[frozenset[type]] = frozenset({tuple, list, dict, set})
 
 
@@ -29,11 +29,13 @@ def encode_arguments(
     nested_as_objects: bool = False,
     atoms: frozenset[type] = frozenset(),
 ) -> tuple[Payload, tuple[Ref, ...]]:
-    """Pickle a call. What `ref_of` names is left out and stands in the refs instead, each once.
+    """Pickle the arguments of a call. Values for which `ref_of` returns a reference are replaced by it; each reference
+    is listed once.
 
-    A reference that is an argument itself arrives as its value; one inside of a container too, unless
-    `nested_as_objects`: then as a ray.ObjectRef. Objects of Ray likewise, but inside of containers they stay objects.
-    Values of the types `atoms`, some of ATOMS, and containers are not offered to `ref_of`.
+    A reference that *is* an argument arrives as its value. A reference inside a container arrives as its value too, or
+    as a ray.ObjectRef with `nested_as_objects`. An object of Ray that is an argument arrives as its value, inside a
+    container as an object. `ref_of` is not called for containers, and not for values of the types `atoms`, a subset of
+    ATOMS.
     """
     nested = codec.Nested(objects)
     if atoms.issuperset(map(type, args)) and atoms.issuperset(map(type, kwargs.values())):
@@ -63,7 +65,7 @@ def encode_arguments(
 
 
 class _Pickler(codec.Pickler):
-    """Leaves references out."""
+    """Replaces references by placeholders."""
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class _WatchedPickler(codec.Watched, _Pickler):
 
 @frozen
 class _Direct:
-    """Stands for a reference or an object that is an argument itself."""
+    """The placeholder of a reference or an object that is an argument itself."""
 
     kind: str
     index: int
@@ -109,7 +111,8 @@ def decode_arguments(
     data: bytes | memoryview | None = None,
     objects: codec.Objects | None = None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call. `resolve(index, as_object)` gives the value of a reference, or an object of it."""
+    """Decode the arguments of a call. `resolve(index, as_object)` returns the value of a reference, or an object of
+    it."""
     data = payload.data if data is None else data
     try:
         if payload.encoding == ARGUMENTS:
@@ -124,7 +127,7 @@ def decode_arguments(
 
 
 class _Unpickler(codec.Unpickler):
-    """Puts references in."""
+    """Replaces placeholders by values."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""Many runs, events or outputs in few messages: what goes into which, and which answers are not final.
+"""Batches: many runs, events or outputs in few messages.
 
-A message has at most ITEMS_MAX items and not many more than MESSAGE_BYTES bytes. A graph that several items have in
-common, as an object or by its content, is in it once. What a message means is up to the service.
+A message has at most ITEMS_MAX items and not many more than MESSAGE_BYTES bytes. A graph that several items share, as
+an object or by its content, is in it once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 ITEMS_MAX: Final = 1_000
 MESSAGE_BYTES: Final = 2 * 1024 * 1024
 ABREAST: Final = 2
-"""Messages under way: while the service works on one, the next one is made."""
+"""Messages under way at a time: the next one is made while the service works on one."""
 
 IdReuse = Literal["reject", "allow_if_unsuccessful", "allow"]
 IdConflict = Literal["fail", "use_existing", "cancel_existing"]
@@ -60,7 +60,7 @@ class EventItem:
 
 
 class RunName(Protocol):
-    """A run by its names: a handle, say. Without a run id it is the last run of the workflow id."""
+    """A run by its ids, such as a handle. Without a run id it is the last run of the workflow id."""
 
     workflow_id: str
     run_id: str
@@ -80,7 +80,7 @@ I = TypeVar("I")  # noqa: E741  # an item of a message
 
 
 class _Graphs:
-    """The sources of one message. Graphs that were converted once are not converted again."""
+    """The graphs of one message. A graph is converted once for all messages."""
 
     def __init__(self, values: Values) -> None:
         self._values = values
@@ -92,12 +92,12 @@ class _Graphs:
         self._places = {}
 
     async def place(self, graph: object, request: workflow_service_pb2.BatchRunRequest) -> tuple[int, int]:
-        """The position of a graph in the message, and the bytes that it added to it."""
+        """The position of a graph in the message, and the number of bytes that it added."""
         known = self._converted.get(id(graph))
         if known is None:
             source = await self._values.source_of(graph)
             known = (graph, source, source.SerializeToString(deterministic=True))
-            self._converted.keep(id(graph), known)  # with the graph, so that nothing else gets its id
+            self._converted.keep(id(graph), known)  # with the graph, so that its id() stays its own
         _, source, data = known
         if (place := self._places.get(data)) is not None:
             return place, 0
@@ -107,7 +107,7 @@ class _Graphs:
 
 
 def _check(item: RunItem) -> None:
-    """What the service would refuse is refused here: some of it no message can carry. Raises InvalidFieldError."""
+    """Check an item as the service would: some bad texts cannot be sent at all. Raises InvalidFieldError."""
     texts.name(item.workflow_id, "workflow_id", required=False)
     texts.name(item.request_id, "request_id", limit=128, required=False)
     texts.name(item.name, "name", required=False)
@@ -119,7 +119,7 @@ def _check(item: RunItem) -> None:
 
 
 async def run_request(values: Values, item: RunItem) -> workflow_service_pb2.RunRequest:
-    """The call for a single one."""
+    """The request of a single run."""
     _check(item)
     request = workflow_service_pb2.RunRequest(
         namespace=values.transport.namespace,
@@ -168,7 +168,7 @@ async def _run_requests(
 
 
 async def start_many(values: Values, items: Iterable[RunItem]) -> list[tuple[str, str] | errors.PerdureError]:
-    """The workflow id and run id of each, or why there is no run."""
+    """The workflow id and run id of each item, or the error that refused it."""
 
     async def send(request: workflow_service_pb2.BatchRunRequest) -> list[tuple[str, str] | errors.PerdureError]:
         asked_s: float | None = None
@@ -192,7 +192,7 @@ async def start_many(values: Values, items: Iterable[RunItem]) -> list[tuple[str
 
 
 async def send_events(values: Values, items: Iterable[EventItem]) -> list[bool | errors.PerdureError]:
-    """Of each whether it is new, or why it was not delivered."""
+    """For each event whether it is new, or the error that refused it."""
 
     async def messages() -> AsyncIterator[list[workflow_service_pb2.EventItem]]:
         some: list[workflow_service_pb2.EventItem] = []
@@ -221,7 +221,7 @@ async def send_events(values: Values, items: Iterable[EventItem]) -> list[bool |
     async def send(some: list[workflow_service_pb2.EventItem]) -> list[bool | errors.PerdureError]:
         return [_error_of(result) or not result.duplicate for result in await _patiently(values, some, ask)]
 
-    # One message after the other, since events of one workflow arrive in their order.
+    # One message after the other, so that events of one workflow arrive in order.
     sent: list[bool | errors.PerdureError] = []
     async for some in messages():
         sent += await send(some)
@@ -231,7 +231,7 @@ async def send_events(values: Values, items: Iterable[EventItem]) -> list[bool |
 async def outcomes(
     values: Values, runs: Sequence[RunName], *, poll_s: float, timeout: float | None
 ) -> list[Payload | Failure | errors.PerdureError]:
-    """What the runs came to, once all have ended. Raises TimeoutError after so many seconds."""
+    """The outcomes of the runs, once all have ended. Raises TimeoutError after `timeout` seconds."""
     loop = asyncio.get_running_loop()
     deadline = None if timeout is None else loop.time() + timeout
     found: dict[int, Payload | Failure | errors.PerdureError] = {}
@@ -274,7 +274,7 @@ def _error_of(result: Answered) -> errors.PerdureError | None:
 async def _patiently(
     values: Values, items: Sequence[I], ask: Callable[[Sequence[I]], Awaitable[Sequence[A]]]
 ) -> list[A]:
-    """The answers to all; items that found the service away are asked for again, as long as patience lasts."""
+    """The answers to all items. Items that found the service away are repeated, for as long as patience lasts."""
     absence = Absence(values.transport)
     results = list(await ask(items))
     waiting = list(range(len(items)))
@@ -300,13 +300,13 @@ def _away(result: Answered) -> errors.ServiceUnavailableError | None:
 
 
 async def _pipelined(messages: AsyncIterator[I], send: Callable[[I], Awaitable[list[T]]]) -> list[T]:
-    """Send messages, a few at a time; gives what came of all, in their order."""
+    """Send messages, a few at a time. Returns all results in order."""
     results: list[T] = []
     sending: list[asyncio.Future[list[T]]] = []
     try:
         async for message in messages:
             sending.append(asyncio.ensure_future(send(message)))
-            await asyncio.sleep(0)  # it is on its way while the next one is made
+            await asyncio.sleep(0)  # start sending before the next one is made
             if len(sending) >= ABREAST:
                 results += await sending.pop(0)
         while sending:

@@ -1,4 +1,4 @@
-"""Bytes in the blob store of the service: uploads, downloads, and whether a blob is there."""
+"""Uploads and downloads of blobs, and checks whether a blob exists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KNOWN_MAX: Final = 1_000
 
 
 class Blobs:
-    """Implements rayobjects' store of blobs for an event loop, by calls to the service."""
+    """Blobs for an event loop, by calls to the service."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -34,8 +34,8 @@ class Blobs:
         return True
 
     async def upload(self, chunks: tuple[bytes | memoryview, ...]) -> BlobRef:
-        """Store bytes as one blob. The upload is repeated as a whole if the service goes away in the middle, since a
-        blob is named by its content."""
+        """Store bytes as one blob. If the service goes away, the whole upload is repeated, which is idempotent because
+        a blob is named by its content."""
         size = sum(len(chunk) for chunk in chunks)
 
         async def messages() -> AsyncIterator[blob_service_pb2.UploadBlobRequest]:
@@ -63,11 +63,11 @@ class Blobs:
         return memoryview(data).toreadonly()
 
     def has_for_sure(self, blob: BlobRef) -> bool:
-        """Whether the service was found to have it a moment ago, so that it need not be asked."""
+        """Whether the service had the blob a moment ago, so that it certainly still has it."""
         return (self._stored_until_s.get(blob) or 0.0) > asyncio.get_running_loop().time()
 
     async def has_lately(self, blob: BlobRef) -> bool:
-        """Like `has`, but does not ask again within ASK_AGAIN_S: the service keeps what it has for a minute."""
+        """Like `has`, but does not ask again within ASK_AGAIN_S, because the service keeps a blob for longer."""
         if self.has_for_sure(blob):
             return True
         if not await self.has(blob):
@@ -77,7 +77,7 @@ class Blobs:
 
 
 class BlockingBlobs:
-    """Implements runtimeenv.Store: blobs for a thread other than the loop's. Made on the loop."""
+    """Implements runtimeenv.Store, for threads other than the loop's. Make it on the loop."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs

@@ -1,4 +1,4 @@
-"""A mapping that forgets: a cache bounded by weight, which evicts the least recently used entries first (LRU)."""
+"""A cache bounded by weight, which evicts the least recently used entries first (LRU)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ def _one(_value: object) -> int:
 
 
 class Bounded(Generic[K, V]):
-    """At most `most` of weight in all; without `weigh`, that is the number of entries.
+    """An LRU cache with a total weight of at most `most`. Without `weigh` every entry weighs 1.
 
-    The entry that was kept last always stays, however heavy it is: who kept it is about to use it. Not for several
-    threads without a lock.
+    The newest entry always stays, however heavy it is, because its owner is about to use it. Not thread-safe.
     """
 
     def __init__(self, most: int, weigh: Callable[[V], int] = _one) -> None:
@@ -32,18 +31,18 @@ class Bounded(Generic[K, V]):
         return len(self._entries)
 
     def __contains__(self, key: K) -> bool:
-        """Looking whether an entry is there is no use of it."""
+        """Whether the entry exists. This does not make it recently used."""
         return key in self._entries
 
     def get(self, key: K) -> V | None:
-        """The value, None if there is none (any more). It is now the most recently used one."""
+        """The value, or None. It becomes the most recently used one."""
         value = self._entries.get(key)
         if value is not None:
             self._entries.move_to_end(key)
         return value
 
     def keep(self, key: K, value: V) -> None:
-        """Add or replace an entry, and evict others if that is too much."""
+        """Add or replace an entry, and evict others if the weight is too large."""
         self.drop(key)
         self._entries[key] = value
         self._weight += self._weigh(value)
@@ -52,19 +51,19 @@ class Bounded(Generic[K, V]):
             self._weight -= self._weigh(evicted)
 
     def drop(self, key: K) -> None:
-        """Forget an entry, if it is there."""
+        """Remove an entry, if it exists."""
         value = self._entries.pop(key, None)
         if value is not None:
             self._weight -= self._weigh(value)
 
     def clear(self) -> None:
-        """Forget all entries."""
+        """Remove all entries."""
         self._entries.clear()
         self._weight = 0
 
 
 class SharedBounded(Bounded[K, V]):
-    """The same for several threads at once."""
+    """A thread-safe Bounded."""
 
     def __init__(self, most: int, weigh: Callable[[V], int] = _one) -> None:
         super().__init__(most, weigh)

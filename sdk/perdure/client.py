@@ -1,7 +1,6 @@
 """The asynchronous client: one channel, typed errors, values of any size.
 
-A call that is safe to repeat is repeated when the service is away for a moment: every request carries
-the id that makes it so.
+A call is repeated while the service is away for a short time. Every request carries an id that makes this safe.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ DEFAULT_ADDRESS: Final = "127.0.0.1:7373"
 
 
 class Client:
-    """Talks to an engine. Use it as an asynchronous context manager, on one event loop.
+    """A client of an engine. Use it as an asynchronous context manager, on one event loop.
 
-    `address` defaults to PERDURE_ADDRESS and then to 127.0.0.1:7373. `patience` is for how many
-    seconds a call goes on asking while the service is away. The program's own modules travel with its graphs
-    unless `modules` is False; None: unless PERDURE_MODULES is off.
+    `address` defaults to PERDURE_ADDRESS and then to 127.0.0.1:7373. `patience` is the number of seconds for which a
+    call is repeated while the service is away. The program's own modules travel with its graphs unless `modules` is
+    False; None: as PERDURE_MODULES says.
     """
 
     def __init__(
@@ -46,15 +45,15 @@ class Client:
 
     @classmethod
     async def local(cls, **how: Any) -> Self:
-        """A client of the engine of this process's Ray cluster, which is started if there is none; Ray too.
-        Takes what the class takes but the address. RuntimeError if the engine does not start."""
+        """A client of the engine of this process's Ray cluster. Starts Ray and the engine if they do not run. Takes the
+        arguments of the class without the address. RuntimeError if the engine does not start."""
         from perdure.workflow.engines import local_address
 
         return cls(await asyncio.to_thread(local_address), **how)
 
     @property
     def address(self) -> str:
-        """Where the engine is: host:port."""
+        """The engine's address, host:port."""
         return self._transport.address
 
     @property
@@ -64,7 +63,7 @@ class Client:
 
     @property
     def patience(self) -> float:
-        """For how many seconds a call goes on asking while the service is away."""
+        """The number of seconds for which a call is repeated while the service is away."""
         return self._transport.patience
 
     @patience.setter
@@ -101,12 +100,12 @@ class Client:
         id_reuse: IdReuse = "reject",
         id_conflict: IdConflict = "fail",
     ) -> Handle:
-        """Record a graph and run it; returns once it is durable. The graph is a node, or what
-        `perdure.conversion.to_spec` made of one before.
+        """Record a graph and run it; returns once it is durable. The graph is a node, or a spec made by
+        `perdure.conversion.to_spec`.
 
-        Idempotent by `request_id` (made here if none is given, so that retries of this call are
-        safe). Raises WorkflowAlreadyExistsError if the id is in use, InvalidSpecError for a graph
-        that cannot run, QueueFullError, and ValueError or TypeError for metadata that are no JSON object.
+        Idempotent by `request_id` (made here if none is given, so that retries of this call are safe). Raises
+        WorkflowAlreadyExistsError if the id is in use, InvalidSpecError for a graph that cannot run, QueueFullError,
+        and ValueError or TypeError for metadata that is not a JSON object.
         """
         item = RunItem(graph, workflow_id, inputs, metadata, labels, name, request_id, id_reuse, id_conflict)
         request = await batches.run_request(self._values, item)
@@ -114,8 +113,8 @@ class Client:
         return Handle(self._values, answer.workflow.workflow_id, answer.workflow.run_id)
 
     async def run(self, graph: T, **how: Any) -> T:
-        """Run a graph and give its value; takes what `start` takes. Raises WorkflowExecutionError with
-        the user's exception as `__cause__` if it fails, WorkflowCancellationError if it is canceled."""
+        """Run a graph and return its value. Takes the arguments of `start`. Raises WorkflowExecutionError with the
+        user's exception as `__cause__` if it fails, WorkflowCancellationError if it is canceled."""
         request = await batches.run_request(self._values, RunItem(graph, **how))
         request.wait.FromSeconds(int(POLL_S))
         request.include_error_object = True
@@ -137,10 +136,10 @@ class Client:
         )
 
     async def outputs(self, runs: Iterable[RunName], *, timeout: float | None = None) -> list[Any]:
-        """The values of many runs, such as handles, once all have ended, in few calls.
+        """The values of many runs (handles, for example), once all have ended, in few calls.
 
-        Raises TimeoutError after `timeout` seconds, and BatchError if some have none: its `results` are the values,
-        with what `Handle.output` would raise in the place of those that are missing.
+        Raises TimeoutError after `timeout` seconds, and BatchError if some runs have no value: its `results` are the
+        values, or the errors that `Handle.output` would raise.
         """
         named = list(runs)
         found = await batches.outcomes(self._values, named, poll_s=POLL_S, timeout=timeout)
@@ -148,19 +147,20 @@ class Client:
         return errors.all_of([await settled(run, outcome) for run, outcome in zip(handles, found, strict=True)])
 
     def handle(self, workflow_id: str, run_id: str = "") -> Handle:
-        """A run by its id; nothing is asked yet."""
+        """A handle of a run, by its ids. Makes no call."""
         return Handle(self._values, workflow_id, run_id)
 
     async def resume(self, workflow_id: str, *, code: Literal["same", "new"] = "same") -> bool:
-        """Let a failed or resumable run go on. False: it is at work already. Idempotent.
+        """Resume a failed or resumable run. False: it is active already. Idempotent.
 
-        With `code` "new" the tasks that have not succeeded take the program's modules as they are here and now;
-        functions that travelled by value stay as they are. ValueError if the run has no modules, or none that is here.
+        With `code` "new", tasks that have not succeeded use the program's modules as they are on this machine now.
+        Functions that travelled by value stay as they are. ValueError if the run has no modules, or if none is found
+        here.
         """
         return await self.handle(workflow_id).resume(code=code)
 
     async def cancel(self, workflow_id: str, reason: str = "") -> RunStatus:
-        """End a run; gives its state, which is another one than CANCELED if it was final before."""
+        """Cancel a run. Returns its state, which differs from CANCELED if it had ended before."""
         return await self.handle(workflow_id).cancel(reason)
 
     async def send_event(self, workflow_id: str, key: str, payload: Any = None, *, event_id: str = "") -> bool:
@@ -169,14 +169,14 @@ class Client:
         return await self.handle(workflow_id).send_event(key, payload, event_id=event_id)
 
     async def send_events(self, items: Iterable[EventItem]) -> list[bool]:
-        """Send many events in few calls, each as `send_event` does; those to one run arrive in their order.
+        """Send many events in few calls, each as `send_event` does. Events to one run arrive in order.
 
         Raises BatchError if some were refused; the others are delivered.
         """
         return errors.all_of(await batches.send_events(self._values, items))
 
     async def delete(self, workflow_id: str, *, allow_missing: bool = False) -> None:
-        """Remove a final or resumable run with all that is its own."""
+        """Delete a final or resumable run with everything that belongs to it."""
         texts.name(workflow_id, "workflow_id")
         request = workflow_service_pb2.DeleteWorkflowRequest(
             namespace=self.namespace, workflow_id=workflow_id, allow_missing=allow_missing
@@ -200,7 +200,7 @@ class Client:
                 return
 
     async def info(self) -> system_service_pb2.GetSystemInfoResponse:
-        """What the server is and its limits."""
+        """The server's version, features and limits."""
         return await self._transport.call(
             lambda: self._transport.system.GetSystemInfo(system_service_pb2.GetSystemInfoRequest())
         )
@@ -212,8 +212,8 @@ class Client:
         return tuple(EngineInfo.from_proto(engine) for engine in answer.engines)
 
     async def collect_blobs(self) -> tuple[int, int]:
-        """Have the service look for blobs that no workflow uses; it removes them after its grace period. Gives
-        how many blobs there are, and how many of them it found."""
+        """Make the service look for blobs that no workflow uses; it removes them after its grace period. Returns the
+        number of all blobs and of those it found."""
         request = system_service_pb2.CollectBlobsRequest()
         answer = await self._transport.call(lambda: self._transport.system.CollectBlobs(request))
         return answer.blobs, answer.marked
@@ -221,7 +221,8 @@ class Client:
     # -------------------------------------------------------------------------- values
 
     async def objects(self) -> rayobjects.RayObjects:
-        """Objects of Ray whose contents are kept by this client's engine, for threads other than its loop's."""
+        """Stores and loads objects of Ray, with their contents at this client's engine, for threads other than its
+        loop's."""
         return self._values.objects.blocking()
 
     async def has_blob(self, blob: BlobRef) -> bool:
@@ -229,6 +230,6 @@ class Client:
         return await self._values.blobs.has(blob)
 
     async def value_of(self, payload: Payload, decode: Decode = codec.decode) -> Any:
-        """Decode a payload, fetching its blob if it has one. Objects of Ray in it are objects of the cluster that
-        this process is connected to; CodecError if it is connected to none."""
+        """Decode a payload, with a download of its blob if it has one. Objects of Ray in it become objects of the
+        cluster to which this process is connected; CodecError if there is none."""
         return await self._values.value_of(payload, decode)

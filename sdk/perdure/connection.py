@@ -1,7 +1,7 @@
-"""The door to the wire: every channel of the product is opened here, and only here.
+"""Opens every gRPC channel of the product, for three kinds of callers.
 
-There are three kinds of peers. A client retries what the API marks as idempotent. A worker (a lease, an agent) lives
-on one stream, so it notices a dead peer soon and retries nothing. A probe asks once whether an engine answers.
+A client retries the methods that the API marks as idempotent. A worker (a lease or an agent) lives on one stream, so it
+notices a dead peer soon and retries nothing. A probe asks once whether an engine answers.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from perdure.v1 import blob_service_pb2, system_service_pb2, workflow_service_pb2
 
 REPEAT_KEY: Final = "perdure-previous-attempts"
-"""Metadata of a call that a client makes again: how often it did so before. gRPC's own retries say it by
-`grpc-previous-rpc-attempts`."""
+"""Metadata of a repeated call: the number of earlier tries. gRPC's own retries send `grpc-previous-rpc-attempts`."""
 AGE_KEY: Final = "perdure-asked-ms-ago"
-"""Metadata of such a call: how many milliseconds ago it was made first."""
+"""Metadata of a repeated call: the milliseconds since the first try."""
 MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of one gRPC message, in either direction, at engines as well."""
+"""The largest gRPC message in either direction, also at engines."""
 LIMITS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -88,7 +87,7 @@ def worker_channel(address: str) -> grpc.aio.Channel:
 
 
 def probe_channel(address: str) -> grpc.aio.Channel:
-    """A channel for one question. Nothing is retried, so an address where nobody listens is known at once."""
+    """A channel for one call. Nothing is retried, so an address without a listener fails at once."""
     return _open(address, [])
 
 

@@ -1,4 +1,4 @@
-"""What a task may ask about its own attempt."""
+"""The context of a task: its ids, and the number of its attempt."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where the code that asks is running. `engine` is host:port of the engine, "" if that is not known.
+    """The attempt that runs the calling code. `engine` is host:port of the engine, "" if it is unknown.
 
-    `attempt` is 1 if no attempt of this task began before. It grows with every one that began, or may have begun when
-    an engine died: a number above 1 says that the task may have had effects already.
+    `attempt` is 1 if no attempt of this task began before. It grows with every attempt that began, or that may have
+    begun when an engine died. A number above 1 means that the task may have had effects already.
     """
 
     namespace: str
@@ -25,8 +25,8 @@ class Context:
 
     @property
     def idempotency_token(self) -> str:
-        """The same for every attempt of this task, and no other task's: give it to outside systems
-        so that an attempt that is made twice has one effect."""
+        """The same for all attempts of this task, and different for every other task. Send it to outside systems as an
+        idempotency key, so that a repeated attempt has one effect."""
         return f"{self.run_id}/{self.task_id}"
 
 
@@ -42,13 +42,13 @@ def context() -> Context:
 
 
 def is_bound() -> bool:
-    """Whether there is one: whether a task asks."""
+    """Whether the calling code runs in a task."""
     return _current.get() is not None
 
 
 @contextmanager
 def bind_context(context: Context) -> Iterator[None]:
-    """Code inside is the task's."""
+    """Set the context for the code inside."""
     token = _current.set(context)
     try:
         yield

@@ -1,11 +1,11 @@
-"""Every error of the API, once: its stable reason, its status code, what it means and what to do.
+"""The errors of the API: each has a stable reason, a status code, a meaning and advice.
 
-On the wire an error is a google.rpc.Status with one google.rpc.ErrorInfo (domain "perdure.v1", the
-reason, the fields as metadata), in all below 6 KiB because clients limit trailers to 8. A client raises
-the same class with the same fields. Nothing here depends on the text of a message.
+On the wire an error is a google.rpc.Status with one google.rpc.ErrorInfo (domain "perdure.v1", the reason, the fields
+as metadata). It stays below 6 KiB, because clients limit trailers to 8 KiB. A client raises the same class with the
+same fields. Nothing here depends on the text of a message.
 
-Failures of user code are not errors of the API: `WorkflowExecutionError` and its kin say how a run
-ended, with the user's own exception as `__cause__`.
+Failures of user code are not errors of the API: `WorkflowExecutionError` and its subclasses say how a run ended, with
+the user's own exception as `__cause__`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ STATUS_TEXT_BYTES_MAX: Final = 1_000
 FIELD_BYTES_MAX: Final = 256
 FIELDS_MAX: Final = 8
 CONNECTING: Final = "last error: "
-"""So gRPC leads up to why a connection failed; what the operating system said of it comes last."""
+"""In gRPC's texts this precedes the reason why a connection failed, which ends with that of the operating system."""
 ADVICE: Final = "`perdure serve` starts a service, PERDURE_ADDRESS names another one"
 
 
 class PerdureError(Exception):
-    """The base of all errors of the API. `fields` says what it is about, in strings."""
+    """The base of all errors of the API. `fields` are details, as strings."""
 
     reason: ClassVar[str] = "ERROR_REASON_UNSPECIFIED"
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
@@ -160,8 +160,8 @@ class WorkflowStillActiveError(PerdureError):
 
 
 class OutputNotStoredError(PerdureError):
-    """The task ended but its output is not stored (`task_id`): it has checkpoint=False. Give it a checkpoint if its
-    output is to be read later."""
+    """The task ended but its output is not stored (`task_id`): it has checkpoint=False. Remove that option to read its
+    output later."""
 
     reason = "OUTPUT_NOT_STORED"
     status = grpc.StatusCode.FAILED_PRECONDITION
@@ -193,8 +193,8 @@ class StorageFullError(PerdureError):
 
 
 class QueueFullError(PerdureError, queue.Full):
-    """As many runs of the namespace are at work and wait as may (`max_running`, `max_pending`); nothing was
-    changed. Try again when some have ended, or have the limits of the service raised."""
+    """The namespace has as many running and pending runs as allowed (`max_running`, `max_pending`); nothing was
+    changed. Try again when some have ended, or raise the limits of the service."""
 
     reason = "QUEUE_FULL"
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -217,14 +217,14 @@ class ServiceUnavailableError(PerdureError):
 
 
 class UnreachableError(ServiceUnavailableError):
-    """Nobody answers at `address`. Start a service with `perdure serve`, or name the address of one. Clients raise
-    it; no service sends it."""
+    """No service answers at `address`. Start one with `perdure serve`, or give the address of one. Clients raise this
+    error; the service never sends it."""
 
     reason = "UNREACHABLE"
 
     @classmethod
     def of(cls, address: str, text: str) -> UnreachableError:
-        """Of what gRPC says of a connection."""
+        """The error for gRPC's text about a connection."""
         why = text.rpartition(": ")[2] if CONNECTING in text else text
         return cls(f"no service answers at {address}: {why}; {ADVICE}", address=address)
 
@@ -285,13 +285,13 @@ BY_REASON: Final = {error.reason: error for error in _classes(PerdureError) if e
 
 
 def cut(text: str, bytes_max: int) -> str:
-    """As much of a text as fits into so many bytes of UTF-8. What UTF-8 has no place for is escaped."""
+    """The text, cut to this number of bytes of UTF-8. Characters that UTF-8 cannot encode are escaped."""
     data = text[:bytes_max].encode("utf-8", "backslashreplace")
     return data[:bytes_max].decode("utf-8", "ignore")
 
 
 def to_status(error: PerdureError) -> Status:
-    """The error as it travels."""
+    """The error as a message."""
     message = cut(error.message, STATUS_TEXT_BYTES_MAX)
     status = Status(code=error.status.value[0], message=message)
     fields = {key: cut(value, FIELD_BYTES_MAX) for key, value in list(error.fields.items())[:FIELDS_MAX]}
@@ -307,7 +307,7 @@ def to_status(error: PerdureError) -> Status:
 
 
 def from_rpc_error(error: grpc.RpcError) -> PerdureError:
-    """The error that the service raised, or what comes nearest to it."""
+    """The error that the service raised, or the closest one."""
     code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
     text = str(error.details() or "") if hasattr(error, "details") else str(error)
     trailers: Any = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
@@ -316,7 +316,7 @@ def from_rpc_error(error: grpc.RpcError) -> PerdureError:
             return found
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message" in text and "larger than" in text:
         return PayloadTooLargeError(f"the message is larger than the service reads: {text}")
-    # CANCELLED: by the other side, which is going away. A call cancelled on this side raises no RpcError.
+    # CANCELLED comes from a server that is going away. A call that is cancelled on this side raises no RpcError.
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return ServiceUnavailableError(text or "the service does not answer")
     unknown = PerdureError(f"{code.name}: {text}")
@@ -368,8 +368,8 @@ class WorkflowCancellationError(WorkflowExecutionError):
 
 
 class BatchError(Exception):
-    """Some items of a batch failed; the others did not. `results` are those of all items, in their order, with an
-    error where there is one. `__cause__` is the first error."""
+    """Some items of a batch failed. `results` are those of all items, in order; the result of a failed item is its
+    error. `__cause__` is the first error."""
 
     def __init__(self, results: list[Any]) -> None:
         failed = [result for result in results if isinstance(result, Exception)]
@@ -382,15 +382,15 @@ class BatchError(Exception):
 
 
 def all_of(results: Sequence[T | PerdureError]) -> list[T]:
-    """The results, if none of them is an error of ours; raises BatchError otherwise."""
+    """The results. Raises BatchError if one of them is an error of the API or of a run."""
     if any(isinstance(result, (PerdureError, WorkflowExecutionError)) for result in results):
         raise BatchError(list(results))
     return cast("list[T]", list(results))
 
 
 class RemoteError(Exception):
-    """An error that could not be brought here as itself: its type, message and stack as text. A note on it says what
-    unpickling it lacks here, a module perhaps."""
+    """An error that cannot be unpickled here: its type, message and stack as text. A note says why, for example that a
+    module is missing."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.type}: {failure.message}")

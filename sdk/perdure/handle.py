@@ -1,6 +1,6 @@
-"""One run: its state, its value, its tasks, and what may be done to it.
+"""A handle of one run: its state, its value, its tasks, and operations on it.
 
-Waiting is a row of long polls, and outlives restarts of the engine.
+Waiting is a series of long polls, so it survives restarts of the engine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from perdure.views import RunInfo, TaskInfo, Update
 
 
 class Handle:
-    """A run, by its ids. Making one asks nothing."""
+    """A run, by its ids. Making a handle makes no call."""
 
     def __init__(self, values: Values, workflow_id: str, run_id: str = "") -> None:
         self.workflow_id = texts.name(workflow_id, "workflow_id")
@@ -62,7 +62,8 @@ class Handle:
         return error
 
     async def outcome(self, task_id: str = "", *, timeout: float | None = None) -> Payload | Failure:
-        """What `output` gives or raises, as it is stored. Raises TimeoutError and TaskNotFoundError as `output`."""
+        """The stored value or failure of which `output` is made. Raises TimeoutError and TaskNotFoundError as
+        `output`."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         texts.name(task_id, "task_id", required=False)
@@ -83,8 +84,8 @@ class Handle:
                 raise TimeoutError(f"workflow {self.workflow_id!r} had no output after {timeout} s")
 
     async def value_of(self, payload: Payload, decode: Decode = codec.decode) -> Any:
-        """Like Client.value_of, but knows where the values are that a `wait` found. `decode` makes values of
-        payloads and the bytes of their blobs."""
+        """Like Client.value_of, but also resolves the values that a `wait` names. `decode` decodes a payload and the
+        bytes of its blob."""
         if payload.encoding in (WAITED, codec.OUTCOME) and payload.blob is not None:
             payload = replace(payload, data=bytes(await self._values.blobs.load(payload.blob)), blob=None)
         if payload.encoding == WAITED:
@@ -99,7 +100,7 @@ class Handle:
 
     async def _value_of_task(self, task_id: str, decode: Decode) -> Any:
         outcome = await self.outcome(task_id)
-        if isinstance(outcome, Failure):  # it had a value when it was waited for
+        if isinstance(outcome, Failure):  # it had a value when the wait ended
             raise errors.WorkflowExecutionError(self.workflow_id, outcome) from failures.to_exception(outcome)
         return await self.value_of(outcome, decode)
 
@@ -130,7 +131,7 @@ class Handle:
                 return
 
     async def watch(self, *, include_tasks: bool = True) -> AsyncIterator[Update]:
-        """The run and its tasks after each change, to the end of the run; reconnects by itself."""
+        """The run and its tasks as they are now, then after each change, until the run ends. Reconnects by itself."""
         token = ""
         absence = Absence(self._transport)
         while True:
@@ -153,7 +154,7 @@ class Handle:
             except grpc.RpcError as rpc_error:
                 error = errors.from_rpc_error(rpc_error)
             finally:
-                call.cancel()  # whoever leaves the iterator early leaves no stream open
+                call.cancel()  # also when the caller leaves the iterator early
             await absence.wait(error)
 
     async def cancel(self, reason: str = "") -> RunStatus:
@@ -206,7 +207,7 @@ async def settled(run: Handle, outcome: Payload | Failure | errors.PerdureError)
 
 
 async def value_or_error(run: Handle, outcome: Payload | Failure) -> Any:
-    """The value of an outcome of this run. Raises what `Handle.output` raises if there is none."""
+    """The value of an outcome of this run. Raises the errors of `Handle.output`."""
     found = await settled(run, outcome)
     if isinstance(outcome, Failure):
         raise found

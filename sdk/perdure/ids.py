@@ -10,8 +10,8 @@ DRAWN_AT_ONCE: Final = 256
 
 
 class TimeOrderedIds:
-    """Makes UUIDv7, each above the one before: sorted by time, and those of one millisecond in the order in which
-    they were made. One object is for one thread, and for one process: a fork would repeat its ids."""
+    """Makes UUIDv7, each above the one before: sorted by time, and within a millisecond in the order of their making.
+    Not thread-safe, and not for use across a fork, which would repeat ids."""
 
     def __init__(self) -> None:
         self._last = 0  # 48 bits of time, 74 random bits
@@ -26,8 +26,8 @@ class TimeOrderedIds:
         return _uuid7(value >> 74, value >> 62 & 0xFFF, value & (1 << 62) - 1)
 
     def _draw(self) -> int:
-        """80 random bits. The system is asked for many at a time: each call of it releases the GIL, and getting that
-        back from a busy loop costs more than the rest."""
+        """80 random bits. Many are drawn per system call, which releases the GIL: getting it back from a busy loop
+        costs more than the rest."""
         if not self._random:
             some = os.urandom(10 * DRAWN_AT_ONCE)
             self._random = [int.from_bytes(some[at : at + 10], "big") for at in range(0, len(some), 10)]
@@ -35,7 +35,7 @@ class TimeOrderedIds:
 
 
 def time_ordered_id() -> str:
-    """One such id of this moment. From any thread, and after a fork too; ids of one millisecond have no order."""
+    """A UUIDv7 of this moment. Thread-safe and fork-safe; ids of one millisecond are not ordered."""
     random = int.from_bytes(os.urandom(10), "big") >> 6
     return _uuid7(time.time_ns() // 1_000_000 & (1 << 48) - 1, random >> 62, random & (1 << 62) - 1)
 

@@ -1,4 +1,4 @@
-"""Log lines that say what they are about: constant messages, with fields beside them."""
+"""Formats of log lines: constant messages, with fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _USUAL: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctim
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What was given as `extra`. What begins with "_" is somebody else's (Ray marks every record)."""
+    """The fields that were given as `extra`. Names with a leading "_" belong to others (Ray marks every record)."""
     return {name: value for name, value in vars(record).items() if name not in _USUAL and name[0] != "_"}
 
 
@@ -43,8 +43,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str, style: str) -> None:
-    """Send the lines of this process to standard error. gRPC's own lines begin at INFO: its DEBUG lines tell
-    nothing of Perdure."""
+    """Log to standard error. gRPC's lines are logged from INFO on; its DEBUG lines are about gRPC only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""Asynchronous work for code that is not: an event loop in a thread of its own."""
+"""An event loop in a thread, for synchronous callers of asynchronous code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """An event loop in a thread of its own."""
+    """An event loop in a daemon thread."""
 
     def __init__(self, name: str = "perdure-client") -> None:
         self._loop = asyncio.new_event_loop()
@@ -19,8 +19,8 @@ class LoopThread:
         self._thread.start()
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of some work on the loop. Any thread but the loop's own may wait. If Ctrl-C interrupts the wait,
-        the work is canceled. RuntimeError once the loop is closed."""
+        """Run a coroutine on the loop and return its result. Call it from any thread but the loop's own. If Ctrl-C
+        interrupts the wait, the coroutine is cancelled. RuntimeError once the loop is closed."""
         if self._loop.is_closed():
             work.close()
             raise RuntimeError("the client is closed")
@@ -32,7 +32,7 @@ class LoopThread:
             raise
 
     def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        """The items, each waited for when it is asked for. An iterator that is left early is closed."""
+        """Iterate over asynchronous items. An iterator that is left early is closed."""
 
         async def following() -> list[T]:
             try:
@@ -56,7 +56,7 @@ class LoopThread:
 
 
 async def _cancel_all() -> None:
-    """Tasks that a loop leaves behind, gRPC's own too, are complained of when the interpreter ends."""
+    """Cancel all tasks of the loop, gRPC's included. Python warns of pending tasks when it exits."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

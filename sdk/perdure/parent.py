@@ -1,4 +1,4 @@
-"""A process that ends when the process that started it does."""
+"""Ends this process when its parent ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the kernel send SIGTERM to this process when its parent, the process with this id, ends. Linux only."""
+    """Make the kernel send SIGTERM to this process when its parent, the process of this id, ends. Linux only."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before the kernel was asked
+    if os.getppid() != parent:  # it has ended already
         os.kill(os.getpid(), signal.SIGTERM)

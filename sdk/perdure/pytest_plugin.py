@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from perdure.testing import Engine
 
 try:
-    fixture: Any = import_module("pytest_asyncio").fixture  # in its strict mode pytest's own would not do
+    fixture: Any = import_module("pytest_asyncio").fixture  # needed in its strict mode
 except ImportError:
     fixture = pytest.fixture
 

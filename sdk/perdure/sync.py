@@ -1,4 +1,4 @@
-"""The client for code that is not asynchronous: the asynchronous one, on a loop thread."""
+"""The synchronous client: the asynchronous one on a loop thread."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SyncClient:
         self.close()
 
     def close(self) -> None:
-        """See Client.close. Closing twice is no error."""
+        """See Client.close. Closing twice is allowed."""
         if not self._is_closed:
             self._is_closed = True
             self._thread.wait(self._client.close())

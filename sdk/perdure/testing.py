@@ -1,17 +1,17 @@
-"""An engine in the test's own process: the real one, with a store in memory, time to skip, and sudden death.
+"""The real engine in the test's own process, with a store in memory, a clock that can jump, and crashes on demand.
 
 async with perdure.testing.engine() as engine:
     await engine.client.run(nag.bind(perdure.sleep(86_400)))  # takes milliseconds
     engine.crash_at("after commit", 3)
-    await engine.client.run(chain)  # dies on the way, comes back, and goes on
+    await engine.client.run(chain)  # crashes on the way, restarts, and goes on
 
-Everything is what `perdure serve` runs, gRPC included; only the store (a dict), the executor (threads of
-this process) and the clock are others. Tasks defined at the top of a module share its globals with
-the test; those defined inside a function are copied, with what they enclose.
+Everything is as in `perdure serve`, gRPC included, except the store (a dict), the executor (threads of this process)
+and the clock. A task at the top level of a module shares the module's globals with the test. A task defined inside a
+function is copied, with the variables of its closure.
 
-The clock is the wall clock plus what was skipped. All that the engine waits for follows it: sleeps, pauses
-between attempts, time limits of attempts and of events. Code of tasks does not: `time.time()` tells
-the truth there. With pytest, the fixtures `perdure_engine` and `perdure_client` are there by themselves.
+The clock is the wall clock plus the skipped time. Sleeps, pauses between attempts, and time limits of attempts and
+events follow it. `time.time()` in a task is the real time. pytest finds the fixtures `perdure_engine` and
+`perdure_client` by itself.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ Time: TypeAlias = Literal["skip", "flow"]
 CrashPoint: TypeAlias = Literal["before commit", "after commit"]
 
 LOOK_S: Final = 0.002
-"""Nobody announces that nothing happens any more, so it is looked for this often."""
+"""The pause between two checks whether the engine is idle, of which there is no notification."""
 SETTLE_S: Final = 1.0
-"""An attempt that runs for longer than this does not keep `advance` from going on."""
+"""`advance` does not wait longer than this for a running attempt."""
 
 
 @asynccontextmanager
 async def engine(*, time: Time = "skip", threads: int = 4) -> AsyncIterator[Engine]:
-    """An engine with an empty store, for as long as the context lasts. `threads` run its tasks.
+    """An engine with an empty store, for the time of the context. `threads` run its tasks.
 
-    time "skip": while a client waits for an output and all that could still happen is a timer, it is that
-    timer's moment. Time is not skipped while an attempt or a call is under way, nor while nobody waits:
-    a test may start a run that waits a week for an event, send the event, and only then ask for the output.
-    What the test itself intends to do beside a call that waits, the engine cannot know.
+    time "skip": while a client waits for an output and only a timer can happen next, the clock jumps to that timer. It
+    does not jump while an attempt or a call is under way, or while no client waits: a test may start a run that waits
+    a week for an event, send the event, and then ask for the output. The engine cannot know what a test will do
+    concurrently with a waiting call.
 
-    time "flow": time passes as it does outside, but for what `Engine.advance` adds.
+    time "flow": the clock runs at its real speed; `Engine.advance` moves it forward.
     """
     made = Engine(time, threads)
     await made._begin()
@@ -66,7 +66,7 @@ async def engine(*, time: Time = "skip", threads: int = 4) -> AsyncIterator[Engi
 
 
 class Engine:
-    """Made by `engine()`. `client` is connected to it and survives its crashes; `address` is for others."""
+    """Made by `engine()`. `client` is connected to it and survives its crashes; other clients use `address`."""
 
     client: Client
     address: str
@@ -79,18 +79,18 @@ class Engine:
         self._metadata = MemoryMetadataStore()
         self._blobs = MemoryBlobStore()
         self._dooms: list[_Doom] = []
-        self._changing = asyncio.Lock()  # held while a life ends and the next begins
+        self._changing = asyncio.Lock()  # held during a restart
         self._crashing: set[asyncio.Task[None]] = set()
 
     # -------------------------------------------------------------------------- time
 
     def now(self) -> datetime:
-        """What the engine takes for the present."""
+        """The time by the engine's clock."""
         return datetime.fromtimestamp(self._clock() / 1000, UTC)
 
     async def advance(self, seconds: float | timedelta) -> None:
-        """Let time pass: every timer on the way fires at its moment, and what it sets off happens before
-        the next one fires. Attempts that take longer than a second of real time are not waited for."""
+        """Move the clock forward. Each timer on the way fires at its time, and its consequences happen before the next
+        timer fires. Attempts that take longer than a second of real time are not waited for."""
         if isinstance(seconds, timedelta):
             seconds = seconds.total_seconds()
         if seconds < 0:
@@ -113,7 +113,7 @@ class Engine:
         await self._server.kernel.scheduler.timers.clock_moved()
 
     async def _settle(self) -> None:
-        """Wait until nothing happens, in the engine or in attempts that are not stuck."""
+        """Wait until the engine and its attempts are idle, for at most SETTLE_S."""
         deadline = asyncio.get_running_loop().time() + SETTLE_S
         while not self._is_quiet() and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(LOOK_S)
@@ -125,7 +125,7 @@ class Engine:
         while True:
             await asyncio.sleep(LOOK_S)
             waits = self._server.kernel.changes.count_waits()
-            # A call of ours that the engine does not know as waiting is on its way, in or out.
+            # A call of the client that is not among the engine's waits is in transit.
             if waits and waits >= client.under_way and self._is_quiet():
                 next_ms = await self._next_ms()
                 if next_ms is not None:
@@ -134,10 +134,10 @@ class Engine:
     # -------------------------------------------------------------------------- death
 
     async def crash(self, *, away: float | timedelta = 0) -> None:
-        """Die as by SIGKILL and come back on the same store, `away` seconds (of the engine's time) later.
+        """Crash as by SIGKILL, and restart on the same store `away` seconds (of the engine's time) later.
 
-        What was committed is there, anything else is lost: attempts are interrupted, calls under way break,
-        and `client` asks again. Returns once the engine takes calls.
+        Committed data is kept, everything else is lost. Attempts are interrupted, calls under way break, and `client`
+        repeats them. Returns once the engine takes calls.
         """
         away_s = away.total_seconds() if isinstance(away, timedelta) else away
         async with self._changing:
@@ -148,14 +148,14 @@ class Engine:
             await self._live()
 
     def crash_at(self, point: CrashPoint, nth: int = 1) -> None:
-        """Crash at the `nth` commit from now on, once: before it has happened, or after it has, but before
-        anybody was told of it and anything was done about it. `crashes` tells whether it came to that."""
+        """Crash once, at the `nth` commit from now on: before it, or after it but before its result is used. `crashes`
+        says whether that happened."""
         if point not in ("before commit", "after commit") or nth < 1:
             raise ValueError("crash_at takes 'before commit' or 'after commit' and a number from 1")
         self._dooms.append(_Doom(point, nth))
 
     def _passes(self, point: CrashPoint) -> bool:
-        """Whether the engine may live on past this point."""
+        """Whether the engine goes on at this point. False: it crashes."""
         met = [doom for doom in self._dooms if doom.meets(point)]
         if not met:
             return True
@@ -175,7 +175,7 @@ class Engine:
         self._skipper = asyncio.create_task(self._skip_forever(client), name="skipper") if self._skips else None
 
     async def _live(self) -> None:
-        """Begin a life of the engine: on the store of the last one, at the same address."""
+        """Start the engine, on the same store and at the same address as before."""
         self._store = _MortalStore(self._metadata, self._passes)
         settings = Settings(
             listen=self.address,
@@ -202,12 +202,12 @@ class Engine:
 
 
 class _Killed(Exception):
-    """Ends a life of the engine without its last words."""
+    """Ends the engine without a drain."""
 
 
 @dataclass(slots=True, eq=False)
 class _Doom:
-    """A crash to come, `left` commits away."""
+    """A planned crash, `left` commits away."""
 
     point: CrashPoint
     left: int
@@ -218,7 +218,7 @@ class _Doom:
 
 
 class _CountingClient(Client):
-    """A client that knows how many of its calls are under way."""
+    """A client that counts its calls under way."""
 
     @property
     def under_way(self) -> int:
@@ -226,8 +226,8 @@ class _CountingClient(Client):
 
 
 class _MortalStore:
-    """The store as one life of the engine sees it: when that is over, nothing gets in any more and nobody
-    is answered. Implements MetadataStore."""
+    """The store of one life of the engine. After a crash it takes no writes and never answers. Implements
+    MetadataStore."""
 
     is_shared = False
 
@@ -237,10 +237,10 @@ class _MortalStore:
         self.is_dead = False
 
     async def open(self) -> None:
-        """It is."""
+        """Nothing to do: the store stays open."""
 
     async def close(self) -> None:
-        """The next life needs it."""
+        """Nothing to do: the restarted engine needs the store."""
 
     async def commit(self, entries: Sequence[Entry]) -> Committed:
         await self._reach("before commit")
@@ -261,4 +261,4 @@ class _MortalStore:
         if not self.is_dead and point is not None and not self._passes(point):
             self.is_dead = True
         if self.is_dead:
-            await asyncio.Event().wait()  # until whoever asks is cancelled
+            await asyncio.Event().wait()  # until the caller is cancelled

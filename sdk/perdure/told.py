@@ -1,6 +1,6 @@
-"""What may be told of an exception or a type: texts that are Unicode and of a bounded length.
+"""Safe texts of exceptions and types: valid Unicode of a bounded length.
 
-An exception is user code: its `__str__` and its metaclass may raise anything. Nothing of that leaves this module.
+An exception is user code: its `__str__` and its metaclass may raise anything. No such error leaves this module.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 NAME_CHARS_MAX: Final = 512
 
-# As Python itself has it, since classes may override it.
+# Python's own descriptors, because classes may override these attributes.
 _module_of: Final[Callable[[type], object]] = type.__dict__["__module__"].__get__
 _qualname_of: Final[Callable[[type], str]] = type.__dict__["__qualname__"].__get__
 
@@ -26,7 +26,7 @@ def type_name(kind: type) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says of itself: Unicode of a bounded length, whatever its `__str__` does."""
+    """The text of an exception: Unicode of a bounded length, whatever its `__str__` does."""
     try:
         text = str(error)
     except BaseException as broken:
@@ -48,5 +48,6 @@ def either(step: Callable[[], T], otherwise: T) -> T:
 
 
 def plain(text: str, chars_max: int) -> str:
-    """A text that can be kept. Subclasses of str may override anything, so a method of str itself makes it plain."""
+    """A plain str of storable characters. Subclasses of str may override anything, so this uses a method of str
+    itself."""
     return texts.storable(str.__getitem__(text, slice(chars_max)))

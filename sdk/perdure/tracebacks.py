@@ -1,14 +1,14 @@
 """Source lines of code that travels by value, for tracebacks.
 
-A pickled code object carries the name of its file and the lines of its function, whatever cloudpickle would keep.
-A traceback on a worker then shows the lines that ran, also if the worker does not have the file, or has another
-version of it.
+A pickled code object carries the name of its file and the lines of its function, with every release of cloudpickle. So
+a traceback on a worker shows the lines that ran, also if the worker does not have the file or has another version of
+it.
 
-Pickling: `Reducer` adds the file name to every code object, and the text to the outermost one: the code of a nested
-function lies inside the text of the function around it. Text that is not certainly what was compiled is left out.
-Unpickling: `restore` notes the text for each code object, and gives it to `linecache` where the file does not exist.
-Formatting: `stack` prefers the noted text to the file. Files of modules that travelled lie in folders of the worker's,
-which mean nothing to the user: they are named as they lie in the package.
+- Pickling: `Reducer` adds the file name to every code object, and the text to the outermost one, which contains the
+  nested functions. Text that may differ from what was compiled is left out.
+- Unpickling: `restore` remembers the text of each code object, and gives it to `linecache` if the file does not exist.
+- Formatting: `stack` prefers the remembered text to the file. Modules that travelled are in folders of the worker,
+  which mean nothing to the user, so their files are named by their path in the package.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from types import CodeType, TracebackType
 from typing import Any, Final
 
 TEXT_CHARS_MAX: Final = 64 * 1024
-"""The text of a longer function stays behind."""
+"""The text of a longer function does not travel."""
 
 _STARTED: Final = time.time()
 _NO_LINES: Final = (1, "")
 
 Text = tuple[int, str]
-"""The number of the first line, and lines."""
+"""The number of the first line, and the lines."""
 
 
 # ------------------------------------------------------------------------------ what is known of a code object
 
 
 class _Key(weakref.ref[CodeType]):
-    """Knows the id of its code object when that is gone."""
+    """A weak reference that remembers the id() of its code object."""
 
     __slots__ = ("id",)
     id: int
 
 
 class _Texts:
-    """Texts by code object. Code objects compare by value, so they are told apart by identity."""
+    """Texts by code object. Code objects compare by value, so the keys are their ids."""
 
     def __init__(self) -> None:
         self._texts: dict[int, tuple[_Key, Text]] = {}
@@ -65,7 +65,7 @@ class _Texts:
     def _forget(self, key: weakref.ref[CodeType]) -> None:
         assert isinstance(key, _Key)
         known = self._texts.get(key.id)
-        if known is not None and known[0] is key:  # else the id was given anew
+        if known is not None and known[0] is key:  # else the id was reused
             del self._texts[key.id]
 
 
@@ -73,7 +73,7 @@ _texts: Final = _Texts()
 
 
 def text_of(code: CodeType) -> Text:
-    """The lines of a function as they were compiled; none if that is not certain. Found out once."""
+    """The lines of a function as they were compiled; none if they are not certain. Cached."""
     text = _texts.get(code)
     if text is not None and (text is _NO_LINES or text[0] == code.co_firstlineno):
         return text
@@ -83,7 +83,7 @@ def text_of(code: CodeType) -> Text:
 
 
 def note(function: object) -> None:
-    """Take notice of a function's text now, before somebody edits its file."""
+    """Remember a function's text now, before its file is edited."""
     code = getattr(function, "__code__", None)
     if isinstance(code, CodeType):
         text_of(code)
@@ -95,7 +95,7 @@ def _read(code: CodeType) -> Text:
     try:
         linecache.checkcache(path)
         candidates = [linecache.getlines(path)]
-    except (OSError, ValueError):  # no name that a file can have
+    except (OSError, ValueError):  # not a valid file name
         return _NO_LINES
     if cached is not None and len(cached) == 4:
         candidates.append(cached[2])
@@ -106,15 +106,15 @@ def _read(code: CodeType) -> Text:
 
 
 def _part(first: int, lines: list[str], code: CodeType) -> Text:
-    """The lines of one function among these, which begin with line `first`."""
+    """The lines of one function, out of `lines`, whose first line has the number `first`."""
     begin = code.co_firstlineno
     text = "".join(lines[begin - first : _last_line(code) - first + 1])
     return (begin, text) if len(text) <= TEXT_CHARS_MAX else _NO_LINES
 
 
 def _is_old(path: str) -> bool:
-    """Whether what linecache has under a path cannot have changed since it was compiled: the file is older than the
-    process, or there is no file (notebooks put their cells there)."""
+    """Whether linecache's lines of a path cannot have changed since they were compiled: the file is older than the
+    process, or there is no file (notebooks register their cells without files)."""
     entry = linecache.cache.get(path)
     if entry is None or len(entry) != 4:
         return False
@@ -167,7 +167,7 @@ class Reducer:
 
     def __call__(self, code: CodeType) -> tuple[Callable[..., CodeType], tuple[Any, ...]]:
         make, parts = self._reduce(code)[:2]
-        # A copy of the name, always the same one: pickles tell equal objects from identical ones.
+        # Always the same copy of the name: pickles differ for equal and for identical objects.
         path = self._paths.setdefault(code.co_filename, "".join(code.co_filename))
         if id(code) in self._nested:
             return restore, (make, parts, path)
@@ -179,7 +179,7 @@ class Reducer:
 def restore(
     make: Callable[..., CodeType], parts: tuple[Any, ...], path: str, first: int = 1, text: str = ""
 ) -> CodeType:
-    """What a pickled code object becomes. Stands in pickles, so it keeps its name and its parameters."""
+    """Rebuild a pickled code object. Pickles refer to this function, so its name and parameters must not change."""
     code = make(*parts).replace(co_filename=path)
     if text:
         whole = (first, text)
@@ -192,18 +192,19 @@ def restore(
 
 
 def _lines(text: str) -> list[str]:
-    """As `readlines` would give them; `splitlines` knows more ends of lines than Python source has."""
+    """The lines as `readlines` gives them. (`splitlines` splits at characters that do not end lines of Python
+    source.)"""
     return io.StringIO(text).readlines()
 
 
 def _show(path: str, text: Text) -> None:
-    """Have whoever formats a traceback find lines of a file that this machine does not have."""
+    """Register the lines of a file that this machine does not have with `linecache`, for tracebacks."""
     entry = linecache.cache.get(path)
     if entry is None:
         if os.path.exists(path):
             return
         shown = _Lines()
-        linecache.cache[path] = (0, None, shown, path)  # no time: it is never looked for on the disk
+        linecache.cache[path] = (0, None, shown, path)  # no time of change: linecache never reads it from disk
     elif len(entry) == 4 and isinstance(entry[2], _Lines):
         shown = entry[2]
     else:
@@ -214,7 +215,7 @@ def _show(path: str, text: Text) -> None:
 
 
 class _Lines(list[str]):
-    """Lines that came with code; there may be more of the same file."""
+    """Lines that travelled with code. More lines of the same file may follow."""
 
 
 # ------------------------------------------------------------------------------ formatting
@@ -223,7 +224,7 @@ _unpacked: Final[list[str]] = []
 
 
 def is_unpacked_at(folder: str) -> None:
-    """From now on files below this folder are named from there: it holds modules that travelled."""
+    """Name files below this folder relative to it from now on: it contains modules that travelled."""
     prefix = os.path.join(folder, "")
     if prefix not in _unpacked:
         _unpacked.append(prefix)
@@ -258,7 +259,7 @@ def stack(trace: TracebackType | None, skip_frames: int = 0) -> str:
 
 
 def _with_lines(summary: traceback.FrameSummary, key: str) -> traceback.FrameSummary:
-    """The same place, with the lines that linecache has under a key."""
+    """The same frame, with the lines that linecache has under a key."""
     made = traceback.FrameSummary(
         key,
         summary.lineno,

@@ -1,4 +1,4 @@
-"""Calls to an engine: the stubs of one channel, patience while the service is away, and typed errors."""
+"""Calls to an engine: the stubs of one channel, retries while the service is away, and typed errors."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from perdure.v1 import blob_service_pb2_grpc, system_service_pb2_grpc, workflow_
 T = TypeVar("T")
 
 POLL_S: Final = 25.0
-"""One long poll waits so long; the next one follows."""
+"""The duration of one long poll; the next one follows."""
 AWAY_FIRST_S: Final = 0.05
 AWAY_MAX_S: Final = 1.0
 """Pauses between two tries while the service is away: the first one, and the longest one."""
 NOTE_AFTER_S: Final = 1.0
-"""After so long without a service the log says what is waited for."""
+"""After this time without a service the log says what the client waits for."""
 
 log = logging.getLogger(__name__)
 
 
 class Transport:
-    """The channel to an engine, for one event loop. `patience` is for how many seconds a caller waits while the
-    service is away."""
+    """The channel to an engine, for one event loop. `patience` is the number of seconds for which a call is repeated
+    while the service is away."""
 
     def __init__(self, address: str, namespace: str, patience: float) -> None:
         self.address = address
         self.namespace = namespace
         self.patience = patience
         self.under_way = 0
-        """Calls that wait for an answer, those that wait for the service to come back included."""
+        """Calls without an answer yet, including those that wait for the service to come back."""
         self._is_noted = False
         self._channel = client_channel(address)
         self.workflows = workflow_service_pb2_grpc.WorkflowServiceStub(self._channel)
@@ -49,8 +49,8 @@ class Transport:
         await self._channel.close(None)
 
     async def ask(self, method: Callable[..., Awaitable[T]], request: object, *, asked_s: float | None = None) -> T:
-        """Make a call that changes something. A repeated call says so in its metadata, and the service answers it
-        with what the first one did, not with an error. `asked_s`: when, on the loop's clock, it was made before."""
+        """Make a call that changes something. A repeated call says so in its metadata, so the service answers it as it
+        would have answered the first one. `asked_s`: the time, by the loop's clock, of an earlier try."""
         loop = asyncio.get_running_loop()
         attempts = itertools.count(0 if asked_s is None else 1)
         began_s = loop.time() if asked_s is None else asked_s
@@ -63,7 +63,7 @@ class Transport:
         return await self.call(ask)
 
     async def call(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask until the service answers or patience ends. Raises the errors of `perdure.errors`."""
+        """Repeat a call until the service answers or patience ends. Raises the errors of `perdure.errors`."""
         absence = Absence(self)
         self.under_way += 1
         try:
@@ -82,8 +82,8 @@ class Transport:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Have the log say what a call waits for, if the channel does not connect soon: an address that swallows
-        what is sent to it fails a call only after a long time."""
+        """Log what a call waits for, if the channel does not connect soon. A call to an address that drops packets
+        fails only after a long time."""
 
         def look() -> None:
             if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
@@ -96,7 +96,7 @@ class Transport:
             timer.cancel()
 
     def note(self, what: str) -> None:
-        """Say what is waited for: once, however many calls wait."""
+        """Log what is waited for, once, however many calls wait."""
         if not self._is_noted and self.patience >= NOTE_AFTER_S:
             self._is_noted = True
             log.warning("waiting up to %g s for the service at %s: %s", self.patience, self.address, what)
@@ -106,8 +106,8 @@ class Transport:
 
 
 class Absence:
-    """For how long the service has been away for one caller, and when to ask again. It begins with the first call
-    that finds nobody, and ends with any answer."""
+    """An absence of the service, as one caller sees it: how long it has lasted, and when to try again. It begins with
+    the first call without an answer, and ends with any answer."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -115,15 +115,15 @@ class Absence:
         self._pause_s = AWAY_FIRST_S
 
     def end(self) -> None:
-        """There was an answer."""
+        """The service has answered."""
         self._began_s = None
         self._pause_s = AWAY_FIRST_S
         self._transport.answered()
 
     async def wait(self, error: errors.PerdureError) -> None:
-        """Pause before the next try. Raises the error if it does not say that the service is away, and once that
-        has lasted as long as patience does."""
-        if type(error) is errors.ServiceUnavailableError:  # so said the channel, and not the service
+        """Pause before the next try. Raises the error if it does not mean that the service is away, or if the absence
+        has lasted as long as patience."""
+        if type(error) is errors.ServiceUnavailableError:  # from the channel, not from the service
             error = errors.UnreachableError.of(self._transport.address, error.message)
         elif not isinstance(error, (errors.ServiceUnavailableError, errors.SlowConsumerError)):
             raise error
@@ -134,6 +134,6 @@ class Absence:
             raise error
         if away_s >= NOTE_AFTER_S:
             self._transport.note(error.message)
-        # The last try comes when patience ends, and not a pause before that.
+        # The last try comes when patience ends, not one pause earlier.
         await asyncio.sleep(min(self._pause_s, self._transport.patience - away_s))
         self._pause_s = min(self._pause_s * 2, AWAY_MAX_S)

@@ -1,4 +1,4 @@
-"""Values and graphs on their way to the service and back: encoded, and uploaded where they are large."""
+"""Encodes values and graphs for the service, with uploads of large parts, and decodes values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UPLOADS_MAX: Final = 16
 """Parts of a graph that are uploaded at a time."""
 
 Decode = Callable[[Payload, bytes | memoryview | None, codec.Objects | None], Any]
-"""Makes a value of a payload, the bytes of its blob if it has one, and the objects of Ray; `codec.decode` is one."""
+"""Decodes a payload, from the bytes of its blob if it has one, and the objects of Ray. `codec.decode` is one."""
 
 
 class Values:
@@ -33,7 +33,7 @@ class Values:
         self._modules = names_modules
 
     async def payload(self, value: Any) -> Payload:
-        """Encode a value; its bytes are uploaded if they are too many to travel inline."""
+        """Encode a value. A value that is too large to travel inline is uploaded."""
 
         def encode(objects: codec.Objects | None) -> codec.Encoded | Payload:
             if codec.is_object(value):  # stands for its contents, as an argument does
@@ -48,14 +48,14 @@ class Values:
         return encoded.stored(await self.blobs.upload(encoded.chunks))
 
     async def value_of(self, payload: Payload, decode: Decode = codec.decode) -> Any:
-        """Decode a payload, fetching its blob if it has one. Objects of Ray in it are objects of the cluster that
-        this process is connected to; CodecError if it is connected to none."""
+        """Decode a payload, with a download of its blob if it has one. Objects of Ray in it become objects of the
+        cluster to which this process is connected; CodecError if there is none."""
         data = None if payload.blob is None else await self.blobs.load(payload.blob)
         return await self.objects.apply(lambda objects: decode(payload, data, objects))
 
     async def source_of(self, graph: object) -> spec_pb2.WorkflowSource:
-        """A graph as the service takes it: converted, with its large parts and its local code uploaded. Takes what
-        `perdure.conversion.to_spec` takes, or a spec. Raises what it raises for a graph that cannot run."""
+        """Convert a graph for the service, and upload its large parts and its local code. Takes a spec, or an argument
+        of `perdure.conversion.to_spec`, and raises its errors."""
         spec = graphwire.spec_to_proto(await self._snapshot(await self._spec(graph)))
         if spec.ByteSize() <= SPEC_BYTES_MAX:
             return spec_pb2.WorkflowSource(spec=spec)
@@ -76,7 +76,7 @@ class Values:
         return with_stored(spec, stored)
 
     async def _snapshot(self, spec: Spec) -> Spec:
-        """The graph, once the local code that its runtime environments name is stored. A thread packs the code."""
+        """The graph with the local code of its runtime environments stored. A thread packs the code."""
         base = runtimeenv.of_this_process()
         if not runtimeenv.is_needed(spec, base):
             return spec

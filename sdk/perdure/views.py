@@ -1,4 +1,4 @@
-"""What clients are told of runs and tasks."""
+"""Runs, tasks and engines as clients see them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def _text(failure: failure_pb2.Failure) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run. The counts of tasks are None in lists. `error` says why it failed or was canceled, "" if it did not.
-    `waiting` says what its first READY task waits for; "" if there is none, if nobody knows, and in lists."""
+    """A run. The counts of tasks are None in lists. `error` says why it failed or was canceled, else "". `waiting`
+    says what its first READY task waits for; "" if there is none, if it is unknown, and in lists."""
 
     workflow_id: str
     run_id: str
@@ -68,8 +68,7 @@ class RunInfo:
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
     """A task. `error` is the text of its last failure, "" if it has none; `checkpointed`: its output is durable.
-    `waiting` says of a READY task what it wants and what there is, of one that waits which event or moment it waits
-    for, "" if nobody knows."""
+    `waiting` says why a READY task waits, or for which event or time a waiting task waits; "" if that is unknown."""
 
     task_id: str
     parent_task_id: str
@@ -102,7 +101,7 @@ class TaskInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """An engine. `expires`: when it is declared dead unless it says that it lives; None: nobody watches it."""
+    """An engine. `expires`: when it is declared dead unless it renews its lease; None: it has no lease."""
 
     engine_id: str
     name: str
@@ -127,7 +126,7 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A change that was watched: the run or a task as it is after it; neither: it was deleted."""
+    """A change of a watched run: the run or a task after the change. If both are None, the run was deleted."""
 
     run: RunInfo | None = None
     task: TaskInfo | None = None

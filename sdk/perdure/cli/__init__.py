@@ -1,7 +1,7 @@
-"""The command line. One file a group of commands; what a command needs is imported when it runs.
+"""The command line. Each group of commands has a file; a command imports what it needs when it runs.
 
-Exit codes: 0 well, 1 the run failed or was canceled or its value cannot be read here, 2 wrong usage or
-settings, 3 not found, 4 the service does not answer or not in time, 5 the service refused, 130 interrupted by Ctrl-C.
+Exit codes: 0 success, 1 the run failed or was canceled or its value cannot be read here, 2 wrong usage or settings, 3
+not found, 4 the service does not answer in time, 5 the service refused, 130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations

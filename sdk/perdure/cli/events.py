@@ -1,4 +1,4 @@
-"""`perdure event`: what is sent to runs from outside."""
+"""`perdure event`: sends events to runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def event() -> None:
 @click.argument("workflow_id")
 @click.argument("key")
 @click.argument("payload", default="null")
-@click.option("--event-id", default="", help="sending the same id again is no second event")
+@click.option("--event-id", default="", help="a second event with the same id is ignored")
 @click.pass_obj
 def send(session, workflow_id: str, key: str, payload: str, event_id: str) -> None:  # type: ignore[no-untyped-def]
     """Send the event KEY with a JSON PAYLOAD; done once it is durable."""

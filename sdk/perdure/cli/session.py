@@ -1,6 +1,6 @@
-"""What the commands that talk to a service share: where it is, how to answer, and the options that say so.
+"""The session of commands that call a service: its address, the form of output, and the options for these.
 
-These options may stand before a command or after it; the latter wins.
+The options may stand before a command or after it; the latter wins.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ PATIENCE_S: Final = 30.0
 
 @dataclass(slots=True)
 class Style:
-    """How answers and errors are written; errors have to know it when there is no session yet."""
+    """The form of output and errors. Errors need it before there is a session."""
 
     is_json: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What every command is given."""
+    """The session of a command."""
 
     style: Style
     address: str = DEFAULT_ADDRESS
@@ -42,7 +42,7 @@ class Session:
         return self.style.is_json
 
     def call(self, work: Callable[[Client], Coroutine[Any, Any, Any]]) -> Any:
-        """Do something with a client on a loop of its own."""
+        """Run a coroutine with a client, on a new event loop."""
 
         async def with_client() -> Any:
             async with Client(self.address, namespace=self.namespace, patience=self.patience) as client:
@@ -52,7 +52,7 @@ class Session:
             return asyncio.run(with_client())
 
     def show(self, data: Any, text: Callable[[], None]) -> None:
-        """As JSON if that was asked for, else as text."""
+        """Print the data as JSON with `-o json`, else the text."""
         if self.is_json:
             click.echo(json.dumps(data, default=str))
         else:
@@ -60,7 +60,7 @@ class Session:
 
 
 class _Notes(logging.Handler):
-    """Says what the client waits for, on standard error."""
+    """Prints on standard error what the client waits for."""
 
     def __init__(self, style: Style) -> None:
         super().__init__(logging.WARNING)
@@ -103,8 +103,8 @@ def style_option() -> click.Option:
 
 
 def session_options(*, reads_environment: bool) -> list[click.Parameter]:
-    """The options. After a command they do not look at the environment, so that it hides nothing that stands before
-    the command."""
+    """The options. Those after a command do not read the environment, so that it does not override options before the
+    command."""
 
     def variable(name: str) -> str | None:
         return name if reads_environment else None
@@ -130,7 +130,7 @@ def session_options(*, reads_environment: bool) -> list[click.Parameter]:
 
 
 class SessionCommand(click.Command):
-    """A command that talks to the service. It takes the options of a session as well."""
+    """A command that calls the service. It also takes the options of a session."""
 
     def __init__(self, *args: Any, **how: Any) -> None:
         super().__init__(*args, **how)

@@ -1,4 +1,4 @@
-"""Commands for those who run the service: what it depends on, and what it keeps."""
+"""Commands for operators: `perdure doctor` and `perdure gc`."""
 
 from __future__ import annotations
 

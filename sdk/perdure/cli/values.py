@@ -1,4 +1,4 @@
-"""Values on the command line: JSON in, something readable out."""
+"""Values on the command line: JSON as input, readable output."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def parse_json(text: str, what: str) -> Any:
 
 
 def load_graph(place: str, inputs: dict[str, Any], *, is_shared: bool = False) -> Any:
-    """`module:name` is a node, a task, or a function that takes the inputs and returns a node. A graph that is shared
-    by several runs takes them from each run. What is wrong is said in one line, whatever the module raises."""
+    """The graph of `module:name`: a node, a task, or a function that takes the inputs and returns a node. A graph that
+    several runs share gets its inputs from each run. Any error of the module becomes one line."""
     module, _, name = place.partition(":")
     if not module or not name:
         raise click.ClickException(f"{place!r}: expected module:name")
@@ -50,7 +50,7 @@ def load_graph(place: str, inputs: dict[str, Any], *, is_shared: bool = False) -
 
 
 def as_json(value: Any) -> Any:
-    """A value as JSON takes it; what it cannot take becomes text."""
+    """The value if JSON can hold it, else its repr."""
     try:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError):

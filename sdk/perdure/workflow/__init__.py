@@ -1,7 +1,7 @@
-"""Durable workflows as Ray Workflows had them: `from perdure import workflow` for `from ray import workflow`.
+"""The API of Ray Workflows: `from perdure import workflow` replaces `from ray import workflow`.
 
 Every function may be called from any thread, with or without a running event loop, and in tasks and actors. The first
-call finds the engine: the one at PERDURE_ADDRESS, or the one of this Ray cluster, which is started if need be.
+call finds the engine: the one at PERDURE_ADDRESS, or the one of this Ray cluster, which is started if it does not run.
 """
 
 from __future__ import annotations

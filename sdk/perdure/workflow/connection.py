@@ -1,9 +1,9 @@
-"""Which engine the functions of this package talk to, and how they wait for it.
+"""The connection of this package to an engine.
 
-In a task of a workflow it is the one that runs the task, and the namespace is that of the run. Elsewhere
-PERDURE_ADDRESS or `init(address=)` names one; otherwise it is the engine of the Ray cluster that this process is part
-of, which is started when it is first needed. PERDURE_NAMESPACE names a namespace. One loop thread, and one client for
-each engine and namespace, serve every thread of the process.
+In a task of a workflow it is the engine that runs the task, and the namespace of the run. Elsewhere it is the engine
+that PERDURE_ADDRESS or `init(address=)` names, or else that of this process's Ray cluster, which is started when it is
+first needed. PERDURE_NAMESPACE names the namespace. One loop thread, and one client per engine and namespace, serve
+all threads of the process.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from perdure.workflow import engines, outcomes
 T = TypeVar("T")
 
 PATIENCE_S: Final = 60.0
-"""An engine that died is back well before that."""
+"""Longer than the restart of an engine takes."""
 
 
 class Connection:
-    """One engine and a namespace of it."""
+    """One engine and a namespace."""
 
     def __init__(self, address: str, namespace: str) -> None:
         self.address = address
@@ -40,7 +40,7 @@ class Connection:
         self.client = _loop().wait(make())
 
     def ask(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for an answer. What the engine refuses is raised by the names of `exceptions`."""
+        """Wait for an answer. Errors of the engine are raised as those of `exceptions`."""
         try:
             return _loop().wait(work)
         except errors.ServiceUnavailableError:
@@ -69,15 +69,15 @@ def init(
     max_running_workflows: int | None = None,
     max_pending_workflows: int | None = None,
 ) -> None:
-    """Connect now, and say to what. Not needed: the first call of any other function connects.
+    """Connect now, with settings. Optional: the first call of any other function connects.
 
-    `address` (host:port) or PERDURE_ADDRESS: an engine that runs. Otherwise the engine of this Ray cluster is found
-    or started; Ray is started too if need be. For one that is started, `storage` (a folder or URL) or
-    PERDURE_STORAGE says where runs are kept, `max_running_workflows` how many run at a time and
-    `max_pending_workflows` how many more may wait (-1: any number; None: as it is).
+    `address` (host:port) or PERDURE_ADDRESS names a running engine. Otherwise the engine of this Ray cluster is found
+    or started, and Ray too if it does not run. For an engine that is started, `storage` (a folder or URL) or
+    PERDURE_STORAGE says where runs are kept, `max_running_workflows` how many run at a time, and
+    `max_pending_workflows` how many more may wait (-1: any number; None: unchanged).
 
-    Calling it again with the same settings does nothing, with others it is a ValueError. Raises
-    perdure.errors.ServiceUnavailableError if nothing answers at the address for a minute.
+    A second call with the same settings has no effect; with other settings it raises ValueError. Raises
+    perdure.errors.ServiceUnavailableError if no service answers at the address for a minute.
     """
     wanted = engines.Wanted.of(address, storage, max_running_workflows, max_pending_workflows)
     with engines.asking_for(wanted):
@@ -86,7 +86,7 @@ def init(
 
 
 def connect() -> Connection:
-    """The connection of this process, made when it is first needed."""
+    """The connection of this process, made by the first call."""
     with engines.lock:
         told = context().engine if is_bound() else ""
         where = (told or engines.address(), _namespace())
@@ -102,7 +102,7 @@ def _namespace() -> str:
 
 
 def in_main_thread_of_a_worker() -> bool:
-    """Whether a `ray.get` here gives the CPU of the Ray task back while it waits."""
+    """Whether a `ray.get` here gives back the CPU of the Ray task while it waits."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized() or threading.current_thread() is not threading.main_thread():
         return False

@@ -1,4 +1,4 @@
-"""Graphs that tasks make: `continuation`, and `wait` for some of several nodes."""
+"""Graphs that tasks return (`continuation`), and `wait` for some of several nodes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 def continuation(dag_node: T) -> T:
-    """The value of a graph in the place of a task's own: `return workflow.continuation(dag)`.
+    """Continue a task with a graph: `return workflow.continuation(dag)`.
 
-    In a task of a workflow that is the graph itself, which runs once the task has returned it. Anywhere else the
-    graph is executed now and its value returned: by Ray if it is made of Ray's remote functions, else as a workflow.
-    TypeError for what is no graph.
+    In a task of a workflow this returns the graph, which runs after the task has returned it. Elsewhere it executes
+    the graph and returns its value: by Ray if the graph consists of Ray's remote functions, else as a workflow.
+    TypeError if it is not a graph.
     """
     if not graph.is_node(dag_node):
         raise TypeError(f"a continuation is a graph, made by .bind(), not a {type(dag_node).__name__}")
@@ -29,7 +29,7 @@ def continuation(dag_node: T) -> T:
         return running.run(dag_node)
     raydag.accept_metadata()
     node: Any = dag_node
-    with warnings.catch_warnings():  # Ray warns that `execute` goes some day
+    with warnings.catch_warnings():  # Ray warns that `execute` is deprecated
         warnings.simplefilter("ignore")
         ref = node.execute()
     value: T = sys.modules["ray"].get(ref)
@@ -37,7 +37,7 @@ def continuation(dag_node: T) -> T:
 
 
 def _is_of_ray_alone(dag_node: object) -> bool:
-    """Whether Ray itself can execute the graph: timers, events and @perdure.task are nothing to it."""
+    """Whether Ray itself can execute the graph. It cannot if there are timers, events or calls of @perdure.task."""
     seen: set[int] = set()
     found: list[Any] = [dag_node]
     while found:
@@ -57,9 +57,9 @@ def _is_of_ray_alone(dag_node: object) -> bool:
 
 
 def wait(tasks: Sequence[T], num_returns: int = 1, timeout: float | None = None) -> Any:
-    """A node whose value is `(ready, remaining)`: the values of the first `num_returns` of these nodes that have one,
-    or of fewer after `timeout` seconds, in the order given; and the others as nodes for another `wait` or for tasks
-    that need them. TypeError for what is no list of nodes, ValueError for a number or time that cannot be."""
+    """A node whose value is `(ready, remaining)`: the values of the first `num_returns` nodes that have one, or of
+    fewer after `timeout` seconds, in the order given; and the other nodes, for another `wait` or for other tasks.
+    TypeError if it is not a list of nodes, ValueError for an invalid number or time."""
     if not isinstance(tasks, Sequence):
         raise TypeError(f"wait takes a list of nodes, not a {type(tasks).__name__}")
     return graph.wait(tasks, num_returns=num_returns, timeout=timeout)

@@ -1,4 +1,4 @@
-"""Which engine a program talks to: the one it named, or that of its Ray cluster, which is found or started."""
+"""Finds the engine of a program: the one it named, or that of its Ray cluster, which is started if it does not run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLIENTS_OWN: Final = frozenset({"PERDURE_ADDRESS", "PERDURE_NAMESPACE", "PERDURE
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a program asked of its engine; "" and None: whatever it is."""
+    """The settings that a program wants of its engine; "" and None: any."""
 
     address: str = ""
     storage: str = ""
@@ -43,7 +43,7 @@ class Wanted:
         )
 
     def over(self, other: Wanted) -> Wanted:
-        """This, and the other one's where this says nothing. ValueError if they contradict each other."""
+        """These settings, completed by the other ones. ValueError if they contradict each other."""
         for name in self.__dataclass_fields__:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine not in ("", None) and theirs not in ("", None, mine):
@@ -56,7 +56,7 @@ class Wanted:
 
 
 lock: Final = threading.RLock()
-"""Held while an engine is looked for, so that a program has one."""
+"""Held while an engine is looked for, so that a program uses one engine."""
 _wanted = Wanted()
 _cluster: object = None
 _found = ""
@@ -65,8 +65,8 @@ _found = ""
 
 @contextmanager
 def asking_for(wanted: Wanted) -> Iterator[None]:
-    """Ask for an engine; inside, a connection to it is made, and nothing is asked for any more if that fails.
-    ValueError if this contradicts what was asked for before."""
+    """Set the wanted settings, while a connection is made inside. If that fails, the earlier settings are restored.
+    ValueError if they contradict earlier ones."""
     global _wanted, _found
     with lock:
         _notice_cluster()
@@ -76,7 +76,7 @@ def asking_for(wanted: Wanted) -> Iterator[None]:
         before = (_wanted, _found)
         _wanted = wanted.over(_wanted)
         if _wanted != before[0]:
-            _found = ""  # ask whether it is so
+            _found = ""  # compare the settings of the engine again
         try:
             yield
         except BaseException:
@@ -85,13 +85,13 @@ def asking_for(wanted: Wanted) -> Iterator[None]:
 
 
 def address() -> str:
-    """Of the engine that was asked for, or of the one of this Ray cluster, started if there is none."""
+    """The address of the wanted engine, or of that of this Ray cluster, which is started if it does not run."""
     with lock:
         return _wanted.address or os.environ.get("PERDURE_ADDRESS", "") or _engine_of_the_cluster()
 
 
 def local_address() -> str:
-    """The engine of this Ray cluster, started if there is none."""
+    """The address of the engine of this Ray cluster, which is started if it does not run."""
     with lock:
         return _engine_of_the_cluster()
 
@@ -119,7 +119,7 @@ def _engine_of_the_cluster() -> str:
 
 
 def forget(address: str) -> None:
-    """Look for the engine anew at the next call, if this is its address."""
+    """Look for the engine again at the next call, if this is its address."""
     global _found
     with lock:
         if address == _found:
@@ -127,13 +127,14 @@ def forget(address: str) -> None:
 
 
 def _import_paths() -> tuple[str, ...]:
-    """Where workers look for the modules of the script, as Ray's own do."""
+    """The folders in which workers look for the modules of the script, as Ray's workers do."""
     script = os.path.dirname(os.path.realpath(sys.argv[0])) if sys.argv and sys.argv[0] else ""
     return (script,) if script in sys.path else ()
 
 
 def start_ray() -> None:
-    """Ray as the program started it, else with its defaults. RuntimeError for a program outside of the cluster."""
+    """Start Ray with its defaults, unless the program has started it. RuntimeError for a program outside of the
+    cluster."""
     import ray
 
     if _is_ray_client():
@@ -146,7 +147,7 @@ def start_ray() -> None:
 
 
 def _notice_cluster() -> None:
-    """Another cluster than before has another engine, and what was wanted of that one does not count any more."""
+    """If this process has joined another cluster, forget the engine of the earlier one and its wanted settings."""
     global _cluster, _found, _wanted
     cluster = _cluster_identity()
     if cluster != _cluster:

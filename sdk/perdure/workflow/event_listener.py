@@ -1,8 +1,7 @@
-"""What a program implements to wait for events of the outside world.
+"""Listeners: classes of the user's that wait for events of the outside world.
 
-Listeners run on workers as coroutines, many in one process, and hold no CPU while they wait. One that blocks (with
-`time.sleep`, or a client that is not asynchronous) keeps the others of its process waiting: let it await
-`asyncio.to_thread`.
+Listeners run on workers as coroutines, many in one process, and hold no CPU while they wait. A listener that blocks
+(with `time.sleep`, or a synchronous client) holds up the others of its process; it should await `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from typing import Any, TypeAlias
 
 
 class EventListener:
-    """A source of events. One object is made for each call of its methods, without arguments, so nothing
-    may be kept in attributes from one to the other."""
+    """A source of events. A new object is made, without arguments, for each call of a method, so attributes are not
+    kept between calls."""
 
     def __init__(self) -> None:
         """Takes no arguments."""
 
     async def poll_for_event(self, *args: Any, **kwargs: Any) -> Any:
-        """Wait for the event and return it; it must be possible to pickle it. Takes what
-        `workflow.wait_for_event` was given. Cancelled and called again if the worker is lost meanwhile."""
+        """Wait for the event and return it; it must be picklable. Gets the arguments of `workflow.wait_for_event`. It
+        is called again if its worker is lost."""
         raise NotImplementedError(f"{type(self).__name__} has no poll_for_event")
 
     async def event_checkpointed(self, event: Any) -> None:
@@ -31,7 +30,7 @@ class EventListener:
 
 
 EventListenerType: TypeAlias = Callable[[], EventListener]
-"""What makes a listener: its class."""
+"""A listener class."""
 
 
 class TimerListener(EventListener):

@@ -1,7 +1,7 @@
-"""Nodes that wait: for time, for an event that is sent to the workflow, for an event that a listener finds.
+"""Nodes that wait: for a time, for an event that is sent to the workflow, or for an event that a listener finds.
 
-Timers and sent events are the engine's and need no worker. A listener becomes two tasks one after the other, so
-that the event is stored before it is acknowledged, and is never polled for again once it is stored.
+The engine itself waits for times and sent events, without a worker. A listener becomes two tasks, one after the other:
+the event is stored before it is acknowledged, and once it is stored the listener does not poll again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from perdure.workflow.http_event_provider import HTTPListener
 
 
 def sleep(duration: float) -> Any:
-    """A node that waits for so many seconds from when it is ready. Restarts of the engine do not start it anew."""
+    """A node that waits for `duration` seconds from when it is ready. Restarts of the engine do not start it anew."""
     return graph.sleep(duration)
 
 
@@ -31,10 +31,10 @@ def wait_for_event(
 ) -> Any:
     """A node whose value is an event.
 
-    With a listener class: what its `poll_for_event(*args, **kwargs)` returned; `event_checkpointed` is called
-    after that is stored. Without one: the payload of the event that `send_event` delivers under `key`; after
-    `timeout` seconds without one the node fails. TypeError for what is no listener class, and for arguments that its
-    `poll_for_event` does not take.
+    With a listener class, the event is the result of its `poll_for_event(*args, **kwargs)`; `event_checkpointed` is
+    called after that is stored. Without one, it is the payload of the event that `send_event` delivers under `key`;
+    after `timeout` seconds without such an event the node fails. TypeError if it is not a listener class, or if
+    `poll_for_event` does not take the arguments.
     """
     if event_listener_type is None:
         if args or kwargs or key is None:
@@ -59,7 +59,7 @@ def wait_for_event(
 
 
 def _check_call(listener: type[EventListener], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """TypeError for what would only fail on a worker."""
+    """TypeError for a call that would fail on a worker."""
     try:
         inspect.signature(listener.poll_for_event).bind(listener, *args, **kwargs)
     except TypeError as error:
@@ -68,7 +68,7 @@ def _check_call(listener: type[EventListener], args: tuple[Any, ...], kwargs: Ma
         inspect.signature(listener).bind()
     except TypeError as error:
         raise TypeError(f"{listener.__qualname__} is made without arguments, and takes some: {error}") from None
-    except ValueError:  # of a class that tells nothing
+    except ValueError:  # the class has no signature
         return
 
 
@@ -89,7 +89,7 @@ def _timer(timestamp: Any) -> Any:
         raise ValueError(f"{timestamp} is no moment: seconds since the epoch are expected") from error
 
 
-# What another task finds out: the wait is a graph that a task returns, and so no worker's either.
+# For a key that another task computes: that task returns this wait as its graph, so it holds no worker either.
 
 
 @graph.task(num_cpus=0, max_retries=-1, task_id="http_event")

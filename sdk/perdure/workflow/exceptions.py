@@ -1,7 +1,6 @@
 """The errors of this package, by the names of Ray Workflows.
 
-Each is also the error of `perdure.errors` that says the same, so code that knows either catches it.
-Knows nothing of how they come about: that is `outcomes.py`.
+Each is a subclass of the matching error of `perdure.errors`, so code can catch either. `outcomes.py` raises them.
 """
 
 from __future__ import annotations
@@ -10,26 +9,26 @@ from perdure import errors
 
 
 class WorkflowError(Exception):
-    """The base of what goes wrong with workflows."""
+    """The base of errors of workflows."""
 
     @property
     def message(self) -> str:
-        """What it says."""
+        """The text of the error."""
         return str(self)
 
 
 class WorkflowExecutionError(WorkflowError, errors.WorkflowExecutionError):
-    """A workflow failed. `__cause__` is the exception of the user's task, with its remote traceback as a note.
-    Where Ray is installed it is a ray.exceptions.RayTaskError too."""
+    """A workflow failed. `__cause__` is the exception of the user's task, with its remote traceback as a note. Where
+    Ray is installed, the error is also a ray.exceptions.RayTaskError."""
 
 
 class WorkflowCancellationError(WorkflowError, errors.WorkflowCancellationError):
-    """The workflow was canceled. That is no WorkflowExecutionError of this module: who handles failures does not
-    handle what somebody wanted. Where Ray is installed it is a ray.exceptions.RayTaskError too."""
+    """The workflow was canceled. It is not a WorkflowExecutionError of this module, because a cancellation is not a
+    failure. Where Ray is installed, it is also a ray.exceptions.RayTaskError."""
 
 
 class WorkflowNotResumableError(WorkflowError):
-    """The workflow is in a state that it cannot go on from: it was canceled, or does not exist."""
+    """The workflow cannot be resumed: it was canceled, or does not exist."""
 
 
 class WorkflowTaskNotRecoverableError(WorkflowNotResumableError):
@@ -37,11 +36,11 @@ class WorkflowTaskNotRecoverableError(WorkflowNotResumableError):
 
 
 class WorkflowNotFoundError(WorkflowNotResumableError, errors.WorkflowNotFoundError, ValueError):
-    """There is no workflow of this id. A ValueError, too, as Ray raised for some calls."""
+    """There is no workflow of this id. It is also a ValueError, which Ray raised for some calls."""
 
 
 class WorkflowStillActiveError(WorkflowError, errors.WorkflowStillActiveError):
-    """The workflow has not ended, and what was asked for needs that it has."""
+    """The call needs a workflow that has ended, and this one has not."""
 
 
 WorkflowRunningError = WorkflowStillActiveError

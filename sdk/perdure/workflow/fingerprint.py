@@ -1,8 +1,8 @@
-"""Whether two graphs are the same, asked by a program that runs again under the same workflow id.
+"""Fingerprints of graphs: whether a program that uses a workflow id again has the same graph.
 
-Code may have been mended and options tuned in between, so neither counts. What counts are the tasks, the functions
-by name, how they depend on each other, and those arguments and inputs that are plain data; pickles of anything else
-differ from process to process.
+Code and options may have been changed in between, so they are not part of it. A fingerprint covers the tasks, the
+names of functions, the dependencies, and arguments and inputs that are plain data. Pickles of other values differ
+between processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SET_OPCODES: Final = (pickle.EMPTY_SET, pickle.FROZENSET, pickle.ADDITEMS)
 
 
 def of(spec: Spec, inputs: Mapping[str, Any]) -> str:
-    """The same for the same graph with the same inputs."""
+    """The fingerprint of a graph with its inputs."""
     digest = hashlib.sha256()
     for node in spec.nodes:
         action = node.action
@@ -36,7 +36,8 @@ def of(spec: Spec, inputs: Mapping[str, Any]) -> str:
 
 
 def _encoded(value: Any) -> Payload:
-    """Objects of Ray have other names in every process, so a value that holds some is as good as any."""
+    """The payload of a value. Values with objects of Ray are all alike, because the ids of objects differ between
+    processes."""
     try:
         return codec.encode_value(value).inline()
     except codec.CodecError:
@@ -56,7 +57,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _plain(payload: Payload) -> str:
-    """The data as text if it is numbers, texts, bytes, lists, tuples and dictionaries only."""
+    """The value as text if it consists of numbers, texts, bytes, lists, tuples and dictionaries only, else its
+    encoding."""
     if payload.encoding != codec.PICKLE or any(opcode in payload.data for opcode in _SET_OPCODES):
         return payload.encoding
     try:

@@ -1,6 +1,6 @@
 """Outcomes of workflows as objects of Ray: an actor that waits for them.
 
-One for each engine and cluster. It passes on what is stored, and neither reads nor runs anything of the user's.
+There is one per engine and cluster. It passes stored bytes on, and neither decodes values nor runs user code.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Gateway:
         self._clients: dict[str, Client] = {}
 
     async def output(self, namespace: str, workflow_id: str, run_id: str, task_id: str) -> Any:
-        """The value of a run or of one of its tasks, once there is one. An error that ended it is returned:
-        Ray raises it for whoever asks for the object."""
+        """The value of a run or of one of its tasks, once there is one. The error of a failed run is returned; Ray
+        raises it in the process that gets the object."""
         if namespace not in self._clients:
             self._clients[namespace] = Client(self._address, namespace=namespace, patience=PATIENCE_S)
         try:
@@ -40,7 +40,7 @@ class Gateway:
 
 
 def output_ref(address: str, namespace: str, workflow_id: str, run_id: str = "", task_id: str = "") -> Any:
-    """A ray.ObjectRef of it. The namespace is one of the engine's: the actor cannot know the caller's."""
+    """A ray.ObjectRef of an output. The namespace is explicit, because the actor does not know that of the caller."""
     name = f"gateway-{hashlib.sha256(address.encode()).hexdigest()[:16]}"
     gateway = host.on_head(Gateway, name, max_concurrency=WAITS_MAX).remote(address)
     return gateway.output.remote(namespace, workflow_id, run_id, task_id)

@@ -1,8 +1,8 @@
-"""The engine of a Ray cluster: a process that an actor starts, watches, and starts again when it dies.
+"""The engine of a Ray cluster: a process that an actor starts, watches, and restarts when it dies.
 
-The actor is detached and has a name, so it outlives the driver that started it, and two drivers that start it at
-once get the same one. It is pinned to the head node and ends with the cluster; the engine ends with it. The lock on
-the storage keeps a second engine out, whoever starts it.
+The actor is detached and named, so it outlives the driver that started it, and two drivers that start it at the same
+time get the same one. It is pinned to the head node and ends with the cluster; the engine ends with it. The lock on
+the storage keeps a second engine out.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ NAMESPACE: Final = "perdure"
 NAME: Final = "engine"
 DEFAULT_STORAGE: Final = ".perdure"
 START_S: Final = 30.0
-"""An engine has so long to start, which includes waiting for the end of a predecessor on the same storage."""
+"""The longest start of an engine, including the wait for the end of its predecessor on the same storage."""
 PAUSE_S: Final = 0.2
 PAUSE_MAX_S: Final = 5.0
 DRAIN_S: Final = 2.0
 LEASE_IDLE_S: Final = 1.0
-"""The cluster is there for other work of the driver's too."""
+"""Short, because the cluster also does other work of the driver's."""
 LINES_KEPT: Final = 20
 SERVES: Final = " serves on "
 ADDRESS_KEY: Final = b"perdure.engine.address"
@@ -46,8 +46,8 @@ _OF_WORKERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How an engine is started. `folder` and `paths`: where the driver runs, and where its modules are. `namespace`:
-    Ray's, of the driver."""
+    """How an engine is started. `folder` and `paths`: the driver's working directory and the folders of its modules.
+    `namespace`: the driver's Ray namespace."""
 
     storage: str = ""
     max_running_workflows: int | None = None
@@ -59,7 +59,7 @@ class EngineSettings:
 
 
 class EngineHost:
-    """The actor. Its methods wait until there is an engine."""
+    """The actor. Its methods wait until the engine serves."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
@@ -75,8 +75,8 @@ class EngineHost:
         threading.Thread(target=self._keep_running, name="perdure-engine", daemon=True).start()
 
     async def engine(self) -> tuple[str, float, EngineSettings]:
-        """Its address, since when it serves (seconds since the epoch), and its settings, the storage resolved.
-        RuntimeError with its last words if it does not start."""
+        """The engine's address, the time since when it serves (seconds since the epoch), and its settings, with the
+        storage resolved. RuntimeError with its last log lines if it does not start."""
         with self._lock:
             serving = self._serving
         address, since = await asyncio.shield(asyncio.wrap_future(serving))
@@ -102,7 +102,7 @@ class EngineHost:
             pause_s = min(pause_s * 2, PAUSE_MAX_S)
 
     def _run_once(self) -> bool:
-        """Start the engine and wait for its end; whether it came to serve."""
+        """Start the engine and wait for its end. Returns whether it served."""
         process = subprocess.Popen(
             self._command(),
             cwd=self._folder,
@@ -158,7 +158,11 @@ class EngineHost:
             "--max-running-workflows": self._settings.max_running_workflows,
             "--max-pending-workflows": self._settings.max_pending_workflows,
         }
-        for flag in ("--http-listen", "--lease-idle-s", "--log-level"):  # defaults of ours, not the driver's wish
+        for flag in (
+            "--http-listen",
+            "--lease-idle-s",
+            "--log-level",
+        ):  # our defaults, which the driver's variables override
             if f"PERDURE_{flag[2:].replace('-', '_').upper()}" in self._settings.environment:
                 del flags[flag]
         given = [part for flag, value in flags.items() if value is not None for part in (flag, str(value))]
@@ -177,7 +181,7 @@ class EngineHost:
 
 
 def _listening_host() -> str:
-    """This machine only, while nobody else is part of the cluster."""
+    """The host to listen on: 127.0.0.1 if the cluster has one machine, else the node's address."""
     import ray
 
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
@@ -186,7 +190,7 @@ def _listening_host() -> str:
 
 
 def _free_port(host: str) -> int:
-    """One for all lives of the engine, so it cannot be left to the engine."""
+    """A free port. It is chosen here, because it must stay the same over restarts of the engine."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
@@ -200,7 +204,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _recall_address() -> str:
-    """Where an engine of this cluster listened before this actor was restarted."""
+    """The address of this cluster's engine before a restart of this actor, "" for none."""
     from ray.experimental import internal_kv
 
     return (internal_kv._internal_kv_get(ADDRESS_KEY, namespace=NAMESPACE) or b"").decode()
@@ -216,7 +220,8 @@ def _remember_address(address: str) -> None:
 
 
 def find_or_start(wanted: EngineSettings) -> str:
-    """The address of the cluster's engine. RuntimeError if it does not start, ValueError if it runs with others."""
+    """The address of the cluster's engine. RuntimeError if it does not start, ValueError if it runs with other
+    settings."""
     import ray
 
     host: Any = on_head(EngineHost, NAME, max_concurrency=1000).remote(wanted)
@@ -235,7 +240,7 @@ def find_or_start(wanted: EngineSettings) -> str:
 
 
 def serving_since(address: str) -> float | None:
-    """Since when the engine at this address serves, if it is the one of this process's Ray cluster."""
+    """The time since when the engine at this address serves, if it is that of this process's Ray cluster, else None."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return None
@@ -248,7 +253,7 @@ def serving_since(address: str) -> float | None:
 
 
 def on_head(kind: type, name: str, **options: Any) -> Any:
-    """The class as a detached actor without a CPU on the head node, one for each name and cluster."""
+    """The class as a detached actor without CPUs on the head node, one per name and cluster."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -1,7 +1,7 @@
-"""Events that arrive by HTTP.
+"""Events over HTTP.
 
 The engine itself takes them, at `POST /event/send_event/{workflow_id}` of its HTTP port, with the body
-`{"event_key": ..., "event_payload": ...}`; an event that arrives before anybody waits for it is kept.
+`{"event_key": ..., "event_payload": ...}`. An event for which no task waits yet is kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from perdure.workflow.exceptions import WorkflowError
 
 
 class WorkflowEventHandleError(WorkflowError):
-    """Kept for `except` clauses: nothing raises it, since events are not handled by a task any more."""
+    """Kept for `except` clauses. Nothing raises it, because events are not handled by a task any more."""
 
 
 class HTTPListener(EventListener):
@@ -31,8 +31,7 @@ class HTTPListener(EventListener):
 
 
 class HTTPEventProvider:
-    """Where events are sent to. Ray Workflows needed a deployment of Ray Serve for it; here there is nothing to
-    deploy, since the engine listens itself."""
+    """The endpoint for events. Ray Workflows needed a deployment of Ray Serve; here the engine itself listens."""
 
     @staticmethod
     def url() -> str:
@@ -47,7 +46,7 @@ class HTTPEventProvider:
 
     @classmethod
     def deploy(cls) -> str:
-        """Nothing to do; gives `url()`."""
+        """Nothing to do. Returns `url()`."""
         return cls.url()
 
     @classmethod

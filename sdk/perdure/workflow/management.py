@@ -1,4 +1,4 @@
-"""Asking about workflows, canceling and deleting them."""
+"""Reads outputs, states and metadata of workflows; cancels and deletes them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from perdure.workflow.running import Started, check_id
 
 
 def get_output(workflow_id: str, *, task_id: str | None = None, name: str | None = None) -> Any:
-    """The value of a workflow or of one of its tasks; waits for it, also for a task that does not exist yet.
+    """The value of a workflow or of one of its tasks. Waits for it, also for a task that does not exist yet.
 
-    `name` is another word for `task_id`, as in Ray 2.0. Raises the error of a run that failed, WorkflowNotFoundError,
+    `name` is an alias of `task_id`, as in Ray 2.0. Raises the error of a run that failed, WorkflowNotFoundError,
     and ValueError if the run ends without such a task or the task's value is not stored.
     """
     return _output(workflow_id, _task(task_id, name)).wait()
@@ -46,7 +46,7 @@ def _task(task_id: object, name: object) -> str:
 def _output(workflow_id: str, task_id: str) -> Started:
     connection = connect()
     handle = connection.client.handle(check_id(workflow_id))
-    # Asked now, so that an unknown id is an error of this call; and the run is the one that there is now.
+    # Asked now, so that this call raises the error of an unknown id, and the output is that of the current run.
     return Started(connection, workflow_id, connection.ask(handle.status()).run_id, task_id)
 
 
@@ -61,9 +61,9 @@ def _status(workflow_id: str) -> RunInfo:
 
 
 def list_all(*filters: Any, status_filter: Any = None, filter: Any = None) -> list[tuple[str, RunStatus]]:
-    """(workflow id, state) of all workflows, newest first, or of those in certain states: give states or their names,
-    one by one or in lists or sets; of an empty one there are none. ValueError for a name that is no state's,
-    TypeError for what is no name."""
+    """(workflow id, state) of all workflows, newest first, or of those in certain states. States or their names are
+    given one by one, or as lists or sets; an empty one matches nothing. ValueError for an unknown name, TypeError for
+    a wrong type."""
     given = [states for states in (*filters, status_filter, filter) if states is not None]
     statuses = _statuses(given)
     if given and not statuses:
@@ -95,14 +95,14 @@ def _statuses(given: Iterable[Any]) -> set[RunStatus]:
 
 
 def cancel(workflow_id: str) -> None:
-    """End a workflow: what runs is stopped, nothing of it starts any more, and whoever waits for it gets
-    WorkflowCancellationError. One that has ended stays as it is. Raises WorkflowNotFoundError."""
+    """Cancel a workflow: running tasks are stopped, no further task starts, and calls that wait for its output raise
+    WorkflowCancellationError. A workflow that has ended does not change. Raises WorkflowNotFoundError."""
     connection = connect()
     connection.ask(connection.client.cancel(check_id(workflow_id)))
 
 
 def delete(workflow_id: str) -> None:
-    """Remove a workflow and what it stored; its id may be used again. Raises WorkflowStillActiveError if it has not
+    """Delete a workflow and its stored data; its id may be used again. Raises WorkflowStillActiveError if it has not
     ended, WorkflowNotFoundError."""
     connection = connect()
     connection.ask(connection.client.delete(check_id(workflow_id)))
@@ -112,13 +112,12 @@ def delete(workflow_id: str) -> None:
 
 
 def get_metadata(workflow_id: str, task_id: str | None = None, *, name: str | None = None) -> dict[str, Any]:
-    """What is known of a workflow or of one of its tasks, as a dictionary. Times are seconds since the epoch.
+    """The metadata of a workflow or of one of its tasks, as a dictionary. Times are seconds since the epoch.
 
-    Of a workflow: status, user_metadata, stats (start_time, and end_time once it has ended) and tasks, which counts
-    them (total, running, successful, failed). Of a task: task_id, name, status, task_options, user_metadata,
-    workflow_refs (ids of the tasks whose values it was given), stats and attempts.
-    `name` is another word for `task_id`, as in Ray 2.0. Raises WorkflowNotFoundError, and ValueError for a task that
-    there is not.
+    A workflow has: status, user_metadata, stats (start_time, and end_time once it has ended), and tasks (the numbers
+    total, running, successful, failed). A task has: task_id, name, status, task_options, user_metadata, workflow_refs
+    (ids of the tasks whose values it got), stats and attempts. `name` is an alias of `task_id`, as in Ray 2.0. Raises
+    WorkflowNotFoundError, and ValueError for an unknown task.
     """
     task_id = _task(task_id, name)
     connection = connect()

@@ -1,7 +1,7 @@
-"""From how a run ended, or what the engine refused, to what this package returns or raises.
+"""Converts outcomes of runs, and errors of the engine, into the values and errors of this package.
 
-An error of a failed run is Ray's RayTaskError as well, where Ray is installed. Outcomes travel between processes
-as they are stored and become values where they arrive: whoever carries them needs none of the user's code.
+Where Ray is installed, the error of a failed run is also Ray's RayTaskError. Outcomes travel between processes as
+stored bytes and are decoded where they arrive, so processes in between need no user code.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _failure_class(canceled: bool) -> type[errors.WorkflowExecutionError]:
 
 
 class _AsRayTaskError:
-    """What makes an error of ours one of Ray's, too."""
+    """The mixin that makes an error also one of Ray's."""
 
     plain: type[errors.WorkflowExecutionError]
     __cause__: BaseException | None
@@ -63,7 +63,7 @@ class _AsRayTaskError:
         return self.__cause__ or self
 
     def as_instanceof_cause(self) -> Any:
-        """What Ray raises for this one."""
+        """The error that Ray raises for this one: itself."""
         return self
 
 
@@ -71,7 +71,7 @@ class _AsRayTaskError:
 
 
 def refused(error: errors.PerdureError) -> BaseException:
-    """The error by which programs of Ray Workflows know it, with the words that they may look for."""
+    """The error that programs of Ray Workflows expect, with the texts that they may look for."""
     match error:
         case errors.WorkflowNotFoundError():
             return _like(exceptions.WorkflowNotFoundError, error)
@@ -95,7 +95,7 @@ def _like(kind: type[errors.PerdureError], error: errors.PerdureError, message: 
 
 
 class FailedRun:
-    """The error of a run on its way; whoever unpickles it gets the error."""
+    """The error of a run in transit. It unpickles to the error."""
 
     def __init__(self, workflow_id: str, failure: Failure) -> None:
         self._of = (workflow_id, failure)
@@ -105,4 +105,4 @@ class FailedRun:
 
 
 Carried = rayobjects.contents
-"""A value on its way: pickled as it is stored, unpickled to the value itself."""
+"""A value in transit: pickled as stored bytes, unpickled to the value."""

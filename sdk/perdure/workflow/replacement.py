@@ -1,4 +1,4 @@
-"""Puts `perdure.workflow` in the place of `ray.workflow`, for programs that cannot change their imports."""
+"""Replaces `ray.workflow` by `perdure.workflow`, for programs that cannot change their imports."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def replace_ray_workflow() -> None:
-    """From here on `ray.workflow`, `from ray import workflow` and its modules `exceptions`, `event_listener` and
-    `http_event_provider` are those of Perdure, in this process. Calling it again changes nothing.
+    """Make `ray.workflow` and its modules `exceptions`, `event_listener` and `http_event_provider` those of Perdure,
+    in this process. A second call has no effect.
 
-    A task that names `ray.workflow` runs in another process: the module that defines it has to call this, too.
+    A task that uses `ray.workflow` runs in another process, so the module that defines it must call this too.
     """
     import ray
 

@@ -1,4 +1,4 @@
-"""Starting workflows, and going on with those that stopped."""
+"""Starts and resumes workflows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A run that the engine knows, and how to get at its output or that of one of its tasks."""
+    """A run, or one of its tasks, whose output can be waited for."""
 
     connection: Connection
     workflow_id: str
@@ -37,7 +37,7 @@ class Started:
         if in_main_thread_of_a_worker():
             import ray
 
-            # The worker's CPU is free while it waits, and may be what the run needs.
+            # Frees the worker's CPU while it waits, because the run may need it.
             return ray.get(self.ref())
         return self.connection.ask(self._wait())
 
@@ -61,12 +61,12 @@ class Started:
 def run(
     dag: T, *args: Any, workflow_id: str | None = None, metadata: Mapping[str, Any] | None = None, **kwargs: Any
 ) -> T:
-    """Run a graph as a workflow and give its value. `args` and `kwargs` are its inputs.
+    """Run a graph as a workflow and return its value. `args` and `kwargs` are its inputs.
 
-    If the id was used before, the graph must be the same: what it came to is returned, a failed or stopped run goes
-    on, and nothing that was finished runs again. Raises RuntimeError if it is running, queue.Full if no more may
-    wait, WorkflowExecutionError with the task's own exception as `__cause__` if it fails,
-    WorkflowCancellationError if it is canceled, TypeError or ValueError for arguments that cannot be.
+    If the id was used before, the graph must be the same. Then a finished run returns its value, a failed or stopped
+    run is resumed, and finished tasks do not run again. Raises RuntimeError if it is running, queue.Full if the queue
+    is full, WorkflowExecutionError with the task's own exception as `__cause__` if it fails, WorkflowCancellationError
+    if it is canceled, TypeError or ValueError for invalid arguments.
     """
     value: T = _start(dag, args, kwargs, workflow_id, metadata).wait()
     return value
@@ -143,7 +143,7 @@ def _objects() -> rayobjects.RayObjects:
 
 
 def _attach(connection: Connection, workflow_id: str, mark: str) -> Started:
-    """The id is in use: by this very graph, one hopes."""
+    """Attach to the run that has the id. ValueError if it has another graph."""
     known = connection.ask(connection.client.handle(workflow_id).status())
     if known.status in (RunStatus.RUNNING, RunStatus.PENDING) and not _was_taken_over(connection, known):
         raise _active(workflow_id)
@@ -161,7 +161,7 @@ def _check_graph(dag: object) -> None:
 
 
 def check_id(workflow_id: object) -> str:
-    """TypeError or ValueError for what cannot be a workflow id."""
+    """The workflow id. TypeError or ValueError if it is invalid."""
     if not isinstance(workflow_id, str):
         raise TypeError(f"a workflow id is a string, not a {type(workflow_id).__name__}")
     return texts.name(workflow_id, "workflow_id")
@@ -189,10 +189,11 @@ def _input_name(name: str) -> str:
 
 
 def resume(workflow_id: str) -> Any:
-    """Let a workflow that failed or stopped go on, and give its value; that of one which succeeded is returned.
+    """Resume a workflow that failed or stopped, and return its value. The value of a successful workflow is returned
+    at once.
 
-    Raises RuntimeError if it is running, WorkflowNotFoundError if there is none, WorkflowNotResumableError if it was
-    canceled, and what `run` raises.
+    Raises RuntimeError if it is running, WorkflowNotFoundError, WorkflowNotResumableError if it was canceled, and the
+    errors of `run`.
     """
     return _resume(connect(), check_id(workflow_id)).wait()
 
@@ -203,10 +204,10 @@ def resume_async(workflow_id: str) -> Any:
 
 
 def resume_all(include_failed: bool = False) -> list[tuple[str, Any]]:
-    """Let all go on that stopped with their engine or cluster, and with `include_failed` those that failed, too.
+    """Resume all workflows that stopped with their engine or cluster, and with `include_failed` also failed ones.
 
-    Gives (workflow id, ray.ObjectRef of its value) of each: those that ran first, then those that waited. Those
-    that the engine took up again by itself are among them. One that cannot be resumed is logged and left out.
+    Returns (workflow id, ray.ObjectRef of its value) for each, running ones first, then pending ones. Workflows that
+    the engine has resumed by itself are included. A workflow that cannot be resumed is logged and left out.
     """
     connection = connect()
     statuses = ["RESUMABLE", "RUNNING", "PENDING", *(["FAILED"] if include_failed else [])]
@@ -247,7 +248,7 @@ def _resume(connection: Connection, workflow_id: str) -> Started:
 
 
 def _was_taken_over(connection: Connection, known: RunInfo) -> bool:
-    """Whether the engine found the run unfinished when it started. Known of a cluster's own engine only."""
+    """Whether the engine found the run unfinished when it started. That is known for a cluster's own engine only."""
     since = host.serving_since(connection.address)
     return since is not None and known.created is not None and known.created.timestamp() < since
 

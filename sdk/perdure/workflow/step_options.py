@@ -1,6 +1,6 @@
-"""`workflow.options(...)`: options that Ray does not have, given to its remote functions.
+"""`workflow.options(...)`: options of tasks that Ray does not have, for its remote functions.
 
-How they travel in Ray's own options is known to `perdure.raydag` alone.
+`perdure.raydag` embeds them in Ray's own options.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ F = TypeVar("F")
 class options:
     """Options of a task of a workflow.
 
-    As a decorator above `@ray.remote` or `@perdure.task`, or for `.options(num_cpus=1, **workflow.options(...))`.
-    Those that are not named stay as they are. There are task_id (or name), metadata (JSON), catch_exceptions,
-    checkpoint, allow_inplace, retry_policy (perdure.RetryPolicy) and timeout (seconds an attempt may take).
-    Unknown and malformed ones raise TypeError or ValueError here.
+    Use it as a decorator above `@ray.remote` or `@perdure.task`, or in `.options(num_cpus=1,
+    **workflow.options(...))`. Options that are not named do not change. Options: task_id (or name), metadata (JSON),
+    catch_exceptions, checkpoint, allow_inplace, retry_policy (perdure.RetryPolicy) and timeout (seconds for an
+    attempt). Unknown and malformed options raise TypeError or ValueError here.
     """
 
     def __init__(self, **workflow_options: Any) -> None:
@@ -31,7 +31,7 @@ class options:
         self.options: Mapping[str, Any] = workflow_options
 
     def keys(self) -> Iterator[str]:
-        """With `__getitem__`, what `**` asks for."""
+        """With `__getitem__`, makes `**` work."""
         raydag.accept_metadata()  # Ray may have been loaded since
         return iter(self._carried)
 
@@ -39,7 +39,8 @@ class options:
         return self._carried[key]
 
     def __call__(self, function: F) -> F:
-        """The function with these options over its own. ValueError for what is no remote function or task."""
+        """The function with these options, which override its own. ValueError if it is not a remote function or
+        task."""
         made: Any = function
         made = made.options(**self.options) if isinstance(made, Task) else raydag.decorate(made, self.options)
         return cast(F, made)

@@ -1,7 +1,7 @@
-"""Every knob once: a field is the flag, the variable, the type, the default and the help.
+"""The settings of an engine: each field defines the flag, the variable, the type, the default and the help.
 
-Flags win over PERDURE_* variables, and those over defaults. An unknown PERDURE_* variable is an error,
-so that a misspelt one is noticed at the start.
+Flags win over PERDURE_* variables, and those over defaults. An unknown PERDURE_* variable is an error, so that a
+misspelt one is noticed at the start.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ PREFIX: Final = "PERDURE_"
 DURATION: Final = re.compile(r"(?P<number>\d{1,9}(\.\d+)?)(?P<unit>[smhdw])")
 UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 OTHERS: Final = frozenset({"PERDURE_ADDRESS", "PERDURE_NAMESPACE", "PERDURE_MODULES"})
-"""Variables that clients read."""
+"""Variables of clients."""
 
 
 class SettingsError(ValueError):
-    """A knob is set to something it cannot be, or does not exist."""
+    """A setting has an invalid value, or does not exist."""
 
 
 def knob(default: Any, text: str, *, choices: tuple[str, ...] = (), least: int = 0) -> Any:
@@ -40,30 +40,34 @@ class Settings:
     )
     executor: str = knob(
         "ray",
-        "what runs tasks: a Ray agent started with the engine, processes of this machine, or agents that dial in",
+        "where tasks run: on Ray, by an agent of the engine's; in processes of this machine; or by agents that dial in",
         choices=("ray", "local", "agents"),
     )
     http_listen: str = knob("", "host:port to take events over HTTP on; port 0 takes a free one; empty: nowhere")
-    max_running_workflows: int = knob(-1, "further workflows of a namespace wait; -1: any number", least=-1)
-    max_pending_workflows: int = knob(-1, "further waiting ones are refused; -1: any number", least=-1)
-    blob_grace_s: float = knob(600.0, "a value that nobody uses any more is removed after so many seconds")
-    collect_s: float = knob(3600.0, "values that no workflow uses are looked for every so many seconds; 0: never")
-    keep_finished: str = knob("", "finished workflows are deleted after such a time, as in 7d or 12h; empty: never")
-    recovery: str = knob("auto", "what becomes of unfinished runs at the start", choices=("auto", "manual"))
+    max_running_workflows: int = knob(-1, "running workflows of a namespace; further ones wait; -1: no limit", least=-1)
+    max_pending_workflows: int = knob(
+        -1, "waiting workflows of a namespace; further ones are refused; -1: no limit", least=-1
+    )
+    blob_grace_s: float = knob(
+        600.0, "an unused large value is kept for at least this many seconds after it was stored"
+    )
+    collect_s: float = knob(3600.0, "seconds between two searches for large values that no workflow uses; 0: never")
+    keep_finished: str = knob("", "finished workflows are deleted after this time, as in 7d or 12h; empty: never")
+    recovery: str = knob("auto", "whether unfinished runs go on at the start", choices=("auto", "manual"))
     engine_lease_s: float = knob(
-        6.0, "on a shared database: an engine that was not heard of for so long is dead; its runs go on elsewhere"
+        6.0, "on a shared database: an engine that is silent for this long is dead, and others take its runs over"
     )
     ray_address: str = knob("local", "for the agent: local starts a Ray of its own, auto or host:port joins one")
-    ray_namespace: str = knob("", "Ray's namespace, in which tasks find and make named actors; empty: one of its own")
+    ray_namespace: str = knob("", "Ray's namespace, in which tasks find and make named actors; empty: a new one")
     ray_cpus: int = knob(0, "CPUs of the local Ray; 0: as many as the machine has")
-    lease_idle_s: float = knob(5.0, "an idle lease gives its resources back after so many seconds")
+    lease_idle_s: float = knob(5.0, "seconds after which an idle lease gives its resources back")
     local_threads: int = knob(
         0,
-        "the local executor runs tasks in so many threads of the engine, which ends with any of them that ends its "
-        "process; 0: in processes of their own",
+        "the local executor runs tasks in this many threads of the engine, so a task that ends its process ends the "
+        "engine; 0: in processes",
     )
-    drain_s: float = knob(10.0, "at a shutdown, calls and the journal have so many seconds to end")
-    with_parent: int = knob(0, "end when the process of this id, our parent, ends; 0: nobody's child")
+    drain_s: float = knob(10.0, "seconds that calls and the journal have to end at a shutdown")
+    with_parent: int = knob(0, "end when the parent process, which has this id, ends; 0: no parent")
     log_level: str = knob("info", "how much is logged", choices=("debug", "info", "warning", "error"))
     log_format: str = knob("text", "how it is logged", choices=("text", "json"))
 
@@ -86,17 +90,17 @@ class Settings:
 
     @property
     def keep_finished_ms(self) -> int | None:
-        """How long finished workflows are kept, None: for ever."""
+        """How long finished workflows are kept; None: for ever."""
         return _duration_ms("keep_finished", self.keep_finished) if self.keep_finished else None
 
     @property
     def blob_url(self) -> str:
-        """Where blobs are, the default resolved."""
+        """The URL of the blobs, with the default resolved."""
         return self.blobs or default_blobs(self.storage)
 
     @classmethod
     def load(cls, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
-        """From flags (None: not given) and variables. Raises SettingsError."""
+        """Settings from flags (None: not given) and variables. Raises SettingsError."""
         known = {f"{PREFIX}{knob_.name.upper()}": knob_ for knob_ in fields(cls)}
         values: dict[str, Any] = {}
         for name, text in environment.items():
