@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import contextvars
 import hashlib
+import itertools
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
@@ -22,6 +23,8 @@ from simulation.process import HERE, Held
 
 T = TypeVar("T")
 
+ASIDE_S = (0.0, 0.01, 0.0, 0.4, 0.001)
+"""How long threads work, one after the other."""
 EPOCH_MS = 1_700_000_000_000
 
 
@@ -74,6 +77,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._born = 0
         self.failure: BaseException | None = None
         """Why the world is over before its time."""
+        self._asides = itertools.cycle(ASIDE_S)
 
     def time(self) -> float:
         return self._now
@@ -124,6 +128,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         handle = super().call_at(when, held, context=held.context)
         held.handle = handle
         return handle
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """A thread needs a while for its work, which is not the same every time."""
+        done: asyncio.Future[Any] = self.create_future()
+
+        def work() -> None:
+            if done.done():
+                return
+            try:
+                done.set_result(func(*args))
+            except Exception as error:
+                done.set_exception(error)
+
+        self.call_later(next(self._asides), work)
+        return done
 
     def clock_ms(self) -> int:
         return EPOCH_MS + int(self._now * 1000)

@@ -32,6 +32,7 @@ from simulation.history import History
 from simulation.parts import Parts
 from simulation.process import Process
 from simulation.running import HORIZON_S, run_world
+from simulation.shares import small_shares
 from simulation.store import Watch
 from simulation.told import Told
 
@@ -401,6 +402,7 @@ class FleetWorld:
         return f"{now_ms:015d}-{self._ids:05d}"
 
 
-def run_fleet(seed: int, *, trace: Trace | None = None, **how: Any) -> FleetSeen:
-    """Run a seed; an assertion that fails names it."""
-    return run_world(f"fleet seed {seed}", FleetWorld(seed, **how).main, trace)
+def run_fleet(seed: int, *, trace: Trace | None = None, large: bool = False, **how: Any) -> FleetSeen:
+    """Run a seed; an assertion that fails names it. `large`: as if all runs were."""
+    with small_shares(large):
+        return run_world(f"fleet seed {seed}", FleetWorld(seed, **how).main, trace)

@@ -28,8 +28,8 @@ def run_many(kind: str, worlds: Iterable[tuple[int, Mapping[str, Any]]]) -> list
 
 
 def limited(seeds: Iterable[int], **how: Any) -> list[tuple[int, Mapping[str, Any]]]:
-    """Each seed with limits that follow from it."""
-    return [(seed, {"limits": LIMITS[seed % len(LIMITS)], **how}) for seed in seeds]
+    """Each seed with limits that follow from it; every other one as if all runs were large."""
+    return [(seed, {"limits": LIMITS[seed % len(LIMITS)], "large": seed % 2 == 1, **how}) for seed in seeds]
 
 
 def _run(kind: str, world: tuple[int, Mapping[str, Any]]) -> Any:

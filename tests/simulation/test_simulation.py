@@ -59,15 +59,17 @@ def test_dying_at_every_call_while_runs_wait(limits: tuple[int, int]) -> None:
 
 def test_a_seed_replays_exactly() -> None:
     assert run_seed(7) == run_seed(7)
+    assert run_seed(7, large=True) == run_seed(7, large=True)
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_dying_at_every_call_of_the_store(shape: str) -> None:
+def test_dying_at_every_call_of_the_store(shape: str, large: bool) -> None:
     """Die at the first call, then at the second, ... until a world has none left to die at."""
     calls = 0
     while True:
         calls += 1
-        seen = run_seed(1_000, shapes=[shape], trouble=0.0, crash_at=calls)
+        seen = run_seed(1_000, shapes=[shape], trouble=0.0, crash_at=calls, large=large)
         if seen.lives == 1:
             break
     assert calls > 6, "the engine must have died at least once a step"

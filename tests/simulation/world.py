@@ -32,6 +32,7 @@ from simulation.never import Never
 from simulation.parts import Parts
 from simulation.process import Crash
 from simulation.running import HORIZON_S, run_world
+from simulation.shares import small_shares
 from simulation.store import FaultyStore, Watch
 from simulation.told import Told
 
@@ -386,6 +387,7 @@ class World:
                 ).encoding.startswith("binary/plain")
 
 
-def run_seed(seed: int, *, trace: Trace | None = None, **how: Any) -> Seen:
-    """Run a seed; an assertion that fails names it."""
-    return run_world(f"seed {seed}", World(seed, **how).main, trace)
+def run_seed(seed: int, *, trace: Trace | None = None, large: bool = False, **how: Any) -> Seen:
+    """Run a seed; an assertion that fails names it. `large`: as if all runs were."""
+    with small_shares(large):
+        return run_world(f"seed {seed}", World(seed, **how).main, trace)

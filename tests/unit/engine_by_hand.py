@@ -50,6 +50,10 @@ class Store(MemoryMetadataStore):
             self._answer.set()
             self._answer = None
 
+    def forget_holds(self) -> None:
+        """What is held now stays held for ever, as after the death of who asked for it."""
+        self._go = self._answer = None
+
     def hold_answers(self) -> None:
         self._answer = asyncio.Event()
 
@@ -126,8 +130,8 @@ class Engine:
 
 
 @asynccontextmanager
-async def running_engine() -> AsyncIterator[Engine]:
-    engine = Engine()
+async def running_engine(store: Store | None = None) -> AsyncIterator[Engine]:
+    engine = Engine(store)
     await engine.kernel.start()
     try:
         yield engine

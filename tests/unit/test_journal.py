@@ -9,7 +9,9 @@ from typing import Any, cast
 import pytest
 
 from perdure.service.journal import journal as journal_module
-from perdure.service.journal.journal import Journal
+from perdure.service.journal.journal import THENS_AT_ONCE, Journal
+from perdure.service.journal.membership import SoleMember
+from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, Fenced, StorageError, StorageFull, StorageUnavailable
 from perdure.storage.rows import Committed, EntryResult, SetDormant
 
@@ -371,3 +373,63 @@ async def test_a_patient_waiter_hears_that_the_entry_was_given_up(
     with pytest.raises(type(error)):
         await journal.commit(entry("a"), patient=True, **terms)
     assert store.batches == []
+
+
+class Ending(SoleMember):
+    """A membership that ends at a moment of the test's choice, and cannot be renewed then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holds = True
+        self.fenced = asyncio.Event()
+
+    async def renew(self) -> None:
+        raise Fenced("dead")
+
+    def fence(self) -> None:
+        self.fenced.set()
+
+
+MANY = 10 * THENS_AT_ONCE
+ENTRY: Entry = (SetDormant("run", True),)
+
+
+async def test_others_have_their_turn_between_the_consequences_of_a_large_commit() -> None:
+    journal = Journal(cast(Any, MemoryMetadataStore()))
+    turns: list[int] = []
+    done: list[int] = []
+
+    async def others() -> None:
+        while len(done) < MANY:
+            turns.append(len(done))
+            await asyncio.sleep(0)
+
+    for number in range(MANY):
+        journal.append(ENTRY, lambda _result, _change, number=number: done.append(number))  # type: ignore[misc]
+    beside = asyncio.create_task(others())
+    await journal.start()
+    await journal.barrier()
+    await beside
+    await journal.stop(grace_s=1)
+    assert done == list(range(MANY))
+    assert {THENS_AT_ONCE * share for share in range(1, 10)} <= set(turns)
+
+
+async def test_no_consequence_is_drawn_after_the_lease_has_ended() -> None:
+    """It may end between two shares of them, and others go on from there."""
+    membership = Ending()
+    journal = Journal(cast(Any, MemoryMetadataStore()), membership)
+    done: list[int] = []
+    told: list[Exception] = []
+
+    def then(number: int) -> None:
+        done.append(number)
+        membership.holds = len(done) < 2 * THENS_AT_ONCE
+
+    for number in range(MANY):
+        journal.append(ENTRY, lambda _result, _change, number=number: then(number), trouble=told.append)  # type: ignore[misc]
+    await journal.start()
+    await membership.fenced.wait()
+    await journal.stop(grace_s=0)
+    assert done == list(range(2 * THENS_AT_ONCE))
+    assert len(told) == MANY - len(done)

@@ -159,3 +159,23 @@ async def test_nothing_fires_after_the_end(world: World) -> None:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert world.fired == []
+
+
+async def test_others_have_their_turn_between_timers_that_are_due_together(world: World) -> None:
+    count = 5 * timers_module.FIRED_AT_ONCE
+    for number in range(count):
+        world.timers.set(Timer("run", f"t{number}", 1, START_MS), is_recorded=False)
+    turns = set()
+    while len(world.fired) < count:
+        turns.add(len(world.fired))
+        await asyncio.sleep(0)
+    assert {timers_module.FIRED_AT_ONCE * share for share in range(1, 5)} <= turns
+
+
+async def test_all_that_is_due_has_fired_when_the_clock_was_moved(world: World) -> None:
+    count = 5 * timers_module.FIRED_AT_ONCE
+    for number in range(count):
+        world.timers.set(Timer("run", f"t{number}", 1, START_MS + 1_000), is_recorded=False)
+    world.now_ms += 1_000
+    await world.timers.clock_moved()
+    assert len(world.fired) == count

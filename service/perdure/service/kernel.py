@@ -192,7 +192,7 @@ class Kernel:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing goes on but attempts: what happens next comes from them, from a caller or from the clock."""
-        at_rest = self.journal.is_idle and self.waiting.is_idle and not self.scheduler.is_loading
+        at_rest = self.journal.is_idle and self.waiting.is_idle and self.scheduler.is_idle
         return self.is_ready and at_rest
 
     def drain(self) -> None:

@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -29,6 +30,10 @@ AGAIN_S: Final = 1.0
 GARBAGE: Final = (20_000, 10, 10)
 """Thresholds of the garbage collector. Python's own cost a tenth of the CPU, and few of our objects are in cycles."""
 
+SWITCH_S: Final = 0.001
+"""The switch interval of the GIL. The event loop waits for so long, and not for 5 ms, whenever it comes back from a
+system call while a thread works on a large run."""
+
 
 def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
     """Run until SIGTERM or SIGINT, then drain and end. A second signal ends the process at once."""
@@ -43,6 +48,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> Non
 async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     gc.freeze()
     gc.set_threshold(*GARBAGE)
+    sys.setswitchinterval(SWITCH_S)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     start: asyncio.Timeout | None = None

@@ -168,6 +168,8 @@ class Run:
         """Put the waits of a restored active run into state RUNNING. A wait without a time-out has no record of its
         start. It began when its needs were done, or with the run, at `began_ms`."""
         for task in self.graph:
+            if task.status is TaskStatus.CANCELED and task.scope.is_live():
+                self._try_again(task)  # the end of the run was not recorded, or it was resumed
             if task.status is not TaskStatus.BLOCKED or isinstance(task.node.action, Call):
                 continue
             if task.is_startable and task.scope.is_live():
@@ -210,6 +212,65 @@ class Run:
                 assert_never(event)
         self._start_ready(event.at_ms)
         return self._take()
+
+    def reach(self, event: Event) -> int:
+        """About how many tasks `apply` will look at, so that the caller can choose where to wait for it."""
+        match event:
+            case TaskContinued():
+                return len(event.spec.nodes)
+            case CancelRequested():
+                return self._count_open()
+            case TaskSucceeded():
+                task = self._current(event.task_id, event.attempt)
+                return 0 if task is None else self._reach_of_end(task)
+            case TaskFailed():
+                task = self._current(event.task_id, event.attempt)
+                return 0 if task is None else self._reach_of_failure(task, event.failure, event.at_ms)
+            case AttemptLost():
+                task = self._current(event.task_id, event.attempt)
+                return 0 if task is None else self._reach_of_failure(task, worker_lost(event.reason), event.at_ms)
+            case EventArrived():
+                waiting = self._waiting.get(event.key)
+                return self._reach_of_end(waiting[0]) if waiting else 0
+            case TimerFired():
+                if task := self._current(event.task_id, event.attempt):
+                    failure = attempt_timed_out(task.node.options.attempt_timeout_ms)
+                    return self._reach_of_failure(task, failure, event.at_ms)
+                timed = self._timed.get(event.task_id)
+                if timed is None or isinstance(timed.node.action, Call):
+                    return 0
+                return self._count_open() if isinstance(timed.node.action, WaitEvent) else self._reach_of_end(timed)
+            case AttemptStarted():
+                return 0
+            case _:
+                assert_never(event)
+
+    def _count_open(self) -> int:
+        return len(self._in_flight) + len(self._timed) + len(self._untimed)
+
+    def _reach_of_failure(self, task: Task, failure: Failure, at_ms: int) -> int:
+        options = task.node.options
+        if next_attempt_ms(options.retry, failure, task.failures + 1, at_ms, salt=task.id) is not None:
+            return 0
+        return self._reach_of_end(task) if options.catch_exceptions else self._count_open()
+
+    def _reach_of_end(self, task: Task) -> int:
+        """Its dependents and what they refer to, and those of the tasks that end with it."""
+        reach = 0
+        ended: Task | None = task
+        while ended is not None:
+            reach += len(ended.dependents)
+            if len(ended.dependents) == 1:
+                (dependent,) = ended.dependents
+                if dependent.missing == 1 and isinstance(dependent.node.action, Call):
+                    reach += len(dependent.node.action.refs)
+            scope = ended.scope
+            if scope.remaining > 1:
+                break
+            if scope.owner is None:
+                reach += self._count_open()
+            ended = scope.owner
+        return reach
 
     def cancellation(self, event: CancelRequested) -> list[Command]:
         """The commands that `apply` would return now. Changes nothing, so that the end of the run can be recorded
@@ -458,10 +519,13 @@ class Run:
         """Give the failed and canceled tasks of a resumed run all their attempts again. Their times begin anew."""
         for task in self.graph:
             if task.status in (TaskStatus.FAILED, TaskStatus.CANCELED) and task.scope.is_live():
-                self._set(task, TaskStatus.BLOCKED)
-                task.failures, task.ended_ms = 0, None
-                if isinstance(task.node.action, Call):
-                    task.wake_ms = task.started_ms = None
+                self._try_again(task)
+
+    def _try_again(self, task: Task) -> None:
+        self._set(task, TaskStatus.BLOCKED)
+        task.failures, task.ended_ms = 0, None
+        if isinstance(task.node.action, Call):
+            task.wake_ms = task.started_ms = None
 
     # -------------------------------------------------------------------------- events and timers
 

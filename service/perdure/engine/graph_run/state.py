@@ -10,7 +10,7 @@ that made them; no field holds one.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -141,7 +141,10 @@ class Graph:
 
     def check(self, spec: Spec, owner: Task | None) -> None:
         """Raises InvalidSpec if the graph needs a task that the run does not have, or one that waits for this graph."""
-        named = [(node.id, task_id) for node in spec.nodes for task_id in node.task_needs]
+        self.check_named(tasks_named(spec), owner)
+
+    def check_named(self, named: Collection[tuple[str, str]], owner: Task | None) -> None:
+        """The same for the `tasks_named` in a graph."""
         around = {task.id for task in _owners(owner)} if named else set()
         for node_id, task_id in named:
             if task_id not in self.tasks:
@@ -328,6 +331,11 @@ class Graph:
             wanted.add(task)
             stack.extend(self.needs_of(task) if task.inner is None else _ends(task.inner))
         return [task for task in self if not task.done and task not in wanted]
+
+
+def tasks_named(spec: Spec) -> list[tuple[str, str]]:
+    """The tasks of the run that a graph names, each with the node that does."""
+    return [(node.id, task_id) for node in spec.nodes for task_id in node.task_needs]
 
 
 def _owners(task: Task | None) -> Iterator[Task]:

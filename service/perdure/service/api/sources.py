@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -13,13 +13,12 @@ from perdure.bounded import Bounded
 from perdure.model import BlobRef
 from perdure.service.api import requests
 from perdure.service.common import limits
+from perdure.service.common.aside import aside, is_large
 from perdure.service.common.clocks import elapsed_s as since_some_moment_s
 from perdure.service.common.graph_source import Source, source_of
 from perdure.storage.ports import BlobStore
 from perdure.v1 import spec_pb2
 
-NODES_AT_ONCE: Final = 500
-"""Larger graphs are decoded in a thread, where they do not hold up other calls."""
 NODE_TAG: Final = spec_pb2.WorkflowSpec.NODES_FIELD_NUMBER << 3 | 2
 KNOWN_BYTES_MAX: Final = 16 << 20
 """Of graphs whose next run finds them decoded and checked."""
@@ -48,9 +47,9 @@ class Sources:
                 data = message.spec.SerializeToString(deterministic=True)
                 if (known := self._known.get(data)) is not None:
                     return known
-                if len(message.spec.nodes) <= NODES_AT_ONCE:
+                if not is_large(len(message.spec.nodes)):
                     return self._keep(data, _decoded(message.spec, data))
-                return self._keep(data, await asyncio.to_thread(_decoded, message.spec, data))
+                return self._keep(data, await aside(partial(_decoded, message.spec, data)))
             case "spec_blob":
                 blob = requests.blob(message.spec_blob, "source.spec_blob")
                 if blob.size > limits.SPEC_BYTES_MAX:
@@ -59,7 +58,7 @@ class Sources:
                     return known
                 await self.check_blobs((blob,))  # before it is read: it may be larger than it is said to be
                 view = await self._blobs.get(blob.sha256)
-                return self._keep(blob, await asyncio.to_thread(_decoded_blob, view, blob))
+                return self._keep(blob, await aside(partial(_decoded_blob, view, blob)))
             case _:
                 raise requests.invalid("source", "is required")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from perdure import graphwire
 from perdure.model import ID_CHARS_MAX, BlobRef, Call, Spec, frozen
+from perdure.service.common.aside import is_large
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -27,6 +28,11 @@ class Source:
     inputs: frozenset[str]
     blobs: frozenset[BlobRef]
     versions: tuple[tuple[str, str], ...]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its runs are made aside."""
+        return is_large(len(self.spec.nodes))
 
 
 def source_of(spec: Spec, data: bytes, *, blob: BlobRef | None = None) -> Source:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from perdure.service.executors.port import (
     Work,
     forever,
 )
+from perdure.service.executors.turns import Key, Turns
 from perdure.storage.ports import BlobStore, CorruptData, StorageUnavailable
 from perdure.storage.rows import ValueKey
 from perdure.worker.attempt import (
@@ -56,7 +56,6 @@ UNSURE_S: Final = 0.02
 STOP_S: Final = 5.0
 """User code that does not end within this time is abandoned: a thread cannot be killed."""
 
-Key = tuple[str, str, int]
 Began = tuple[int, float]
 """When an attempt began: by the wall clock, and by the monotonic clock."""
 
@@ -70,6 +69,34 @@ class _Running:
         self.thread_id: int | None = None
         self.task: asyncio.Task[Result] | None = None
         self.lock = threading.Lock()
+
+
+class _Queue:
+    """Attempts on their way to the threads."""
+
+    def __init__(self) -> None:
+        self._turns: Turns[tuple[_Running, Assignment]] = Turns()
+        self._changed = threading.Condition()
+        self._is_closed = False
+
+    def put(self, running: _Running, assignment: Assignment) -> None:
+        with self._changed:
+            self._turns.add(running.work.key, (running, assignment))
+            self._changed.notify()
+
+    def get(self) -> tuple[_Running, Assignment] | None:
+        """Waits for one. None: it was closed, and nothing is left."""
+        with self._changed:
+            while not self._turns:
+                if self._is_closed:
+                    return None
+                self._changed.wait()
+            return self._turns.take()
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
 
 
 class LocalExecutor:
@@ -87,7 +114,7 @@ class LocalExecutor:
         self._clock = clock
         self._address = address
         self._threads_max = threads
-        self._queue: queue.SimpleQueue[tuple[_Running, Assignment] | None] = queue.SimpleQueue()
+        self._queue = _Queue()
         self._here: dict[Key, _Running] = {}
         self._busy: set[tuple[str, str]] = set()  # the tasks whose attempts are here
         self._held: dict[tuple[str, str], list[Work]] = {}  # behind an older attempt that was cancelled
@@ -125,8 +152,7 @@ class LocalExecutor:
         for task in self._fetching:
             task.cancel()
         await asyncio.gather(*self._fetching, return_exceptions=True)
-        for _ in self._threads:
-            self._queue.put(None)
+        self._queue.close()
         await asyncio.to_thread(self._join)
 
     def _join(self) -> None:
@@ -210,7 +236,7 @@ class LocalExecutor:
             return
         names = work.namespace, work.workflow_id, work.run_id, work.task_id
         context = Context(*names, work.attempt, self._address())
-        self._queue.put((running, Assignment(context, work.call.function, work.call.arguments, values)))
+        self._queue.put(running, Assignment(context, work.call.function, work.call.arguments, values))
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
         held = self._held.get((run_id, task_id), [])

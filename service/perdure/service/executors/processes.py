@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 from perdure.model import Resources, Shape
@@ -55,12 +56,11 @@ class ProcessExecutor:
         return [self._pool] if self._threads is None else [self._threads, self._pool]
 
     def submit(self, work: Work) -> None:
-        modules = _modules_of(work.shape)
-        if modules is None and self._threads is not None:
+        shape = _shape_of(work.shape.runtime_env)
+        if not shape.runtime_env and self._threads is not None:
             self._threads.submit(work)
-            return
-        environment = json.dumps({"modules": modules}, separators=(",", ":")) if modules is not None else ""
-        self._pool.submit(replace(work, shape=Shape(Resources(num_cpus=0), runtime_env=environment)))
+        else:
+            self._pool.submit(replace(work, shape=shape))
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
         for executor in self._executors():
@@ -74,8 +74,12 @@ class ProcessExecutor:
         return self._executors()[0].python_versions()
 
 
-def _modules_of(shape: Shape) -> Any:
-    return json.loads(shape.runtime_env).get("modules") if '"modules"' in shape.runtime_env else None
+@lru_cache(1_000)
+def _shape_of(environment: str) -> Shape:
+    """That of the processes for a runtime environment: they differ by the modules of the program alone."""
+    modules = json.loads(environment).get("modules") if '"modules"' in environment else None
+    kept = json.dumps({"modules": modules}, separators=(",", ":")) if modules is not None else ""
+    return Shape(Resources(num_cpus=0), runtime_env=kept)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -53,6 +53,8 @@ LOOK_EVERY: Final = 16
 """Even below CROWD, one in this many commits waits for more entries. Commits of one entry keep the loop busy, and a
 busy loop handles one call at a time, which makes commits of one entry: without this, the journal would stay in that
 state."""
+THENS_AT_ONCE = 50
+"""Entries of a commit whose `then` is called in one turn of the loop."""
 TURNS_MAX: Final = 100
 TURNS_STILL_MAX: Final = 20
 """After this many turns of the loop without a new entry, the batch is committed."""
@@ -340,7 +342,27 @@ class Journal:
             log.error("commit failed", extra={"error": str(error), "entries": len(entries)})
             return error
         self._error = None
-        _finish(batch, committed, done)
+        return await self._finish(batch, committed, done)
+
+    async def _finish(self, batch: list[_Pending], committed: Committed, done: Mapping[_Pending, int]) -> Fenced | None:
+        """Call each `then`, some in each turn of the loop. `done`: see `_done`. Gives Fenced if the lease is lost
+        meanwhile; then those that are left in the batch were not called."""
+        results = iter(committed.results)
+        for place, pending in enumerate(batch):
+            if place and place % THENS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+                if not self.is_sure:
+                    try:
+                        await self._make_sure(batch[place:])
+                    except Fenced as error:
+                        del batch[:place]
+                        return error
+                    self._error = None
+            result = next(results) if pending.entry and pending not in done else EntryResult()
+            try:
+                pending.then(result, done.get(pending, committed.change))
+            except Exception:
+                log.exception("a step after a commit failed")
         return None
 
     async def _blame(self, pending: _Pending, error: Exception) -> Exception | None:
@@ -441,14 +463,3 @@ def _tell_trouble(batch: Sequence[_Pending], error: Exception, *, is_over: bool 
         if pending.trouble is not None and (is_over or not pending.patient):
             pending.trouble(error)
             pending.trouble = None
-
-
-def _finish(batch: Sequence[_Pending], committed: Committed, done: Mapping[_Pending, int]) -> None:
-    """Call each `then`. `done`: see `_done`."""
-    results = iter(committed.results)
-    for pending in batch:
-        result = next(results) if pending.entry and pending not in done else EntryResult()
-        try:
-            pending.then(result, done.get(pending, committed.change))
-        except Exception:
-            log.exception("a step after a commit failed")

@@ -15,6 +15,7 @@ from perdure import errors, wire
 from perdure.bounded import Bounded
 from perdure.ids import TimeOrderedIds
 from perdure.model import RunStatus
+from perdure.service.common.aside import aside
 from perdure.service.common.trouble import refusing
 from perdure.service.common.uses import use
 from perdure.service.executors.port import Executor
@@ -24,6 +25,7 @@ from perdure.service.operations.current import Current
 from perdure.service.operations.lifecycle import Lifecycle
 from perdure.service.queue.moves import Moves
 from perdure.service.queue.slots import Slots, Way
+from perdure.service.runs.live import Begun, begin_run
 from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.values import Values
@@ -83,8 +85,9 @@ class Submissions:
         replaces = ""
         for _ in range(TRIES_MAX):
             row = self._row(new, digest)
+            begun = await aside(partial(begin_run, row, new.source.spec)) if new.source.is_large else None
             for way in self._slots.ways(new.namespace, row.run_id):
-                if (view := await self._insert(new, row, way, replaces)) is not None:
+                if (view := await self._insert(new, row, way, replaces, begun)) is not None:
                     return view, True
                 decided = await self._decide(new, row, digest)
                 if not way.guards or decided != replaces:
@@ -106,48 +109,54 @@ class Submissions:
 
     def offer(self, new: NewRun) -> asyncio.Future[RunView | None] | None:
         """Append a run to the journal before this returns. None, at once or as the result: nothing was changed, since
-        the ids are taken or there is no place, and `submit` decides what follows. Raises InvalidSpecError and
-        PythonVersionUnsupportedError."""
+        the ids are taken, there is no place or the graph is large, and `submit` decides what follows. Raises
+        InvalidSpecError and PythonVersionUnsupportedError."""
         self._check(new)
-        if (new.namespace, new.request_id) in self._attached:
+        if new.source.is_large or (new.namespace, new.request_id) in self._attached:
             return None
         row = self._row(new, _digest(new))
         for way in self._slots.ways(new.namespace, row.run_id):
             return self._insert(new, row, way, "")
         return None
 
-    def _insert(self, new: NewRun, row: RunRow, way: Way, replaces: str) -> asyncio.Future[RunView | None]:
-        """Store a run for which there is a slot or a place. None: its ids are taken, or there is none."""
+    def _insert(
+        self, new: NewRun, row: RunRow, way: Way, replaces: str, begun: Begun | None = None
+    ) -> asyncio.Future[RunView | None]:
+        """Store a run for which there is a slot or a place. None: its ids are taken, or there is none. `begun` is the
+        run if it was made already."""
         if way.status is RunStatus.PENDING:
             row = row.but(status=way.status, start_ms=None)
         inputs = {name: wire.encode_payload(payload) for name, payload in new.inputs.items()}
-        row, writes, begun = self._begin(new, row)
+        row, writes, stored = self._begin(new, row, begun)
         entry = (*way.guards, AddRun(row, new.source.data, inputs, replaces), *use(row.run_id, new.blobs()), *writes)
 
         def then(result: EntryResult, change: int) -> RunView | None:
             if result.is_refused:
                 self._slots.withdraw(row)
                 return None
-            return begun(change)
+            return stored(change)
 
         dropped = partial(self._slots.withdraw, row)
         # Anybody starts a run that waits, so by the time of a repetition it may be over and deleted.
         once = row.status is RunStatus.PENDING and self._ownership.others_may_start()
         return self._journal.commit(entry, then, droppable=True, dropped=dropped, once=once)
 
-    def _begin(self, new: NewRun, row: RunRow) -> tuple[RunRow, list[Write], Callable[[int], RunView]]:
+    def _begin(
+        self, new: NewRun, row: RunRow, begun: Begun | None
+    ) -> tuple[RunRow, list[Write], Callable[[int], RunView]]:
         """The row as it begins, what its entry stores besides it, and what happens once that is durable."""
         if row.status is RunStatus.PENDING:
             return row, [], lambda change: self._moves.queued(row.but(change=change))
         self._scheduler.specs.keep(row.spec_key, new.source.spec)
-        row, writes, begun = self._scheduler.begin(row, new.source.spec)
+        begun = begun or begin_run(row, new.source.spec)
+        row, writes, stored = begun.live.row, [*begun.plan.early, *begun.plan.writes], self._scheduler.begin(begun)
         if not new.inputs:
-            return row, writes, begun
+            return row, writes, stored
 
         def then(change: int) -> RunView:
             for name, payload in new.inputs.items():
                 self._values.keep(ValueKey(row.run_id, input=name), payload)
-            return begun(change)
+            return stored(change)
 
         return row, writes, then
 

@@ -11,7 +11,9 @@ A run that is not in memory, or for which the store has no room, is told as it i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Final, Generic, Protocol, TypeVar
 
 from perdure import errors
@@ -19,14 +21,17 @@ from perdure.bounded import Bounded
 from perdure.engine.graph_run.run import Run
 from perdure.model import frozen
 from perdure.service.journal.journal import Journal
+from perdure.service.runs.live import Live
 from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.restore import restore_run
-from perdure.service.runs.scheduler import Live, Scheduler
+from perdure.service.runs.scheduler import Scheduler
 from perdure.storage.ports import CorruptData, RecoveryStore, RunStore, StorageFull
 from perdure.storage.rows import RunRow, StoredRun
 
 T = TypeVar("T")
 
+LOOK_S: Final = 0.5
+"""So often whoever waits for a thread looks whether the store fails."""
 FINAL_TASKS_MAX: Final = 20_000
 """Tasks of final runs that stay rebuilt for the next page of the same question."""
 
@@ -105,7 +110,7 @@ class Moments:
     async def _is_told(self, live: Live) -> bool:
         """Whether its row is what the store says, after waiting for its end if that is on its way."""
         if live.is_ending:
-            await self._is_settled()
+            await self._is_settled(live)
         return not live.is_ending and self._scheduler.find_live(live.row.run_id) is live
 
     # -------------------------------------------------------------------------- tasks
@@ -117,12 +122,14 @@ class Moments:
         """
         while True:
             live = self._scheduler.find_live(row.run_id)
-            if live is not None and (live.held is not None or live.is_refused) and await self._is_settled():
+            if live is not None and (live.held is not None or live.is_refused) and await self._is_settled(live):
                 live = self._scheduler.find_live(row.run_id)
+                if live is not None and live.at_rest is not None:
+                    continue
             if live is not None and live.held is None and not live.is_refused:
                 number, change = self._scheduler.moment, live.change
                 taken, before, is_over = take(live.run), live.row, live.is_ending
-                is_durable = await self._is_settled() and not live.is_refused
+                is_durable = await self._is_settled(live) and not live.is_refused
                 if is_durable and not (is_over and self._ownership.others_may_resume()):
                     return Moment(live.row if is_over else before, taken, number, change, is_here=True)
                 # otherwise memory had what never gets stored, or others may have gone on with the run
@@ -130,15 +137,22 @@ class Moments:
             number = live.told if live is not None else self._scheduler.moment
             stored, run = await self._rebuild(row)
             if live is not None:
-                self._scheduler.tell_later(live, _ahead(live.run, run))
+                self._scheduler.tell_later(live, run)
             if live is not None or self._scheduler.find_live(row.run_id) is None:
                 return Moment(stored.run, take(run), number, stored.change, is_here=False)
             # it has come into memory meanwhile, and may have gone on there
 
-    async def _is_settled(self) -> bool:
-        """Wait until all that memory holds is durable. False: there is no room for it."""
+    async def _is_settled(self, *lives: Live) -> bool:
+        """Wait until all that memory holds is durable, and no thread works on these runs. False: there is no room
+        for it."""
         try:
             await self._journal.barrier()
+            for live in lives:
+                while (at_rest := live.at_rest) is not None:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_S):
+                            await at_rest.wait()
+                    await self._journal.barrier()  # the store may fail meanwhile
         except StorageFull:
             return False
         return True
@@ -168,9 +182,3 @@ def not_found(namespace: str, workflow_id: str) -> errors.WorkflowNotFoundError:
     return errors.WorkflowNotFoundError(
         f"there is no workflow {workflow_id!r}", namespace=namespace, workflow_id=workflow_id
     )
-
-
-def _ahead(run: Run, stored: Run) -> list[str]:
-    """Tasks that are in another state in memory than in the store."""
-    known = {task.id: (task.status, task.attempt) for task in stored.graph}
-    return [task.id for task in run.graph if known.get(task.id) != (task.status, task.attempt)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -14,6 +15,7 @@ from perdure.bounded import Bounded
 from perdure.engine.graph_run.run import Run
 from perdure.engine.messages import ConsumeEvent, EventArrived, Record, RecordRun, RecordTask
 from perdure.model import Failure, FailureKind, InvalidSpec, Payload, RunStatus, Spec, TaskStatus
+from perdure.service.common.aside import aside, is_large, is_large_spec
 from perdure.storage import rows
 from perdure.storage.damage import about
 from perdure.storage.ports import CorruptData, SpecStore
@@ -46,14 +48,19 @@ class Specs:
         for key in missing:
             if key not in stored:
                 raise CorruptData(f"the graph {key} is not in the store", subject=key)
-            if hashlib.sha256(stored[key]).hexdigest() != key:
-                raise CorruptData(f"table specs, row {key}: the value of data has another hash", subject=key)
-            try:
-                found[key] = graphwire.decode_spec(stored[key])
-            except InvalidSpec as error:
-                raise CorruptData(f"the graph {key} does not decode: {error}", subject=key) from error
+            decode = partial(_decoded_spec, key, stored[key])
+            found[key] = await aside(decode) if is_large_spec(stored[key]) else decode()
             self.keep(key, found[key])
         return found
+
+
+def _decoded_spec(key: str, data: bytes) -> Spec:
+    if hashlib.sha256(data).hexdigest() != key:
+        raise CorruptData(f"table specs, row {key}: the value of data has another hash", subject=key)
+    try:
+        return graphwire.decode_spec(data)
+    except InvalidSpec as error:
+        raise CorruptData(f"the graph {key} does not decode: {error}", subject=key) from error
 
 
 async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
@@ -63,6 +70,13 @@ async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
         raise CorruptData(stored.damage, subject=row.run_id)
     spec_keys = {row.spec_key, *(task.spec_key for task in stored.tasks if task.spec_key)}
     graphs = await specs.read(spec_keys)
+    rebuild = partial(_rebuilt, stored, graphs)
+    size = len(stored.tasks) + sum(len(spec.nodes) for spec in graphs.values())
+    return await aside(rebuild) if is_large(size) else rebuild()
+
+
+def _rebuilt(stored: rows.StoredRun, graphs: Mapping[str, Spec]) -> Run:
+    row = stored.run
     status = RunStatus.RUNNING if not row.status.is_final else row.status
     try:
         run = Run.restore(

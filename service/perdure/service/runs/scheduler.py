@@ -14,46 +14,33 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Final, Protocol, TypeVar, assert_never
+from typing import Final, Protocol, TypeVar
 
 from perdure import graphwire, texts, wire
 from perdure.bounded import Bounded
 from perdure.engine.failures import record_refused
 from perdure.engine.graph_run.run import Before, Run
-from perdure.engine.messages import (
-    Act,
-    CancelAttempt,
-    CancelRequested,
-    Command,
-    ConsumeEvent,
-    Dispatch,
-    DropOutput,
-    Event,
-    KeepOutput,
-    RecordRun,
-    RecordTask,
-    SetTimer,
-    TaskContinued,
-    TaskFailed,
-    TaskSucceeded,
-    TimerFired,
-)
-from perdure.model import Call, Failure, FailureKind, InvalidSpec, Payload, RunStatus, Spec
-from perdure.service.common.uses import of_record, use
-from perdure.service.executors.port import Executor, GraphReturned, Reports, Work
+from perdure.engine.graph_run.state import Task, tasks_named
+from perdure.engine.messages import CancelRequested, Event, TaskContinued, TaskFailed, TaskSucceeded, TimerFired
+from perdure.model import Failure, FailureKind, InvalidSpec, RunStatus, Spec, frozen
+from perdure.service.common.aside import aside, is_large, is_large_spec
+from perdure.service.common.uses import use
+from perdure.service.executors.port import Executor, GraphReturned, Reports
 from perdure.service.journal.journal import Journal
+from perdure.service.runs.acting import Acting
 from perdure.service.runs.changes import Change, Changes
+from perdure.service.runs.live import Acts, Begun, Live, Plan, Step, sort_out
 from perdure.service.runs.ownership import Ownership
-from perdure.service.runs.restore import Specs, corrupt_data, output_of, restore_run, write_of
+from perdure.service.runs.restore import Specs, corrupt_data, restore_run
 from perdure.service.runs.runlog import log_end, log_task
 from perdure.service.runs.timers import Timers
 from perdure.service.runs.values import Values
-from perdure.service.runs.views import RunView, TaskView, count_tasks, view_task
+from perdure.service.runs.views import RunView, TaskView, view_task
 from perdure.storage.ports import CorruptData, RecoveryStore, RunStore, SpecStore, StorageError, TimerStore
-from perdure.storage.rows import EntryResult, MarkBlobs, PutSpec, RunRow, SetDormant, SetRun, Timer, ValueKey, Write
+from perdure.storage.rows import EntryResult, MarkBlobs, PutSpec, RunRow, SetRun, Timer, ValueKey, Write
 
 log = logging.getLogger(__name__)
 
@@ -61,57 +48,14 @@ STAY_MS: Final = 30_000
 """A dormant run that wakes within this time stays in memory."""
 PAGE: Final = 500
 LOAD_RETRY_S: Final = 1.0
+EARLY_AT_ONCE = 1_000
+"""Early writes of a run that one entry may have. Entries of other runs come between."""
+HELD_AT_ONCE = 50
+"""What was held of a run and happens in one turn of the loop."""
 REFUSED_MAX: Final = 1_000
 """Runs that failed since the store does not take a record of theirs, whose attempts are remembered."""
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True, eq=False)
-class Live:
-    """A run in memory. `pending` counts its journal entries that are not durable yet; `dormant` is what the
-    store says of its dormancy once all of them are, None if nobody knows. `held` is what waits until it is
-    decided whether the run was canceled; None if nothing is to be decided. One that `is_refused` is ahead of the
-    store for ever, since the store does not take a record of it: nothing more is applied to it, and it fails.
-    `change` is the last commit of it that is known to be durable, `told` the last moment of which subscribers heard."""
-
-    row: RunRow
-    run: Run
-    pending: int = 0
-    dormant: bool | None = None
-    held: list[Callable[[], None]] | None = None
-    is_refused: bool = False
-    change: int = 0
-    told: int = 0
-
-    @property
-    def is_ending(self) -> bool:
-        """Its end is on its way into the store, or may be: `row` may be behind what others see there."""
-        return self.held is not None or self.is_refused or self.run.status is not self.row.status
-
-    def view(self) -> RunView:
-        return RunView(self.row, count_tasks(self.run))
-
-
-@dataclass(slots=True)
-class _Step:
-    """What one or more events have brought: commands, and for subscribers the tasks that are in another state, each
-    with the moment of that."""
-
-    commands: list[Command] = field(default_factory=list)
-    views: list[tuple[int, TaskView]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Acts:
-    """What is to be done once an entry is durable."""
-
-    commands: list[Act] = field(default_factory=list)
-    values: list[tuple[str, Payload]] = field(default_factory=list)
-    views: list[tuple[int, TaskView]] = field(default_factory=list)
-    changes_tasks: bool = False
-    failures: list[RecordTask] = field(default_factory=list)
-    end: SetRun | None = None
 
 
 class SchedulerStore(RecoveryStore, RunStore, SpecStore, TimerStore, Protocol):
@@ -143,6 +87,7 @@ class Scheduler:
         self.clock = clock
         self.specs = Specs(store)
         self.timers = Timers(store, clock, self._timer_due)
+        self._acting = Acting(executor, values, self.timers)
         self._live: dict[str, Live] = {}
         self._current: dict[tuple[str, str], Live] = {}  # the same by namespace and workflow id
         self._loading: dict[str, list[Callable[[Live | None], None]]] = {}
@@ -151,8 +96,8 @@ class Scheduler:
         # Attempts that may have begun and were never recorded, by run.
         self._begun: Bounded[str, dict[str, int]] = Bounded(REFUSED_MAX)
         self._before: dict[str, Before] = {}  # of those, what began of them, if that is known
-        self._untold: dict[str, set[str]] = {}  # and tasks of which subscribers may not have heard
         self._tasks: set[asyncio.Task[None]] = set()
+        self._releasing: set[Live] = set()
 
     # -------------------------------------------------------------------------- lifetime
 
@@ -163,6 +108,7 @@ class Scheduler:
 
     async def stop(self) -> None:
         """Take nothing more. Attempts still running are stopped; they run again after a restart."""
+        self._acting.stop()
         await self.timers.stop()
         for task in self._tasks:
             task.cancel()
@@ -196,19 +142,22 @@ class Scheduler:
     def report(self, reports: Reports) -> None:
         """What the executor has to say, of each run in one entry. Reports about runs that are not in memory are
         too late."""
-        gathered: dict[Live, _Step] = {}
+        gathered: dict[Live, Step] = {}
         for run_id, report in reports:
             live = self._live.get(run_id)
             if live is None:
                 self._came_too_late(report)
             elif live.held is not None:
                 live.held.append(partial(self.report, [(run_id, report)]))
-            elif isinstance(report, GraphReturned):
+            elif isinstance(report, GraphReturned) or self._is_long(live, report):
                 if (before := gathered.pop(live, None)) is not None:
                     self._carry_out(live, before)
-                self._graph_returned(live, report)
+                if isinstance(report, GraphReturned):
+                    self._graph_returned(live, report)
+                else:
+                    self.take(live, report)
             else:
-                self._apply(live, report, gathered.setdefault(live, _Step()))
+                self._apply(live, report, gathered.setdefault(live, Step()))
         for live, step in gathered.items():
             self._carry_out(live, step)
 
@@ -224,7 +173,11 @@ class Scheduler:
     def roused(self, run_id: str) -> None:
         """Somebody else writes of the run's dormancy, or has tried to: what it is gets written anew with the
         next change of the run."""
-        if (live := self._live.get(run_id)) is not None:
+        live = self._live.get(run_id)
+        if live is not None and live.at_rest is not None:  # a thread is about to say what it is
+            assert live.held is not None
+            live.held.append(partial(self.roused, run_id))
+        elif live is not None:
             live.dormant = None
 
     async def bring(self, run_id: str, event: Event) -> None:
@@ -246,52 +199,114 @@ class Scheduler:
 
     def _cancel(self, live: Live, event: CancelRequested) -> asyncio.Future[RunView]:
         """Record the end of a run, and apply it to memory when that is durable."""
-        commands = live.run.cancellation(event) if not live.is_refused else []  # that one fails in a moment
-        writes, acts = self._sort_out(live, _Step(commands), is_dormant=False)
-        live.held = []
+        live.held = deque()
         live.pending += 1
+        reach = live.run.reach(event)
+        canceled: asyncio.Future[RunView] = asyncio.get_running_loop().create_future()
 
-        def then(_result: EntryResult, change: int) -> RunView:
-            live.run.apply(event)
+        def decide() -> Plan:
+            commands = live.run.cancellation(event) if not live.is_refused else []  # that one fails in a moment
+            return sort_out(live, Step(commands), is_dormant=False)
+
+        def decided(plan: Plan) -> None:
+            if live.is_refused:
+                plan = Plan()
+            self._write_early(live, plan.early, lambda: self._journal_cancel(live, plan, ended, trouble), trouble)
+
+        def ended(acts: Acts, change: int) -> None:
+            self._do(live, reach, lambda: live.run.apply(event), lambda _commands: told(acts, change))
+
+        def told(acts: Acts, change: int) -> None:
             self._note_changes(live, acts.views)
             self._act(live, acts, change)
             self._release(live)
-            return live.view()
+            if not canceled.done():
+                canceled.set_result(live.view())
 
+        def trouble(error: Exception) -> None:
+            if not canceled.done():
+                canceled.set_exception(error)
+
+        self._do(live, reach, decide, decided)
+        return canceled
+
+    def _journal_cancel(
+        self, live: Live, plan: Plan, ended: Callable[[Acts, int], None], trouble: Callable[[Exception], None]
+    ) -> None:
         def dropped() -> None:
             live.pending -= 1
             live.dormant = None  # what was to be written of it was not
             self._release(live)
             self._evict_if_idle(live)
 
-        return self._journal.commit(tuple(writes), then, droppable=True, dropped=dropped, of=live.row.run_id)
+        self._journal.append(
+            tuple(plan.writes),
+            lambda _result, change: ended(plan.acts, change),
+            trouble=trouble,
+            droppable=True,
+            dropped=dropped,
+            of=live.row.run_id,
+        )
 
     def _release(self, live: Live) -> None:
-        """It is decided whether the run was canceled: what has happened meanwhile is applied, or comes too late."""
-        held, live.held = live.held or [], None
-        for step in held:
-            step()
+        """Nothing has to wait any more. What was held happens now, if it is much in several turns of the loop."""
+        held, live.held = live.held or deque(), None
+        for _ in range(HELD_AT_ONCE):
+            if not held:
+                return
+            held.popleft()()
+            if live.held is not None:  # that takes a while, and the rest waits for it
+                live.held.extend(held)
+                return
+        if held:
+            live.held = held
+            self._set_to_work(live)
+            self._releasing.add(live)
+            asyncio.get_running_loop().call_soon(self._go_on_releasing, live)
+
+    def _go_on_releasing(self, live: Live) -> None:
+        self._releasing.discard(live)
+        self._come_to_rest(live)
+        self._release(live)
+        self._evict_if_idle(live)
 
     def _timer_due(self, timer: Timer) -> None:
         self.deliver(timer.run_id, TimerFired(timer.task_id, timer.attempt, self.clock()))
 
     def _graph_returned(self, live: Live, report: GraphReturned) -> None:
-        key = spec_key(report.spec)
-        try:
-            spec = graphwire.decode_spec(report.spec)
-            texts.check_spec(spec)
-            if missing := spec.inputs():
-                raise InvalidSpec(f"a returned graph has no inputs of its own, but uses {sorted(missing)}")
-            live.run.graph.check(spec, live.run.graph.tasks.get(report.task_id))
-            uses = use(live.row.run_id, graphwire.blobs_of_spec(spec))
-        except InvalidSpec as error:
-            failure = Failure(FailureKind.SERIALIZATION, "perdure.InvalidSpec", f"the task returned a graph: {error}")
-            times = report.at_ms, report.started_ms, report.ended_ms
+        run_id = live.row.run_id
+        if not is_large_spec(report.spec):
+            self._take_graph(live, report, _read_graph(run_id, report.spec))
+            return
+
+        async def read() -> None:
+            graph = await aside(partial(_read_graph, run_id, report.spec))
+            # Meanwhile the run went on.
+            self._with_here(run_id, lambda live: self._take_graph(live, report, graph))
+
+        self._spawn(read())
+
+    def _take_graph(self, live: Live, report: GraphReturned, graph: _Graph | InvalidSpec) -> None:
+        if isinstance(graph, _Graph):
+            try:
+                live.run.graph.check_named(graph.named, live.run.graph.tasks.get(report.task_id))
+            except InvalidSpec as error:
+                graph = error
+        times = report.at_ms, report.started_ms, report.ended_ms
+        if isinstance(graph, InvalidSpec):
+            failure = Failure(FailureKind.SERIALIZATION, "perdure.InvalidSpec", f"the task returned a graph: {graph}")
             self.take(live, TaskFailed(report.task_id, report.attempt, failure, *times))
             return
-        times = report.at_ms, report.started_ms, report.ended_ms
-        event = TaskContinued(report.task_id, report.attempt, spec, key, *times)
-        self.take(live, event, PutSpec(key, report.spec), *uses)
+        event = TaskContinued(report.task_id, report.attempt, graph.spec, graph.key, *times)
+        self.take(live, event, PutSpec(graph.key, report.spec), *graph.uses)
+
+    def _with_here(self, run_id: str, then: Callable[[Live], None]) -> None:
+        """If the run is in memory: now, or once nothing holds it."""
+        live = self._live.get(run_id)
+        if live is not None and live.held is not None:
+            live.held.append(partial(self._with_here, run_id, then))
+        elif live is not None:
+            then(live)
 
     def _came_too_late(self, event: Event | GraphReturned) -> None:
         """What an attempt made for nobody is to be removed, unless somebody has it from another attempt."""
@@ -301,76 +316,127 @@ class Scheduler:
 
     # -------------------------------------------------------------------------- applying
 
-    def begin(self, row: RunRow, spec: Spec) -> tuple[RunRow, list[Write], Callable[[int], RunView]]:
-        """A new run: its row, what its entry stores besides it, and what to do once that is durable in a commit."""
-        run = Run(spec)
-        commands = run.start(row.create_ms)
-        run.take_changed()  # nobody knows of the run yet
-        if run.is_dormant and not run.status.is_final:
-            row = row.but(is_dormant=True)
-        live = Live(row, run, dormant=row.is_dormant)
-        writes, acts = self._sort_out(live, _Step(commands))
-        live.pending += 1
+    def begin(self, begun: Begun) -> Callable[[int], RunView]:
+        """A new run is about to be stored; gives what to do once that is durable in a commit."""
+        live = begun.live
+        run_id = live.row.run_id
+        live.pending = 1
 
         def then(change: int) -> RunView:
             live.row = live.row.but(change=change)
             live.change = change
-            if row.run_id in self._live or row.run_id in self._loading:
+            if run_id in self._live or run_id in self._loading:
                 # It had been stored before, without an answer, and somebody has asked for it since.
-                self._outdated.add(row.run_id)
+                self._outdated.add(run_id)
                 return live.view()
             self._admit(live)
             self.tell(live.row, change)
-            self._act(live, acts, change)
+            self._act(live, begun.plan.acts, change)
             return live.view()
 
-        return row, writes, then
+        return then
 
     def take(self, live: Live, event: Event, *also: Write) -> None:
         """Apply an event to a run in memory."""
         if live.held is not None:
             live.held.append(lambda: self.take(live, event, *also))
-            return
-        step = _Step()
-        self._apply(live, event, step)
-        self._carry_out(live, step, *also)
+        elif self._is_long(live, event):
+            self._take_aside(live, event, also)
+        else:
+            step = Step()
+            self._apply(live, event, step)
+            self._carry_out(live, step, *also)
 
-    def _apply(self, live: Live, event: Event, step: _Step) -> None:
+    def _is_long(self, live: Live, event: Event) -> bool:
+        """Whether the event is to be applied in a thread."""
+        if isinstance(event, TaskContinued) or is_large(len(live.run.graph.tasks)):
+            return is_large(live.run.reach(event))
+        return False
+
+    def _apply(self, live: Live, event: Event, step: Step) -> None:
         commands = live.run.apply(event) if not live.is_refused else []
         self._note_changes(live, step.views)
         step.commands += commands
         if not commands and isinstance(event, TaskSucceeded):
             self._came_too_late(event)
 
-    def _note_changes(self, live: Live, views: list[tuple[int, TaskView]], untold: Collection[str] = ()) -> None:
-        """Keep for subscribers what has become of tasks (and of those that are `untold`), as it is now: when it may be
-        told, memory has gone on."""
+    def _take_aside(self, live: Live, event: Event, also: tuple[Write, ...]) -> None:
+        live.held = deque()
+        is_watched = self._changes.wants_tasks(live.row.run_id)
+
+        def work() -> tuple[Plan, list[TaskView]]:
+            if live.is_refused:
+                return Plan(), []
+            step = Step(live.run.apply(event))
+            changed = live.run.take_changed()
+            return sort_out(live, step), _views(changed) if is_watched else []
+
+        def then(worked: tuple[Plan, list[TaskView]]) -> None:
+            plan, views = worked
+            self._add_views(plan.acts.views, views)
+            if plan.is_empty and isinstance(event, TaskSucceeded):
+                self._came_too_late(event)
+            self._follow(live, plan, also)
+
+        self._do(live, live.run.reach(event), work, then)
+
+    def _note_changes(self, live: Live, views: list[tuple[int, TaskView]]) -> None:
+        """Keep for subscribers what has become of tasks, as it is now: when it may be told, memory has gone on."""
         changed = live.run.take_changed()
-        if untold and self._changes.wants_tasks(live.row.run_id):
-            known = {task.id for task in changed}
-            changed = [*(task for task in live.run.graph if task.id in untold and task.id not in known), *changed]
         if changed and self._changes.wants_tasks(live.row.run_id):
-            self.moment += 1
-            views += [(self.moment, view_task(task)) for task in changed]
+            self._add_views(views, _views(changed))
 
-    def tell_later(self, live: Live, task_ids: Collection[str]) -> None:
-        """Subscribers who saw a run as it is stored hear of these tasks, as they are now, once that is durable."""
-        if self._changes.wants_tasks(live.row.run_id) and not live.is_refused:
+    def _add_views(self, views: list[tuple[int, TaskView]], new: list[TaskView]) -> None:
+        """They are all of one moment."""
+        if new:
             self.moment += 1
-            wanted = set(task_ids)
-            views = [(self.moment, view_task(task)) for task in live.run.graph if task.id in wanted]
-            self._carry_out(live, _Step(views=views))
+            views += [(self.moment, view) for view in new]
 
-    def _carry_out(self, live: Live, step: _Step, *also: Write) -> None:
-        if not step.commands and not step.views:
+    def tell_later(self, live: Live, stored: Run) -> None:
+        """Subscribers who saw a run as it is stored hear of the tasks that are in another state in memory, as they are
+        now, once that is durable."""
+        if not self._changes.wants_tasks(live.row.run_id) or live.is_refused:
             return
-        writes, acts = self._sort_out(live, step)
-        if step.commands:
-            writes = [*also, *writes]
+        if live.at_rest is not None:
+            assert live.held is not None
+            live.held.append(partial(self.tell_later, live, stored))
+            return
+        known = {task.id: (task.status, task.attempt) for task in stored.graph}
+        ahead = [task for task in live.run.graph if known.get(task.id) != (task.status, task.attempt)]
+        self.moment += 1
+        step = Step(views=[(self.moment, view) for view in _views(ahead)])
+        if step.views:
+            self._append(live, sort_out(live, step), ())
+
+    def _carry_out(self, live: Live, step: Step, *also: Write) -> None:
+        if step.commands or step.views:
+            self._follow(live, sort_out(live, step), also)
+
+    def _follow(self, live: Live, plan: Plan, also: tuple[Write, ...] = ()) -> None:
+        """Store what a step has brought, and carry it out after that. A run that was held for the step is let go once
+        all of that is on its way."""
+
+        def rest() -> None:
+            self._append(live, plan, also)
+            if live.held is not None:
+                self._release(live)
+                self._evict_if_idle(live)
+
+        if not is_large(len(plan.early)):
+            plan.writes[:0] = plan.early
+            rest()
+            return
+        live.held = deque() if live.held is None else live.held
+        self._write_early(live, plan.early, rest)
+
+    def _append(self, live: Live, plan: Plan, also: tuple[Write, ...]) -> None:
+        """One entry for all of it but the early writes."""
+        acts = plan.acts
+        writes = [*also, *plan.writes] if plan.writes or plan.early or acts.kept or acts.commands else []
         live.pending += 1
         if writes or live.pending > 1 or not self._journal.is_sure:
             self._journal.append(
-                writes,
+                tuple(writes),
                 lambda _result, change: self._act(live, acts, change),
                 of=live.row.run_id,
                 refused=lambda error: self._refused(live, error),
@@ -378,65 +444,84 @@ class Scheduler:
         else:  # nothing of it has to be durable, nor has anything before it
             self._act(live, acts, 0)
 
-    def _sort_out(self, live: Live, step: _Step, *, is_dormant: bool | None = None) -> tuple[list[Write], _Acts]:
-        """Records become writes, the rest waits for them. `is_dormant`: what the run will be, if not what it is."""
-        run_id = live.row.run_id
-        writes: list[Write] = []
-        acts = _Acts(views=step.views)
-        for command in step.commands:
-            match command:
-                case RecordTask():
-                    output = output_of(command)
-                    writes.append(write_of(run_id, command, output))
-                    if blobs := of_record(command, output):
-                        writes += use(run_id, blobs)
-                    acts.changes_tasks = True
-                    if command.failure is not None:
-                        acts.failures.append(command)
-                    if output is not None:
-                        acts.values.append((command.task_id, output))
-                case RecordRun():
-                    end = write_of(run_id, command, None)
-                    assert isinstance(end, SetRun)
-                    writes.append(end)
-                    acts.end = end
-                case ConsumeEvent():
-                    writes.append(write_of(run_id, command, None))
-                case KeepOutput():
-                    writes += use(run_id, command.output.blobs())
-                    acts.commands.append(command)
-                    acts.changes_tasks = True
-                case Dispatch() | DropOutput() | CancelAttempt() | SetTimer():
-                    acts.commands.append(command)
-                case _:
-                    assert_never(command)
-        if is_dormant is None:
-            is_dormant = live.run.is_dormant and not live.run.status.is_final
-        if is_dormant is not live.dormant:
-            writes.append(SetDormant(run_id, is_dormant))
-            live.dormant = is_dormant
-        return writes, acts
+    def _write_early(
+        self,
+        live: Live,
+        early: Sequence[Write],
+        then: Callable[[], None],
+        trouble: Callable[[Exception], None] | None = None,
+        *,
+        place: int = 0,
+    ) -> None:
+        """Store early writes of a run that is held, one entry after the other, and go on when all are durable."""
+        if not place and early:
+            self._set_to_work(live)
+        if place < len(early):
+            self._journal.append(
+                tuple(early[place : place + EARLY_AT_ONCE]),
+                lambda _result, _change: self._write_early(live, early, then, trouble, place=place + EARLY_AT_ONCE),
+                trouble=trouble,
+                of=live.row.run_id,
+                refused=lambda error: self._refused(live, error),
+                dropped=lambda: self._early_dropped(live),
+            )
+            return
+        if early:
+            self._come_to_rest(live)
+        then()
+
+    def _early_dropped(self, live: Live) -> None:
+        """The store does not take a record of this run: it fails."""
+        self._come_to_rest(live)
+        self._release(live)
+
+    # -------------------------------------------------------------------------- aside
+
+    def _do(self, live: Live, reach: int, work: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Work on a run that is held, in a thread if that takes long, and go on with what that gives."""
+        if not is_large(reach):
+            then(work())
+            return
+        self._set_to_work(live)
+        self._spawn(self._do_aside(live, work, then))
+
+    async def _do_aside(self, live: Live, work: Callable[[], T], then: Callable[[T], None]) -> None:
+        try:
+            result = await aside(work)
+        except Exception:
+            log.exception("a step of a run failed", extra={"run_id": live.row.run_id})
+            self._come_to_rest(live)
+            self._release(live)
+            return
+        self._come_to_rest(live)
+        then(result)
+
+    def _set_to_work(self, live: Live) -> None:
+        """Whoever wants to look at the run waits until it comes to rest."""
+        live.at_rest = asyncio.Event()
+        live.pending += 1
+
+    def _come_to_rest(self, live: Live) -> None:
+        """Nobody works on the run any more. Whoever waits for that looks at it later, when what follows is done."""
+        at_rest, live.at_rest = live.at_rest, None
+        live.pending -= 1
+        if at_rest is not None:
+            at_rest.set()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # -------------------------------------------------------------------------- acting
 
-    def _act(self, live: Live, acts: _Acts, change: int) -> None:
+    def _act(self, live: Live, acts: Acts, change: int) -> None:
         """The entry is durable: now the world may know."""
         row = live.row
         for task_id, payload in acts.values:
             self._values.keep(ValueKey(row.run_id, task_id=task_id), payload)
-        for command in acts.commands:
-            match command:
-                case Dispatch():
-                    self._executor.submit(_work(row, command))
-                case KeepOutput():
-                    self._values.pin(ValueKey(row.run_id, task_id=command.task_id), command.output)
-                case DropOutput():
-                    self._values.unpin(ValueKey(row.run_id, task_id=command.task_id))
-                case CancelAttempt():
-                    self._executor.cancel(row.run_id, command.task_id, command.attempt)
-                case SetTimer():
-                    timer = Timer(row.run_id, command.task_id, command.attempt, command.due_ms)
-                    self.timers.set(timer, is_recorded=command.is_recorded)
+        self._acting.keep(row, acts.kept)
+        self._acting.carry_out(row, acts.commands)
         for failure in acts.failures:
             log_task(row, failure)
         live.pending -= 1
@@ -506,9 +591,9 @@ class Scheduler:
         self._with_live(run_id, lambda _live: None)
 
     @property
-    def is_loading(self) -> bool:
-        """Whether a run is on its way from the store into memory."""
-        return bool(self._loading)
+    def is_idle(self) -> bool:
+        """Whether no run is on its way into memory or worked on, and all that may be carried out has been."""
+        return not (self._tasks or self._loading or self._releasing) and self._acting.is_idle
 
     def live_count(self) -> int:
         return len(self._live)
@@ -540,39 +625,38 @@ class Scheduler:
             waiting.append(then)
         else:
             self._loading[run_id] = [then]
-            task = asyncio.create_task(self._load(run_id))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._load(run_id))
 
     async def _load(self, run_id: str) -> None:
-        live: Live | None = None
+        loaded: _Loaded | None = None
         while True:
             self._outdated.discard(run_id)
             try:
-                live = await self._read(run_id)
+                loaded = await self._read(run_id)
                 if run_id not in self._outdated:
                     break
             except CorruptData as error:
                 self._fail_corrupt(run_id, await self._damaged(run_id), f"{error} ({error.subject})")
+                loaded = None
                 break
             except StorageError as error:
                 log.warning("run not loaded, trying again", extra={"run_id": run_id, "error": str(error)})
                 await asyncio.sleep(LOAD_RETRY_S)
             except Exception:
                 log.exception("run cannot be loaded", extra={"run_id": run_id})
+                loaded = None
                 break
         waiting = self._loading.pop(run_id)
-        if live is not None:
+        live: Live | None = None
+        if loaded is not None:
+            live = loaded.live
             self._begun.drop(run_id)
             self._admit(live)
             if self._changes.may_miss(live.row.change):
                 self._publish(live.row, live.row.change)
-            if live.run.status is RunStatus.RUNNING:
-                before = self._before.get(run_id, "told" if live.row.is_dormant else "unknown")
-                step = _Step(live.run.recover(self.clock(), before))
-                self._note_changes(live, step.views, self._untold.pop(run_id, ()))
-                self._carry_out(live, step)
-        self._untold.pop(run_id, None)
+            self._add_views(loaded.plan.acts.views, loaded.views)
+            if not loaded.plan.is_empty:
+                self._follow(live, loaded.plan)
         self._before.pop(run_id, None)
         for then in waiting:
             if live is not None and live.held is not None:
@@ -582,7 +666,8 @@ class Scheduler:
         if live is not None:
             self._evict_if_idle(live)
 
-    async def _read(self, run_id: str) -> Live | None:
+    async def _read(self, run_id: str) -> _Loaded | None:
+        """A run that is to be at work here, with its next step. Nobody else knows it yet."""
         stored = await self._store.load_run(run_id)
         if stored is None or (stored.run.status is not RunStatus.RUNNING and not stored.run.damage):
             return None
@@ -590,8 +675,24 @@ class Scheduler:
             return None
         run = await restore_run(stored, self.specs)
         run.number_from(self._begun.get(run_id) or {})
-        self._untold[run_id] = {task.task_id for task in stored.tasks if self._changes.may_miss(task.change)}
-        return Live(stored.run, run, change=stored.change)
+        live = Live(stored.run, run, change=stored.change)
+        before = self._before.get(run_id, "told" if stored.run.is_dormant else "unknown")
+        at_ms = self.clock()
+        is_long = is_large(len(run.graph.tasks))
+
+        def recover() -> tuple[Plan, list[Task]]:
+            step = Step(run.recover(at_ms, before))
+            changed = run.take_changed()
+            known = set(changed)
+            missed = [run.graph.tasks[task.task_id] for task in stored.tasks if self._changes.may_miss(task.change)]
+            changed = [*(task for task in missed if task not in known), *changed]
+            return (sort_out(live, step) if step.commands or changed else Plan()), changed
+
+        plan, changed = await aside(recover) if is_long else recover()
+        views: list[TaskView] = []
+        if changed and self._changes.wants_tasks(run_id):
+            views = await aside(partial(_views, changed)) if is_long else _views(changed)
+        return _Loaded(live, plan, views)
 
     async def _damaged(self, run_id: str) -> RunRow | None:
         """The row of a run whose records are broken, if that can be read."""
@@ -622,7 +723,12 @@ class Scheduler:
         that came after it; to resume it is to go on from there."""
         run_id = live.row.run_id
         live.is_refused = True
+        if live.at_rest is not None:  # first of all once it is known what was begun
+            assert live.held is not None
+            live.held.appendleft(partial(self._refused, live, error))
+            return
         self._begun.keep(run_id, live.run.begun())
+        self._acting.forget(run_id)
         for task_id, attempt in live.run.in_flight():
             self._executor.cancel(run_id, task_id, attempt)
 
@@ -655,20 +761,36 @@ def spec_key(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _work(row: RunRow, command: Dispatch) -> Work:
-    call = command.node.action
-    assert isinstance(call, Call)
-    shape = command.node.options.shape
-    if row.code_version:
-        shape = replace(shape, runtime_env=graphwire.with_modules(shape.runtime_env, row.code_version))
-    return Work(
-        namespace=row.namespace,
-        workflow_id=row.workflow_id,
-        run_id=row.run_id,
-        task_id=command.task_id,
-        attempt=command.attempt,
-        call=call,
-        shape=shape,
-        inputs=command.inputs,
-        beside=command.beside,
-    )
+@frozen
+class _Graph:
+    """A graph that a task returned: its key, the tasks of the run that it names, and the writes that note which blobs
+    it mentions."""
+
+    spec: Spec
+    key: str
+    named: list[tuple[str, str]]
+    uses: tuple[Write, ...]
+
+
+def _read_graph(run_id: str, data: bytes) -> _Graph | InvalidSpec:
+    try:
+        spec = graphwire.decode_spec(data)
+        texts.check_spec(spec)
+        if missing := spec.inputs():
+            return InvalidSpec(f"a returned graph has no inputs of its own, but uses {sorted(missing)}")
+        return _Graph(spec, spec_key(data), tasks_named(spec), tuple(use(run_id, graphwire.blobs_of_spec(spec))))
+    except InvalidSpec as error:
+        return error
+
+
+@frozen
+class _Loaded:
+    """A run that was rebuilt, what follows from that, and the tasks that are in another state than they were."""
+
+    live: Live
+    plan: Plan
+    views: list[TaskView]
+
+
+def _views(tasks: Sequence[Task]) -> list[TaskView]:
+    return [view_task(task) for task in tasks]

@@ -18,6 +18,8 @@ from perdure.storage.rows import Timer
 HORIZON_MS: Final = 60_000
 PAGE: Final = 10_000
 POLL_S: Final = 20.0
+FIRED_AT_ONCE = 50
+"""Timers that fire in one turn of the event loop, if many are due."""
 END_OF_TIME_MS: Final = (1 << 63) - 1
 """The largest moment that a store can hold."""
 
@@ -57,6 +59,9 @@ class Timers:
         """Whoever moves the clock by hand says so here: what is due by now is fired."""
         await self._poll()
         self._fire_due()
+        while self._heap and self._heap[0][0] <= self._clock():
+            await asyncio.sleep(0)
+            self._fire_due()
 
     def set(self, timer: Timer, *, is_recorded: bool) -> None:
         """Fire at the moment. A recorded one beyond the horizon is left to the store."""
@@ -80,7 +85,9 @@ class Timers:
 
     def _fire_due(self) -> None:
         now_ms = self._clock()
-        while self._heap and self._heap[0][0] <= now_ms:
+        for _ in range(FIRED_AT_ONCE):
+            if not self._heap or self._heap[0][0] > now_ms:
+                break
             item = heapq.heappop(self._heap)
             self._known.discard(item)
             wake_ms, run_id, task_id, attempt = item

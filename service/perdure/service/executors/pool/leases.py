@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
 from perdure import graphwire
 from perdure.model import Payload, Shape
 from perdure.service.executors.port import Work
+from perdure.service.executors.turns import Turns
 from perdure.v1 import worker_service_pb2 as pb
 
 MESSAGE_BYTES_SOFT: Final = 2 * 1024 * 1024
 """A message to a lease is closed at this size. Its last attempt may exceed it, by far less than a gRPC message
 allows."""
-
-Key: TypeAlias = tuple[str, str, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -216,11 +215,11 @@ class AgentSession:
 
 @dataclass(slots=True, eq=False)
 class ShapeQueue:
-    """Work of one shape, first come first served."""
+    """Work of one shape. Runs take turns, and each has its work done in the order in which it came."""
 
     shape: Shape
-    waiting: OrderedDict[Key, Work] = field(default_factory=OrderedDict)
-    together: OrderedDict[Key, Work] = field(default_factory=OrderedDict)  # waiting calls of asynchronous functions
+    waiting: Turns[Work] = field(default_factory=Turns)
+    together: Turns[Work] = field(default_factory=Turns)  # waiting calls of asynchronous functions
     leases: dict[str, Lease] = field(default_factory=dict)  # requested or connected, not gone
     waiting_since_s: float | None = None
     failures: int = 0  # failed starts of leases since the last success
@@ -240,28 +239,26 @@ class ShapeQueue:
         self.trouble = ""
 
     def add(self, work: Work, *, first: bool = False, together: bool = False) -> None:
-        waiting = self.together if together else self.waiting
-        waiting[work.key] = work
-        if first:
-            waiting.move_to_end(work.key, last=False)
+        (self.together if together else self.waiting).add(work.key, work, first=first)
 
     def remove(self, work: Work) -> None:
-        if self.waiting.pop(work.key, None) is None:
-            del self.together[work.key]
+        if self.waiting.drop(work.key) is None:
+            self.together.drop(work.key)
 
     def regroup(self, function: str) -> None:
         """A function turned out to be asynchronous."""
-        for work in [work for work in self.waiting.values() if work.call.function.key == function]:
-            self.together[work.key] = self.waiting.pop(work.key)
+        for work in [work for work in self.waiting if work.call.function.key == function]:
+            self.waiting.drop(work.key)
+            self.together.add(work.key, work)
 
     def head(self) -> Work:
-        return next(iter(self.waiting.values()))
+        return self.waiting.head()
 
     def take(self) -> Work:
-        return self.waiting.popitem(last=False)[1]
+        return self.waiting.take()
 
     def take_together(self) -> Work:
-        return self.together.popitem(last=False)[1]
+        return self.together.take()
 
     def hosts(self) -> int:
         """The number of leases that run asynchronous functions."""

@@ -20,9 +20,10 @@ from perdure.engine.messages import AttemptLost, AttemptStarted
 from perdure.model import Payload
 from perdure.service.executors.pool.attempts import attempt_of, report_of, took_ms
 from perdure.service.executors.pool.durations import Durations
-from perdure.service.executors.pool.leases import Key, Lease, Placed, ShapeQueue
+from perdure.service.executors.pool.leases import Lease, Placed, ShapeQueue
 from perdure.service.executors.pool.state import State
 from perdure.service.executors.port import Report, Work
+from perdure.service.executors.turns import Key
 from perdure.storage.rows import ValueKey
 from perdure.v1 import worker_service_pb2 as pb
 

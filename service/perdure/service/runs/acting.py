@@ -1,0 +1,153 @@
+"""Carries out what runs command, once it may be.
+
+A few acts are carried out at once. Where a run commands very many at a time (a graph of 100,000 nodes begins, say),
+they wait here, and each turn of the event loop takes a bounded number of them; runs take turns. An attempt that is
+cancelled while it waits here is not submitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from perdure import graphwire
+from perdure.engine.messages import CancelAttempt, Dispatch, DropOutput, KeepOutput, SetTimer
+from perdure.model import Call
+from perdure.service.executors.port import Executor, Work
+from perdure.service.runs.timers import Timers
+from perdure.service.runs.values import Values
+from perdure.storage.rows import RunRow, Timer, ValueKey
+
+ACTS_AT_ONCE = 200
+"""Acts that one turn of the event loop may have. Each takes some ten microseconds."""
+
+Attempting: TypeAlias = Dispatch | CancelAttempt | SetTimer
+
+
+class _Waiting:
+    """Acts of one run that wait for their turn: what was commanded at once, in that order."""
+
+    def __init__(self, row: RunRow) -> None:
+        self.row = row
+        self._commanded: deque[Iterator[Attempting]] = deque()
+        self._cancelled: set[tuple[str, int]] = set()
+
+    def add(self, acts: Sequence[Attempting]) -> None:
+        """A step that begins with cancellations comes before what was commanded earlier, which may be in vain."""
+        if acts and isinstance(acts[0], CancelAttempt):
+            self._commanded.appendleft(iter(acts))
+        else:
+            self._commanded.append(iter(acts))
+
+    def take(self) -> Attempting | None:
+        """The next act; None if all are done. What was cancelled meanwhile is passed over."""
+        while self._commanded:
+            for act in self._commanded[0]:
+                if isinstance(act, CancelAttempt):
+                    self._cancelled.add((act.task_id, act.attempt))
+                elif isinstance(act, Dispatch) and (act.task_id, act.attempt) in self._cancelled:
+                    continue
+                return act
+            self._commanded.popleft()
+        return None
+
+
+class Acting:
+    """Submits and cancels attempts, sets timers, keeps the values that no store has."""
+
+    def __init__(self, executor: Executor, values: Values, timers: Timers) -> None:
+        self._executor = executor
+        self._values = values
+        self._timers = timers
+        self._waiting: dict[str, _Waiting] = {}  # by run; the next one to have a turn first
+        self._handle: asyncio.Handle | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that was commanded has been carried out."""
+        return not self._waiting
+
+    def carry_out(self, row: RunRow, acts: Sequence[Attempting]) -> None:
+        """Now; or in the next turns of the loop, if they are many or others of the run wait."""
+        if not acts:
+            return
+        waiting = self._waiting.get(row.run_id) if self._waiting else None
+        if waiting is None:
+            if len(acts) <= ACTS_AT_ONCE:
+                for act in acts:
+                    self._do(row, act)
+                return
+            waiting = self._waiting[row.run_id] = _Waiting(row)
+        waiting.row = row
+        waiting.add(acts)
+        if self._handle is None:
+            self._handle = asyncio.get_running_loop().call_soon(self._turn)
+
+    def keep(self, row: RunRow, acts: Iterable[KeepOutput | DropOutput]) -> None:
+        """Have values at hand that no store has, or no longer. That is done at once: attempts that are submitted may
+        need them, and the end of the run forgets all of them."""
+        for act in acts:
+            key = ValueKey(row.run_id, task_id=act.task_id)
+            if isinstance(act, KeepOutput):
+                self._values.pin(key, act.output)
+            else:
+                self._values.unpin(key)
+
+    def forget(self, run_id: str) -> None:
+        """The run has come to nothing: what waits of it is not carried out."""
+        self._waiting.pop(run_id, None)
+
+    def stop(self) -> None:
+        """Carry out nothing more."""
+        self._waiting.clear()
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _turn(self) -> None:
+        """A bounded number of acts of the run whose turn it is."""
+        self._handle = None
+        if not self._waiting:
+            return
+        run_id = next(iter(self._waiting))
+        waiting = self._waiting.pop(run_id)
+        for _ in range(ACTS_AT_ONCE):
+            if (act := waiting.take()) is None:
+                break
+            self._do(waiting.row, act)
+        else:
+            self._waiting[run_id] = waiting
+        if self._waiting:
+            self._handle = asyncio.get_running_loop().call_soon(self._turn)
+
+    def _do(self, row: RunRow, act: Attempting) -> None:
+        match act:
+            case Dispatch():
+                self._executor.submit(_work(row, act))
+            case CancelAttempt():
+                self._executor.cancel(row.run_id, act.task_id, act.attempt)
+            case SetTimer():
+                timer = Timer(row.run_id, act.task_id, act.attempt, act.due_ms)
+                self._timers.set(timer, is_recorded=act.is_recorded)
+
+
+def _work(row: RunRow, command: Dispatch) -> Work:
+    call = command.node.action
+    assert isinstance(call, Call)
+    shape = command.node.options.shape
+    if row.code_version:
+        shape = replace(shape, runtime_env=graphwire.with_modules(shape.runtime_env, row.code_version))
+    return Work(
+        namespace=row.namespace,
+        workflow_id=row.workflow_id,
+        run_id=row.run_id,
+        task_id=command.task_id,
+        attempt=command.attempt,
+        call=call,
+        shape=shape,
+        inputs=command.inputs,
+        beside=command.beside,
+    )

@@ -1,0 +1,174 @@
+"""A run in memory, and what follows from what it commands: writes for the store, and acts for after they are durable.
+
+Nothing here waits or touches other parts of the engine, so that it can be done in a thread for a large run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+from perdure.engine.graph_run.run import Run
+from perdure.engine.messages import (
+    CancelAttempt,
+    Command,
+    ConsumeEvent,
+    Dispatch,
+    DropOutput,
+    KeepOutput,
+    RecordRun,
+    RecordTask,
+    SetTimer,
+)
+from perdure.model import Payload, Spec, TaskStatus
+from perdure.service.common.aside import is_large
+from perdure.service.common.uses import of_record, use
+from perdure.service.runs.acting import Attempting
+from perdure.service.runs.restore import output_of, write_of
+from perdure.service.runs.views import RunView, TaskView, count_tasks
+from perdure.storage.rows import RunRow, SetDormant, SetRun, Write
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """A run in memory. `pending` counts its journal entries that are not durable yet; `dormant` is what the
+    store says of its dormancy once all of them are, None if nobody knows. `held` is what waits until it is
+    decided whether the run was canceled, or until `at_rest` is set; None if nothing has to wait. One that `is_refused`
+    is ahead of the store for ever, since the store does not take a record of it: nothing more is applied to it, and it
+    fails. `at_rest` is there while a thread works on `run` or much is to happen to it; nobody else looks at it then.
+    `change` is the last commit of it that is known to be durable, `told` the last moment of which subscribers heard."""
+
+    row: RunRow
+    run: Run
+    pending: int = 0
+    dormant: bool | None = None
+    held: deque[Callable[[], None]] | None = None
+    is_refused: bool = False
+    at_rest: asyncio.Event | None = None
+    change: int = 0
+    told: int = 0
+
+    @property
+    def is_ending(self) -> bool:
+        """Its end is on its way into the store, or may be: `row` may be behind what others see there."""
+        return self.held is not None or self.is_refused or self.run.status is not self.row.status
+
+    def view(self) -> RunView:
+        return RunView(self.row, count_tasks(self.run))
+
+
+@dataclass(slots=True)
+class Step:
+    """What one or more events have brought: commands, and for subscribers the tasks that are in another state, each
+    with the moment of that."""
+
+    commands: list[Command] = field(default_factory=list)
+    views: list[tuple[int, TaskView]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Acts:
+    """What is to be done once an entry is durable: `kept` before `commands`."""
+
+    kept: list[KeepOutput | DropOutput] = field(default_factory=list)
+    commands: list[Attempting] = field(default_factory=list)
+    values: list[tuple[str, Payload]] = field(default_factory=list)
+    views: list[tuple[int, TaskView]] = field(default_factory=list)
+    changes_tasks: bool = False
+    failures: list[RecordTask] = field(default_factory=list)
+    end: SetRun | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What follows from a step: writes for its entry in the journal, and acts for after that is durable.
+
+    `early` are writes that may be durable before the rest, since a run that is restored with some of them alone goes on
+    as if it had none: that an attempt was cancelled, or that one may have begun before a restart. Where there are very
+    many they go into entries of their own, between which those of other runs have their turn."""
+
+    writes: list[Write] = field(default_factory=list)
+    acts: Acts = field(default_factory=Acts)
+    early: list[Write] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing follows."""
+        acts = self.acts
+        return not (self.writes or self.early or acts.kept or acts.commands or acts.views)
+
+
+@dataclass(slots=True)
+class Begun:
+    """A new run that nobody knows yet, and its first step."""
+
+    live: Live
+    plan: Plan
+
+
+def begin_run(row: RunRow, spec: Spec) -> Begun:
+    """Make a new run."""
+    run = Run(spec)
+    commands = run.start(row.create_ms)
+    run.take_changed()  # nobody knows of the run yet
+    if run.is_dormant and not run.status.is_final:
+        row = row.but(is_dormant=True)
+    live = Live(row, run, dormant=row.is_dormant)
+    return Begun(live, sort_out(live, Step(commands)))
+
+
+def sort_out(live: Live, step: Step, *, is_dormant: bool | None = None) -> Plan:
+    """Records become writes, the rest waits for them. `is_dormant`: what the run will be, if not what it is."""
+    run_id = live.row.run_id
+    plan = Plan(acts=Acts(views=step.views))
+    writes, acts = plan.writes, plan.acts
+    early = plan.early if is_large(len(step.commands)) else writes
+    for command in step.commands:
+        match command:
+            case RecordTask():
+                output = output_of(command)
+                (early if _may_be_early(command) else writes).append(write_of(run_id, command, output))
+                if blobs := of_record(command, output):
+                    writes += use(run_id, blobs)
+                acts.changes_tasks = True
+                if command.failure is not None:
+                    acts.failures.append(command)
+                if output is not None:
+                    acts.values.append((command.task_id, output))
+            case RecordRun():
+                end = write_of(run_id, command, None)
+                assert isinstance(end, SetRun)
+                writes.append(end)
+                acts.end = end
+            case ConsumeEvent():
+                writes.append(write_of(run_id, command, None))
+            case KeepOutput():
+                writes += use(run_id, command.output.blobs())
+                acts.kept.append(command)
+                acts.changes_tasks = True
+            case DropOutput():
+                acts.kept.append(command)
+            case Dispatch() | CancelAttempt() | SetTimer():
+                acts.commands.append(command)
+            case _:
+                assert_never(command)
+    if is_dormant is None:
+        is_dormant = live.run.is_dormant and not live.run.status.is_final
+    if is_dormant is not live.dormant:
+        writes.append(SetDormant(run_id, is_dormant))
+        live.dormant = is_dormant
+    return plan
+
+
+def _may_be_early(record: RecordTask) -> bool:
+    """A canceled task of a run that goes on is tried anew, but a timer has to be found in the store until it is
+    certain that nobody needs it. An attempt that may have begun has no end."""
+    if record.wake_ms is not None or record.failure is not None:
+        return False
+    return record.status is TaskStatus.CANCELED or (record.status in _NOT_BEGUN and record.ended_ms is None)
+
+
+_NOT_BEGUN: Final = (TaskStatus.READY, TaskStatus.BLOCKED)

@@ -1,0 +1,176 @@
+"""Large runs are worked on in threads and stored in shares, and nobody else waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from perdure import graphwire
+from perdure.model import RunStatus, Spec, TaskStatus
+from perdure.service.common import aside
+from perdure.service.executors.port import GraphReturned
+from perdure.service.runs import scheduler
+from perdure.service.runs.views import RunView
+from perdure.storage.ports import Entry, StorageFull, Unstorable
+from perdure.storage.rows import AddRun, Committed, PutTask, SetRun
+from unit.driver import call, graph
+from unit.engine_by_hand import Engine, Store, running_engine, soon
+
+WIDE: Spec = graph(*(call(f"t{number}") for number in range(10)), call("end", *(f"t{number}" for number in range(10))))
+ONE: Spec = graph(call("a"))
+
+
+@pytest.fixture(autouse=True)
+def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From four tasks on, and shares are of two."""
+    monkeypatch.setattr(aside, "NODES_AT_ONCE", 3)
+    monkeypatch.setattr(scheduler, "EARLY_AT_ONCE", 2)
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    async with running_engine() as engine:
+        yield engine
+
+
+def canceled_in(entries: Sequence[Entry]) -> list[str]:
+    rows = [write.row for entry in entries for write in entry if isinstance(write, PutTask)]
+    return [row.task_id for row in rows if row.status is TaskStatus.CANCELED]
+
+
+async def begin_to_cancel(engine: Engine) -> asyncio.Task[RunView]:
+    """Until its first share is about to be stored."""
+    engine.store.hold()
+    return await soon(engine.kernel.lifecycle.cancel("default", "w", "enough"))
+
+
+async def test_a_cancellation_is_stored_in_shares_and_its_end_comes_last(engine: Engine) -> None:
+    await engine.start(WIDE)
+    canceling = await begin_to_cancel(engine)
+    shares = []
+    while not canceling.done():
+        shares.append(await engine.store.commits.get())
+        engine.store.let_one_go()
+        await asyncio.sleep(0)
+        if any(isinstance(write, SetRun) for entry in shares[-1] for write in entry):
+            break
+    assert [len(canceled_in(share)) for share in shares] == [2, 2, 2, 2, 2, 0]
+    view = await canceling
+    assert view.counts is not None
+    assert (view.row.status, view.counts.canceled, view.counts.pending) == (RunStatus.CANCELED, 10, 1)
+
+
+async def test_entries_of_other_runs_come_between_the_shares_of_a_large_one(engine: Engine) -> None:
+    await engine.start(WIDE)
+    canceling = await begin_to_cancel(engine)
+    first = await engine.store.commits.get()
+    other = await soon(engine.start(ONE, "other"))
+    engine.store.let_one_go()
+    second = await engine.store.commits.get()
+    assert len(canceled_in(first)) == 2
+    assert any(isinstance(write, AddRun) for entry in second for write in entry)
+    assert not canceling.done()
+    engine.store.let_one_go()
+    assert (await other).row.status is RunStatus.RUNNING
+    assert not canceling.done()
+    engine.store.let_all_go()
+    assert (await canceling).row.status is RunStatus.CANCELED
+
+
+@pytest.mark.parametrize("shares", range(6))
+async def test_a_run_whose_cancellation_was_cut_off_goes_on(shares: int) -> None:
+    store = Store()
+    async with running_engine(store) as engine:
+        run = await engine.start(WIDE)
+        await begin_to_cancel(engine)
+        for _ in range(shares):
+            await engine.store.commits.get()
+            engine.store.let_one_go()
+        await engine.store.commits.get()  # and here the engine dies
+        rows = {task.task_id: task.status for task in (await store.load_run(run.row.run_id)).tasks}  # type: ignore[union-attr]
+        assert sum(status is TaskStatus.CANCELED for status in rows.values()) == 2 * shares
+        heir = Engine(store)
+        store.forget_holds()
+        await heir.kernel.start()
+        assert set((await heir.tasks()).values()) == {"READY", "BLOCKED"}
+        await heir.kernel.journal.barrier()
+        for number in range(10):
+            work = await heir.executor.submitted.get()
+            heir.succeed(run, f"t{number}", work.attempt)
+        await heir.kernel.journal.barrier()
+        end = await heir.executor.submitted.get()
+        heir.succeed(run, "end", end.attempt)
+        view = await heir.kernel.queries.run("default", "w", wait_s=30)
+        assert view.row.status is RunStatus.SUCCESSFUL
+        await heir.kernel.stop(grace_s=1)
+
+
+async def test_a_large_run_is_looked_at_when_nobody_works_on_it(engine: Engine) -> None:
+    run = await engine.start(graph(call("first"), call("second", "first")))
+    inner = graphwire.encode_spec(WIDE)
+    engine.executor.report((run.row.run_id, GraphReturned("first", 1, inner, engine.now_ms)))
+    live = engine.kernel.scheduler.find_live(run.row.run_id)
+    assert live is not None
+    while live.at_rest is None:
+        await asyncio.sleep(0)
+    view = await engine.kernel.queries.run("default", "w")
+    assert view.counts is not None
+    assert view.counts.total == 13
+
+
+async def test_what_happens_to_a_run_waits_until_nobody_works_on_it(engine: Engine) -> None:
+    run = await engine.start(graph(call("first"), call("beside"), call("second", "first", "beside")))
+    inner = graphwire.encode_spec(WIDE)
+    engine.executor.report((run.row.run_id, GraphReturned("first", 1, inner, engine.now_ms)))
+    live = engine.kernel.scheduler.find_live(run.row.run_id)
+    assert live is not None
+    while live.at_rest is None:
+        await asyncio.sleep(0)
+    engine.succeed(run, "beside")
+    assert live.held
+    tasks = await engine.tasks()
+    assert (tasks["first"], tasks["beside"]) == ("SUCCESSFUL", "SUCCESSFUL")
+    assert tasks["t0"] == "READY"
+
+
+async def test_a_cancellation_without_room_is_refused_and_the_run_goes_on(engine: Engine) -> None:
+    run = await engine.start(WIDE)
+
+    class OnlyShares:
+        """There is room for shares, and none for the end."""
+
+        def __init__(self, commit: object) -> None:
+            self._commit = commit
+
+        async def __call__(self, entries: Sequence[Entry]) -> Committed:
+            if any(isinstance(write, SetRun) for entry in entries for write in entry):
+                raise StorageFull("no room")
+            return await self._commit(entries)  # type: ignore[operator,no-any-return]
+
+    engine.store.commit = OnlyShares(engine.store.commit)  # type: ignore[method-assign]
+    with pytest.raises(Exception, match="full"):
+        await engine.kernel.lifecycle.cancel("default", "w", "enough")
+    engine.succeed(run, "t0")
+    await engine.kernel.journal.barrier()
+    tasks = await engine.tasks()
+    assert (tasks["t0"], tasks["t1"]) == ("SUCCESSFUL", "READY")
+
+
+async def test_a_share_that_the_store_never_takes_fails_the_run_alone(engine: Engine) -> None:
+    await engine.start(WIDE)
+    await engine.start(ONE, "other")
+    inner = engine.store.commit
+
+    async def commit(entries: Sequence[Entry]) -> Committed:
+        if "t5" in canceled_in(entries):
+            raise Unstorable("never", "task_id")
+        return await inner(entries)
+
+    engine.store.commit = commit  # type: ignore[method-assign]
+    with pytest.raises(Exception, match="cannot be stored"):
+        await engine.kernel.lifecycle.cancel("default", "w", "enough")
+    view = await engine.kernel.queries.run("default", "w", wait_s=30)
+    assert view.row.status is RunStatus.FAILED
+    assert (await engine.kernel.queries.run("default", "other")).row.status is RunStatus.RUNNING
