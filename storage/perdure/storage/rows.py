@@ -6,7 +6,7 @@ does not decode. All times are milliseconds since the epoch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields
 from typing import Any, Final, TypeAlias
 
@@ -58,9 +58,12 @@ class RunRow:
         """A copy with other values in some fields, like `dataclasses.replace` at a tenth of the cost."""
         made = object.__new__(RunRow)
         made.__dict__.update(self.__dict__, **changes)
+        if len(made.__dict__) != RUN_FIELDS:
+            raise TypeError(f"RunRow has no field {', '.join(changes.keys() - self.__dict__.keys())}")
         return made
 
 
+RUN_FIELDS: Final = len(fields(RunRow))
 RUN_COLUMNS: Final = tuple(field.name for field in fields(RunRow) if field.name != "damage")
 
 
@@ -194,6 +197,11 @@ class AddRun:
     spec: bytes
     inputs: Mapping[str, bytes] = field(default_factory=dict)
     replaces: str = ""
+
+    def may_follow(self, run_id: str, status: RunStatus | None) -> bool:
+        """Whether it may take the place of the current run of its workflow id; "": there is none. The status is None if
+        it cannot be read, and such a run has failed."""
+        return run_id == self.replaces and (not run_id or status is None or status.is_final)
 
 
 @frozen
@@ -421,6 +429,25 @@ Write: TypeAlias = (
     | Mail
     | DropMail
 )
+
+
+def runs_of(entry: Sequence[Write]) -> set[str]:
+    """The runs that an entry adds or sets, which its limits do not count."""
+    added = {write.row.run_id for write in entry if isinstance(write, AddRun)}
+    return added | {write.run_id for write in entry if isinstance(write, SetRun)}
+
+
+def has_happened(entry: Sequence[Write], row_of: Callable[[str], RunRow | None]) -> bool:
+    """Whether an entry with limits was accepted before, so that the limits are not asked again."""
+    for write in entry:
+        match write:
+            case AddRun() if row_of(write.row.run_id) is not None:
+                return True
+            case SetRun() if (row := row_of(write.run_id)) is not None and write.was_applied_to(row):
+                return True
+            case _:
+                pass
+    return False
 
 
 @frozen

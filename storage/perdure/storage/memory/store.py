@@ -45,6 +45,8 @@ from perdure.storage.rows import (
     UseBlobs,
     ValueKey,
     Write,
+    has_happened,
+    runs_of,
 )
 from perdure.storage.storable import fault_of
 
@@ -219,25 +221,18 @@ class MemoryMetadataStore:
                     return not write.fits(None, is_current=False)
                 return not write.fits(kept.row, is_current=kept.is_current)
             case Limit():
-                if any(self._has_happened(other) for other in entry):
+                if has_happened(entry, self._row_of):
                     return False
-                own = {other.row.run_id for other in entry if isinstance(other, AddRun)}
-                own |= {other.run_id for other in entry if isinstance(other, SetRun)}
+                own = runs_of(entry)
                 rows = (kept.row for run_id, kept in self._runs.items() if run_id not in own)
                 count = sum((row.namespace, row.status) == (write.namespace, write.status) for row in rows)
                 return count >= write.most
             case _:
                 return False
 
-    def _has_happened(self, write: Write) -> bool:
-        match write:
-            case AddRun():
-                return write.row.run_id in self._runs
-            case SetRun():
-                kept = self._runs.get(write.run_id)
-                return kept is not None and write.was_applied_to(kept.row)
-            case _:
-                return False
+    def _row_of(self, run_id: str) -> RunRow | None:
+        kept = self._runs.get(run_id)
+        return kept.row if kept is not None else None
 
     def _is_taken(self, write: AddRun) -> bool:
         row = write.row
@@ -247,8 +242,8 @@ class MemoryMetadataStore:
             return True
         current = self._current.get((row.namespace, row.workflow_id))
         if current is None:
-            return write.replaces != ""
-        return current.row.run_id != write.replaces or not current.row.status.is_final
+            return not write.may_follow("", None)
+        return not write.may_follow(current.row.run_id, current.row.status)
 
     def _write(self, write: Write) -> EntryResult | None:
         match write:

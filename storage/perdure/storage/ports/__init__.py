@@ -20,7 +20,7 @@ from perdure.storage.ports.events import EventStore
 from perdure.storage.ports.housekeeping import HousekeepingStore
 from perdure.storage.ports.listing import ChangeStore, ListingStore
 from perdure.storage.ports.members import MailStore, MemberStore
-from perdure.storage.ports.metadata import MetadataStore, SharedOrNot
+from perdure.storage.ports.metadata import MetadataStore
 from perdure.storage.ports.queue import QueueStore
 from perdure.storage.ports.recovery import RecoveryStore, SpecStore, ValueStore
 from perdure.storage.ports.runs import RunStore
@@ -44,7 +44,6 @@ __all__ = [
     "QueueStore",
     "RecoveryStore",
     "RunStore",
-    "SharedOrNot",
     "SpecStore",
     "StorageDenied",
     "StorageError",

@@ -15,20 +15,7 @@ from perdure.storage.ports.runs import RunStore
 from perdure.storage.ports.timers import TimerStore
 
 
-class SharedOrNot(Protocol):
-    """A store that `is_shared` has several engines as members, each with its own store object. Members know each other
-    through the store only. An embedded store has one engine: joining has no effect, no commit is fenced, and all runs
-    are the engine's own.
-    """
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether there may be other engines."""
-        ...
-
-
 class MetadataStore(
-    SharedOrNot,
     CommitStore,
     MemberStore,
     MailStore,
@@ -44,7 +31,17 @@ class MetadataStore(
     HousekeepingStore,
     Protocol,
 ):
-    """Runs, tasks, events and timers, for one engine. Reads do not wait for a commit under way."""
+    """Runs, tasks, events and timers, for one engine. Reads do not wait for a commit under way.
+
+    A store that `is_shared` has several engines as members, each with its own store object. Members know each other
+    through the store only. An embedded store has one engine: joining has no effect, no commit is fenced, and all runs
+    are the engine's own.
+    """
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there may be other engines."""
+        ...
 
     async def open(self) -> None:
         """Connect. Brings the schema of an embedded store up to date. Raises StorageError if the schema of a shared

@@ -34,6 +34,8 @@ from perdure.storage.rows import (
     Unmark,
     UseBlobs,
     Write,
+    has_happened,
+    runs_of,
 )
 
 BYTES_MAX: Final = 16 * 1024 * 1024
@@ -207,26 +209,18 @@ class Plan:
                     return not write.fits(None, is_current=False)
                 return not write.fits(state.row, is_current=state.is_current)
             case Limit():
-                if any(self._has_happened(other) for other in entry):
+                if has_happened(entry, self._row_of):
                     return False
                 which = (write.namespace, write.status)
-                own = {other.row.run_id for other in entry if isinstance(other, AddRun)}
-                own |= {other.run_id for other in entry if isinstance(other, SetRun)}
-                states = (self._runs[run_id] for run_id in own if run_id in self._runs)
+                states = (self._runs[run_id] for run_id in runs_of(entry) if run_id in self._runs)
                 counted = sum((state.row.namespace, state.row.status) == which for state in states)
                 return self._found.counts[which] - counted >= write.most
             case _:
                 return False
 
-    def _has_happened(self, write: Write) -> bool:
-        match write:
-            case AddRun():
-                return write.row.run_id in self._runs
-            case SetRun():
-                state = self._runs.get(write.run_id)
-                return state is not None and write.was_applied_to(state.row)
-            case _:
-                return False
+    def _row_of(self, run_id: str) -> RunRow | None:
+        state = self._runs.get(run_id)
+        return state.row if state is not None else None
 
     def _is_taken(self, write: AddRun) -> bool:
         row = write.row
@@ -235,7 +229,8 @@ class Plan:
         if row.request_id and (row.namespace, row.request_id) in self._found.requests:
             return True
         current = self._found.current.get((row.namespace, row.workflow_id), "")
-        return current != write.replaces or (current != "" and not self._runs[current].row.status.is_final)
+        found = self._row_of(current)  # only what the write names was looked at
+        return not write.may_follow(current, found.status if found is not None else None)
 
     # -------------------------------------------------------------------------- writes
 

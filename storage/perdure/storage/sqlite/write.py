@@ -31,6 +31,7 @@ from perdure.storage.rows import (
     Unmark,
     UseBlobs,
     Write,
+    runs_of,
 )
 from perdure.storage.sqlite.runs import RunRows
 from perdure.storage.sqlite.seals import RUN_SUMMED, TASK, seal, seal_of_event, seal_of_task, seal_of_value
@@ -197,12 +198,10 @@ class _Commit:
                 self._runs.store()
                 if any(self._has_happened(other) for other in entry):
                     return False
-                own = [other.row.run_id for other in entry if isinstance(other, AddRun)]
-                own += [other.run_id for other in entry if isinstance(other, SetRun)]
                 (count,) = self._sql.execute(
                     "SELECT count(*) FROM runs WHERE is_current = 1 AND namespace = ? AND status = ? "
                     "AND run_id NOT IN (SELECT value FROM json_each(?))",
-                    (write.namespace, write.status.value, json.dumps(own)),
+                    (write.namespace, write.status.value, json.dumps(sorted(runs_of(entry)))),
                 ).fetchone()
                 return bool(count >= write.most)
             case _:
@@ -243,12 +242,8 @@ class _Commit:
             return False
         if row.request_id and any(request_id == row.request_id for _, _, request_id, _ in found):
             return True
-        current = next(((run_id, status) for run_id, is_current, _, status in found if is_current), None)
-        if current is None:
-            return write.replaces != ""
-        run_id, status = current
-        found_status = run_status(status)  # None: the row is damaged, and so the run has failed
-        return run_id != write.replaces or (found_status is not None and not found_status.is_final)
+        run_id, status = next(((run_id, status) for run_id, is_current, _, status in found if is_current), ("", ""))
+        return not write.may_follow(run_id, run_status(status))
 
     def _add_run(self, write: AddRun) -> None:
         row = write.row
