@@ -34,7 +34,7 @@ def test_every_world_keeps_its_promises_and_everything_happens_in_some() -> None
 KILLS = 1_000
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3_600)
 def test_a_thousand_times_one_of_two_engines_is_killed_and_the_other_one_goes_on_in_time() -> None:
     """Within the lease and two seconds. Some are killed before the other one is there to see it."""
     shapes = ["sleeps", "waits", "chain", "fan", "hangs", "grows", "races"]
@@ -48,7 +48,7 @@ def test_a_thousand_times_one_of_two_engines_is_killed_and_the_other_one_goes_on
 CALLS = 240
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("crash_after", [False, True], ids=["before", "after"])
 def test_dying_at_every_call_of_the_store(crash_after: bool) -> None:
     """Die at the first call, then at the second, ...; before it takes effect, or when it has."""
