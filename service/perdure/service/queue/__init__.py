@@ -1,1 +1,1 @@
-"""Who may run: slots, and the queue before them."""
+"""The queue: slots, and the runs that wait for one."""

@@ -1,4 +1,4 @@
-"""The state of a run that is not in memory is changed here, one change after the other.
+"""State changes of runs that are not in memory, serialised by a lock per run.
 
 A run that becomes RUNNING is loaded once that is durable, by the path of recovery.
 """
@@ -25,7 +25,7 @@ from perdure.storage.rows import EntryResult, Limit, RunRow, SetRun, Write
 
 
 class Moves:
-    """Changes the state of runs that are not in memory, and keeps their slots in step."""
+    """Changes the state of runs that are not in memory, and updates their slots."""
 
     def __init__(self, journal: Journal, scheduler: Scheduler, slots: Slots, ownership: Ownership) -> None:
         self._journal = journal
@@ -37,8 +37,9 @@ class Moves:
 
     @asynccontextmanager
     async def alone(self, run_id: str) -> AsyncIterator[None]:
-        """Meanwhile nobody else here changes the state of the run while it is not in memory, and whatever was changed
-        before is decided: what is read inside is what holds. Raises StorageError while the store fails."""
+        """Hold the run's lock. Inside, no other call of this engine changes the state of the run while it is not in
+        memory, and all earlier changes are decided, so a read inside is current. Raises StorageError while the store
+        fails."""
         lock = self._locks.get(run_id)
         if lock is None:
             lock = self._locks[run_id] = asyncio.Lock()
@@ -48,7 +49,7 @@ class Moves:
             try:
                 yield
             except BaseException:
-                # Whoever was inside has gone, but what he wrote may still be on its way.
+                # The caller has failed or was cancelled, but its write may still be on its way.
                 self._doubtful.add(run_id)
                 self._journal.append((), lambda _result, _change: self._doubtful.discard(run_id))
                 raise
@@ -56,13 +57,13 @@ class Moves:
     async def move(
         self, row: RunRow, write: SetRun, guards: tuple[Limit, ...] = (), more: tuple[Write, ...] = ()
     ) -> RunRow | None:
-        """Change the state of a run, with `more` that belongs to that; gives the row after that, or None if the store
-        refused it: somebody else changed the run, or a guard did not hold.
+        """Change the state of a run, with `more` writes in the same entry. Returns the new row, or None if the store
+        refused the entry: the run has changed since `row` was read, or a guard did not hold.
 
-        What the new state needs has been taken from the slots before; if the state does not change, it is given back
-        here. Raises StorageError when the store fails; unless that is certain, the change may happen all the same once
-        the store works again, but for a run that is to wait: anybody may start it then, so nobody says twice that it
-        waits.
+        The caller has taken a slot or a place for the new state; if the state does not change, it is given back here.
+        Raises StorageError when the store fails. The change may then still happen once the store works again, unless
+        the store says that it did not. A change to PENDING is not repeated, because another engine may start the run
+        meanwhile.
         """
         once = write.status is RunStatus.PENDING and self._ownership.others_may_start()
         dropped = partial(self._slots.withdraw, write.applied_to(row, row.change))
@@ -70,8 +71,8 @@ class Moves:
         return await self._journal.commit(entry, self._moves(row, write), droppable=True, once=once, dropped=dropped)
 
     def start(self, row: RunRow) -> Coroutine[object, object, RunRow | None]:
-        """Let a run that waits go on, owned here; appended to the journal before this returns. Waiting for it gives
-        the row after that. None: somebody else changed the run, or there is no slot."""
+        """Start a pending run, owned here. The entry is appended to the journal before this returns. The result is the
+        new row; None: the run has changed, or there is no slot."""
         guards = self._slots.promote(row.namespace, row.run_id)
         write = SetRun.of(row, RunStatus.RUNNING, self._scheduler.clock(), owner=self._ownership.owner)
         return self._started(row, self._journal.commit((*guards, write), self._moves(row, write), patient=True))
@@ -81,14 +82,16 @@ class Moves:
             return await started
         except Fenced:
             raise
-        except Exception as error:  # the store never lets this run start: it fails, for it must not block the queue
+        except (
+            Exception
+        ) as error:  # the store rejects the start for good: the run fails, so that it does not block the queue
             self._slots.demote(row.namespace, row.run_id)
             failure = wire.encode_failure(texts.mended(record_refused(str(error))))
             end = SetRun.of(row, RunStatus.FAILED, self._scheduler.clock(), failure=failure)
             return await self._journal.commit((end,), self._moves(row, end), patient=True)
 
     def _moves(self, row: RunRow, write: SetRun) -> Then[RunRow | None]:
-        """What happens once the change is durable, or refused."""
+        """The `then` of a change: updates slots, and publishes and loads the run."""
 
         def then(result: EntryResult, change: int) -> RunRow | None:
             after = write.applied_to(row, change)
@@ -113,7 +116,7 @@ class Moves:
         return then
 
     def queued(self, row: RunRow) -> RunView:
-        """A run is durably PENDING."""
+        """A run is durably PENDING: publish it, and let the queue look."""
         self._scheduler.tell(row, row.change)
-        self._slots.stirred.set()  # its turn may have come before its row was there
+        self._slots.stirred.set()  # a slot may have become free before its row was stored
         return RunView(row)

@@ -1,8 +1,8 @@
-"""Slots: how many runs of a namespace are at work, and how many wait for that.
+"""Slots: limits of the running and the pending runs of a namespace.
 
-A slot is taken before the row that holds it is stored. It is given back when the store refused that row, or when the
-end of the run is durable, so there are never more RUNNING rows than slots. Slots are not stored: the store's rows say
-who holds one, so a crash neither loses nor leaks one.
+A slot is taken before its row is stored. It is given back when the store refuses the row, or when the end of the run
+is durable, so there are never more RUNNING rows than slots. Slots are not stored: RUNNING rows hold them, so a crash
+neither loses nor leaks one.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from perdure.storage.ports import QueueStore
 from perdure.storage.rows import Limit, RunRow
 
 ANY: Final = -1
-"""A limit that is none."""
+"""No limit."""
 PAGE: Final = 100
-"""Runs that are started together at most."""
+"""The most runs that are started together."""
 
 
 @frozen
 class Way:
-    """A state in which a run may be stored. With `guards` in front of it the store may refuse it for its
-    own reasons, and there may be another way."""
+    """A state in which a run may be stored. With `guards` in its entry the store may refuse it, and there may be
+    another way."""
 
     status: RunStatus
     guards: tuple[Limit, ...] = ()
@@ -34,7 +34,7 @@ class Way:
 
 @frozen
 class Capacity:
-    """How many runs of each namespace may run, and how many may wait."""
+    """The limits of running and pending runs of each namespace."""
 
     running: int = ANY
     pending: int = ANY
@@ -57,41 +57,41 @@ class Slots(Protocol):
 
     @property
     def stirred(self) -> asyncio.Event:
-        """Set whenever a run that waits may have got its turn."""
+        """Set whenever a pending run may start."""
         ...
 
     async def count(self) -> None:
-        """Learn from the store who holds a slot and how many wait. Comes before anything else. Raises StorageError."""
+        """Count running and pending runs in the store. Must be called first. Raises StorageError."""
         ...
 
     # ------------------------------------------------------------------ a row that is about to be stored
 
     def ways(self, namespace: str, run_id: str) -> Iterator[Way]:
-        """The states in which the row may be stored, to be tried in this order, each with what must be written with
-        it. What the row needs is taken. A way that was tried in vain has to be withdrawn. When no way is left, the
-        queue is full."""
+        """The states in which the row may be stored, to be tried in this order, each with the guards of its entry. The
+        slot or place of a way is taken when it is returned; a way that was refused must be withdrawn. When no way is
+        left, the queue is full."""
         ...
 
     def withdraw(self, row: RunRow) -> None:
-        """The row was not stored: what was taken for it is given back."""
+        """The row was not stored: give its slot or place back."""
         ...
 
     # ------------------------------------------------------------------ runs that wait
 
     def crowded(self) -> list[str]:
-        """Namespaces in which runs wait."""
+        """Namespaces with pending runs."""
         ...
 
     def free(self, namespace: str) -> int:
-        """How many of those that wait may start now, as far as that is known here."""
+        """The number of pending runs that may start now, as far as is known here."""
         ...
 
     def promote(self, namespace: str, run_id: str) -> tuple[Limit, ...]:
-        """A run that waits is about to start; gives the guards of that."""
+        """A pending run is about to start. Returns the guards of its entry."""
         ...
 
     def demote(self, namespace: str, run_id: str) -> None:
-        """It did not start, and waits again."""
+        """The run did not start, and is pending again."""
         ...
 
     def forget(self, namespace: str) -> None:
@@ -101,20 +101,20 @@ class Slots(Protocol):
     # ------------------------------------------------------------------ runs that are at work
 
     def leave(self, run_id: str) -> None:
-        """A run has ended for good or for now: its slot is free. Leaving twice is no error."""
+        """A run has ended: its slot is free. Leaving twice is allowed."""
         ...
 
     def count_running(self, namespace: str) -> int:
-        """How many are known here to hold a slot; 0 if there is no limit."""
+        """The number of runs that are known here to hold a slot; 0 if there is no limit."""
         ...
 
     def count_pending(self, namespace: str) -> int:
-        """How many are known here to wait for one."""
+        """The number of runs that are known here to wait for one."""
         ...
 
 
 class LocalSlots:
-    """Implements Slots where there is one engine: what is counted in memory is what there is."""
+    """Implements Slots for a single engine, which counts in memory."""
 
     def __init__(self, store: QueueStore, capacity: Capacity) -> None:
         self.capacity = capacity
@@ -131,7 +131,7 @@ class LocalSlots:
             self._take(namespace, run_id)
 
     def ways(self, namespace: str, run_id: str) -> Iterator[Way]:
-        """Runs for which there is a slot already do not count as waiting."""
+        """See Slots. Pending runs for which there is already a slot do not use a place in the queue."""
         if self.capacity.running == ANY:
             yield Way(RunStatus.RUNNING)
             return

@@ -1,7 +1,6 @@
-"""The queue: runs that found no slot start in the order in which they became PENDING.
+"""The queue: pending runs start in the order in which they became PENDING.
 
-A run that waits is one PENDING row. Memory holds the number of those that wait, and nothing else of them. What a run
-is (its graph, its priority) does not matter.
+A pending run is a row. Memory holds only the number of pending runs. Graph and priority of a run do not matter.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ log = logging.getLogger(__name__)
 
 
 class WaitingStore(QueueStore, RunStore, Protocol):
-    """What the queue asks of the store."""
+    """The part of the store that the queue uses."""
 
 
 class Waiting:
-    """Starts the runs that wait, whenever there is a slot."""
+    """Starts pending runs whenever there is a slot."""
 
     def __init__(self, store: WaitingStore, scheduler: Scheduler, slots: Slots, moves: Moves) -> None:
         self._store = store
@@ -38,18 +37,18 @@ class Waiting:
         self._loop = Loop("queue", self._start_all, trouble="nobody started, trying again", wake=slots.stirred)
 
     async def count(self) -> None:
-        """Let the slots be counted, as soon as the store answers. Comes before anything else happens."""
+        """Count the slots, as soon as the store answers. Must be called first."""
         while True:
             try:
                 return await self._slots.count()
             except CorruptData:
-                raise  # of the database as a whole: to look again does not help
+                raise  # the database as a whole is damaged: trying again does not help
             except StorageError as error:
                 log.warning("queue not read, trying again", extra={"error": str(error)})
                 await asyncio.sleep(TROUBLE_S)
 
     async def start(self) -> None:
-        """Begin to start those who wait."""
+        """Begin to start pending runs."""
         self._loop.start()
 
     async def stop(self) -> None:
@@ -57,7 +56,7 @@ class Waiting:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody is about to start."""
+        """Whether no run is about to start."""
         return self._loop.is_idle
 
     async def _start_all(self) -> None:
@@ -72,7 +71,7 @@ class Waiting:
                 return
             async with AsyncExitStack() as alone:
                 waiting = []
-                for row in page:  # one after the other: who cannot be started is not passed
+                for row in page:  # in order: a run that cannot start now is not overtaken
                     await alone.enter_async_context(self._moves.alone(row.run_id))
                     if row.damage:
                         self._fail(row)
@@ -80,12 +79,13 @@ class Waiting:
                     now = await self._store.get_run(row.run_id)
                     if now is not None and now.status is RunStatus.PENDING:  # it was not canceled meanwhile
                         waiting.append(now)
-                # With nothing between them in the journal: a slot that becomes free there would be the second's.
+                # Nothing is between the starts in the journal. Otherwise, if the first start is refused, a slot that
+                # becomes free in between would go to the second one.
                 if None in await asyncio.gather(*[self._moves.start(now) for now in waiting]):
-                    return  # somebody else was faster, and will wake us
+                    return  # another engine was faster; its change wakes this loop
 
     def _fail(self, row: RunRow) -> None:
-        """One that cannot start, for its row is damaged, gives its place to others."""
+        """Fail a pending run whose row is damaged, and give its place to others."""
         self._damaged.add(row.run_id)
         self._slots.forget(row.namespace)
         self._scheduler.fail_corrupt(row)

@@ -1,7 +1,7 @@
-"""Who waits for what: live changes of runs and tasks, told after they are durable.
+"""Live changes of runs and tasks: publishes them, once they are durable, to subscriptions and waiting calls.
 
-A subscriber that does not keep up is cut off rather than waited for; it can read what it missed from
-the store by the number of the last commit it saw.
+A subscriber that does not keep up is cut off. It can read the changes it missed from the store, by the number of the
+last commit that it saw.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from perdure.service.runs.views import RunView, TaskView
 from perdure.storage.rows import RunRow
 
 BACKLOG_MAX: Final = 20_000
-"""Changes that a subscriber may be behind."""
+"""The most changes in the backlog of a subscriber."""
 BACKLOG_CHARS_MAX: Final = 16 << 20
-"""Of texts in these changes (metadata, labels, failures): what one subscriber may cost in memory."""
+"""The most characters of texts (metadata, labels, failures) in a backlog. This bounds the memory of a subscriber."""
 
 
 @frozen
 class Change:
     """One change: of a run, of a task (workflow id, run id, task), or the deletion of a workflow id.
 
-    `change` numbers the commit; 0: it was not committed (an attempt began). `namespace` is the run's. `moment` is
-    the scheduler's when the task came into that state; 0: the task was read from the store. One with `whole` changes
-    nothing: everything up to that commit was published before it.
+    `change` is the number of the commit; 0: it was not committed (an attempt began). `namespace` is that of the run.
+    `moment` is the scheduler's moment of the task's state; 0: the task was read from the store. `whole` is not a
+    change: everything up to that commit was published before.
     """
 
     change: int
@@ -63,7 +63,7 @@ class Subscription:
             return
         self._chars += _count_chars(change)
         if len(self._backlog) >= BACKLOG_MAX or (self._backlog and self._chars > BACKLOG_CHARS_MAX):
-            self._backlog.clear()  # nothing of it will be told
+            self._backlog.clear()  # it will not be read
             self._end(Overflowed)
             return
         self._backlog.append(change)
@@ -74,9 +74,9 @@ class Subscription:
         self._wake.set()
 
     async def next_batch(self, timeout_s: float) -> list[Change]:
-        """Everything that gathered, after waiting for something for so long; [] if nothing came.
+        """All changes that have gathered, after waiting up to `timeout_s` for the first one; [] if none came.
 
-        Raises Overflowed or Closed once what came before that was given.
+        Raises Overflowed or Closed. Closed comes after the changes before it.
         """
         if not self._backlog and self._ended is None:
             try:
@@ -98,7 +98,7 @@ class Subscription:
 
 
 def _count_chars(change: Change) -> int:
-    """Of the texts that users make as large as they like."""
+    """The characters of texts whose size users control."""
     if change.run is not None:
         row = change.run.row
         return (
@@ -117,7 +117,8 @@ def _count_chars(change: Change) -> int:
 
 
 class Gathering:
-    """What was told of some runs since it was opened: the rows of those that ended, and who was stirred besides."""
+    """Collects what is published about some runs: the rows of those that ended, and the ids of others that were
+    stirred."""
 
     def __init__(self) -> None:
         self._wake = asyncio.Event()
@@ -134,7 +135,7 @@ class Gathering:
             self._wake.set()
 
     async def wait(self, timeout_s: float) -> bool:
-        """Wait for something to be told; False: nothing was within that time."""
+        """Wait for a publication. False: there was none within `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._wake.wait()
@@ -145,11 +146,12 @@ class Gathering:
 
 
 class Changes:
-    """The hub. Publishing costs next to nothing where nobody listens. Who came first is told first: dictionaries keep
-    that order, sets would have another one in every process, and a simulation could not be repeated.
+    """The hub. Publishing costs almost nothing without listeners. Listeners are called in the order in which they came:
+    dictionaries keep that order, whereas the order of sets differs between processes, so that a simulation could not be
+    repeated.
 
-    With `is_alone`, everything that happens to runs is published by this engine, once and in the order of commits.
-    Otherwise a follower publishes what others did (see `settle`): late, perhaps twice, and no deletions."""
+    With `is_alone`, this engine publishes all changes of runs, once and in the order of commits. Otherwise a follower
+    publishes the commits of other engines (see `settle`): late, perhaps twice, and without deletions."""
 
     def __init__(self, *, is_alone: bool = True) -> None:
         self._all: dict[Subscription, None] = {}
@@ -158,19 +160,20 @@ class Changes:
         self._gatherings: defaultdict[str, dict[Gathering, None]] = defaultdict(dict)
         self._is_closed = False
         self.is_in_order = is_alone
-        """Whether what was published last says up to where everything was."""
+        """Whether changes are published in the order of commits, so that everything before the last one was
+        published."""
         self.hears_of_deletions = is_alone
-        """Whether all of them are published."""
+        """Whether all deletions are published."""
         self.settled = 0
         """Unless `is_in_order`: everything up to this commit was published."""
 
     def may_miss(self, change: int) -> bool:
-        """Whether subscribers may not have heard of this commit, though it is durable."""
+        """Whether a durable commit may not have been published yet."""
         return not self.is_in_order and change > self.settled
 
     @property
     def has_listeners(self) -> bool:
-        """Whether anybody waits or has subscribed."""
+        """Whether there are waiting calls or subscriptions."""
         return bool(self._waits or self._gatherings) or self.has_subscribers
 
     @property
@@ -178,23 +181,23 @@ class Changes:
         return bool(self._all or self._by_run)
 
     def waited_runs(self) -> list[str]:
-        """Runs of which somebody waits for something."""
+        """Runs that calls wait for."""
         return list(dict.fromkeys((*self._waits, *self._gatherings)))
 
     def watched_runs(self) -> list[str]:
-        """Runs of which somebody has subscribed to the tasks."""
+        """Runs whose tasks have subscribers."""
         return list(self._by_run)
 
     def wants_tasks(self, run_id: str) -> bool:
-        """Whether anybody listens for changes of this run's tasks."""
+        """Whether there are subscribers to this run's tasks."""
         return run_id in self._by_run
 
     def wants_run(self, run_id: str) -> bool:
-        """Whether anybody listens for changes of this run, or waits for its end."""
+        """Whether there are subscribers to this run, or calls that wait for its end."""
         return bool(self._all) or run_id in self._by_run or run_id in self._gatherings
 
     def publish(self, run_id: str, change: Change) -> None:
-        """Tell everybody concerned. Called after the commit."""
+        """Pass a change on to its subscribers and gatherings. Call it after the commit."""
         for subscription in self._by_run.get(run_id, ()):
             subscription._offer(change)
         if change.task is None:
@@ -205,7 +208,8 @@ class Changes:
                     gathering._end(change.run.row)
 
     def settle(self, change: int, at_ms: int) -> None:
-        """Everything up to this commit was published: by this engine what it did, by the follower what others did."""
+        """Everything up to this commit was published: this engine's commits by itself, those of others by the
+        follower."""
         self.settled = change
         for subscription in self._subscriptions():
             subscription._offer(Change(0, at_ms, "", whole=change))
@@ -215,12 +219,12 @@ class Changes:
         return list(dict.fromkeys((*self._all, *of_runs)))
 
     def stir_tasks(self, run_id: str) -> None:
-        """Wake those who wait for something of this run's tasks. Who waits for its end sleeps on."""
+        """Wake the calls that wait for tasks of this run, but not those that wait for its end."""
         for event in self._waits.get(run_id, ()):
             event.set()
 
     def stir(self, run_id: str) -> None:
-        """Wake those who wait for something of this run: they look again."""
+        """Wake all calls that wait for this run; they read it again."""
         self.stir_tasks(run_id)
         for gathering in self._gatherings.get(run_id, ()):
             gathering._stir(run_id)
@@ -245,12 +249,12 @@ class Changes:
 
     @property
     def is_closed(self) -> bool:
-        """Whether waits are over, whatever they waited for."""
+        """Whether the hub is closed, so that all waits are over."""
         return self._is_closed
 
     @contextmanager
     def gather(self, run_ids: Collection[str]) -> Iterator[Gathering]:
-        """Collect what is told of these runs."""
+        """Collect what is published about these runs."""
         gathering = Gathering()
         for run_id in run_ids:
             self._gatherings[run_id][gathering] = None
@@ -266,7 +270,7 @@ class Changes:
     async def stirs(self, run_id: str, timeout_s: float) -> AsyncGenerator[None, None]:
         """Yield at once, then each time the run was stirred, until the time is up or the hub closes.
 
-        What a look finds after a yield is never missed: the wait begins before the look.
+        A caller that reads the run after each yield misses no change, because the wait begins before the read.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
@@ -289,7 +293,7 @@ class Changes:
                 del self._waits[run_id]
 
     def count_waits(self) -> int:
-        """How many wait for something of a run and have seen all that there is to see."""
+        """The number of calls that wait for a run and have seen all changes so far."""
         gatherings = {gathering for gatherings in self._gatherings.values() for gathering in gatherings}
         waits = [event for events in self._waits.values() for event in events]
         return sum(not event.is_set() for event in (*waits, *(gathering._wake for gathering in gatherings)))

@@ -53,7 +53,8 @@ class Live:
 
     @property
     def is_ending(self) -> bool:
-        """Its end is on its way into the store, or may be: `row` may be behind what others see there."""
+        """Whether its end is being committed, or may be. Then other engines may see a newer state in the store than
+        `row`."""
         return self.held is not None or self.is_refused or self.run.status is not self.row.status
 
     def view(self) -> RunView:
@@ -62,8 +63,8 @@ class Live:
 
 @dataclass(slots=True)
 class Step:
-    """What one or more events have brought: commands, and for subscribers the tasks that are in another state, each
-    with the moment of that."""
+    """The results of one or more events: commands, and for subscribers the tasks that changed their state, each with
+    the moment of the change."""
 
     commands: list[Command] = field(default_factory=list)
     views: list[tuple[int, TaskView]] = field(default_factory=list)

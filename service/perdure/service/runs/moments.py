@@ -1,12 +1,12 @@
 """Reads of a run, each from one durable moment.
 
-Memory is ahead of the store by what the journal still holds. So what is to be told is taken from memory at once, in
-one piece, and told when everything that had been appended by then is durable; what happens meanwhile is not in it.
-The store may be ahead of memory, too: a commit is seen there before its answer is here. A run whose end is on its way
-is therefore not told before that is decided, and by then it is out of memory: among several engines, others may have
-seen the end in the store and have gone on with the run.
+Memory is ahead of the store by the entries that the journal still holds. So an answer is a snapshot that is taken from
+memory at once, and is given when everything that was appended before it is durable; later events are not in it. The
+store may also be ahead of memory, because a commit is visible there before its answer is here. With several engines,
+another one may have seen the end of a run in the store and have gone on with it. So if the end of a run is being
+committed, the answer waits until that is decided; by then the run has left memory.
 
-A run that is not in memory, or for which the store has no room, is told as it is stored.
+A run that is not in memory, or whose records the store has no room for, is read from the store.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ T = TypeVar("T")
 LOOK_S: Final = 0.5
 """So often whoever waits for a thread looks whether the store fails."""
 FINAL_TASKS_MAX: Final = 20_000
-"""Tasks of final runs that stay rebuilt for the next page of the same question."""
+"""Tasks of final runs that are cached after rebuilding, for the next page of the same query."""
 
 
 @frozen
 class Moment(Generic[T]):
-    """A run at one durable moment: its row and what was taken from it. In it are all changes of tasks up to the
+    """A run at one durable moment: its row, and what `take` returned. It contains all changes of tasks up to the
     scheduler's moment `number`, and all commits up to `change`. `is_here`: it was taken from memory."""
 
     row: RunRow
@@ -49,11 +49,11 @@ class Moment(Generic[T]):
 
 
 class MomentStore(RecoveryStore, RunStore, Protocol):
-    """What moments ask of the store."""
+    """The part of the store that moments use."""
 
 
 class Moments:
-    """Reads runs wherever they are."""
+    """Reads runs from memory or from the store."""
 
     def __init__(self, store: MomentStore, journal: Journal, scheduler: Scheduler, ownership: Ownership) -> None:
         self._store = store
@@ -83,7 +83,7 @@ class Moments:
         return await self._store.find_run(namespace, workflow_id)
 
     async def find_rows(self, run_ids: Collection[str]) -> dict[str, RunRow]:
-        """Those of these runs that there are, by their ids."""
+        """The existing runs of these ids, by id."""
         await self._assure()
         here: list[Live] = []
         away: list[str] = []
@@ -94,7 +94,7 @@ class Moments:
             else:
                 away.append(run_id)
         found: dict[str, RunRow] = {}
-        for live in here:  # one wait settles all that are ending
+        for live in here:  # one wait decides all ends
             if await self._is_told(live):
                 found[live.row.run_id] = live.row
             else:
@@ -104,11 +104,11 @@ class Moments:
         return found
 
     async def _assure(self) -> None:
-        if not self._journal.is_sure:  # memory may be behind the store
+        if not self._journal.is_sure:  # the lease may have ended, so memory may be behind the store
             await self._journal.assure()
 
     async def _is_told(self, live: Live) -> bool:
-        """Whether its row is what the store says, after waiting for its end if that is on its way."""
+        """Whether its row is that of the store. Waits first if its end is being committed."""
         if live.is_ending:
             await self._is_settled(live)
         return not live.is_ending and self._scheduler.find_live(live.row.run_id) is live
@@ -116,9 +116,10 @@ class Moments:
     # -------------------------------------------------------------------------- tasks
 
     async def look(self, row: RunRow, take: Callable[[Run], T]) -> Moment[T]:
-        """The run as `take` sees it, with the row of that moment. `take` copies what it gives: the run goes on.
+        """The result of `take` of the run, with the row of the same moment. `take` must copy what it returns, because
+        the run goes on.
 
-        Raises WorkflowNotFoundError if it was deleted meanwhile, and StorageError.
+        Raises WorkflowNotFoundError if the run was deleted meanwhile, and StorageError.
         """
         while True:
             live = self._scheduler.find_live(row.run_id)
@@ -132,7 +133,7 @@ class Moments:
                 is_durable = await self._is_settled(live) and not live.is_refused
                 if is_durable and not (is_over and self._ownership.others_may_resume()):
                     return Moment(live.row if is_over else before, taken, number, change, is_here=True)
-                # otherwise memory had what never gets stored, or others may have gone on with the run
+                # otherwise memory had state that is never stored, or another engine may have gone on with the run
                 live = self._scheduler.find_live(row.run_id)
             number = live.told if live is not None else self._scheduler.moment
             stored, run = await self._rebuild(row)
@@ -140,7 +141,7 @@ class Moments:
                 self._scheduler.tell_later(live, run)
             if live is not None or self._scheduler.find_live(row.run_id) is None:
                 return Moment(stored.run, take(run), number, stored.change, is_here=False)
-            # it has come into memory meanwhile, and may have gone on there
+            # the run was loaded meanwhile, and may have gone on in memory
 
     async def _is_settled(self, *lives: Live) -> bool:
         """Wait until all that memory holds is durable, and no thread works on these runs. False: there is no room
@@ -161,7 +162,7 @@ class Moments:
         """A run from its records."""
         if (known := self._rebuilt.get((row.run_id, row.change))) is not None:
             return known
-        if row.damage:  # its id may be damaged, too
+        if row.damage:  # its id may be damaged too
             raise CorruptData(row.damage, subject=row.run_id)
         stored = await self._store.load_run(row.run_id)
         if stored is None:
@@ -178,7 +179,7 @@ class Moments:
 
 
 def not_found(namespace: str, workflow_id: str) -> errors.WorkflowNotFoundError:
-    """The error that says that there is no such run."""
+    """The error for an unknown run."""
     return errors.WorkflowNotFoundError(
         f"there is no workflow {workflow_id!r}", namespace=namespace, workflow_id=workflow_id
     )

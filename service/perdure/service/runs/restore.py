@@ -1,4 +1,4 @@
-"""From rows to a `Run` and back: the only place that knows how the core's records are stored."""
+"""Converts rows into a `Run`, and records of the core into writes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 SPECS_NODES_MAX: Final = 50_000
-"""Nodes of decoded graphs that are kept for the next run of the same graph."""
+"""Nodes of decoded graphs in the cache."""
 
 
 class Specs:
-    """Decoded graphs by key, a bounded number of them."""
+    """A cache of decoded graphs, by key."""
 
     def __init__(self, store: SpecStore) -> None:
         self._store = store
@@ -40,7 +40,7 @@ class Specs:
             self._cache.keep(key, spec)
 
     async def read(self, keys: Iterable[str]) -> dict[str, Spec]:
-        """All of them; a missing or broken one raises CorruptData."""
+        """The graphs of these keys. A missing or damaged one raises CorruptData."""
         wanted = set(keys)
         found = {key: spec for key in wanted if (spec := self._cache.get(key)) is not None}
         missing = wanted - found.keys()
@@ -64,7 +64,7 @@ def _decoded_spec(key: str, data: bytes) -> Spec:
 
 
 async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
-    """Rebuild a run as it is durably. Raises CorruptData."""
+    """Rebuild a run in its durable state. Raises CorruptData."""
     row = stored.run
     if stored.damage:
         raise CorruptData(stored.damage, subject=row.run_id)
@@ -91,7 +91,7 @@ def _rebuilt(stored: rows.StoredRun, graphs: Mapping[str, Spec]) -> Run:
         raise
     except KeyError as error:
         raise CorruptData(f"run {row.run_id} has a record of an unknown task {error}", subject=row.run_id) from error
-    except Exception as error:  # whatever the core makes of records that it cannot have written
+    except Exception as error:  # the core fails on records that it cannot have written
         log.exception("run cannot be rebuilt", extra={"run_id": row.run_id})
         message = f"run {row.run_id} cannot be rebuilt from its records ({type(error).__name__}: {error})"
         raise CorruptData(message, subject=row.run_id) from error
@@ -101,7 +101,7 @@ def _rebuilt(stored: rows.StoredRun, graphs: Mapping[str, Spec]) -> Run:
 
 
 def failure_of(row: rows.RunRow) -> Failure | None:
-    """Why a run failed, as its row says. Raises CorruptData if that does not decode."""
+    """The failure in a run's row. Raises CorruptData if it does not decode."""
     if row.damage:
         return corrupt_data(row.damage)
     if row.failure is None:
@@ -113,7 +113,7 @@ def failure_of(row: rows.RunRow) -> Failure | None:
 
 
 def corrupt_data(message: str) -> Failure:
-    """What a run fails with that cannot go on, because what is stored of it is damaged."""
+    """The failure of a run whose stored data is damaged."""
     return Failure(FailureKind.SYSTEM, "perdure.CorruptData", message)
 
 
@@ -138,7 +138,7 @@ def _record_of(row: rows.TaskRow) -> RecordTask:
 
 
 def arrival_of(row: rows.EventRow) -> EventArrived:
-    """An event as the core takes it. Raises CorruptData."""
+    """A stored event as an event of the core. Raises CorruptData."""
     payload = _decoded(wire.decode_payload, row.payload, "events", (row.run_id, row.sequence), "payload")
     return EventArrived(row.sequence, row.key, payload, row.arrived_ms)
 
@@ -152,7 +152,7 @@ def _decoded(decode: Callable[[bytes], T], data: bytes, table: str, row: tuple[s
 
 
 def output_of(record: RecordTask) -> Payload | None:
-    """What a task's row says it gave: its value, or the pair (null, failure) if the failure was caught."""
+    """The output of a task: its value, or the pair (null, failure) if the failure was caught."""
     if record.output is not None:
         return record.output
     if record.failure is not None and record.status is TaskStatus.SUCCESSFUL:
@@ -161,7 +161,7 @@ def output_of(record: RecordTask) -> Payload | None:
 
 
 def write_of(run_id: str, record: Record, output: Payload | None) -> rows.Write:
-    """A record as the store takes it. `output` is `output_of` the record, if it is one of a task."""
+    """The write of a record. `output` is `output_of` the record, if it is that of a task."""
     match record:
         case RecordTask():
             return rows.PutTask(

@@ -1,6 +1,6 @@
 """The log lines of runs: one for each task and run that failed, at WARNING; the other ends at INFO or DEBUG.
 
-A line is written once what it says is durable. After a crash between the commit and the line it is missing.
+A line is written after the commit. If the engine crashes between the two, the line is missing.
 """
 
 from __future__ import annotations
@@ -55,5 +55,5 @@ def _ids(row: RunRow) -> dict[str, str]:
 
 
 def _text(failure: Failure) -> str:
-    """On one line: a text of the user's must not look like lines of the log."""
+    """The failure on one line, so that a text of the user's cannot look like lines of the log."""
     return f"{failure.type}: {failure.message[:MESSAGE_CHARS_MAX]!r}"

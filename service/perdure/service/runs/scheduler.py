@@ -1,12 +1,13 @@
-"""The runs that are at work: applies what happens to them and carries out what they command.
+"""The runs in memory: applies events to them and carries out their commands.
 
-One rule: write, then act. The records of an event become one journal entry, and only when that is
-durable are attempts dispatched, timers set, and anybody told. `Live.row` is therefore the durable
-state of a run, while `Live.run` may be ahead of it by what the journal still holds: `moments` reads both.
+Rule: write, then act. The records of an event become one journal entry. Only when that entry is durable are attempts
+dispatched, timers set, and subscribers told. So `Live.row` is the durable state of a run, and `Live.run` may be ahead
+of it by the entries that the journal still holds; `moments` reads both.
 
-A cancellation is made durable first. Until that is decided the run is *held*: what happens to it waits.
+A cancellation is made durable before it is applied. Until it is committed or refused the run is *held*: all other
+events for it wait.
 
-A run that only time or an event moves on leaves memory, and is loaded again when its time comes.
+A run that only time or an event moves on leaves memory, and is loaded again for its next event.
 """
 
 from __future__ import annotations
@@ -53,17 +54,17 @@ EARLY_AT_ONCE = 1_000
 HELD_AT_ONCE = 50
 """What was held of a run and happens in one turn of the loop."""
 REFUSED_MAX: Final = 1_000
-"""Runs that failed since the store does not take a record of theirs, whose attempts are remembered."""
+"""Runs whose records the store rejected, and whose attempt numbers are remembered."""
 
 T = TypeVar("T")
 
 
 class SchedulerStore(RecoveryStore, RunStore, SpecStore, TimerStore, Protocol):
-    """What runs in memory ask of the store."""
+    """The part of the store that the scheduler uses."""
 
 
 class Scheduler:
-    """Everything that happens to a run comes through here, one event at a time."""
+    """Applies all events of runs, one at a time."""
 
     def __init__(
         self,
@@ -91,8 +92,8 @@ class Scheduler:
         self._live: dict[str, Live] = {}
         self._current: dict[tuple[str, str], Live] = {}  # the same by namespace and workflow id
         self._loading: dict[str, list[Callable[[Live | None], None]]] = {}
-        self.moment = 0  # counts what was noted for subscribers
-        self._outdated: set[str] = set()  # of those, what is read of them now may be too old
+        self.moment = 0  # counts the changes that were noted for subscribers
+        self._outdated: set[str] = set()  # loading runs whose read may be too old
         # Attempts that may have begun and were never recorded, by run.
         self._begun: Bounded[str, dict[str, int]] = Bounded(REFUSED_MAX)
         self._before: dict[str, Before] = {}  # of those, what began of them, if that is known
@@ -102,12 +103,12 @@ class Scheduler:
     # -------------------------------------------------------------------------- lifetime
 
     async def start(self) -> None:
-        """Begin to take reports and timers. Recovery is a step of its own."""
+        """Begin to take reports and timers. Recovery is a separate step."""
         await self._executor.start(self.report, self._values, self._ownership.holds_for_s)
         await self.timers.start()
 
     async def stop(self) -> None:
-        """Take nothing more. Attempts still running are stopped; they run again after a restart."""
+        """Stop. Running attempts are ended; they run again after a restart."""
         self._acting.stop()
         await self.timers.stop()
         for task in self._tasks:
@@ -116,13 +117,13 @@ class Scheduler:
         await self._executor.stop()
 
     async def recover(self) -> int:
-        """Take up every run that was at work; gives their number. Dormant ones wake by themselves."""
+        """Load every active run. Returns their number. Dormant runs wake by themselves."""
         count, after = 0, ""
         while True:
             try:
                 page = await self._store.unfinished_runs(after=after, limit=PAGE)
             except CorruptData:
-                raise  # of the database as a whole: to look again does not help
+                raise  # the database as a whole is damaged: trying again does not help
             except StorageError as error:
                 log.warning("unfinished runs not read, trying again", extra={"error": str(error)})
                 await asyncio.sleep(LOAD_RETRY_S)
@@ -140,8 +141,8 @@ class Scheduler:
     # -------------------------------------------------------------------------- what happens
 
     def report(self, reports: Reports) -> None:
-        """What the executor has to say, of each run in one entry. Reports about runs that are not in memory are
-        too late."""
+        """Take reports of the executor, with one journal entry per run. Reports about runs that are not in memory are
+        late."""
         gathered: dict[Live, Step] = {}
         for run_id, report in reports:
             live = self._live.get(run_id)
@@ -162,7 +163,7 @@ class Scheduler:
             self._carry_out(live, step)
 
     def deliver(self, run_id: str, event: Event) -> None:
-        """Apply an event that is durable already, loading the run if need be."""
+        """Apply an event that is durable already. Loads the run if it is not in memory."""
 
         def then(live: Live | None) -> None:
             if live is not None:
@@ -171,8 +172,8 @@ class Scheduler:
         self._with_live(run_id, then)
 
     def roused(self, run_id: str) -> None:
-        """Somebody else writes of the run's dormancy, or has tried to: what it is gets written anew with the
-        next change of the run."""
+        """Another part of the engine writes the run's dormancy, or has tried to. So it is written again with the next
+        change of the run."""
         live = self._live.get(run_id)
         if live is not None and live.at_rest is not None:  # a thread is about to say what it is
             assert live.held is not None
@@ -185,10 +186,10 @@ class Scheduler:
         await self.when_live(run_id, lambda live: None if live is None else self.take(live, event))
 
     async def cancel(self, run_id: str, reason: str) -> RunView | None:
-        """End a run that is at work; returns once that is durable. None: there is no such run.
+        """Cancel an active run; returns once that is durable. None: there is no such run.
 
-        Raises StorageError while the store fails. Either nothing has happened then, or the end is still on its
-        way into the store, and nothing else happens to the run before that is decided.
+        Raises StorageError while the store fails. Then either nothing was changed, or the commit is still undecided,
+        and the run is held until it is decided.
         """
 
         def then(live: Live | None) -> asyncio.Future[RunView] | None:
@@ -205,7 +206,7 @@ class Scheduler:
         canceled: asyncio.Future[RunView] = asyncio.get_running_loop().create_future()
 
         def decide() -> Plan:
-            commands = live.run.cancellation(event) if not live.is_refused else []  # that one fails in a moment
+            commands = live.run.cancellation(event) if not live.is_refused else []  # a refused run fails anyway
             return sort_out(live, Step(commands), is_dormant=False)
 
         def decided(plan: Plan) -> None:
@@ -235,7 +236,7 @@ class Scheduler:
     ) -> None:
         def dropped() -> None:
             live.pending -= 1
-            live.dormant = None  # what was to be written of it was not
+            live.dormant = None  # its new value was not written
             self._release(live)
             self._evict_if_idle(live)
 
@@ -309,7 +310,7 @@ class Scheduler:
             then(live)
 
     def _came_too_late(self, event: Event | GraphReturned) -> None:
-        """What an attempt made for nobody is to be removed, unless somebody has it from another attempt."""
+        """Mark the blobs of a late report, so that they are removed unless a run uses them."""
         if isinstance(event, TaskSucceeded) and (blobs := event.output.blobs()):
             marked = MarkBlobs(tuple(blob.sha256 for blob in blobs))
             self._journal.append((marked,), lambda _result, _change: None, droppable=True)
@@ -326,7 +327,7 @@ class Scheduler:
             live.row = live.row.but(change=change)
             live.change = change
             if run_id in self._live or run_id in self._loading:
-                # It had been stored before, without an answer, and somebody has asked for it since.
+                # An earlier try of this commit had succeeded without an answer, and the run was loaded since.
                 self._outdated.add(run_id)
                 return live.view()
             self._admit(live)
@@ -441,7 +442,7 @@ class Scheduler:
                 of=live.row.run_id,
                 refused=lambda error: self._refused(live, error),
             )
-        else:  # nothing of it has to be durable, nor has anything before it
+        else:  # neither this step nor an earlier one has anything to make durable
             self._act(live, acts, 0)
 
     def _write_early(
@@ -516,7 +517,7 @@ class Scheduler:
     # -------------------------------------------------------------------------- acting
 
     def _act(self, live: Live, acts: Acts, change: int) -> None:
-        """The entry is durable: now the world may know."""
+        """An entry is durable: carry out its acts, publish its changes."""
         row = live.row
         for task_id, payload in acts.values:
             self._values.keep(ValueKey(row.run_id, task_id=task_id), payload)
@@ -539,7 +540,7 @@ class Scheduler:
         self._evict_if_idle(live)
 
     def _evict_if_idle(self, live: Live) -> None:
-        """Drop a run that is over, or that nothing but a later moment or an event moves on."""
+        """Remove a run from memory if it has ended, or if only a later time or an event moves it on."""
         if live.pending or live.is_refused or not live.run.is_dormant:
             return
         if live.run.status.is_final:
@@ -551,7 +552,7 @@ class Scheduler:
                 self._dismiss(live)
 
     def tell(self, row: RunRow, change: int) -> None:
-        """The state of a run is durably another one."""
+        """Publish and log the new, durable state of a run."""
         if row.status.is_final:
             log_end(row)
         self._publish(row, change)
@@ -564,7 +565,7 @@ class Scheduler:
     # -------------------------------------------------------------------------- memory
 
     def find_live(self, run_id: str) -> Live | None:
-        """The run if it is in memory. What it holds may not be durable yet: see `moments`."""
+        """The run, if it is in memory. Its state may not be durable yet: see `moments`."""
         return self._live.get(run_id)
 
     def find_current(self, namespace: str, workflow_id: str) -> Live | None:
@@ -582,8 +583,8 @@ class Scheduler:
             del self._current[live.row.namespace, live.row.workflow_id]
 
     def take_up(self, run_id: str, *, before: Before | None = None) -> None:
-        """A run was made RUNNING in the store: it comes into memory and goes on. `before` says what began of it; its
-        row says so otherwise."""
+        """Load a run that was made RUNNING in the store, and go on with it. `before` says which attempts may have
+        begun; None: as its row says."""
         if before is not None:
             self._before[run_id] = before
         if run_id in self._loading:
@@ -599,7 +600,7 @@ class Scheduler:
         return len(self._live)
 
     async def when_live(self, run_id: str, then: Callable[[Live | None], T]) -> T:
-        """Call `then` with the run in memory (None: there is none that could be at work) and give its answer."""
+        """Load the run, call `then` with it (None: there is no such active run), and return its result."""
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def call(live: Live | None) -> None:
@@ -614,8 +615,8 @@ class Scheduler:
         return await answer
 
     def _with_live(self, run_id: str, then: Callable[[Live | None], None]) -> None:
-        """At once if the run is in memory; otherwise once it is loaded, in the order of the calls. With one that is
-        held, once that is over."""
+        """Call `then` with the run: at once if it is in memory, otherwise once it is loaded, in the order of the
+        calls. For a held run, once the cancellation is decided."""
         if (live := self._live.get(run_id)) is not None:
             if live.held is not None:
                 live.held.append(lambda: self._with_live(run_id, then))
@@ -695,7 +696,7 @@ class Scheduler:
         return _Loaded(live, plan, views)
 
     async def _damaged(self, run_id: str) -> RunRow | None:
-        """The row of a run whose records are broken, if that can be read."""
+        """The row of a run whose records are damaged, if it can be read."""
         try:
             return await self._store.get_run(run_id)
         except StorageError as error:
@@ -703,12 +704,12 @@ class Scheduler:
             return None
 
     def fail_corrupt(self, row: RunRow) -> None:
-        """A run whose row is damaged ends in the store as well, as far as that finds it."""
+        """Fail a run whose row is damaged in the store as well, if the store finds the row."""
         self._fail_corrupt(row.run_id, row, row.damage)
 
     def _fail_corrupt(self, run_id: str, row: RunRow | None, damage: str) -> None:
-        """A run whose records are broken ends; the others are not touched."""
-        log.error("run failed: what is stored of it is damaged", extra={"run_id": run_id, "error": damage})
+        """Fail a run whose records are damaged. Other runs are not affected."""
+        log.error("run failed: its stored data is damaged", extra={"run_id": run_id, "error": damage})
 
         def ended(end: SetRun, change: int) -> None:
             if row is not None:
@@ -719,8 +720,8 @@ class Scheduler:
         self._fail(run_id, corrupt_data(damage), ended)
 
     def _refused(self, live: Live, error: Exception) -> None:
-        """The store never takes a record of a run. The run ends as it is in the store, without that record and all
-        that came after it; to resume it is to go on from there."""
+        """The store rejects a record of a run for good. The run fails in its stored state, without that record and all
+        later ones. Resuming it goes on from there."""
         run_id = live.row.run_id
         live.is_refused = True
         if live.at_rest is not None:  # first of all once it is known what was begun
@@ -741,7 +742,7 @@ class Scheduler:
         self._fail(run_id, texts.mended(record_refused(str(error))), ended)
 
     def _fail(self, run_id: str, failure: Failure, ended: Callable[[SetRun, int], None]) -> None:
-        """Let a run fail in the store, whatever there is of it in memory."""
+        """Fail a run in the store, whether it is in memory or not."""
         end = SetRun(run_id, RunStatus.FAILED, self.clock(), failure=wire.encode_failure(failure))
 
         def then(_result: EntryResult, change: int) -> None:
@@ -750,7 +751,7 @@ class Scheduler:
 
         def refused(error: Exception) -> None:
             log.error("a run cannot even fail", extra={"run_id": run_id, "error": str(error)})
-            if failure.message:  # whatever it says, it may be to blame
+            if failure.message:  # its text may be the reason
                 self._fail(run_id, record_refused(""), ended)
 
         self._journal.append((end,), then, of=run_id, refused=refused)

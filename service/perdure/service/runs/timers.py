@@ -1,7 +1,7 @@
-"""Moments: fires timers when they are due.
+"""Fires timers when they are due.
 
-Timers live in the store; memory holds those of the next minute only, so millions may sleep. A timer
-may fire more than once (after a restart, say); the core takes it once.
+Timers are in the store. Memory holds those of the next minute only, so millions of runs may sleep. A timer may fire
+more than once (after a restart, for example); the core takes it once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ POLL_S: Final = 20.0
 FIRED_AT_ONCE = 50
 """Timers that fire in one turn of the event loop, if many are due."""
 END_OF_TIME_MS: Final = (1 << 63) - 1
-"""The largest moment that a store can hold."""
+"""The largest time that a store can hold."""
 
 
 class Timers:
-    """Calls `fire` for every timer once its moment has come."""
+    """Calls `fire` for every timer that is due."""
 
     def __init__(self, store: TimerStore, clock: Callable[[], int], fire: Callable[[Timer], None]) -> None:
         self._store = store
@@ -46,17 +46,17 @@ class Timers:
         await self._loop.stop()
 
     def look_again(self) -> None:
-        """There are timers in the store that nobody set here."""
+        """Read timers from the store: there are some that were not set here."""
         self._loop.wake()
 
     async def next_ms(self) -> int | None:
-        """The moment of the earliest timer that there is, here or in the store; None if there is none."""
+        """The time of the earliest timer, here or in the store; None if there is none."""
         stored = await self._store.next_timers(until_ms=END_OF_TIME_MS, limit=1)
         moments = [timer.wake_ms for timer in stored] + [item[0] for item in self._heap[:1]]
         return min(moments, default=None)
 
     async def clock_moved(self) -> None:
-        """Whoever moves the clock by hand says so here: what is due by now is fired."""
+        """The clock was moved by hand: fire the timers that are due now."""
         await self._poll()
         self._fire_due()
         while self._heap and self._heap[0][0] <= self._clock():
@@ -64,7 +64,7 @@ class Timers:
             self._fire_due()
 
     def set(self, timer: Timer, *, is_recorded: bool) -> None:
-        """Fire at the moment. A recorded one beyond the horizon is left to the store."""
+        """Set a timer. A recorded timer beyond the horizon is left to the store."""
         if is_recorded and timer.wake_ms > self._horizon_ms:
             return
         item = (timer.wake_ms, timer.run_id, timer.task_id, timer.attempt)
@@ -95,10 +95,10 @@ class Timers:
         self._arm()
 
     async def _poll(self) -> float:
-        """Take the timers up to a new horizon into memory; gives the seconds to the next look."""
+        """Read the timers up to a new horizon. Returns the seconds until the next poll."""
         until_ms = self._clock() + HORIZON_MS
-        # The horizon moves first: a timer that is recorded while the page is read is then set
-        # directly, and one that was recorded before is on the page.
+        # The horizon moves first: a timer that is recorded during the read is then set directly, and one that was
+        # recorded before is in the page.
         before_ms, self._horizon_ms = self._horizon_ms, until_ms
         try:
             page = await self._store.next_timers(until_ms=until_ms, limit=PAGE)

@@ -1,7 +1,7 @@
-"""Bytes of values, by the task or input that they belong to: the store, and a bounded cache before it.
+"""Values by task or input: the store, with a bounded cache (LRU) before it.
 
-What is read here may be told to anybody: it is durable, or the output of a task that its user did not
-want to be (`checkpoint=False`); such values are pinned as long as somebody may need them.
+Values that are read here may be given to clients: they are durable, or outputs of volatile tasks (`checkpoint=False`).
+Outputs of volatile tasks are pinned in memory as long as a task may need them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from perdure.storage.rows import ValueKey
 
 CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
 ENTRY_BYTES: Final = 500
-"""What an entry costs besides its data, roughly."""
+"""The approximate cost of an entry besides its data."""
 
 
 class Values:
@@ -31,12 +31,12 @@ class Values:
         self._pinned: dict[str, dict[str, Payload]] = {}  # by run, by task
 
     def keep(self, key: ValueKey, payload: Payload) -> None:
-        """Have a durable value at hand for those who will probably ask for it."""
+        """Cache a durable value, which dependent tasks will probably need soon."""
         if key not in self._cache:
             self._cache.keep(key, payload)
 
     def pin(self, key: ValueKey, payload: Payload) -> None:
-        """Have a value that no store has."""
+        """Keep a value that is not in the store."""
         self._pinned.setdefault(key.run_id, {})[key.task_id] = payload
 
     def unpin(self, key: ValueKey) -> None:
@@ -53,7 +53,7 @@ class Values:
         return payload
 
     async def find(self, key: ValueKey) -> Payload | None:
-        """The value, or None if there is none, or none any more."""
+        """The value, or None if there is none."""
         if (payload := self.cached(key)) is not None:
             return payload
         (data,) = await self._store.read_values([key])
@@ -69,7 +69,7 @@ class Values:
         return [found[key] for key in keys]
 
     def _kept(self, key: ValueKey, data: bytes) -> Payload:
-        """A value that was just read: dependents of one task ask for it one after the other."""
+        """Cache a value that was just read, because other dependents of the task will ask for it too."""
         payload = _decode(key, data)
         self._cache.keep(key, payload)
         return payload

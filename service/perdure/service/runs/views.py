@@ -1,4 +1,4 @@
-"""What the service tells of runs and tasks, as values."""
+"""Views: runs and tasks as clients see them, as values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from perdure.storage.rows import RunRow
 
 @frozen
 class TaskCounts:
-    """Tasks by state."""
+    """The number of tasks in each state."""
 
     total: int = 0
     pending: int = 0
@@ -37,8 +37,8 @@ class TaskCounts:
 
 @frozen
 class RunView:
-    """A run as it is durably. `counts` is None where it would cost too much (lists). `waiting`: why its first task
-    that is ready has not begun, if somebody asked."""
+    """The durable state of a run. `counts` is None where it would cost too much (in lists). `waiting`: why its first
+    ready task has not begun, if that was asked for."""
 
     row: RunRow
     counts: TaskCounts | None = None
@@ -47,7 +47,7 @@ class RunView:
 
 @frozen
 class TaskView:
-    """A task as it is, without its value."""
+    """The state of a task, without its value."""
 
     task_id: str
     node_id: str
@@ -69,7 +69,7 @@ class TaskView:
 
 @frozen
 class OutcomeView:
-    """What a run or a task came to. `value` None: not yet."""
+    """The outcome of a run or a task. `value` None: there is none yet."""
 
     run_id: str
     status: RunStatus
@@ -77,7 +77,7 @@ class OutcomeView:
 
 
 def count_tasks(run: Run) -> TaskCounts:
-    """Takes the same time however many tasks there are."""
+    """The number of tasks in each state. Takes constant time."""
     counts = run.graph.counts
     return TaskCounts(
         total=len(run.graph.tasks),
@@ -113,7 +113,7 @@ def view_task(task: Task, waiting: Waiting | None = None) -> TaskView:
 
 
 def _begun(task: Task) -> int:
-    """How many attempts have begun. The number of one is given before it begins."""
+    """The number of attempts that have begun. An attempt gets its number before it begins."""
     if not isinstance(task.node.action, Call):
         return int(task.attempt > 0)
     is_canceled_before = task.status is TaskStatus.CANCELED and task.started_ms is None and not task.failures
@@ -127,7 +127,7 @@ def _upstream(task: Task) -> tuple[str, ...]:
 
 
 def waits_for(task: Task) -> Waiting | None:
-    """What an event wait or a timer that has begun waits for."""
+    """What a running event wait or timer waits for."""
     until = f" until {_moment(task.wake_ms)}" if task.wake_ms is not None else ""
     match task.node.action:
         case WaitEvent(key=key):
@@ -139,7 +139,7 @@ def waits_for(task: Task) -> Waiting | None:
 
 
 def _moment(ms: int) -> str:
-    """As text; a time beyond those of calendars as a number."""
+    """A time as text; a time beyond the calendar as a number."""
     try:
         return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     except (OverflowError, ValueError, OSError):
