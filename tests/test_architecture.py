@@ -182,6 +182,17 @@ def test_only_the_composition_root_asks_whether_there_are_other_engines() -> Non
     assert askers == {"kernel.py"}
 
 
+@pytest.mark.parametrize(("place", "path"), SERVICE, ids=[place for place, _ in SERVICE])
+def test_parts_of_the_service_set_no_attribute_of_another_part(place: str, path: Path) -> None:
+    """What a part needs is given to its constructor or to `start`. The pool's parts share a `State`."""
+    if place.startswith("executors/pool/"):
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Attribute(attr=attr, ctx=ast.Store(), value=ast.Attribute(value=ast.Name(id="self"))):
+                raise AssertionError(f"{place}:{node.lineno} sets {attr}")
+
+
 @pytest.mark.parametrize(("place", "path"), PLACES, ids=[place for place, _ in PLACES])
 def test_files_say_what_they_are_for(place: str, path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text())), f"{place} has no docstring"

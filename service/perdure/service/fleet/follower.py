@@ -71,11 +71,12 @@ class Follower:
         """Returns once it is known from where to follow; nobody may subscribe before. Waits for the store."""
         while True:
             try:
-                self._told = self._changes.settled = await self._store.last_change()
+                self._told = await self._store.last_change()
                 break
             except StorageError as error:
                 log.warning("changes of others not read, trying again", extra={"error": str(error)})
                 await asyncio.sleep(POLL_S)
+        self._changes.settle(self._told, self._clock())
         self._loop.start()
 
     async def stop(self) -> None:
@@ -93,7 +94,7 @@ class Follower:
         until = await self._store.last_change()
         since, self._told = self._told, until  # who subscribes from now on needs nothing that was before
         if not self._changes.has_subscribers:
-            self._changes.settled = until
+            self._changes.settle(until, self._clock())
             return POLL_S
         try:
             await self._publish(since)

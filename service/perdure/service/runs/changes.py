@@ -164,12 +164,11 @@ class Changes:
         published."""
         self.hears_of_deletions = is_alone
         """Whether all deletions are published."""
-        self.settled = 0
-        """Unless `is_in_order`: everything up to this commit was published."""
+        self._settled = 0  # unless `is_in_order`: everything up to this commit was published
 
     def may_miss(self, change: int) -> bool:
         """Whether a durable commit may not have been published yet."""
-        return not self.is_in_order and change > self.settled
+        return not self.is_in_order and change > self._settled
 
     @property
     def has_listeners(self) -> bool:
@@ -210,7 +209,7 @@ class Changes:
     def settle(self, change: int, at_ms: int) -> None:
         """Everything up to this commit was published: this engine's commits by itself, those of others by the
         follower."""
-        self.settled = change
+        self._settled = change
         for subscription in self._subscriptions():
             subscription._offer(Change(0, at_ms, "", whole=change))
 
