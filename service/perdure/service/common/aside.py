@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 NODES_AT_ONCE = 500
-"""Work on more nodes than these is done aside. With fewer, changing threads takes longer than the work."""
+"""Work on more nodes than this is done in a thread. With fewer, changing threads takes longer than the work."""
 BYTES_OF_A_NODE: Final = 128
 """In a serialized graph, roughly."""
 THREADS: Final = 2
@@ -23,7 +23,7 @@ _threads: Final = ThreadPoolExecutor(THREADS, thread_name_prefix="perdure-aside"
 
 
 def is_large(nodes: int) -> bool:
-    """Whether work on so many nodes or tasks is to be done aside."""
+    """Whether work on this number of nodes or tasks is to be done in a thread."""
     return nodes > NODES_AT_ONCE
 
 
@@ -33,5 +33,5 @@ def is_large_spec(data: bytes) -> bool:
 
 
 async def aside(work: Callable[[], T]) -> T:
-    """Do it in a thread. Meanwhile nobody else may use what it works on."""
+    """Do work in a thread. Until it returns, no other code may use the objects it works on."""
     return await asyncio.get_running_loop().run_in_executor(_threads, work)

@@ -1,1 +1,1 @@
-"""Several engines over one database: who is there, who owns which run, and how they reach each other."""
+"""Several engines over one database: membership, ownership of runs, and mail between engines."""

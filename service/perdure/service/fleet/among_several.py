@@ -1,4 +1,4 @@
-"""Whose a run is, where several engines share a store."""
+"""Ownership of runs where several engines share a store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from perdure.storage.ports import RunStore
 from perdure.storage.rows import RunRow
 
 ANSWER_S: Final = 20.0
-"""An owner that has not ended a run by then is probably dying: the caller is told to ask again."""
+"""An owner that has not ended a run within this time is probably dying: the caller is told to ask again."""
 
 
 class AmongSeveral:
@@ -44,7 +44,7 @@ class AmongSeveral:
         return True
 
     async def catch_up(self) -> None:
-        """Commits are seen in the store before their answer is here."""
+        """Other engines see a commit in the store before its answer arrives here."""
         await self._journal.barrier()
 
     def holds_for_s(self) -> float:

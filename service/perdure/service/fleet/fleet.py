@@ -1,4 +1,4 @@
-"""Everything that an engine does because it is not alone, in one place for the kernel."""
+"""All services of an engine among several, behind one class for the kernel."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from perdure.storage.rows import RunRow
 
 
 class FleetStore(ChangeStore, EventStore, MailStore, MemberStore, RunStore, Protocol):
-    """What an engine among several asks of the store besides."""
+    """The additional store operations of an engine among several."""
 
 
 class Fleet:
-    """This engine among the others. `fenced` is set once it was declared dead: it may do nothing any more."""
+    """This engine among the others. `fenced` is set once it was declared dead: it must stop then."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class Fleet:
         self._membership = membership
 
     async def join(self) -> None:
-        """Become a member. Comes before the first commit."""
+        """Become a member. Must be called before the first commit."""
         await self._membership.join()
 
     async def start(self) -> None:
-        """Begin to hear of the others, and to take over what they left."""
+        """Begin to follow other engines, and to take over the runs of dead ones."""
         await self._store.listen(self._heard)
         await self._post.start()
         await self._follower.start()
@@ -63,7 +63,7 @@ class Fleet:
         await self._membership.start(self._take_up)
 
     async def stop(self) -> None:
-        """Take nothing over any more."""
+        """Take over no more runs."""
         await self._membership.stop()
         await self._slots.stop()
         await self._post.stop()
@@ -71,7 +71,8 @@ class Fleet:
         await self._inbox.stop()
 
     async def leave(self) -> None:
-        """All is durable: others may go on with what is ours."""
+        """Give up the membership, so that other engines may take over the runs. The caller has made everything
+        durable."""
         await self._membership.leave()
 
     def _heard(self) -> None:
@@ -80,7 +81,7 @@ class Fleet:
         self._slots.wake()
 
     def _take_up(self, rows: list[RunRow]) -> None:
-        """These runs are ours now. Dormant ones wait for their timers, or for mail that is there already."""
+        """Start the runs that this engine now owns. Dormant ones wait for their timers or mail."""
         for row in rows:
             if row.status is RunStatus.RUNNING and not row.is_dormant:
                 self._scheduler.take_up(row.run_id)

@@ -1,12 +1,11 @@
-"""Tells those who wait here what other engines have done.
+"""Publishes the changes of other engines to waiting calls and subscribers of this one.
 
-The store hints that others have changed something; whoever waits here for a run that is not in memory
-here then looks for himself. Hints may be lost, so that happens every so often without one, too. Only
-durable things are seen this way.
+The store hints that another engine changed something. Calls that wait for a run that is not in memory here then read
+the store. Hints may be lost, so the follower also polls. Only durable changes are seen this way.
 
-Commits of several engines become visible in another order than that of their numbers. So what subscribers may name as
-the place up to which they heard everything is said by the follower alone, after each look: it has published what
-others did up to there, and the journal has published what this engine did.
+Commits of several engines become visible in another order than that of their numbers. So only the follower advances
+`settled`, the commit up to which subscribers have heard everything. It does so after each look: it has published the
+changes of other engines up to there, and the journal those of this engine.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ log = logging.getLogger(__name__)
 
 POLL_S: Final = 2.0
 GATHER_S: Final = 0.005
-"""Hints that come within this time are dealt with together."""
+"""Hints that arrive within this time are handled together."""
 PAGE: Final = 1_000
 
 
 class FollowerStore(ChangeStore, RunStore, Protocol):
-    """What the follower asks of the store."""
+    """The part of the store that the follower uses."""
 
 
 class Follower:
@@ -68,7 +67,8 @@ class Follower:
         )
 
     async def start(self) -> None:
-        """Returns once it is known from where to follow; nobody may subscribe before. Waits for the store."""
+        """Returns once the first commit to follow from is known; callers must not subscribe before. Waits for the
+        store."""
         while True:
             try:
                 self._told = await self._store.last_change()
@@ -83,7 +83,7 @@ class Follower:
         await self._loop.stop()
 
     def heard(self) -> None:
-        """Others changed something."""
+        """Another engine may have changed something."""
         if self._changes.has_listeners:
             self._loop.wake()
 
@@ -92,7 +92,7 @@ class Follower:
             if self._scheduler.find_live(run_id) is None:
                 self._changes.stir(run_id)
         until = await self._store.last_change()
-        since, self._told = self._told, until  # who subscribes from now on needs nothing that was before
+        since, self._told = self._told, until  # later subscribers need no earlier changes
         if not self._changes.has_subscribers:
             self._changes.settle(until, self._clock())
             return POLL_S
@@ -107,8 +107,8 @@ class Follower:
         return POLL_S
 
     async def _publish(self, since: int) -> None:
-        """Runs that changed since the last look, and the tasks of those that somebody watches. Runs that are in memory
-        here publish themselves. What is published twice, subscribers know how to tell."""
+        """Publish runs that changed since the last look, and the tasks of watched ones. The scheduler publishes runs
+        that are in memory here. Subscribers ignore a change that is published twice."""
         after = since
         watched = self._changes.watched_runs()
         wanted = set(watched)
@@ -128,7 +128,7 @@ class Follower:
                     log.warning("run not told", extra={"run_id": run_id, "error": str(error)})
 
     async def _publish_run(self, run_id: str, row: RunRow | None, since: int) -> None:
-        """A run and its tasks, as they are at one moment: the tasks first, since watches end with the run."""
+        """Publish a run and its tasks as of one moment: the tasks first, since watches end with the run."""
         if row is None and await self._store.read_tasks(run_id, after=since):
             row = await self._store.get_run(run_id)
         if row is None:
@@ -139,7 +139,7 @@ class Follower:
             log.warning("tasks not told", extra={"run_id": run_id, "error": str(error)})
             self._publish_row(row)
             return
-        # Read after the look, so that all that the look has seen is in it; what came later is for the next one.
+        # Read after the look, so that this contains all changes the look saw. Later ones are for the next look.
         tasks = dict(await self._store.read_tasks(run_id, after=since))
         if now.is_here or self._scheduler.find_live(run_id) is not None:
             return

@@ -1,7 +1,7 @@
 """Events of runs that several engines write to.
 
-Their commits do not become known here in their order, so what arrives is read from the store, which
-numbers the events of a run in the order of commits.
+This engine does not learn of their commits in order. So events are read from the store, which numbers the events of a
+run in the order of commits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RETRY_S: Final = 1.0
 
 
 class InboxStore(EventStore, RunStore, Protocol):
-    """What the inbox asks of the store."""
+    """The part of the store that the inbox uses."""
 
 
 class Inbox:
@@ -45,17 +45,18 @@ class Inbox:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def note(self, row: RunRow) -> Write:
-        """A letter to whoever owns the run by then. The event is handed over some time after its commit, when the run
-        may have fallen asleep again, so the row's dormancy would tell nobody of it."""
+        """A letter to the run's owner. The event is handed over some time after its commit. The run may be dormant
+        again by then, so clearing the dormancy in its row would not be enough."""
         return event_letter(row.run_id)
 
     def deliver(self, row: RunRow, event: EventArrived) -> None:
-        """Any engine may start a run that was not at work, before the event was durable: the letter brings it there."""
+        """Read the events of a run that this engine owns. For other runs the letter does this: any engine may have
+        started the run before the event was durable."""
         if row.status is RunStatus.RUNNING and self._ownership.is_ours(row):
             self.read_soon(row.run_id)
 
     async def read(self, run_id: str) -> None:
-        """Hand over what is durable and the run has not seen. Raises StorageError."""
+        """Hand over the durable events that the run has not seen. Raises StorageError."""
         while True:
             live = await self._scheduler.when_live(run_id, lambda live: live)
             if live is None:
@@ -63,20 +64,20 @@ class Inbox:
             events = await self._store.read_events(run_id, after=live.run.last_event)
             if not events:  # it saw all of them when it was loaded, and may have left memory since
                 return
-            # Otherwise it left memory, and has to see them anew, or is about to end.
+            # Otherwise the run left memory and must be loaded again, or is about to end.
             if self._scheduler.find_live(run_id) is live and live.held is None:
                 for event in events:
                     self._scheduler.take(live, arrival_of(event))
                 return
 
     async def _pass_on(self, run_id: str) -> None:
-        """The run is not ours: perhaps not any more, and whoever has it does not know of the event."""
+        """Tell the run's owner of the events. This engine may have lost the run since the event was committed."""
         row = await self._store.get_run(run_id)
         if row is not None and self._ownership.elsewhere(row) is not None:
             await self._journal.commit((event_letter(run_id),))
 
     def read_soon(self, run_id: str) -> None:
-        """The same without waiting, and again until the store answers."""
+        """As `read`, in the background, with retries until the store answers."""
         task = asyncio.create_task(self._read_at_last(run_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,4 +1,4 @@
-"""What an engine may ask of the owner of a running run."""
+"""Requests of an engine to the owner of a running run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ CANCEL: Final = "cancel"
 
 
 def event_letter(run_id: str) -> Mail:
-    """Events were recorded for the run."""
+    """Tells the owner that events were recorded for the run."""
     return Mail(run_id, EVENT)
 
 
 def cancel_letter(run_id: str, reason: str) -> Mail:
-    """Somebody wants the run to end."""
+    """Asks the owner to cancel the run."""
     return Mail(run_id, CANCEL, json.dumps({"reason": reason}).encode())
 
 
 def reason_of(mail: MailRow) -> str:
-    """Why the run is to end."""
+    """The reason in a cancel letter."""
     return str(json.loads(mail.data)["reason"])

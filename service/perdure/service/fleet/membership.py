@@ -1,11 +1,11 @@
-"""This engine among the others: its lease on life, and the runs of those whose lease has ended.
+"""This engine's lease, and takeover of runs whose owner's lease has ended.
 
-An engine that does not renew in time is buried by another one. From then on nothing it commits takes
-effect (the store sees to that), so its runs can go on elsewhere while it still believes to be alive.
-What the clocks of the engines say does not matter: leases are measured by the database's.
+An engine that does not renew its lease in time is buried (fenced) by another one. From then on the store rejects its
+commits, so its runs can go on elsewhere while it still believes to be alive. Leases are measured by the clock of the
+database, not by those of the engines.
 
-While the database is away nobody can renew. Who has seen that gives the others a lease's time to do it
-before burying anybody, so that an outage ends with the engines that it began with.
+While the database is away no engine can renew. An engine that has seen the outage waits one lease before it buries
+another one, so that an outage does not cost engines.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from perdure.storage.rows import EngineRow, RunRow
 log = logging.getLogger(__name__)
 
 CHUNK: Final = 500
-"""Runs that are taken over in one transaction, so that survivors share them."""
+"""Runs that are taken over in one transaction. It is bounded so that surviving engines share the runs."""
 WATCH_S: Final = 1.0
 
 
 class MembershipStore(MemberStore, RunStore, Protocol):
-    """What membership asks of the store."""
+    """The part of the store that membership uses."""
 
 
 class Membership:
-    """Keeps this engine alive in the eyes of the others, and watches over them.
+    """Renews this engine's lease, and buries engines whose lease has ended.
 
-    `fenced` is called if this engine was buried. `elapsed_s`
-    is a clock that goes on while the process is stopped; the time of an event loop may not, within a step.
+    `fenced` is called if this engine was buried. `elapsed_s` is a clock that goes on while the process is stopped; the
+    time of an event loop may stand still within a step.
     """
 
     def __init__(
@@ -74,17 +74,17 @@ class Membership:
 
     @property
     def holds(self) -> bool:
-        """Whether the lease certainly has not ended: it began when the store dealt with our call, and that
-        was after we had made it."""
+        """Whether the lease certainly has not ended. It is measured from before the call that renewed it, so it ends
+        here before it ends in the store."""
         return self.holds_for_s > 0
 
     @property
     def holds_for_s(self) -> float:
-        """For how long it certainly will not have; from any thread."""
+        """How long the lease certainly still holds; from any thread."""
         return self._holds_until_s - self._elapsed_s()
 
     async def join(self) -> None:
-        """Become a member, and stay one until `leave`; waits for the store if it has to."""
+        """Become a member, and renew the lease until `leave`. Waits for the store if necessary."""
         while True:
             try:
                 async with self._held():
@@ -98,23 +98,22 @@ class Membership:
                 await asyncio.sleep(WATCH_S)
 
     async def start(self, take_up: Callable[[list[RunRow]], None]) -> None:
-        """Begin to bury the dead, and to take over what has no owner: `take_up` is called with the rows that became
-        ours."""
+        """Begin to bury dead engines and to take over runs without an owner. `take_up` is called with their rows."""
         self._take_up = take_up
         self._watching.start()
 
     async def stop(self) -> None:
-        """Only looks away. It stays a member: what is under way takes its time, and has to become durable."""
+        """Stop taking over runs. The engine stays a member, since work under way has to become durable."""
         await self._watching.stop()
 
     async def leave(self) -> None:
-        """Give all runs up, so that nobody has to wait for the end of the lease."""
+        """Give up all runs, so that other engines need not wait for the end of the lease."""
         await self._renewing.stop()
         with contextlib.suppress(StorageError):
             await self._store.leave()
 
     async def renew(self) -> None:
-        """Begin the lease anew. Raises StorageError, Fenced included."""
+        """Renew the lease. Raises StorageError, Fenced included."""
         try:
             async with self._held():
                 await self._store.renew(self._lease_ms)
@@ -159,7 +158,7 @@ class Membership:
         self._patient_until_s = self._elapsed_s() + self._lease_ms / 1000
 
     async def look_around(self) -> None:
-        """Bury who has not renewed, and take over what nobody owns."""
+        """Bury engines whose lease has ended, and take over runs without an owner."""
         if self._elapsed_s() >= self._patient_until_s:
             for engine_id in await self._store.bury():
                 log.warning("engine declared dead", extra={"engine": engine_id})

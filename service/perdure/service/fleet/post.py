@@ -1,7 +1,7 @@
-"""Mail between engines: what the owner of a running run is asked to do, by an engine that does not own it.
+"""Mail between engines: requests to the owner of a running run, from an engine that does not own it.
 
-A letter belongs to a run and not to an engine, so whoever owns the run when it is read deals with it.
-It is dropped after that; reading it twice does no harm, since what it asks for is harmless twice.
+A letter is addressed to a run, not to an engine: the owner at the time of reading handles it and then drops it. All
+requests are idempotent, so a letter may be read twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from perdure.storage.rows import DropMail, MailRow
 log = logging.getLogger(__name__)
 
 POLL_S: Final = 1.0
-"""Hints get lost; the post is looked at this often all the same."""
+"""The poll interval, because hints may be lost."""
 LETTERS_MAX: Final = 1_000
 
 
@@ -42,7 +42,7 @@ class Post:
         await self._loop.stop()
 
     def wake(self) -> None:
-        """There may be mail."""
+        """Read the mail soon."""
         self._loop.wake()
 
     async def _read(self) -> float:
@@ -50,18 +50,18 @@ class Post:
             for mail in unread:
                 try:
                     await self._deal_with(mail)
-                except Unstorable as error:  # not now and not later: others are not to wait for it
+                except Unstorable as error:  # it never will be; later letters must not wait
                     log.error("letter cannot be obeyed", extra={"run_id": mail.run_id, "error": str(error)})
                 except StorageError:
                     raise
-                except Exception:  # of this run alone: the mail of others is not to wait behind it
+                except Exception:  # it concerns this run only; other letters must not wait
                     log.exception("letter not understood", extra={"run_id": mail.run_id, "kind": mail.kind})
-            # Behind what they made happen: after a crash in between they are read again.
+            # After the commits that the letters caused: after a crash in between they are read again.
             await self._journal.commit((DropMail(tuple(mail.number for mail in unread)),))
         return POLL_S
 
     async def _deal_with(self, mail: MailRow) -> None:
-        """What cannot be done any more is not: whoever asked sees that by looking at the run."""
+        """Handle a letter. A request that is no longer possible is dropped: its sender sees the state of the run."""
         match mail.kind:
             case letters.EVENT:
                 await self._inbox.read(mail.run_id)

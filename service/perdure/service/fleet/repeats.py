@@ -1,9 +1,9 @@
-"""What of a commit whose answer was lost has happened, where that matters.
+"""Finds out which entries of a commit took effect when its answer was lost.
 
-Repeating a commit is harmless as long as nobody has built on the first one. Of a run that we own nobody
-has, until our commit ends it: then others may resume it, and delete it. So whoever finds his end of a run
-in the store, or the run with somebody else, or gone, does not write of it again. Nor is a run added again that is
-there: others have been told by which commit it was made.
+Repeating a commit is harmless until another engine has built on the first one. While this engine owns a run, that
+cannot happen. Once a commit of this engine has ended the run, other engines may resume or delete it. So an entry is
+not repeated if the end that it writes is in the store, or the run has another owner or is gone. An entry that adds a
+run is not repeated if the run exists: other engines may know the number of the commit that made it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from perdure.storage.rows import AddEvent, AddRun, ConsumeEvent, PutTask, RunRow
 
 
 async def happened(store: RunStore, owner: str, entries: Sequence[Entry]) -> dict[int, int]:
-    """The places of those entries that certainly have happened, each with the number of a commit that is not
-    before it. `entries` were sent before, in this order. Raises StorageError."""
+    """The positions of the entries that certainly took effect, each with the number of a commit not before it.
+    `entries` were sent before, in this order. Raises StorageError."""
     run_ids = [_run_of(entry) for entry in entries]
     added = [added_by(entry) for entry in entries]
     wanted = {run_id for run_id in (*run_ids, *added) if run_id}
@@ -41,7 +41,7 @@ async def happened(store: RunStore, owner: str, entries: Sequence[Entry]) -> dic
 
 
 def _run_of(entry: Entry) -> str:
-    """The run that the entry records something of as its owner; "" if it does not, or if more depends on it."""
+    """The run that the entry changes as its owner. "": it changes none, or adds a run or an event."""
     run_id = ""
     for write in entry:
         match write:

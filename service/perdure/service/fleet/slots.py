@@ -1,7 +1,7 @@
 """Slots that hold over all engines of a namespace: the store counts, under a lock.
 
-The numbers here only tell whether it is worth asking. A run that ended elsewhere freed a slot and nobody here heard of
-it, so while runs wait the store is asked every so often.
+The numbers here only tell whether asking the store is worthwhile. This engine may not hear that a run ended elsewhere
+and freed a slot, so it polls the store while runs wait.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SharedSlots:
         await self._polling.stop()
 
     def wake(self) -> None:
-        """Others have changed something: perhaps there is a slot."""
+        """Another engine changed something, so there may be a free slot."""
         if self.capacity.running != ANY and self._pending.total() > 0:
             self.stirred.set()
 
@@ -57,7 +57,7 @@ class SharedSlots:
             self._pending = Counter(await self._store.count_pending())
 
     def ways(self, namespace: str, run_id: str) -> Iterator[Way]:
-        """At once if there is a slot and nobody waits; else in the queue if there is room."""
+        """Run at once if there is a slot and no other run waits; else wait in the queue if it has room."""
         if self.capacity.running == ANY:
             yield Way(RunStatus.RUNNING)
             return

@@ -1,7 +1,7 @@
-"""What the journal has to know of other engines that write to the same store.
+"""The journal's view of the other engines that write to the same store.
 
-An engine among several knows its runs better than the store only while it is certainly a member. After that, others may
-have gone on with its runs: see `fleet.membership`.
+Memory is ahead of the store only while the engine is certainly a member. After that, other engines may have gone on
+with its runs: see `fleet.membership`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class Membership(Protocol):
 
     @property
     def holds(self) -> bool:
-        """Whether nobody else can have gone on with what is this engine's."""
+        """Whether this engine's lease certainly holds, so that no other engine can have taken over its runs."""
         ...
 
     async def renew(self) -> None:
-        """Make sure of it. Raises StorageError, and Fenced if it is too late."""
+        """Renew the lease. Raises StorageError, and Fenced if it is too late."""
         ...
 
     async def happened(self, entries: Sequence[Entry]) -> Mapping[int, int]:
@@ -36,8 +36,8 @@ class Membership(Protocol):
 
 
 class SoleMember:
-    """Implements Membership for the only engine over a store. Nobody can have gone on with its runs, but a run that an
-    entry adds may be there already; with a `store`, that is looked for before the entry is repeated."""
+    """Implements Membership for the only engine over a store. No other engine can take over its runs. But a run that an
+    entry adds may exist already; with a `store`, the journal looks for it before it repeats the entry."""
 
     holds = True
 
@@ -45,13 +45,13 @@ class SoleMember:
         self._store = store
 
     async def renew(self) -> None:
-        """It never ends."""
+        """Do nothing: the membership has no lease."""
 
     async def happened(self, entries: Sequence[Entry]) -> Mapping[int, int]:
         return await added(self._store, entries) if self._store is not None else {}
 
     def fence(self) -> None:
-        """The journal ends by itself."""
+        """Do nothing: the journal stops by itself."""
 
 
 async def added(store: RunStore, entries: Sequence[Entry]) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""What clients ask for, as values: runs to be made, events to be sent."""
+"""Requests of clients as values: runs to make, events to send."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Conflict(enum.Enum):
 
 @frozen
 class NewRun:
-    """A request to run a graph. `workflow_id` "" takes the `request_id`, and without that a random id."""
+    """A request to run a graph. An empty `workflow_id` means the `request_id`, or the run id if that is empty too."""
 
     namespace: str
     workflow_id: str
@@ -41,7 +41,7 @@ class NewRun:
     labels: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
     first_asked_ms_ago: int | None = None
-    """The caller may have made this very request before, so long ago, without hearing what became of it."""
+    """If set, the caller may have first made this request that long ago without getting an answer."""
 
     def blobs(self) -> frozenset[BlobRef]:
         """Those of the graph and of the inputs."""
@@ -62,7 +62,7 @@ class NewEvent:
 
 @frozen
 class SentEvent:
-    """What became of an event that was sent."""
+    """The result of sending an event."""
 
     run_id: str
     sequence: int

@@ -1,8 +1,8 @@
-"""Many things at once: each item on its own, all of them in one commit.
+"""Batches: every item has its own result, and all items share one commit.
 
-The error of one item is the result of that item. Only a store that does not answer fails the whole batch, and then
-all of it may be asked again. `Submissions`, `Events` and `Queries` decide what is done with an item. An item that was
-found wrong before is an exception among the items, and is its own result.
+An error is the result of its item alone. Only a store that does not answer fails the whole batch, which may then be
+repeated. `Submissions`, `Events` and `Queries` handle the items. An item that was invalid from the start is passed in
+as an exception, which becomes its result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 Result: TypeAlias = T | Exception
 ABREAST: Final = 64
-"""Items that are looked at one by one do not all ask the store at the same moment."""
+"""Items that may query the store at the same time."""
 
 
 class Batches:
@@ -82,7 +82,7 @@ class Batches:
     async def outcomes(
         self, namespace: str, items: Sequence[Result[tuple[str, str]]], *, wait_s: float
     ) -> list[Result[RunRow]]:
-        """The rows of runs (workflow id, run id or ""), after waiting for so long until all have ended."""
+        """The rows of runs (workflow id, run id or ""), after waiting up to `wait_s` for all of them to end."""
         results = await self._find(namespace, items)
         if wait_s and (awaited := _unfinished(results)):
             await self._await_ends(namespace, items, results, awaited, wait_s)
@@ -100,7 +100,7 @@ class Batches:
         awaited: dict[str, list[int]],
         wait_s: float,
     ) -> None:
-        """Put into the results what comes to an end within so long."""
+        """Put runs that end within `wait_s` into the results."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         with self._changes.gather(tuple(awaited)) as told:
@@ -166,7 +166,7 @@ def _unless_away(results: list[Result[T]]) -> list[Result[T]]:
 
 
 async def caught(work: Awaitable[T]) -> Result[T]:
-    """What it gives, or what it raised as its caller may know it."""
+    """The result of `work`, or its error in the form that callers may see."""
     try:
         return await work
     except Exception as error:
@@ -174,7 +174,7 @@ async def caught(work: Awaitable[T]) -> Result[T]:
 
 
 async def _abreast(works: Iterable[Coroutine[Any, Any, T]]) -> list[Result[T]]:
-    """All of them, so many at a time, in their order."""
+    """The results of all works in order, with at most `ABREAST` running at a time."""
     results: list[Result[T]] = []
     waiting = list(works)
     try:

@@ -1,7 +1,7 @@
-"""Events are recorded and handed to their runs.
+"""Records events and hands them to their runs.
 
 Each method returns once the event is durable. A refused request raises an error of `perdure.errors` and has changed
-nothing. All may be repeated: the id of the event makes the repetition harmless.
+nothing. Every request may be repeated: the id of the event makes it idempotent.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Events:
             if not result.sequence:  # it ended and was deleted since the look at it
                 raise not_found(row.namespace, row.workflow_id)
             # Here and not after the await, since events arrive in the order of commits. A duplicate is handed
-            # over too: its first commit may have happened without anybody hearing of it.
+            # over too: the answer of its first commit may have been lost.
             self._delivery.deliver(row, EventArrived(result.sequence, key, payload, now_ms))
             return SentEvent(row.run_id, result.sequence, result.is_duplicate, now_ms)
 

@@ -1,7 +1,7 @@
-"""Runs are resumed, canceled and deleted.
+"""Resumes, cancels and deletes runs.
 
 Each method returns once the change is durable. A refused request raises an error of `perdure.errors` and has changed
-nothing. All may be repeated.
+nothing. Every request may be repeated.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Lifecycle:
                     )
                 moved = await self._go_on(row, modules)
             if moved is not None:
-                break  # otherwise somebody else has changed it meanwhile
+                break  # otherwise another request has changed the run
         if moved.status is RunStatus.RUNNING:
             with suppress(
                 StorageError, errors.WorkflowNotFoundError
@@ -138,7 +138,7 @@ class Lifecycle:
                     moved = await self._moves.move(row, end)
                     if moved is not None:
                         return RunView(moved)
-                    continue  # somebody else has changed it meanwhile
+                    continue  # another request has changed the run
             return RunView(await owner.ended())
 
     @refusing
@@ -165,7 +165,7 @@ class Lifecycle:
 
     @asynccontextmanager
     async def _alone(self, namespace: str, workflow_id: str, etag: str) -> AsyncIterator[RunRow]:
-        """The current run of a workflow id, whose state nobody else changes meanwhile."""
+        """The current run of a workflow id, locked against state changes by other requests to this engine."""
         while True:
             before = await self._current.row(namespace, workflow_id)
             async with self._moves.alone(before.run_id):

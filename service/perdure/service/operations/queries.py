@@ -1,5 +1,5 @@
-"""What clients ask to be told. Nobody is told what is not durable: `moments` reads memory and the store so that each
-answer is of one durable moment. Raises errors of `perdure.errors`, while the store fails as well.
+"""Answers the queries of clients. No answer has state that is not durable: `moments` reads memory and the store so that
+each answer is of one durable moment. Raises errors of `perdure.errors`, also while the store fails.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FINAL: Final = frozenset(status for status in RunStatus if status.is_final)
 
 @frozen
 class _Finding:
-    """What is known of the value of a task: where it is once it is `done`."""
+    """What is known of the value of a task, and where it is stored once the task is done."""
 
     is_done: bool
     source: str
@@ -68,7 +68,7 @@ class Queries:
         wait_s: float = 0,
         wait_for: Collection[RunStatus] = _FINAL,
     ) -> RunView:
-        """A run with its tasks counted, after waiting for so long for one of these states."""
+        """A run with its tasks counted, after waiting up to `wait_s` for one of the states `wait_for`."""
         row = await self.row(namespace, workflow_id, run_id)
         if wait_s and row.status not in wait_for:
             async with aclosing(self._changes.stirs(row.run_id, wait_s)) as stirs:
@@ -100,7 +100,7 @@ class Queries:
 
     @refusing
     async def rows(self, run_ids: Collection[str]) -> dict[str, RunRow]:
-        """Those of these runs that there are, by their ids."""
+        """The existing runs of these ids, by id."""
         return await self._moments.find_rows(run_ids)
 
     def is_live(self, run_id: str) -> bool:
@@ -135,7 +135,7 @@ class Queries:
         return (await self._moments.look(row, take)).taken
 
     def _waiting(self, run_id: str, task: Task) -> Waiting | None:
-        """Why a task has not begun, if it is ready and somebody knows; or what a wait is for."""
+        """Why a ready task has not begun, if the executor knows; or what a running wait waits for."""
         if task.status is TaskStatus.RUNNING:
             return waits_for(task)
         return self._executor.waiting(run_id, task.id, task.attempt) if task.status is TaskStatus.READY else None
@@ -177,7 +177,7 @@ class Queries:
     async def outcome(
         self, namespace: str, workflow_id: str, *, task_id: str = "", run_id: str = "", wait_s: float = 0
     ) -> OutcomeView:
-        """What a run or one of its tasks came to, after waiting for it for so long.
+        """The outcome of a run or one of its tasks, after waiting up to `wait_s` for it.
 
         A task that does not exist is "not yet" while the run may still make it, and
         TaskNotFoundError afterwards.
@@ -195,7 +195,7 @@ class Queries:
 
     @refusing
     async def ended(self, row: RunRow, wait_s: float) -> RunRow:
-        """The row of a run as it is after waiting for its end for so long."""
+        """The row of a run after waiting up to `wait_s` for its end."""
         deadline = asyncio.get_running_loop().time() + wait_s
         with self._changes.gather((row.run_id,)) as told:
             has_come = True
@@ -214,7 +214,7 @@ class Queries:
 
     @refusing
     async def outcome_of(self, row: RunRow) -> OutcomeView:
-        """What a run came to, as its row says."""
+        """The outcome of a run according to its row."""
         return OutcomeView(row.run_id, row.status, await self._run_value(row))
 
     async def _run_value(self, row: RunRow) -> Payload | Failure | None:
@@ -252,7 +252,7 @@ class Queries:
     async def _read(self, row: RunRow, task_id: str, wraps: int) -> Payload:
         payload = await self._values.find(ValueKey(row.run_id, task_id=task_id))
         if payload is None:
-            await self.row(row.namespace, row.workflow_id, row.run_id)  # it may have been deleted meanwhile
+            await self.row(row.namespace, row.workflow_id, row.run_id)  # the run may have been deleted since
             if not await self._is_volatile(row, task_id):
                 message = f"table tasks: there is no row of run {row.run_id} with the value of task {task_id!r}"
                 raise CorruptData(message, subject=row.run_id)

@@ -1,7 +1,7 @@
-"""Runs are recorded and started.
+"""Records and starts runs.
 
 A request returns once the run is durable. A refused request raises an error of `perdure.errors` and has changed
-nothing. It may be repeated: its ids make the repetition harmless.
+nothing. Every request may be repeated: its ids make it idempotent.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from perdure.storage.ports import RunStore
 from perdure.storage.rows import AddRun, EntryResult, RunRow, ValueKey, Write
 
 TRIES_MAX: Final = 8
-"""Races for one workflow id that a request may lose before it is told to try again itself."""
+"""Races for one workflow id that a request may lose before its caller is told to try again."""
 
 ATTACHED_MAX: Final = 1_000
-"""Requests that made no run, but attached to one, that are remembered for their repeats: no row has their id."""
+"""Remembered requests that attached to a run instead of making one. No row has their id, so repeats need this."""
 
 
 class Submissions:
@@ -92,7 +92,7 @@ class Submissions:
                 decided = await self._decide(new, row, digest)
                 if not way.guards or decided != replaces:
                     break
-            else:  # the queue is full, but a repeated request is answered all the same
+            else:  # the queue is full, but a repeated request is still answered
                 decided = await self._decide(new, row, digest)
                 if decided == replaces:
                     raise self._slots.capacity.exceeded(new.namespace)
@@ -137,14 +137,14 @@ class Submissions:
             return stored(change)
 
         dropped = partial(self._slots.withdraw, row)
-        # Anybody starts a run that waits, so by the time of a repetition it may be over and deleted.
+        # Another engine may start a pending run, so it may be over and deleted when the entry is repeated.
         once = row.status is RunStatus.PENDING and self._ownership.others_may_start()
         return self._journal.commit(entry, then, droppable=True, dropped=dropped, once=once)
 
     def _begin(
         self, new: NewRun, row: RunRow, begun: Begun | None
     ) -> tuple[RunRow, list[Write], Callable[[int], RunView]]:
-        """The row as it begins, what its entry stores besides it, and what happens once that is durable."""
+        """The row of the new run, the further writes of its entry, and the function to call once that is durable."""
         if row.status is RunStatus.PENDING:
             return row, [], lambda change: self._moves.queued(row.but(change=change))
         self._scheduler.specs.keep(row.spec_key, new.source.spec)
@@ -161,8 +161,8 @@ class Submissions:
         return row, writes, then
 
     async def _attached_before(self, new: NewRun, digest: str) -> RunView | None:
-        """The run that the same request attached to, if this engine remembers that: it may have ended since, or be
-        gone."""
+        """The run that the same request attached to, if this engine remembers that. The run may have ended or be gone
+        since."""
         known = self._attached.get((new.namespace, new.request_id)) if new.request_id else None
         if known is None:
             return None
@@ -172,11 +172,11 @@ class Submissions:
         return RunView(await self._store.get_run(row.run_id) or row)
 
     async def _decide(self, new: NewRun, row: RunRow, digest: str) -> RunView | str:
-        """The ids are taken: give the run that answers the request, or the one it may replace."""
+        """The ids are taken: return the run that answers the request, or the id of the one it may replace."""
         made = await self._store.find_request(new.namespace, new.request_id) if new.request_id else None
         current = await self._store.find_run(new.namespace, row.workflow_id) if made is None else None
         if current is not None and new.request_id and current.request_id == new.request_id:
-            made = current  # the same request, asked elsewhere too, came between the two looks
+            made = current  # the same request, made to another engine, came between the two reads
         if made is not None:
             if made.request_digest != digest and not made.damage:
                 raise _reused(new)
@@ -188,7 +188,9 @@ class Submissions:
                 return RunView(current)
             asked_ms = self._scheduler.clock() - new.first_asked_ms_ago
             if new.conflict is Conflict.USE_EXISTING and (current.end_ms or 0) > asked_ms:
-                return RunView(current)  # it was at work when the call was made first, which may have attached to it
+                return RunView(
+                    current
+                )  # it was active when the call was first made, and the call may have attached to it
         if not current.status.is_final:
             match new.conflict:
                 case Conflict.FAIL:

@@ -1,8 +1,8 @@
-"""Carries out what runs command, once it may be.
+"""Carries out the commands of runs, once their records are durable.
 
-A few acts are carried out at once. Where a run commands very many at a time (a graph of 100,000 nodes begins, say),
-they wait here, and each turn of the event loop takes a bounded number of them; runs take turns. An attempt that is
-cancelled while it waits here is not submitted.
+A few acts are carried out immediately. Very many of them (a graph of 100,000 nodes begins, say) wait here, and each
+turn of the event loop takes a bounded number. Runs take turns. An attempt that is cancelled while it waits here is not
+submitted.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from perdure.service.runs.values import Values
 from perdure.storage.rows import RunRow, Timer, ValueKey
 
 ACTS_AT_ONCE = 200
-"""Acts that one turn of the event loop may have. Each takes some ten microseconds."""
+"""Acts per turn of the event loop. Each takes some ten microseconds."""
 
 Attempting: TypeAlias = Dispatch | CancelAttempt | SetTimer
 
 
 class _Waiting:
-    """Acts of one run that wait for their turn: what was commanded at once, in that order."""
+    """The waiting acts of one run: one iterator per step, in the order of the steps."""
 
     def __init__(self, row: RunRow) -> None:
         self.row = row
@@ -36,14 +36,15 @@ class _Waiting:
         self._cancelled: set[tuple[str, int]] = set()
 
     def add(self, acts: Sequence[Attempting]) -> None:
-        """A step that begins with cancellations comes before what was commanded earlier, which may be in vain."""
+        """Add the acts of a step. A step that begins with cancellations goes first, because it may make earlier acts
+        unnecessary."""
         if acts and isinstance(acts[0], CancelAttempt):
             self._commanded.appendleft(iter(acts))
         else:
             self._commanded.append(iter(acts))
 
     def take(self) -> Attempting | None:
-        """The next act; None if all are done. What was cancelled meanwhile is passed over."""
+        """The next act; None if all are done. Dispatches of cancelled attempts are skipped."""
         while self._commanded:
             for act in self._commanded[0]:
                 if isinstance(act, CancelAttempt):
@@ -56,7 +57,7 @@ class _Waiting:
 
 
 class Acting:
-    """Submits and cancels attempts, sets timers, keeps the values that no store has."""
+    """Submits and cancels attempts, sets timers, pins values that are not stored."""
 
     def __init__(self, executor: Executor, values: Values, timers: Timers) -> None:
         self._executor = executor
@@ -71,7 +72,7 @@ class Acting:
         return not self._waiting
 
     def carry_out(self, row: RunRow, acts: Sequence[Attempting]) -> None:
-        """Now; or in the next turns of the loop, if they are many or others of the run wait."""
+        """Carry out acts of a run: now, or in the next turns of the loop if they are many or earlier ones wait."""
         if not acts:
             return
         waiting = self._waiting.get(row.run_id) if self._waiting else None
@@ -87,8 +88,8 @@ class Acting:
             self._handle = asyncio.get_running_loop().call_soon(self._turn)
 
     def keep(self, row: RunRow, acts: Iterable[KeepOutput | DropOutput]) -> None:
-        """Have values at hand that no store has, or no longer. That is done at once: attempts that are submitted may
-        need them, and the end of the run forgets all of them."""
+        """Pin or unpin values that are not stored. This is never delayed: submitted attempts may need the values, and
+        the end of the run drops all of them."""
         for act in acts:
             key = ValueKey(row.run_id, task_id=act.task_id)
             if isinstance(act, KeepOutput):
@@ -97,7 +98,7 @@ class Acting:
                 self._values.unpin(key)
 
     def forget(self, run_id: str) -> None:
-        """The run has come to nothing: what waits of it is not carried out."""
+        """Drop the waiting acts of a run that failed."""
         self._waiting.pop(run_id, None)
 
     def stop(self) -> None:

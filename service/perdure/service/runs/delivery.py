@@ -1,4 +1,4 @@
-"""The way of an event from its commit to its run."""
+"""Delivery of an event from its commit to its run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ class Delivery(Protocol):
     """Brings events to their runs."""
 
     def note(self, row: RunRow) -> Write:
-        """An event for the run is about to be stored; gives what is stored with it. If the engine dies before the event
-        is handed over, that makes the next owner of the run look at it."""
+        """The write to store together with an event for the run. If the engine dies before it hands the event over, the
+        write makes the next owner of the run look for events."""
         ...
 
     def deliver(self, row: RunRow, event: EventArrived) -> None:
-        """The event is durable: hand it over. `row` is as it was before. Called in the order of commits."""
+        """Hand over an event that is durable. `row` is the run's row from before the commit. Called in the order of
+        commits."""
         ...
 
 

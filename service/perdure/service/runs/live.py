@@ -34,12 +34,17 @@ from perdure.storage.rows import RunRow, SetDormant, SetRun, Write
 
 @dataclass(slots=True, eq=False)
 class Live:
-    """A run in memory. `pending` counts its journal entries that are not durable yet; `dormant` is what the
-    store says of its dormancy once all of them are, None if nobody knows. `held` is what waits until it is
-    decided whether the run was canceled, or until `at_rest` is set; None if nothing has to wait. One that `is_refused`
-    is ahead of the store for ever, since the store does not take a record of it: nothing more is applied to it, and it
-    fails. `at_rest` is there while a thread works on `run` or much is to happen to it; nobody else looks at it then.
-    `change` is the last commit of it that is known to be durable, `told` the last moment of which subscribers heard."""
+    """A run in memory.
+
+    - `pending`: its journal entries that are not durable yet.
+    - `dormant`: its dormancy in the store once all of them are durable. None: unknown.
+    - `held`: calls that wait until it is decided whether the run was canceled, or until `at_rest` is set. None: calls
+      need not wait.
+    - `is_refused`: the store rejected a record, so memory stays ahead of the store. The run takes no more events and
+      fails.
+    - `at_rest`: exists while a thread works on `run` or a large step is under way. Other code must not read `run` then.
+    - `change`: its last commit that is known to be durable.
+    - `told`: the last moment that was published to subscribers."""
 
     row: RunRow
     run: Run
@@ -53,7 +58,7 @@ class Live:
 
     @property
     def is_ending(self) -> bool:
-        """Whether its end is being committed, or may be. Then other engines may see a newer state in the store than
+        """Whether the end of the run is being committed, or may be. The store may then have a newer state than
         `row`."""
         return self.held is not None or self.is_refused or self.run.status is not self.row.status
 
@@ -72,7 +77,7 @@ class Step:
 
 @dataclass(slots=True)
 class Acts:
-    """What is to be done once an entry is durable: `kept` before `commands`."""
+    """Acts to carry out once an entry is durable: `kept` before `commands`."""
 
     kept: list[KeepOutput | DropOutput] = field(default_factory=list)
     commands: list[Attempting] = field(default_factory=list)
@@ -85,11 +90,11 @@ class Acts:
 
 @dataclass(slots=True)
 class Plan:
-    """What follows from a step: writes for its entry in the journal, and acts for after that is durable.
+    """The result of a step: writes for its journal entry, and acts to carry out once that entry is durable.
 
-    `early` are writes that may be durable before the rest, since a run that is restored with some of them alone goes on
-    as if it had none: that an attempt was cancelled, or that one may have begun before a restart. Where there are very
-    many they go into entries of their own, between which those of other runs have their turn."""
+    `early` holds writes that may become durable before the rest: that an attempt was cancelled, or that one may have
+    begun before a restart. A run restored with only some of them behaves as without them. Very many of them go into
+    entries of their own, and entries of other runs come between."""
 
     writes: list[Write] = field(default_factory=list)
     acts: Acts = field(default_factory=Acts)
@@ -97,14 +102,14 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing follows."""
+        """Whether the step needs neither writes nor acts."""
         acts = self.acts
         return not (self.writes or self.early or acts.kept or acts.commands or acts.views)
 
 
 @dataclass(slots=True)
 class Begun:
-    """A new run that nobody knows yet, and its first step."""
+    """A new run that is not yet visible to other code, and its first step."""
 
     live: Live
     plan: Plan
@@ -114,7 +119,7 @@ def begin_run(row: RunRow, spec: Spec) -> Begun:
     """Make a new run."""
     run = Run(spec)
     commands = run.start(row.create_ms)
-    run.take_changed()  # nobody knows of the run yet
+    run.take_changed()  # a new run has no subscribers
     if run.is_dormant and not run.status.is_final:
         row = row.but(is_dormant=True)
     live = Live(row, run, dormant=row.is_dormant)
@@ -122,7 +127,8 @@ def begin_run(row: RunRow, spec: Spec) -> Begun:
 
 
 def sort_out(live: Live, step: Step, *, is_dormant: bool | None = None) -> Plan:
-    """Records become writes, the rest waits for them. `is_dormant`: what the run will be, if not what it is."""
+    """Turn records into writes; the other commands wait for them. `is_dormant`: the run's new dormancy, None if it does
+    not change."""
     run_id = live.row.run_id
     plan = Plan(acts=Acts(views=step.views))
     writes, acts = plan.writes, plan.acts
@@ -165,8 +171,9 @@ def sort_out(live: Live, step: Step, *, is_dormant: bool | None = None) -> Plan:
 
 
 def _may_be_early(record: RecordTask) -> bool:
-    """A canceled task of a run that goes on is tried anew, but a timer has to be found in the store until it is
-    certain that nobody needs it. An attempt that may have begun has no end."""
+    """Whether the record may be durable before the rest of its step. A canceled task of a run that goes on is tried
+    again. A timer must stay in the store until it is certainly no longer needed. An attempt that may have begun has no
+    end time."""
     if record.wake_ms is not None or record.failure is not None:
         return False
     return record.status is TaskStatus.CANCELED or (record.status in _NOT_BEGUN and record.ended_ms is None)

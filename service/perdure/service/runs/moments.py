@@ -31,7 +31,7 @@ from perdure.storage.rows import RunRow, StoredRun
 T = TypeVar("T")
 
 LOOK_S: Final = 0.5
-"""So often whoever waits for a thread looks whether the store fails."""
+"""The interval at which a caller that waits for a thread checks whether the store fails."""
 FINAL_TASKS_MAX: Final = 20_000
 """Tasks of final runs that are cached after rebuilding, for the next page of the same query."""
 
@@ -108,7 +108,8 @@ class Moments:
             await self._journal.assure()
 
     async def _is_told(self, live: Live) -> bool:
-        """Whether its row is that of the store. Waits first if its end is being committed."""
+        """Whether the row in memory is that of the store. If the end of the run is being committed, this waits for the
+        commit first."""
         if live.is_ending:
             await self._is_settled(live)
         return not live.is_ending and self._scheduler.find_live(live.row.run_id) is live
@@ -144,8 +145,7 @@ class Moments:
             # the run was loaded meanwhile, and may have gone on in memory
 
     async def _is_settled(self, *lives: Live) -> bool:
-        """Wait until all that memory holds is durable, and no thread works on these runs. False: there is no room
-        for it."""
+        """Wait until everything in memory is durable, and no thread works on these runs. False: the store is full."""
         try:
             await self._journal.barrier()
             for live in lives:

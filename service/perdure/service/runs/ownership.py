@@ -1,7 +1,7 @@
-"""Whose a run is. Operations, the queue and the scheduler ask here, and do not know how many engines there are.
+"""Ownership of runs. Operations, the queue and the scheduler ask here, and do not know how many engines there are.
 
-A run that is RUNNING has an owner: the engine that has it in memory and changes it. Other runs have none, and whoever
-is asked to changes them.
+A RUNNING run has an owner: the engine that has it in memory and changes it. Other runs have no owner, and any engine
+that gets a request may change them.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ class Owner(Protocol):
     """The engine that owns a run, or its heir."""
 
     async def ask_to_cancel(self, reason: str) -> None:
-        """Ask it to end the run; returns once the request is durable. Raises StorageError."""
+        """Ask the owner to end the run; returns once the request is durable. Raises StorageError."""
         ...
 
     async def ended(self) -> RunRow:
-        """Wait until it has. Raises StorageError, and DatabaseUnavailableError if that takes too long."""
+        """Wait until the owner has ended the run. Raises StorageError, and DatabaseUnavailableError if that takes too
+        long."""
         ...
 
 
 class Ownership(Protocol):
-    """What is this engine's, and what others may do with the rest."""
+    """The runs this engine owns, and the changes other engines may make to the rest."""
 
     @property
     def owner(self) -> str:
@@ -41,15 +42,15 @@ class Ownership(Protocol):
         ...
 
     def others_may_start(self) -> bool:
-        """Whether a run that waits may be started, and so be over, without anybody here knowing."""
+        """Whether another engine may start a pending run, and even end it, before this engine knows."""
         ...
 
     def others_may_resume(self) -> bool:
-        """Whether a run that has ended may go on without anybody here knowing."""
+        """Whether another engine may resume a run that has ended before this engine knows."""
         ...
 
     async def catch_up(self) -> None:
-        """Wait until this engine knows of its own runs all that others may have seen in the store. Raises
+        """Wait until memory has all commits of this engine that other engines may have seen in the store. Raises
         StorageError."""
         ...
 
@@ -77,7 +78,7 @@ class Alone:
         return False
 
     async def catch_up(self) -> None:
-        """There is nobody else to see anything."""
+        """Return at once: there are no other engines."""
 
     def holds_for_s(self) -> float:
         return inf

@@ -50,9 +50,9 @@ STAY_MS: Final = 30_000
 PAGE: Final = 500
 LOAD_RETRY_S: Final = 1.0
 EARLY_AT_ONCE = 1_000
-"""Early writes of a run that one entry may have. Entries of other runs come between."""
+"""Early writes of a run per journal entry. Entries of other runs come between."""
 HELD_AT_ONCE = 50
-"""What was held of a run and happens in one turn of the loop."""
+"""Held calls of a run that are made in one turn of the loop."""
 REFUSED_MAX: Final = 1_000
 """Runs whose records the store rejected, and whose attempt numbers are remembered."""
 
@@ -96,7 +96,7 @@ class Scheduler:
         self._outdated: set[str] = set()  # loading runs whose read may be too old
         # Attempts that may have begun and were never recorded, by run.
         self._begun: Bounded[str, dict[str, int]] = Bounded(REFUSED_MAX)
-        self._before: dict[str, Before] = {}  # of those, what began of them, if that is known
+        self._before: dict[str, Before] = {}  # the same runs, with their begun attempts if known
         self._tasks: set[asyncio.Task[None]] = set()
         self._releasing: set[Live] = set()
 
@@ -172,10 +172,10 @@ class Scheduler:
         self._with_live(run_id, then)
 
     def roused(self, run_id: str) -> None:
-        """Another part of the engine writes the run's dormancy, or has tried to. So it is written again with the next
-        change of the run."""
+        """Another part of the engine wrote the run's dormancy, or tried to. The next change of the run writes it
+        again."""
         live = self._live.get(run_id)
-        if live is not None and live.at_rest is not None:  # a thread is about to say what it is
+        if live is not None and live.at_rest is not None:  # the thread will set `dormant`
             assert live.held is not None
             live.held.append(partial(self.roused, run_id))
         elif live is not None:
@@ -250,13 +250,13 @@ class Scheduler:
         )
 
     def _release(self, live: Live) -> None:
-        """Nothing has to wait any more. What was held happens now, if it is much in several turns of the loop."""
+        """Make the held calls now; many of them take several turns of the loop."""
         held, live.held = live.held or deque(), None
         for _ in range(HELD_AT_ONCE):
             if not held:
                 return
             held.popleft()()
-            if live.held is not None:  # that takes a while, and the rest waits for it
+            if live.held is not None:  # the call holds the run again: the rest waits
                 live.held.extend(held)
                 return
         if held:
@@ -282,7 +282,7 @@ class Scheduler:
 
         async def read() -> None:
             graph = await aside(partial(_read_graph, run_id, report.spec))
-            # Meanwhile the run went on.
+            # The run may have changed or left memory since.
             self._with_here(run_id, lambda live: self._take_graph(live, report, graph))
 
         self._spawn(read())
@@ -302,7 +302,7 @@ class Scheduler:
         self.take(live, event, PutSpec(graph.key, report.spec), *graph.uses)
 
     def _with_here(self, run_id: str, then: Callable[[Live], None]) -> None:
-        """If the run is in memory: now, or once nothing holds it."""
+        """Call `then` with the run if it is in memory: now, or once it is no longer held."""
         live = self._live.get(run_id)
         if live is not None and live.held is not None:
             live.held.append(partial(self._with_here, run_id, then))
@@ -318,7 +318,7 @@ class Scheduler:
     # -------------------------------------------------------------------------- applying
 
     def begin(self, begun: Begun) -> Callable[[int], RunView]:
-        """A new run is about to be stored; gives what to do once that is durable in a commit."""
+        """Take a new run into memory before it is stored. Returns the function to call once its commit is durable."""
         live = begun.live
         run_id = live.row.run_id
         live.pending = 1
@@ -382,20 +382,21 @@ class Scheduler:
         self._do(live, live.run.reach(event), work, then)
 
     def _note_changes(self, live: Live, views: list[tuple[int, TaskView]]) -> None:
-        """Keep for subscribers what has become of tasks, as it is now: when it may be told, memory has gone on."""
+        """Copy the changed tasks for subscribers. The copy is published once it is durable, and memory is ahead by
+        then."""
         changed = live.run.take_changed()
         if changed and self._changes.wants_tasks(live.row.run_id):
             self._add_views(views, _views(changed))
 
     def _add_views(self, views: list[tuple[int, TaskView]], new: list[TaskView]) -> None:
-        """They are all of one moment."""
+        """Add views, all with the same new moment."""
         if new:
             self.moment += 1
             views += [(self.moment, view) for view in new]
 
     def tell_later(self, live: Live, stored: Run) -> None:
-        """Subscribers who saw a run as it is stored hear of the tasks that are in another state in memory, as they are
-        now, once that is durable."""
+        """Publish the tasks whose state in memory differs from the `stored` run, which subscribers have seen. This
+        happens once the state in memory is durable."""
         if not self._changes.wants_tasks(live.row.run_id) or live.is_refused:
             return
         if live.at_rest is not None:
@@ -414,8 +415,8 @@ class Scheduler:
             self._follow(live, sort_out(live, step), also)
 
     def _follow(self, live: Live, plan: Plan, also: tuple[Write, ...] = ()) -> None:
-        """Store what a step has brought, and carry it out after that. A run that was held for the step is let go once
-        all of that is on its way."""
+        """Store the result of a step, and carry it out after that. A run that was held for the step is released once
+        its last entry is in the journal."""
 
         def rest() -> None:
             self._append(live, plan, also)
@@ -431,7 +432,7 @@ class Scheduler:
         self._write_early(live, plan.early, rest)
 
     def _append(self, live: Live, plan: Plan, also: tuple[Write, ...]) -> None:
-        """One entry for all of it but the early writes."""
+        """Append one entry with all writes except those that were written early."""
         acts = plan.acts
         writes = [*also, *plan.writes] if plan.writes or plan.early or acts.kept or acts.commands else []
         live.pending += 1
@@ -472,14 +473,14 @@ class Scheduler:
         then()
 
     def _early_dropped(self, live: Live) -> None:
-        """The store does not take a record of this run: it fails."""
+        """The store rejected a record of this run, so the run fails."""
         self._come_to_rest(live)
         self._release(live)
 
     # -------------------------------------------------------------------------- aside
 
     def _do(self, live: Live, reach: int, work: Callable[[], T], then: Callable[[T], None]) -> None:
-        """Work on a run that is held, in a thread if that takes long, and go on with what that gives."""
+        """Work on a run that is held, in a thread if that takes long, and pass the result to `then`."""
         if not is_large(reach):
             then(work())
             return
@@ -498,12 +499,12 @@ class Scheduler:
         then(result)
 
     def _set_to_work(self, live: Live) -> None:
-        """Whoever wants to look at the run waits until it comes to rest."""
+        """Make readers of the run wait until `_come_to_rest`."""
         live.at_rest = asyncio.Event()
         live.pending += 1
 
     def _come_to_rest(self, live: Live) -> None:
-        """Nobody works on the run any more. Whoever waits for that looks at it later, when what follows is done."""
+        """No thread works on the run any more. Waiting readers look at it in a later turn of the loop."""
         at_rest, live.at_rest = live.at_rest, None
         live.pending -= 1
         if at_rest is not None:
@@ -593,7 +594,7 @@ class Scheduler:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no run is on its way into memory or worked on, and all that may be carried out has been."""
+        """Whether no run is being loaded or worked on, and all acts have been carried out."""
         return not (self._tasks or self._loading or self._releasing) and self._acting.is_idle
 
     def live_count(self) -> int:
@@ -668,7 +669,7 @@ class Scheduler:
             self._evict_if_idle(live)
 
     async def _read(self, run_id: str) -> _Loaded | None:
-        """A run that is to be at work here, with its next step. Nobody else knows it yet."""
+        """Load a run that this engine owns, and take its next step. The run is not yet visible to other code."""
         stored = await self._store.load_run(run_id)
         if stored is None or (stored.run.status is not RunStatus.RUNNING and not stored.run.damage):
             return None
@@ -724,7 +725,7 @@ class Scheduler:
         later ones. Resuming it goes on from there."""
         run_id = live.row.run_id
         live.is_refused = True
-        if live.at_rest is not None:  # first of all once it is known what was begun
+        if live.at_rest is not None:  # first in line once the thread has finished the step
             assert live.held is not None
             live.held.appendleft(partial(self._refused, live, error))
             return
@@ -786,7 +787,7 @@ def _read_graph(run_id: str, data: bytes) -> _Graph | InvalidSpec:
 
 @frozen
 class _Loaded:
-    """A run that was rebuilt, what follows from that, and the tasks that are in another state than they were."""
+    """A rebuilt run, the plan that follows, and the tasks whose state changed in the rebuild."""
 
     live: Live
     plan: Plan
