@@ -221,6 +221,30 @@ def test_tracebacks_show_the_lines_that_ran_on_ray(on_ray: Program) -> None:
     check_lines_of_tracebacks(on_ray)
 
 
+def test_a_run_whose_modules_are_lost_fails_and_others_go_on(without_ray: Program, tmp_path: Path) -> None:
+    program = without_ray
+    program.write({"broken.py": BROKEN.replace("missing", "22"), "late.py": "import perdure\n" + LATE})
+    program.perdure("run", "late:graph", "--id", "late", "--no-wait")
+    large = [path for path in (tmp_path / "storage" / "blobs").rglob("*") if path.is_file()]
+    assert large, "the modules are a blob"
+    for path in large:
+        path.unlink()
+    program.perdure("event", "send", "late", "go")
+    said = program.refused("output", "late")
+    assert "the modules of the run are gone or damaged" in said
+    assert program.perdure("run", "broken:graph") == "42"
+
+
+LATE = """
+@perdure.task(num_cpus=0.25)
+def add(value):
+    return value
+
+def graph():
+    return add.bind(perdure.event("go"))
+"""
+
+
 def check_resuming_with_mended_code(program: Program, service: Service) -> None:
     program.write({"broken.py": BROKEN})
     program.perdure("run", "broken:graph", "--id", "mended", "--no-wait")

@@ -28,6 +28,8 @@ from perdure.v1 import worker_service_pb2 as pb
 
 log = logging.getLogger(__name__)
 
+NO_MODULES: Final = 77
+"""So a process says that its package of modules is gone or damaged (`worker/process.py`)."""
 STOP_S: Final = 3.0
 """The wait before leases are killed. A lease ends by itself about a second after its stream."""
 
@@ -137,7 +139,7 @@ class _Processes:
             "modules": dict(start.shape.runtime_env).get("modules"),
             "folder": self._folder.name,
         }
-        reason = ""
+        reason, is_refused = "", False
         try:
             command = (sys.executable, "-m", "perdure.worker.process", json.dumps(given))
             process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
@@ -148,9 +150,12 @@ class _Processes:
             try:
                 code = await process.wait()
                 reason = f"ProcessEnded: with exit code {code}" if code else "ProcessEnded: by itself"
+                if is_refused := code == NO_MODULES:
+                    reason = f"CorruptData: the modules of the run are gone or damaged: {given['modules']}"
             finally:
                 del self._running[start.lease_id]
-        self._pool.sessions.lease_ended(session, pb.LeaseEnded(lease_id=start.lease_id, reason=reason))
+        ended = pb.LeaseEnded(lease_id=start.lease_id, reason=reason, refused=is_refused)
+        self._pool.sessions.lease_ended(session, ended)
 
     async def stop(self) -> None:
         if self._session is None:
