@@ -32,7 +32,7 @@ for seed in (1, 2, 3, 13):
 """
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_seed_gives_the_same_world_in_every_process() -> None:
     """Sets of strings have another order in each, and sets of objects have one that follows from addresses."""
 

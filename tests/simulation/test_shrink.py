@@ -54,7 +54,7 @@ def failing_seed(kind: str, how: dict[str, Any]) -> int:
     raise AssertionError("no world failed")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("fault")
 @pytest.mark.parametrize(("kind", "how", "death"), KINDS, ids=["one engine", "several engines"])
 def test_a_failing_world_is_printed_without_what_it_does_not_need(kind: str, how: dict[str, Any], death: str) -> None:
