@@ -1,4 +1,4 @@
-"""The agent of the local cluster, in a process of its own."""
+"""Runs the agent of the local cluster in a separate process."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ AGAIN_MAX_S: Final = 30.0
 
 
 class AgentProcess:
-    """Starts the agent, and starts it again when it ends by itself.
+    """Starts the agent, and restarts it when it ends by itself.
 
-    The agent's process ends with this one. It outlives the lives of the engine, and so does its Ray: it dials the
-    next life by itself.
+    The agent's process ends with this one. The agent and its Ray outlive a life of the engine: the agent dials the next
+    life by itself.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -65,7 +65,7 @@ class AgentProcess:
             self._watch.cancel()
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
-            with suppress(ProcessLookupError):  # it may have ended by itself, and have gone unnoticed so far
+            with suppress(ProcessLookupError):  # it may have ended by itself, unnoticed
                 process.terminate()
                 try:
                     await asyncio.wait_for(process.wait(), self._settings.drain_s + 10)

@@ -1,7 +1,7 @@
-"""The composition root: here, and only here, the concrete parts meet.
+"""The composition root: only this module combines the concrete parts.
 
-`running_server` is what `process` and the tests run. It is taken down in the reverse order of its lines: the callers
-first, then the work, then the journal, then the stores.
+`process` and the tests run `running_server`. It is taken down in the reverse order of its lines: the callers first,
+then the work, then the journal, then the stores.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ OPTIONS: Final = (
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server that takes calls. `address` is host:port, `http_address` is too, or "" without HTTP.
+    """A server that takes calls. `address` and `http_address` are host:port; `http_address` is "" without HTTP.
 
-    `drain` turns health to NOT_SERVING, refuses new calls and answers those that wait. Work goes on.
+    `drain` sets health to NOT_SERVING, refuses new calls and answers waiting ones. Work goes on.
     """
 
     address: str
@@ -118,8 +118,8 @@ async def running_server(
     everything in memory. Without, functions share the modules of the program that serves.
 
     `store` and `blobs` replace those of the settings. `listening` is called with the address before recovery, once
-    the address and the store are certainly ours: agents may dial from then on. Raises SettingsError if the address is
-    taken, and the errors of the stores.
+    this process certainly holds the address and the store: agents may dial from then on. Raises SettingsError if the
+    address is taken, and the errors of the stores.
     """
     engine_id = secrets.token_hex(8)
     gate = Gate()
@@ -202,8 +202,8 @@ async def running_server(
 
         yield RunningServer(address, kernel, executor, drain, system.http_address)
 
-        # First health turns to NOT_SERVING, new calls are refused, and waits and streams are answered. Then the stack
-        # takes down what calls depend on.
+        # First health becomes NOT_SERVING, new calls are refused, and waits and streams are answered. Then the stack
+        # takes down the parts that calls depend on.
         await drain()
         await hang_up(server, gate, port, grace_s=settings.drain_s)
 
@@ -223,7 +223,7 @@ def _executor(
     if settings.executor == "local":
         from perdure.service.executors.local import THREADS, LocalExecutor
 
-        in_memory = not has_processes or settings.blob_url.startswith("memory:")  # out of reach for others
+        in_memory = not has_processes or settings.blob_url.startswith("memory:")  # other processes cannot read it
         if isolates and not in_memory and not settings.local_threads:
             return ProcessExecutor(None, pool, address), pool
         threads = LocalExecutor(blobs, threads=settings.local_threads or THREADS, clock=clock, address=address)
@@ -250,7 +250,7 @@ def _workflows(
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:
-    """v1alpha as the library has it, and v1, whose messages are the same, with the same handler."""
+    """Add reflection v1alpha from the library, and v1, which has the same messages, with the same handler."""
     from grpc_reflection.v1alpha._async import ReflectionServicer
 
     servicer = ReflectionServicer(

@@ -1,7 +1,7 @@
-"""Checks what an engine with these settings depends on, and says what to do about what is wrong.
+"""Checks the dependencies of an engine with these settings, and gives advice on problems.
 
-Each check stands alone: one that fails says nothing about the others. Nothing is changed, but for a small
-blob that is written, read and removed, and a file that is written to time the disk.
+The checks are independent. They change nothing, except that they write, read and remove a small blob and write a file
+to time the disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DURABLE_MS_MOST: Final = 50.0
 SKEW_MS_MOST: Final = 2000.0
 CHECK_S: Final = 30.0
 ROWS_S: Final = 3600.0
-"""To look at every row of a large database takes a while."""
+"""Reading every row of a large database takes a while."""
 SHOWN_MAX: Final = 20
 RAY_S: Final = 60.0
 ANSWER_S: Final = 3.0
@@ -51,7 +51,7 @@ print(json.dumps({"resources": ray.cluster_resources(), "nodes": len([n for n in
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found. `advice` is there if something is to be done."""
+    """The result of one check. `advice` is set if there is something to do."""
 
     check: str
     status: Status
@@ -61,7 +61,7 @@ class Finding:
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """All findings, in the order of what depends on what. Never raises."""
+    """All findings, dependencies first. Never raises."""
     checks: tuple[tuple[str, Callable[[Settings], Awaitable[list[Finding]]], float], ...] = (
         ("versions", _versions, CHECK_S),
         ("storage", _storage, CHECK_S),
@@ -126,11 +126,11 @@ async def _storage(settings: Settings) -> list[Finding]:
 
 
 async def _rows(settings: Settings) -> list[Finding]:
-    """Whether what is stored is what was written."""
+    """Whether stored rows are undamaged."""
     try:
         damages = await examine_rows(settings.storage)
     except (StorageError, ValueError):
-        return []  # which the look at the storage has said
+        return []  # reported by the storage check
     if damages is None:
         return []
     if not damages:
@@ -262,7 +262,7 @@ async def _ray(settings: Settings) -> list[Finding]:
 
 
 async def _cluster(address: str, version: str) -> Finding:
-    """A process of its own joins, so that nothing of Ray stays in this one."""
+    """Check a Ray cluster. A separate process joins it, so that Ray leaves nothing in this one."""
     environment = {**os.environ, "RAY_DEDUP_LOGS": "0"}
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(

@@ -1,6 +1,5 @@
-"""The engine without its surroundings: everything between the store, the executor and the servicers.
-
-`app` gives it the real ones, the simulation faulty ones on a virtual clock.
+"""The engine without its surroundings: everything between the store, the executor and the servicers. `app` passes the
+real ones; the simulation passes faulty ones on a virtual clock.
 """
 
 from __future__ import annotations
@@ -45,20 +44,20 @@ from perdure.storage.rows import EngineRow, SetAsideRuns
 log = logging.getLogger(__name__)
 
 GRACE_LEASES: Final = 3
-"""For so many leases of an engine blobs that nobody uses yet are kept at least: what it has to note takes that long,
+"""Blobs without a use are kept for at least this many engine leases. By then an engine has recorded the use of a blob,
 or it was declared dead and never will."""
 
 
 @dataclass(frozen=True)
 class _Standing:
-    """What an engine is built upon, alone or among several. `join` makes what is left once runs can be scheduled."""
+    """The base of an engine, alone or among several. `join` makes the parts that need the scheduler."""
 
     journal: Journal
     changes: Changes
     ownership: Ownership
     slots: Slots
     blob_grace_s: float
-    """For so long blobs that nobody uses yet are kept at least."""
+    """Blobs without a use are kept for at least this time."""
     join: Callable[[Scheduler, Moments], tuple[Delivery, Fleet | None]]
 
 
@@ -100,8 +99,8 @@ def _among_several(
 
 
 class Kernel:
-    """One engine over one store. The store is opened and closed by whoever made it. With `blobs` it also
-    removes those that nobody uses any more."""
+    """One engine over one store. The caller opens and closes the store. With `blobs`, the engine also removes unused
+    blobs."""
 
     def __init__(
         self,
@@ -169,7 +168,7 @@ class Kernel:
         self.is_ready = False
 
     async def start(self, *, recover: bool = True) -> None:
-        """Begin to work. `recover` False leaves what was unfinished RESUMABLE until somebody resumes it."""
+        """Begin to work. `recover` False makes unfinished runs RESUMABLE instead of recovering them."""
         if self.fleet is not None:
             await self.fleet.join()
         await self.journal.start()
@@ -178,7 +177,7 @@ class Kernel:
         await self.waiting.count()
         await self.scheduler.start()
         if self.fleet is not None:
-            await self.fleet.start()  # recovery is taking over what others left
+            await self.fleet.start()  # recovery: runs without a living owner are taken over
         elif recover:
             count = await self.scheduler.recover()
             log.info("recovered", extra={"runs": count})
@@ -191,17 +190,17 @@ class Kernel:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing goes on but attempts: what happens next comes from them, from a caller or from the clock."""
+        """Whether only attempts are under way: the next change comes from an attempt, a caller or the clock."""
         at_rest = self.journal.is_idle and self.waiting.is_idle and self.scheduler.is_idle
         return self.is_ready and at_rest
 
     def drain(self) -> None:
-        """Answer everybody who waits, so that calls can end. Work goes on."""
+        """Answer all waiting calls, so that they can end. Work goes on."""
         self.is_ready = False
         self.changes.close()
 
     async def stop(self, *, grace_s: float) -> None:
-        """End: nothing new, then what was reported is made durable."""
+        """Stop: take no new work, then make reported results durable."""
         self.is_ready = False
         self.changes.close()
         if self.sweeper is not None:

@@ -1,7 +1,7 @@
-"""The process of `perdure serve`: its signals, and the lives of the engine in it.
+"""The process of `perdure serve`: its signals, and the engine's lives in it.
 
-A life is one `running_server`. When other engines have declared this one dead, or its store is away, the life ends
-and the next one begins, under another id, until a signal ends the process.
+A life is one `running_server`. It ends when another engine has declared this one dead (fenced it). The next life begins
+under another id; its start is retried while the store is away. A signal ends the process.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 AGAIN_S: Final = 1.0
 """The pause before the next life."""
 GARBAGE: Final = (20_000, 10, 10)
-"""Thresholds of the garbage collector. Python's own cost a tenth of the CPU, and few of our objects are in cycles."""
+"""Thresholds of the garbage collector. Python's defaults cost a tenth of the CPU, and few objects are in cycles."""
 
 SWITCH_S: Final = 0.001
-"""The switch interval of the GIL. The event loop waits for so long, and not for 5 ms, whenever it comes back from a
-system call while a thread works on a large run."""
+"""The switch interval of the GIL. After a system call the event loop waits this long for the GIL, instead of 5 ms,
+while a thread works on a large run."""
 
 
 def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
@@ -59,7 +59,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         stopping.set()
-        if start is not None:  # a start waits for as long as the store is away
+        if start is not None:  # a start waits while the store is away
             start.reschedule(loop.time())
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,7 +88,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 log.info("ended before it served")
             except (StorageUnavailable, Fenced) as error:
                 start = None
-                if not has_lived:  # the URL may be wrong, which the caller has to see
+                if not has_lived:  # the URL may be wrong: the user has to see the error
                     raise
                 log.warning("cannot serve yet, trying again", extra={"error": str(error)})
                 with suppress(TimeoutError):
@@ -103,7 +103,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
 
 def _workers(settings: Settings) -> str:
-    """The end of the announcement: when tasks will run. The engine takes calls before that."""
+    """The end of the announcement: when tasks will run. The engine already takes calls."""
     match settings.executor:
         case "ray":
             return "; tasks run as soon as Ray is up, in some seconds"

@@ -1,5 +1,4 @@
-"""The calls that clients make, one module a subject: each takes a request message and gives a message.
-
-Whatever they raise, `errors.translate` turns into an error of `perdure.errors`. Transports (`rpc`, `http`) are thin
-faces of these calls; nothing here knows one.
+"""The calls of clients, one module per subject. Each call takes a request message and returns a message.
+`errors.translate` turns every exception into an error of `perdure.errors`. The transports (`rpc`, `http`) are thin
+layers over these calls, which do not depend on them.
 """

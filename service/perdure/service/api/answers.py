@@ -1,4 +1,4 @@
-"""From what the engine tells to messages."""
+"""Converts the engine's views to messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perdure.service.runs.views import OutcomeView, RunView, TaskView
 from perdure.v1 import failure_pb2, workflow_pb2, workflow_service_pb2
 
 REASON_CHARS_MAX: Final = 1_000
-"""Of the message of a failure that goes with each run of a list; GetOutput tells all of it."""
+"""Longest failure message in a list of runs. GetOutput returns the full message."""
 
 
 WAIT_REASON: Final[dict[WaitReason, Any]] = {
@@ -34,7 +34,7 @@ def workflow(view: RunView) -> workflow_pb2.Workflow:
 
 
 def fill_workflow(message: workflow_pb2.Workflow, view: RunView) -> None:
-    """Make an empty message say what the run is."""
+    """Fill an empty message with the state of a run."""
     row = view.row
     message.namespace = row.namespace
     message.workflow_id = row.workflow_id
@@ -89,7 +89,7 @@ def task(view: TaskView) -> workflow_pb2.Task:
 
 
 def _fill_reason(message: failure_pb2.Failure, stored: bytes) -> None:
-    """Make an empty message say why a run ended, in short."""
+    """Fill an empty message with a short form of the failure of a run."""
     message.ParseFromString(stored)
     message.message = message.message[:REASON_CHARS_MAX]
     for field in ("stack_trace", "error", "cause", "base_types"):
@@ -109,7 +109,7 @@ def _summary(failure: Failure) -> failure_pb2.Failure:
 
 
 def outcome(view: OutcomeView, *, include_error: bool) -> workflow_service_pb2.GetOutputResponse:
-    """`done` only with a value. The error object goes only to those who asked for it."""
+    """`done` is set only with an outcome. The error object is included only on request."""
     answer = workflow_service_pb2.GetOutputResponse(status=wire.RUN_STATUS[view.status])
     fill_outcome(answer, view, include_error=include_error)
     return answer
@@ -178,7 +178,7 @@ def task_metadata(view: TaskView) -> workflow_pb2.Metadata:
 
 
 def _options(options: TaskOptions) -> Struct:
-    """The options by the names under which users give them."""
+    """The options, under the names that users write."""
     resources: Resources = options.shape.resources
     named = {
         "max_retries": options.retry.max_attempts - 1 if options.retry.max_attempts > 0 else -1,

@@ -1,4 +1,4 @@
-"""The batches of WorkflowService: decode, ask, encode; what is wrong with an item is the answer to that item."""
+"""The batch calls of WorkflowService: decode, call, encode. An invalid item gets its error as its own result."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from perdure.v1 import errors_pb2, spec_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 
 ERROR_MESSAGE_BYTES_MAX: Final = 512
-"""Of one item: as many errors as a batch has items fit into one answer."""
+"""Longest error message of an item, so that one answer has room for an error of every item."""
 PAUSE_EVERY: Final = 100
-"""Items after which others get a turn while a batch is decoded."""
+"""Items to decode before other tasks get a turn of the event loop."""
 
 
 class BatchCalls:
@@ -101,7 +101,7 @@ class BatchCalls:
             answers.fill_outcome(result, view, include_error=include_error)
             await pages.store_large(result.outcome, self._blobs, limits.INLINE_PAYLOAD_BYTES_MAX)
         except Exception as error:
-            if is_away(error):  # of all items: the whole batch may be asked for again
+            if is_away(error):  # it concerns all items: the caller repeats the batch
                 raise
             result.Clear()
             result.error.CopyFrom(_error(error, "BatchGetOutput"))

@@ -1,4 +1,4 @@
-"""Calls about blobs: upload and download in pieces, and whether one is there."""
+"""Calls about blobs: upload and download in chunks, and a check for existence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BlobCalls:
         self._blobs = blobs
 
     async def upload(self, stream: AsyncIterator[pb.UploadBlobRequest]) -> pb.UploadBlobResponse:
-        """Store a blob: a header, then chunks in order. Nothing is stored unless size and hash are as announced."""
+        """Store a blob: a header, then chunks in order. Nothing is stored unless size and hash match the header."""
         header = await self._header(stream)
         if header.sha256 and await self._blobs.renew(header.sha256) == header.size_bytes:
             return _uploaded(BlobRef(header.sha256, header.size_bytes), existed=True)
@@ -61,7 +61,7 @@ class BlobCalls:
         raise requests.invalid("header", "is the first message of an upload")
 
     async def download(self, request: pb.DownloadBlobRequest) -> AsyncIterator[pb.DownloadBlobResponse]:
-        """Chunks of a blob. The first message says how large all of it is."""
+        """The chunks of a blob. The first message has the size of the whole blob."""
         _ref(request.sha256)
         view = await self._blobs.get(request.sha256)
         if not 0 <= request.offset <= len(view):
@@ -78,7 +78,7 @@ class BlobCalls:
             yield first
 
     async def find(self, request: pb.GetBlobRequest) -> pb.GetBlobResponse:
-        """Raises BlobNotFoundError. A blob that is there is kept as if it had been put now."""
+        """The size of a blob. Its grace period begins anew, as if it were stored now. Raises BlobNotFoundError."""
         _ref(request.sha256)
         size = await self._blobs.renew(request.sha256)  # the caller will use it instead of uploading it
         if size is None:

@@ -1,4 +1,4 @@
-"""What a call knows of its caller beside the request. Each transport tells it in its own way."""
+"""Facts about the caller that are not in the request. Each transport implements them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Caller(Protocol):
-    """Properties are read when they are needed: what is left of a deadline is less by then, and few calls need all."""
+    """The caller of a call. Properties are computed when read: the remaining time shrinks, and few calls need all."""
 
     @property
     def left_s(self) -> float | None:
@@ -15,5 +15,5 @@ class Caller(Protocol):
 
     @property
     def first_asked_ms_ago(self) -> int | None:
-        """How long ago a call that is a repeat was made first, without an answer; None: it is no repeat."""
+        """How long ago a repeated call was first made; None: the call is not a repeat."""
         ...

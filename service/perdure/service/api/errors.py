@@ -1,4 +1,4 @@
-"""What callers are told of an error: one of `perdure.errors`, and of a bug an id that names it in the log."""
+"""Errors as callers see them: one of `perdure.errors`; for a bug, an id that is also in the log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def translate(error: Exception, method: str) -> errors.PerdureError:
-    """What a caller may know of an error."""
+    """The error that the caller gets."""
     match error:
         case errors.PerdureError():
             return error

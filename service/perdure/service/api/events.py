@@ -17,7 +17,7 @@ class EventCalls:
         self._sources = sources
 
     async def send(self, request: pb.SendEventRequest) -> pb.SendEventResponse:
-        """Answers once the event is durable. The same event id again is answered as a duplicate and changes nothing."""
+        """Answers once the event is durable. A repeated event id is answered as a duplicate and changes nothing."""
         if request.ack not in (pb.EVENT_ACK_UNSPECIFIED, pb.EVENT_ACK_STORED):
             raise errors.CapabilityMissingError(
                 "this server acknowledges stored events only", capability="ack-consumed"

@@ -20,8 +20,8 @@ class FetchCalls:
         self._values = values
 
     async def fetch(self, request: pb.FetchValuesRequest) -> pb.FetchValuesResponse:
-        """As many of the values as fit into an answer, from the first on, and at least one: the caller asks again for
-        the others. Raises CorruptData for one that is missing."""
+        """The first values that fit into one answer, at least one. The caller asks again for the rest. Raises
+        CorruptData if a value is missing."""
         answer = pb.FetchValuesResponse()
         size = 0
         for key in request.keys:

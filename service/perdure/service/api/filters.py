@@ -1,4 +1,4 @@
-"""The filter of ListWorkflows: a subset of AIP-160, to a condition that a store understands.
+"""Parses the filter of ListWorkflows, a subset of AIP-160, into a condition for the store.
 
 filter     = and-part { "OR" and-part }
 and-part   = term { "AND" term }
@@ -29,7 +29,7 @@ _TOKEN: Final = re.compile(
     r'(?P<paren>[()])|(?P<operator><=|>=|!=|=|<|>|:)|"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<word>[^\s()<>=!:"]+)', re.DOTALL
 )
 _VALUE: Final = re.compile(r'(?P<word>[^\s()<>=!:"]+(?::[^\s()<>=!"]+)*)')
-"""After an operator a word may have colons in it, as times have."""
+"""A word after an operator may contain colons, as times do."""
 _INTEGER: Final = re.compile(r"-?[0-9]{1,9}")
 _VISIBLE: Final = re.compile(r"\S")
 

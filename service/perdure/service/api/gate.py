@@ -1,4 +1,4 @@
-"""Whether calls are let in: not before the engine has recovered, and no new ones while it drains."""
+"""Admission of calls: none before the engine has recovered, and no new ones while it drains."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from perdure import errors
 
 
 class Gate:
-    """Whether calls are let in, and how many of gRPC are under way: from their arrival until their answer is sent.
+    """Admits calls, and counts gRPC calls from their arrival until their answer is sent, refused ones included.
 
-    Refused calls are counted as well, for they are answered too. gRPC's server is stopped once none is under way
-    (`rpc.hangup`); the HTTP server waits for its own calls.
+    The gRPC server is stopped once no call is under way (`rpc.hangup`). The HTTP server waits for its own calls.
     """
 
     def __init__(self) -> None:
         self.error: errors.PerdureError | None = errors.StartingError("the engine is starting")
         self.calls = 0
         self.moved_s = 0.0
-        """When a call came or ended last, by the loop's clock."""
+        """The time of the last arrival or end of a call, by the loop's clock."""
         self.workers: Counter[str] = Counter()
         """Calls of WorkerService that are under way, by peer. They are not in `calls`."""
 
     def check(self) -> None:
-        """Raises if no calls are let in."""
+        """Raises if no calls are admitted."""
         if self.error is not None:
             raise self.error
 
     def came(self) -> None:
-        """A call has come."""
+        """A call has arrived."""
         self.calls += 1
         self.moved_s = asyncio.get_running_loop().time()
 
@@ -39,11 +38,11 @@ class Gate:
         self.moved_s = asyncio.get_running_loop().time()
 
     def worker_came(self, peer: str) -> None:
-        """A call of a worker has come. Leases report until the end, so such calls are let in always."""
+        """A call of a worker has arrived. These calls are always admitted, since leases report until the end."""
         self.workers[peer] += 1
 
     def worker_left(self, peer: str) -> None:
-        """As `left`."""
+        """A call of a worker has ended."""
         self.workers[peer] -= 1
         if not self.workers[peer]:
             del self.workers[peer]

@@ -14,11 +14,11 @@ from perdure.storage.rows import RunQuery
 from perdure.v1 import workflow_service_pb2 as pb
 
 ROWS_AT_ONCE: Final = 250
-"""Rows that are read at once. They contain metadata, which a listing does not tell and which may be large."""
+"""Rows per read. They contain metadata, which may be large and which a listing does not return."""
 
 
 class ListCalls:
-    """Answers with pages. A page token belongs to one question: with another filter or order it is refused with
+    """Answers with pages. A page token is bound to its query: with another filter or order it is refused with
     InvalidPageTokenError."""
 
     def __init__(self, queries: Queries, store: ChangeStore) -> None:

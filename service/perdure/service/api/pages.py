@@ -1,8 +1,8 @@
-"""Answers that every client can read: how much goes into one message.
+"""Limits the size of answers, so that every client can read them.
 
-Clients read messages of up to 4 MiB if they were told nothing else. Lists and streams are cut by `Page` and
-`Filling`, by count and by bytes; answers about one thing are made to fit by the functions below. The first item of a
-page is always taken, whatever its size (none is larger than a message), so that whoever reads on gets on.
+gRPC clients accept messages of up to 4 MiB by default. `Page` and `Filling` cut lists and streams by count and by
+bytes. The functions below shorten answers about one run or task. The first item of a page is always taken, whatever
+its size (none is larger than a message), so that every page makes progress.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from perdure.storage.ports import BlobStore
 from perdure.v1 import failure_pb2, payload_pb2, workflow_pb2
 
 ITEM_BYTES_MAX: Final = 512 * 1024
-"""Of a failure. With an inline payload it leaves room for the rest of a message."""
+"""Largest size of a failure. Together with an inline payload it leaves room for the rest of a message."""
 FRAME_BYTES: Final = 6
-"""The tag and the length of an item inside a message, at most."""
+"""Largest size of the tag and the length of an item inside a message."""
 
 I = TypeVar("I", bound=Message)  # noqa: E741  # an item
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class Page:
         self.count = 0
 
     def takes(self, item: Message) -> bool:
-        """Whether there is room for one more; if so it is taken up."""
+        """Whether the item fits; if so, its room is reserved."""
         size = item.ByteSize() + FRAME_BYTES
         if self.count and (size > self._bytes_left or self.count >= self._count_max):
             return False
@@ -43,7 +43,7 @@ class Page:
 
 
 class Filling(Generic[I, T]):
-    """Items, each with a mark, gathered for one message after the other."""
+    """Gathers items, each with a mark, into messages."""
 
     def __init__(self) -> None:
         self._page = Page()
@@ -51,7 +51,7 @@ class Filling(Generic[I, T]):
         self._mark: T | None = None
 
     def add(self, item: I, mark: T) -> tuple[list[I], T] | None:
-        """Take an item. If it did not fit beside those before it: those, and the mark of the last of them."""
+        """Add an item. If it does not fit beside the earlier ones, returns those and the mark of the last of them."""
         full: tuple[list[I], T] | None = None
         if not self._page.takes(item):
             assert self._mark is not None
@@ -64,7 +64,7 @@ class Filling(Generic[I, T]):
 
 
 def shorten_failure(failure: failure_pb2.Failure) -> None:
-    """Leave out what is farthest from the surface: the last causes, then the object, then the trace."""
+    """Shorten a failure to fit: drop the innermost causes first, then the error object, then the stack trace."""
     while failure.ByteSize() > ITEM_BYTES_MAX:
         link = failure
         while link.HasField("cause") and link.cause.HasField("cause"):
@@ -80,8 +80,8 @@ def shorten_failure(failure: failure_pb2.Failure) -> None:
 
 
 def shorten_metadata(metadata: workflow_pb2.Metadata) -> None:
-    """Leave out upstream tasks from the end, then the options, then what the user said: tasks that other tasks made
-    may have any number and size of them."""
+    """Shorten metadata to fit: drop upstream tasks from the end, then the options, then the user's metadata. Tasks made
+    by other tasks have no limit on these."""
     upstream = metadata.upstream_task_ids
     while upstream and metadata.ByteSize() > limits.ANSWER_BYTES:
         del upstream[len(upstream) * 9 // 10 :]
@@ -91,7 +91,7 @@ def shorten_metadata(metadata: workflow_pb2.Metadata) -> None:
 
 
 async def store_large(outcome: workflow_pb2.Outcome, blobs: BlobStore, bytes_max: int) -> None:
-    """Put an output that is larger than that into a blob."""
+    """Move an output that is larger than `bytes_max` into a blob."""
     data = outcome.output.data
     if len(data) > bytes_max:
         blob = await blobs.put([data])

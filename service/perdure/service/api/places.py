@@ -1,9 +1,11 @@
-"""Places among the commits: how far the reader of a watch has come, as its resume token says.
+"""Places among the commits: the position of a watch, as encoded in its resume token.
 
-A place is the number of a commit, of which everything was told. It may also lie inside: of a commit that fits into no
-single message ([number, run id]: told in the order of run ids, up to that run), or of a snapshot
-([number, since, run id, position]: the runs as they were at that commit, or what of them had changed since another,
-up to that run and so many of its tasks).
+A place has one of three forms:
+
+- `number`: everything up to this commit was sent.
+- `[number, run id]`: a commit that is too large for one message was sent up to this run, in the order of run ids.
+- `[number, since, run id, position]`: a snapshot as of the commit `number` (with `since`, only changes after that
+  commit) was sent up to this run and the first `position` of its tasks.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ QUESTION: Final = ("watch",)
 WHOLE: Final = "\U0010ffff"
 """A run id after all others."""
 NEVER: Final = -1
-"""Stands for the beginning of a snapshot that tells everything."""
+"""Encodes `since` of a full snapshot."""
 
 
 @frozen
 class Place:
-    """Without a run id: all of the commit. `position` None: no snapshot; `since` None: of everything."""
+    """`run_id` WHOLE: the whole commit. `position` None: not inside a snapshot. `since` None: a full snapshot."""
 
     change: int
     run_id: str = WHOLE
@@ -35,7 +37,7 @@ class Place:
 
     @property
     def whole(self) -> int:
-        """The last commit of which everything was told, once the rest of a snapshot was."""
+        """The last commit that was sent completely, provided that the rest of a snapshot is sent too."""
         return self.change if self.is_in_snapshot or self.run_id == WHOLE else self.change - 1
 
     def token(self) -> str:
@@ -48,7 +50,7 @@ class Place:
 
 
 def read(token: str) -> Place | None:
-    """None for no token. Raises InvalidPageTokenError for what is none."""
+    """The place in a token; None for an empty one. Raises InvalidPageTokenError for an invalid one."""
     match requests.read_token(token, QUESTION, _is_place):
         case None:
             return None

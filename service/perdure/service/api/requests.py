@@ -1,4 +1,4 @@
-"""From requests to what the engine takes: every field is checked here, once, with its name in the error."""
+"""Checks request messages and converts them to engine types. Errors name the field."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def invalid(field: str, what: str) -> errors.InvalidFieldError:
 
 
 def text(value: str, field: str, *, limit: int = limits.ID_CHARS_MAX, required: bool = True) -> str:
-    """A name, as `texts` has it."""
+    """A name, checked by `texts.name`."""
     return texts.name(value, field, limit=limit, required=required)
 
 
@@ -57,7 +57,7 @@ def named(request: NamesRun) -> tuple[str, str]:
 
 
 def payload(message: payload_pb2.Payload, field: str) -> Payload:
-    """An unset one is null."""
+    """A payload; an unset one is null."""
     if not message.encoding and not message.data and not message.HasField("blob"):
         return Payload("binary/null")
     if len(message.data) > limits.INLINE_PAYLOAD_BYTES_MAX:
@@ -83,7 +83,7 @@ def blob(message: payload_pb2.BlobRef, field: str) -> BlobRef:
 
 
 def wait_s(asked: Duration, caller: Caller) -> float:
-    """Bounded by the limit and by the deadline of the call, less a margin."""
+    """The time to wait, bounded by the limit and by the deadline of the call less a margin."""
     try:
         wanted = wire.from_duration(asked) / 1000
     except ValueError as error:
@@ -94,12 +94,12 @@ def wait_s(asked: Duration, caller: Caller) -> float:
 
 
 def is_repeat(caller: Caller) -> bool:
-    """Whether the caller says that it has made this call before, without hearing what became of it."""
+    """Whether the caller says that this call is a repeat of an earlier one that got no answer."""
     return caller.first_asked_ms_ago is not None
 
 
 def count_items(items: Sized) -> None:
-    """A batch has some items, and not too many."""
+    """Raise an error unless the number of items is within the limits of a batch."""
     if not 1 <= len(items) <= limits.BATCH_ITEMS_MAX:
         raise invalid("items", f"there are {len(items)}, and may be 1 to {limits.BATCH_ITEMS_MAX}")
 
@@ -122,7 +122,7 @@ def page_size(value: int) -> int:
 def run(
     request: workflow_service_pb2.RunRequest | workflow_service_pb2.RunItem, namespace: str, source: Source
 ) -> NewRun:
-    """A request to run a graph that was found good."""
+    """A request to run a graph that was checked before."""
     wanted_id = text(request.workflow_id, "workflow_id", required=False)
     request_id = text(request.request_id, "request_id", limit=limits.REQUEST_ID_CHARS_MAX, required=False)
     if request_id and not request_id.isascii():
@@ -157,7 +157,7 @@ def _missing(capability: str, message: str) -> errors.CapabilityMissingError:
 
 
 def spec(message: spec_pb2.WorkflowSpec) -> Spec:
-    """A graph that can run, within the limits."""
+    """A valid graph within the limits."""
     if len(message.nodes) > limits.NODES_MAX:
         raise errors.InvalidSpecError(f"the graph has {len(message.nodes)} nodes, at most {limits.NODES_MAX}")
     graph = graphwire.spec_from_proto(message)
@@ -215,13 +215,14 @@ def _labels(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def make_token(query: Iterable[object], place: object) -> str:
-    """An opaque place in a listing, bound to the question."""
+    """An opaque token for a place in a listing, bound to the query."""
     data = json.dumps([_mark(query), place]).encode()
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def read_token(token: str, query: Iterable[object], is_place: Callable[[Any], bool]) -> Any:
-    """The place in a token, None for none. Raises InvalidPageTokenError for what no token of this question holds."""
+    """The place in a token; None for an empty token. Raises InvalidPageTokenError if the token is not one of this
+    query."""
     if not token:
         return None
     try:
@@ -234,12 +235,12 @@ def read_token(token: str, query: Iterable[object], is_place: Callable[[Any], bo
 
 
 def is_number(place: Any) -> bool:
-    """A position or the number of a commit."""
+    """Whether a place is a position or the number of a commit."""
     return type(place) is int and 0 <= place < 1 << 63
 
 
 def is_row(place: Any, kind: type) -> bool:
-    """The value of a column of a kind, and a run id."""
+    """Whether a place is a pair of a column value of this kind and a run id."""
     match place:
         case [value, str(run_id)] if texts.is_name(run_id):
             return is_number(value) if kind is int else isinstance(value, str) and texts.is_name(value)

@@ -23,7 +23,7 @@ _FINAL: Final = frozenset(status for status in RunStatus if status.is_final)
 
 
 class RunCalls:
-    """All may be repeated. Requests that name a run raise WorkflowNotFoundError if there is none of that id."""
+    """Every call may be repeated. Calls that name a run raise WorkflowNotFoundError if it does not exist."""
 
     def __init__(
         self, submissions: Submissions, lifecycle: Lifecycle, queries: Queries, sources: Sources, blobs: BlobStore
@@ -63,7 +63,7 @@ class RunCalls:
         return pb.ResumeResponse(workflow=answers.workflow(view), resumed=resumed)
 
     async def cancel(self, request: pb.CancelRequest, caller: Caller) -> pb.CancelResponse:
-        """End a run. What it started is cancelled as well."""
+        """Cancel a run and its attempts."""
         if len(request.reason.encode()) > limits.REASON_BYTES_MAX:
             raise requests.invalid("reason", f"has at most {limits.REASON_BYTES_MAX} bytes")
         texts.free(request.reason, "reason")
@@ -73,7 +73,7 @@ class RunCalls:
         return pb.CancelResponse(workflow=answers.workflow(view))
 
     async def delete(self, request: pb.DeleteWorkflowRequest, caller: Caller) -> pb.DeleteWorkflowResponse:
-        """Remove a run that is not at work, with all that is stored of it."""
+        """Remove a run that is not active, with all of its stored data."""
         await self._lifecycle.delete(
             *requests.named(request),
             allow_missing=request.allow_missing or requests.is_repeat(caller),
@@ -82,7 +82,7 @@ class RunCalls:
         return pb.DeleteWorkflowResponse()
 
     async def status(self, request: pb.GetStatusRequest, caller: Caller) -> pb.GetStatusResponse:
-        """A run as it is now, or once it is in one of the states to wait for."""
+        """The state of a run, now or once it has one of the states to wait for."""
         if unknown := [number for number in request.wait_for if number not in wire.RUN_STATUS_BACK]:
             raise requests.invalid("wait_for", f"has the unknown state {unknown[0]}")
         wait_for = frozenset(wire.RUN_STATUS_BACK[number] for number in request.wait_for) or _FINAL

@@ -1,4 +1,4 @@
-"""Graphs as they come, and the blobs that requests name."""
+"""Reads the graphs of requests, and checks the blobs that requests name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from perdure.v1 import spec_pb2
 
 NODE_TAG: Final = spec_pb2.WorkflowSpec.NODES_FIELD_NUMBER << 3 | 2
 KNOWN_BYTES_MAX: Final = 16 << 20
-"""Of graphs whose next run finds them decoded and checked."""
+"""Size of the cache of decoded and checked graphs."""
 RENEWED_MAX: Final = 10_000
 RENEWED_SHARE: Final = 10
 """A blob that was renewed within a tenth of the grace period is not renewed again: a run with it has nine tenths left
@@ -29,7 +29,7 @@ to be stored. Programs name the same package of modules in every run."""
 
 
 class Sources:
-    """Reads graphs and sees to it that blobs are there. `grace_s`: a blob that nobody uses is kept for that long."""
+    """Reads graphs and checks that blobs exist. `grace_s`: the time that a blob without a use is kept."""
 
     def __init__(
         self, blobs: BlobStore, *, grace_s: float = 0, elapsed_s: Callable[[], float] = since_some_moment_s
@@ -69,15 +69,15 @@ class Sources:
         return source
 
     async def check_package(self, uri: str) -> None:
-        """That modules are a package that is there."""
+        """Raise an error unless `uri` is that of a stored package of modules."""
         try:
             await self.check_blobs((graphwire.package_of(uri),))
         except ValueError as error:
             raise requests.invalid("modules", f"is the URI of a stored package: {error}") from error
 
     async def check_blobs(self, blobs: Iterable[BlobRef]) -> None:
-        """A run with a blob that is not there would fail later, and less clearly. Those that are there stay
-        until their use is stored, for their grace period begins anew."""
+        """Raise an error unless all blobs exist. Otherwise the run would fail later, and less clearly. Their grace
+        period begins anew, so they stay until their use is stored."""
         for blob in blobs:
             now_s = self._elapsed_s()
             if now_s < (self._renewed.get(blob) or 0.0):
@@ -103,8 +103,8 @@ def _decoded_blob(view: memoryview, blob: BlobRef) -> Source:
 
 
 def count_nodes(data: bytes | memoryview, most: int) -> int:
-    """How many nodes a serialized WorkflowSpec has, up to so many, without building anything. What is no such
-    message has those that come before the fault."""
+    """The number of nodes in a serialized WorkflowSpec, up to `most`, counted without decoding it. In a malformed
+    message, only the nodes before the fault are counted."""
     view = memoryview(data).cast("B")
     position = count = 0
     try:

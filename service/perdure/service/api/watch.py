@@ -1,11 +1,9 @@
 """Watch: the state of runs and tasks after each change, live and without a gap.
 
-A resume token is a place among the commits, as in `places`. Whoever comes with one first reads from the store
-what changed since, each run and task as it is now, and then listens; the subscription is opened before the
-reading, and what both bring is told once. States between two looks may be passed over, the last one never is.
-
-All of it is told in messages that clients can read. A reader that was away for long, and one that is cut off
-between two messages, goes on where it was.
+A resume token is a place among the commits, as in `places`. A call with a token first reads from the store the runs and
+tasks that changed since, each in its current state, and then listens. The subscription is opened before the read, and
+changes that both deliver are sent once. States between two reads may be skipped, the last one never is. Messages stay
+within the size limit of clients. A client can resume after any message, also after a long absence.
 """
 
 from __future__ import annotations
@@ -39,8 +37,8 @@ _UNRECORDED: Final = (TaskStatus.READY, TaskStatus.RUNNING)
 
 @dataclass(slots=True)
 class _Seen:
-    """How new is what was told of a run: the commit of its row; of its tasks, all commits up to `tasks` and all changes
-    up to the scheduler's `moment`."""
+    """The version of a run that was sent: `row` is the commit of its row. Of its tasks, all commits up to `tasks` and
+    all changes up to the scheduler's `moment` were sent."""
 
     row: int = 0
     tasks: int = 0
@@ -56,15 +54,15 @@ class _Watch:
     where: Condition | None
     with_tasks: bool
     until_final: bool
-    told: int = 0  # everything up to this commit was told
+    told: int = 0  # everything up to this commit was sent
     read: int = 0  # changes up to here came from the store
     seen: dict[str, _Seen] = field(default_factory=dict)  # by run
-    final: set[str] = field(default_factory=set)  # or deleted: nothing comes after that either
+    final: set[str] = field(default_factory=set)  # final or deleted: no more events follow
     gone: set[str] = field(default_factory=set)
 
 
 class WatchStore(ChangeStore, ListingStore, Protocol):
-    """What watches ask of the store."""
+    """The part of the store that watches use."""
 
 
 class Watcher:
@@ -131,14 +129,14 @@ class Watcher:
     async def _catch_up(
         self, watch: _Watch, place: Place | None, last: int
     ) -> AsyncIterator[tuple[workflow_service_pb2.WatchEvent, Place]]:
-        """What is to be told before listening, each event with the place after it: a snapshot, or what changed
-        since the place."""
+        """The events to send before listening, each with the place after it: a snapshot, or the changes since the
+        place."""
         if not watch.runs:
             if place is not None:
                 async for told in self._changed(watch, place):
                     yield told
             return
-        if place is not None and place.position is not None:  # the rest of it, before what has changed meanwhile
+        if place is not None and place.position is not None:  # first the rest of the snapshot, then later changes
             async for told in self._snapshot(watch, place.since, place.change, begun=place):
                 yield told
         since = place.whole if place is not None else None
@@ -161,7 +159,7 @@ class Watcher:
     async def _snapshot(
         self, watch: _Watch, since: int | None, upto: int, *, begun: Place | None = None
     ) -> AsyncIterator[tuple[workflow_service_pb2.WatchEvent, Place]]:
-        """The runs, or what of them has changed since; what was told up to a place is left out."""
+        """The runs, or their changes since a commit, without those that were sent up to a place."""
         ids = list(watch.runs)
         first = ids.index(begun.run_id) if begun is not None and begun.run_id in watch.runs else 0
         for run_id in ids[first:]:
@@ -170,7 +168,7 @@ class Watcher:
             view, tasks, watch.seen[run_id] = await self._look(watch, known)
             changed: set[str] = set()
             if since is not None and tasks:
-                # Read after the look, so that all that the look has seen is in it. No commit tells of an attempt.
+                # Read after the look, so that this contains all changes the look saw. No commit tells of an attempt.
                 changed = {task_id for task_id, _ in await self._store.read_tasks(run_id, after=since)}
             for number, task in enumerate(tasks[position:], position + 1):
                 if since is None or task.task_id in changed or task.status in _UNRECORDED:
@@ -183,7 +181,7 @@ class Watcher:
                 watch.final.add(run_id)
 
     async def _look(self, watch: _Watch, known: RunRow) -> tuple[RunView, list[TaskView], _Seen]:
-        """A run and, if they are wanted, its tasks; and how new that is."""
+        """A run, its tasks if they are wanted, and the version of both."""
         if not watch.with_tasks:
             view = await self._queries.run(watch.namespace, known.workflow_id, known.run_id)
             return view, [], _Seen(view.row.change)
@@ -195,8 +193,8 @@ class Watcher:
     async def _matching(
         self, watch: _Watch, events: list[workflow_service_pb2.WatchEvent]
     ) -> list[workflow_service_pb2.WatchEvent]:
-        """Those that the filter lets through, asked of the store, which knows how to compare. A run that was
-        deleted cannot be asked about, so deletions are told to all."""
+        """The events that match the filter, which the store evaluates. It cannot evaluate it for a deleted run, so
+        every watch gets deletions."""
         if watch.where is None or watch.runs:
             return events
         kept = []
@@ -211,7 +209,7 @@ class Watcher:
         return kept
 
     async def _deleted_elsewhere(self, watch: _Watch) -> list[workflow_service_pb2.WatchEvent]:
-        """Other engines leave no word of what they delete; it is seen by its absence."""
+        """Events for runs that other engines deleted. Deletions are not published, so missing runs are looked for."""
         there = [run_id for run_id in watch.runs if run_id not in watch.gone]
         found = await self._queries.rows(there)
         gone = {run_id for run_id in there if run_id not in found}
@@ -226,7 +224,7 @@ class Watcher:
     def _event(self, watch: _Watch, change: Change) -> workflow_service_pb2.WatchEvent | None:
         if change.whole:
             watch.told = max(watch.told, change.whole)
-            if not watch.runs:  # nothing older is told any more
+            if not watch.runs:  # older changes are no longer sent
                 watch.seen = {run_id: seen for run_id, seen in watch.seen.items() if seen.row > watch.told}
             return None
         was_read = change.deleted is None and 0 < change.change <= watch.read
@@ -240,7 +238,7 @@ class Watcher:
             workflow_id, run_id, task = change.task
             seen = watch.seen.setdefault(run_id, _Seen())
             if 0 < change.moment <= seen.moment or 0 < change.change <= seen.tasks:
-                return None  # what was told of the run is as new, or newer
+                return None  # this state or a newer one was sent
             return _task_event(change.change, change.at_ms, workflow_id, run_id, task)
         if change.deleted is not None:
             gone = {run_id for run_id, row in watch.runs.items() if row.workflow_id == change.deleted}
@@ -272,7 +270,7 @@ def _answer(events: list[workflow_service_pb2.WatchEvent], told: Place) -> workf
 
 
 def _told_with(events: list[workflow_service_pb2.WatchEvent], told: int) -> list[Place]:
-    """After each of these events: the last commit of which all was told. In the end that is `told`."""
+    """For each event, the last commit that is sent completely after it. For the last event that is `told`."""
     found = []
     least = told
     for event in reversed(events):
@@ -297,7 +295,7 @@ def _has_end(batch: list[Change]) -> bool:
 
 
 async def _more(subscription: Subscription, batch_s: float) -> list[Change]:
-    """What comes within the time, so that many small changes travel together."""
+    """The changes that arrive within `batch_s`, so that many small ones share a message."""
     await asyncio.sleep(batch_s)
     return await subscription.next_batch(0)
 
