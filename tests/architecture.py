@@ -120,7 +120,8 @@ PURE = {
 }
 NOBODY_IMPORTS = {"cli", "testing", "pytest_plugin"}
 SERVICE_LAYERS = (
-    # Rooms of one layer may not import each other. What stands in no folder is the root, and may import all.
+    # Rooms of one layer may not import each other. A module outside all folders is part of the root, which may import
+    # all.
     {"common"},
     {"journal"},
     {"executors"},

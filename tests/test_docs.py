@@ -1,4 +1,4 @@
-"""What the site says is true: its programs run, its links lead somewhere, its tables are complete, and it builds."""
+"""Checks the site: its programs run, its links lead somewhere, its tables are complete, and it builds."""
 
 from __future__ import annotations
 

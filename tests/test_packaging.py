@@ -1,4 +1,4 @@
-"""What is installed: the wheel's content and needs, and what an import of the client costs."""
+"""Checks the wheel: its content, its dependencies, and the cost of importing the client."""
 
 from __future__ import annotations
 

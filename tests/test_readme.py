@@ -1,4 +1,4 @@
-"""What README.md shows is true: its program runs, and the commands that it names exist."""
+"""Checks README.md: its program runs, and the commands that it names exist."""
 
 from __future__ import annotations
 

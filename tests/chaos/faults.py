@@ -1,4 +1,4 @@
-"""What is done to the parts, one thing at a time, drawn by dice; and what happened meanwhile."""
+"""Injects random faults into the parts, one at a time, and records what happened."""
 
 from __future__ import annotations
 

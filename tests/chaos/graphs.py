@@ -27,7 +27,7 @@ RETRY: Final = perdure.RetryPolicy(initial_interval=0.1, max_interval=1.0)
 LARGE_BYTES: Final = 300_000
 KEY: Final = "go"
 SHARE: Final = 0.5
-"""CPUs of a task: so many share a node."""
+"""CPUs of a task, so that several tasks share a node."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ AFTER_MS: Final = 15_000
 
 @dataclass
 class Seen:
-    """What came of one seed."""
+    """The result of one seed."""
 
     seed: int
     verdict: Verdict

@@ -75,7 +75,7 @@ async def test_rows(rows: list[dict[str, Any]], is_good: bool) -> None:
     assert verdict.is_good is is_good
 
 
-async def test_letters_that_nobody_read() -> None:
+async def test_unread_letters_fail_the_verdict() -> None:
     verdict = Verdict()
     await verdict_module._check_rows(Rows(runs=[stored()], mail=[{}]), {"w": run()}, verdict)
     assert not verdict.is_good

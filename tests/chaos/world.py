@@ -23,7 +23,7 @@ FLAGS: Final = (
     *("--executor", "agents", "--lease-idle-s", "1", "--engine-lease-s", str(LEASE_S), "--drain-s", "5"),
     *("--blob-grace-s", "15", "--collect-s", "3"),
 )
-"""Blobs that nobody uses are looked for all the time, and removed as soon as may be."""
+"""The engine looks for unused blobs all the time, and removes them as early as possible."""
 
 
 class Agent(Process):
@@ -66,7 +66,7 @@ class RayCluster(Process):
 
 
 class World:
-    """What there is, and where. `traces` is where tasks leave their lines."""
+    """The parts and their places. Tasks write their lines to `traces`."""
 
     def __init__(self, folder: Path, server: PostgresServer, database: str, proxy: Proxy, s3: S3Server) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What every blob store promises about deleting blobs while somebody puts them."""
+"""Promises of every blob store about a deletion concurrent with a put."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def clock_off_by(seconds: float) -> SimpleNamespace:
 async def test_clocks_of_machines_that_share_a_folder_may_differ(
     files: FilesystemBlobStore, monkeypatch: pytest.MonkeyPatch, off_s: float, how: str
 ) -> None:
-    """One that was put lately stays and an old one goes, whoever is wrong."""
+    """A recent blob stays and an old one is deleted, whichever clock is wrong."""
     blob = await files.put([b"value"])
     age(files.path_of(blob.sha256))
     with monkeypatch.context() as elsewhere:
@@ -121,10 +121,10 @@ async def test_a_blob_counts_as_put_when_it_is_there(files: FilesystemBlobStore)
     assert await files.delete(blob.sha256, idle_s=HOUR_S) is False
 
 
-async def test_who_was_held_up_deletes_as_of_when_it_was_asked(
+async def test_a_delayed_deletion_judges_age_at_the_time_of_its_call(
     files: FilesystemBlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody may have put it between the look at what is unused and the deletion, and noted the use."""
+    """A caller may have put the blob and noted its use after the engine found it unused and before the deletion."""
     blob = await files.put([b"value"])
     put_s = time.time() - HOUR_S
     os.utime(files.path_of(blob.sha256), (put_s, put_s))
@@ -133,7 +133,7 @@ async def test_who_was_held_up_deletes_as_of_when_it_was_asked(
     assert await files.delete(blob.sha256, idle_s=HOUR_S / 2) is False
 
 
-async def test_whoever_puts_while_another_deletes_has_the_blob(files: FilesystemBlobStore, tmp_path: Path) -> None:
+async def test_a_blob_exists_after_a_put_during_its_deletion(files: FilesystemBlobStore, tmp_path: Path) -> None:
     blob = await files.put([b"value"])
     others = [FilesystemBlobStore(tmp_path / "blobs") for _ in range(4)]
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""What every blob store promises, over every implementation; and what the filesystem one promises besides."""
+"""Promises of every blob store, checked for every implementation, and further ones of the filesystem store."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ async def test_damage_is_named_and_not_read(
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-async def test_putting_again_mends_what_was_damaged(
+async def test_putting_again_replaces_a_damaged_blob(
     files: FilesystemBlobStore, folder: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     data = b"damaged" * 100

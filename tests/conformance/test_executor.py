@@ -1,4 +1,4 @@
-"""What every executor promises: the threads of the engine, and leases in processes over real gRPC."""
+"""Promises of every executor: the threads of the engine, and leases in processes over real gRPC."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every metadata store promises, over every implementation."""
+"""Promises of every metadata store, checked for every implementation."""
 
 from __future__ import annotations
 

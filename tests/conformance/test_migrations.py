@@ -107,7 +107,7 @@ async def test_sqlite_is_the_same_by_every_way(tmp_path: Path, count: int) -> No
 
 
 async def check(store: MetadataStore, first_change: int) -> None:
-    """What the earlier version wrote is there and goes on."""
+    """Data of the earlier version is kept, and its runs go on."""
     a = await store.load_run("run-a")
     assert a is not None
     assert (a.run.workflow_id, a.run.status, a.run.labels) == ("id-a", RunStatus.RUNNING, {"team": "pay", "x": "é"})

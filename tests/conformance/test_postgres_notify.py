@@ -119,14 +119,14 @@ async def test_a_commit_is_told_once(store: PostgresMetadataStore, heard: Heard,
     assert await heard.said() == ["me"]
 
 
-async def test_what_tasks_do_is_told_to_nobody(store: PostgresMetadataStore, heard: Heard) -> None:
+async def test_changes_of_tasks_send_no_notification(store: PostgresMetadataStore, heard: Heard) -> None:
     await store.commit([(add(name),) for name in NAMES])
     await heard.said()
     await store.commit([(task(name),) for name in NAMES])
     assert await heard.said() == []
 
 
-async def test_who_is_alone_tells_nobody(url: str, heard: Heard) -> None:
+async def test_a_lone_engine_sends_no_notification(url: str, heard: Heard) -> None:
     store = PostgresMetadataStore(url)
     await store.open()
     await store.join(EngineRow("me"), LONG_MS)

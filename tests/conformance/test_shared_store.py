@@ -1,4 +1,4 @@
-"""What every shared metadata store promises to its members: leases, fencing, takeover, mail, hints."""
+"""Promises of every shared metadata store to its members: leases, fencing, takeover, mail, hints."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def test_joining_again_is_renewing(member: NewMember) -> None:
     assert len(await two.engines()) == 2
 
 
-async def test_who_was_buried_changes_nothing_any_more(member: NewMember) -> None:
+async def test_a_buried_engine_changes_nothing(member: NewMember) -> None:
     dead, alive = await member("dead", 0), await member("alive")
     await dead.commit([(add("a", "dead"),)])
     await alive.bury()
@@ -134,7 +134,7 @@ async def test_who_was_buried_changes_nothing_any_more(member: NewMember) -> Non
     await alive.commit([(SetRun("a", RunStatus.CANCELED, 9),)])
 
 
-async def test_who_left_changes_nothing_any_more(member: NewMember) -> None:
+async def test_an_engine_that_left_changes_nothing(member: NewMember) -> None:
     gone = await member("gone")
     await gone.leave()
     with pytest.raises(Fenced):
@@ -215,7 +215,7 @@ async def test_what_is_at_work_is_taken_over_before_what_sleeps_or_waits(member:
     assert await heir.take_over(3) == []
 
 
-async def test_survivors_share_what_was_left(member: NewMember) -> None:
+async def test_survivors_share_the_orphaned_runs(member: NewMember) -> None:
     dead, one, two = await member("dead", 0), await member("one"), await member("two")
     names = {f"run-{number:03}" for number in range(100)}
     await dead.commit([(add(name, "dead"),) for name in names])
@@ -289,7 +289,7 @@ async def test_a_limit_holds_over_all_members(member: NewMember) -> None:
 # ------------------------------------------------------------------------------ mail and hints
 
 
-async def test_mail_is_for_whoever_owns_the_run(member: NewMember) -> None:
+async def test_mail_is_for_the_current_owner_of_the_run(member: NewMember) -> None:
     one, two, heir = await member("one", 0), await member("two"), await member("heir")
     await one.commit([(add("a", "one"),), (add("b", "one"),)])
     await two.commit([(Mail("a", "event", b"1"), Mail("nobody", "event")), (Mail("b", "cancel", b"2"),)])
@@ -442,7 +442,7 @@ async def test_one_of_two_members_gets_a_request_id(member: NewMember) -> None:
         assert [result.results[0].is_refused for result in results].count(True) == 1
 
 
-async def test_a_graph_is_there_for_who_begins_to_need_it_while_another_removes_it(member: NewMember) -> None:
+async def test_a_new_use_keeps_a_graph_despite_concurrent_removal(member: NewMember) -> None:
     one, two = await member("one"), await member("two")
     for number in range(20):
         key = f"spec-{number}"

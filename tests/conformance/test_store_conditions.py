@@ -1,4 +1,4 @@
-"""What every metadata store promises about entries that may be refused, repeated commits and mail."""
+"""Promises of every metadata store about entries that may be refused, repeated commits and mail."""
 
 from __future__ import annotations
 

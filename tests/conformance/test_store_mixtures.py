@@ -108,18 +108,18 @@ async def mixture(seed: int, model: MemoryMetadataStore) -> tuple[Mixture, list[
 
 
 def _is_sensible(entry: tuple[Write, ...]) -> bool:
-    """Nobody writes an entry that deletes, or that changes the state of a run twice."""
+    """Whether an entry adds, changes or deletes at most one run, as the engine writes it, or begins with a limit."""
     changes = [each for each in entry if isinstance(each, (AddRun, SetRun, DeleteRun))]
     return len(changes) <= 1 or isinstance(entry[0], Limit)
 
 
 def _is_of(entry: tuple[Write, ...], known: set[str]) -> bool:
-    """Nobody writes about a run before it was added."""
+    """The engine never writes about a run before it was added."""
     return all(each.run_id in known for each in entry if isinstance(each, (UseBlobs, Mail)))
 
 
 async def _has_subjects(model: MemoryMetadataStore, entry: tuple[Write, ...]) -> bool:
-    """Nobody stores tasks of a run that is not there, nor consumes an event that has not come."""
+    """The engine never stores tasks of a missing run, nor consumes an event that has not arrived."""
     for each in entry:
         if isinstance(each, PutTask) and await model.get_run(each.row.run_id) is None:
             return False
@@ -131,7 +131,7 @@ async def _has_subjects(model: MemoryMetadataStore, entry: tuple[Write, ...]) ->
 
 
 async def everything(store: MetadataStore) -> dict[str, Any]:
-    """All that there is, but for the numbers of commits."""
+    """The whole content, except the numbers of commits."""
     found: dict[str, Any] = {}
     for name in RUNS:
         stored = await store.load_run(name)

@@ -1,4 +1,4 @@
-"""What every metadata store promises about waiting runs and about who uses which blob."""
+"""Promises of every metadata store about waiting runs and about uses of blobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no repetition makes a store take: it says so, names the field, and has changed nothing."""
+"""A store rejects unstorable values for good: it raises Unstorable, names the field, and changes nothing."""
 
 from __future__ import annotations
 

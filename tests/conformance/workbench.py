@@ -38,7 +38,7 @@ RUN = "run"
 
 
 class Values:
-    """Implements ValueReader. What is `near` is at hand, the rest has to be read."""
+    """Implements ValueReader. Values in `near` are in memory, the others have to be read."""
 
     def __init__(self) -> None:
         self.near: dict[ValueKey, Payload] = {}
@@ -191,7 +191,7 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self.started = 0
         self.killed = 0
-        self.failures_left = 0  # so many processes end before they say anything
+        self.failures_left = 0  # this many processes end before they connect
 
     async def start(self) -> None:
         self._channel: Any = grpc.aio.insecure_channel(self._address)

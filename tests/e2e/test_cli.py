@@ -231,7 +231,7 @@ def test_an_unknown_id_is_3(cli: Cli, command: str) -> None:
     one_line(cli(command, "nobody"), 3, "[WORKFLOW_NOT_FOUND]")
 
 
-def test_an_event_for_nobody_is_3(cli: Cli) -> None:
+def test_an_event_for_an_unknown_workflow_exits_with_3(cli: Cli) -> None:
     one_line(cli("event", "send", "nobody", "k"), 3, "[WORKFLOW_NOT_FOUND]")
 
 

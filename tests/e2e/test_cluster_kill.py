@@ -42,7 +42,7 @@ def kill_all(service: Service) -> None:
     processes = [psutil.Process(service.pid), *psutil.Process(service.pid).children(recursive=True)]
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGSTOP)  # so that nobody reacts to the end of another
+            process.send_signal(signal.SIGSTOP)  # so that no process reacts to the end of another
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(600)
 
 LEASE_S = 2.0
 PROMISED_S = LEASE_S + 2.0
-"""After the death of an engine its runs go on elsewhere within so long."""
+"""The time within which the runs of a dead engine go on elsewhere."""
 FLAGS = ("--executor", "local", "--local-threads", "4", "--drain-s", "5")
 LEASE = ("--engine-lease-s", str(LEASE_S))
 

@@ -41,7 +41,7 @@ def sleep(folder: str) -> None:
 
 def hold_the_interpreter(folder: str) -> None:
     enter(folder, "hold")
-    ctypes.PyDLL(None).sleep(600)  # no other thread of Python runs meanwhile
+    ctypes.PyDLL(None).sleep(600)  # this holds the GIL: no other Python thread runs
 
 
 def wait_for_ray(folder: str) -> None:

@@ -1,4 +1,4 @@
-"""A part of the service's own Ray dies by SIGKILL, and nobody does anything about it but the service."""
+"""A part of the service's own Ray dies by SIGKILL, and the service recovers without help."""
 
 from __future__ import annotations
 

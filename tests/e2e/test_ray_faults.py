@@ -49,7 +49,7 @@ def lines(path: Path) -> Counter[str]:
 
 
 async def until(path: Path, count: int) -> None:
-    """Until so many lines were written."""
+    """Wait until this many lines were written."""
     async with asyncio.timeout(PATIENCE_S):
         while sum(lines(path).values()) < count:
             await asyncio.sleep(0.01)

@@ -117,7 +117,7 @@ class Disk:
         self._unflushed.add(os.fstat(file.fileno()).st_ino)
 
     def lose_power(self, root: Path, *, keep_names: bool) -> None:
-        """What was not flushed is gone. Names may have reached the disk by themselves, or not."""
+        """Lose everything that was not flushed. Names may have reached the disk without a flush, or not."""
         for path in root.rglob("*"):
             if path.is_file() and path.stat().st_ino in self._unflushed:
                 os.truncate(path, path.stat().st_size // 2)

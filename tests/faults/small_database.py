@@ -113,7 +113,7 @@ async def _unsettled(client: perdure.Client) -> bool:
 
 
 async def outcomes(folder: Path) -> Mapping[str, str]:
-    """What every run comes to, if a week passes and its events come; CORRUPT for one that is damaged."""
+    """The end of every run, if a week passes and its events arrive; CORRUPT for a damaged one."""
     async with serving(folder, ahead_s=WEEK_S + 60) as (client, _):
         for name in WAITING:
             await _told(client.handle(name).send_event("go", 2, event_id="go"))

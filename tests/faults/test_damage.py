@@ -209,7 +209,7 @@ async def test_blobs_that_are_away_for_a_while_cost_no_attempt(
 
 
 async def test_damage_of_files_is_found_by_their_hash(tmp_path: Path) -> None:
-    """What the tests above rest on: a blob that is changed in place is not believed by another process."""
+    """The tests above rely on this: another process detects a blob that was changed in place."""
     store = FilesystemBlobStore(tmp_path)
     blob = await store.put([b"x" * LARGE])
     flip(store.path_of(blob.sha256))

@@ -1,4 +1,4 @@
-"""A bit flips in a small database that nobody uses: the runs concerned fail and name the place, all others end as they
+"""A bit flips in a small database at rest: the runs concerned fail and name the place, all others end as they
 would have, the doctor finds it, and an engine that cannot start says why.
 
 PERDURE_TEST_ALL_ROWS=1 damages every row instead of one of each table.

@@ -1,4 +1,4 @@
-"""Rows of PostgreSQL that nobody can have written: the runs concerned fail and name the place, all others go on, and
+"""Rows of PostgreSQL that no engine can have written: the runs concerned fail and name the place, all others go on, and
 doctor finds them. Whether pages are as they were written is the server's matter, which has checksums of them."""
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ async def serving(url: str, folder: Path) -> AsyncIterator[perdure.Client]:
 
 
 async def make(url: str, folder: Path, names: tuple[str, ...]) -> None:
-    """Runs that wait for an event, each after one that nobody takes."""
+    """Runs that wait for an event, each after one that no task takes."""
     async with serving(url, folder) as client:
         for name in names:
             await client.start(graph(name), workflow_id=name, inputs={"x": 7}, labels={"kind": name})
@@ -129,7 +129,7 @@ async def ends(client: perdure.Client, name: str) -> tuple[RunStatus, str]:
         return status, repr(await client.handle(name).output()) if status is RunStatus.SUCCESSFUL else outcome
 
 
-async def test_rows_that_nobody_wrote_fail_their_runs_alone(postgres_server: PostgresServer, tmp_path: Path) -> None:
+async def test_malformed_rows_fail_only_their_runs(postgres_server: PostgresServer, tmp_path: Path) -> None:
     async with postgres_server.database() as url:
         await make(url, tmp_path, (*DAMAGES, *WELL))
         assert await examine_rows(url) == []
@@ -152,7 +152,7 @@ async def test_rows_that_nobody_wrote_fail_their_runs_alone(postgres_server: Pos
             assert listed == {*DAMAGES, *WELL}
 
 
-async def test_labels_and_rows_of_nobody_are_found(postgres_server: PostgresServer, tmp_path: Path) -> None:
+async def test_orphaned_labels_and_rows_are_found(postgres_server: PostgresServer, tmp_path: Path) -> None:
     async with postgres_server.database() as url:
         await make(url, tmp_path, WELL)
         await change(url, "DELETE FROM labels WHERE value = 'well-1'")

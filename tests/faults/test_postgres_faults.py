@@ -213,7 +213,7 @@ async def test_a_commit_that_was_given_up_changes_nothing_after_its_successor(
 
 
 async def test_a_commit_over_an_old_connection_is_void(store: PostgresMetadataStore) -> None:
-    """What is late is told from what is current by the session, whatever the order in which they arrive."""
+    """The session tells late messages from current ones, in whatever order they arrive."""
     late = PostgresMetadataStore(store._url)
     await late.open()
     late._engine_id = "me"  # the same member, with the connection that it had before
@@ -242,10 +242,10 @@ async def test_a_paused_server_is_unavailable_and_then_works(
     assert await tasks_of(store) == {"t1": 1}
 
 
-async def test_nobody_waits_behind_others_for_a_server_that_does_not_answer(
+async def test_calls_do_not_queue_behind_others_while_the_server_does_not_answer(
     own_postgres: PostgresServer, store: PostgresMetadataStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In turn they would have to wait for minutes."""
+    """One after the other, the calls would wait for minutes."""
     monkeypatch.setattr(postgres, "READ_S", 1.0)
     with own_postgres.paused():
         async with asyncio.timeout(WAIT_S):
@@ -351,7 +351,9 @@ async def test_a_member_that_stopped_inside_a_transaction_is_buried_all_the_same
     await dead.close()
 
 
-async def test_who_waits_for_somebody_to_be_buried_renews_his_own_lease(url: str, store: PostgresMetadataStore) -> None:
+async def test_an_engine_renews_its_lease_while_it_waits_to_bury_another(
+    url: str, store: PostgresMetadataStore
+) -> None:
     dead = PostgresMetadataStore(url)
     await dead.open()
     await dead.join(EngineRow("dead"), 0)

@@ -180,7 +180,7 @@ async def test_damage_is_named_and_not_read(
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "emptied"])
-async def test_putting_again_mends_what_has_another_length(store: S3BlobStore, damage: str) -> None:
+async def test_putting_again_replaces_a_blob_of_wrong_length(store: S3BlobStore, damage: str) -> None:
     blob = await store.put([LARGE])
     await overwrite(store, blob, DAMAGES[damage](LARGE))
     assert await store.put([LARGE]) == blob
@@ -201,7 +201,7 @@ async def test_a_large_blob_travels_in_parts(store: S3BlobStore, cached: CachedB
     # Each part once, unless a slow machine made the client ask again.
     parts = [path.rpartition("partNumber=")[2] for method, path in proxy.seen if method == "PUT" and "?" in path]
     assert set(parts) == {str(number) for number in range(1, 9)}
-    # It counts as put when it was complete, and not when the upload began.
+    # The time of the put is that of the completion, not that of the begin of the upload.
     marks = [number for number, (method, path) in enumerate(proxy.seen) if method == "PUT" and path.endswith("/put")]
     ends = [number for number, (method, path) in enumerate(proxy.seen) if method == "POST" and "uploadId=" in path]
     assert marks[-1] < ends[0]
@@ -234,7 +234,7 @@ async def test_a_service_that_knows_no_conditions(store: S3BlobStore, proxy: Pro
     assert len(await listed(store)) == 2
 
 
-async def test_somebody_else_was_quicker(store: S3BlobStore, proxy: Proxy) -> None:
+async def test_a_failed_precondition_means_another_writer_stored_the_blob(store: S3BlobStore, proxy: Proxy) -> None:
     blob = await store.put([SMALL])
     proxy.fail("412 PreconditionFailed", method="PUT", text="/data", times=1)
     other = await store.put([b"other"])
@@ -284,7 +284,7 @@ async def test_a_fetch_that_fails_leaves_nothing(cached: CachedBlobStore, proxy:
 
 
 async def test_the_cache_has_its_bounds(store: S3BlobStore, tmp_path: Path) -> None:
-    """What was used longest ago goes first; what is mapped stays readable; what is too large is not kept."""
+    """The cache is LRU: mapped blobs stay readable after eviction, and too large ones are not cached."""
     cached = CachedBlobStore(store, tmp_path / "cache", 10 * MIB)
     blobs = [await cached.put([bytes([number]) * MIB]) for number in range(9)]
     for age, blob in enumerate(reversed(blobs)):

@@ -161,7 +161,7 @@ async def world(seed: int) -> None:
 
 
 @pytest.mark.parametrize("start", range(0, SEEDS, 250))
-async def test_whoever_puts_a_blob_has_it(start: int) -> None:
+async def test_a_blob_exists_after_its_put_despite_concurrent_deletions(start: int) -> None:
     for seed in range(start, start + 250):
         await world(seed)
 

@@ -15,7 +15,7 @@ KILLS = 3
 
 @perdure.task
 def first(folder: str) -> str:
-    """Says its number, and waits for somebody to say "go"."""
+    """Publish the number of the attempt, and wait for "go"."""
     Path(folder, f"first-{perdure.context().attempt}").touch()
     while not Path(folder, "go").exists():
         time.sleep(0.01)

@@ -134,7 +134,7 @@ async def test_a_run_is_acknowledged_after_its_commit(store: HoldingStore, stubs
     assert BEGUN == ["first", "second"]
 
 
-async def test_an_output_is_durable_before_anybody_hears_of_it(store: HoldingStore, stubs: Stubs) -> None:
+async def test_an_output_is_durable_before_it_is_published(store: HoldingStore, stubs: Stubs) -> None:
     ask = stubs.workflows
     held = store.hold(has_output("first"))
     await ask.Run(run_request(TWO))
@@ -167,7 +167,7 @@ async def test_an_output_is_durable_before_anybody_hears_of_it(store: HoldingSto
     assert BEGUN == ["first", "second"]
 
 
-async def test_an_end_is_durable_before_anybody_hears_of_it(store: HoldingStore, stubs: Stubs) -> None:
+async def test_an_end_is_durable_before_it_is_published(store: HoldingStore, stubs: Stubs) -> None:
     ask = stubs.workflows
     held = store.hold(ends_run)
     await ask.Run(run_request(graph(event_node("wait", "k"), call_node("first", f"{HERE}:first", after=("wait",)))))

@@ -1,4 +1,4 @@
-"""Deleting a run removes its rows and frees its blobs, but for those that another run uses."""
+"""Deleting a run removes its rows and frees its blobs, except those that another run uses."""
 
 from __future__ import annotations
 

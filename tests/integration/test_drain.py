@@ -83,12 +83,12 @@ def settings(folder: Path, **fields: Any) -> Settings:
 
 
 async def are_waiting(server: RunningServer, stubs: Stubs, count: int) -> None:
-    """Until so many calls wait for something to happen."""
+    """Return once this many calls wait for a change."""
     while server.kernel.changes.count_waits() < count:
         await stubs.system.GetSystemInfo(SYSTEM_INFO)
 
 
-async def test_whoever_waits_is_answered(server: RunningServer, stubs: Stubs) -> None:
+async def test_drain_answers_waiting_calls(server: RunningServer, stubs: Stubs) -> None:
     await stubs.workflows.Run(run_request(graph(event_node("wait", "k"))))
     watch = stubs.workflows.Watch(pb.WatchRequest(workflow_ids=["w"], until_final=True))
     first = await watch.read()
@@ -108,7 +108,7 @@ async def test_whoever_waits_is_answered(server: RunningServer, stubs: Stubs) ->
     assert first.resume_token  # with it the next engine goes on
 
 
-async def test_nobody_new_is_let_in(server: RunningServer, stubs: Stubs) -> None:
+async def test_drain_refuses_new_calls(server: RunningServer, stubs: Stubs) -> None:
     await stubs.workflows.Run(run_request(graph(event_node("wait", "k"))))
     await server.drain()
     ask = stubs.workflows

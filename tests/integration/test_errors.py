@@ -32,7 +32,7 @@ from perdure.v1 import workflow_service_pb2 as pb
 
 Code = grpc.StatusCode
 pytestmark = [pytest.mark.usefixtures("goes_on_serving"), pytest.mark.storages("sqlite")]
-"""What is refused here is refused before any storage is asked."""
+"""Requests that are refused before the storage is asked."""
 
 NO_BLOB = "0" * 64
 
@@ -146,7 +146,7 @@ async def test_a_graph_that_came_as_a_blob(stubs: Stubs, client: perdure.Client)
     assert await stored(stubs) == []
 
 
-async def test_blobs_that_nobody_uploaded(stubs: Stubs, client: perdure.Client) -> None:
+async def test_missing_blobs_are_refused(stubs: Stubs, client: perdure.Client) -> None:
     missing = payload_pb2.Payload(encoding="python/pickle", blob=payload_pb2.BlobRef(sha256=NO_BLOB, size_bytes=1))
     by_code = pickled("")
     by_code.task.function.pickled.code.CopyFrom(missing)
@@ -388,7 +388,7 @@ async def test_a_payload_that_does_not_decode(stubs: Stubs) -> None:
     assert "'n'" in failure.message
 
 
-async def test_an_encoding_that_nobody_knows(stubs: Stubs) -> None:
+async def test_an_unknown_encoding_is_refused(stubs: Stubs) -> None:
     odd = payload_pb2.Payload(encoding="cobol/plain", data=b"1")
     failure = await failure_of(stubs, graph(call_node("n", "builtins:len", odd)))
     assert failure.kind == failure_pb2.FAILURE_KIND_SERIALIZATION

@@ -15,7 +15,7 @@ from perdure.service.app import RunningServer
 
 Code = grpc.StatusCode
 pytestmark = [pytest.mark.usefixtures("goes_on_serving"), pytest.mark.storages("sqlite")]
-"""What is refused here is refused before any storage is asked."""
+"""Requests that are refused before the storage is asked."""
 
 
 async def test_bytes_that_are_no_message(stubs: Stubs) -> None:

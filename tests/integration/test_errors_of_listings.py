@@ -1,4 +1,4 @@
-"""Filters, orders and tokens that nobody gave out."""
+"""Invalid filters, orders and page tokens."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ TOKENS = ["x", "????", "ü", forged("5"), forged("null"), forged("[]"), forged('
 
 
 @pytest.mark.parametrize("token", [*TOKENS, forged('["0123456789abcdef", 1]')], ids=range(len(TOKENS) + 1))
-async def test_page_tokens_of_nobody(stubs: Stubs, token: str) -> None:
+async def test_invalid_page_tokens_are_refused(stubs: Stubs, token: str) -> None:
     ask = stubs.workflows
     await ask.Run(run_request(graph(event_node("wait", "k"))))
     for call in (

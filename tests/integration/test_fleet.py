@@ -150,7 +150,7 @@ async def test_what_runs_here_is_seen_and_led_from_there(fleet: Fleet) -> None:
             await run.status()
 
 
-async def test_a_deletion_elsewhere_is_told_to_those_who_watch(fleet: Fleet) -> None:
+async def test_watches_are_told_of_a_deletion_by_another_engine(fleet: Fleet) -> None:
     async with fleet.engines() as (here, there):
         run = await here.client.start(first.bind(1), workflow_id="w")
         assert await run.output() == 1
@@ -178,7 +178,7 @@ async def test_a_run_of_another_engine_is_canceled_and_stays_so(fleet: Fleet) ->
             await elsewhere.of(run).output()
 
 
-async def test_whoever_resumes_a_run_owns_it(fleet: Fleet, tmp_path: Path) -> None:
+async def test_the_resuming_engine_owns_the_run(fleet: Fleet, tmp_path: Path) -> None:
     async with fleet.engines() as (here, there):
         run = await here.client.start(first.bind(content.bind(str(tmp_path / "file"))), workflow_id="w")
         with pytest.raises(errors.WorkflowExecutionError):
@@ -190,7 +190,7 @@ async def test_whoever_resumes_a_run_owns_it(fleet: Fleet, tmp_path: Path) -> No
         assert await fleet.owner_of(run) != before
 
 
-async def test_one_request_makes_one_run_whoever_gets_it(fleet: Fleet) -> None:
+async def test_one_request_to_several_engines_makes_one_run(fleet: Fleet) -> None:
     async with fleet.engines() as (here, there):
         graph = first.bind(1)
         runs = await asyncio.gather(

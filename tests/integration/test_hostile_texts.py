@@ -165,7 +165,7 @@ HALVES = ["a\ud800b", "\udfff"]
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("text", [*HOSTILE, *HALVES], ids=lambda text: ascii(text)[:20])
-async def test_in_what_user_code_fills(client: perdure.Client, text: str, goes_on_serving: None) -> None:
+async def test_hostile_texts_from_user_code(client: perdure.Client, text: str, goes_on_serving: None) -> None:
     innocent = asyncio.create_task(client.run(chain(), workflow_id="innocent"))
     assert await client.run(gives.bind(text)) == {text: [text, {text}]}
     with pytest.raises(errors.WorkflowExecutionError) as raised:

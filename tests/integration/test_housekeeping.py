@@ -36,7 +36,7 @@ async def until(folder: Path, expected: set[str]) -> None:
 
 
 @pytest.mark.parametrize("how", ["asked for", "by itself"])
-async def test_blobs_of_nobody_are_removed(tmp_path: Path, how: str) -> None:
+async def test_unused_blobs_are_removed(tmp_path: Path, how: str) -> None:
     folder = tmp_path / "blobs"
     settings = Settings(
         listen="127.0.0.1:0",

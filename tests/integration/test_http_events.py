@@ -24,7 +24,7 @@ from perdure.service.app import RunningServer, running_server
 from perdure.service.common.settings import Settings, SettingsError
 
 pytestmark = pytest.mark.storages("sqlite")
-"""What HTTP adds, it adds before any storage is asked."""
+"""Checks of the HTTP layer, made before the storage is asked."""
 
 
 @perdure.task

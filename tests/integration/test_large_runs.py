@@ -1,4 +1,4 @@
-"""A large run and others beside it, over real gRPC. What is compared is the order of events, never times."""
+"""A large run and others beside it, over real gRPC. The tests compare the order of events, never times."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ async def test_runs_start_in_the_order_in_which_they_came(serve: Start) -> None:
                 assert (await waits.status()).status is PENDING
 
 
-async def test_who_waits_has_a_row_and_nothing_else(serve: Start) -> None:
+async def test_a_pending_run_has_only_a_row(serve: Start) -> None:
     async with serve() as service:
         holder, *others = await service.waiting(*[f"{number:03}" for number in range(50)])
         kernel = service.server.kernel
@@ -126,7 +126,7 @@ async def test_a_full_queue_refuses_and_stores_nothing(serve: Start) -> None:
             await service.waiting("d")
 
 
-async def test_nobody_may_wait(serve: Start) -> None:
+async def test_a_queue_of_length_zero_refuses_runs(serve: Start) -> None:
     async with serve(max_running=1, max_pending=0) as service:
         (holder,) = await service.waiting("a")
         with pytest.raises(queue.Full):
@@ -136,7 +136,7 @@ async def test_nobody_may_wait(serve: Start) -> None:
         assert (await next_.status()).status is RUNNING
 
 
-async def test_a_full_queue_still_answers_for_what_is_there(serve: Start) -> None:
+async def test_a_full_queue_still_answers_for_existing_runs(serve: Start) -> None:
     async with serve(max_running=1, max_pending=0) as service:
         graph = first.bind(1, perdure.event("go"))
         once = await service.client.start(graph, workflow_id="a", request_id="r")
@@ -220,7 +220,7 @@ async def test_a_full_queue_refuses_to_resume(serve: Start, tmp_path: Path) -> N
         assert (info.status, info.resumes) == (RunStatus.FAILED, 0)
 
 
-async def test_whoever_watches_sees_the_run_start(serve: Start) -> None:
+async def test_a_watch_sees_a_pending_run_start(serve: Start) -> None:
     async with serve() as service:
         holder, waits = await service.waiting("a", "b")
         seen = []
@@ -301,7 +301,7 @@ async def test_limits_may_be_changed_between_lives(serve: Start) -> None:
 
 
 @pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
-async def test_manual_recovery_gives_slots_to_those_who_are_resumed(serve: Start) -> None:
+async def test_manual_recovery_gives_slots_to_resumed_runs(serve: Start) -> None:
     async with serve(max_running=1) as service:
         await service.waiting(*"abc")
     async with serve(max_running=1, recovery="manual") as service:

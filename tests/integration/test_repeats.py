@@ -1,4 +1,4 @@
-"""Calls whose answers are lost and that are made again: callers are told what the first one did."""
+"""Repeated calls whose first answer was lost: the caller gets the result of the first call."""
 
 from __future__ import annotations
 

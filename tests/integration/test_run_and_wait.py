@@ -78,7 +78,7 @@ async def test_without_an_end_in_time_there_is_no_outcome_and_the_run_goes_on(st
     assert (await output_of(stubs, "waits")).HasField("output")
 
 
-async def test_draining_answers_those_who_wait(server: RunningServer, stubs: Stubs) -> None:
+async def test_draining_answers_waiting_runs(server: RunningServer, stubs: Stubs) -> None:
     request = waiting(run_request(graph(event_node("wait", "k")), "waits"))
     call = asyncio.ensure_future(stubs.workflows.Run(request))
     while not await stored(stubs):

@@ -1,4 +1,4 @@
-"""What the log of the service says of runs."""
+"""Log lines of the service about runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every gRPC server offers: health and reflection, for tools that know nothing of Perdure."""
+"""The standard gRPC services, health and reflection, for tools that know nothing of Perdure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_health(server: RunningServer, channel: grpc.aio.Channel, service:
     assert await watch.read() is grpc.aio.EOF
 
 
-async def test_who_watches_health_does_not_hold_up_the_end() -> None:
+async def test_a_health_watch_does_not_delay_the_stop() -> None:
     """The time that calls have to end is longer than the test may take."""
     settings = Settings(listen="127.0.0.1:0", storage="memory:", executor="local", drain_s=100_000)
     async with running_server(settings) as server:

@@ -1,4 +1,4 @@
-"""What is told of tasks that wait for what is not there. The cluster is a stream of the test's."""
+"""Wait reasons of tasks whose resources are missing. The test plays the cluster's stream."""
 
 from __future__ import annotations
 

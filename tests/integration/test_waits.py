@@ -32,7 +32,7 @@ GATES = Gates()
 
 
 def let(key: str) -> None:
-    """Open a gate, whatever loop somebody waits at it on."""
+    """Open a gate, whatever event loop the waiters are on."""
     gate = GATES[key]
     loop = getattr(gate, "_loop", None)
     if loop is None:

@@ -1,4 +1,4 @@
-"""What users do, over real gRPC."""
+"""Common uses of the client, over real gRPC."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ async def test_metadata_and_tasks(client: perdure.Client) -> None:
 
 
 async def test_what_waits_for_an_event_runs_whether_it_is_in_memory_or_not(client: perdure.Client) -> None:
-    """A run that only waits leaves memory, and comes back with the event; nobody can tell."""
+    """A run that only waits leaves memory, and returns with the event; callers see no difference."""
     handle = await client.start(add.bind(add.bind(1, 1), perdure.event("go", task_id="e")), workflow_id="waits")
     (inner,) = [task.task_id async for task in handle.tasks() if task.task_id.endswith(".add")]
     assert await handle.output(inner) == 2

@@ -30,7 +30,7 @@ from perdure.v1 import (
 
 DETAILS = "grpc-status-details-bin"
 TRAILERS_BYTES_MAX = 8 * 1024
-"""What clients accept by default."""
+"""The largest message that clients accept by default."""
 END: Any = cast(Any, grpc.aio).EOF
 """What a stream's `read` gives once it has ended."""
 SYSTEM_INFO = system_service_pb2.GetSystemInfoRequest()

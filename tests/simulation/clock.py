@@ -29,7 +29,7 @@ EPOCH_MS = 1_700_000_000_000
 
 
 class Stuck(AssertionError):
-    """Nothing will ever happen again, though somebody waits."""
+    """A task waits, but no event can ever happen again."""
 
 
 class Trace:

@@ -26,7 +26,7 @@ BACK_S = (0.0, 0.0, 0.0005, 0.0005, 0.002, 0.3)
 
 
 class Database:
-    """What all engines share. While it `is_down` nobody gets through."""
+    """The database that all engines share. While it `is_down`, every call fails."""
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self.shared = SharedMemory(clock)

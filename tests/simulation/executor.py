@@ -83,7 +83,7 @@ class FakeExecutor:
         self.die()
 
     def die(self) -> None:
-        """The engine is gone: nobody hears of anything any more."""
+        """The engine is gone: no more reports are delivered."""
         self._report = None
         for handle in self._handles:
             handle.cancel()

@@ -50,7 +50,7 @@ class BulkClient:
         await self._wait()
 
     def _twice(self, names: list[str]) -> list[str]:
-        """Who repeats himself in one batch."""
+        """A client that repeats an item in one batch."""
         return names + self._more.choices(names, k=self._more.choice((0, 0, 1, 2))) if names else []
 
     async def _submit(self) -> None:
@@ -139,7 +139,7 @@ class BulkClient:
 
 
 def _take_error(call: Call, error: BaseException) -> None:
-    """What became of one item."""
+    """The result of one item."""
     match error:
         case errors.WorkflowNotFoundError():
             call.is_missing = True

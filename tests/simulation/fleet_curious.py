@@ -34,7 +34,7 @@ NAMESPACE: Final = "default"
 PATIENCE_S: Final = (2.0, 10.0)
 CONNECTED_MAX_S: Final = 40.0
 CATCH_UP_S: Final = 120.0
-"""Within so long after everything is over a watch has told of it."""
+"""The time after the end of all runs within which a watch must have told of it."""
 NO_MORE: Final = (*NO_ANSWER, Closed, Overflowed)
 
 

@@ -1,4 +1,4 @@
-"""The graphs that worlds run, and how each of them ends if nobody cancels it."""
+"""The graphs that worlds run, and the end of each without a cancellation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients asked and were told, and a small model of what they may be told.
+"""A history of calls and their answers, and a small model of the allowed answers.
 
 Knows nothing of engines but their names. A call without an answer may have taken effect at any time
 after it was made, or never. Times are of one clock, the world's.
@@ -137,7 +137,7 @@ def _check_states(calls: list[Call], answered: list[Call]) -> None:
 
 
 def _check_values(answered: list[Call]) -> None:
-    """A run has one output, whoever asks whenever."""
+    """A run has one output, the same for every caller at any time."""
     outputs = {call.output for call in answered if call.output is not None}
     assert len(outputs) <= 1, f"{answered[0].workflow_id} has several outputs"
 

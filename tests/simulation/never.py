@@ -1,4 +1,4 @@
-"""What the store of a world never takes: told by the seed and the name of the workflow, so the same in every life."""
+"""Records that the store of a world always rejects, by seed and workflow name, so the same in every life."""
 
 from __future__ import annotations
 

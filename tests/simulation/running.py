@@ -9,7 +9,7 @@ from simulation.clock import Trace, VirtualLoop, run_virtually
 from simulation.surprises import noticed
 
 HORIZON_S = 3_000.0
-"""Long after every retry, sleep and time-out of a world; who still waits by then waits for ever."""
+"""A time after every retry, sleep and time-out of a world; a task that still waits then is stuck."""
 
 
 class Traced(Protocol):

@@ -56,7 +56,7 @@ class Watch:
             fail(error)
 
     def see_order(self, run_id: str, sequence: int) -> None:
-        """Events of a key go to those who wait in the order in which they came."""
+        """Events of a key go to its waiters in the order of arrival."""
         kept = self._store._runs[run_id]
         key = kept.events[sequence].key
         earlier = [event.sequence for event in kept.events.values() if event.key == key and event.sequence < sequence]
@@ -71,11 +71,11 @@ class Watch:
                 self._ends_ms[write.run_id] = kept.row.end_ms
 
     def owners(self) -> dict[str, str]:
-        """Who owns which run now."""
+        """The current owner of each run."""
         return {run_id: kept.row.owner for run_id, kept in self._store._runs.items()}
 
     def see_writes(self, engine_id: str, before: dict[str, str], entries: Sequence[Entry], done: Committed) -> None:
-        """What only the owner of a run may write, nobody else wrote."""
+        """Only the owner of a run wrote records that need ownership."""
         owners = dict(before)
         for entry, result in zip(entries, done.results, strict=True):
             if result.is_refused:

@@ -52,7 +52,7 @@ class _Logged(logging.Handler):
 
 
 def _left_to_the_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Nobody asks a dead engine's task how it died; anything else ends the world."""
+    """Ignore unread errors of a dead engine's tasks; every other surprise ends the world."""
     error = context.get("exception")
     if error is None:
         loop.default_exception_handler(context)

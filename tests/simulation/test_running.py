@@ -89,7 +89,7 @@ def test_what_an_unawaited_task_raises_ends_the_world() -> None:
         run_world("w", main)
 
 
-def test_the_first_failure_is_told_and_not_who_was_stuck_by_it() -> None:
+def test_a_world_reports_its_first_failure() -> None:
     async def main(_loop: VirtualLoop) -> Any:
         fail(AssertionError("first"))
         fail(AssertionError("second"))

@@ -86,7 +86,7 @@ OFTEN_AWAY = {"trouble": 0.3, "shapes": ["sleeps", "waits", "hangs", "late"]}
 
 
 @pytest.mark.parametrize(("seed", "how"), [(57, {}), (65, {}), (72, {}), (37, OFTEN_AWAY)])
-def test_seeds_that_told_what_was_not_durable(seed: int, how: dict[str, Any]) -> None:
+def test_seeds_that_published_state_before_it_was_durable(seed: int, how: dict[str, Any]) -> None:
     """57, 65, 72: the tasks of a run were read after the wait for the store, when memory was ahead of it again.
     37: a cancellation was refused for want of room, and happened all the same."""
     run_seed(seed, limits=LIMITS[seed % len(LIMITS)], curious=True, **how)

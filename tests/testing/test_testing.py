@@ -85,7 +85,7 @@ async def test_an_event_that_does_not_come_within_a_week(perdure_engine: Engine)
     assert calls == {}
 
 
-async def test_time_is_not_skipped_while_nobody_waits(perdure_engine: Engine) -> None:
+async def test_time_is_not_skipped_without_a_waiter(perdure_engine: Engine) -> None:
     began = perdure_engine.now()
     handle = await perdure_engine.client.start(perdure.event("approved", timeout=7 * DAY_S))
     assert (await handle.status()).status is perdure.RunStatus.RUNNING

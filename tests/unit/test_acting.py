@@ -1,4 +1,4 @@
-"""What runs command is carried out in turns of the event loop, however much it is."""
+"""Commands of runs are carried out in bounded turns of the event loop."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ async def test_without_room_for_it_the_run_goes_on(engine: Engine) -> None:
     assert not engine.executor.cancelled
 
 
-async def test_when_nobody_knows_whether_it_happened_it_happens(engine: Engine) -> None:
+async def test_a_cancellation_with_a_lost_answer_is_repeated(engine: Engine) -> None:
     run = await engine.start(CHAIN)
     engine.store.hold()
     canceled = await soon(engine.kernel.lifecycle.cancel("default", "w", "enough"))
@@ -77,7 +77,7 @@ async def test_when_nobody_knows_whether_it_happened_it_happens(engine: Engine) 
     assert await engine.tasks() == {"a": "CANCELED", "b": "BLOCKED"}
 
 
-async def test_what_the_store_cannot_digest_harms_nobody(engine: Engine) -> None:
+async def test_an_unstorable_cancellation_leaves_the_run_unchanged(engine: Engine) -> None:
     run = await engine.start(CHAIN)
     engine.store.errors = [Unstorable("not a text", "SetRun.failure")]
     with pytest.raises(errors.InvalidFieldError, match="not a text"):

@@ -1,4 +1,4 @@
-"""Subscriptions: what they cost while nobody reads them."""
+"""Subscriptions: their cost while they are not read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collecting blobs that nobody uses, in worlds of chance: one that a run uses is never removed.
+"""Collection of unused blobs, in random worlds: a blob that a run uses is never removed.
 
 Writers put a blob and note its use within the grace period, as attempts do, or never. Sweeps are held up
 at every step for any time. The time is the test's.

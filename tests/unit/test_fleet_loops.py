@@ -1,4 +1,4 @@
-"""What engines among others do again and again goes on whatever the store raises, and for as long as it has to."""
+"""The periodic loops of an engine among several go on, whatever the store raises."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_what_is_done_again_and_again_survives_a_bug(method: str, monkeypa
         store.method = ""
 
 
-async def test_a_letter_that_nobody_understands_is_in_nobodys_way() -> None:
+async def test_a_malformed_letter_does_not_block_others() -> None:
     shared = SharedMemory()
     store = shared.member()
     async with at_work(store) as kernel:

@@ -81,12 +81,12 @@ async def trickle(journal: Journal, count: int, *, turns: int) -> None:
     await journal.barrier()
 
 
-async def test_who_is_alone_does_not_wait_for_others(store: Store, journal: Journal) -> None:
+async def test_a_lone_commit_is_not_delayed(store: Store, journal: Journal) -> None:
     await trickle(journal, 4, turns=2)
     assert [len(batch) for batch in store.batches] == [1, 1, 1, 1]
 
 
-async def test_in_a_crowd_a_small_commit_waits_for_what_comes_at_once(store: Store, journal: Journal) -> None:
+async def test_small_commits_that_come_close_together_share_a_batch(store: Store, journal: Journal) -> None:
     for number in range(50):
         journal.append(entry(f"{number}"), lambda _result, _change: None)
     await journal.barrier()
@@ -98,7 +98,7 @@ async def test_in_a_crowd_a_small_commit_waits_for_what_comes_at_once(store: Sto
     assert [len(batch) for batch in store.batches] == [1, 1, 1, 1]
 
 
-async def test_who_seems_alone_looks_for_others_now_and_then(store: Store, journal: Journal) -> None:
+async def test_single_commits_sometimes_wait_to_gather_others(store: Store, journal: Journal) -> None:
     await trickle(journal, 200, turns=3)
     sizes = [len(batch) for batch in store.batches]
     assert sizes[: journal_module.LOOK_EVERY - 1] == [1] * (journal_module.LOOK_EVERY - 1)
@@ -168,7 +168,7 @@ async def test_those_who_wait_are_told_at_once_and_the_entry_may_yet_happen(stor
     assert store.batches == [[entry("in doubt")]]
 
 
-async def test_a_full_store_drops_what_nobody_builds_on_and_keeps_the_rest(store: Store, journal: Journal) -> None:
+async def test_a_full_store_drops_only_droppable_entries(store: Store, journal: Journal) -> None:
     store.gate.clear()
     store.errors = [StorageFull("no room")]
     kept = asyncio.Event()
@@ -182,7 +182,7 @@ async def test_a_full_store_drops_what_nobody_builds_on_and_keeps_the_rest(store
     assert store.batches == [[entry("receipt")]]
 
 
-async def test_who_builds_on_what_was_dropped_is_told(store: Store, journal: Journal) -> None:
+async def test_the_dropped_callback_is_called_for_a_dropped_entry(store: Store, journal: Journal) -> None:
     happened: list[str] = []
     store.errors = [StorageFull("full")]
     for name, droppable in (("a", True), ("b", False)):
@@ -212,7 +212,7 @@ class Small(Store):
         return await super().commit(entries)
 
 
-async def test_what_makes_room_does_not_wait_for_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_entry_that_frees_room_overtakes_entries_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "RETRY_FIRST_S", 3600.0)
     store = Small(1)
     journal = Journal(store)
@@ -326,7 +326,7 @@ async def test_an_entry_is_appended_before_commit_returns(store: Store, journal:
     assert store.batches == [[entry("a"), entry("b")]]
 
 
-async def test_a_waiter_hears_what_the_step_after_the_commit_raised(
+async def test_a_waiter_gets_the_error_of_the_callback_after_the_commit(
     journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_result: EntryResult, _change: int) -> str:
@@ -341,7 +341,7 @@ async def test_a_waiter_hears_what_the_step_after_the_commit_raised(
     assert [record.message for record in caplog.records] == ["a step after a commit failed"]
 
 
-async def test_the_step_after_a_commit_is_taken_though_nobody_waits_any_more(store: Store, journal: Journal) -> None:
+async def test_the_callback_of_a_commit_runs_after_its_waiter_left(store: Store, journal: Journal) -> None:
     said: list[str] = []
     store.errors = [StorageUnavailable("gone")]
     with pytest.raises(StorageUnavailable):

@@ -1,4 +1,4 @@
-"""An entry that the store never takes: it is handed back, and holds up nobody but what builds on it."""
+"""An entry that the store rejects for good is handed back, and blocks only entries that build on it."""
 
 from __future__ import annotations
 
@@ -144,7 +144,9 @@ async def test_what_builds_on_it_is_not_committed(store: Store, journal: Journal
     ]  # fmt: skip
 
 
-async def test_nor_is_what_came_while_it_was_tried(store: Store, journal: Journal, said: Said) -> None:
+async def test_entries_appended_during_the_refused_try_are_dropped_too(
+    store: Store, journal: Journal, said: Said
+) -> None:
     store.never = {"a1"}
     store.gate.clear()
     said.append("a1", of="a")
@@ -177,7 +179,7 @@ async def test_a_barrier_behind_it_is_passed(store: Store, journal: Journal, sai
     assert store.taken == ["b"]
 
 
-async def test_who_waits_for_it_is_told_why(store: Store, journal: Journal) -> None:
+async def test_a_waiter_gets_the_error_of_a_refused_entry(store: Store, journal: Journal) -> None:
     store.never = {"a"}
     with pytest.raises(Unstorable, match="never"):
         await journal.commit((SetDormant("a", True),), droppable=True)

@@ -1,4 +1,4 @@
-"""Large runs are worked on in threads and stored in shares, and nobody else waits for them."""
+"""Large runs are worked on in threads and stored in parts, and other runs do not wait for them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ async def test_a_run_whose_cancellation_was_cut_off_goes_on(shares: int) -> None
         await heir.kernel.stop(grace_s=1)
 
 
-async def test_a_large_run_is_looked_at_when_nobody_works_on_it(engine: Engine) -> None:
+async def test_a_large_run_is_read_when_no_thread_works_on_it(engine: Engine) -> None:
     run = await engine.start(graph(call("first"), call("second", "first")))
     inner = graphwire.encode_spec(WIDE)
     engine.executor.report((run.row.run_id, GraphReturned("first", 1, inner, engine.now_ms)))
@@ -120,7 +120,7 @@ async def test_a_large_run_is_looked_at_when_nobody_works_on_it(engine: Engine) 
     assert view.counts.total == 13
 
 
-async def test_what_happens_to_a_run_waits_until_nobody_works_on_it(engine: Engine) -> None:
+async def test_events_of_a_run_wait_until_no_thread_works_on_it(engine: Engine) -> None:
     run = await engine.start(graph(call("first"), call("beside"), call("second", "first", "beside")))
     inner = graphwire.encode_spec(WIDE)
     engine.executor.report((run.row.run_id, GraphReturned("first", 1, inner, engine.now_ms)))

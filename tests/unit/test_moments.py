@@ -1,4 +1,4 @@
-"""What is told is of one durable moment, though memory runs ahead of the store and the store ahead of its answers."""
+"""Every answer is of one durable moment, though memory is ahead of the store, and the store ahead of its answers."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ async def failed_run(kernel: Kernel, store: Store, name: str) -> None:
     await fail(store, name)
 
 
-async def test_of_many_who_resume_one_does(kernel: Kernel, store: Store) -> None:
+async def test_one_of_many_concurrent_resumes_succeeds(kernel: Kernel, store: Store) -> None:
     await failed_run(kernel, store, "a")
     answers = await asyncio.gather(*(kernel.lifecycle.resume("default", "a") for _ in range(5)))
     assert sorted(resumed for _, resumed in answers) == [False] * 4 + [True]
@@ -233,7 +233,7 @@ async def test_what_may_have_been_stored_keeps_its_slot(kernel: Kernel, store: S
     assert kernel.scheduler.find_live(row.run_id) is not None or row.is_dormant
 
 
-async def test_a_caller_who_leaves_takes_nothing_along(kernel: Kernel, store: Store) -> None:
+async def test_a_resume_completes_after_its_caller_is_cancelled(kernel: Kernel, store: Store) -> None:
     await failed_run(kernel, store, "a")
     resume = asyncio.create_task(kernel.lifecycle.resume("default", "a"))
     while not kernel.slots.count_running("default"):

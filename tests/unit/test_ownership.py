@@ -1,4 +1,4 @@
-"""Whose a run is: of the only engine, or of one among several."""
+"""Ownership of runs, for the only engine and for one among several."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ async def test_a_shape_without_resources_has_few_leases(world: World) -> None:
     assert len(world.told("start")) == FREE_SHAPE_LEASES_MAX
 
 
-async def test_leases_that_nobody_asked_for_are_refused(world: World) -> None:
+async def test_unrequested_leases_are_refused(world: World) -> None:
     await world.cluster(CPU=1)
     await world.submit("a")
     (lease_id,) = world.told("start")
@@ -435,7 +435,7 @@ async def test_idle_leases_end_for_work_of_others_as_many_as_it_needs(world: Wor
     assert busy.in_flight
 
 
-async def test_idle_leases_stay_for_what_they_cannot_help(world: World) -> None:
+async def test_idle_leases_stay_if_ending_them_would_not_help(world: World) -> None:
     leases = await idle_leases(world, 2)
     await world.submit("other", shape=OTHER)
     assert len(world.told("start")) == 1
@@ -496,7 +496,7 @@ async def test_nothing_waits_behind_another_while_a_lease_is_to_be_had(world: Wo
     assert names(sent(other)) == ["b", "d"]
 
 
-async def test_nothing_waits_behind_what_nobody_knows_or_what_takes_long(world: World) -> None:
+async def test_nothing_waits_behind_unknown_or_long_functions(world: World) -> None:
     await world.cluster(CPU=1)
     lease = await world.learn(10)
     await world.submit("unknown", function="unknown")
@@ -522,7 +522,7 @@ async def test_what_waits_behind_one_that_turns_out_long_is_called_back(world: W
     assert lease.next_message() is None, "it would wait again"
 
 
-async def test_what_is_known_follows_what_happens(world: World) -> None:
+async def test_the_known_duration_follows_recent_attempts(world: World) -> None:
     await world.cluster(CPU=1)
     lease = await world.learn(0.01)
     for index in range(30):
@@ -572,7 +572,7 @@ async def test_async_functions_spread_when_they_are_many(world: World) -> None:
     assert (len(one.in_flight), len(two.in_flight)) == (CONCURRENT_SPREAD, 100)
 
 
-async def test_nobody_waits_behind_async_functions(world: World) -> None:
+async def test_nothing_waits_behind_async_functions(world: World) -> None:
     """They may wait for ever, and run on the thread that others would need."""
     await world.cluster(CPU=1)
     lease = await world.learn(1, "brief")
@@ -855,7 +855,7 @@ async def test_what_fits_nowhere_asks_once_and_holds_nothing(world: World) -> No
     assert names(sent(lease)) == ["small"]
 
 
-async def test_what_nobody_waits_for_is_not_started(world: World) -> None:
+async def test_a_starting_lease_that_is_not_needed_is_killed(world: World) -> None:
     await world.cluster(CPU=1)
     await world.submit("giant", shape=TWO)
     (lease_id,) = world.told("start")

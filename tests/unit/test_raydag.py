@@ -143,7 +143,7 @@ def test_calls_that_the_function_does_not_take_are_refused() -> None:
     assert len(to_spec(remote.bind(value=remote.bind())).nodes) == 2
 
 
-def test_an_option_that_nobody_knows_is_refused() -> None:
+def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(ValueError, match="the option shiny=1 cannot be given to a step of a workflow"):
         raydag.options_from_ray({"shiny": 1})
     with pytest.raises(ValueError, match="Ray has no such option for tasks either"):

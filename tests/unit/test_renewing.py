@@ -1,4 +1,4 @@
-"""What attempts stored long before they said so: it is put anew, or the attempt was in vain."""
+"""Values that attempts stored long before they reported: they are renewed, or the attempt is lost."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def test_an_attempt_whose_value_is_gone_was_in_vain(stage: Stage) -> None:
     assert {(report.task_id, report.attempt) for report in lost} == {("a", 1), ("b", 1), ("c", 2)}
 
 
-async def test_of_what_nobody_knows_when_it_began_the_values_are_looked_after(stage: Stage) -> None:
+async def test_values_of_attempts_with_unknown_begin_are_renewed(stage: Stage) -> None:
     """It was cancelled, or reports for the second time."""
     stage.submit("a")
     large = blob_of(stage, b"large")

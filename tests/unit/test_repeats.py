@@ -111,7 +111,7 @@ async def test_nothing_follows_from_a_commit_before_the_lease_certainly_holds() 
     await journal.stop(grace_s=1)
 
 
-async def test_who_is_dead_by_then_acts_no_more() -> None:
+async def test_a_fenced_engine_does_not_act() -> None:
     lease = Ending()
     lease.is_fenced = True
     journal = Journal(MemoryMetadataStore(), lease)

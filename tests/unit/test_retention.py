@@ -161,7 +161,7 @@ async def test_the_next_engine_goes_on_where_one_died(
     await second.journal.stop(grace_s=5)
 
 
-async def test_whoever_watches_is_told(store: Store, kernel: Kernel) -> None:
+async def test_watches_are_told_of_retention(store: Store, kernel: Kernel) -> None:
     """Only of the current run of a workflow id."""
     await add(store, "a", SUCCESSFUL, 5)
     row = RunRow("b", "default", "id-a", RUNNING, "spec", 1, 1, start_ms=1)

@@ -1,4 +1,4 @@
-"""What callers are known by over gRPC."""
+"""Facts about callers over gRPC."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_it_is_dropped_with_its_last_user() -> None:
     assert not driver.run.keeps_values
 
 
-def test_after_a_restart_it_runs_again_if_somebody_needs_it() -> None:
+def test_after_a_restart_a_needed_volatile_task_runs_again() -> None:
     driver = Driver(graph(call("a"), call("b", "a", options=NOT), call("c", "b", options=NOT), call("d", "c")))
     driver.succeed("a")
     driver.succeed("b")
@@ -50,7 +50,7 @@ def test_after_a_restart_it_runs_again_if_somebody_needs_it() -> None:
     assert driver.run.status is RunStatus.SUCCESSFUL
 
 
-def test_after_a_restart_it_does_not_run_again_if_nobody_needs_it() -> None:
+def test_after_a_restart_an_unneeded_volatile_task_does_not_run() -> None:
     driver = Driver(graph(call("a", options=NOT), call("b", "a", options=NOT), call("c", "b"), call("d", "c")))
     for task in "abc":
         driver.succeed(task)
@@ -143,7 +143,7 @@ def test_a_failure_that_was_caught_is_recorded() -> None:
     assert driver.restarted().dispatched == [("b", 1)]
 
 
-def test_an_attempt_that_was_recorded_for_its_pause_wakes_nobody_once_it_succeeded() -> None:
+def test_a_retry_that_succeeded_has_no_wake_time_on_record() -> None:
     options = TaskOptions(retry=RetryPolicy(max_attempts=2, jitter=0, application_errors=True), checkpoint=False)
     driver = Driver(graph(call("a", options=options), call("b", "a")))
     driver.apply(TaskFailed("a", 1, ERROR, at_ms=0))
@@ -178,7 +178,7 @@ def test_that_it_ran_is_recorded_with_the_next_record_and_not_before() -> None:
     assert [(record.started_ms, record.ended_ms) for record in records[:2]] == [(10, 20), (30, 40)]
 
 
-def test_after_the_end_it_is_what_it_was() -> None:
+def test_an_ended_run_is_restored_unchanged() -> None:
     driver = Driver(graph(call("outer"), call("last", "outer")))
     driver.go_on("outer", graph(call("one", options=NOT), call("plus", "one")))
     driver.apply(TaskSucceeded("one", 1, VALUE, at_ms=20, started_ms=10))

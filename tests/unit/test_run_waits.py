@@ -53,7 +53,7 @@ def test_a_wait_ends_with_as_many_as_it_asks_for_in_the_order_given() -> None:
     assert driver.inputs["d"] == (Source(task_id="w"),)
 
 
-def test_the_run_ends_without_those_that_nobody_needs_and_stops_them() -> None:
+def test_the_run_ends_without_unneeded_tasks_and_stops_them() -> None:
     driver = Driver(graph(call("a"), call("b"), wait("w", "a", "b"), call("d", "w")))
     driver.succeed("a")
     driver.succeed("d")
@@ -163,7 +163,7 @@ def test_waits_for_events_and_waits() -> None:
     assert driver.run.status is RunStatus.SUCCESSFUL
 
 
-def test_a_failure_that_nobody_catches_fails_the_run_waited_for_or_not() -> None:
+def test_an_uncaught_failure_fails_the_run_waited_for_or_not() -> None:
     driver = Driver(graph(call("a"), call("b"), wait("w", "a", "b"), call("d", "w")))
     driver.succeed("a")
     driver.fail("b")
@@ -171,7 +171,7 @@ def test_a_failure_that_nobody_catches_fails_the_run_waited_for_or_not() -> None
     assert driver.cancelled == [("d", 1)]
 
 
-def test_a_failure_inside_a_graph_that_has_ended_does_not_reach_who_caught_for_it() -> None:
+def test_a_late_failure_inside_an_ended_graph_is_ignored() -> None:
     driver = Driver(graph(call("f", options=CATCH), call("d", "f")))
     driver.go_on("f", graph(call("a"), call("b"), wait("w", "a", "b")))
     driver.succeed("a")
@@ -195,7 +195,7 @@ def test_what_comes_too_late_starts_nothing_in_a_stopped_graph() -> None:
 
 
 @pytest.mark.parametrize(("task", "says"), [("nobody", "not there"), ("r", "waits for it")])
-def test_a_graph_may_not_name_a_stranger_or_who_waits_for_it(task: str, says: str) -> None:
+def test_a_graph_may_not_name_unknown_tasks_or_its_dependents(task: str, says: str) -> None:
     driver = Driver(graph(call("a"), call("r", "a"), call("d", "r")))
     driver.succeed("a")
     spec = graph(use("u", task))

@@ -1,4 +1,4 @@
-"""What an engine tells of what others did, and of what it does while others look."""
+"""Changes that an engine publishes: those of other engines, and its own while other engines read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever listens to the tasks of a run hears of every state, in order, and of none before it is durable."""
+"""A subscriber to the tasks of a run gets every state, in order, and none before it is durable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long clients wait for a service that is away, when they ask again, and what they say meanwhile."""
+"""Clients and a service that is away: how long they wait, when they retry, and what they log."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ async def test_what_is_waited_for_is_logged_once(
 
 
 async def test_an_address_that_swallows_everything_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody accepts there, and nobody refuses."""
+    """An address that neither accepts nor refuses connections."""
     client = Transport(NOWHERE, "", 30)
     told = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""What clients are told, and what the service counts."""
+"""Views of runs for clients, and the counters of the service."""
 
 from __future__ import annotations
 

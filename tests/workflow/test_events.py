@@ -143,7 +143,7 @@ class Rang(TimerListener):
         assert event is None
 
 
-def test_listeners_that_are_the_engines_but_for_what_they_acknowledge(
+def test_subclasses_of_engine_listeners_run_only_their_acknowledgement(
     fresh_id: Callable[[], str], engine: Service, tmp_path: Path
 ) -> None:
     named, notes = fresh_id(), tmp_path / "notes"

@@ -1,4 +1,4 @@
-"""Which graphs count as the same under one workflow id."""
+"""Fingerprints: which graphs are the same under one workflow id."""
 
 from __future__ import annotations
 

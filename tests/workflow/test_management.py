@@ -199,7 +199,7 @@ def test_canceling_what_has_ended_changes_nothing(fresh_id: Callable[[], str], t
 def test_status_metadata_and_lists_agree_in_every_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_id: Callable[[], str], background: Any
 ) -> None:
-    """And after a restart, when nobody works on what has not ended."""
+    """The same after a restart, when no engine works on unfinished runs."""
     service = Service(tmp_path, "--executor", "local", "--recovery", "manual", "--max-running-workflows", "1")
     good, bad, canceled, runs, waits = (fresh_id() for _ in range(5))
 

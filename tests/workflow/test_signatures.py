@@ -1,4 +1,4 @@
-"""What programs of Ray 2.0 to 2.47 write: names, ways to call, errors and what they derive from."""
+"""The interface for programs of Ray 2.0 to 2.47: names, signatures, and errors with their base classes."""
 
 from __future__ import annotations
 

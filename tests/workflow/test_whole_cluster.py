@@ -193,7 +193,7 @@ def kill_all(process: subprocess.Popen[str]) -> None:
         found = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         for one in found:
             with suppress(psutil.NoSuchProcess):
-                one.send_signal(signal.SIGSTOP)  # so that nobody reacts to the end of another
+                one.send_signal(signal.SIGSTOP)  # so that no process reacts to the end of another
         for one in found:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
