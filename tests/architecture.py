@@ -151,7 +151,7 @@ def import_table() -> str:
         lines.setdefault(_names(allowed), []).append(room)
     rows = [f"| {', '.join(rooms)} | {allowed} |" for allowed, rooms in lines.items()]
     rows += [f"| {place} | {_names(allowed)} as well |" for place, allowed in EXCEPTIONS.items()]
-    rows.append(f"| {', '.join(sorted(NOBODY_IMPORTS))} | everything; nobody imports them |")
+    rows.append(f"| {', '.join(sorted(NOBODY_IMPORTS))} | everything; no other module imports them |")
     return "\n".join(["| room | may import |", "| --- | --- |", *rows])
 
 

@@ -115,7 +115,7 @@ class PostgresServer:
         return {"cwd": self._folder, "user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
 
     def start(self) -> None:
-        """Returns once it takes connections. It ends with the thread that calls this, if nobody stops it before."""
+        """Returns once it takes connections. It ends with the calling thread, unless it is stopped before."""
         settings = {**self._settings, "port": str(self.port), "unix_socket_directories": str(self._folder)}
         flags = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
@@ -142,7 +142,7 @@ class PostgresServer:
         self._process = None
 
     def restart(self) -> None:
-        """As `pg_ctl restart -m immediate`: nobody is asked, recovery is by the log."""
+        """As `pg_ctl restart -m immediate`: connections are cut, and the WAL is replayed."""
         self.stop(signal.SIGQUIT)
         self.start()
 
@@ -190,7 +190,7 @@ class PostgresServer:
 
 
 def _other_user() -> pwd.struct_passwd | None:
-    """Who runs the server if we are root."""
+    """The user that runs the server if this process is root."""
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name: entry for entry in pwd.getpwall()}

@@ -59,7 +59,7 @@ def leave(path: str, name: str) -> None:
 
 @perdure.task(max_retries=3, retry_policy=RETRY)
 def step(path: str, name: str, before: Any = (), takes_s: float = 0.05) -> tuple[tuple[str, int], ...]:
-    """Gives who made which step, so that it can be told whose output was recorded."""
+    """Returns the name and process id of each step, which show whose output was recorded."""
     leave(path, name)
     time.sleep(takes_s)
     return (*before, (name, os.getpid()))

@@ -1,5 +1,5 @@
-"""What must be true when the faults are over and everything has settled. Reads the database itself, the lines
-that tasks left, and what each engine says."""
+"""Checks that must hold when the faults are over and everything has settled. Reads the database, the lines that tasks
+left, and the answers of each engine."""
 
 from __future__ import annotations
 

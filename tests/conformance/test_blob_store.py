@@ -230,7 +230,7 @@ async def test_damage_is_named_and_not_read(
     blob = await files.put([data])
     path = files.path_of(blob.sha256)
     path.write_bytes(damage(data))
-    os.utime(path, (1, 1))  # this process wrote the blob and trusts it as long as nobody touched it
+    os.utime(path, (1, 1))  # this process wrote the blob and trusts it while its file is unchanged
     for store in (files, FilesystemBlobStore(folder)):
         with pytest.raises(CorruptData, match=blob.sha256) as caught:
             await store.get(blob.sha256)

@@ -453,7 +453,7 @@ async def test_a_callable_that_answers_no_question_ends_its_attempt(bench: Bench
 
 
 def shorten() -> str:
-    """Leave no room for anybody's calls."""
+    """Lower the recursion limit to just above the current depth."""
     depth, frame = 0, sys._getframe()
     while frame is not None:
         depth, frame = depth + 1, frame.f_back  # type: ignore[assignment]
@@ -529,7 +529,7 @@ async def test_a_process_whose_streams_and_signals_are_gone_works_on(tmp_path: P
 
 
 def leave_alarm() -> str:
-    """A signal that nobody waits for comes while the worker is idle."""
+    """An unexpected signal comes while the worker is idle."""
     import signal
 
     def ring(*_: Any) -> None:

@@ -149,7 +149,7 @@ async def test_code_of_a_run_stays_until_other_code_is_given(store: MetadataStor
 
 
 async def test_a_run_that_failed_again_is_not_what_it_was(store: MetadataStore) -> None:
-    """Nor is one that waits again: whoever looked before has to look anew. What is repeated has happened."""
+    """The same holds for a run that waits again: a write based on an older row is refused. A repeated one succeeds."""
     await store.commit([(add("a", FAILED),), (add("b", PENDING),)])
     before_a, before_b = await get(store, "a"), await get(store, "b")
     await store.commit([(SetRun("a", RUNNING, 5, resumed=True),), (SetRun("b", RUNNING, 5),)])

@@ -96,7 +96,7 @@ async def test_every_running_run_is_known_and_those_to_recover_do_not_wait(store
     assert [row.run_id for row in await store.unfinished_runs(after="", limit=9)] == ["a", "d"]
 
 
-# ------------------------------------------------------------------------------ who uses which blob
+# ------------------------------------------------------------------------------ uses of blobs
 
 
 def sha(letter: str) -> str:

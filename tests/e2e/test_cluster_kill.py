@@ -136,7 +136,7 @@ GATES = ("static.2", "dynamic.inner2", "caught.2", "mixed.5", "packed.1")
 
 
 async def finished(client: perdure.Client, workflows: dict[str, Any]) -> set[str]:
-    """Tasks whose output is durable, whether somebody asks or not."""
+    """Tasks whose output is durable."""
     done = perdure.TaskStatus.SUCCESSFUL
     found: set[str] = set()
     for name in workflows:

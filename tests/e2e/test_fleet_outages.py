@@ -1,5 +1,5 @@
-"""Two engines whose database or blob store goes away for longer than their leases: calls say so, tasks go
-on, nothing is lost, nobody is buried, and all goes on by itself."""
+"""Two engines whose database or blob store goes away for longer than their leases: calls fail with an error, tasks go
+on, nothing is lost, no engine is buried, and work resumes by itself."""
 
 from __future__ import annotations
 

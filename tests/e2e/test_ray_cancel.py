@@ -120,7 +120,7 @@ def is_running(pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return False
-    return state not in ("Z", "X")  # who dies waits for Ray to notice
+    return state not in ("Z", "X")  # a dead process stays a zombie until Ray notices
 
 
 @pytest.mark.parametrize(("function", "names"), WAYS, ids=[function.__name__ for function, _ in WAYS])

@@ -1,5 +1,5 @@
-"""Write, then act: with a store that commits when the test lets it, nobody is told and nothing is started
-before the commit that it follows from.
+"""Write, then act: nothing is published or started before the commit that it depends on. The store commits when the
+test lets it.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ async def test_a_blob_that_was_put_lately_stays_for_now(storage: str, blobs: Blo
         assert len(await names(blobs)) == 1
         again = await client.start(make.bind("a"))
         await again.output()
-        assert not await swept(server)  # somebody uses it: the mark is gone
+        assert not await swept(server)  # a run uses it: the mark is gone
         assert await again.output() == "a" * LARGE
 
 

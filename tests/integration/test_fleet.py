@@ -1,5 +1,5 @@
-"""Several engines over one store, in one process: whoever is asked, the answer is the same, and who dies is missed
-by nobody.
+"""Several engines over one store, in one process: every engine gives the same answer, and the death of one loses
+nothing.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ async def reader(stubs: Stubs, request: pb.WatchRequest) -> Reader:
 
 
 def told(events: list[pb.WatchEvent]) -> list[tuple[str, int]]:
-    """Who, and in which state; "" is the run itself. Repetitions of a state are left out."""
+    """The task ids and states of the events; "" is the run itself. Repetitions of a state are left out."""
     seen: dict[str, int] = {}
     result = []
     for event in events:

@@ -55,7 +55,7 @@ class _FreeTime(selectors.SelectSelector):
     loop: VirtualLoop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Nothing comes from outside, so there is nobody to ask."""
+        """Poll nothing: no input comes from outside."""
         if self.loop.failure is not None:
             raise self.loop.failure
         if timeout is None:
@@ -175,8 +175,8 @@ def run_virtually(make: Callable[[VirtualLoop], Coroutine[Any, Any, T]], trace: 
         tasks = loop.tasks()
         for task in tasks:
             task.cancel()
-        with contextlib.suppress(Stuck):  # whoever is being cancelled has nothing to say any more
+        with contextlib.suppress(Stuck):  # errors of cancelled tasks do not matter
             loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        loop.set_exception_handler(lambda _loop, _context: None)  # nor about those who are not done even so
+        loop.set_exception_handler(lambda _loop, _context: None)  # nor do tasks that still run
         asyncio.set_event_loop(None)
         loop.close()

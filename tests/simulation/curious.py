@@ -1,4 +1,4 @@
-"""Somebody who asks all the time how a workflow and its tasks are, of whatever engine there is, and forgets nothing."""
+"""A client that keeps asking any engine for the state of a workflow and its tasks, and remembers every answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ NOT_THERE = (errors.WorkflowNotFoundError, errors.TaskNotFoundError, errors.Outp
 
 
 class Curious:
-    """Asks about one workflow id. `insist` asks an engine until there is an answer; what dies with it, nobody heard."""
+    """Asks about one workflow id. `insist` asks until there is an answer; an answer that dies with its engine is
+    lost."""
 
     def __init__(
         self,

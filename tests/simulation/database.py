@@ -31,7 +31,7 @@ class Database:
     def __init__(self, clock: Callable[[], int]) -> None:
         self.shared = SharedMemory(clock)
         self.view = self.shared.member()
-        """As somebody who only looks has it."""
+        """A read-only view for checks."""
         self.is_down = False
         self.up_s = 0.0
         """Since when it has been there, by the loop's time."""
@@ -117,7 +117,7 @@ class EngineStore:
         await self._inner.close()
 
     def hang_up(self) -> None:
-        """The process is dead: the database notices that nobody listens."""
+        """The process is dead: the database notices that its connection is gone."""
         self._database.shared.listeners.pop(self._inner, None)
 
     async def _ask(self, there: Callable[[], Awaitable[Any]], *, latency_s: float) -> Any:

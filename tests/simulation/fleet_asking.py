@@ -37,8 +37,8 @@ Wanted: TypeAlias = tuple[str, str, str]
 async def insist(
     world: FleetWorld, dice: random.Random, wanted: Sequence[Wanted], ask: Callable[[Kernel, list[Call]], Awaitable[T]]
 ) -> T:
-    """Ask somebody until there is an answer. One question may be about many things; those of its calls that are
-    `is_silent` were not answered all the same."""
+    """Ask one engine after another until there is an answer. One question may contain many calls; those that are
+    `is_silent` were not answered."""
     while True:
         await world.somebody_up.wait()
         seat = dice.choice([seat for seat in world.seats if seat.kernel is not None])
@@ -48,7 +48,7 @@ async def insist(
         recorded = [
             world.history.ask(kind, name, process.name, world.loop.time(), subject) for kind, name, subject in wanted
         ]
-        heard = [replace(call) for call in recorded]  # what comes when nobody listens any more is not recorded
+        heard = [replace(call) for call in recorded]  # answers after the client gave up are not recorded
 
         async def question(kernel: Kernel = kernel, calls: list[Call] = heard) -> T:
             try:

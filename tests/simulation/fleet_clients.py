@@ -79,7 +79,7 @@ class Client:
                 world.seen.marks["cancel"] += 1
             status = await self._wait()
             if status is RunStatus.FAILED and dice.random() < 0.6 and self._does("resumes"):
-                if world.keep_ms is not None and self._more is not None:  # who is about to remove it may look just then
+                if world.keep_ms is not None and self._more is not None:  # the removal may read the run at this moment
                     await asyncio.sleep(world.keep_ms / 1000 + self._more.uniform(-3, 1))
                 await self._resume()
                 world.seen.marks["resume"] += 1
@@ -216,13 +216,13 @@ class Client:
             await self._insist(kind, ask)
 
     async def _look_around(self) -> None:
-        """Somebody else who wants to know how it goes."""
+        """A second client that only reads."""
         while True:
             await asyncio.sleep(self._dice.random() * 12)
             await self._look()
 
     async def _insist(self, kind: str, ask: Callable[[Kernel, Call], Awaitable[T]], subject: str = "") -> T:
-        """Ask somebody until there is an answer."""
+        """Ask one engine after another until there is an answer."""
         return await insist(
             self._world, self._dice, [(kind, self._name, subject)], lambda kernel, calls: ask(kernel, calls[0])
         )

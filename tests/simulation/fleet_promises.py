@@ -65,8 +65,8 @@ class Promises:
             fail(AssertionError(f"the value of {task_id} of {run_id} was removed"))
 
     async def expect_takeover(self, engine_id: str, dead: Seat, left: set[str]) -> None:
-        """If somebody else was well all the time, nothing is the dead one's after its lease and a bit, and what
-        it `left` at work is at work elsewhere."""
+        """If another engine was healthy all the time, the dead one owns nothing soon after its lease, and the runs it
+        `left` are at work elsewhere."""
         killed_s = self._world.loop.time()
         await asyncio.sleep(TAKEOVER_S + LOADING_S)
         witnesses = [
@@ -102,7 +102,7 @@ class Promises:
                 self._look_at_blob(run_id, task_id)
         for row in await self._world.database.view.list_runs(RunQuery("default", 1_000)):
             if row.workflow_id in deleted and row.run_id not in told:
-                continue  # a request that nobody answered, carried out when its id was free again
+                continue  # an unanswered request, carried out when its id was free again
             assert row.status.is_final, f"{row.workflow_id} is {row.status}"
             assert row.end_ms is not None
             shape = row.workflow_id.partition("-")[0]

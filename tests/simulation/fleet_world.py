@@ -65,7 +65,7 @@ class Seat:
     kernel: Kernel | None = None
     well_s: float | None = None
     gone: asyncio.Event = field(default_factory=asyncio.Event)
-    """Who asked this engine will never hear from it."""
+    """Set once calls to this engine will never be answered."""
     doom: asyncio.Event = field(default_factory=asyncio.Event)
     """It died at a call of the store."""
 
@@ -161,7 +161,7 @@ class FleetWorld:
         return self.parts.dice(self.seed, f"more of {part}", self.more) if self.more is not None else None
 
     def curious_of(self, part: str) -> random.Random | None:
-        """The same for those who only look."""
+        """The same for clients that only read."""
         return self.parts.dice(self.seed, f"who looks at {part}", self.curious) if self.curious is not None else None
 
     async def main(self, loop: VirtualLoop) -> FleetSeen:

@@ -53,7 +53,7 @@ GRAPHS = {
 }
 
 SHAPES: dict[str, tuple[Spec, int, RunStatus]] = {
-    # name: graph, events to send under the key "k", how it ends if nobody cancels it
+    # name: graph, events to send under the key "k", its end without a cancellation
     "one": (spec(call("a", "value")), 0, RunStatus.SUCCESSFUL),
     "chain": (
         spec(call("a", "value"), *(call(f"a{i}", "value", f"a{i - 1}" if i else "a") for i in range(6))),

@@ -92,13 +92,13 @@ def _asked_before(calls: Iterable[Call], kind: str, until_s: float) -> bool:
 
 
 def _check_existence(calls: list[Call], answered: list[Call]) -> None:
-    """Who was accepted is there until it is removed, and who was removed never comes back."""
+    """An accepted run exists until it is removed, and a removed run never comes back."""
     accepted_s = min((call.answered_s for call in answered if call.kind == "submit" and call.is_done), default=NEVER)
     deleted_s = min((call.answered_s for call in answered if call.kind == "delete" and call.is_done), default=NEVER)
     removed_s = {call.run_id: call.asked_s for call in answered if call.kind == "removed"}
     runs = {call.run_id for call in answered if call.run_id and call.asked_s < deleted_s}
     assert len(runs) <= 1 + len(removed_s), f"one request made several runs: {runs}"
-    # A request that nobody answered may be carried out when its workflow id is free again.
+    # An unanswered request may be carried out when its workflow id is free again.
     is_pending = any(call.kind == "submit" and call.answered_s == NEVER for call in calls)
     for call in answered:
         if call.is_missing:
@@ -113,7 +113,7 @@ def _check_existence(calls: list[Call], answered: list[Call]) -> None:
 
 
 def _check_states(calls: list[Call], answered: list[Call]) -> None:
-    """What is over stays over. Only a failed run goes on again, and only if somebody asks for it."""
+    """A final run stays final. Only a failed run may go on, and only on a request."""
     over: Call | None = None
     failed: Call | None = None
     for call in sorted(answered, key=lambda call: call.answered_s):

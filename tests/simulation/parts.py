@@ -1,7 +1,8 @@
-"""What a world is made of: engines, clients and what they do, faults. Each part has a name and can be left out.
+"""The parts of a world: engines, clients and their actions, faults. Each part has a name and can be left out.
 
 In a world whose parts are `apart`, each part has dice of its own, so that the others stay what they are when it is
-left out. Worlds in which everybody throws the same dice are other worlds then; seeds that found bugs are such.
+left out. In other worlds all parts share one dice, so leaving one out changes the rest. Seeds that found bugs are such
+worlds.
 """
 
 from __future__ import annotations

@@ -47,15 +47,15 @@ class Process:
         self.is_paused = True
 
     def resume(self) -> None:
-        """Everything that would have happened meanwhile happens now, in its order."""
+        """Make all calls that were held during the pause, in their order."""
         self.is_paused = False
         held, self._held = self._held, []
         for item in held:
             asyncio.get_running_loop().call_soon(item.late, context=item.context)
 
     def kill(self) -> None:
-        """SIGKILL. The tasks unwind so that nothing is left of them, but nobody hears of it: whoever gives
-        the process a store and an executor sees to that."""
+        """SIGKILL. The tasks unwind so that nothing is left of them. This has no effect outside: the world's store and
+        executor ignore calls of a dead process."""
         self.is_dead = True
         self.resume()
         for task in list(self._tasks):

@@ -21,7 +21,7 @@ WORLDS: Mapping[str, Callable[..., Any]] = {"one": run_seed, "fleet": run_fleet}
 TRIES_MAX = 150
 """Worlds that are run to make one shorter."""
 CPU_MAX_S = 120.0
-"""The same in seconds: a world in which somebody waits for ever takes many of them."""
+"""The same in seconds: a world with a task that waits for ever takes many of them."""
 
 
 @dataclass

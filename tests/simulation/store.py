@@ -43,7 +43,7 @@ class Watch:
         self._ends_ms: dict[str, int | None] = {}
 
     def guard(self, look: Callable[[], None]) -> None:
-        """End the world with what a look found: whoever is looked at would take it for a fault of the store."""
+        """End the world with the error of a check. The engine would take an exception for a fault of its store."""
         try:
             look()
         except Exception as error:
@@ -142,7 +142,7 @@ class Watch:
                         pass
 
     async def see_queue(self) -> None:
-        """Never more at work than may, never more waiting; who starts is the one that waited longest."""
+        """Active and waiting runs stay within their limits, and the run that waited longest starts first."""
         if self._max_running == ANY:
             return
         running = {run_id for _, run_id in await self._store.running_runs()}

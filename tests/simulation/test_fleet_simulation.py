@@ -75,14 +75,15 @@ def test_seeds_that_found_bugs(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [24, 34, 84])
 def test_failed_runs_go_on_elsewhere_while_their_end_is_still_being_repeated(seed: int) -> None:
-    """34: who had ended a run ended it again, for he had not heard that it was; it was at work elsewhere by then."""
+    """34: an engine that had not heard that its end of a run was stored ended it again; another engine ran it by
+    then."""
     run_fleet(seed, shapes=["fails"] * 5, trouble=0.35, trouble_until_s=120.0)
 
 
 @pytest.mark.parametrize("seed", [0, 2, 3, 5, 17, 27])
 def test_what_one_engine_told_no_other_one_takes_back(seed: int) -> None:
     """0, 3: a watch ended with its run, before it told of what became of the last tasks elsewhere. 2: what was read of
-    a run before it ended was told after its end. 5: a run was taken over before anybody heard what its last engine had
-    done. 17: the commit that made a run was repeated, and its owner named the second one as its etag. 27: without room
-    a watch began with what was stored, and never heard of what had happened before it came."""
+    a run before it ended was told after its end. 5: a run was taken over before subscribers heard the last changes of
+    its engine. 17: the commit that made a run was repeated, and its owner named the second one as its etag. 27:
+    without room a watch began with what was stored, and never heard of what had happened before it came."""
     run_fleet(seed, limits=LIMITS[seed % len(LIMITS)], more=True, curious=True)

@@ -77,7 +77,7 @@ def test_dying_at_every_call_of_the_store(shape: str, large: bool) -> None:
 
 @pytest.mark.parametrize(("seed", "limits"), [(21772, (-1, -1)), (11939, (2, 3))])
 def test_seeds_that_found_bugs(seed: int, limits: tuple[int, int]) -> None:
-    """21772: an event arrived while a run fell asleep; after a crash nobody woke it.
+    """21772: an event arrived while a run fell asleep; after a crash the run was never woken.
     11939: of two runs that were to start, the row of the first was not read, and the second passed it."""
     run_seed(seed, limits=limits)
 

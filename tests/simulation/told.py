@@ -33,7 +33,7 @@ class Rising:
         self._told: list[tuple[float, int]] = []
 
     def before(self, asked_s: float) -> int:
-        """What had been told when somebody asked."""
+        """The last number that was told before this time."""
         return next((number for said_s, number in reversed(self._told) if said_s < asked_s), -1)
 
     def note(self, now_s: float, number: int) -> None:

@@ -234,7 +234,7 @@ class World:
     async def _see_through(
         self, dice: random.Random, index: int, workflow_id: str, events: int, expected: RunStatus, never: str
     ) -> None:
-        """While somebody else looks on, if there is anybody."""
+        """Go on with a run, while a curious client reads it, if the world has one."""
         part = f"client {index}"
         if self.curious is None or not self.parts.has(f"{part} is watched"):
             return await self._go_on(dice, part, workflow_id, events, expected, never)
@@ -293,7 +293,7 @@ class World:
                 await asyncio.sleep(dice.random() * 10)
 
     async def _cancel(self, dice: random.Random, workflow_id: str) -> bool:
-        """Ask for the end of a run. False: it was certainly refused, and nobody asked again."""
+        """Ask for the end of a run. False: the request was certainly refused, and not repeated."""
         if self.curious is not None and self.curious.random() < 0.5:
             try:
                 await self._ask_once(lambda kernel: kernel.lifecycle.cancel("default", workflow_id, "enough"))
@@ -360,7 +360,7 @@ class World:
     # -------------------------------------------------------------------------- the end
 
     async def _check_slots(self) -> None:
-        """Everybody has ended: no slot is held and nobody waits for one."""
+        """All runs have ended: no slot is held, and no run waits for one."""
         kernel = self.kernel
         if kernel is None:
             return

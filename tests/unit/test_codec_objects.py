@@ -209,7 +209,7 @@ def test_contents_on_their_way_are_decoded_on_arrival(objects: Objects) -> None:
 
 
 class _Marked(Objects):
-    """Its objects can be pickled by anybody."""
+    """Objects that are loaded as plain texts, which can be pickled."""
 
     def __init__(self, inner: Objects) -> None:
         super().__init__()

@@ -141,7 +141,7 @@ async def test_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_nothing_is_removed_before_the_database_was_there_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever could not note a use while it was away does that first."""
+    """An engine that could not record a use during an outage gets time to record it first."""
     monkeypatch.setattr(sweep_module, "BEAT_S", 0.001)
     beats = iter([True, True, False, True, False, *[True] * 1000])
     world = World(1)

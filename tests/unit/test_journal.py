@@ -262,7 +262,7 @@ async def test_what_may_have_happened_is_not_dropped(store: Store, journal: Jour
 
 
 async def test_what_happens_at_most_once_is_not_repeated(store: Store, journal: Journal) -> None:
-    """Nobody knows whether it has happened, and others may have undone it since."""
+    """It may have happened, and another engine may have undone it since."""
     said: list[str] = []
     store.errors = [StorageUnavailable("no answer")]
     for name, once in (("a", True), ("b", False)):

@@ -885,7 +885,7 @@ async def test_a_lease_with_a_gpu_runs_one_attempt(world: World) -> None:
 
 
 async def test_a_lost_lease(world: World) -> None:
-    """What began is lost, what waited behind it goes first elsewhere, and nobody hears of what was cancelled."""
+    """Attempts that began are lost, those behind them go first elsewhere, and cancelled ones are not reported."""
     await world.cluster(CPU=1)
     lease = await world.learn(1)
     await world.submit("a", "b", "c", "d", "e")

@@ -158,7 +158,7 @@ async def test_marks_of_fresh_blobs_do_not_hide_those_of_old_ones(
     assert await blobs.names() == set(names[:-1])
 
 
-# ------------------------------------------------------------------------------ who uses what
+# ------------------------------------------------------------------------------ uses of blobs
 
 
 def ref(letter: str) -> BlobRef:

@@ -183,7 +183,7 @@ def test_a_traceback_shows_the_lines_that_ran_after_an_edit(by_value: ModuleType
 
 
 def test_a_line_that_may_not_have_run_is_not_shown(by_value: ModuleType, tmp_path: Path) -> None:
-    """`plain` is no task, so nobody has read its text before the edit."""
+    """`plain` is no task, so its source was not read before the edit."""
     path = tmp_path / "users_steps.py"
     path.write_text(textwrap.dedent(MODULE).replace("y = x + 1", "y = x + 2"))
     os.utime(path, (2_000_000_000, 2_000_000_000))

@@ -20,7 +20,7 @@ NOWHERE = "127.0.0.1:1"
 
 
 class Away(grpc.RpcError):
-    """What a channel raises when nobody answers."""
+    """The error of a channel whose server does not answer."""
 
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.UNAVAILABLE
@@ -30,7 +30,7 @@ class Away(grpc.RpcError):
 
 
 class Clock:
-    """Time that goes on when somebody sleeps."""
+    """A clock that advances with every sleep."""
 
     def __init__(self) -> None:
         self.now_s = 0.0

@@ -1,4 +1,4 @@
-"""`perdure engines`: who works on the service's database."""
+"""`perdure engines`: the engines of the service's database."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Ownership(Protocol):
 
 
 class Alone:
-    """Implements Ownership for the only engine over a store: all runs are its own, whoever owned them before."""
+    """Implements Ownership for the only engine over a store: it owns all runs, whatever owner their rows name."""
 
     def __init__(self, owner: str) -> None:
         self.owner = owner

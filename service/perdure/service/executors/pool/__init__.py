@@ -1,1 +1,1 @@
-"""The leases of Ray clusters: who is connected, which attempt goes where, when leases start and end."""
+"""The leases of Ray clusters: connections, placement of attempts, start and end of leases."""
