@@ -73,8 +73,8 @@ class BlobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetBlob(self, request, context):
-        """Tells whether a blob is there; a client asks before it uploads. One that is there stays for a while
-        after that, as if it had been uploaded, though nobody uses it yet.
+        """Tells whether a blob exists; clients ask before they upload. This renews the blob's grace period, as
+        an upload does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

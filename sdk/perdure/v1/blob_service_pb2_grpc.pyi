@@ -40,8 +40,8 @@ class BlobServiceStub:
     DownloadBlob: _grpc.UnaryStreamMultiCallable[_blob_service_pb2.DownloadBlobRequest, _blob_service_pb2.DownloadBlobResponse]
     """Reads a blob or a range of one."""
     GetBlob: _grpc.UnaryUnaryMultiCallable[_blob_service_pb2.GetBlobRequest, _blob_service_pb2.GetBlobResponse]
-    """Tells whether a blob is there; a client asks before it uploads. One that is there stays for a while
-    after that, as if it had been uploaded, though nobody uses it yet.
+    """Tells whether a blob exists; clients ask before they upload. This renews the blob's grace period, as
+    an upload does.
     """
 
 @_typing.type_check_only
@@ -56,8 +56,8 @@ class BlobServiceAsyncStub(BlobServiceStub):
     DownloadBlob: _aio.UnaryStreamMultiCallable[_blob_service_pb2.DownloadBlobRequest, _blob_service_pb2.DownloadBlobResponse]  # type: ignore[assignment]
     """Reads a blob or a range of one."""
     GetBlob: _aio.UnaryUnaryMultiCallable[_blob_service_pb2.GetBlobRequest, _blob_service_pb2.GetBlobResponse]  # type: ignore[assignment]
-    """Tells whether a blob is there; a client asks before it uploads. One that is there stays for a while
-    after that, as if it had been uploaded, though nobody uses it yet.
+    """Tells whether a blob exists; clients ask before they upload. This renews the blob's grace period, as
+    an upload does.
     """
 
 class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -87,8 +87,8 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _blob_service_pb2.GetBlobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_blob_service_pb2.GetBlobResponse, _abc.Awaitable[_blob_service_pb2.GetBlobResponse]]:
-        """Tells whether a blob is there; a client asks before it uploads. One that is there stays for a while
-        after that, as if it had been uploaded, though nobody uses it yet.
+        """Tells whether a blob exists; clients ask before they upload. This renews the blob's grace period, as
+        an upload does.
         """
 
 def add_BlobServiceServicer_to_server(servicer: BlobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

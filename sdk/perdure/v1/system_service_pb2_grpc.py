@@ -59,25 +59,24 @@ class SystemServiceServicer(object):
     """
 
     def GetSystemInfo(self, request, context):
-        """What the service is and can do, and who the caller is to it. Clients call it once a connection
-        to learn limits and capabilities; it needs authentication but no permission.
+        """Version, limits and capabilities of the service, and the caller's identity. Clients call it once
+        per connection. It needs authentication but no permission.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEngines(self, request, context):
-        """The engines that work on this database, those that died lately included; of an embedded
-        database the one that answers.
+        """The engines of this database, including recently died ones. With an embedded database: the engine
+        that answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CollectBlobs(self, request, context):
-        """Looks at every stored blob and marks those that no workflow uses. The engine removes marked ones
-        in the background, once nobody has put them again for its grace period. It does the same by
-        itself now and then.
+        """Marks all stored blobs that no workflow uses. The engine removes marked blobs in the background,
+        unless they are put again within the grace period. It also does both by itself from time to time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

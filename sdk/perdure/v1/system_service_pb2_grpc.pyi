@@ -36,17 +36,16 @@ class SystemServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SystemServiceAsyncStub: ...
     GetSystemInfo: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.GetSystemInfoRequest, _system_service_pb2.GetSystemInfoResponse]
-    """What the service is and can do, and who the caller is to it. Clients call it once a connection
-    to learn limits and capabilities; it needs authentication but no permission.
+    """Version, limits and capabilities of the service, and the caller's identity. Clients call it once
+    per connection. It needs authentication but no permission.
     """
     ListEngines: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.ListEnginesRequest, _system_service_pb2.ListEnginesResponse]
-    """The engines that work on this database, those that died lately included; of an embedded
-    database the one that answers.
+    """The engines of this database, including recently died ones. With an embedded database: the engine
+    that answers.
     """
     CollectBlobs: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.CollectBlobsRequest, _system_service_pb2.CollectBlobsResponse]
-    """Looks at every stored blob and marks those that no workflow uses. The engine removes marked ones
-    in the background, once nobody has put them again for its grace period. It does the same by
-    itself now and then.
+    """Marks all stored blobs that no workflow uses. The engine removes marked blobs in the background,
+    unless they are put again within the grace period. It also does both by itself from time to time.
     """
 
 @_typing.type_check_only
@@ -57,17 +56,16 @@ class SystemServiceAsyncStub(SystemServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSystemInfo: _aio.UnaryUnaryMultiCallable[_system_service_pb2.GetSystemInfoRequest, _system_service_pb2.GetSystemInfoResponse]  # type: ignore[assignment]
-    """What the service is and can do, and who the caller is to it. Clients call it once a connection
-    to learn limits and capabilities; it needs authentication but no permission.
+    """Version, limits and capabilities of the service, and the caller's identity. Clients call it once
+    per connection. It needs authentication but no permission.
     """
     ListEngines: _aio.UnaryUnaryMultiCallable[_system_service_pb2.ListEnginesRequest, _system_service_pb2.ListEnginesResponse]  # type: ignore[assignment]
-    """The engines that work on this database, those that died lately included; of an embedded
-    database the one that answers.
+    """The engines of this database, including recently died ones. With an embedded database: the engine
+    that answers.
     """
     CollectBlobs: _aio.UnaryUnaryMultiCallable[_system_service_pb2.CollectBlobsRequest, _system_service_pb2.CollectBlobsResponse]  # type: ignore[assignment]
-    """Looks at every stored blob and marks those that no workflow uses. The engine removes marked ones
-    in the background, once nobody has put them again for its grace period. It does the same by
-    itself now and then.
+    """Marks all stored blobs that no workflow uses. The engine removes marked blobs in the background,
+    unless they are put again within the grace period. It also does both by itself from time to time.
     """
 
 class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -81,8 +79,8 @@ class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _system_service_pb2.GetSystemInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_system_service_pb2.GetSystemInfoResponse, _abc.Awaitable[_system_service_pb2.GetSystemInfoResponse]]:
-        """What the service is and can do, and who the caller is to it. Clients call it once a connection
-        to learn limits and capabilities; it needs authentication but no permission.
+        """Version, limits and capabilities of the service, and the caller's identity. Clients call it once
+        per connection. It needs authentication but no permission.
         """
 
     @_abc_1.abstractmethod
@@ -91,8 +89,8 @@ class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _system_service_pb2.ListEnginesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_system_service_pb2.ListEnginesResponse, _abc.Awaitable[_system_service_pb2.ListEnginesResponse]]:
-        """The engines that work on this database, those that died lately included; of an embedded
-        database the one that answers.
+        """The engines of this database, including recently died ones. With an embedded database: the engine
+        that answers.
         """
 
     @_abc_1.abstractmethod
@@ -101,9 +99,8 @@ class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _system_service_pb2.CollectBlobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_system_service_pb2.CollectBlobsResponse, _abc.Awaitable[_system_service_pb2.CollectBlobsResponse]]:
-        """Looks at every stored blob and marks those that no workflow uses. The engine removes marked ones
-        in the background, once nobody has put them again for its grace period. It does the same by
-        itself now and then.
+        """Marks all stored blobs that no workflow uses. The engine removes marked blobs in the background,
+        unless they are put again within the grace period. It also does both by itself from time to time.
         """
 
 def add_SystemServiceServicer_to_server(servicer: SystemServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -35,10 +35,10 @@ class WorkflowServiceStub:
     client, proxy or mesh. To keep that true the ids that make a call idempotent are required where
     nothing else does: `event_id` of SendEvent, and `request_id` or `workflow_id` of Run.
 
-    Batches: a method whose name begins with Batch does for each of its items what the method without
-    the word does, at the price of one call and one commit. Items are independent of one another: the
-    error of one is its result and nothing to the others. The call itself fails only if all of it is
-    malformed or too large, or if nothing can be done now; it may be repeated as its items may.
+    Batches: a method whose name begins with Batch does for each item what the method without this
+    prefix does, with one call and one commit. Items are independent: the error of an item is its own
+    result and does not affect other items. The call itself fails only if the whole request is
+    malformed or too large, or if the service cannot work now. It may be repeated as its items may.
 
     Namespaces: an empty `namespace` means "default".
     """
@@ -99,10 +99,10 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     client, proxy or mesh. To keep that true the ids that make a call idempotent are required where
     nothing else does: `event_id` of SendEvent, and `request_id` or `workflow_id` of Run.
 
-    Batches: a method whose name begins with Batch does for each of its items what the method without
-    the word does, at the price of one call and one commit. Items are independent of one another: the
-    error of one is its result and nothing to the others. The call itself fails only if all of it is
-    malformed or too large, or if nothing can be done now; it may be repeated as its items may.
+    Batches: a method whose name begins with Batch does for each item what the method without this
+    prefix does, with one call and one commit. Items are independent: the error of an item is its own
+    result and does not affect other items. The call itself fails only if the whole request is
+    malformed or too large, or if the service cannot work now. It may be repeated as its items may.
 
     Namespaces: an empty `namespace` means "default".
     """
@@ -159,10 +159,10 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     client, proxy or mesh. To keep that true the ids that make a call idempotent are required where
     nothing else does: `event_id` of SendEvent, and `request_id` or `workflow_id` of Run.
 
-    Batches: a method whose name begins with Batch does for each of its items what the method without
-    the word does, at the price of one call and one commit. Items are independent of one another: the
-    error of one is its result and nothing to the others. The call itself fails only if all of it is
-    malformed or too large, or if nothing can be done now; it may be repeated as its items may.
+    Batches: a method whose name begins with Batch does for each item what the method without this
+    prefix does, with one call and one commit. Items are independent: the error of an item is its own
+    result and does not affect other items. The call itself fails only if the whole request is
+    malformed or too large, or if the service cannot work now. It may be repeated as its items may.
 
     Namespaces: an empty `namespace` means "default".
     """
