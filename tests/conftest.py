@@ -1,4 +1,4 @@
-"""What tests of several folders share: a Ray cluster that this process is a driver of, an S3 service, and
+"""Shared fixtures of several folders: a Ray cluster that this process is a driver of, an S3 service, and
 a PostgreSQL."""
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def test_only_the_composition_root_asks_whether_there_are_other_engines() -> Non
 
 @pytest.mark.parametrize(("place", "path"), SERVICE, ids=[place for place, _ in SERVICE])
 def test_parts_of_the_service_set_no_attribute_of_another_part(place: str, path: Path) -> None:
-    """What a part needs is given to its constructor or to `start`. The pool's parts share a `State`."""
+    """A part gets its dependencies by its constructor or by `start`. The pool's parts share a `State`."""
     if place.startswith("executors/pool/"):
         return
     for node in ast.walk(ast.parse(path.read_text())):

@@ -32,7 +32,7 @@ def locked(name: str) -> dict[str, Requirement]:
 
 
 def wanted(extra: str) -> list[Requirement]:
-    """What an extra and the extras inside of it ask for, and what everybody needs."""
+    """The requirements of an extra, with those of nested extras and the common ones."""
     found: dict[str, Requirement] = {}
     declared = project()["project"]
     assert isinstance(declared, dict)

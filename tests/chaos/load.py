@@ -117,7 +117,7 @@ class Load:
 
 
 async def _of_one(batch: Awaitable[T]) -> T:
-    """What became of a batch with one item."""
+    """The result of a batch with one item."""
     try:
         return await batch
     except errors.BatchError as error:

@@ -25,7 +25,7 @@ BEGAN_LATE_MS: Final = 1
 
 @dataclass
 class Verdict:
-    """What was broken, by workflow id; and numbers for people."""
+    """Broken promises by workflow id, and numbers for people."""
 
     broken: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     runs: int = 0

@@ -86,7 +86,7 @@ class World:
         return "ipv4:" + ",".join(engine.address for engine in self.engines)
 
     def logs(self) -> str:
-        """What the engines said."""
+        """The output of the engines."""
         return "".join(engine.log for engine in self.engines)
 
 

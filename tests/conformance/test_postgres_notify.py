@@ -32,7 +32,7 @@ COUNT = 40
 
 
 class Heard:
-    """What comes over the channel. `said` until now is complete once a word of our own came through."""
+    """Listens to the channel. Notifications up to now are complete once one of our own has arrived."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""What the suite of the executors stands on: values to refer to, reports to wait for, and a cluster of
+"""The base of the executor suite: values to refer to, reports to wait for, and a cluster of
 processes for the lease pool, over real gRPC. The agent here starts leases as children instead of Ray tasks.
 """
 

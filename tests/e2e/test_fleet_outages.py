@@ -132,7 +132,7 @@ async def outage(database: str, tmp_path: Path) -> AsyncIterator[Outage]:
 
 
 async def refusal(address: str, call: str, request: Any) -> tuple[grpc.StatusCode, Status]:
-    """What a client without retries is told."""
+    """The error that a client without retries gets."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub = workflow_service_pb2_grpc.WorkflowServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:

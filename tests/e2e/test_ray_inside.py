@@ -1,4 +1,4 @@
-"""What tasks do with Ray themselves: tasks, actors, generators, data sets."""
+"""Tasks that use Ray themselves: tasks, actors, generators, data sets."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ ROUNDS = 12
 
 
 def entries(batch: int) -> list[tuple[Write, ...]]:
-    """What belongs together: runs with all their tasks."""
+    """Transactions that must be whole: runs with all their tasks."""
     made: list[tuple[Write, ...]] = []
     for index in range(BATCH):
         run = f"run-{batch:06}-{index:02}"

@@ -1,4 +1,4 @@
-"""What the API promises in its descriptors and what the code does are the same."""
+"""The code keeps the promises of the API's descriptors."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ DETAILS = "grpc-status-details-bin"
 TRAILERS_BYTES_MAX = 8 * 1024
 """The largest message that clients accept by default."""
 END: Any = cast(Any, grpc.aio).EOF
-"""What a stream's `read` gives once it has ended."""
+"""The result of a stream's `read` after its end."""
 SYSTEM_INFO = system_service_pb2.GetSystemInfoRequest()
 
 
@@ -154,7 +154,7 @@ async def stored(stubs: Stubs) -> list[str]:
 
 
 async def output_of(stubs: Stubs, workflow_id: str, task_id: str = "") -> workflow_pb2.Outcome:
-    """What the run or task came to; long polls as a client makes them."""
+    """The outcome of the run or task, by long polls as a client makes them."""
     request = workflow_service_pb2.GetOutputRequest(workflow_id=workflow_id, task_id=task_id)
     request.wait.seconds = 20
     while True:

@@ -33,7 +33,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 def memory_mib(service: Service) -> float:
-    """What the engine has in memory now."""
+    """The memory that the engine uses now."""
     return float(psutil.Process(service.pid).memory_info().rss) / MIB
 
 

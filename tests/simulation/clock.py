@@ -33,7 +33,7 @@ class Stuck(AssertionError):
 
 
 class Trace:
-    """What happens in a world: a digest of it, and the lines themselves if they are to be kept."""
+    """A digest of the events of a world, and the lines themselves if they are to be kept."""
 
     def __init__(self, *, keeps: bool = False) -> None:
         self._hash = hashlib.sha256()

@@ -76,7 +76,7 @@ class EngineStore:
         self.trouble = trouble
         self.is_cut_off = False
         self._taken: list[RunRow] = []
-        """What a call took whose answer got lost: the next call gives it."""
+        """The result of a call whose answer was lost; the next call returns it."""
 
     async def commit(self, entries: Sequence[Entry]) -> Committed:
         async def there() -> Committed:

@@ -34,7 +34,7 @@ STRAY_LOSS_SHARE = 0.03
 
 
 class Ledger:
-    """What really happened in the cluster, over all engines: kept by the world, seen by no engine."""
+    """The true state of the cluster, over all engines: kept by the world, seen by no engine."""
 
     def __init__(self) -> None:
         self.begun: Counter[tuple[str, str]] = Counter()

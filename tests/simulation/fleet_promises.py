@@ -93,7 +93,7 @@ class Promises:
                 fail(AssertionError(f"{run_id} is {kept.row.owner}'s, which does not work on it"))
 
     async def check(self) -> None:
-        """What was told is what is stored, and every event went to one task or to none."""
+        """Answers match the store, and every event went to at most one task."""
         self._world.history.check()
         told = {call.run_id for call in self._world.history.calls}
         deleted = {call.workflow_id.partition("/")[0] for call in self._world.history.calls if call.kind == "delete"}

@@ -45,7 +45,7 @@ KEEP_MS = 45_000
 
 @dataclass
 class FleetSeen:
-    """What happened in a world, for assertions that everything does happen somewhere."""
+    """Counts of what happened in a world, to assert that every case occurs in some world."""
 
     lives: int = 0
     statuses: Counter[str] = field(default_factory=Counter)

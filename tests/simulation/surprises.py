@@ -1,4 +1,4 @@
-"""What the service does not expect ends the world: whatever it only logs, or leaves to the event loop.
+"""An unexpected error of the service ends the world, even if the service only logs it or leaves it to the event loop.
 
 A fault of the store is expected, and so is what clients are refused with. Anything else that is raised somewhere
 inside would stop one task or one callback, and all the others would wait for it to the end of the world.

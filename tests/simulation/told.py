@@ -1,4 +1,4 @@
-"""What clients were told of runs and their tasks, and that nothing of it is ever taken back.
+"""Records what clients were told of runs and tasks, and checks that no answer is ever taken back.
 
 An answer may be as old as its question, not older: whatever somebody had been told by then, by whatever engine, has
 to be in it. And what is told of an end is in the store by then, whatever dies afterwards. That an attempt began is
@@ -43,7 +43,7 @@ class Rising:
 
 @dataclass
 class _Run:
-    """What was told of one run."""
+    """The answers about one run."""
 
     resumed_s: float | None = None
     ended: tuple[float, RunStatus] | None = None

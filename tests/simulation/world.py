@@ -43,7 +43,7 @@ NO_ANSWER = (StorageError, errors.DatabaseUnavailableError, errors.StorageFullEr
 
 @dataclass
 class Seen:
-    """What happened in a world, for assertions that everything does happen somewhere."""
+    """Counts of what happened in a world, to assert that every case occurs in some world."""
 
     lives: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
@@ -369,7 +369,7 @@ class World:
             assert kernel.slots.count_running("default") == kernel.slots.count_pending("default") == 0
 
     async def _check(self) -> None:
-        """What was told is what is stored, and every event went to one task or to none."""
+        """Answers match the store, and every event went to at most one task."""
         rows = {row.workflow_id: row for row in await self.store.list_runs(RunQuery("default", 1_000))}
         assert {workflow_id: row.status for workflow_id, row in rows.items()} == self.ends
         for row in rows.values():

@@ -30,7 +30,7 @@ class Store(MemoryMetadataStore):
         super().__init__()
         self.errors: list[Exception] = []
         self.commits: asyncio.Queue[Sequence[Entry]] = asyncio.Queue()
-        """What was asked for while commits were held."""
+        """Commits that were requested while commits were held."""
         self._go: asyncio.Queue[None] | None = None
         self._answer: asyncio.Event | None = None
 
@@ -51,7 +51,7 @@ class Store(MemoryMetadataStore):
             self._answer = None
 
     def forget_holds(self) -> None:
-        """What is held now stays held for ever, as after the death of who asked for it."""
+        """Hold the waiting commits for ever, as after the death of the engine."""
         self._go = self._answer = None
 
     def hold_answers(self) -> None:

@@ -26,7 +26,7 @@ async def status_of(engine: Engine) -> RunStatus:
     return (await engine.kernel.queries.row("default", "w")).status
 
 
-async def test_it_is_recorded_and_then_applied(engine: Engine) -> None:
+async def test_a_cancellation_is_recorded_and_then_applied(engine: Engine) -> None:
     run = await engine.start(CHAIN)
     engine.store.hold()
     canceled = await soon(engine.kernel.lifecycle.cancel("default", "w", "enough"))
@@ -42,7 +42,7 @@ async def test_it_is_recorded_and_then_applied(engine: Engine) -> None:
     assert await engine.tasks() == {"a": "CANCELED", "b": "BLOCKED"}, "as it is stored"
 
 
-async def test_without_room_for_it_the_run_goes_on(engine: Engine) -> None:
+async def test_a_run_goes_on_if_a_full_store_refuses_its_cancellation(engine: Engine) -> None:
     run = await engine.start(CHAIN)
     engine.store.hold()
     canceled = await soon(engine.kernel.lifecycle.cancel("default", "w", "enough"))

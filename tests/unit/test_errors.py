@@ -20,7 +20,7 @@ CLASSES = sorted(errors.BY_REASON.items())
 
 
 class Answer(grpc.RpcError):
-    """What a channel raises, as far as the client looks at it."""
+    """An error of a channel, with the attributes that the client reads."""
 
     def __init__(self, code: grpc.StatusCode, text: str = "", trailers: Any = ()) -> None:
         self._code, self._text, self._trailers = code, text, trailers

@@ -160,7 +160,9 @@ async def test_a_failed_commit_is_repeated_until_it_holds(store: Store, journal:
     assert journal.error is None
 
 
-async def test_those_who_wait_are_told_at_once_and_the_entry_may_yet_happen(store: Store, journal: Journal) -> None:
+async def test_waiters_get_the_error_at_once_although_the_entry_may_still_succeed(
+    store: Store, journal: Journal
+) -> None:
     store.errors = [StorageUnavailable("gone")]
     with pytest.raises(StorageUnavailable):
         await journal.commit(entry("in doubt"), droppable=True)
@@ -394,7 +396,7 @@ MANY = 10 * THENS_AT_ONCE
 ENTRY: Entry = (SetDormant("run", True),)
 
 
-async def test_others_have_their_turn_between_the_consequences_of_a_large_commit() -> None:
+async def test_other_tasks_get_turns_between_the_callbacks_of_a_large_commit() -> None:
     journal = Journal(cast(Any, MemoryMetadataStore()))
     turns: list[int] = []
     done: list[int] = []
@@ -415,7 +417,7 @@ async def test_others_have_their_turn_between_the_consequences_of_a_large_commit
     assert {THENS_AT_ONCE * share for share in range(1, 10)} <= set(turns)
 
 
-async def test_no_consequence_is_drawn_after_the_lease_has_ended() -> None:
+async def test_no_callback_runs_after_the_lease_has_ended() -> None:
     """It may end between two shares of them, and others go on from there."""
     membership = Ending()
     journal = Journal(cast(Any, MemoryMetadataStore()), membership)

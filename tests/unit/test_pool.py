@@ -47,7 +47,7 @@ IDLE_S = 5.0
 
 
 class World:
-    """What the pool sees of the world, and what it tells it."""
+    """The pool's surroundings in a test: its clock, agents and leases."""
 
     def __init__(self, pool: LeasePool) -> None:
         self.pool = pool
@@ -78,7 +78,7 @@ class World:
         await self.settle()
 
     async def settle(self) -> None:
-        """What the pool put off until later happens."""
+        """Make the calls that the pool deferred."""
         for _ in range(3):
             await asyncio.sleep(0)
 

@@ -51,7 +51,7 @@ def is_task(task_id: str) -> Callable[[Write], bool]:
 
 
 async def failure_of(engine: Engine, name: str = "w") -> Failure:
-    """What the run failed with; waits for it."""
+    """Wait for the failure of the run."""
     view = await engine.kernel.queries.outcome("default", name, wait_s=20)
     assert view.status is RunStatus.FAILED
     assert isinstance(view.value, Failure)
@@ -113,7 +113,7 @@ async def test_resumed_it_goes_on_from_what_was_recorded(
     assert (await engine.kernel.queries.outcome("default", "w", wait_s=20)).status is RunStatus.SUCCESSFUL
 
 
-async def test_it_fails_without_a_reason_if_the_reason_is_not_taken(engine: Engine, refuse: Refuse) -> None:
+async def test_a_run_fails_without_a_reason_if_the_store_rejects_it(engine: Engine, refuse: Refuse) -> None:
     def is_refused(write: Write) -> bool:
         return is_task("a")(write) or (isinstance(write, SetRun) and b"never" in (write.failure or b""))
 

@@ -151,7 +151,7 @@ async def test_values_of_attempts_with_unknown_begin_are_renewed(stage: Stage) -
     assert stage.age_of(large) == 0
 
 
-async def test_it_waits_for_a_store_that_is_away(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_renewing_waits_for_a_store_that_is_away(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renewing_module, "PAUSE_FIRST_S", 0.001)
     refusals = iter([True, True, False])
     real = stage.blobs.renew

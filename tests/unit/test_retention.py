@@ -97,7 +97,7 @@ async def test_what_ended_long_ago_goes(store: Store, kernel: Kernel) -> None:
     assert await retention_of(kernel).expire() == 0
 
 
-async def test_in_pages(store: Store, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retention_deletes_in_pages(store: Store, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention_module, "PAGE", 10)
     for number in range(25):
         await add(store, f"r{number}", SUCCESSFUL, 5)
@@ -177,11 +177,11 @@ async def test_watches_are_told_of_retention(store: Store, kernel: Kernel) -> No
     assert told == ["id-c"]
 
 
-async def test_it_is_off_by_default(store: Store) -> None:
+async def test_retention_is_off_by_default(store: Store) -> None:
     assert Kernel(store, cast(Executor, Idle()), owner="e").retention is None
 
 
-async def test_it_goes_by_itself(store: Store) -> None:
+async def test_retention_runs_by_itself(store: Store) -> None:
     await add(store, "old", SUCCESSFUL, 5)
     kernel = kernel_over(store)
     deleted = asyncio.Event()

@@ -27,7 +27,7 @@ def test_an_output_without_a_checkpoint_is_at_hand_and_not_recorded() -> None:
     assert driver.run.status is RunStatus.SUCCESSFUL
 
 
-def test_it_is_dropped_with_its_last_user() -> None:
+def test_a_volatile_output_is_dropped_with_its_last_user() -> None:
     driver = Driver(graph(call("a", options=NOT), call("b", "a"), call("c", "a"), call("d", "b", "c")))
     driver.succeed("a")
     driver.succeed("b")
@@ -166,7 +166,7 @@ def test_a_resumed_run_makes_again_what_it_needs_and_no_more() -> None:
     assert again.dispatched == [("c", 2)]
 
 
-def test_that_it_ran_is_recorded_with_the_next_record_and_not_before() -> None:
+def test_a_volatile_run_is_recorded_with_the_next_record_and_not_before() -> None:
     driver = Driver(graph(call("a", options=NOT), call("b", "a", options=NOT), call("c", "b")))
     driver.apply(TaskSucceeded("a", 1, VALUE, at_ms=20, started_ms=10))
     driver.apply(TaskSucceeded("b", 1, VALUE, at_ms=40, started_ms=30))

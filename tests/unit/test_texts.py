@@ -1,4 +1,4 @@
-"""What a text may be: names, free texts, JSON, graphs; and how a text of user code is mended."""
+"""Allowed texts: names, free texts, JSON, graphs; and the repair of texts from user code."""
 
 from __future__ import annotations
 

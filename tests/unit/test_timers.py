@@ -45,7 +45,7 @@ class World:
         self.timers = Timers(store, lambda: self.now_ms, self.fire)
 
     def fire(self, timer: Timer) -> None:
-        """What has fired is recorded, and gone from the store."""
+        """Record a fired timer, and remove it from the store."""
         self.fired.append(timer)
         self.store.timers = [other for other in self.store.timers if other != timer]
         self.has_fired.set()

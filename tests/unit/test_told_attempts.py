@@ -29,7 +29,7 @@ def test_what_was_canceled_before_it_began_had_no_attempt() -> None:
 
 
 def test_a_resumed_task_begins_anew() -> None:
-    """What it took has nothing to do with how long the run lay there, failed."""
+    """The duration of the attempt does not include the time that the run was failed."""
     driver = Driver(graph(call("a")))
     driver.apply(AttemptStarted("a", 1, 5, 5))
     driver.apply(TaskFailed("a", 1, ERROR, 10, 5, 10))

@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Final
 
 INTERRUPTED: Final = 130
-"""That of shells for a program that Ctrl-C has ended."""
+"""The exit code that shells use for a program ended by Ctrl-C."""

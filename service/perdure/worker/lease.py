@@ -226,7 +226,7 @@ class _Lease:
             self._run(*item)
 
     def _begin(self, token: int, began_ms: int, *, is_async: bool = False) -> bool:
-        """Take an attempt from those that wait. False: it was dropped meanwhile. The lock is held."""
+        """Take an attempt from the waiting ones. False: it was dropped before. The caller holds the lock."""
         if token not in self._waiting:
             return False
         self._waiting.discard(token)
@@ -267,7 +267,7 @@ class _Lease:
 
     def _abandon(self) -> NoReturn:
         """End the process. Ray then ends the tasks that it started, because their owner is gone. The interrupted
-        attempt is not answered, so that the engine assigns nothing new meanwhile."""
+        attempt is not answered, so that the engine assigns no new one until then."""
         self.give_back()
         until_s = time.monotonic() + CHILDREN_S
         for child in _children_of(self._ray_task):

@@ -78,7 +78,7 @@ class ProcessExecutor:
 
 @lru_cache(1_000)
 def _shape_of(environment: str) -> Shape:
-    """That of the processes for a runtime environment: they differ by the modules of the program alone."""
+    """The shape of the processes for a runtime environment. Only the program's modules distinguish them."""
     modules = json.loads(environment).get("modules") if '"modules"' in environment else None
     kept = json.dumps({"modules": modules}, separators=(",", ":")) if modules is not None else ""
     return Shape(Resources(num_cpus=0), runtime_env=kept)

@@ -12,11 +12,11 @@ from typing import Generic, TypeAlias, TypeVar
 T = TypeVar("T")
 
 Key: TypeAlias = tuple[str, str, int]
-"""Of an attempt: run, task, number."""
+"""The key of an attempt: run, task, number."""
 
 
 class Turns(Generic[T]):
-    """What waits, by the key of the attempt. Not for several threads without a lock."""
+    """Waiting items by the key of their attempt; runs take turns. Not thread-safe."""
 
     def __init__(self) -> None:
         self._runs: OrderedDict[str, OrderedDict[Key, T]] = OrderedDict()  # the next one to have a turn first
@@ -53,11 +53,11 @@ class Turns(Generic[T]):
         return item
 
     def head(self) -> T:
-        """What `take` would give."""
+        """The item that `take` would return."""
         return next(iter(next(iter(self._runs.values())).values()))
 
     def take(self) -> T:
-        """The first one of the run whose turn it is. KeyError if nothing waits."""
+        """Remove and return the first item of the run whose turn it is. Raises KeyError if there is none."""
         run_id, attempts = self._runs.popitem(last=False)
         _, item = attempts.popitem(last=False)
         self._count -= 1

@@ -345,8 +345,8 @@ class Journal:
         return await self._finish(batch, committed, done)
 
     async def _finish(self, batch: list[_Pending], committed: Committed, done: Mapping[_Pending, int]) -> Fenced | None:
-        """Call each `then`, some in each turn of the loop. `done`: see `_done`. Gives Fenced if the lease is lost
-        meanwhile; then those that are left in the batch were not called."""
+        """Call each `then`, some in each turn of the loop. `done`: see `_done`. Returns Fenced if the lease is lost
+        in between; the remaining ones of the batch are not called then."""
         results = iter(committed.results)
         for place, pending in enumerate(batch):
             if place and place % THENS_AT_ONCE == 0:

@@ -55,7 +55,7 @@ class SoleMember:
 
 
 async def added(store: RunStore, entries: Sequence[Entry]) -> dict[int, int]:
-    """Those of the entries whose run is there already: see `Membership.happened`."""
+    """The entries whose new run exists already: see `Membership.happened`."""
     run_ids = [added_by(entry) for entry in entries]
     wanted = {run_id for run_id in run_ids if run_id}
     rows = {row.run_id: row for row in await store.get_runs(wanted)} if wanted else {}

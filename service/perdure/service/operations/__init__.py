@@ -1,1 +1,1 @@
-"""What clients ask for: runs, their ends, events, batches and questions."""
+"""The operations of clients: submit, resume, cancel and delete runs, send events, batches, queries."""

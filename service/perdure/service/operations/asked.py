@@ -44,7 +44,7 @@ class NewRun:
     """If set, the caller may have first made this request that long ago without getting an answer."""
 
     def blobs(self) -> frozenset[BlobRef]:
-        """Those of the graph and of the inputs."""
+        """The blobs of the graph and of the inputs."""
         if not self.inputs:
             return self.source.blobs
         return self.source.blobs.union(*(payload.blobs() for payload in self.inputs.values()))

@@ -62,8 +62,8 @@ class Moves:
 
         The caller has taken a slot or a place for the new state; if the state does not change, it is given back here.
         Raises StorageError when the store fails. The change may then still happen once the store works again, unless
-        the store says that it did not. A change to PENDING is not repeated, because another engine may start the run
-        meanwhile.
+        the store says that it did not. A change to PENDING is not repeated, because another engine may have started the
+        run since.
         """
         once = write.status is RunStatus.PENDING and self._ownership.others_may_start()
         dropped = partial(self._slots.withdraw, write.applied_to(row, row.change))

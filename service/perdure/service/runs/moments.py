@@ -142,7 +142,7 @@ class Moments:
                 self._scheduler.tell_later(live, run)
             if live is not None or self._scheduler.find_live(row.run_id) is None:
                 return Moment(stored.run, take(run), number, stored.change, is_here=False)
-            # the run was loaded meanwhile, and may have gone on in memory
+            # the run was loaded since, and may have gone on in memory
 
     async def _is_settled(self, *lives: Live) -> bool:
         """Wait until everything in memory is durable, and no thread works on these runs. False: the store is full."""
@@ -153,7 +153,7 @@ class Moments:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(LOOK_S):
                             await at_rest.wait()
-                    await self._journal.barrier()  # the store may fail meanwhile
+                    await self._journal.barrier()  # raises if the store fails
         except StorageFull:
             return False
         return True

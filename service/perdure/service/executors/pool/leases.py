@@ -110,7 +110,7 @@ class Lease:
                 self.concurrent += 1
 
     def is_stuck(self, now_s: float, after_s: float) -> bool:
-        """Whether its first attempt runs for so long that no other should wait behind it."""
+        """Whether its first attempt runs so long that other attempts should not wait behind it."""
         if self.concurrent or not self.in_flight:
             return False
         began_s = next(iter(self.in_flight.values())).began_s
