@@ -87,3 +87,7 @@ def test_what_one_engine_told_no_other_one_takes_back(seed: int) -> None:
     its engine. 17: the commit that made a run was repeated, and its owner named the second one as its etag. 27:
     without room a watch began with what was stored, and never heard of what had happened before it came."""
     run_fleet(seed, limits=LIMITS[seed % len(LIMITS)], more=True, curious=True)
+
+
+def test_a_watch_that_begins_during_a_look_hears_of_the_tasks_before_the_end() -> None:
+    run_fleet(17, limits=LIMITS[17 % len(LIMITS)], more=True, curious=True, large=True)

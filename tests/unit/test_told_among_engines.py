@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any, cast
 
 import pytest
 
 from perdure import errors, graphwire
-from perdure.model import RunStatus
+from perdure.model import RunStatus, TaskStatus
 from perdure.service.api import places
 from perdure.service.api.watch import Watcher
 from perdure.service.common.graph_source import source_of
@@ -17,11 +18,11 @@ from perdure.service.executors.port import Executor
 from perdure.service.fleet.repeats import happened
 from perdure.service.journal.membership import added
 from perdure.service.kernel import Kernel
-from perdure.service.runs.changes import Change
+from perdure.service.runs.changes import Change, Subscription
 from perdure.service.runs.views import RunView
 from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
 from perdure.storage.ports import CorruptData, Entry, StorageUnavailable
-from perdure.storage.rows import AddRun, DeleteRun, EngineRow, RunRow, StoredRun
+from perdure.storage.rows import AddRun, DeleteRun, EngineRow, PutTask, RunRow, SetRun, StoredRun, TaskRow
 from perdure.v1 import workflow_service_pb2
 from unit.driver import call, graph
 from unit.engine_by_hand import running_engine
@@ -165,3 +166,37 @@ def _place(answer: workflow_service_pb2.WatchResponse) -> int:
     place = places.read(answer.resume_token)
     assert place is not None
     return place.change
+
+
+async def test_the_tasks_of_a_run_are_told_before_its_end_to_a_watch_that_begins_meanwhile() -> None:
+    """Otherwise the watch would end with the run, and never tell of the tasks."""
+    shared = SharedMemory()
+    other = shared.member()
+    await other.join(EngineRow("other"), 60_000)
+    spec = graph(call("a"))
+    source = source_of(spec, graphwire.encode_spec(spec))
+    await other.commit([(AddRun(ROW.but(owner="other", spec_key=source.key), source.data),)])
+    store = shared.member()
+    kernel = Kernel(store, cast(Executor, Idle()), owner="me", engine=EngineRow("me"))
+    await kernel.start()
+    read_changes = store.read_changes
+    with ExitStack() as watches:
+        watches.enter_context(kernel.changes.subscribe(None))  # otherwise nothing is read
+        begun: asyncio.Future[Subscription] = asyncio.get_running_loop().create_future()
+
+        async def begin_meanwhile(*args: Any, **named: Any) -> list[RunRow]:
+            page = await read_changes(*args, **named)
+            if any(row.status.is_final for row in page) and not begun.done():
+                begun.set_result(watches.enter_context(kernel.changes.subscribe(["r"])))
+            return page
+
+        store.read_changes = begin_meanwhile  # type: ignore[method-assign]
+        task = TaskRow("r", "a", seq=0, status=TaskStatus.FAILED, attempt=1, failures=1)
+        await other.commit([(PutTask(task), SetRun("r", RunStatus.FAILED, 1))])
+        async with asyncio.timeout(30):
+            subscription = await begun
+        told: list[Change] = []
+        while not any(change.run for change in told):
+            told += await subscription.next_batch(30)
+    assert ["task" if change.task else "run" for change in told if change.task or change.run] == ["task", "run"]
+    await kernel.stop(grace_s=1)

@@ -110,20 +110,19 @@ class Follower:
         """Publish runs that changed since the last look, and the tasks of watched ones. The scheduler publishes runs
         that are in memory here. Subscribers ignore a change that is published twice."""
         after = since
-        watched = self._changes.watched_runs()
-        wanted = set(watched)
-        changed: dict[str, RunRow] = {}
+        watched: dict[str, RunRow | None] = dict.fromkeys(self._changes.watched_runs())
         while page := await self._store.read_changes(None, after=after, limit=PAGE):
             after = page[-1].change
             for row in page:
-                if row.run_id in wanted:
-                    changed[row.run_id] = row
+                # A watch of the tasks may have begun during the reads. The end of the run would end it.
+                if row.run_id in watched or self._changes.wants_tasks(row.run_id):
+                    watched[row.run_id] = row
                 elif self._scheduler.find_live(row.run_id) is None:
                     self._publish_row(row)
-        for run_id in watched:
+        for run_id, changed in watched.items():
             if self._scheduler.find_live(run_id) is None:
                 try:
-                    await self._publish_run(run_id, changed.get(run_id), since)
+                    await self._publish_run(run_id, changed, since)
                 except errors.WorkflowNotFoundError as error:  # deleted meanwhile
                     log.warning("run not told", extra={"run_id": run_id, "error": str(error)})
 
