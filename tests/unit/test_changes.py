@@ -52,3 +52,19 @@ async def test_a_backlog_is_bounded_by_the_number_of_changes() -> None:
             hub.publish("1", change(number))
         with pytest.raises(Overflowed):
             await subscription.next_batch(0)
+
+
+def test_an_end_before_what_the_caller_has_seen_ends_no_wait() -> None:
+    """The run was resumed since, and a follower may tell of the earlier end late."""
+    hub = Changes()
+
+    def end(change: int) -> RunRow:
+        row = RunRow("r", "default", "w", RunStatus.FAILED, "spec", 1, 1, change=change)
+        hub.publish("r", Change(change, 1, "default", run=RunView(row)))
+        return row
+
+    with hub.gather({"r": 5}) as told:
+        end(4)
+        assert told.ended == {}
+        last = end(6)
+        assert told.ended == {"r": last}

@@ -1,7 +1,8 @@
 """Long work on large graphs, in threads instead of on the event loop.
 
 The threads share the GIL with the loop. However long the work is, the loop waits no longer than one switch interval
-(1 ms in `perdure serve`) for each of them whenever it wants the GIL back. More threads would make that wait longer and nothing faster.
+(1 ms in `perdure serve`) for each of them whenever it wants the GIL back. More threads would make that wait longer and
+nothing faster.
 """
 
 from __future__ import annotations

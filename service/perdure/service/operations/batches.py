@@ -103,15 +103,16 @@ class Batches:
         """Put runs that end within `wait_s` into the results."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
-        with self._changes.gather(tuple(awaited)) as told:
+        known = {row.run_id: row.change for row in results if isinstance(row, RunRow) and row.run_id in awaited}
+        with self._changes.gather(known) as told:
             look_at = list(awaited)  # what ended before the gathering began was not told
             while True:
-                known = await self._queries.rows(look_at) if look_at else {}
+                looked = await self._queries.rows(look_at) if look_at else {}
                 for run_id in look_at:
-                    gone = awaited.pop(run_id, ()) if run_id not in known else ()  # deleted
+                    gone = awaited.pop(run_id, ()) if run_id not in looked else ()  # deleted
                     for number in gone:
                         results[number] = await caught(self._queries.row(namespace, *_named(items[number], run_id)))
-                for run_id, row in (known | told.ended).items():
+                for run_id, row in (looked | told.ended).items():
                     if row.status.is_final and run_id in awaited:
                         for number in awaited.pop(run_id):
                             results[number] = row

@@ -197,7 +197,7 @@ class Queries:
     async def ended(self, row: RunRow, wait_s: float) -> RunRow:
         """The row of a run after waiting up to `wait_s` for its end."""
         deadline = asyncio.get_running_loop().time() + wait_s
-        with self._changes.gather((row.run_id,)) as told:
+        with self._changes.gather({row.run_id: row.change}) as told:
             has_come = True
             while has_come and not _has_outcome(row):
                 if (ended := told.ended.pop(row.run_id, None)) is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Collection, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -118,14 +118,18 @@ def _count_chars(change: Change) -> int:
 
 class Gathering:
     """Collects what is published about some runs: the rows of those that ended, and the ids of others that were
-    stirred."""
+    stirred. `known` has the last commit of each that the caller has seen. An end before that is not collected: the run
+    was resumed since, and a follower may publish the end late."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Mapping[str, int]) -> None:
+        self._known = known
         self._wake = asyncio.Event()
         self.ended: dict[str, RunRow] = {}
         self.stirred: dict[str, None] = {}
 
     def _end(self, row: RunRow) -> None:
+        if row.change < self._known[row.run_id]:
+            return
         self.ended[row.run_id] = row
         self._wake.set()
 
@@ -252,15 +256,15 @@ class Changes:
         return self._is_closed
 
     @contextmanager
-    def gather(self, run_ids: Collection[str]) -> Iterator[Gathering]:
-        """Collect what is published about these runs."""
-        gathering = Gathering()
-        for run_id in run_ids:
+    def gather(self, known: Mapping[str, int]) -> Iterator[Gathering]:
+        """Collect what is published about these runs, given by id with the last commit that the caller has seen."""
+        gathering = Gathering(known)
+        for run_id in known:
             self._gatherings[run_id][gathering] = None
         try:
             yield gathering
         finally:
-            for run_id in run_ids:
+            for run_id in known:
                 if (others := self._gatherings.get(run_id)) is not None:
                     others.pop(gathering, None)
                     if not others:
