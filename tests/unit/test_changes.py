@@ -68,3 +68,17 @@ def test_an_end_before_what_the_caller_has_seen_ends_no_wait() -> None:
         assert told.ended == {}
         last = end(6)
         assert told.ended == {"r": last}
+
+
+def test_a_commit_is_finished_when_its_late_changes_are_published_as_well() -> None:
+    hub = Changes()
+    hub.finish(4)
+    hub.expect_late(5)
+    hub.expect_late(5)
+    hub.finish(5)
+    hub.finish(6)
+    assert hub.finished == 4
+    hub.published_late(5)
+    assert hub.finished == 4
+    hub.published_late(5)
+    assert hub.finished == 6

@@ -200,3 +200,24 @@ async def test_the_tasks_of_a_run_are_told_before_its_end_to_a_watch_that_begins
             told += await subscription.next_batch(30)
     assert ["task" if change.task else "run" for change in told if change.task or change.run] == ["task", "run"]
     await kernel.stop(grace_s=1)
+
+
+async def test_a_resume_token_names_no_commit_that_is_published_in_part() -> None:
+    """The journal publishes a large commit in several turns of the loop."""
+    kernel = Kernel(MemoryMetadataStore(), cast(Executor, Idle()), owner="me")
+    await kernel.start()
+    watcher = Watcher(kernel.store, kernel.queries, kernel.changes, kernel.scheduler.clock)
+    answers = cast("AsyncIterator[workflow_service_pb2.WatchResponse]", watcher.watch(_all_runs()))
+    first = _place(await anext(answers))
+
+    async def told(change: int) -> int:
+        row = ROW.but(run_id=f"r{change}", change=change)
+        kernel.changes.publish(row.run_id, Change(change, 1, "default", run=RunView(row)))
+        async with asyncio.timeout(30):
+            return _place(await anext(answers))
+
+    assert await told(first + 1) == first
+    kernel.changes.finish(first + 1)
+    assert await told(first + 2) == first + 1
+    await cast(Any, answers).aclose()
+    await kernel.stop(grace_s=1)

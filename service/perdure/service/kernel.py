@@ -62,9 +62,10 @@ class _Standing:
 
 
 def _alone(store: MetadataStore, owner: str, capacity: Capacity) -> _Standing:
+    changes = Changes()
     return _Standing(
-        Journal(store, SoleMember(store)),
-        Changes(),
+        Journal(store, SoleMember(store), finished=changes.finish),
+        changes,
         Alone(owner),
         LocalSlots(store, capacity),
         0,

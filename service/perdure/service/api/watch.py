@@ -100,6 +100,8 @@ class Watcher:
                 batch = await subscription.next_batch(max(due_s - loop.time(), 0))
                 if batch and batch_s and not _has_end(batch):
                     batch += await _more(subscription, batch_s)
+                if self._changes.is_in_order:  # what is published up to here is in the batch
+                    watch.told = max(watch.told, self._changes.finished)
                 events = [found for change in batch if (found := self._event(watch, change)) is not None]
                 events = await self._matching(watch, events)
                 is_due = loop.time() >= due_s
@@ -230,8 +232,6 @@ class Watcher:
         was_read = change.deleted is None and 0 < change.change <= watch.read
         if change.namespace != watch.namespace or was_read:
             return None
-        if self._changes.is_in_order:
-            watch.told = max(watch.told, change.change)
         if change.task is not None:
             if not watch.with_tasks:
                 return None

@@ -92,10 +92,18 @@ class _Pending:
 
 
 class Journal:
-    """Makes entries durable in the order in which they were appended."""
+    """Makes entries durable in the order in which they were appended. `finished` is called with the number of each
+    commit once the `then` of all its entries were called."""
 
-    def __init__(self, store: CommitStore, membership: Membership | None = None) -> None:
+    def __init__(
+        self,
+        store: CommitStore,
+        membership: Membership | None = None,
+        *,
+        finished: Callable[[int], None] = lambda _change: None,
+    ) -> None:
         self._store = store
+        self._finished = finished
         self._membership = membership or SoleMember()
         self._pending: list[_Pending] = []
         self._wake = asyncio.Event()
@@ -363,6 +371,7 @@ class Journal:
                 pending.then(result, done.get(pending, committed.change))
             except Exception:
                 log.exception("a step after a commit failed")
+        self._finished(committed.change)
         return None
 
     async def _blame(self, pending: _Pending, error: Exception) -> Exception | None:

@@ -7,7 +7,7 @@ last commit that it saw.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -164,10 +164,11 @@ class Changes:
         self._gatherings: defaultdict[str, dict[Gathering, None]] = defaultdict(dict)
         self._is_closed = False
         self.is_in_order = is_alone
-        """Whether changes are published in the order of commits, so that everything before the last one was
-        published."""
+        """Whether changes are published in the order of commits, so that everything up to `finished` was published."""
         self.hears_of_deletions = is_alone
         """Whether all deletions are published."""
+        self._finished = 0
+        self._late: Counter[int] = Counter()
         self._settled = 0  # unless `is_in_order`: everything up to this commit was published
 
     def may_miss(self, change: int) -> bool:
@@ -209,6 +210,25 @@ class Changes:
             if change.run is not None and change.run.row.status.is_final:
                 for gathering in self._gatherings.get(run_id, ()):
                     gathering._end(change.run.row)
+
+    @property
+    def finished(self) -> int:
+        """If `is_in_order`: the last commit up to which all changes were published. The journal publishes the changes
+        of a large commit in several turns of the loop."""
+        return min(self._late) - 1 if self._late else self._finished
+
+    def finish(self, change: int) -> None:
+        """All changes of this commit were published, except those that are late."""
+        self._finished = max(self._finished, change)
+
+    def expect_late(self, change: int) -> None:
+        """A change of this commit will be published after `finish`, and `published_late` called then."""
+        self._late[change] += 1
+
+    def published_late(self, change: int) -> None:
+        """A late change of this commit was published."""
+        self._late[change] -= 1
+        self._late = +self._late
 
     def settle(self, change: int, at_ms: int) -> None:
         """Everything up to this commit was published: this engine's commits by itself, those of others by the

@@ -215,11 +215,13 @@ class Scheduler:
             self._write_early(live, plan.early, lambda: self._journal_cancel(live, plan, ended, trouble), trouble)
 
         def ended(acts: Acts, change: int) -> None:
+            self._changes.expect_late(change)  # a thread works on a large run first
             self._do(live, reach, lambda: live.run.apply(event), lambda _commands: told(acts, change))
 
         def told(acts: Acts, change: int) -> None:
             self._note_changes(live, acts.views)
             self._act(live, acts, change)
+            self._changes.published_late(change)
             self._release(live)
             if not canceled.done():
                 canceled.set_result(live.view())
