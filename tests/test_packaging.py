@@ -134,7 +134,7 @@ def test_the_client_loads_neither_ray_nor_server_parts_nor_the_command_line() ->
 
 
 def test_the_client_works_where_those_are_not_installed() -> None:
-    assert python(REFUSING).split() == ["True", "ServiceUnavailableError"]
+    assert python(REFUSING).split() == ["True", "UnreachableError"]
 
 
 def test_the_command_line_says_what_it_needs() -> None:
