@@ -12,6 +12,7 @@ from perdure.model import RunStatus, Spec, TaskStatus
 from perdure.service.common import aside
 from perdure.service.executors.port import GraphReturned
 from perdure.service.runs import scheduler
+from perdure.service.runs.live import Live
 from perdure.service.runs.views import RunView
 from perdure.storage.ports import Entry, StorageFull, Unstorable
 from perdure.storage.rows import AddRun, Committed, PutTask, SetRun
@@ -107,14 +108,20 @@ async def test_a_run_whose_cancellation_was_cut_off_goes_on(shares: int) -> None
         await heir.kernel.stop(grace_s=1)
 
 
-async def test_a_large_run_is_read_when_no_thread_works_on_it(engine: Engine) -> None:
-    run = await engine.start(graph(call("first"), call("second", "first")))
+async def worked_on(engine: Engine, run: RunView) -> Live:
+    """The run, whose first task has returned a large graph, which a thread works on."""
     inner = graphwire.encode_spec(WIDE)
     engine.executor.report((run.row.run_id, GraphReturned("first", 1, inner, engine.now_ms)))
     live = engine.kernel.scheduler.find_live(run.row.run_id)
     assert live is not None
     while live.at_rest is None:
         await asyncio.sleep(0)
+    return live
+
+
+async def test_a_large_run_is_read_when_no_thread_works_on_it(engine: Engine) -> None:
+    run = await engine.start(graph(call("first"), call("second", "first")))
+    await worked_on(engine, run)
     view = await engine.kernel.queries.run("default", "w")
     assert view.counts is not None
     assert view.counts.total == 13
@@ -122,12 +129,7 @@ async def test_a_large_run_is_read_when_no_thread_works_on_it(engine: Engine) ->
 
 async def test_events_of_a_run_wait_until_no_thread_works_on_it(engine: Engine) -> None:
     run = await engine.start(graph(call("first"), call("beside"), call("second", "first", "beside")))
-    inner = graphwire.encode_spec(WIDE)
-    engine.executor.report((run.row.run_id, GraphReturned("first", 1, inner, engine.now_ms)))
-    live = engine.kernel.scheduler.find_live(run.row.run_id)
-    assert live is not None
-    while live.at_rest is None:
-        await asyncio.sleep(0)
+    live = await worked_on(engine, run)
     engine.succeed(run, "beside")
     assert live.held
     tasks = await engine.tasks()

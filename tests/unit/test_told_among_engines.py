@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, cast
 
 import pytest
@@ -35,6 +35,36 @@ class Idle:
 
     async def start(self, *_arguments: Any) -> None: ...
     async def stop(self) -> None: ...
+
+
+class Watch:
+    """A watch of all runs of a kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._changes = kernel.changes
+        watcher = Watcher(kernel.store, kernel.queries, kernel.changes, kernel.scheduler.clock)
+        self.answers = cast("AsyncGenerator[workflow_service_pb2.WatchResponse, None]", watcher.watch(_all_runs()))
+
+    async def told(self, *rows: RunRow) -> workflow_service_pb2.WatchResponse:
+        """The answer after these rows were published."""
+        for row in rows:
+            self._changes.publish(row.run_id, Change(row.change, 1, "default", run=RunView(row)))
+        async with asyncio.timeout(30):
+            return await anext(self.answers)
+
+
+@asynccontextmanager
+async def watched(kernel: Kernel) -> AsyncIterator[tuple[Watch, int]]:
+    """A watch, and the commit that its first answer names."""
+    await kernel.start()
+    watch = Watch(kernel)
+    yield watch, _place(await anext(watch.answers))
+    await watch.answers.aclose()
+    await kernel.stop(grace_s=1)
+
+
+def run_of(change: int) -> RunRow:
+    return ROW.but(run_id=f"r{change}", change=change)
 
 
 class Damaged(MemoryMetadataStore):
@@ -98,43 +128,21 @@ async def test_a_run_whose_commit_is_repeated_keeps_the_number_that_others_were_
 
 
 async def test_a_resume_token_names_no_commit_before_which_others_may_still_commit() -> None:
-    shared = SharedMemory()
-    kernel = Kernel(shared.member(), cast(Executor, Idle()), owner="me", engine=EngineRow("me"))
-    await kernel.start()
-    watcher = Watcher(kernel.store, kernel.queries, kernel.changes, kernel.scheduler.clock)
-    answers = cast("AsyncIterator[workflow_service_pb2.WatchResponse]", watcher.watch(_all_runs()))
-    first = _place(await anext(answers))
-
-    async def told(change: int) -> workflow_service_pb2.WatchResponse:
-        row = ROW.but(run_id=f"r{change}", change=change)
-        kernel.changes.publish(row.run_id, Change(change, 1, "default", run=RunView(row)))
-        async with asyncio.timeout(30):
-            return await anext(answers)
-
-    answer = await told(first + 2)  # one between the two is under way elsewhere
-    assert [event.sequence for event in answer.events] == [first + 2]
-    assert _place(answer) == first
-    kernel.changes.settle(first + 2, 1)
-    assert _place(await told(first + 3)) == first + 2
-    await cast(Any, answers).aclose()
-    await kernel.stop(grace_s=1)
+    kernel = Kernel(SharedMemory().member(), cast(Executor, Idle()), owner="me", engine=EngineRow("me"))
+    async with watched(kernel) as (watch, first):
+        answer = await watch.told(run_of(first + 2))  # one between the two is under way elsewhere
+        assert [event.sequence for event in answer.events] == [first + 2]
+        assert _place(answer) == first
+        kernel.changes.settle(first + 2, 1)
+        assert _place(await watch.told(run_of(first + 3))) == first + 2
 
 
 async def test_a_watch_tells_each_state_of_a_run_once_and_none_after_a_newer_one() -> None:
-    shared = SharedMemory()
-    kernel = Kernel(shared.member(), cast(Executor, Idle()), owner="me", engine=EngineRow("me"))
-    await kernel.start()
-    watcher = Watcher(kernel.store, kernel.queries, kernel.changes, kernel.scheduler.clock)
-    answers = cast("AsyncIterator[workflow_service_pb2.WatchResponse]", watcher.watch(_all_runs()))
-    first = _place(await anext(answers))
-    ended, before = ROW.but(status=RunStatus.FAILED, change=first + 5), ROW.but(change=first + 4)
-    for row in (ended, before, ended, ROW.but(run_id="last", change=first + 6)):
-        kernel.changes.publish(row.run_id, Change(row.change, 1, "default", run=RunView(row)))
-    async with asyncio.timeout(30):
-        answer = await anext(answers)
-    assert [event.sequence for event in answer.events] == [first + 5, first + 6]
-    await cast(Any, answers).aclose()
-    await kernel.stop(grace_s=1)
+    kernel = Kernel(SharedMemory().member(), cast(Executor, Idle()), owner="me", engine=EngineRow("me"))
+    async with watched(kernel) as (watch, first):
+        ended, before = ROW.but(status=RunStatus.FAILED, change=first + 5), ROW.but(change=first + 4)
+        answer = await watch.told(ended, before, ended, ROW.but(run_id="last", change=first + 6))
+        assert [event.sequence for event in answer.events] == [first + 5, first + 6]
 
 
 async def test_a_deletion_elsewhere_is_told_with_the_time_of_the_clock_of_the_engine() -> None:
@@ -205,19 +213,7 @@ async def test_the_tasks_of_a_run_are_told_before_its_end_to_a_watch_that_begins
 async def test_a_resume_token_names_no_commit_that_is_published_in_part() -> None:
     """The journal publishes a large commit in several turns of the loop."""
     kernel = Kernel(MemoryMetadataStore(), cast(Executor, Idle()), owner="me")
-    await kernel.start()
-    watcher = Watcher(kernel.store, kernel.queries, kernel.changes, kernel.scheduler.clock)
-    answers = cast("AsyncIterator[workflow_service_pb2.WatchResponse]", watcher.watch(_all_runs()))
-    first = _place(await anext(answers))
-
-    async def told(change: int) -> int:
-        row = ROW.but(run_id=f"r{change}", change=change)
-        kernel.changes.publish(row.run_id, Change(change, 1, "default", run=RunView(row)))
-        async with asyncio.timeout(30):
-            return _place(await anext(answers))
-
-    assert await told(first + 1) == first
-    kernel.changes.finish(first + 1)
-    assert await told(first + 2) == first + 1
-    await cast(Any, answers).aclose()
-    await kernel.stop(grace_s=1)
+    async with watched(kernel) as (watch, first):
+        assert _place(await watch.told(run_of(first + 1))) == first
+        kernel.changes.finish(first + 1)
+        assert _place(await watch.told(run_of(first + 2))) == first + 1

@@ -7,7 +7,7 @@ last commit that it saw.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -168,7 +168,7 @@ class Changes:
         self.hears_of_deletions = is_alone
         """Whether all deletions are published."""
         self._finished = 0
-        self._late: Counter[int] = Counter()
+        self._late: list[int] = []  # commits of changes that are still to be published, one for each change
         self._settled = 0  # unless `is_in_order`: everything up to this commit was published
 
     def may_miss(self, change: int) -> bool:
@@ -223,12 +223,11 @@ class Changes:
 
     def expect_late(self, change: int) -> None:
         """A change of this commit will be published after `finish`, and `published_late` called then."""
-        self._late[change] += 1
+        self._late.append(change)
 
     def published_late(self, change: int) -> None:
         """A late change of this commit was published."""
-        self._late[change] -= 1
-        self._late = +self._late
+        self._late.remove(change)
 
     def settle(self, change: int, at_ms: int) -> None:
         """Everything up to this commit was published: this engine's commits by itself, those of others by the
