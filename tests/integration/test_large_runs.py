@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from perdure.service.app import RunningServer, running_server
 from perdure.service.executors.port import Work
 from perdure.service.runs import acting
 
-NODES = 50_000
+NODES = 10_000
 SHARE = 5
 
 
@@ -45,6 +46,30 @@ def submitted_by(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> list
     return order
 
 
+def halted_at(submitted: int, order: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Take no turn of waiting acts after so many submissions, until the function given back is called. A turn takes
+    microseconds and a commit takes as long as the disk and the CPUs let it, so a race between them has no sure winner.
+    """
+    turn = acting.Acting._turn
+    halted: list[acting.Acting] = []
+    goes_on = False
+
+    def turn_or_halt(self: acting.Acting) -> None:
+        if goes_on or len(order) < submitted:
+            turn(self)
+        else:
+            halted.append(self)
+
+    def go_on() -> None:
+        nonlocal goes_on
+        goes_on = True
+        for each in halted:
+            turn(each)
+
+    monkeypatch.setattr(acting.Acting, "_turn", turn_or_halt)
+    return go_on
+
+
 @pytest.mark.storages("sqlite")
 @pytest.mark.timeout(300)
 async def test_a_small_run_ends_while_a_large_one_is_still_dispatched(
@@ -52,10 +77,12 @@ async def test_a_small_run_ends_while_a_large_one_is_still_dispatched(
 ) -> None:
     monkeypatch.setattr(acting, "ACTS_AT_ONCE", SHARE)
     order = submitted_by(server, monkeypatch)
+    go_on = halted_at(NODES // 2, order, monkeypatch)
     large = await client.start(total.bind([one.bind() for _ in range(NODES - 1)]), workflow_id="large")
     assert await client.run(add.bind(1, 2), workflow_id="small") == 3
     ended_at = len(order)
     assert 0 < order.index("small") < ended_at < NODES - 1
+    go_on()
     info = await large.status()
     assert info.tasks == NODES
     assert not info.status.is_final
