@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import selectors
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -161,12 +162,20 @@ def note(*what: object) -> None:
     loop.trace.note(loop.time(), *what)
 
 
-def run_virtually(make: Callable[[VirtualLoop], Coroutine[Any, Any, T]], trace: Trace | None = None) -> T:
-    """Run a coroutine to its end on a loop of its own. Raises what it raises, or the failure of the world."""
+def run_virtually(
+    make: Callable[[VirtualLoop], Coroutine[Any, Any, T]],
+    trace: Trace | None = None,
+    within: Callable[[VirtualLoop], AbstractContextManager[None]] = nullcontext,
+) -> T:
+    """Run a coroutine to its end on a loop of its own. Raises what it raises, or the failure of the world.
+
+    The context is left when the world has ended, even if the coroutine never ends.
+    """
     loop = VirtualLoop(trace)
     try:
         asyncio.set_event_loop(loop)
-        result = loop.run_until_complete(make(loop))
+        with within(loop):
+            result = loop.run_until_complete(make(loop))
         if loop.failure is not None:
             raise loop.failure
         return result

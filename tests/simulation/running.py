@@ -24,12 +24,8 @@ def run_world(name: str, main: Callable[[VirtualLoop], Coroutine[Any, Any, T]], 
     """Run a world to its end. Whatever breaks in it is raised as an AssertionError that begins with its name."""
     trace = trace or Trace()
 
-    async def watched(loop: VirtualLoop) -> T:
-        with noticed(loop):
-            return await main(loop)
-
     try:
-        seen = run_virtually(watched, trace)
+        seen = run_virtually(main, trace, within=noticed)
     except AssertionError as error:
         raise AssertionError(f"{name}: {error}") from error
     except TimeoutError as error:

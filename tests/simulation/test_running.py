@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -98,5 +99,8 @@ def test_a_world_reports_its_first_failure() -> None:
         finally:
             await asyncio.Event().wait()
 
+    log = logging.getLogger("perdure")
+    before = log.level, list(log.handlers)
     with pytest.raises(AssertionError, match="w: first"):
         run_world("w", main)
+    assert (log.level, log.handlers) == before, "the world left its handler behind"
