@@ -76,6 +76,19 @@ async def test_a_run_is_found_by_all_its_ids(store: MetadataStore) -> None:
     assert await store.read_values([ValueKey("run-a", input="x"), ValueKey("run-a", input="y")]) == [b"input", None]
 
 
+@pytest.mark.parametrize("count", [1, 9], ids=["one", "many"])  # SQLite adds many runs by another path
+async def test_a_run_keeps_its_kind(store: MetadataStore, count: int) -> None:
+    kinds = ["graph", "actor"] * count
+    await put(store, *((add(str(number), kind=kind),) for number, kind in enumerate(kinds)))
+    await put(store, *((SetRun(f"run-{number}", RunStatus.RUNNING, 9, code="modules"),) for number in range(2 * count)))
+    for number, kind in enumerate(kinds):
+        stored = await store.load_run(f"run-{number}")
+        assert stored is not None
+        assert (stored.run.kind, stored.damage) == (kind, "")
+    listed = await store.list_runs(RunQuery("default", 2 * count))
+    assert {row.run_id: row.kind for row in listed} == {f"run-{number}": kind for number, kind in enumerate(kinds)}
+
+
 async def test_adding_the_same_run_again_changes_nothing(store: MetadataStore) -> None:
     await put(store, (add("a"),))
     before = await store.find_run("default", "id-a")

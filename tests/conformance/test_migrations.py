@@ -19,6 +19,7 @@ from perdure.storage.ports import MetadataStore, StorageError
 from perdure.storage.postgres.schema import migrate
 from perdure.storage.postgres.store import PostgresMetadataStore
 from perdure.storage.rows import AddRun, EngineRow, RunQuery, RunRow, SetRun, Timer, ValueKey
+from perdure.storage.sqlite.check import damages_of
 from perdure.storage.sqlite.store import SqliteMetadataStore
 from perdure.storage.steps import Migration, migrations
 from postgres import PostgresServer
@@ -112,6 +113,7 @@ async def check(store: MetadataStore, first_change: int) -> None:
     assert a is not None
     assert (a.run.workflow_id, a.run.status, a.run.labels) == ("id-a", RunStatus.RUNNING, {"team": "pay", "x": "é"})
     assert (a.run.metadata, a.run.priority, a.run.owner, a.run.start_ms) == ('{"a":1}', 3, "engine-1", 5)
+    assert (a.run.kind, a.run.damage) == ("graph", "")
     done, waits = a.tasks
     assert (done.task_id, done.attempt, done.failures, done.failure, done.spec_key) == ("t0", 2, 1, b"once", "sub")
     assert (done.output_bytes, done.output_blob, done.ended_ms) == (8, "1" * 64, 12)
@@ -143,13 +145,49 @@ async def check(store: MetadataStore, first_change: int) -> None:
     assert [row.run_id for row in await store.read_changes("default", after=max(changes), limit=9)] == ["run-a"]
 
 
-async def test_data_of_an_earlier_sqlite_survive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["sqlite_0002", "sqlite_0005"])
+async def test_data_of_an_earlier_sqlite_survive(tmp_path: Path, version: str) -> None:
     connection = sqlite3.connect(tmp_path / "perdure.db")
-    connection.executescript((DATA / "sqlite_0002.sql").read_text())
+    connection.executescript((DATA / f"{version}.sql").read_text())
     connection.close()
     store = SqliteMetadataStore(tmp_path / "perdure.db")
     await store.open()
     await check(store, 1)
+    await store.close()
+
+
+async def test_rows_that_an_earlier_sqlite_sealed_stay_checked(tmp_path: Path) -> None:
+    path = tmp_path / "perdure.db"
+    connection = sqlite3.connect(path)
+    connection.executescript((DATA / "sqlite_0005.sql").read_text())
+    store = SqliteMetadataStore(path)
+    await store.open()
+    await store.close()
+    damages = [text for text in damages_of(path) if not text.startswith("table specs")]  # whose keys are no hashes
+    assert damages == []
+    connection.execute("UPDATE runs SET kind = 'grapi' WHERE run_id = 'run-a'")
+    connection.execute("UPDATE runs SET kind = 'actor' WHERE run_id = 'run-b'")
+    connection.commit()
+    connection.close()
+    damages = [text for text in damages_of(path) if text.startswith("table runs")]
+    assert [text.split(": ")[0] for text in damages] == ["table runs, row run-a", "table runs, row run-b"]
+    assert "the value of kind is not" in damages[0]
+    await store.open()
+    assert [(await store.get_run(run_id)).damage for run_id in ("run-a", "run-b")] == damages  # type: ignore[union-attr]
+    await store.close()
+
+
+async def test_runs_that_an_earlier_version_adds_after_the_migration_are_of_graphs(url: str) -> None:
+    await migrate(url)
+    connection = await asyncpg.connect(url)
+    await connection.execute("DELETE FROM numbering")
+    await connection.execute((DATA / "postgres_0001.sql").read_text())  # its statements name no column of kinds
+    await connection.close()
+    store = PostgresMetadataStore(url)
+    await store.open()
+    run = await store.get_run("run-a")
+    assert run is not None
+    assert (run.kind, run.damage) == ("graph", "")
     await store.close()
 
 

@@ -59,6 +59,7 @@ def add(chance: random.Random, moment: int) -> AddRun:
         request_id=f"request-{number // 3}" if number % 3 else "",
         labels={"number": str(number)} if number % 2 else {},
         owner="me",
+        kind="graph" if number % 2 else "actor",
     )
     return AddRun(
         row, b"graph", {"x": b"input"} if number % 2 else {}, chance.choice(("", "", "", chance.choice(RUNS)))

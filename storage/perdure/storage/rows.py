@@ -12,6 +12,9 @@ from typing import Any, Final, TypeAlias
 
 from perdure.model import RunStatus, TaskStatus, frozen
 
+GRAPH: Final = "graph"
+"""The kind of all runs that were stored before runs had a kind."""
+
 # ------------------------------------------------------------------------------ rows
 
 
@@ -21,6 +24,7 @@ class RunRow:
 
     The newest run of a workflow id is its *current* one; older ones stay readable by `run_id`. `is_dormant`: only time
     or an event moves it on, so recovery need not load it. `owner` is the engine that works on it, or did last.
+    `kind` names the machine of the engine that decides what the run does next; it never changes.
     `code_version` is the package of modules that replaces those of its graphs, "" for none.
 
     `damage` is not a column: it names the damaged value of the row, "" if there is none. A damaged run has FAILED,
@@ -41,6 +45,7 @@ class RunRow:
     metadata: str = ""
     queue: str = "default"
     priority: int = 0
+    kind: str = GRAPH
     code_version: str = ""
     created_by: str = ""
     owner: str = ""

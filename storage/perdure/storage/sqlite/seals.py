@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 from zlib import crc32
 
+from perdure.storage.rows import GRAPH
+
 RUN_FIXED: Final = (
     "run_id", "namespace", "workflow_id", "spec_key", "create_ms", "name", "request_id", "request_digest", "labels",
-    "metadata", "queue", "priority", "created_by",
+    "metadata", "queue", "priority", "created_by", "kind",
 )  # fmt: skip
 """Columns of a run that never change."""
 RUN_STATE: Final = ("run_id", "status", "update_ms", "end_ms", "output_task", "output_wraps", "failure")
@@ -52,12 +54,15 @@ _pack_2, _pack_4, _pack_9 = (struct.Struct(f"<{count}q").pack for count in (2, 4
 
 def seal_of_run(
     run_id: str, namespace: str, workflow_id: str, spec_key: str, create_ms: int, name: str, request_id: str,
-    request_digest: str, labels: str, metadata: str, queue: str, priority: int, created_by: str,
+    request_digest: str, labels: str, metadata: str, queue: str, priority: int, created_by: str, kind: str,
 ) -> int:  # fmt: skip
-    """The seal of RUN_FIXED. Raises one of UNSEALABLE for a value of another type."""
-    texts = (
+    """The seal of RUN_FIXED. Raises one of UNSEALABLE for a value of another type. The kind is left out if it is that
+    of rows that were sealed before there was one, so that their seals stay valid."""
+    texts: tuple[str, ...] = (
         run_id, namespace, workflow_id, spec_key, name, request_id, request_digest, labels, metadata, queue, created_by,
     )  # fmt: skip
+    if kind != GRAPH:
+        texts += (kind,)
     return crc32(_pack_2(create_ms, priority) + "\0".join(texts).encode(*_ENCODING))
 
 
