@@ -1,4 +1,4 @@
-"""Runs fresh worlds of the simulation for some seconds, of one engine and of several in turn. A failing world is
+"""Runs fresh worlds of the simulation for some seconds, of each kind in turn. A failing world is
 shrunk, and printed with the command that repeats it.
 """
 
@@ -19,7 +19,13 @@ from simulation.many import LIMITS
 from simulation.parts import Parts
 from simulation.shrink import WORLDS, run_short
 
-HOW: dict[str, dict[str, Any]] = {"one": {"curious": True}, "fleet": {"more": True, "curious": True}}
+MORE: dict[str, dict[str, Any]] = {"one": {"curious": True}, "fleet": {"more": True, "curious": True}}
+KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("one", {}),
+    ("fleet", {}),
+    ("one", {"store": "sqlite"}),
+)
+"""Kinds of worlds with what is real in them, in turn."""
 
 
 def main() -> int:
@@ -31,13 +37,15 @@ def main() -> int:
     parser.add_argument("--how", type=json.loads, help="its arguments, as JSON")
     parser.add_argument("--only", help="run it with these parts only, separated by commas")
     given = parser.parse_args()
-    kinds = [given.world] if given.world else list(WORLDS)
+    kinds = [(kind, real) for kind, real in KINDS if given.world in (None, kind)]
+    if given.how is not None:
+        kinds = [(given.world or "one", {})]
     deadline = time.monotonic() + given.seconds
     worlds = lives = 0
     while time.monotonic() < deadline:
         seed = random.randrange(1 << 40) if given.seed is None else given.seed
-        for kind in kinds:
-            how = given.how or {"limits": LIMITS[seed % len(LIMITS)], **HOW[kind]}
+        for kind, real in kinds:
+            how = given.how or {"limits": LIMITS[seed % len(LIMITS)], **MORE[kind], **real}
             try:
                 if given.only is None:
                     seen = run_short(kind, seed, how)

@@ -14,7 +14,7 @@ from typing import Any
 from perdure.model import TaskStatus
 from perdure.service.queue.slots import ANY
 from perdure.storage.memory.store import MemoryMetadataStore
-from perdure.storage.ports import Entry, StorageFull, StorageUnavailable, Unstorable
+from perdure.storage.ports import Entry, MetadataStore, StorageFull, StorageUnavailable, Unstorable
 from perdure.storage.rows import AddRun, Committed, ConsumeEvent, DeleteRun, PutTask, SetRun
 from simulation.clock import fail, note
 from simulation.never import Never, Refusals
@@ -171,7 +171,7 @@ class FaultyStore:
 
     def __init__(
         self,
-        inner: MemoryMetadataStore,
+        inner: MetadataStore,
         watch: Watch,
         dice: random.Random,
         *,

@@ -31,6 +31,23 @@ def test_every_world_keeps_its_promises_and_everything_happens_in_some() -> None
     assert {"refused start", "refused record", "refused event"} <= set(marks)
 
 
+@pytest.mark.timeout(180 + 3 * SEEDS)
+def test_an_embedded_database_keeps_the_promises_and_answers_like_the_reference() -> None:
+    seen = run_many("one", limited(range(FIRST, FIRST + SEEDS // 10), curious=True, store="sqlite"))
+    assert sum(each.lives for each in seen) > SEEDS // 10, "no engine ever died"
+
+
+@pytest.mark.parametrize("shape", ["waits", "grows"])
+def test_dying_at_every_call_of_an_embedded_database(shape: str) -> None:
+    calls = 0
+    while True:
+        calls += 1
+        seen = run_seed(1_000, shapes=[shape], trouble=0.0, crash_at=calls, store="sqlite")
+        if seen.lives == 1:
+            break
+    assert calls > 6, "the engine must have died at least once a step"
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_dying_at_every_call_while_the_store_does_not_take_everything(seed: int) -> None:
     calls = 0
@@ -60,6 +77,7 @@ def test_dying_at_every_call_while_runs_wait(limits: tuple[int, int]) -> None:
 def test_a_seed_replays_exactly() -> None:
     assert run_seed(7) == run_seed(7)
     assert run_seed(7, large=True) == run_seed(7, large=True)
+    assert run_seed(7, store="sqlite") == run_seed(7, store="sqlite")
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -22,10 +22,11 @@ from perdure.service.kernel import Kernel
 from perdure.service.operations.asked import NewRun
 from perdure.service.queue.slots import ANY
 from perdure.storage.memory.store import MemoryMetadataStore
-from perdure.storage.ports import StorageError, StorageFull
+from perdure.storage.ports import MetadataStore, StorageError, StorageFull
 from perdure.storage.rows import RunQuery
 from simulation.clock import Trace, VirtualLoop
 from simulation.curious import Curious
+from simulation.disk import Disk
 from simulation.executor import VOLATILE, FakeExecutor, Ledger
 from simulation.graphs import GRAPHS, SHAPES
 from simulation.never import Never
@@ -35,6 +36,7 @@ from simulation.running import HORIZON_S, run_world
 from simulation.shares import small_shares
 from simulation.store import FaultyStore, Watch
 from simulation.told import Told
+from simulation.twin import Twin
 
 T = TypeVar("T")
 
@@ -54,8 +56,8 @@ class Seen:
 class World:
     """Runs one seed. `crash_at`: die at this store call instead of at random moments. `limits`: how many
     runs may run, and how many wait. `never`: the share of runs of which the store does not take everything.
-    `curious`: somebody looks at everything all the time. `parts`: those that there are; by default all of them, with
-    the same dice for all."""
+    `curious`: somebody looks at everything all the time. `store`: "memory", or "sqlite" for a real one.
+    `parts`: those that there are; by default all of them, with the same dice for all."""
 
     def __init__(
         self,
@@ -67,9 +69,11 @@ class World:
         limits: tuple[int, int] = (ANY, ANY),
         never: float | None = None,
         curious: bool = False,
+        store: str = "memory",
         parts: Parts | None = None,
     ) -> None:
         self.seed = seed
+        self.disk = {"memory": lambda: None, "sqlite": Disk}[store]()
         self.parts = parts or Parts(apart=False)
         if never is None:  # by dice of its own: what a seed did before, it does
             never = random.Random(f"{seed} never").choice((0.0, 0.0, 0.3)) if crash_at is None else 0.0
@@ -93,6 +97,7 @@ class World:
         self._crashed: asyncio.Event = asyncio.Event()
         self._ids = 0
         self.ends: dict[str, RunStatus] = {}
+        self._disk_dice = random.Random(f"disk of {seed}")
 
     def dice_of(self, part: str) -> random.Random:
         """What decides about a part."""
@@ -133,7 +138,7 @@ class World:
         dice = self.dice_of(f"life {self.seen.lives}")
         crashed = self._crashed = asyncio.Event()
         store = FaultyStore(
-            self.store,
+            await self._open(),
             self.watch,
             dice,
             trouble=self.trouble,
@@ -180,7 +185,17 @@ class World:
             self.kernel = None
             executor.die()
             self._bury(loop, kernel, before)
+            if self.disk is not None:
+                self.disk.crash(self.parts.dice(self.seed, f"power of life {self.seen.lives}", self._disk_dice))
         await asyncio.sleep(dice.random() * 5)
+
+    async def _open(self) -> MetadataStore:
+        """The store of one life."""
+        if self.disk is None:
+            return self.store
+        real = self.disk.store()
+        await real.open()
+        return cast(MetadataStore, Twin(real, self.store))
 
     def _bury(self, loop: VirtualLoop, kernel: Kernel, before: set[asyncio.Task[object]]) -> None:
         """Nothing of a dead process goes on."""
@@ -372,10 +387,12 @@ class World:
         """Answers match the store, and every event went to at most one task."""
         rows = {row.workflow_id: row for row in await self.store.list_runs(RunQuery("default", 1_000))}
         assert {workflow_id: row.status for workflow_id, row in rows.items()} == self.ends
+        store = await self._open()
+        assert len(await store.list_runs(RunQuery("default", 1_000))) == len(rows)
         for row in rows.values():
             assert row.end_ms is not None
             assert row.start_ms is not None or row.status is RunStatus.CANCELED
-            stored = await self.store.load_run(row.run_id)
+            stored = await store.load_run(row.run_id)
             assert stored is not None
             if row.status is RunStatus.SUCCESSFUL and row.workflow_id.startswith("waits"):
                 assert len([run_id for run_id, _ in self.watch.consumed if run_id == row.run_id]) == 2
@@ -390,4 +407,9 @@ class World:
 def run_seed(seed: int, *, trace: Trace | None = None, large: bool = False, **how: Any) -> Seen:
     """Run a seed; an assertion that fails names it. `large`: as if all runs were."""
     with small_shares(large):
-        return run_world(f"seed {seed}", World(seed, **how).main, trace)
+        world = World(seed, **how)
+        try:
+            return run_world(f"seed {seed}", world.main, trace)
+        finally:
+            if world.disk is not None:
+                world.disk.close()
