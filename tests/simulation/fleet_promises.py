@@ -89,7 +89,7 @@ class Promises:
             if kept is None or kept.row.status is not RunStatus.RUNNING or kept.row.is_dormant:
                 continue
             heir = kernels.get(kept.row.owner)
-            if heir is not None and heir.scheduler.find_live(run_id) is None:
+            if heir is not None and heir.scheduler.memory.find(run_id) is None:
                 fail(AssertionError(f"{run_id} is {kept.row.owner}'s, which does not work on it"))
 
     async def check(self) -> None:

@@ -11,15 +11,15 @@ from types import ModuleType
 
 from perdure.service.common import aside
 from perdure.service.journal import journal
-from perdure.service.runs import acting, scheduler, timers
+from perdure.service.runs import acting, holding, recording, timers
 
 SHARES: tuple[tuple[ModuleType, str], ...] = (
     (aside, "NODES_AT_ONCE"),
     (acting, "ACTS_AT_ONCE"),
     (journal, "THENS_AT_ONCE"),
     (timers, "FIRED_AT_ONCE"),
-    (scheduler, "EARLY_AT_ONCE"),
-    (scheduler, "HELD_AT_ONCE"),
+    (recording, "EARLY_AT_ONCE"),
+    (holding, "HELD_AT_ONCE"),
 )
 
 

@@ -30,7 +30,7 @@ async def test_a_cancellation_is_recorded_and_then_applied(engine: Engine) -> No
     run = await engine.start(CHAIN)
     engine.store.hold()
     canceled = await soon(engine.kernel.lifecycle.cancel("default", "w", "enough"))
-    live = engine.kernel.scheduler.find_live(run.row.run_id)
+    live = engine.kernel.scheduler.memory.find(run.row.run_id)
     assert live is not None
     assert live.run.status is RunStatus.RUNNING
     assert not engine.executor.cancelled
@@ -67,7 +67,7 @@ async def test_a_cancellation_with_a_lost_answer_is_repeated(engine: Engine) -> 
     engine.store.let_one_go()
     with pytest.raises(errors.DatabaseUnavailableError):
         await canceled
-    live = engine.kernel.scheduler.find_live(run.row.run_id)
+    live = engine.kernel.scheduler.memory.find(run.row.run_id)
     assert live is not None
     assert live.run.status is RunStatus.RUNNING, "nothing is applied before it is durable"
     engine.succeed(run, "a")  # too late if it did happen

@@ -11,7 +11,7 @@ from perdure import graphwire
 from perdure.model import RunStatus, Spec, TaskStatus
 from perdure.service.common import aside
 from perdure.service.executors.port import GraphReturned
-from perdure.service.runs import scheduler
+from perdure.service.runs import recording
 from perdure.service.runs.live import Live
 from perdure.service.runs.views import RunView
 from perdure.storage.ports import Entry, StorageFull, Unstorable
@@ -27,7 +27,7 @@ ONE: Spec = graph(call("a"))
 def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """From four tasks on, and shares are of two."""
     monkeypatch.setattr(aside, "NODES_AT_ONCE", 3)
-    monkeypatch.setattr(scheduler, "EARLY_AT_ONCE", 2)
+    monkeypatch.setattr(recording, "EARLY_AT_ONCE", 2)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ async def worked_on(engine: Engine, run: RunView) -> Live:
     """The run, whose first task has returned a large graph, which a thread works on."""
     inner = graphwire.encode_spec(WIDE)
     engine.executor.report((run.row.run_id, GraphReturned("first", 1, inner, engine.now_ms)))
-    live = engine.kernel.scheduler.find_live(run.row.run_id)
+    live = engine.kernel.scheduler.memory.find(run.row.run_id)
     assert live is not None
     while live.at_rest is None:
         await asyncio.sleep(0)

@@ -100,7 +100,7 @@ async def test_a_run_that_is_over_still_tells_of_tasks_without_checkpoints(engin
         engine.succeed(run, name)
     before = (await engine.kernel.queries.look(run.row, None)).taken
     await engine.kernel.journal.barrier()
-    assert engine.kernel.scheduler.find_live(run.row.run_id) is None
+    assert engine.kernel.scheduler.memory.find(run.row.run_id) is None
     now = await engine.kernel.queries.look(await engine.kernel.queries.row("default", "w"), None)
     assert (now.row.status, now.taken) == (RunStatus.SUCCESSFUL, before)
     assert now.taken[0].successful == 4

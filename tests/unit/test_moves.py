@@ -230,7 +230,7 @@ async def test_what_may_have_been_stored_keeps_its_slot(kernel: Kernel, store: S
     assert kernel.slots.count_running("default") == 1
     row = await store.find_run("default", "a")
     assert row is not None
-    assert kernel.scheduler.find_live(row.run_id) is not None or row.is_dormant
+    assert kernel.scheduler.memory.find(row.run_id) is not None or row.is_dormant
 
 
 async def test_a_resume_completes_after_its_caller_is_cancelled(kernel: Kernel, store: Store) -> None:

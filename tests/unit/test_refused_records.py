@@ -79,7 +79,7 @@ async def test_its_attempts_are_stopped_and_nothing_more_of_it_is_recorded(engin
     await failure_of(engine)
     assert await engine.tasks() == {"a": "BLOCKED", "b": "BLOCKED", "c": "BLOCKED"}
     assert engine.executor.cancelled == [("c", 1)]
-    assert engine.kernel.scheduler.find_live(run.row.run_id) is None
+    assert engine.kernel.scheduler.memory.find(run.row.run_id) is None
 
 
 async def test_what_it_did_not_record_is_not_told(engine: Engine, refuse: Refuse) -> None:

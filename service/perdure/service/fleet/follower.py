@@ -89,7 +89,7 @@ class Follower:
 
     async def _look(self) -> float:
         for run_id in self._changes.waited_runs():
-            if self._scheduler.find_live(run_id) is None:
+            if self._scheduler.memory.find(run_id) is None:
                 self._changes.stir(run_id)
         until = await self._store.last_change()
         since, self._told = self._told, until  # later subscribers need no earlier changes
@@ -117,10 +117,10 @@ class Follower:
                 # A watch of the tasks may have begun during the reads. The end of the run would end it.
                 if row.run_id in watched or self._changes.wants_tasks(row.run_id):
                     watched[row.run_id] = row
-                elif self._scheduler.find_live(row.run_id) is None:
+                elif self._scheduler.memory.find(row.run_id) is None:
                     self._publish_row(row)
         for run_id, changed in watched.items():
-            if self._scheduler.find_live(run_id) is None:
+            if self._scheduler.memory.find(run_id) is None:
                 try:
                     await self._publish_run(run_id, changed, since)
                 except errors.WorkflowNotFoundError as error:  # deleted meanwhile
@@ -140,7 +140,7 @@ class Follower:
             return
         # Read after the look, so that this contains all changes the look saw. Later ones are for the next look.
         tasks = dict(await self._store.read_tasks(run_id, after=since))
-        if now.is_here or self._scheduler.find_live(run_id) is not None:
+        if now.is_here or self._scheduler.memory.find(run_id) is not None:
             return
         for task_id, change in tasks.items():
             task = now.taken.graph.tasks.get(task_id)

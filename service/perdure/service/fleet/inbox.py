@@ -65,7 +65,7 @@ class Inbox:
             if not events:  # it saw all of them when it was loaded, and may have left memory since
                 return
             # Otherwise the run left memory and must be loaded again, or is about to end.
-            if self._scheduler.find_live(run_id) is live and live.held is None:
+            if self._scheduler.memory.find(run_id) is live and live.held is None:
                 for event in events:
                     self._scheduler.take(live, arrival_of(event))
                 return

@@ -105,7 +105,7 @@ class Queries:
 
     def is_live(self, run_id: str) -> bool:
         """Whether the run is in memory, so that its end will be told."""
-        return self._scheduler.find_live(run_id) is not None
+        return self._scheduler.memory.find(run_id) is not None
 
     @refusing
     async def list_runs(self, query: RunQuery) -> list[RunView]:

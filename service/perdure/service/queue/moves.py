@@ -103,7 +103,7 @@ class Moves:
             if after.status is RunStatus.PENDING:
                 self.queued(after)
             else:
-                self._scheduler.tell(after, change)
+                self._scheduler.publishing.tell(after, change)
             if after.status is RunStatus.RUNNING:
                 before: Before | None = None
                 if row.status is RunStatus.PENDING and row.start_ms is None:
@@ -117,6 +117,6 @@ class Moves:
 
     def queued(self, row: RunRow) -> RunView:
         """A run is durably PENDING: publish it, and let the queue look."""
-        self._scheduler.tell(row, row.change)
+        self._scheduler.publishing.tell(row, row.change)
         self._slots.stirred.set()  # a slot may have become free before its row was stored
         return RunView(row)

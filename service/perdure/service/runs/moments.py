@@ -69,7 +69,7 @@ class Moments:
     async def find_row(self, run_id: str) -> RunRow | None:
         """A run by its id."""
         await self._assure()
-        live = self._scheduler.find_live(run_id)
+        live = self._scheduler.memory.find(run_id)
         if live is not None and await self._is_told(live):
             return live.row
         return await self._store.get_run(run_id)
@@ -77,7 +77,7 @@ class Moments:
     async def find_current(self, namespace: str, workflow_id: str) -> RunRow | None:
         """The current run of a workflow id."""
         await self._assure()
-        live = self._scheduler.find_current(namespace, workflow_id)
+        live = self._scheduler.memory.find_current(namespace, workflow_id)
         if live is not None and await self._is_told(live):
             return live.row
         return await self._store.find_run(namespace, workflow_id)
@@ -88,7 +88,7 @@ class Moments:
         here: list[Live] = []
         away: list[str] = []
         for run_id in run_ids:
-            live = self._scheduler.find_live(run_id)
+            live = self._scheduler.memory.find(run_id)
             if live is not None:
                 here.append(live)
             else:
@@ -112,7 +112,7 @@ class Moments:
         commit first."""
         if live.is_ending:
             await self._is_settled(live)
-        return not live.is_ending and self._scheduler.find_live(live.row.run_id) is live
+        return not live.is_ending and self._scheduler.memory.find(live.row.run_id) is live
 
     # -------------------------------------------------------------------------- tasks
 
@@ -123,24 +123,24 @@ class Moments:
         Raises WorkflowNotFoundError if the run was deleted meanwhile, and StorageError.
         """
         while True:
-            live = self._scheduler.find_live(row.run_id)
+            live = self._scheduler.memory.find(row.run_id)
             if live is not None and (live.held is not None or live.is_refused) and await self._is_settled(live):
-                live = self._scheduler.find_live(row.run_id)
+                live = self._scheduler.memory.find(row.run_id)
                 if live is not None and live.at_rest is not None:
                     continue
             if live is not None and live.held is None and not live.is_refused:
-                number, change = self._scheduler.moment, live.change
+                number, change = self._scheduler.publishing.moment, live.change
                 taken, before, is_over = take(live.run), live.row, live.is_ending
                 is_durable = await self._is_settled(live) and not live.is_refused
                 if is_durable and not (is_over and self._ownership.others_may_resume()):
                     return Moment(live.row if is_over else before, taken, number, change, is_here=True)
                 # otherwise memory had state that is never stored, or another engine may have gone on with the run
-                live = self._scheduler.find_live(row.run_id)
-            number = live.told if live is not None else self._scheduler.moment
+                live = self._scheduler.memory.find(row.run_id)
+            number = live.told if live is not None else self._scheduler.publishing.moment
             stored, run = await self._rebuild(row)
             if live is not None:
                 self._scheduler.tell_later(live, run)
-            if live is not None or self._scheduler.find_live(row.run_id) is None:
+            if live is not None or self._scheduler.memory.find(row.run_id) is None:
                 return Moment(stored.run, take(run), number, stored.change, is_here=False)
             # the run was loaded since, and may have gone on in memory
 

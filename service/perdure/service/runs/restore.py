@@ -54,8 +54,13 @@ class Specs:
         return found
 
 
+def spec_key(data: bytes) -> str:
+    """Names a serialized graph by its content."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def _decoded_spec(key: str, data: bytes) -> Spec:
-    if hashlib.sha256(data).hexdigest() != key:
+    if spec_key(data) != key:
         raise CorruptData(f"table specs, row {key}: the value of data has another hash", subject=key)
     try:
         return graphwire.decode_spec(data)

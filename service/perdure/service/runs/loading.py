@@ -1,0 +1,238 @@
+"""Loads runs into memory, each with its next step: at the start of the engine, for an event, or because the run was
+made RUNNING in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Protocol, TypeVar
+
+from perdure.engine.graph_run.run import Before
+from perdure.engine.graph_run.state import Task
+from perdure.model import RunStatus, frozen
+from perdure.service.common.aside import aside, is_large
+from perdure.service.runs.changes import Changes
+from perdure.service.runs.holding import Holding
+from perdure.service.runs.live import Live, Plan, Step, sort_out
+from perdure.service.runs.memory import Memory
+from perdure.service.runs.ownership import Ownership
+from perdure.service.runs.publishing import Publishing, views_of
+from perdure.service.runs.recording import Recorder
+from perdure.service.runs.restore import Specs, corrupt_data, restore_run
+from perdure.service.runs.views import TaskView
+from perdure.storage.ports import CorruptData, RecoveryStore, RunStore, StorageError
+from perdure.storage.rows import RunRow, SetRun
+
+log = logging.getLogger(__name__)
+
+PAGE: Final = 500
+LOAD_RETRY_S: Final = 1.0
+
+T = TypeVar("T")
+
+
+class LoadingStore(RecoveryStore, RunStore, Protocol):
+    """The part of the store that runs are loaded from."""
+
+
+class Loading:
+    """Finds runs in memory or loads them."""
+
+    def __init__(
+        self,
+        store: LoadingStore,
+        specs: Specs,
+        changes: Changes,
+        memory: Memory,
+        holding: Holding,
+        publishing: Publishing,
+        recorder: Recorder,
+        ownership: Ownership,
+        clock: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._specs = specs
+        self._changes = changes
+        self._memory = memory
+        self._holding = holding
+        self._publishing = publishing
+        self._recorder = recorder
+        self._ownership = ownership
+        self._clock = clock
+        self._loading: dict[str, list[Callable[[Live | None], None]]] = {}
+        self._outdated: set[str] = set()  # loading runs whose read may be too old
+        self._before: dict[str, Before] = {}  # loading runs, with their begun attempts if known
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no run is being loaded."""
+        return not self._loading
+
+    async def recover(self) -> int:
+        """Load every active run. Returns their number. Dormant runs wake by themselves."""
+        count, after = 0, ""
+        while True:
+            try:
+                page = await self._store.unfinished_runs(after=after, limit=PAGE)
+            except CorruptData:
+                raise  # the database as a whole is damaged: trying again does not help
+            except StorageError as error:
+                log.warning("unfinished runs not read, trying again", extra={"error": str(error)})
+                await asyncio.sleep(LOAD_RETRY_S)
+                continue
+            if not page:
+                return count
+            for row in page:
+                if row.damage:
+                    self.fail_corrupt(row)
+                    continue
+                await self.when_live(row.run_id, lambda _live: None)
+            count += len(page)
+            after = page[-1].run_id
+
+    def take_up(self, run_id: str, *, before: Before | None = None) -> None:
+        """Load a run that was made RUNNING in the store, and go on with it. `before` says which attempts may have
+        begun; None: as its row says."""
+        if before is not None:
+            self._before[run_id] = before
+        self.outdate(run_id)
+        self.with_live(run_id, lambda _live: None)
+
+    def outdate(self, run_id: str) -> bool:
+        """The run was changed in the store: if it is being loaded, it is read again. Returns whether it is."""
+        is_loading = run_id in self._loading
+        if is_loading:
+            self._outdated.add(run_id)
+        return is_loading
+
+    async def when_live(self, run_id: str, then: Callable[[Live | None], T]) -> T:
+        """Load the run, call `then` with it (None: there is no such active run), and return its result."""
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def call(live: Live | None) -> None:
+            if answer.done():
+                return
+            try:
+                answer.set_result(then(live))
+            except Exception as error:
+                answer.set_exception(error)
+
+        self.with_live(run_id, call)
+        return await answer
+
+    def with_live(self, run_id: str, then: Callable[[Live | None], None]) -> None:
+        """Call `then` with the run: at once if it is in memory, otherwise once it is loaded, in the order of the
+        calls. For a held run, once it is released."""
+        if (live := self._memory.find(run_id)) is not None:
+            if live.held is not None:
+                live.held.append(lambda: self.with_live(run_id, then))
+            else:
+                then(live)
+        elif (waiting := self._loading.get(run_id)) is not None:
+            waiting.append(then)
+        else:
+            self._loading[run_id] = [then]
+            self._holding.spawn(self._load(run_id))
+
+    async def _load(self, run_id: str) -> None:
+        loaded: _Loaded | None = None
+        while True:
+            self._outdated.discard(run_id)
+            try:
+                loaded = await self._read(run_id)
+                if run_id not in self._outdated:
+                    break
+            except CorruptData as error:
+                self._fail_corrupt(run_id, await self._damaged(run_id), f"{error} ({error.subject})")
+                loaded = None
+                break
+            except StorageError as error:
+                log.warning("run not loaded, trying again", extra={"run_id": run_id, "error": str(error)})
+                await asyncio.sleep(LOAD_RETRY_S)
+            except Exception:
+                log.exception("run cannot be loaded", extra={"run_id": run_id})
+                loaded = None
+                break
+        waiting = self._loading.pop(run_id)
+        live: Live | None = None
+        if loaded is not None:
+            live = loaded.live
+            self._memory.begun.drop(run_id)
+            self._memory.admit(live)
+            if self._changes.may_miss(live.row.change):
+                self._publishing.tell_row(live.row, live.row.change)
+            self._publishing.add(loaded.plan.acts.views, loaded.views)
+            if not loaded.plan.is_empty:
+                self._recorder.follow(live, loaded.plan)
+        self._before.pop(run_id, None)
+        for then in waiting:
+            if live is not None and live.held is not None:
+                live.held.append(partial(self.with_live, run_id, then))
+            else:
+                then(live)
+        if live is not None:
+            self._memory.evict_if_idle(live)
+
+    async def _read(self, run_id: str) -> _Loaded | None:
+        """Load a run that this engine owns, and take its next step. The run is not yet visible to other code."""
+        stored = await self._store.load_run(run_id)
+        if stored is None or (stored.run.status is not RunStatus.RUNNING and not stored.run.damage):
+            return None
+        if not self._ownership.is_ours(stored.run):
+            return None
+        run = await restore_run(stored, self._specs)
+        run.number_from(self._memory.begun.get(run_id) or {})
+        live = Live(stored.run, run, change=stored.change)
+        before = self._before.get(run_id, "told" if stored.run.is_dormant else "unknown")
+        at_ms = self._clock()
+        is_long = is_large(len(run.graph.tasks))
+
+        def recover() -> tuple[Plan, list[Task]]:
+            step = Step(run.recover(at_ms, before))
+            changed = run.take_changed()
+            known = set(changed)
+            missed = [run.graph.tasks[task.task_id] for task in stored.tasks if self._changes.may_miss(task.change)]
+            changed = [*(task for task in missed if task not in known), *changed]
+            return (sort_out(live, step) if step.commands or changed else Plan()), changed
+
+        plan, changed = await aside(recover) if is_long else recover()
+        views: list[TaskView] = []
+        if changed and self._changes.wants_tasks(run_id):
+            views = await aside(partial(views_of, changed)) if is_long else views_of(changed)
+        return _Loaded(live, plan, views)
+
+    async def _damaged(self, run_id: str) -> RunRow | None:
+        """The row of a run whose records are damaged, if it can be read."""
+        try:
+            return await self._store.get_run(run_id)
+        except StorageError as error:
+            log.warning("row not read", extra={"run_id": run_id, "error": str(error)})
+            return None
+
+    def fail_corrupt(self, row: RunRow) -> None:
+        """Fail a run whose row is damaged in the store as well, if the store finds the row."""
+        self._fail_corrupt(row.run_id, row, row.damage)
+
+    def _fail_corrupt(self, run_id: str, row: RunRow | None, damage: str) -> None:
+        """Fail a run whose records are damaged. Other runs are not affected."""
+        log.error("run failed: its stored data is damaged", extra={"run_id": run_id, "error": damage})
+
+        def ended(end: SetRun, change: int) -> None:
+            if row is not None:
+                self._publishing.tell(end.applied_to(row, change), change)
+            else:
+                self._changes.stir(run_id)
+
+        self._recorder.fail(run_id, corrupt_data(damage), ended)
+
+
+@frozen
+class _Loaded:
+    """A rebuilt run, the plan that follows, and the tasks whose state changed in the rebuild."""
+
+    live: Live
+    plan: Plan
+    views: list[TaskView]
