@@ -26,6 +26,7 @@ from typing import Any, Final, Protocol
 import cloudpickle  # type: ignore[import-untyped]
 
 from perdure import texts, told, tracebacks, wire
+from perdure.bounded import SharedBounded
 from perdure.model import NULL, Attribute, BlobRef, Function, Index, Key, Path, Payload, frozen
 
 PICKLE: Final = "python/pickle"
@@ -407,6 +408,11 @@ def known(objects: Objects | None) -> Objects:
 
 def encode_function(function: Callable[..., Any], objects: Objects | None = None) -> Function:
     """Encode a function for workers: by name if it can be imported, else with its code."""
+    imported = imported_name(function)
+    if imported is not None and (known := _by_name.get(imported)) is not None:
+        if (watch := _watch.get()) is not None:
+            watch(function, NotImplemented)
+        return known
     name = texts.printable(f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}")
     out = io.BytesIO()
     nested = Nested(objects)
@@ -417,7 +423,23 @@ def encode_function(function: Callable[..., Any], objects: Objects | None = None
     except Exception as error:
         raise CodecError(f"the function {name} cannot be pickled: {told.text_of(error)}") from error
     code = with_table(out.getvalue(), nested)
-    return Function(hashlib.sha256(code.data).hexdigest(), name, code, python_version=PYTHON_VERSION)
+    encoded = Function(hashlib.sha256(code.data).hexdigest(), name, code, python_version=PYTHON_VERSION)
+    if imported is not None:
+        _by_name.keep(imported, encoded)
+    return encoded
+
+
+def imported_name(function: object) -> tuple[str, str] | None:
+    """The module and the name by which a task travels; None for a task that travels with its code, and for anything
+    else than a task."""
+    if not hasattr(type(function), "__perdure_task__"):
+        return None
+    reduced = function.__reduce__()
+    return (function.__module__, reduced) if isinstance(reduced, str) else None
+
+
+_by_name: Final = SharedBounded[tuple[str, str], Function](1_000)
+"""Tasks that travel by name: their pickles say nothing else."""
 
 
 def load_function(

@@ -16,7 +16,7 @@ from perdure.arguments import ARGUMENTS, ATOMS, encode_arguments
 from perdure.graph import CallNode, Input, Node, Part, Task, TaskNode, WaitForNode, WaitNode, is_node, task
 from perdure.model import Action, Call, Function, InputRef, NodeRef, Payload, Ref, Spec, TaskOptions, TaskRef, Wait
 from perdure.model import Node as SpecNode
-from perdure.options import Options
+from perdure.options import Options, with_environment
 
 AnyRef = TypeVar("AnyRef", bound=Ref)
 
@@ -196,8 +196,7 @@ class _Converter:
         if not self._own:
             return options
         if id(options) not in self._with_own:
-            text = _naming(options.shape.runtime_env, self._own)
-            self._with_own[id(options)] = replace(options, shape=replace(options.shape, runtime_env=text))
+            self._with_own[id(options)] = with_environment(options, _naming(options.shape.runtime_env, self._own))
         return self._with_own[id(options)]
 
     def _with_id(self, options: TaskOptions, task_id: str) -> TaskOptions:

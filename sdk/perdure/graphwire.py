@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Final, assert_never
 
 from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from perdure.model import (
@@ -144,8 +145,8 @@ def spec_to_proto(spec: Spec) -> spec_pb2.WorkflowSpec:
     have many nodes."""
     message = spec_pb2.WorkflowSpec(output=spec_pb2.Arg(node=spec_pb2.NodeRef(node_id=spec.output)))
     functions: dict[str, int] = {}
-    usual = TaskOptions(shape=Shape(runtime_env=_common_environment(spec)))
-    if (environment := json_to_struct(usual.shape.runtime_env)) is not None:
+    usual, environment = _defaults(_common_environment(spec))
+    if environment is not None:
         message.default_options.runtime_env.CopyFrom(environment)
     options: dict[int, spec_pb2.TaskOptions | None] = {}  # by id(): nodes share them, and comparing takes long
     for node in spec.nodes:
@@ -176,6 +177,12 @@ def spec_to_proto(spec: Spec) -> spec_pb2.WorkflowSpec:
                 if timeout_ms is not None:
                     out.wait.timeout.CopyFrom(to_duration(timeout_ms))
     return message
+
+
+@lru_cache(100)
+def _defaults(runtime_env: str) -> tuple[TaskOptions, Struct | None]:
+    """The options of a task that says nothing, and the message of its runtime environment."""
+    return TaskOptions(shape=Shape(runtime_env=runtime_env)), json_to_struct(runtime_env)
 
 
 def _common_environment(spec: Spec) -> str:

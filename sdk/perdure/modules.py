@@ -66,17 +66,13 @@ def noted(names: set[str]) -> Iterator[None]:
         elif isinstance(value, ModuleType):
             if value.__name__ not in cloudpickle.list_registry_pickle_by_value():
                 names.add(_top(value.__name__))
-        elif isinstance(value, (type, FunctionType, BuiltinFunctionType)) or _is_task_by_name(value):
+        elif isinstance(value, (type, FunctionType, BuiltinFunctionType)) or codec.imported_name(value):
             module = getattr(value, "__module__", None)
             if isinstance(module, str):
                 names.add(_top(module))
 
     with codec.watched(note):
         yield
-
-
-def _is_task_by_name(value: object) -> bool:
-    return hasattr(type(value), "__perdure_task__") and isinstance(value.__reduce__(), str)
 
 
 def _imported_in(function: FunctionType) -> set[str]:

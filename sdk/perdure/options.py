@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import PurePath
 from types import ModuleType
 from typing import Any, Final
 
 from perdure import codec, texts
+from perdure.bounded import SharedBounded
 from perdure.failures import type_name
 from perdure.model import Payload, Resources, Shape, TaskOptions
 from perdure.model import RetryPolicy as ModelRetryPolicy
@@ -82,6 +83,8 @@ class Options:
     checkpoint: bool | None = None
     metadata: Mapping[str, Any] | None = None
     allow_inplace: bool = False
+    _model: TaskOptions | None = field(default=None, init=False, repr=False)
+    """A cache: many graphs are made with the same options."""
 
     def merged(self, options: Mapping[str, Any]) -> Options:
         """These options, overridden by the given ones. TypeError for an unknown option or a wrong type, ValueError for
@@ -98,7 +101,10 @@ class Options:
         return merged
 
     def to_model(self) -> TaskOptions:
-        return TaskOptions(
+        """Always the same object. Raises like `merged`."""
+        if self._model is not None:
+            return self._model
+        model = TaskOptions(
             task_id=texts.name(_text("task_id", self.task_id), "task_id", required=False),
             shape=self._shape(),
             retry=self._retry(),
@@ -108,6 +114,8 @@ class Options:
             metadata=to_json("metadata", self.metadata),
             allow_inplace=_flag("allow_inplace", self.allow_inplace),
         )
+        object.__setattr__(self, "_model", model)
+        return model
 
     def _shape(self) -> Shape:
         resources = Resources(
@@ -184,7 +192,7 @@ class Options:
         return max(round(seconds * 1000), 1)
 
 
-_NAMES: Final = frozenset(field.name for field in fields(Options))
+_NAMES: Final = frozenset(option.name for option in fields(Options) if option.init)
 
 OF_WORKFLOWS: Final = frozenset(
     {
@@ -212,6 +220,21 @@ def workflow_options(given: Mapping[str, Any]) -> dict[str, Any]:
         texts.name(_text("name", said["name"]), "name", required=False)
     Options().merged({name: value for name, value in said.items() if name != "name"})
     return said
+
+
+def with_environment(options: TaskOptions, runtime_env: str) -> TaskOptions:
+    """The options with another runtime environment. The same object for the same options, as long as it is cached:
+    programs submit many graphs with the same options."""
+    key = (id(options), runtime_env)
+    known = _with_environments.get(key)
+    if known is None:
+        known = (options, replace(options, shape=replace(options.shape, runtime_env=runtime_env)))
+        _with_environments.keep(key, known)
+    return known[1]
+
+
+_with_environments: Final = SharedBounded[tuple[int, str], tuple[TaskOptions, TaskOptions]](1_000)
+"""By id() of the options, which are kept, so that their id() stays theirs."""
 
 
 def _types(kinds: Any) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -24,6 +23,7 @@ from perdure.bounded import SharedBounded
 from perdure.folders import Tree
 from perdure.graphwire import snapshot_of, snapshot_uri
 from perdure.model import BlobRef, Call, Node, Spec, TaskOptions
+from perdure.options import with_environment
 
 PACKAGE_BYTES_MAX: Final = 512 * 1024 * 1024
 """Ray's own limit for a package that it distributes in a cluster."""
@@ -74,12 +74,17 @@ def snapshot_known(spec: Spec, has: Callable[[BlobRef], bool]) -> Spec | None:
         found = None if package is None else _known.get(("modules", package.fingerprint))
         if found is None or not has(found[0]):
             raise _UnknownError
-        return _text({"modules": snapshot_uri(*found)})
+        return _naming_package(*found)
 
     try:
         return _with_environments(spec, known)
     except _UnknownError:
         return None
+
+
+@lru_cache(1_000)
+def _naming_package(blob: BlobRef, name: str) -> str:
+    return _text({"modules": snapshot_uri(blob, name)})
 
 
 @lru_cache(1_000)
@@ -103,7 +108,7 @@ def _with_environments(spec: Spec, fix: Callable[[str], str]) -> Spec:
             text = given.shape.runtime_env
             if text not in fixed:
                 fixed[text] = fix(text)
-            options[id(given)] = replace(given, shape=replace(given.shape, runtime_env=fixed[text]))
+            options[id(given)] = with_environment(given, fixed[text])
         return Node(node.id, node.action, node.after, options[id(given)])
 
     return Spec(tuple([changed(node) for node in spec.nodes]), spec.output)

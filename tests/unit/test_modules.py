@@ -19,7 +19,7 @@ import pytest
 import perdure
 from perdure import graphwire, modules, runtimeenv
 from perdure.conversion import to_spec
-from perdure.model import BlobRef, InvalidSpec
+from perdure.model import BlobRef, Call, InvalidSpec
 
 pytestmark = pytest.mark.usefixtures("_fresh")
 
@@ -115,6 +115,29 @@ def test_a_module_that_is_registered_to_travel_by_value_is_not_named(tmp_path: P
         assert named(steps.step.bind()) is None
     finally:
         cloudpickle.unregister_pickle_by_value(steps)
+
+
+def test_what_is_cached_of_a_task_does_not_outlive_how_it_travels(tmp_path: Path) -> None:
+    write(tmp_path, {"steps.py": TASK})
+    steps = load("steps")
+
+    def code() -> bytes:
+        call = to_spec(steps.step.bind()).nodes[0].action
+        assert isinstance(call, Call)
+        assert call.function.code is not None
+        return call.function.code.data
+
+    by_name = code()
+    assert named(steps.step.bind()) == named(steps.step.bind()) == ["steps"]
+    cloudpickle.register_pickle_by_value(steps)
+    try:
+        assert len(code()) > 2 * len(by_name)
+        assert named(steps.step.bind()) is None
+    finally:
+        cloudpickle.unregister_pickle_by_value(steps)
+    assert code() == by_name
+    assert named(steps.step.bind()) == ["steps"]
+    assert named(steps.step.options(runtime_env={"modules": False}).bind()) is False
 
 
 @pytest.mark.parametrize("name", ["json", "sys", "numpy", "grpc", "perdure", "__main__", "no_such_module", "a b"])
