@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,23 @@ def chain(length: int, lines: str = "") -> int:
 def fan_out(width: int) -> int:
     """So many steps side by side, and their sum: width * (width - 1) / 2."""
     return total.bind([leaf.bind(number) for number in range(width)])
+
+
+@perdure.task
+def process() -> int:
+    """The id of the process that runs it, after a pause in which others run elsewhere."""
+    time.sleep(0.1)
+    return os.getpid()
+
+
+@perdure.task
+def distinct(values: list[int]) -> int:
+    return len(set(values))
+
+
+def processes(width: int) -> int:
+    """The number of processes that work on so many tasks side by side."""
+    return distinct.bind([process.bind() for _ in range(width)])
 
 
 def payload(mib: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import tempfile
 import time
 import uuid
@@ -22,6 +23,7 @@ Figures = dict[str, float]
 
 IN_FLIGHT = 128
 SLEEP_S = 6 * 3600
+WARM_UP_S = 120
 SETTLE_S = 0.1
 """From the start of a run that waits for an event to the sending of it."""
 
@@ -55,9 +57,14 @@ async def abreast(count: int, width: int, work: Callable[[], Awaitable[Any]]) ->
 
 
 async def warm_up(stage: Stage) -> None:
-    """Leases on all CPUs, functions loaded."""
+    """Leases on all CPUs, functions loaded. Ray starts workers of a runtime environment when they are needed only, and
+    their start takes a CPU for seconds."""
     for _ in range(10):
         await stage.client.run(steps.step.bind(0))
+    cpus = os.cpu_count() or 1
+    async with asyncio.timeout(WARM_UP_S):
+        while await stage.client.run(steps.processes(4 * cpus)) < cpus:
+            pass
     await stage.client.run(steps.fan_out(100))
 
 
