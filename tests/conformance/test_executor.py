@@ -484,6 +484,57 @@ async def test_what_waits_is_dropped(bench: Bench, tmp_path: Path) -> None:
         assert not any(isinstance(report, (AttemptStarted, TaskSucceeded)) for report in bench.of(work))
 
 
+class Hanging:
+    """Unpickling it lingers, as the import of a module may."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return linger, (str(self._path), "loading")
+
+
+def needing(part: Any) -> Any:
+    return lambda: part
+
+
+def needing_async(part: Any) -> Any:
+    async def call() -> Any:
+        return part
+
+    return call
+
+
+@pytest.mark.parametrize("make", [needing, needing_async])
+async def test_loading_a_function_belongs_to_the_attempt(bench: Bench, tmp_path: Path, make: Any) -> None:
+    path = tmp_path / "notes"
+    function = codec.encode_function(make(Hanging(path)))
+    hanging = bench.submit(function, task="hanging")
+    await bench.until(lambda: any(isinstance(report, AttemptStarted) for report in bench.of(hanging)))
+    assert bench.ends(hanging) == []
+    bench.cancel(hanging)
+    await appears(path, "loading ended")
+    note(str(path), "go")
+    again = bench.submit(function, task="hanging", attempt=2)
+    end = await bench.end(again)
+    assert isinstance(end, TaskSucceeded)
+    assert codec.decode(end.output) == "loading"
+    assert sum(isinstance(report, AttemptStarted) for report in bench.of(again)) == 1
+
+
+async def test_loading_a_function_beside_asynchronous_attempts_can_be_cancelled(bench: Bench, tmp_path: Path) -> None:
+    paths = tmp_path / "notes", tmp_path / "others"
+    known = codec.encode_function(linger_async)
+    first = bench.submit(known, str(paths[0]), "first", task="first")
+    await appears(paths[0], "first began")
+    hanging = bench.submit(codec.encode_function(needing_async(Hanging(paths[1]))), task="hanging")
+    await bench.until(lambda: any(isinstance(report, AttemptStarted) for report in bench.of(hanging)))
+    bench.cancel(hanging)
+    await appears(paths[1], "loading ended")
+    note(str(paths[0]), "go")
+    assert isinstance(await bench.end(first), TaskSucceeded)
+
+
 async def test_cancelling_right_away(bench: Bench) -> None:
     """Whenever the cancellation comes, the worker goes on, and the successor runs."""
     for index in range(60):

@@ -221,6 +221,33 @@ def test_tracebacks_show_the_lines_that_ran_on_ray(on_ray: Program) -> None:
     check_lines_of_tracebacks(on_ray)
 
 
+HANGING = """
+import sys, time
+import perdure
+
+if "perdure.worker.lease" in sys.modules:
+    time.sleep(3600)
+
+@perdure.task(num_cpus=0.25, timeout=1, max_retries=0)
+def never():
+    return 1
+"""
+
+
+def check_time_limits_of_imports(program: Program) -> None:
+    program.write({"hanging.py": HANGING, "broken.py": BROKEN.replace("missing", "22")})
+    assert "perdure.AttemptTimeout" in program.refused("run", "hanging:never")
+    assert program.perdure("run", "broken:graph") == "42"
+
+
+def test_the_time_limit_of_a_task_covers_the_import_of_its_module(without_ray: Program) -> None:
+    check_time_limits_of_imports(without_ray)
+
+
+def test_the_time_limit_of_a_task_covers_the_import_of_its_module_on_ray(on_ray: Program) -> None:
+    check_time_limits_of_imports(on_ray)
+
+
 def test_a_run_whose_modules_are_lost_fails_and_others_go_on(without_ray: Program, tmp_path: Path) -> None:
     program = without_ray
     program.write({"broken.py": BROKEN.replace("missing", "22"), "late.py": "import perdure\n" + LATE})

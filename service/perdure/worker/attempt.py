@@ -197,6 +197,11 @@ class Runner:
         self._environment = environment or {}  # what graphs that tasks return inherit
         self._functions: SharedBounded[str, Callable[..., Any]] = SharedBounded(FUNCTIONS_MAX)
 
+    def has_loaded(self, function: Function) -> bool:
+        """Whether a call of the function imports nothing. Loading one may take long, or hang, so it is a part of the
+        attempt: the worker reports that the attempt began before it calls `is_async` or `run`."""
+        return function.key in self._functions
+
     def is_async(self, function: Function) -> bool:
         """Whether the function is `async def`; one that cannot be loaded is not."""
         try:

@@ -98,6 +98,8 @@ class _Lease:
         self._lock = threading.Lock()
         self._waiting: set[int] = set()  # assigned, not begun, not dropped
         self._current: int | None = None  # the synchronous attempt that runs in the main thread
+        self._loading: int | None = None  # an attempt that was reported as begun, and whose function is loaded first
+        self._loading_since = 0, 0.0
         self._interrupted: int | None = None  # no attempt is interrupted twice
         self._tasks: dict[int, asyncio.Task[Result]] = {}  # the attempts that run on the loop
         self._async_loop: asyncio.AbstractEventLoop | None = None
@@ -120,16 +122,16 @@ class _Lease:
     def cancel(self, tokens: Iterable[int]) -> None:
         for token in tokens:
             with self._lock:
-                if token in self._waiting:
+                if self._is_running(token):  # also while its function is loaded
+                    self._interrupt(token)
+                elif token in self._waiting:
                     self._waiting.discard(token)
                     self._session.send_returned(token)
-                elif self._is_running(token):
-                    self._interrupt(token)
 
     def recall(self, tokens: Iterable[int]) -> None:
         with self._lock:
             for token in tokens:
-                if token in self._waiting:
+                if token in self._waiting and token != self._loading:
                     self._waiting.discard(token)
                     self._session.send_returned(token)
 
@@ -217,6 +219,8 @@ class _Lease:
             has_more = True
             if item is not None:
                 self._make_sure()
+                if not self._load(*item):
+                    continue
             while has_more and item is not None and self._is_async(item[1]):
                 has_more, item = loops.run(self._run_together(item))
             if not has_more:
@@ -225,17 +229,50 @@ class _Lease:
                 return self._count
             self._run(*item)
 
+    def _load(self, token: int, assignment: Assignment) -> bool:
+        """Load the function of a waiting attempt, if this lease has not loaded it before. The attempt begins with that,
+        so its time limit and its cancellation end an import that hangs. False: the attempt was dropped or has ended."""
+        if self._runner.has_loaded(assignment.function):
+            return True
+        threads = threading.active_count()
+        began_ms, began_s = now_ms(), time.perf_counter()
+        with suppress(Interrupted, KeyboardInterrupt):
+            try:
+                with self._lock:
+                    if token not in self._waiting:
+                        return False
+                    self._session.send_started(token, began_ms, at_once=True)
+                    self._loading = self._current = token
+                    self._loading_since = began_ms, began_s
+                self._runner.is_async(assignment.function)
+            finally:
+                self._leave()
+        self._leave()  # the interrupt may have come during the first `_leave`
+        if token != self._interrupted:
+            return True
+        with self._lock:
+            self._waiting.discard(token)
+        if self._has_left_work(threads):
+            self._abandon()
+        self._session.send_receipt(_receipt(token, None, began_ms, time.perf_counter() - began_s))
+        return False
+
     def _begin(self, token: int, began_ms: int, *, is_async: bool = False) -> bool:
         """Take an attempt from the waiting ones. False: it was dropped before. The caller holds the lock."""
         if token not in self._waiting:
             return False
         self._waiting.discard(token)
         self._count += 1
-        self._session.send_started(token, began_ms, at_once=is_async)
+        if token != self._loading:
+            self._session.send_started(token, began_ms, at_once=is_async)
         return True
 
+    def _start_of(self, token: int) -> tuple[int, float]:
+        """When an attempt that begins now has begun, by the wall clock and by the monotonic clock."""
+        return self._loading_since if token == self._loading else (now_ms(), time.perf_counter())
+
     def _run(self, token: int, assignment: Assignment) -> None:
-        began_ms, began_s = now_ms(), time.perf_counter()
+        began_ms, began_s = self._start_of(token)
         threads = threading.active_count()
         result: Result | None = None
         try:
@@ -312,6 +349,8 @@ class _Lease:
             while self._tasks:
                 while not has_rest and self._is_sure and not self._queue.empty():
                     following = self._queue.get()
+                    if following is not None and not self._load(*following):
+                        continue
                     if following is not None and self._is_async(following[1]):
                         self._spawn(*following)
                     else:
@@ -323,7 +362,7 @@ class _Lease:
         return has_rest, rest
 
     def _spawn(self, token: int, assignment: Assignment) -> None:
-        began_ms, began_s = now_ms(), time.perf_counter()
+        began_ms, began_s = self._start_of(token)
         wake = self._async_wake
         assert wake is not None
         with self._lock:

@@ -9,6 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import ceil
 from typing import Final
 
@@ -66,6 +67,7 @@ class _Running:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.is_cancelled = False
+        self.began: Began | None = None
         self.thread_id: int | None = None
         self.task: asyncio.Task[Result] | None = None
         self.lock = threading.Lock()
@@ -262,24 +264,43 @@ class LocalExecutor:
             running, assignment = item
             while self._holds_for_s() <= 0 and not running.is_cancelled:
                 time.sleep(UNSURE_S)
-            if running.is_cancelled:
+            if running.is_cancelled or not self._load(running, assignment):
                 self._tell(running, None)
             elif self._runner.is_async(assignment.function):
                 self._async_loop.call_soon_threadsafe(self._begin_async, running, assignment)
             else:
                 self._run(running, assignment)
 
+    def _load(self, running: _Running, assignment: Assignment) -> bool:
+        """Load the function of an attempt, if it was not loaded before. The attempt begins with that, so its time limit
+        and its cancellation end an import that hangs. False: it was cancelled."""
+        if self._runner.has_loaded(assignment.function):
+            return True
+        thread_id = threading.get_ident()
+        with suppress(Interrupted, KeyboardInterrupt):
+            try:
+                with running.lock:
+                    if running.is_cancelled:
+                        return False
+                    running.thread_id = thread_id
+                self._begin(running)
+                self._runner.is_async(assignment.function)
+            finally:
+                _leave(running, thread_id)
+        _leave(running, thread_id)  # the interrupt may have come during the first `_leave`
+        return not running.is_cancelled
+
     def _run(self, running: _Running, assignment: Assignment) -> None:
         thread_id = threading.get_ident()
         result: Result | None = None
-        began = self._clock(), time.perf_counter()
+        began: Began | None = None
         try:
             try:
                 with running.lock:
                     if running.is_cancelled:
                         raise Interrupted
                     running.thread_id = thread_id
-                self._began(running, began)
+                began = self._begin(running)
                 result = self._runner.run(assignment)
             finally:
                 _leave(running, thread_id)
@@ -297,8 +318,7 @@ class LocalExecutor:
         async def run() -> Result:
             return await self._runner.run_async(assignment)
 
-        began = self._clock(), time.perf_counter()
-        self._began(running, began)
+        began = self._begin(running)
         with running.lock:
             # Not by the loop's task factory, which user code may have set.
             running.task = task = asyncio.Task(run(), loop=self._async_loop)
@@ -310,9 +330,13 @@ class LocalExecutor:
 
         task.add_done_callback(done)
 
-    def _began(self, running: _Running, began: Began) -> None:
-        work, (began_ms, _) = running.work, began
-        self._post(lambda: self._send(work, AttemptStarted(work.task_id, work.attempt, began_ms, began_ms)))
+    def _begin(self, running: _Running) -> Began:
+        """Report that an attempt begins, unless it has begun with the loading of its function."""
+        if running.began is None:
+            began_ms, _ = running.began = self._clock(), time.perf_counter()
+            work = running.work
+            self._post(lambda: self._send(work, AttemptStarted(work.task_id, work.attempt, began_ms, began_ms)))
+        return running.began
 
     def _tell(self, running: _Running, result: Result | None, began: Began | None = None) -> None:
         """Report the result of an attempt; None: it was cancelled."""
