@@ -83,6 +83,8 @@ async def make(folder: Path) -> None:
             await client.start(graph, workflow_id=name)
         await client.handle("canceled").cancel("enough")
         await client.handle("broken").outcome()
+        await client.run(add.bind(1, 2), workflow_id="deleted")
+        await client.delete("deleted")
         two = add.bind(perdure.event("first"), perdure.event("go"))
         for name, graph in (
             ("waiting", add.bind(two, blob.bind("e"))),

@@ -16,7 +16,7 @@ from integration.wire_calls import Stubs, event_node, graph, run_request, sum_of
 from perdure import RunStatus, errors
 from perdure.connection import AGE_KEY, REPEAT_KEY
 from perdure.service.app import RunningServer
-from perdure.v1 import workflow_pb2
+from perdure.v1 import payload_pb2, workflow_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 from services import Service, running
 
@@ -195,6 +195,72 @@ async def test_an_attachment_whose_answer_is_lost(client: perdure.Client, lose: 
     else:
         again = await client.start(perdure.sleep(0.3), workflow_id="w", id_conflict="use_existing")
     assert again.run_id == handle.run_id
+
+
+async def test_calls_are_answered_though_their_run_was_deleted_before_the_repeat(
+    client: perdure.Client, stubs: Stubs
+) -> None:
+    run = run_request(graph(event_node("wait", "k")), request_id="first")
+    payload = payload_pb2.Payload(encoding="json/plain", data=b"1")
+    send = pb.SendEventRequest(workflow_id="w", event_key="k", event_id="1", payload=payload)
+    cancel, delete = pb.CancelRequest(workflow_id="w"), pb.DeleteWorkflowRequest(workflow_id="w")
+    first = await stubs.workflows.Run(run)
+    sent = await stubs.workflows.SendEvent(send)
+    await client.handle("w").outcome()
+    await stubs.workflows.DeleteWorkflow(delete)
+
+    metadata = (*AGAIN, (AGE_KEY, "60000"))
+    again = await stubs.workflows.Run(run, metadata=metadata)
+    assert (again.workflow.run_id, again.started) == (first.workflow.run_id, False)
+    run.wait.seconds = 5
+    again = await stubs.workflows.Run(run, metadata=metadata)
+    assert (again.workflow.run_id, again.HasField("outcome")) == (first.workflow.run_id, False)
+    answer = await stubs.workflows.SendEvent(send, metadata=metadata)
+    assert (answer.sequence, answer.duplicate) == (sent.sequence, True)
+    batch = pb.BatchSendEventsRequest(
+        items=[pb.EventItem(workflow_id="w", event_key="k", event_id="1", payload=payload)]
+    )
+    (item,) = (await stubs.workflows.BatchSendEvents(batch, metadata=metadata)).results
+    assert (item.sequence, item.duplicate) == (sent.sequence, True)
+    gone = await stubs.workflows.Cancel(cancel, metadata=metadata)
+    assert gone.workflow.status == workflow_pb2.WORKFLOW_STATUS_SUCCESSFUL
+    assert [info async for info in client.list()] == []
+    for call, request in ((stubs.workflows.SendEvent, send), (stubs.workflows.Cancel, cancel)):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(request)
+        assert isinstance(errors.from_rpc_error(caught.value), errors.WorkflowNotFoundError)
+
+    run.ClearField("wait")
+    later = await stubs.workflows.Run(run)
+    assert later.started
+    await stubs.workflows.DeleteWorkflow(delete, metadata=metadata)
+    await stubs.workflows.Cancel(cancel, metadata=metadata)
+    assert (await client.handle("w").status()).status is RunStatus.RUNNING
+
+
+@pytest.mark.storages("sqlite")
+async def test_a_start_whose_answer_is_lost_makes_no_second_run_after_a_deletion(
+    server: RunningServer, client: perdure.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another client deletes the run after gRPC's own attempts, which do not say when the call was made first."""
+    submissions, lifecycle = server.kernel.submissions, server.kernel.lifecycle
+    real, made = submissions.submit, []
+
+    async def losing(*args: Any, **how: Any) -> Any:
+        view, started = await real(*args, **how)
+        made.append(view.row.run_id)
+        if len(made) == LOST[-1] - 1:
+            await lifecycle.cancel("default", "w")
+            await lifecycle.delete("default", "w")
+        if len(made) <= LOST[-1]:
+            raise errors.DatabaseUnavailableError("the answer is lost")
+        return view, started
+
+    monkeypatch.setattr(submissions, "submit", losing)
+    client.patience = 30
+    handle = await client.start(perdure.event("k"), workflow_id="w")
+    assert set(made) == {handle.run_id}
+    assert len(made) == LOST[-1] + 1
 
 
 MANY = 60

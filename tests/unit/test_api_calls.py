@@ -34,6 +34,7 @@ class Plain:
 
     left_s: float | None = None
     first_asked_ms_ago: int | None = None
+    asked_ms_ago: int = 0
 
 
 class Api:
@@ -101,7 +102,7 @@ async def test_an_event_is_sent_by_json_once(api: Api) -> None:
     request = parsed(
         pb.SendEventRequest(), workflowId="w", eventKey="k", eventId="e", payload={"encoding": "json/plain"}
     )
-    first, again = await api.events.send(request), await api.events.send(request)
+    first, again = await api.events.send(request, Plain()), await api.events.send(request, Plain())
     assert (first.duplicate, again.duplicate, first.sequence) == (False, True, again.sequence)
 
 
@@ -110,7 +111,7 @@ async def test_refusals_are_errors_of_perdure(api: Api) -> None:
         (api.runs.run(pb.RunRequest(), Plain()), errors.InvalidFieldError),
         (api.runs.output(parsed(pb.GetOutputRequest(), workflowId="none"), Plain()), errors.WorkflowNotFoundError),
         (api.lists.workflows(parsed(pb.ListWorkflowsRequest(), filter="(")), errors.InvalidFilterError),
-        (api.events.send(parsed(pb.SendEventRequest(), workflowId="w")), errors.InvalidFieldError),
+        (api.events.send(parsed(pb.SendEventRequest(), workflowId="w"), Plain()), errors.InvalidFieldError),
         (anext(api.watcher.watch(pb.WatchRequest(workflow_ids=["none"]))), errors.WorkflowNotFoundError),
     ):
         with pytest.raises(error):

@@ -38,7 +38,10 @@ class Call:
     ],
 )
 def test_metadata_says_when_a_repeat_was_asked_first(metadata: Any, ago_ms: int | None) -> None:
-    assert RpcCaller(cast(Context, Call(*metadata))).first_asked_ms_ago == ago_ms
+    caller = RpcCaller(cast(Context, Call(*metadata)))
+    assert caller.first_asked_ms_ago == ago_ms
+    is_known = ago_ms is not None and any(value.isdecimal() for key, value in metadata if key == AGE_KEY)
+    assert caller.asked_ms_ago == (ago_ms if is_known else 0)
 
 
 def test_what_is_left_of_the_deadline_is_read_when_it_is_needed() -> None:

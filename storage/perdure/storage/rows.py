@@ -186,6 +186,25 @@ class MailRow:
     data: bytes
 
 
+@frozen
+class EventName:
+    """What names an event of a run, without its payload."""
+
+    sequence: int
+    key: str
+    event_id: str
+    arrived_ms: int
+
+
+@frozen
+class Receipt:
+    """What a repeat of a request is answered after its run was deleted. `key` names the request."""
+
+    key: str
+    data: bytes
+    expires_ms: int
+
+
 # ------------------------------------------------------------------------------ writes
 
 
@@ -382,6 +401,22 @@ class DeleteRun:
 
 
 @frozen
+class KeepReceipts:
+    """Store receipts. One with the key of another replaces it. No key is given twice."""
+
+    receipts: tuple[Receipt, ...]
+
+
+@frozen
+class DropReceipts:
+    """Remove receipts with an `expires_ms` below `before_ms`, the earliest first and at most `most`. Those that another
+    commit is writing stay."""
+
+    before_ms: int
+    most: int
+
+
+@frozen
 class SetAsideRuns:
     """Make every RUNNING and PENDING run of every namespace RESUMABLE, except those of other live members."""
 
@@ -430,6 +465,8 @@ Write: TypeAlias = (
     | MarkBlobs
     | Unmark
     | DeleteRun
+    | KeepReceipts
+    | DropReceipts
     | Limit
     | Mail
     | DropMail

@@ -43,13 +43,14 @@ class BatchCalls:
         size = sum(source.spec_blob.size_bytes for source in request.sources)
         if size > limits.SPEC_BYTES_MAX:
             raise errors.InvalidSpecError(f"the graphs of a batch have at most {limits.SPEC_BYTES_MAX} bytes together")
-        namespace, first_asked_ms_ago = requests.namespace(request.namespace), caller.first_asked_ms_ago
+        namespace = requests.namespace(request.namespace)
+        first_asked_ms_ago, asked_ms_ago = caller.first_asked_ms_ago, caller.asked_ms_ago
         sources = [await caught(self._source(source)) for source in request.sources]
         news: list[Result[NewRun]] = []
         for number, item in enumerate(request.items, 1):
             new = _new_run(item, namespace, sources)
             if isinstance(new, NewRun) and first_asked_ms_ago is not None:
-                new = replace(new, first_asked_ms_ago=first_asked_ms_ago)
+                new = replace(new, first_asked_ms_ago=first_asked_ms_ago, asked_ms_ago=asked_ms_ago)
             if isinstance(new, NewRun) and new.inputs:
                 missing = await caught(self._sources.check_blobs(new.blobs() - new.source.blobs))
                 new = missing or new
@@ -106,12 +107,12 @@ class BatchCalls:
             result.Clear()
             result.error.CopyFrom(_error(error, "BatchGetOutput"))
 
-    async def send_events(self, request: pb.BatchSendEventsRequest) -> pb.BatchSendEventsResponse:
+    async def send_events(self, request: pb.BatchSendEventsRequest, caller: Caller) -> pb.BatchSendEventsResponse:
         requests.count_items(request.items)
         namespace = requests.namespace(request.namespace)
         events = [await caught(self._new_event(item)) for item in request.items]
         answer = pb.BatchSendEventsResponse()
-        for sent in await self._batches.send_events(namespace, events):
+        for sent in await self._batches.send_events(namespace, events, asked_ms_ago=caller.asked_ms_ago):
             if isinstance(sent, Exception):
                 answer.results.add(error=_error(sent, "BatchSendEvents"))
             else:

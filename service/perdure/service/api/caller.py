@@ -15,5 +15,18 @@ class Caller(Protocol):
 
     @property
     def first_asked_ms_ago(self) -> int | None:
-        """How long ago a repeated call was first made; None: the call is not a repeat."""
+        """How long ago a repeated call was first made, at most; None: the call is not a repeat."""
         ...
+
+    @property
+    def asked_ms_ago(self) -> int:
+        """How long ago a repeated call was first made, at least; 0: nobody knows, or the call is not a repeat."""
+        ...
+
+
+class Anybody:
+    """A caller of whom nothing is known."""
+
+    left_s: float | None = None
+    first_asked_ms_ago: int | None = None
+    asked_ms_ago: int = 0

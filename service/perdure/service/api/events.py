@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from perdure import errors, wire
 from perdure.service.api import requests
+from perdure.service.api.caller import Caller
 from perdure.service.api.sources import Sources
 from perdure.service.operations.events import Events
 from perdure.v1 import workflow_service_pb2 as pb
@@ -16,7 +17,7 @@ class EventCalls:
         self._events = events
         self._sources = sources
 
-    async def send(self, request: pb.SendEventRequest) -> pb.SendEventResponse:
+    async def send(self, request: pb.SendEventRequest, caller: Caller) -> pb.SendEventResponse:
         """Answers once the event is durable. A repeated event id is answered as a duplicate and changes nothing."""
         if request.ack not in (pb.EVENT_ACK_UNSPECIFIED, pb.EVENT_ACK_STORED):
             raise errors.CapabilityMissingError(
@@ -30,6 +31,7 @@ class EventCalls:
             key=event.key,
             event_id=event.event_id,
             payload=event.payload,
+            asked_ms_ago=caller.asked_ms_ago,
         )
         return pb.SendEventResponse(
             sequence=sent.sequence,

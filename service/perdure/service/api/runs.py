@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from perdure import texts, wire
+from perdure import errors, texts, wire
 from perdure.model import RunStatus
 from perdure.service.api import answers, pages, requests
 from perdure.service.api.caller import Caller
@@ -39,27 +40,35 @@ class RunCalls:
         source = await self._sources.read(request.source)
         new = requests.run(request, requests.namespace(request.namespace), source)
         if (ago_ms := caller.first_asked_ms_ago) is not None:
-            new = replace(new, first_asked_ms_ago=ago_ms)
+            new = replace(new, first_asked_ms_ago=ago_ms, asked_ms_ago=caller.asked_ms_ago)
         await self._sources.check_blobs(new.blobs())
         wait_s = requests.wait_s(request.wait, caller) if request.HasField("wait") else 0
         view, started = await self._submissions.submit(new)
         answer = pb.RunResponse(started=started, watch_token=Place(view.row.change).token())
         if wait_s:
-            row = await self._queries.ended(view.row, wait_s)
-            value = (await self._queries.outcome_of(row)).value
-            if value is not None:
-                answers.fill_value(answer.outcome, value, include_error=request.include_error_object)
-                await pages.store_large(answer.outcome, self._blobs, limits.INLINE_PAYLOAD_BYTES_MAX)
-            view = view if row is view.row else RunView(row)
+            with suppress(errors.WorkflowNotFoundError):  # it is deleted: it was started, and has no outcome any more
+                view = await self._fill_outcome(answer, view, wait_s, include_error=request.include_error_object)
         answers.fill_workflow(answer.workflow, view)
         return answer
+
+    async def _fill_outcome(
+        self, answer: pb.RunResponse, view: RunView, wait_s: float, *, include_error: bool
+    ) -> RunView:
+        row = await self._queries.ended(view.row, wait_s)
+        value = (await self._queries.outcome_of(row)).value
+        if value is not None:
+            answers.fill_value(answer.outcome, value, include_error=include_error)
+            await pages.store_large(answer.outcome, self._blobs, limits.INLINE_PAYLOAD_BYTES_MAX)
+        return view if row is view.row else RunView(row)
 
     async def resume(self, request: pb.ResumeRequest, caller: Caller) -> pb.ResumeResponse:
         """Let a run that has ended without success go on."""
         if request.modules:
             await self._sources.check_package(request.modules)
         names = (*requests.named(request), request.expected_etag, request.modules)
-        view, resumed = await self._lifecycle.resume(*names, is_repeat=requests.is_repeat(caller))
+        view, resumed = await self._lifecycle.resume(
+            *names, is_repeat=requests.is_repeat(caller), asked_ms_ago=caller.asked_ms_ago
+        )
         return pb.ResumeResponse(workflow=answers.workflow(view), resumed=resumed)
 
     async def cancel(self, request: pb.CancelRequest, caller: Caller) -> pb.CancelResponse:
@@ -68,7 +77,11 @@ class RunCalls:
             raise requests.invalid("reason", f"has at most {limits.REASON_BYTES_MAX} bytes")
         texts.free(request.reason, "reason")
         view = await self._lifecycle.cancel(
-            *requests.named(request), request.reason, request.expected_etag, is_repeat=requests.is_repeat(caller)
+            *requests.named(request),
+            request.reason,
+            request.expected_etag,
+            is_repeat=requests.is_repeat(caller),
+            asked_ms_ago=caller.asked_ms_ago,
         )
         return pb.CancelResponse(workflow=answers.workflow(view))
 
@@ -78,6 +91,7 @@ class RunCalls:
             *requests.named(request),
             allow_missing=request.allow_missing or requests.is_repeat(caller),
             etag=request.expected_etag,
+            asked_ms_ago=caller.asked_ms_ago,
         )
         return pb.DeleteWorkflowResponse()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from perdure.service.housekeeping.receipts import Receipts
 from perdure.service.journal.journal import Journal
 from perdure.service.runs.changes import Change, Changes
 from perdure.storage.rows import DeleteRun, RunRow, SetRun
@@ -13,8 +14,15 @@ class Deletions:
     """Deletes runs. `on_delete` is called after each deletion, because blobs may be unused now."""
 
     def __init__(
-        self, journal: Journal, changes: Changes, clock: Callable[[], int], *, on_delete: Callable[[], None]
+        self,
+        journal: Journal,
+        changes: Changes,
+        clock: Callable[[], int],
+        receipts: Receipts,
+        *,
+        on_delete: Callable[[], None],
     ) -> None:
+        self._receipts = receipts
         self._journal = journal
         self._changes = changes
         self._clock = clock
@@ -25,7 +33,8 @@ class Deletions:
         Raises StorageError. Deletions make room, so they are tried even while the store is full."""
         # A damaged run cannot change, and its stored row differs from `row`.
         unchanged = () if row.damage else (SetRun.unchanged(row),)
-        result = await self._journal.commit((*unchanged, DeleteRun(row.run_id)), droppable=True, frees=True)
+        receipts = await self._receipts.of_deletion(row)
+        result = await self._journal.commit((*unchanged, DeleteRun(row.run_id), *receipts), droppable=True, frees=True)
         self._on_delete()
         return not result.is_refused
 

@@ -23,6 +23,7 @@ from aiohttp import http_exceptions, web
 
 from perdure import errors
 from perdure.service.api import requests
+from perdure.service.api.caller import Anybody
 from perdure.service.api.errors import translate
 from perdure.service.api.events import EventCalls
 from perdure.service.api.gate import Gate
@@ -105,7 +106,7 @@ class _Service:
             or uuid.uuid4().hex,
             payload=payload,
         )
-        sent = await self._events.send(event)
+        sent = await self._events.send(event, Anybody())
         return web.json_response({"sequence": sent.sequence, "duplicate": sent.duplicate})
 
     async def healthz(self, _request: web.Request) -> web.Response:

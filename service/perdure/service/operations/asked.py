@@ -42,6 +42,8 @@ class NewRun:
     name: str = ""
     first_asked_ms_ago: int | None = None
     """If set, the caller may have first made this request that long ago without getting an answer."""
+    asked_ms_ago: int = 0
+    """The caller has first made this request at least that long ago. 0: nobody knows, or it is no repeat."""
 
     def blobs(self) -> frozenset[BlobRef]:
         """The blobs of the graph and of the inputs."""

@@ -61,23 +61,41 @@ class Batches:
         except Exception as error:
             return error
 
-    async def send_events(self, namespace: str, items: Sequence[Result[NewEvent]]) -> list[Result[SentEvent]]:
+    async def send_events(
+        self, namespace: str, items: Sequence[Result[NewEvent]], *, asked_ms_ago: int = 0
+    ) -> list[Result[SentEvent]]:
         """As Events.send; to one workflow in the order of the items."""
         self._events.refuse_while_failing()
         names = list(dict.fromkeys(item.workflow_id for item in items if isinstance(item, NewEvent)))
         found = await _abreast(self._queries.row(namespace, name) for name in names)
         rows = dict(zip(names, found, strict=True))
-        sent: list[Result[Awaitable[SentEvent]]] = []
-        for item in items:
+        before = await self._sent_before(namespace, items, asked_ms_ago)
+        sent: list[Result[SentEvent] | Awaitable[SentEvent]] = []
+        for number, item in enumerate(items):
             if isinstance(item, Exception):
                 sent.append(item)
+            elif number in before:
+                sent.append(before[number])
             elif isinstance(row := rows[item.workflow_id], Exception):
                 sent.append(row)
             elif row.status.is_final:
                 sent.append(self._events.find(row, item.key, item.event_id))
             else:
                 sent.append(self._events.offer(row, item.key, item.event_id, item.payload))
-        return _unless_away([one if isinstance(one, Exception) else await caught(one) for one in sent])
+        return _unless_away([await caught(one) if isinstance(one, Awaitable) else one for one in sent])
+
+    async def _sent_before(
+        self, namespace: str, items: Sequence[Result[NewEvent]], asked_ms_ago: int
+    ) -> dict[int, Result[SentEvent]]:
+        """The answers to those events of a repeated call that were sent to runs which are deleted now, by place."""
+        if not asked_ms_ago:
+            return {}
+        asked = [(number, item) for number, item in enumerate(items) if isinstance(item, NewEvent)]
+        found = await _abreast(
+            self._events.sent_before(namespace, item.workflow_id, item.key, item.event_id, asked_ms_ago)
+            for _, item in asked
+        )
+        return {number: sent for (number, _), sent in zip(asked, found, strict=True) if sent is not None}
 
     async def outcomes(
         self, namespace: str, items: Sequence[Result[tuple[str, str]]], *, wait_s: float

@@ -13,6 +13,7 @@ from perdure.engine.messages import EventArrived
 from perdure.model import Payload
 from perdure.service.common.trouble import refusing
 from perdure.service.common.uses import use
+from perdure.service.housekeeping.receipts import Receipts
 from perdure.service.journal.journal import Journal
 from perdure.service.operations.asked import SentEvent
 from perdure.service.operations.current import Current
@@ -32,22 +33,48 @@ class Events:
         journal: Journal,
         scheduler: Scheduler,
         current: Current,
+        receipts: Receipts,
         delivery: Delivery,
     ) -> None:
         self._store = store
         self._journal = journal
         self._scheduler = scheduler
         self._current = current
+        self._receipts = receipts
         self._delivery = delivery
 
     @refusing
-    async def send(self, namespace: str, workflow_id: str, *, key: str, event_id: str, payload: Payload) -> SentEvent:
-        """Record an event for a run and hand it to a task that waits for it. It is kept until a task takes it."""
+    async def send(
+        self,
+        namespace: str,
+        workflow_id: str,
+        *,
+        key: str,
+        event_id: str,
+        payload: Payload,
+        asked_ms_ago: int = 0,
+    ) -> SentEvent:
+        """Record an event for a run and hand it to a task that waits for it. It is kept until a task takes it.
+
+        `asked_ms_ago`: the call is a repeat, made first at least that long ago. If the run has had the event and was
+        deleted since, that is the answer, whichever run has the id now."""
         self._current.refuse_while_failing()
+        if (sent := await self.sent_before(namespace, workflow_id, key, event_id, asked_ms_ago)) is not None:
+            return sent
         row = await self._current.row(namespace, workflow_id)
         if row.status.is_final:
             return await self.find(row, key, event_id)
         return await self.offer(row, key, event_id, payload)
+
+    @refusing
+    async def sent_before(
+        self, namespace: str, workflow_id: str, key: str, event_id: str, asked_ms_ago: int
+    ) -> SentEvent | None:
+        """An event that a run has had which was deleted within the last `asked_ms_ago`."""
+        deleted = await self._receipts.of_event(namespace, workflow_id, key, event_id, asked_ms_ago)
+        if deleted is None:
+            return None
+        return SentEvent(deleted.row.run_id, deleted.sequence, True, self._scheduler.clock())
 
     def refuse_while_failing(self) -> None:
         """Refuse a request while the store fails, before anything depends on the answer."""

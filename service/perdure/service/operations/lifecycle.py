@@ -14,6 +14,7 @@ from perdure.engine.failures import run_canceled
 from perdure.model import RunStatus
 from perdure.service.common.trouble import refusing
 from perdure.service.housekeeping.deletion import Deletions
+from perdure.service.housekeeping.receipts import Receipts
 from perdure.service.journal.journal import Journal
 from perdure.service.operations.current import Current
 from perdure.service.queue.moves import Moves
@@ -38,6 +39,7 @@ class Lifecycle:
         slots: Slots,
         moves: Moves,
         deletions: Deletions,
+        receipts: Receipts,
         current: Current,
         ownership: Ownership,
     ) -> None:
@@ -48,19 +50,31 @@ class Lifecycle:
         self._slots = slots
         self._moves = moves
         self._deletions = deletions
+        self._receipts = receipts
         self._current = current
         self._ownership = ownership
 
     @refusing
     async def resume(
-        self, namespace: str, workflow_id: str, etag: str = "", modules: str = "", *, is_repeat: bool = False
+        self,
+        namespace: str,
+        workflow_id: str,
+        etag: str = "",
+        modules: str = "",
+        *,
+        is_repeat: bool = False,
+        asked_ms_ago: int = 0,
     ) -> tuple[RunView, bool]:
         """Let a failed or resumable run go on, with other `modules` if they are given. False: it is at work already.
         A canceled one stays canceled.
 
         With `is_repeat` the caller may have resumed it before: then a run that was resumed and has ended since is an
-        answer, and its etag may have changed."""
+        answer, and its etag may have changed. So is one that was resumed and was deleted within the last
+        `asked_ms_ago`."""
         self._current.refuse_while_failing()
+        deleted = await self._receipts.of_workflow(namespace, workflow_id, asked_ms_ago)
+        if deleted is not None and deleted.row.resume_count:
+            return RunView(deleted.row), False
         etag = "" if is_repeat and etag and await self._was_resumed(namespace, workflow_id) else etag
         while True:
             async with self._alone(namespace, workflow_id, etag) as row:
@@ -112,11 +126,21 @@ class Lifecycle:
 
     @refusing
     async def cancel(
-        self, namespace: str, workflow_id: str, reason: str = "", etag: str = "", *, is_repeat: bool = False
+        self,
+        namespace: str,
+        workflow_id: str,
+        reason: str = "",
+        etag: str = "",
+        *,
+        is_repeat: bool = False,
+        asked_ms_ago: int = 0,
     ) -> RunView:
         """End a run. One that is final stays as it is. With `is_repeat` the caller may have canceled it before, and
-        that changed its etag."""
+        that changed its etag. If it was deleted within the last `asked_ms_ago`, it had ended by then."""
         self._current.refuse_while_failing()
+        deleted = await self._receipts.of_workflow(namespace, workflow_id, asked_ms_ago)
+        if deleted is not None and deleted.row.status.is_final:
+            return RunView(deleted.row)
         if is_repeat and etag:
             row = await self._current.row(namespace, workflow_id)
             if row.status is RunStatus.CANCELED:
@@ -142,11 +166,22 @@ class Lifecycle:
             return RunView(await owner.ended())
 
     @refusing
-    async def delete(self, namespace: str, workflow_id: str, *, allow_missing: bool = False, etag: str = "") -> None:
+    async def delete(
+        self,
+        namespace: str,
+        workflow_id: str,
+        *,
+        allow_missing: bool = False,
+        etag: str = "",
+        asked_ms_ago: int = 0,
+    ) -> None:
         """Remove a run that is final or resumable, with everything that is its own. It makes room, so it is tried
-        while the store has none."""
+        while the store has none. A repeat of a call that was made first `asked_ms_ago` does not remove the next run of
+        the id."""
         if not isinstance(self._journal.error, StorageFull):
             self._current.refuse_while_failing()
+        if await self._receipts.of_workflow(namespace, workflow_id, asked_ms_ago) is not None:
+            return
         try:
             async with self._alone(namespace, workflow_id, etag) as row:
                 if not row.status.is_final and row.status is not RunStatus.RESUMABLE:

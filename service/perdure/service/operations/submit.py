@@ -19,6 +19,7 @@ from perdure.service.common.aside import aside
 from perdure.service.common.trouble import refusing
 from perdure.service.common.uses import use
 from perdure.service.executors.port import Executor
+from perdure.service.housekeeping.receipts import Receipts
 from perdure.service.journal.journal import Journal
 from perdure.service.operations.asked import Conflict, NewRun, Reuse
 from perdure.service.operations.current import Current
@@ -52,6 +53,7 @@ class Submissions:
         executor: Executor,
         slots: Slots,
         moves: Moves,
+        receipts: Receipts,
         current: Current,
         lifecycle: Lifecycle,
         ownership: Ownership,
@@ -65,6 +67,7 @@ class Submissions:
         self._executor = executor
         self._slots = slots
         self._moves = moves
+        self._receipts = receipts
         self._current = current
         self._lifecycle = lifecycle
         self._ownership = ownership
@@ -80,7 +83,8 @@ class Submissions:
         self._current.refuse_while_failing()
         self._check(new)
         digest = _digest(new)
-        if (view := await self._attached_before(new, digest)) is not None:
+        view = await self._attached_before(new, digest) or await self._deleted_since(new, digest)
+        if view is not None:
             return view, False
         replaces = ""
         for _ in range(TRIES_MAX):
@@ -109,10 +113,10 @@ class Submissions:
 
     def offer(self, new: NewRun) -> asyncio.Future[RunView | None] | None:
         """Append a run to the journal before this returns. None, at once or as the result: nothing was changed, since
-        the ids are taken, there is no place or the graph is large, and `submit` decides what follows. Raises
-        InvalidSpecError and PythonVersionUnsupportedError."""
+        the ids are taken, there is no place, the graph is large or it is a repeat, and `submit` decides what follows.
+        Raises InvalidSpecError and PythonVersionUnsupportedError."""
         self._check(new)
-        if new.source.is_large or (new.namespace, new.request_id) in self._attached:
+        if new.source.is_large or new.asked_ms_ago or (new.namespace, new.request_id) in self._attached:
             return None
         row = self._row(new, _digest(new))
         for way in self._slots.ways(new.namespace, row.run_id):
@@ -170,6 +174,16 @@ class Submissions:
         if before != digest:
             raise _reused(new)
         return RunView(await self._store.get_run(row.run_id) or row)
+
+    async def _deleted_since(self, new: NewRun, digest: str) -> RunView | None:
+        """The run that the same request made, if it was deleted since the request was made first."""
+        if not new.asked_ms_ago or not new.request_id:
+            return None
+        # The run is looked for before its receipt: one of both is found, whenever it is deleted.
+        if await self._store.find_request(new.namespace, new.request_id) is not None:
+            return None
+        deleted = await self._receipts.of_request(new.namespace, new.request_id, new.asked_ms_ago)
+        return RunView(deleted.row) if deleted is not None and deleted.row.request_digest == digest else None
 
     async def _decide(self, new: NewRun, row: RunRow, digest: str) -> RunView | str:
         """The ids are taken: return the run that answers the request, or the id of the one it may replace."""

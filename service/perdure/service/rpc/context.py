@@ -31,6 +31,18 @@ class RpcCaller:
 
     @property
     def first_asked_ms_ago(self) -> int | None:
+        is_again, age_ms = self._repeat()
+        if not is_again:
+            return None
+        return REPEATED_MS if age_ms is None else age_ms
+
+    @property
+    def asked_ms_ago(self) -> int:
+        is_again, age_ms = self._repeat()
+        return age_ms or 0 if is_again else 0
+
+    def _repeat(self) -> tuple[bool, int | None]:
+        """Whether the call is a repeat, and how long ago the caller says that it was made first."""
         metadata: Any = self._context.invocation_metadata() or ()
         age_ms: int | None = None
         is_again = False
@@ -38,6 +50,4 @@ class RpcCaller:
             is_again |= key in REPEAT_KEYS and value != "0"
             if key == AGE_KEY and str(value).isdecimal():
                 age_ms = min(int(value), REPEATED_MS_MAX)
-        if not is_again:
-            return None
-        return REPEATED_MS if age_ms is None else age_ms
+        return is_again, age_ms

@@ -45,10 +45,10 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         return await self._batches.get_output(request, RpcCaller(context))
 
     async def SendEvent(self, request: pb.SendEventRequest, context: Context) -> pb.SendEventResponse:
-        return await self._events.send(request)
+        return await self._events.send(request, RpcCaller(context))
 
     async def BatchSendEvents(self, request: pb.BatchSendEventsRequest, context: Context) -> pb.BatchSendEventsResponse:
-        return await self._batches.send_events(request)
+        return await self._batches.send_events(request, RpcCaller(context))
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         return await self._runs.status(request, RpcCaller(context))

@@ -24,15 +24,19 @@ from perdure.storage.rows import (
     ConsumeEvent,
     DeleteRun,
     DropMail,
+    DropReceipts,
     EngineRow,
     EntryResult,
+    EventName,
     EventRow,
+    KeepReceipts,
     Limit,
     Mail,
     MailRow,
     MarkBlobs,
     PutSpec,
     PutTask,
+    Receipt,
     RunQuery,
     RunRow,
     SetAsideRuns,
@@ -90,6 +94,7 @@ class SharedMemory:
         self.uses: Counter[str] = Counter()  # how many runs use a blob
         self.marks: dict[str, int] = {}
         self.mail: dict[int, MailRow] = {}
+        self.receipts: dict[str, Receipt] = {}
         self.engines: dict[str, EngineRow] = {}
         self.listeners: dict[MemoryMetadataStore, Callable[[], None]] = {}
         self.change = 0
@@ -113,6 +118,7 @@ class MemoryMetadataStore:
         self._all = all_ = shared or SharedMemory()
         self._runs, self._current, self._requests = all_.runs, all_.current, all_.requests
         self._specs, self._uses, self._marks, self._mail = all_.specs, all_.uses, all_.marks, all_.mail
+        self._receipts = all_.receipts
         self._engine_id = ""
 
     async def open(self) -> None:
@@ -281,6 +287,12 @@ class MemoryMetadataStore:
                         del self._marks[mark.sha256]
             case DeleteRun():
                 self._delete(write.run_id)
+            case KeepReceipts(receipts=receipts):
+                self._receipts.update((receipt.key, receipt) for receipt in receipts)
+            case DropReceipts():
+                expired = [kept for kept in self._receipts.values() if kept.expires_ms < write.before_ms]
+                for receipt in sorted(expired, key=lambda receipt: receipt.expires_ms)[: write.most]:
+                    del self._receipts[receipt.key]
             case Mail():
                 if write.run_id in self._runs:
                     self._all.mail_number += 1
@@ -372,6 +384,14 @@ class MemoryMetadataStore:
     async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
         kept = self._runs.get(run_id)
         return [event for event in kept.waiting() if event.sequence > after] if kept is not None else []
+
+    async def latest_events(self, run_id: str, *, limit: int) -> list[EventName]:
+        kept = self._runs.get(run_id)
+        events = sorted(kept.events.values(), key=lambda event: -event.sequence) if kept is not None else []
+        return [EventName(event.sequence, event.key, event.event_id, event.arrived_ms) for event in events[:limit]]
+
+    async def read_receipt(self, key: str) -> Receipt | None:
+        return self._receipts.get(key)
 
     async def load_run(self, run_id: str) -> StoredRun | None:
         kept = self._runs.get(run_id)

@@ -22,6 +22,7 @@ from perdure.storage.ports.listing import ChangeStore, ListingStore
 from perdure.storage.ports.members import MailStore, MemberStore
 from perdure.storage.ports.metadata import MetadataStore
 from perdure.storage.ports.queue import QueueStore
+from perdure.storage.ports.receipts import ReceiptStore
 from perdure.storage.ports.recovery import RecoveryStore, SpecStore, ValueStore
 from perdure.storage.ports.runs import RunStore
 from perdure.storage.ports.timers import TimerStore
@@ -42,6 +43,7 @@ __all__ = [
     "MemberStore",
     "MetadataStore",
     "QueueStore",
+    "ReceiptStore",
     "RecoveryStore",
     "RunStore",
     "SpecStore",

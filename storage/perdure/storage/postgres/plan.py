@@ -20,12 +20,15 @@ from perdure.storage.rows import (
     ConsumeEvent,
     DeleteRun,
     DropMail,
+    DropReceipts,
     EntryResult,
+    KeepReceipts,
     Limit,
     Mail,
     MarkBlobs,
     PutSpec,
     PutTask,
+    Receipt,
     RunRow,
     SetAsideRuns,
     SetDormant,
@@ -41,7 +44,12 @@ from perdure.storage.rows import (
 BYTES_MAX: Final = 16 * 1024 * 1024
 """The payload of one statement, of which several copies are in memory on the way."""
 
-_SIMPLE: Final = frozenset({PutTask, PutSpec, ConsumeEvent, UseBlobs, MarkBlobs, Unmark, SetDormant, Mail, DropMail})
+_SIMPLE: Final = frozenset(
+    {
+        PutTask, PutSpec, ConsumeEvent, UseBlobs, MarkBlobs, Unmark, SetDormant, Mail, DropMail, KeepReceipts,
+        DropReceipts,
+    }
+)  # fmt: skip
 TOLD: Final = frozenset({AddRun, SetRun, SetAsideRuns, DeleteRun, Mail})
 EventKey: TypeAlias = tuple[str, str, str]
 """Run, key, event id."""
@@ -134,6 +142,8 @@ class Rows:
     unmarks: list[tuple[str, int]] = field(default_factory=list)
     mail: list[Mail] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    expired: list[DropReceipts] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
     byte_count: int = 0
 
@@ -142,6 +152,7 @@ class Rows:
             (
                 self.replaced, self.added, self.inputs, self.specs, self.changed, self.ended, self.dormant, self.tasks,
                 self.events, self.consumed, self.uses, self.marks, self.unmarks, self.mail, self.dropped,
+                self.receipts, self.expired,
             )
         )  # fmt: skip
 
@@ -269,6 +280,13 @@ class Plan:
                 rows.dropped += numbers
             case DeleteRun():
                 self._delete(write.run_id)
+            case KeepReceipts(receipts=receipts):
+                rows.receipts.update((receipt.key, receipt) for receipt in receipts)
+                rows.byte_count += sum(len(receipt.data) for receipt in receipts)
+            case DropReceipts():
+                if any(receipt.expires_ms < write.before_ms for receipt in rows.receipts.values()):
+                    self._next_rows()
+                self._rows.expired.append(write)
             case SetAsideRuns():
                 self._next_rows()
                 self.steps.append(write)

@@ -17,8 +17,10 @@ from perdure.storage.rows import (
     Comparison,
     Condition,
     EngineRow,
+    EventName,
     EventRow,
     MailRow,
+    Receipt,
     RunQuery,
     RunRow,
     StoredRun,
@@ -71,6 +73,18 @@ async def read_events(connection: Connection, run_id: str, after: int) -> list[E
         f"SELECT {_EVENT} FROM events WHERE run_id = $1 AND consumed_by = '' AND sequence > $2 ORDER BY sequence"
     )
     return [event_of(record) for record in await connection.fetch(statement, run_id, after)]
+
+
+async def latest_events(connection: Connection, run_id: str, limit: int) -> list[EventName]:
+    statement = (
+        "SELECT sequence, key, event_id, arrived_ms FROM events WHERE run_id = $1 ORDER BY sequence DESC LIMIT $2"
+    )
+    return [EventName(*record) for record in await connection.fetch(statement, run_id, limit)]
+
+
+async def read_receipt(connection: Connection, key: str) -> Receipt | None:
+    found = await connection.fetchrow("SELECT key, data, expires_ms FROM receipts WHERE key = $1", key)
+    return None if found is None else Receipt(*found)
 
 
 _LOAD: Final = f"""

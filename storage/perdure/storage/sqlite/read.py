@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from types import NoneType
 from typing import Any, Final
 
-from perdure.storage.damage import is_text
+from perdure.storage.damage import implausible, is_text
 from perdure.storage.ports import CorruptData
 from perdure.storage.rows import (
     LABELLED_MAX,
@@ -17,8 +17,10 @@ from perdure.storage.rows import (
     BlobMark,
     Comparison,
     Condition,
+    EventName,
     EventRow,
     MailRow,
+    Receipt,
     RunQuery,
     RunRow,
     StoredRun,
@@ -28,7 +30,7 @@ from perdure.storage.rows import (
 )
 from perdure.storage.sqlite.rows import EVENT_SELECTED, RUN_SELECTED, TASK_SELECTED, corrupt, event_of, run_of, task_of
 from perdure.storage.sqlite.runs import FAILURE
-from perdure.storage.sqlite.seals import INPUT, name_flipped, seal, seal_of_value
+from perdure.storage.sqlite.seals import INPUT, RECEIPT, name_flipped, seal, seal_of_value
 
 KEYS_MAX: Final = 500
 """Keys of one IN list."""
@@ -86,6 +88,20 @@ def read_events(sql: sqlite3.Connection, run_id: str, after: int) -> list[EventR
     # Events whose two columns differ are read too, because they are damaged.
     where = "run_id = ? AND (consumed_by = '' OR is_taken IS NOT 1) AND sequence > ? ORDER BY sequence"
     return [event_of(values) for values in sql.execute(f"{_EVENT} WHERE {where}", (run_id, after))]
+
+
+def latest_events(sql: sqlite3.Connection, run_id: str, limit: int) -> list[EventName]:
+    found = sql.execute(f"{_EVENT} WHERE run_id = ? ORDER BY sequence DESC LIMIT ?", (run_id, limit))
+    events = (event_of(values) for values in found)
+    return [EventName(event.sequence, event.key, event.event_id, event.arrived_ms) for event in events]
+
+
+def read_receipt(sql: sqlite3.Connection, key: str) -> Receipt | None:
+    found = sql.execute(f"SELECT {', '.join(RECEIPT)}, seal FROM receipts WHERE key = ?", (key,)).fetchone()
+    if found is None:
+        return None
+    *values, expected = found
+    return Receipt(*values) if not implausible(RECEIPT, values) and seal(*values) == expected else None
 
 
 def load_run(sql: sqlite3.Connection, run_id: str) -> StoredRun | None:

@@ -24,8 +24,10 @@ from perdure.storage.rows import (
     BlobMark,
     Committed,
     EngineRow,
+    EventName,
     EventRow,
     MailRow,
+    Receipt,
     RunQuery,
     RunRow,
     StoredRun,
@@ -229,6 +231,12 @@ class SqliteMetadataStore:
 
     async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
         return await self._read(lambda connection: read.read_events(connection, run_id, after))
+
+    async def latest_events(self, run_id: str, *, limit: int) -> list[EventName]:
+        return await self._read(lambda connection: read.latest_events(connection, run_id, limit))
+
+    async def read_receipt(self, key: str) -> Receipt | None:
+        return await self._look(lambda connection: read.read_receipt(connection, key))
 
     async def load_run(self, run_id: str) -> StoredRun | None:
         return await self._read(lambda connection: read.load_run(connection, run_id))

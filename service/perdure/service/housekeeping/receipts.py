@@ -1,0 +1,122 @@
+"""Answers to repeated calls whose run was deleted before the repeat came.
+
+The first answer of a call may be lost, and the run be ended and deleted by others before the call is repeated. Without
+the run's rows, the repeat of a start would make a new run. So the entry that deletes a run also stores receipts: under
+its request id, its workflow id, and the names of its latest events. They say what the run was, without values, labels
+and metadata, and expire.
+
+A receipt answers a repeat only if the run was deleted after the call was made first. Then the answer is right for a
+moment at which the caller waited for it. A call that was made after the deletion is a new one: it may be about the next
+run of the id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Final
+
+from perdure.model import RunStatus, frozen
+from perdure.storage.ports import CorruptData, ReceiptStore
+from perdure.storage.rows import DropReceipts, EventName, KeepReceipts, Receipt, RunRow, Write
+
+KEPT_MS: Final = 3600 * 1000
+"""The time for which receipts are kept. A run that has not changed for that long leaves none."""
+EVENTS_MAX: Final = 1_000
+"""The latest events of a run that leave receipts."""
+DROPPED_MAX: Final = 1_000
+"""Expired receipts that one deletion removes. It stores fewer than twice as many, so they do not pile up."""
+
+_KEPT: Final = (
+    "run_id", "namespace", "workflow_id", "create_ms", "update_ms", "start_ms", "end_ms", "name", "request_id",
+    "request_digest", "resume_count", "change", "kind",
+)  # fmt: skip
+
+
+@frozen
+class DeletedRun:
+    """A deleted run, and the sequence of the event that was asked for (0: none was)."""
+
+    row: RunRow
+    sequence: int = 0
+
+
+class Receipts:
+    """Makes receipts and finds them."""
+
+    def __init__(self, store: ReceiptStore, clock: Callable[[], int]) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def of_deletion(self, row: RunRow) -> tuple[Write, ...]:
+        """The writes that leave receipts of a run, for the entry that deletes it. They remove expired ones, too."""
+        now_ms = self._clock()
+        drop = DropReceipts(now_ms, DROPPED_MAX)
+        if row.damage or row.update_ms < now_ms - KEPT_MS:
+            return (drop,)
+        names = [_workflow_key(row.namespace, row.workflow_id)]
+        if row.request_id:
+            names.append(_request_key(row.namespace, row.request_id))
+        data = {"deleted_ms": now_ms, "status": row.status.value} | {name: getattr(row, name) for name in _KEPT}
+        receipts = {name: _receipt(name, data, now_ms) for name in names}
+        for event in await self._events(row.run_id):
+            if event.arrived_ms >= now_ms - KEPT_MS:
+                name = _event_key(row.namespace, row.workflow_id, event.key, event.event_id)
+                receipts[name] = _receipt(name, data | {"sequence": event.sequence}, now_ms)
+        return drop, KeepReceipts(tuple(receipts.values()))
+
+    async def of_request(self, namespace: str, request_id: str, asked_ms_ago: int) -> DeletedRun | None:
+        """The run that a request made, if it was deleted within the last `asked_ms_ago`."""
+        return await self._find(_request_key(namespace, request_id), asked_ms_ago) if request_id else None
+
+    async def of_workflow(self, namespace: str, workflow_id: str, asked_ms_ago: int) -> DeletedRun | None:
+        """The last run of a workflow id that was deleted, if that was within the last `asked_ms_ago`."""
+        return await self._find(_workflow_key(namespace, workflow_id), asked_ms_ago)
+
+    async def of_event(
+        self, namespace: str, workflow_id: str, key: str, event_id: str, asked_ms_ago: int
+    ) -> DeletedRun | None:
+        """The run that has had an event, if it was deleted within the last `asked_ms_ago`."""
+        return await self._find(_event_key(namespace, workflow_id, key, event_id), asked_ms_ago)
+
+    async def _events(self, run_id: str) -> list[EventName]:
+        try:
+            return await self._store.latest_events(run_id, limit=EVENTS_MAX)
+        except CorruptData:  # the run can be deleted all the same
+            return []
+
+    async def _find(self, key: str, asked_ms_ago: int) -> DeletedRun | None:
+        if asked_ms_ago <= 0:  # no repeat, or nobody knows when the call was made first
+            return None
+        found = await self._store.read_receipt(key)
+        if found is None:
+            return None
+        try:
+            data: dict[str, Any] = json.loads(found.data)
+            was_asked_before = data["deleted_ms"] >= self._clock() - asked_ms_ago
+            row = RunRow(status=RunStatus(data["status"]), spec_key="", **{name: data[name] for name in _KEPT})
+            return DeletedRun(row, data.get("sequence", 0)) if was_asked_before else None
+        except (ValueError, TypeError, KeyError):  # damaged
+            return None
+
+
+def _receipt(key: str, data: dict[str, Any], now_ms: int) -> Receipt:
+    return Receipt(key, json.dumps(data).encode(), now_ms + KEPT_MS)
+
+
+def _request_key(*names: str) -> str:
+    return _key("request", *names)
+
+
+def _workflow_key(*names: str) -> str:
+    return _key("workflow", *names)
+
+
+def _event_key(*names: str) -> str:
+    return _key("event", *names)
+
+
+def _key(*names: str) -> str:
+    """A short key of long names."""
+    return sha256(json.dumps(names).encode()).hexdigest()

@@ -1,0 +1,151 @@
+"""Repeated calls whose run was deleted in between: which ones a receipt answers, and which ones are new calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from perdure import errors, graphwire
+from perdure.model import RunStatus
+from perdure.service.common.graph_source import source_of
+from perdure.service.housekeeping.receipts import KEPT_MS
+from perdure.service.operations.asked import NewEvent, NewRun
+from perdure.service.operations.batches import Batches
+from perdure.service.runs.views import RunView
+from unit.driver import VALUE, call, graph
+from unit.engine_by_hand import Engine, running_engine
+
+SPEC = graph(call("a"))
+SINCE_MS = 5_000
+"""The calls are made first before the deletion, and repeated after it."""
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    async with running_engine() as engine:
+        yield engine
+
+
+async def submit(engine: Engine, asked_ms_ago: int = 0, **given: str) -> tuple[RunView, bool]:
+    names = {"workflow_id": "w", "request_id": "r", **given}
+    source = source_of(SPEC, graphwire.encode_spec(SPEC))
+    asked = asked_ms_ago or None
+    new = NewRun("default", source=source, first_asked_ms_ago=asked, asked_ms_ago=asked_ms_ago, **names)  # type: ignore[arg-type]
+    return await engine.kernel.submissions.submit(new)
+
+
+async def send(engine: Engine, event_id: str = "e", asked_ms_ago: int = 0) -> tuple[str, bool]:
+    sent = await engine.kernel.events.send(
+        "default", "w", key="k", event_id=event_id, payload=VALUE, asked_ms_ago=asked_ms_ago
+    )
+    return sent.run_id, sent.is_duplicate
+
+
+async def ended_and_deleted(engine: Engine) -> str:
+    """The id of a run that took an event, was canceled and deleted. Some time passes before and after that."""
+    (view, _) = await submit(engine)
+    await send(engine)
+    engine.now_ms += SINCE_MS // 2
+    await engine.kernel.lifecycle.cancel("default", "w")
+    await engine.kernel.lifecycle.delete("default", "w")
+    engine.now_ms += SINCE_MS // 2
+    return view.row.run_id
+
+
+async def test_a_repeated_start_makes_no_second_run(engine: Engine) -> None:
+    run_id = await ended_and_deleted(engine)
+    view, started = await submit(engine, SINCE_MS)
+    assert (view.row.run_id, view.row.status, started) == (run_id, RunStatus.CANCELED, False)
+    with pytest.raises(errors.WorkflowNotFoundError):
+        await engine.kernel.queries.run("default", "w")
+    other, started = await submit(engine, SINCE_MS, request_id="another")
+    assert started
+    assert other.row.run_id != run_id
+
+
+async def test_a_start_that_was_made_after_the_deletion_is_a_new_one(engine: Engine) -> None:
+    run_id = await ended_and_deleted(engine)
+    view, started = await submit(engine, SINCE_MS // 2 - 1)
+    assert started
+    assert view.row.run_id != run_id
+
+
+async def test_a_start_with_other_content_is_no_repeat(engine: Engine) -> None:
+    await ended_and_deleted(engine)
+    assert (await submit(engine, SINCE_MS, workflow_id="other"))[1]
+
+
+async def test_repeated_batches_make_no_second_run_and_send_no_second_event(engine: Engine) -> None:
+    kernel = engine.kernel
+    batches = Batches(kernel.submissions, kernel.events, kernel.queries, kernel.changes)
+    run_id = await ended_and_deleted(engine)
+    source = source_of(SPEC, graphwire.encode_spec(SPEC))
+    item = NewRun("default", "w", "r", source, first_asked_ms_ago=SINCE_MS, asked_ms_ago=SINCE_MS)
+    (result,) = await batches.submit([item])
+    assert isinstance(result, tuple)
+    assert (result[0].row.run_id, result[1]) == (run_id, False)
+    events = [NewEvent("w", "k", "e", VALUE), NewEvent("w", "k", "unknown", VALUE)]
+    known, unknown = await batches.send_events("default", events, asked_ms_ago=SINCE_MS)
+    assert not isinstance(known, Exception)
+    assert (known.run_id, known.is_duplicate) == (run_id, True)
+    assert isinstance(unknown, errors.WorkflowNotFoundError)
+
+
+async def test_a_repeated_event_goes_to_no_later_run_of_the_id(engine: Engine) -> None:
+    run_id = await ended_and_deleted(engine)
+    assert await send(engine, asked_ms_ago=SINCE_MS) == (run_id, True)
+    with pytest.raises(errors.WorkflowNotFoundError):
+        await send(engine, "unknown", SINCE_MS)
+    later = (await submit(engine))[0].row.run_id
+    assert await send(engine, asked_ms_ago=SINCE_MS) == (run_id, True)
+    assert await send(engine, "unknown", SINCE_MS) == (later, False)
+    assert await send(engine, asked_ms_ago=SINCE_MS // 2 - 1) == (later, False)
+
+
+async def test_a_repeated_cancellation_or_deletion_spares_the_next_run_of_the_id(engine: Engine) -> None:
+    lifecycle = engine.kernel.lifecycle
+    run_id = await ended_and_deleted(engine)
+    for _ in range(2):
+        view = await lifecycle.cancel("default", "w", asked_ms_ago=SINCE_MS)
+        assert (view.row.run_id, view.row.status) == (run_id, RunStatus.CANCELED)
+        await lifecycle.delete("default", "w", asked_ms_ago=SINCE_MS)
+        await submit(engine, request_id="next")
+    assert (await engine.kernel.queries.run("default", "w")).row.status is RunStatus.RUNNING
+    canceled = await lifecycle.cancel("default", "w", asked_ms_ago=SINCE_MS // 2 - 1)
+    assert canceled.row.run_id != run_id
+
+
+async def test_a_repeated_resumption_of_a_run_that_is_gone_is_answered_if_it_was_resumed(engine: Engine) -> None:
+    lifecycle = engine.kernel.lifecycle
+    run = await engine.start(SPEC)
+    for attempt in (1, 2):
+        await engine.executor.submitted.get()
+        engine.fail(run, "a", attempt)
+        await engine.kernel.queries.ended(run.row, 60)
+        if attempt == 1:
+            await lifecycle.resume("default", "w")
+    await lifecycle.delete("default", "w")
+    view, resumed = await lifecycle.resume("default", "w", asked_ms_ago=SINCE_MS)
+    assert (view.row.run_id, resumed) == (run.row.run_id, False)
+    await ended_and_deleted(engine)
+    with pytest.raises(errors.WorkflowNotFoundError):
+        await lifecycle.resume("default", "w", asked_ms_ago=SINCE_MS)
+
+
+async def test_receipts_go_with_the_first_deletion_after_their_time(engine: Engine) -> None:
+    await ended_and_deleted(engine)
+    assert len(engine.store._receipts) == 3
+    engine.now_ms += KEPT_MS
+    await submit(engine, workflow_id="other", request_id="other")
+    await engine.kernel.lifecycle.cancel("default", "other")
+    await engine.kernel.lifecycle.delete("default", "other")
+    assert len(engine.store._receipts) == 2
+
+
+async def test_a_run_that_ended_long_ago_leaves_no_receipt(engine: Engine) -> None:
+    await submit(engine)
+    await engine.kernel.lifecycle.cancel("default", "w")
+    engine.now_ms += KEPT_MS + 1
+    await engine.kernel.lifecycle.delete("default", "w")
+    assert engine.store._receipts == {}
