@@ -29,14 +29,13 @@ import grpc
 
 from perdure import failures, logs, optionwire
 from perdure.codec import PYTHON_VERSION
-from perdure.connection import worker_channel
 from perdure.parent import end_with_parent
 from perdure.storage.ports import BlobStore
 from perdure.storage.urls import blob_store
 from perdure.v1 import worker_service_pb2 as pb
-from perdure.v1 import worker_service_pb2_grpc
 from perdure.worker.blobs import BlockingBlobs
 from perdure.worker.cluster import LOCAL, Cluster, ClusterState, is_death, is_refusal
+from perdure.worker.dialling import Dial, dial
 from perdure.worker.lease import run_lease
 from perdure.worker.rayoptions import ray_options, stored_package
 
@@ -109,8 +108,9 @@ class RayDied(Exception):
 class Agent:
     """One agent over one connection to Ray."""
 
-    def __init__(self, settings: AgentSettings, cluster: Cluster) -> None:
+    def __init__(self, settings: AgentSettings, cluster: Cluster, *, dial: Dial = dial) -> None:
         self._settings = settings
+        self._dial = dial
         self._cluster = cluster
         self._died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._id = secrets.token_hex(8)
@@ -248,8 +248,7 @@ class Agent:
             return
         self._out = out = _Outbox()
         out.send(pb.ServeAgentRequest(hello=self._hello(state)))
-        async with worker_channel(self._settings.address) as channel:
-            stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
+        async with self._dial(self._settings.address) as stub:
             try:
                 async for message in stub.ServeAgent(out.messages()):
                     await self._take(message)
@@ -398,8 +397,8 @@ async def tell_of_failure(address: str, text: str) -> None:
         yield pb.ServeAgentRequest(leaving=pb.AgentLeaving(reason=text[:REASON_MAX]))
 
     with suppress(grpc.RpcError, TimeoutError):
-        async with worker_channel(address) as channel, asyncio.timeout(FAREWELL_S):
-            async for _ in worker_service_pb2_grpc.WorkerServiceStub(channel).ServeAgent(messages()):
+        async with dial(address) as stub, asyncio.timeout(FAREWELL_S):
+            async for _ in stub.ServeAgent(messages()):
                 pass
 
 

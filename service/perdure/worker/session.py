@@ -21,14 +21,13 @@ import grpc.aio
 
 from perdure import failures, graphwire, wire
 from perdure.codec import PYTHON_VERSION
-from perdure.connection import worker_channel
 from perdure.context import Context
 from perdure.model import Failure, FailureKind, Function, Payload
 from perdure.storage.urls import blob_store
 from perdure.v1 import worker_service_pb2 as pb
-from perdure.v1 import worker_service_pb2_grpc
 from perdure.worker.attempt import Assignment, Value, data_lost, with_ready
 from perdure.worker.blobs import BlockingBlobs
+from perdure.worker.dialling import Dial, dial
 
 RECEIPTS_BYTES_SOFT: Final = 1024 * 1024
 """A message is closed at this size. Its last receipt may exceed it by the largest graph that a task may return."""
@@ -57,16 +56,29 @@ class Inbox(Protocol):
 
 class Session:
     """One lease's stream. Made and started in the main thread. `asks`: there are other engines, so the session asks
-    how long the runs are certainly its engine's own, and passes that on to the inbox."""
+    how long the runs are certainly its engine's own, and passes that on to the inbox. `loop`: a loop of the caller's,
+    who runs `serve` on it instead of starting the thread. `now_s`: the monotonic clock of the inbox."""
 
     def __init__(
-        self, address: str, engine_id: str, lease_id: str, blob_url: str, node_id: str, *, asks: bool = False
+        self,
+        address: str,
+        engine_id: str,
+        lease_id: str,
+        blob_url: str,
+        node_id: str,
+        *,
+        asks: bool = False,
+        dial: Dial = dial,
+        loop: asyncio.AbstractEventLoop | None = None,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
+        self._dial = dial
+        self._now_s = now_s
         self._hello = pb.LeaseHello(
             lease_id=lease_id, engine_id=engine_id, node_id=node_id, python_version=PYTHON_VERSION
         )
-        self._loop = _new_loop()
+        self._loop = loop or _new_loop()
         self._out: deque[tuple[str, Any]] = deque()
         self._wake = asyncio.Event()
         self._is_waking = False
@@ -132,20 +144,21 @@ class Session:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            self._inbox.broken()
+        self._loop.run_until_complete(self.serve(self._inbox))
 
-    async def _serve(self) -> None:
+    async def serve(self, inbox: Inbox) -> None:
+        """The session from its first message to its end, which the inbox is told."""
+        self._inbox = inbox
         try:
-            async with worker_channel(self._address) as channel:
-                self._stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
+            async with self._dial(self._address) as self._stub:
                 with suppress(grpc.RpcError):
                     async for message in self._stub.ServeLease(self._messages()):
                         await self._take(message)
         finally:
-            await self._store.close()
+            try:
+                await self._store.close()
+            finally:
+                inbox.broken()
 
     async def _messages(self) -> AsyncIterator[pb.ServeLeaseRequest]:
         yield pb.ServeLeaseRequest(hello=self._hello)
@@ -202,7 +215,7 @@ class Session:
 
     def _ask(self) -> None:
         """Ask how long the runs are certainly the engine's own. The answer counts from now, however long it travels."""
-        self._asked_s = time.monotonic()
+        self._asked_s = self._now_s()
         self._out.append(("asks", None))
         self._wake.set()
 
@@ -266,7 +279,8 @@ class Session:
         pause_s, failed_s = PAUSE_FIRST_S, None
         while True:
             try:
-                return await self._stub.FetchValues(request)
+                answer: pb.FetchValuesResponse = await self._stub.FetchValues(request)
+                return answer
             except grpc.aio.AioRpcError as error:
                 now_s = asyncio.get_running_loop().time()
                 failed_s = now_s if failed_s is None else failed_s
