@@ -192,6 +192,18 @@ async def test_work_waits_for_a_cluster(world: World) -> None:
     assert lease.next_message() is None
 
 
+async def test_an_agent_that_comes_while_the_engine_starts_learns_that_there_are_others() -> None:
+    """Its leases would otherwise begin attempts that other engines have taken over."""
+    pool = LeasePool(engine_id="engine", blob_url="memory:", idle_s=IDLE_S)
+    agent = pool.sessions.agent_connected(pb.AgentHello(agent_id="agent", cluster_id="c"))
+    assert not agent.messages
+    world = World(pool)
+    await pool.start(world.report, world, lambda: 10.0)
+    (message,) = agent.messages
+    assert message.welcome.has_others
+    await pool.stop()
+
+
 async def test_as_many_leases_as_there_is_work_and_room_for(world: World) -> None:
     await world.cluster(CPU=3)
     await world.submit("a", "b")
@@ -784,6 +796,20 @@ async def test_a_shape_that_waits_long_gets_a_busy_lease_of_the_largest_one(worl
     assert told.finish
     assert list(told.recall) == [token for token, placed in chosen.in_flight.items() if placed.began_s is None]
     assert len(told.recall) == 1
+
+
+async def test_a_lease_runs_an_attempt_before_it_makes_way_for_another_shape(world: World) -> None:
+    """Else shapes that all wait would take the resources from each other for ever, and nothing would be run."""
+    await world.cluster(CPU=1)
+    await world.submit("a")
+    await world.submit("b", shape=OTHER)
+    await world.pass_(UNFAIR_S / 2)
+    await world.pass_(UNFAIR_S)
+    (lease,) = await world.leases()
+    told = message(lease)
+    assert told.finish
+    assert len(told.attempts) == 1
+    assert not told.recall
 
 
 async def test_a_lease_that_asks_whether_it_may_go_on_is_idle_all_the_same(world: World) -> None:

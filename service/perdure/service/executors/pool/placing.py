@@ -264,8 +264,10 @@ class Placing:
     # -------------------------------------------------------------------------- as time goes by
 
     def recall(self, lease: Lease) -> None:
-        """Ask the lease to return the attempts that it has not begun."""
-        unbegun = [placed for placed in lease.in_flight.values() if placed.began_s is None and not placed.is_recalled]
+        """Ask the lease to return the attempts that it has not begun, except the first. So every lease gets something
+        done, even if others wait for its resources when it starts."""
+        behind = itertools.islice(lease.in_flight.values(), 1, None)
+        unbegun = [placed for placed in behind if placed.began_s is None and not placed.is_recalled]
         for placed in unbegun:
             placed.is_recalled = True
         if unbegun:

@@ -59,6 +59,7 @@ class LeasePool:
         self._state.report = report
         self._state.holds_for_s = holds_for_s
         self._placing.cached = values.cached
+        self.sessions.started()
         self._tick_task = asyncio.create_task(self._tick_forever(), name="lease-pool")
 
     def drain(self) -> None:

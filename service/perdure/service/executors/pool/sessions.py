@@ -36,13 +36,22 @@ class Sessions:
         agent = AgentSession(hello.agent_id, hello.cluster_id, hello.python_version)
         agent.has(hello.capacity)
         self._state.agents[agent.id] = agent
-        has_others = self._state.holds_for_s() < inf
-        welcome = pb.AgentWelcome(engine_id=self.engine_id, blob_url=self._blob_url, has_others=has_others)
-        agent.send(pb.ServeAgentResponse(welcome=welcome))
+        if self._state.report is not None:
+            self._welcome(agent)
         log.info("agent connected", extra={"agent": agent.id, "cluster": agent.cluster_id})
         self._provisioning.agent_came()
         self._state.stir()
         return agent
+
+    def started(self) -> None:
+        """Welcome the agents that came while the engine started: whether there are others was not known before."""
+        for agent in self._state.agents.values():
+            self._welcome(agent)
+
+    def _welcome(self, agent: AgentSession) -> None:
+        has_others = self._state.holds_for_s() < inf
+        welcome = pb.AgentWelcome(engine_id=self.engine_id, blob_url=self._blob_url, has_others=has_others)
+        agent.send(pb.ServeAgentResponse(welcome=welcome))
 
     def agent_failed(self, reason: str) -> None:
         """An agent could not start or join its cluster. Its reason is shown to callers whose tasks wait."""
