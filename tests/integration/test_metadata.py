@@ -156,7 +156,7 @@ async def test_resumes_are_counted_and_clear_the_end(client: perdure.Client, tmp
 @pytest.mark.parametrize(
     ("about", "kind"),
     [
-        ({"a": object()}, ValueError),
+        pytest.param({"a": object()}, ValueError, id="object"),
         ({"a": float("nan")}, ValueError),
         ({"a": {1, 2}}, ValueError),
         ({"a": b"bytes"}, ValueError),
