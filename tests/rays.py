@@ -1,52 +1,84 @@
-"""Ray clusters of tests. Ray gives its processes 30 s to start, which a busy machine may need more of."""
+"""Ray clusters of tests. Ray gives its processes 15 or 30 s to start, which a busy machine may need more of."""
 
 from __future__ import annotations
 
 import gc
 import warnings
-from typing import Any, Final
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
-TRIES: Final = 4
+import psutil
 
+from patience import PATIENCE_S
 
-def _is_slow_start(error: Exception) -> bool:
-    return "timed out during startup" in str(error) or "Failed to start" in str(error)
+TRIES: Final = 6
 
-
-def _forget() -> None:
-    """Of a try that failed Ray leaves objects of processes, which warn when they are collected."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+T = TypeVar("T")
 
 
 def init_ray(*where: str, **how: Any) -> None:
     """`ray.init`, again as long as Ray was too slow for itself."""
     import ray
 
-    for left in reversed(range(TRIES)):
+    def start() -> None:
         try:
             ray.init(*where, include_dashboard=False, log_to_driver=False, logging_level="error", **how)
-            return
-        except Exception as error:
-            if not left or not _is_slow_start(error):
-                raise
+        except Exception:
             ray.shutdown()
-        _forget()
+            raise
+
+    patiently(start)
 
 
 def start_cluster(**head: Any) -> Any:
     """A cluster in processes of its own, with a head of these resources."""
     from ray.cluster_utils import Cluster
 
-    for left in reversed(range(TRIES)):
+    def start() -> Cluster:
         cluster = Cluster()
         try:
             cluster.add_node(include_dashboard=False, **head)
-            return cluster
-        except Exception as error:
+        except Exception:
             cluster.shutdown()
+            raise
+        return cluster
+
+    return patiently(start)
+
+
+def patiently(start: Callable[[], T]) -> T:
+    """Start something of Ray's, and leave nothing behind of a try that failed."""
+    for left in reversed(range(TRIES)):
+        before = set(psutil.Process().children())
+        try:
+            return start()
+        except Exception as error:
+            _end(set(psutil.Process().children()) - before)
             if not left or not _is_slow_start(error):
                 raise
         _forget()
     raise AssertionError("the last try raises or returns")
+
+
+def _is_slow_start(error: Exception) -> bool:
+    return "timed out during startup" in str(error) or "Failed to start" in str(error)
+
+
+def _end(processes: set[psutil.Process]) -> None:
+    """Ray leaves the processes of a node that was not there in time, and they make the next node late, too."""
+    family = set(processes)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            family.update(process.children(recursive=True))
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(family, timeout=PATIENCE_S)
+
+
+def _forget() -> None:
+    """Ray leaves objects of these processes, too, which warn when they are collected."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
