@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from perdure.model import RunStatus
@@ -70,15 +72,28 @@ def test_an_end_before_what_the_caller_has_seen_ends_no_wait() -> None:
         assert told.ended == {"r": last}
 
 
-def test_a_commit_is_finished_when_its_late_changes_are_published_as_well() -> None:
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_batch_has_the_change_that_comes_as_its_time_is_up(turns: int) -> None:
+    """Otherwise the token after the batch would name a change that is not in it."""
     hub = Changes()
-    hub.finish(4)
+    with hub.subscribe(None) as subscription:
+        asking = asyncio.create_task(subscription.next_batch(0))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        was_answered = asking.done()
+        hub.publish("1", change(1))
+        assert len(await asking) == (0 if was_answered else 1)
+
+
+def test_a_commit_is_published_when_its_late_changes_are_published_as_well() -> None:
+    hub = Changes()
+    hub.advance(4)
     hub.expect_late(5)
     hub.expect_late(5)
-    hub.finish(5)
-    hub.finish(6)
-    assert hub.finished == 4
+    hub.advance(5)
+    hub.advance(6)
+    assert hub.published == 4
     hub.published_late(5)
-    assert hub.finished == 4
+    assert hub.published == 4
     hub.published_late(5)
-    assert hub.finished == 6
+    assert hub.published == 6

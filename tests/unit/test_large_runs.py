@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from perdure import graphwire
+from perdure import graphwire, wire
 from perdure.model import RunStatus, Spec, TaskStatus
+from perdure.service.api.places import Place
+from perdure.service.api.watch import Watcher
 from perdure.service.common import aside
 from perdure.service.executors.port import GraphReturned
 from perdure.service.runs import recording
@@ -16,6 +18,7 @@ from perdure.service.runs.live import Live
 from perdure.service.runs.views import RunView
 from perdure.storage.ports import Entry, StorageFull, Unstorable
 from perdure.storage.rows import AddRun, Committed, PutTask, SetRun
+from perdure.v1 import workflow_service_pb2
 from unit.driver import call, graph
 from unit.engine_by_hand import Engine, Store, running_engine, soon
 
@@ -106,6 +109,27 @@ async def test_a_run_whose_cancellation_was_cut_off_goes_on(shares: int) -> None
         view = await heir.kernel.queries.run("default", "w", wait_s=30)
         assert view.row.status is RunStatus.SUCCESSFUL
         await heir.kernel.stop(grace_s=1)
+
+
+@pytest.mark.parametrize("shares", range(6))
+async def test_a_watch_that_goes_on_after_some_shares_tells_of_all_tasks(engine: Engine, shares: int) -> None:
+    await engine.start(WIDE)
+    canceling = await begin_to_cancel(engine)
+    for _ in range(shares):
+        await engine.store.commits.get()
+        engine.store.let_one_go()
+    await engine.store.commits.get()
+    kernel = engine.kernel
+    token = Place(kernel.changes.published).token()
+    engine.store.let_all_go()
+    await canceling
+    request = workflow_service_pb2.WatchRequest(
+        namespace="default", workflow_ids=["w"], include_tasks=True, until_final=True, resume_token=token
+    )
+    watcher = Watcher(kernel.store, kernel.queries, kernel.changes, kernel.scheduler.clock)
+    told = [event.task.task async for answer in watcher.watch(request) for event in answer.events]
+    canceled = {task.task_id for task in told if task.status == wire.TASK_STATUS[TaskStatus.CANCELED]}
+    assert canceled == {f"t{number}" for number in range(10)}
 
 
 async def worked_on(engine: Engine, run: RunView) -> Live:

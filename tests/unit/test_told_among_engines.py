@@ -133,8 +133,39 @@ async def test_a_resume_token_names_no_commit_before_which_others_may_still_comm
         answer = await watch.told(run_of(first + 2))  # one between the two is under way elsewhere
         assert [event.sequence for event in answer.events] == [first + 2]
         assert _place(answer) == first
-        kernel.changes.settle(first + 2, 1)
+        kernel.changes.advance(first + 2)
         assert _place(await watch.told(run_of(first + 3))) == first + 2
+
+
+async def test_a_resume_token_names_no_commit_that_a_thread_still_works_on() -> None:
+    kernel = Kernel(SharedMemory().member(), cast(Executor, Idle()), owner="me", engine=EngineRow("me"))
+    async with watched(kernel) as (watch, first):
+        kernel.changes.expect_late(first + 1)
+        kernel.changes.advance(first + 2)
+        assert _place(await watch.told(run_of(first + 2))) == first
+        kernel.changes.published_late(first + 1)
+        assert _place(await watch.told(run_of(first + 3))) == first + 2
+
+
+async def test_tasks_that_another_engine_cancels_before_it_ends_their_run_are_told() -> None:
+    """The records of a large run are stored in parts, and its end comes last."""
+    shared = SharedMemory()
+    other = shared.member()
+    await other.join(EngineRow("other"), 60_000)
+    spec = graph(call("a"))
+    source = source_of(spec, graphwire.encode_spec(spec))
+    await other.commit([(AddRun(ROW.but(owner="other", spec_key=source.key), source.data),)])
+    kernel = Kernel(shared.member(), cast(Executor, Idle()), owner="me", engine=EngineRow("me"))
+    await kernel.start()
+    with kernel.changes.subscribe(["r"]) as subscription:
+        await other.commit([(PutTask(TaskRow("r", "a", seq=0, status=TaskStatus.CANCELED, attempt=1)),)])
+        assert [change.task for change in await subscription.next_batch(30)]  # as it was: the run goes on
+        await other.commit([(SetRun("r", RunStatus.CANCELED, 1),)])
+        told: list[Change] = []
+        while not any(change.run for change in told):
+            told += await subscription.next_batch(30)
+    assert [change.task[2].status if change.task else "the end" for change in told] == [TaskStatus.CANCELED, "the end"]
+    await kernel.stop(grace_s=1)
 
 
 async def test_a_watch_tells_each_state_of_a_run_once_and_none_after_a_newer_one() -> None:
@@ -215,5 +246,5 @@ async def test_a_resume_token_names_no_commit_that_is_published_in_part() -> Non
     kernel = Kernel(MemoryMetadataStore(), cast(Executor, Idle()), owner="me")
     async with watched(kernel) as (watch, first):
         assert _place(await watch.told(run_of(first + 1))) == first
-        kernel.changes.finish(first + 1)
+        kernel.changes.advance(first + 1)
         assert _place(await watch.told(run_of(first + 2))) == first + 1

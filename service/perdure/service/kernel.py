@@ -65,7 +65,7 @@ class _Standing:
 def _alone(store: MetadataStore, owner: str, capacity: Capacity) -> _Standing:
     changes = Changes()
     return _Standing(
-        Journal(store, SoleMember(store), finished=changes.finish),
+        Journal(store, SoleMember(store), finished=changes.advance),
         changes,
         Alone(owner),
         LocalSlots(store, capacity),

@@ -22,7 +22,7 @@ from perdure.service.api.places import Place
 from perdure.service.common import limits
 from perdure.service.operations.queries import Queries
 from perdure.service.runs.changes import Change, Changes, Subscription
-from perdure.service.runs.views import RunView, TaskView
+from perdure.service.runs.views import RunView, TaskView, has_ended_since
 from perdure.storage.ports import ChangeStore, ListingStore
 from perdure.storage.rows import AllOf, Comparison, Condition, RunQuery, RunRow
 from perdure.v1 import workflow_service_pb2
@@ -100,9 +100,10 @@ class Watcher:
                 batch = await subscription.next_batch(max(due_s - loop.time(), 0))
                 if batch and batch_s and not _has_end(batch):
                     batch += await _more(subscription, batch_s)
-                if self._changes.is_in_order:  # what is published up to here is in the batch
-                    watch.told = max(watch.told, self._changes.finished)
+                before, watch.told = watch.told, max(watch.told, self._changes.published)  # all of it is in the batch
                 events = [found for change in batch if (found := self._event(watch, change)) is not None]
+                if watch.told > before and not watch.runs:  # older changes are not published again
+                    watch.seen = {run_id: seen for run_id, seen in watch.seen.items() if seen.row > watch.told}
                 events = await self._matching(watch, events)
                 is_due = loop.time() >= due_s
                 if is_due and not self._changes.hears_of_deletions:
@@ -172,8 +173,10 @@ class Watcher:
             if since is not None and tasks:
                 # Read after the look, so that this contains all changes the look saw. No commit tells of an attempt.
                 changed = {task_id for task_id, _ in await self._store.read_tasks(run_id, after=since)}
+            has_ended = since is not None and has_ended_since(view.row, since)
             for number, task in enumerate(tasks[position:], position + 1):
-                if since is None or task.task_id in changed or task.status in _UNRECORDED:
+                is_changed = task.task_id in changed or (has_ended and task.status is TaskStatus.CANCELED)
+                if since is None or is_changed or task.status in _UNRECORDED:
                     event = _task_event(0, view.row.update_ms, known.workflow_id, run_id, task)
                     yield event, Place(upto, run_id, since, number)
             if since is None or view.row.change > since:
@@ -224,11 +227,6 @@ class Watcher:
         ]
 
     def _event(self, watch: _Watch, change: Change) -> workflow_service_pb2.WatchEvent | None:
-        if change.whole:
-            watch.told = max(watch.told, change.whole)
-            if not watch.runs:  # older changes are no longer sent
-                watch.seen = {run_id: seen for run_id, seen in watch.seen.items() if seen.row > watch.told}
-            return None
         was_read = change.deleted is None and 0 < change.change <= watch.read
         if change.namespace != watch.namespace or was_read:
             return None

@@ -4,7 +4,7 @@ The store hints that another engine changed something. Calls that wait for a run
 the store. Hints may be lost, so the follower also polls. Only durable changes are seen this way.
 
 Commits of several engines become visible in another order than that of their numbers. So only the follower advances
-`settled`, the commit up to which subscribers have heard everything. It does so after each look: it has published the
+the commit up to which everything was published (`Changes.published`). It does so after each look: it has published the
 changes of other engines up to there, and the journal those of this engine.
 """
 
@@ -17,12 +17,13 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from perdure import errors
+from perdure.model import TaskStatus
 from perdure.service.journal.journal import Journal
 from perdure.service.journal.loops import Loop
 from perdure.service.runs.changes import Change, Changes
 from perdure.service.runs.moments import Moments
 from perdure.service.runs.scheduler import Scheduler
-from perdure.service.runs.views import RunView, view_task
+from perdure.service.runs.views import RunView, has_ended_since, view_task
 from perdure.storage.ports import ChangeStore, CorruptData, RunStore, StorageError
 from perdure.storage.rows import RunRow
 
@@ -76,7 +77,7 @@ class Follower:
             except StorageError as error:
                 log.warning("changes of others not read, trying again", extra={"error": str(error)})
                 await asyncio.sleep(POLL_S)
-        self._changes.settle(self._told, self._clock())
+        self._changes.advance(self._told)
         self._loop.start()
 
     async def stop(self) -> None:
@@ -94,16 +95,16 @@ class Follower:
         until = await self._store.last_change()
         since, self._told = self._told, until  # later subscribers need no earlier changes
         if not self._changes.has_subscribers:
-            self._changes.settle(until, self._clock())
+            self._changes.advance(until)
             return POLL_S
         try:
             await self._publish(since)
         except BaseException:
             self._told = since
             raise
-        with suppress(StorageError):  # then the next look settles it
+        with suppress(StorageError):  # then the next look does this
             await self._journal.barrier()
-            self._changes.settle(until, self._clock())
+            self._changes.advance(until)
         return POLL_S
 
     async def _publish(self, since: int) -> None:
@@ -142,6 +143,9 @@ class Follower:
         tasks = dict(await self._store.read_tasks(run_id, after=since))
         if now.is_here or self._scheduler.memory.find(run_id) is not None:
             return
+        if has_ended_since(now.row, since):
+            canceled = [task for task in now.taken.graph if task.status is TaskStatus.CANCELED]
+            tasks |= {task.id: now.row.change for task in canceled if task.id not in tasks}
         for task_id, change in tasks.items():
             task = now.taken.graph.tasks.get(task_id)
             if task is not None and change <= now.change:

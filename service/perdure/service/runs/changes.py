@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from perdure.model import frozen
@@ -27,8 +27,7 @@ class Change:
     """One change: of a run, of a task (workflow id, run id, task), or the deletion of a workflow id.
 
     `change` is the number of the commit; 0: it was not committed (an attempt began). `namespace` is that of the run.
-    `moment` is the scheduler's moment of the task's state; 0: the task was read from the store. `whole` is not a
-    change: everything up to that commit was published before.
+    `moment` is the scheduler's moment of the task's state; 0: the task was read from the store.
     """
 
     change: int
@@ -38,7 +37,6 @@ class Change:
     task: tuple[str, str, TaskView] | None = None
     deleted: str | None = None
     moment: int = 0
-    whole: int = 0
 
 
 class Overflowed(Exception):
@@ -79,11 +77,9 @@ class Subscription:
         Raises Overflowed or Closed. Closed comes after the changes before it.
         """
         if not self._backlog and self._ended is None:
-            try:
+            with suppress(TimeoutError):  # a change may have come at the same time
                 async with asyncio.timeout(timeout_s):
                     await self._wake.wait()
-            except TimeoutError:
-                return []
         self._wake.clear()
         if self._backlog and self._ended is not Overflowed:
             batch = list(self._backlog)
@@ -155,7 +151,7 @@ class Changes:
     repeated.
 
     With `is_alone`, this engine publishes all changes of runs, once and in the order of commits. Otherwise a follower
-    publishes the commits of other engines (see `settle`): late, perhaps twice, and without deletions."""
+    publishes the commits of other engines: late, perhaps twice, and without deletions."""
 
     def __init__(self, *, is_alone: bool = True) -> None:
         self._all: dict[Subscription, None] = {}
@@ -164,16 +160,15 @@ class Changes:
         self._gatherings: defaultdict[str, dict[Gathering, None]] = defaultdict(dict)
         self._is_closed = False
         self.is_in_order = is_alone
-        """Whether changes are published in the order of commits, so that everything up to `finished` was published."""
+        """Whether changes are published once, in the order of commits."""
         self.hears_of_deletions = is_alone
         """Whether all deletions are published."""
-        self._finished = 0
+        self._published = 0
         self._late: list[int] = []  # commits of changes that are still to be published, one for each change
-        self._settled = 0  # unless `is_in_order`: everything up to this commit was published
 
     def may_miss(self, change: int) -> bool:
         """Whether a durable commit may not have been published yet."""
-        return not self.is_in_order and change > self._settled
+        return not self.is_in_order and change > self._published
 
     @property
     def has_listeners(self) -> bool:
@@ -212,33 +207,23 @@ class Changes:
                     gathering._end(change.run.row)
 
     @property
-    def finished(self) -> int:
-        """If `is_in_order`: the last commit up to which all changes were published. The journal publishes the changes
-        of a large commit in several turns of the loop."""
-        return min(self._late) - 1 if self._late else self._finished
+    def published(self) -> int:
+        """The last commit up to which all changes were published. A subscriber that reads this right after a batch has
+        all of them."""
+        return min(self._published, min(self._late) - 1) if self._late else self._published
 
-    def finish(self, change: int) -> None:
-        """All changes of this commit were published, except those that are late."""
-        self._finished = max(self._finished, change)
+    def advance(self, change: int) -> None:
+        """All changes up to this commit were published, except those that are late. The journal calls this after each
+        commit of an engine alone, the follower among several engines."""
+        self._published = max(self._published, change)
 
     def expect_late(self, change: int) -> None:
-        """A change of this commit will be published after `finish`, and `published_late` called then."""
+        """A change of this commit will be published after `advance`, and `published_late` called then."""
         self._late.append(change)
 
     def published_late(self, change: int) -> None:
         """A late change of this commit was published."""
         self._late.remove(change)
-
-    def settle(self, change: int, at_ms: int) -> None:
-        """Everything up to this commit was published: this engine's commits by itself, those of others by the
-        follower."""
-        self._settled = change
-        for subscription in self._subscriptions():
-            subscription._offer(Change(0, at_ms, "", whole=change))
-
-    def _subscriptions(self) -> list[Subscription]:
-        of_runs = (subscription for subscriptions in self._by_run.values() for subscription in subscriptions)
-        return list(dict.fromkeys((*self._all, *of_runs)))
 
     def stir_tasks(self, run_id: str) -> None:
         """Wake the calls that wait for tasks of this run, but not those that wait for its end."""
@@ -323,7 +308,8 @@ class Changes:
     def close(self) -> None:
         """Shut down: waits end as if their time were up, subscriptions end with Closed."""
         self._is_closed = True
-        for subscription in self._subscriptions():
+        of_runs = (subscription for subscriptions in self._by_run.values() for subscription in subscriptions)
+        for subscription in dict.fromkeys((*self._all, *of_runs)):
             subscription._end(Closed)
         for events in self._waits.values():
             for event in events:

@@ -89,6 +89,12 @@ def count_tasks(run: Run) -> TaskCounts:
     )
 
 
+def has_ended_since(row: RunRow, change: int) -> bool:
+    """Whether a run ended after this commit. Its CANCELED tasks have changed then, even if their records are older:
+    the records of a large run are stored before its end, and mean nothing until it has ended."""
+    return row.status.is_final and row.change > change
+
+
 def view_task(task: Task, waiting: Waiting | None = None) -> TaskView:
     options = task.node.options
     owner = task.scope.owner
