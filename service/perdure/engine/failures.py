@@ -30,6 +30,12 @@ def record_refused(why: str) -> Failure:
     return Failure(FailureKind.SYSTEM, "perdure.RecordRefused", message, non_retryable=True)
 
 
+def step_failed(error: str) -> Failure:
+    """The engine raised an unexpected error, of this type, in a step of the run."""
+    message = f"the engine failed in a step of the run ({error}); its log says more. Resume the run to try again"
+    return Failure(FailureKind.SYSTEM, "perdure.StepFailed", message, non_retryable=True)
+
+
 def leaving(task_id: str, failure: Failure, attempts: int) -> Failure:
     """The failure of a task as others see it, with the task's id and number of attempts (at least one)."""
     return replace(failure, task_id=task_id, attempts=max(attempts, 1))

@@ -40,7 +40,7 @@ class Change:
 
 
 class Overflowed(Exception):
-    """The subscriber was too slow."""
+    """The subscriber was too slow, or misses a change. It must read the changes from the store."""
 
 
 class Closed(Exception):
@@ -61,11 +61,14 @@ class Subscription:
             return
         self._chars += _count_chars(change)
         if len(self._backlog) >= BACKLOG_MAX or (self._backlog and self._chars > BACKLOG_CHARS_MAX):
-            self._backlog.clear()  # it will not be read
-            self._end(Overflowed)
+            self._overflow()
             return
         self._backlog.append(change)
         self._wake.set()
+
+    def _overflow(self) -> None:
+        self._backlog.clear()  # it will not be read
+        self._end(Overflowed)
 
     def _end(self, reason: type[Exception]) -> None:
         self._ended = self._ended or reason
@@ -224,6 +227,11 @@ class Changes:
     def published_late(self, change: int) -> None:
         """A late change of this commit was published."""
         self._late.remove(change)
+
+    def cut_off(self, run_id: str) -> None:
+        """Changes of this run's tasks cannot be published: subscribers must read them from the store."""
+        for subscription in self._by_run.get(run_id, ()):
+            subscription._overflow()
 
     def stir_tasks(self, run_id: str) -> None:
         """Wake the calls that wait for tasks of this run, but not those that wait for its end."""

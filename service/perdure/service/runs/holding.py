@@ -5,7 +5,6 @@ applied. Calls for a held run wait in `Live.held`, in their order, and are made 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
@@ -13,8 +12,6 @@ from typing import TypeVar
 from perdure.service.common.aside import aside, is_large
 from perdure.service.runs.live import Live
 from perdure.service.runs.memory import Memory
-
-log = logging.getLogger(__name__)
 
 HELD_AT_ONCE = 50
 """Held calls of a run that are made in one turn of the loop."""
@@ -47,21 +44,35 @@ class Holding:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def do(self, live: Live, reach: int, work: Callable[[], T], then: Callable[[T], None]) -> None:
-        """Work on a held run, in a thread if that takes long, and pass the result to `then`."""
-        if not is_large(reach):
-            then(work())
+    def do(
+        self,
+        live: Live,
+        reach: int,
+        work: Callable[[], T],
+        then: Callable[[T], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """Work on a held run, in a thread if that takes long, and pass the result to `then`. An error that the work
+        raises goes to `failed`. Both release the run."""
+        if is_large(reach):
+            self.set_to_work(live)
+            self.spawn(self._do_aside(live, work, then, failed))
             return
-        self.set_to_work(live)
-        self.spawn(self._do_aside(live, work, then))
+        try:
+            result = work()
+        except Exception as error:
+            failed(error)
+            return
+        then(result)
 
-    async def _do_aside(self, live: Live, work: Callable[[], T], then: Callable[[T], None]) -> None:
+    async def _do_aside(
+        self, live: Live, work: Callable[[], T], then: Callable[[T], None], failed: Callable[[Exception], None]
+    ) -> None:
         try:
             result = await aside(work)
-        except Exception:
-            log.exception("a step of a run failed", extra={"run_id": live.row.run_id})
+        except Exception as error:
             self.come_to_rest(live)
-            self.release(live)
+            failed(error)
             return
         self.come_to_rest(live)
         then(result)

@@ -40,8 +40,8 @@ class Live:
     - `dormant`: its dormancy in the store once all of them are durable. None: unknown.
     - `held`: calls that wait until it is decided whether the run was canceled, or until `at_rest` is set. None: calls
       need not wait.
-    - `is_refused`: the store rejected a record, so memory stays ahead of the store. The run takes no more events and
-      fails.
+    - `is_refused`: the store rejected a record, or a step failed, so memory is not what the store will have. The run
+      takes no more events and fails.
     - `at_rest`: exists while a thread works on `run` or a large step is under way. Other code must not read `run` then.
     - `change`: its last commit that is known to be durable.
     - `told`: the last moment that was published to subscribers."""

@@ -198,7 +198,12 @@ class Loading:
             changed = [*(task for task in missed if task not in known), *changed]
             return (sort_out(live, step) if step.commands or changed else Plan()), changed
 
-        plan, changed = await aside(recover) if is_long else recover()
+        try:
+            plan, changed = await aside(recover) if is_long else recover()
+        except Exception as error:  # as in `restore_run`
+            log.exception("run cannot go on", extra={"run_id": run_id})
+            message = f"run {run_id} cannot go on from its records ({type(error).__name__}: {error})"
+            raise CorruptData(message, subject=run_id) from error
         views: list[TaskView] = []
         if changed and self._changes.wants_tasks(run_id):
             views = await aside(partial(views_of, changed)) if is_long else views_of(changed)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from perdure import texts, wire
-from perdure.engine.failures import record_refused
+from perdure.engine.failures import record_refused, step_failed
 from perdure.engine.graph_run.run import Run
 from perdure.model import Failure, RunStatus
 from perdure.service.common.aside import is_large
@@ -66,7 +66,12 @@ class Recorder:
     def record(self, live: Live, step: Step, *also: Write) -> None:
         """Store the result of a step, together with other writes, and act on it after that."""
         if step.commands or step.views:
-            self.follow(live, sort_out(live, step), also)
+            try:
+                plan = sort_out(live, step)
+            except Exception as error:
+                self.failed(live, error)
+                return
+            self.follow(live, plan, also)
 
     def follow(self, live: Live, plan: Plan, also: tuple[Write, ...] = ()) -> None:
         """The same for a step that is sorted out. A run that was held for the step is released once its last entry is
@@ -171,11 +176,35 @@ class Recorder:
     def refused(self, live: Live, error: Exception) -> None:
         """The store rejects a record of a run for good. The run fails in its stored state, without that record and all
         later ones. Resuming it goes on from there."""
+        self._fail_live(live, texts.mended(record_refused(str(error))))
+
+    def failed(self, live: Live, error: Exception) -> None:
+        """A step of a run raised an unexpected error, so its memory may be between two states. The run fails in its
+        stored state, with all records before that step. Resuming it goes on from there."""
+        log.error("a step of a run failed", exc_info=error, extra={"run_id": live.row.run_id})
+        if live.is_refused:
+            return
+        live.is_refused = True
+        failure = step_failed(type(error).__name__)
+        # After the acts of earlier steps: the attempts that those begin are stopped as well.
+        self._journal.append((), lambda _result, _change: self._fail_live(live, failure), of=live.row.run_id)
+
+    def ended_in_store(self, live: Live, acts: Acts, change: int, error: Exception) -> None:
+        """The end of a run is durable, but applying it raised an unexpected error. The run leaves memory. Subscribers
+        are cut off, because only the store has its tasks."""
+        log.error("a step of a run failed", exc_info=error, extra={"run_id": live.row.run_id})
+        live.is_refused = True
+        self._changes.cut_off(live.row.run_id)
+        self.act(live, acts, change)
+        self._values.unpin_run(live.row.run_id)
+        self._memory.dismiss(live)
+
+    def _fail_live(self, live: Live, failure: Failure) -> None:
         run_id = live.row.run_id
         live.is_refused = True
         if live.at_rest is not None:  # first in line once the thread has finished the step
             assert live.held is not None
-            live.held.appendleft(partial(self.refused, live, error))
+            live.held.appendleft(partial(self._fail_live, live, failure))
             return
         self._memory.begun.keep(run_id, live.run.begun())
         self._acting.forget(run_id)
@@ -188,7 +217,7 @@ class Recorder:
             live.row = end.applied_to(live.row, change)
             self._publishing.tell(live.row, change)
 
-        self.fail(run_id, texts.mended(record_refused(str(error))), ended)
+        self.fail(run_id, failure, ended)
 
     def fail(self, run_id: str, failure: Failure, ended: Callable[[SetRun, int], None]) -> None:
         """Fail a run in the store, whether it is in memory or not."""

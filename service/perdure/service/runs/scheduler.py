@@ -17,7 +17,15 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from perdure.engine.graph_run.run import Before, Run
-from perdure.engine.messages import CancelRequested, Event, TaskContinued, TaskFailed, TaskSucceeded, TimerFired
+from perdure.engine.messages import (
+    CancelRequested,
+    Command,
+    Event,
+    TaskContinued,
+    TaskFailed,
+    TaskSucceeded,
+    TimerFired,
+)
 from perdure.model import Failure, FailureKind, InvalidSpec
 from perdure.service.common.aside import aside, is_large, is_large_spec
 from perdure.service.executors.port import Executor, GraphReturned, Reports
@@ -184,9 +192,9 @@ class Scheduler:
 
     def _cancel(self, live: Live, event: CancelRequested) -> asyncio.Future[RunView]:
         """Record the end of a run, and apply it to memory when that is durable."""
+        reach = live.run.reach(event)
         live.held = deque()
         live.pending += 1
-        reach = live.run.reach(event)
         canceled: asyncio.Future[RunView] = asyncio.get_running_loop().create_future()
 
         def decide() -> Plan:
@@ -202,38 +210,55 @@ class Scheduler:
 
         def ended(acts: Acts, change: int) -> None:
             self._changes.expect_late(change)  # a thread works on a large run first
-            self._holding.do(live, reach, lambda: live.run.apply(event), lambda _commands: told(acts, change))
+            if acts.end is None:  # it fails, which the journal has after this entry, or has ended in memory already
+                self._journal.append((), lambda _result, _change: told(acts, change))
+                return
+
+            def lost(error: Exception) -> None:
+                self._recorder.ended_in_store(live, acts, change, error)
+                answer(RunView(live.row), change)
+
+            self._holding.do(live, reach, lambda: live.run.apply(event), lambda _commands: told(acts, change), lost)
 
         def told(acts: Acts, change: int) -> None:
-            self.publishing.copy_changed(live, acts.views)
+            if not live.is_refused:
+                self.publishing.copy_changed(live, acts.views)
             self._recorder.act(live, acts, change)
+            answer(live.view() if not live.is_refused else RunView(live.row), change)
+
+        def answer(view: RunView, change: int) -> None:
             self._changes.published_late(change)
             self._holding.release(live)
             if not canceled.done():
-                canceled.set_result(live.view())
+                canceled.set_result(view)
 
         def trouble(error: Exception) -> None:
             if not canceled.done():
                 canceled.set_exception(error)
 
-        self._holding.do(live, reach, decide, decided)
+        def undecided(error: Exception) -> None:  # nothing was changed: the run goes on
+            self._end_cancel(live)
+            trouble(error)
+
+        self._holding.do(live, reach, decide, decided, undecided)
         return canceled
+
+    def _end_cancel(self, live: Live) -> None:
+        """A cancellation did not happen."""
+        live.pending -= 1
+        live.dormant = None  # its new value was not written
+        self._holding.release(live)
+        self.memory.evict_if_idle(live)
 
     def _journal_cancel(
         self, live: Live, plan: Plan, ended: Callable[[Acts, int], None], trouble: Callable[[Exception], None]
     ) -> None:
-        def dropped() -> None:
-            live.pending -= 1
-            live.dormant = None  # its new value was not written
-            self._holding.release(live)
-            self.memory.evict_if_idle(live)
-
         self._journal.append(
             tuple(plan.writes),
             lambda _result, change: ended(plan.acts, change),
             trouble=trouble,
             droppable=True,
-            dropped=dropped,
+            dropped=partial(self._end_cancel, live),
             of=live.row.run_id,
         )
 
@@ -243,11 +268,19 @@ class Scheduler:
     def _graph_returned(self, live: Live, report: GraphReturned) -> None:
         run_id = live.row.run_id
         if not is_large_spec(report.spec):
-            self._take_graph(live, report, read_graph(run_id, report.spec))
+            try:
+                self._take_graph(live, report, read_graph(run_id, report.spec))
+            except Exception as error:
+                self._recorder.failed(live, error)
             return
 
         async def read() -> None:
-            graph = await aside(partial(read_graph, run_id, report.spec))
+            try:
+                graph = await aside(partial(read_graph, run_id, report.spec))
+            except Exception as error:
+                failed = partial(self._recorder.failed, error=error)
+                self._with_here(run_id, failed)
+                return
             # The run may have changed or left memory since.
             self._with_here(run_id, lambda live: self._take_graph(live, report, graph))
 
@@ -320,8 +353,15 @@ class Scheduler:
         return False
 
     def _apply(self, live: Live, event: Event, step: Step) -> None:
-        commands = live.run.apply(event) if not live.is_refused else []
-        self.publishing.copy_changed(live, step.views)
+        commands: list[Command] = []
+        if not live.is_refused:
+            try:
+                commands = live.run.apply(event)
+                self.publishing.copy_changed(live, step.views)
+            except Exception as error:
+                self._recorder.record(live, step)  # what came before
+                step.commands, step.views = [], []
+                self._recorder.failed(live, error)
         step.commands += commands
         if not commands and isinstance(event, TaskSucceeded):
             self._came_too_late(event)
@@ -344,4 +384,10 @@ class Scheduler:
                 self._came_too_late(event)
             self._recorder.follow(live, plan, also)
 
-        self._holding.do(live, live.run.reach(event), work, then)
+        def failed(error: Exception) -> None:
+            if isinstance(event, TaskSucceeded):
+                self._came_too_late(event)
+            self._recorder.failed(live, error)
+            self._holding.release(live)
+
+        self._holding.do(live, live.run.reach(event), work, then, failed)
