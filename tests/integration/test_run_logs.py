@@ -50,6 +50,21 @@ async def test_a_failed_task_and_run_have_a_line_each(client: perdure.Client, ca
     assert told[2][2]["took_s"] >= 0
 
 
+async def test_the_line_of_a_resumed_run_says_since_when_it_counts(
+    client: perdure.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(errors.WorkflowExecutionError):
+        await client.run(refuse.bind("no"), workflow_id="fails again")
+    await client.resume("fails again")
+    with pytest.raises(errors.WorkflowExecutionError):
+        await client.handle("fails again").output()
+    first, second = [fields for _, said, fields in lines(caplog, "fails again") if said == "run ended"]
+    assert "took_s" in first
+    assert "took_s" not in second
+    assert second["took_s_since_first_start"] >= first["took_s"]
+    assert second["resumes"] == 1
+
+
 async def test_a_finished_run_has_one_line_for_those_who_debug(
     client: perdure.Client, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -42,8 +42,12 @@ def log_end(row: RunRow) -> None:
     if not log.isEnabledFor(level):
         return
     fields: dict[str, object] = {**_ids(row), "status": str(row.status)}
+    if row.resume_count:
+        fields["resumes"] = row.resume_count
     if row.start_ms is not None and row.end_ms is not None:
-        fields["took_s"] = (row.end_ms - row.start_ms) / 1000
+        # The times at which it ended before and was resumed are not stored.
+        name = "took_s_since_first_start" if row.resume_count else "took_s"
+        fields[name] = (row.end_ms - row.start_ms) / 1000
     if row.failure is not None:
         failure = decode_failure(row.failure)
         fields |= {"task_id": failure.task_id, "error": _text(failure)}
