@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.engine.messages import AttemptStarted, CancelRequested, EventArrived, TaskContinued, TaskFailed
+from perdure.engine.messages import AttemptStarted, CancelRequested, EventArrived, TaskContinued, TaskFailed, TimerFired
 from perdure.model import Node, NodeRef, RunStatus, Sleep, TaskStatus, Wait, WaitEvent
 from unit.driver import CATCH, ERROR, VALUE, Driver, call, graph
 
@@ -46,6 +46,30 @@ def test_a_failed_run_ends_what_waits_and_resumes_it(kind: str) -> None:
         run.apply(EventArrived(1, "k", VALUE, 70))
         assert run.records["w"].status is TaskStatus.SUCCESSFUL
         assert run.records["w"].ended_ms == 70
+
+
+@pytest.mark.parametrize(("kind", "due_ms"), [("event in time", 150_000), ("wait in time", 150_000), ("sleep", 60_000)])
+def test_a_resumed_run_waits_as_long_again_but_does_not_sleep_twice(kind: str, due_ms: int) -> None:
+    run = waiting(kind)
+    run.apply(TaskFailed("a", 1, ERROR, 50))
+    run = run.resumed(90_000)
+    assert [(timer.task_id, timer.due_ms) for timer in run.timers] == [("w", due_ms)]
+    again = run.restarted(100_000)
+    assert [(timer.task_id, timer.due_ms) for timer in again.timers] == [("w", due_ms)], "a restart changes nothing"
+
+
+def test_waits_that_time_out_together_all_wait_again_after_a_resume() -> None:
+    waits = [Node(name, WaitEvent("k", timeout_ms=60_000)) for name in "vw"]
+    run = Driver(graph(*waits, call("c", "v", "w")))
+    first, second = run.timers
+    run.apply(TimerFired(first.task_id, first.attempt, at_ms=60_000))
+    run.apply(TimerFired(second.task_id, second.attempt, at_ms=60_000))
+    assert run.status is RunStatus.FAILED
+    run = run.resumed(90_000)
+    assert {timer.due_ms for timer in run.timers} == {150_000}
+    for timer in (first, second):
+        run.apply(TimerFired(timer.task_id, timer.attempt, at_ms=90_000))
+    assert run.status is RunStatus.RUNNING
 
 
 @pytest.mark.parametrize("kind", WAITING)

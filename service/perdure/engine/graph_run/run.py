@@ -516,7 +516,8 @@ class Run:
         self._commands.append(RecordRun(status, at_ms, output, failure))
 
     def _try_anew(self) -> None:
-        """Give the failed and canceled tasks of a resumed run all their attempts again. Their times begin anew."""
+        """Give the failed and canceled tasks of a resumed run all their attempts again. Their times begin anew, also
+        those of waits: no event could come while the run was over."""
         for task in self.graph:
             if task.status in (TaskStatus.FAILED, TaskStatus.CANCELED) and task.scope.is_live():
                 self._try_again(task)
@@ -524,7 +525,7 @@ class Run:
     def _try_again(self, task: Task) -> None:
         self._set(task, TaskStatus.BLOCKED)
         task.failures, task.ended_ms = 0, None
-        if isinstance(task.node.action, Call):
+        if not isinstance(task.node.action, Sleep):  # a sleep is not slept twice
             task.wake_ms = task.started_ms = None
 
     # -------------------------------------------------------------------------- events and timers
