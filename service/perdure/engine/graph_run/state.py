@@ -137,6 +137,13 @@ class Graph:
     def __iter__(self) -> Iterator[Task]:
         return iter(self.tasks.values())
 
+    def __del__(self) -> None:
+        """Tasks and scopes refer to each other. Without that they are freed with the graph, at once, and not by a
+        garbage collection, which takes long while large runs are in memory."""
+        for task in self.tasks.values():
+            task.scope.tasks.clear()
+            task.inner = None
+
     # -------------------------------------------------------------------------- growing
 
     def check(self, spec: Spec, owner: Task | None) -> None:

@@ -249,6 +249,7 @@ class Journal:
                 await self._flush(batch)
                 if self._pending:
                     await asyncio.sleep(0)  # a store may commit without yielding: let other tasks run
+            batch = []  # it may hold a large run, which would stay in memory until the next commit
             self._idle.set()
 
     async def _gather(self) -> None:
