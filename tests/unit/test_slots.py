@@ -39,6 +39,14 @@ async def test_without_a_limit_every_run_runs(make: Make) -> None:
     assert list(slots.ways("n", "a")) == [Way(RunStatus.RUNNING)]
 
 
+async def test_runs_of_an_earlier_limit_are_known_without_a_limit(make: Make) -> None:
+    slots = await make(Capacity())
+    assert slots.crowded() == ["n"]
+    assert slots.free("n")
+    assert slots.promote("n", "waits") == ()
+    assert slots.crowded() == []
+
+
 async def test_the_last_way_is_into_the_queue(make: Make) -> None:
     slots = await make(Capacity(running=1))
     *_, last = slots.ways("n", "a")

@@ -130,7 +130,7 @@ async def running_server(
         has_own_blobs = blobs is None
         blobs = blobs or blob_store(settings.blob_url)
         stack.push_async_callback(blobs.close)
-        address = ""
+        address = http_address = ""
         executor, pool = _executor(
             settings, blobs, engine_id, clock, lambda: address, has_processes=has_own_blobs, isolates=isolates
         )
@@ -157,6 +157,7 @@ async def running_server(
             store,
             kernel.sweeper,
             engine=engine,
+            http_address=lambda: http_address,
             max_running=settings.max_running_workflows,
             max_pending=settings.max_pending_workflows,
         )
@@ -188,7 +189,7 @@ async def running_server(
             from perdure.service.http.events import serving_http
 
             http = serving_http(settings.http_listen, events, gate, grace_s=settings.drain_s)
-            system.http_address = await stack.enter_async_context(http)
+            http_address = await stack.enter_async_context(http)
         await kernel.start(recover=settings.recovery == "auto")
         gate.open()
         health.open()
@@ -200,7 +201,7 @@ async def running_server(
             if pool is not None:
                 pool.drain()
 
-        yield RunningServer(address, kernel, executor, drain, system.http_address)
+        yield RunningServer(address, kernel, executor, drain, http_address)
 
         # First health becomes NOT_SERVING, new calls are refused, and waits and streams are answered. Then the stack
         # takes down the parts that calls depend on.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from perdure import wire
 from perdure.service.api import pages
 from perdure.service.common import limits
@@ -13,10 +15,8 @@ from perdure.v1 import system_service_pb2 as pb
 
 
 class SystemCalls:
-    """`info` is answered also while the engine starts or drains."""
-
-    http_address = ""
-    """Where HTTP is served, once it is."""
+    """`info` is answered also while the engine starts or drains. `http_address` gives host:port of HTTP; "" until that
+    is served."""
 
     def __init__(
         self,
@@ -25,6 +25,7 @@ class SystemCalls:
         sweeper: Sweeper,
         *,
         engine: EngineRow,
+        http_address: Callable[[], str],
         max_running: int,
         max_pending: int,
     ) -> None:
@@ -32,6 +33,7 @@ class SystemCalls:
         self._executor = executor
         self._store = store
         self._engine = engine
+        self._http_address = http_address
         self._max_running = max_running
         self._max_pending = max_pending
 
@@ -51,7 +53,7 @@ class SystemCalls:
             ),
             replica_id=self._engine.engine_id,
             python_versions=sorted(self._executor.python_versions()),
-            http_address=self.http_address,
+            http_address=self._http_address(),
         )
 
     async def engines(self) -> pb.ListEnginesResponse:

@@ -1,48 +1,42 @@
 """Slots that hold over all engines of a namespace: the store counts, under a lock.
 
 The numbers here only tell whether asking the store is worthwhile. This engine may not hear that a run ended elsewhere
-and freed a slot, so it polls the store while runs wait.
+and freed a slot, nor that an engine with a limit queued runs and died. So it polls the store.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
 from perdure.model import RunStatus
 from perdure.service.journal.loops import Loop
-from perdure.service.queue.slots import ANY, PAGE, Capacity, Way
+from perdure.service.queue.slots import ANY, PAGE, Capacity, Pending, Way
 from perdure.storage.ports import QueueStore
 from perdure.storage.rows import Limit, RunRow
 
 POLL_S: Final = 1.0
 
 
-class SharedSlots:
+class SharedSlots(Pending):
     """Implements Slots for one engine among several."""
 
     def __init__(self, store: QueueStore, capacity: Capacity) -> None:
-        self.capacity = capacity
-        self.stirred = asyncio.Event()
-        self._store = store
-        self._pending: Counter[str] = Counter()
+        super().__init__(store, capacity)
         self._polling = Loop("slots-poll", self._poll, trouble="queue not read, trying again", first_s=POLL_S)
 
     # -------------------------------------------------------------------------- the other engines
 
     async def start(self) -> None:
         """Begin to ask the store how many wait."""
-        if self.capacity.running != ANY:
-            self._polling.start()
+        self._polling.start()
 
     async def stop(self) -> None:
         await self._polling.stop()
 
     def wake(self) -> None:
         """Another engine changed something, so there may be a free slot."""
-        if self.capacity.running != ANY and self._pending.total() > 0:
+        if self._pending.total() > 0:
             self.stirred.set()
 
     async def _poll(self) -> float:
@@ -51,10 +45,6 @@ class SharedSlots:
         return POLL_S
 
     # -------------------------------------------------------------------------- the port
-
-    async def count(self) -> None:
-        if self.capacity.running != ANY:
-            self._pending = Counter(await self._store.count_pending())
 
     def ways(self, namespace: str, run_id: str) -> Iterator[Way]:
         """Run at once if there is a slot and no other run waits; else wait in the queue if it has room."""
@@ -75,9 +65,6 @@ class SharedSlots:
         else:
             self.wake()
 
-    def crowded(self) -> list[str]:
-        return [namespace for namespace, count in self._pending.items() if count > 0]
-
     def free(self, namespace: str) -> int:
         return PAGE
 
@@ -89,17 +76,11 @@ class SharedSlots:
         self.wake()
         self._pending[namespace] += 1
 
-    def forget(self, namespace: str) -> None:
-        self._pending[namespace] -= 1
-
     def leave(self, run_id: str) -> None:
         self.wake()
 
     def count_running(self, namespace: str) -> int:
         return 0
-
-    def count_pending(self, namespace: str) -> int:
-        return self._pending[namespace]
 
     def _has_slot(self, namespace: str) -> tuple[Limit, ...]:
         return (Limit(namespace, RunStatus.RUNNING, self.capacity.running),) if self.capacity.running != ANY else ()

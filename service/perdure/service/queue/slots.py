@@ -113,20 +113,41 @@ class Slots(Protocol):
         ...
 
 
-class LocalSlots:
-    """Implements Slots for a single engine, which counts in memory."""
+class Pending:
+    """The pending runs that are known here, counted by namespace. This is the same for one engine and among several."""
 
     def __init__(self, store: QueueStore, capacity: Capacity) -> None:
         self.capacity = capacity
         self.stirred = asyncio.Event()
         self._store = store
-        self._holders: dict[str, str] = {}  # run id: namespace; empty if there is no limit
-        self._running: Counter[str] = Counter()
         self._pending: Counter[str] = Counter()
 
     async def count(self) -> None:
-        running = await self._store.running_runs() if self.capacity.running != ANY else []
+        """Count the pending runs in the store, also without a limit: there may have been one before, or another engine
+        may have one."""
         self._pending = Counter(await self._store.count_pending())
+
+    def crowded(self) -> list[str]:
+        return [namespace for namespace, count in self._pending.items() if count > 0]
+
+    def forget(self, namespace: str) -> None:
+        self._pending[namespace] -= 1
+
+    def count_pending(self, namespace: str) -> int:
+        return self._pending[namespace]
+
+
+class LocalSlots(Pending):
+    """Implements Slots for a single engine, which counts in memory."""
+
+    def __init__(self, store: QueueStore, capacity: Capacity) -> None:
+        super().__init__(store, capacity)
+        self._holders: dict[str, str] = {}  # run id: namespace; empty if there is no limit
+        self._running: Counter[str] = Counter()
+
+    async def count(self) -> None:
+        running = await self._store.running_runs() if self.capacity.running != ANY else []
+        await super().count()
         for namespace, run_id in running:
             self._take(namespace, run_id)
 
@@ -149,9 +170,6 @@ class LocalSlots:
         else:
             self.leave(row.run_id)
 
-    def crowded(self) -> list[str]:
-        return [namespace for namespace, count in self._pending.items() if count > 0]
-
     def free(self, namespace: str) -> int:
         return PAGE if self.capacity.running == ANY else max(self.capacity.running - self._running[namespace], 0)
 
@@ -165,9 +183,6 @@ class LocalSlots:
         self.leave(run_id)
         self._pending[namespace] += 1
 
-    def forget(self, namespace: str) -> None:
-        self._pending[namespace] -= 1
-
     def leave(self, run_id: str) -> None:
         namespace = self._holders.pop(run_id, None)
         if namespace is not None:
@@ -177,9 +192,6 @@ class LocalSlots:
 
     def count_running(self, namespace: str) -> int:
         return self._running[namespace]
-
-    def count_pending(self, namespace: str) -> int:
-        return self._pending[namespace]
 
     def _take(self, namespace: str, run_id: str) -> None:
         if run_id not in self._holders:
