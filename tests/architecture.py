@@ -115,16 +115,19 @@ RAY_ROOMS = {"worker/agent.py", "worker/cluster.py", "worker/lease.py", "worker/
 GRPC_PLACES = ("rpc/", "app.py", "doctor.py")
 """Of the service. All else can be used by other transports as well."""
 PURE = {
-    "engine": {"__future__", "collections", "dataclasses", "typing", "zlib"},
+    "engine": {"__future__", "collections", "dataclasses", "itertools", "typing", "zlib"},
     "model": {"__future__", "collections", "dataclasses", "enum", "json", "typing"},
 }
 NOBODY_IMPORTS = {"cli", "testing", "pytest_plugin"}
+MACHINE_ROOM = "service/machines/"
+"""The only room of the service that imports the machines of runs, which stand in folders of the engine."""
 SERVICE_LAYERS = (
     # Rooms of one layer may not import each other. A module outside all folders is part of the root, which may import
     # all.
     {"common"},
     {"journal"},
     {"executors"},
+    {"machines"},
     {"runs"},
     {"queue"},
     {"housekeeping"},

@@ -14,6 +14,7 @@ import architecture
 from architecture import (
     EXCEPTIONS,
     GRPC_PLACES,
+    MACHINE_ROOM,
     NOBODY_IMPORTS,
     PURE,
     RAY_FOLDERS,
@@ -95,6 +96,32 @@ def test_rooms_of_the_service_import_only_lower_ones(place: str, path: Path) -> 
 def test_grpc_is_imported_by_rpc_and_the_root_alone(place: str, path: Path) -> None:
     if not place.startswith(GRPC_PLACES):
         assert not {name for name in imports(path) if name.startswith("grpc")}, f"{place} may not import grpc"
+
+
+@pytest.mark.parametrize(("place", "path"), PLACES, ids=[place for place, _ in PLACES])
+def test_only_the_room_of_machines_knows_a_machine(place: str, path: Path) -> None:
+    """All others know the protocol in `engine/machine.py`, so a new kind of run changes none of them."""
+    if place.startswith(("engine/", MACHINE_ROOM)):
+        return
+    engine = ROOT / "service/perdure/engine"
+    for file in files_imported(path):
+        assert not file.is_relative_to(engine) or file.parent == engine, f"{place} may not import {file.name}"
+
+
+@pytest.mark.parametrize(("place", "path"), SERVICE, ids=[place for place, _ in SERVICE])
+def test_rooms_that_know_runs_do_not_know_graphs(place: str, path: Path) -> None:
+    if place.startswith(("runs/", "operations/", "queue/", "fleet/", "housekeeping/")):
+        names = {name for node in ast.walk(ast.parse(path.read_text())) for name in _names_in(node)}
+        assert not names & {"Spec", "Node", "Graphs", "GRAPHS", "machines.graphs"}, place
+
+
+def _names_in(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.ImportFrom(module=str(module), names=aliases):
+            yield module.removeprefix("perdure.service.")
+            yield from (alias.name for alias in aliases)
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            yield name
 
 
 def test_the_page_lists_the_rooms_of_the_service() -> None:

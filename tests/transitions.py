@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from perdure.engine.graph_run.run import Run
-from perdure.engine.graph_run.state import Task
+from perdure.engine.graph_run.tasks import Task
 from perdure.engine.graph_run.transitions import TRANSITIONS
 from perdure.model import TaskStatus
 

@@ -18,6 +18,7 @@ from perdure import RunStatus, errors
 from perdure.service import doctor
 from perdure.service.app import running_server
 from perdure.service.common.settings import Settings
+from perdure.service.kernel import KINDS
 from perdure.storage.examine import examine_rows
 from postgres import SETTINGS, PostgresServer, running_postgres
 
@@ -55,6 +56,7 @@ DAMAGES: Final[dict[str, tuple[str, str, bool]]] = {
         )
         for name, value in TASKS.items()
     },
+    "runs-kind": ("UPDATE runs SET kind = 'actor' WHERE workflow_id = '{0}'", "not know the kind", True),
     "tasks-task_id": (f"UPDATE tasks SET task_id = 'nowhere' WHERE run_id = {IN_RUN} AND seq = 0", "nowhere", False),
     "specs-data": (
         "UPDATE specs SET data = '\\x00ff' WHERE key = (SELECT spec_key FROM runs WHERE workflow_id = '{0}')",
@@ -132,10 +134,10 @@ async def ends(client: perdure.Client, name: str) -> tuple[RunStatus, str]:
 async def test_malformed_rows_fail_only_their_runs(postgres_server: PostgresServer, tmp_path: Path) -> None:
     async with postgres_server.database() as url:
         await make(url, tmp_path, (*DAMAGES, *WELL))
-        assert await examine_rows(url) == []
+        assert await examine_rows(url, KINDS.names) == []
         for name, (statement, _, _) in DAMAGES.items():
             assert (await change(url, statement.format(name))).endswith(" 1"), name
-        found = "\n".join(await examine_rows(url) or ())
+        found = "\n".join(await examine_rows(url, KINDS.names) or ())
         for name, (_, said, is_seen) in DAMAGES.items():
             if is_seen:
                 assert f"table {name.split('-')[0]}" in found, name

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from perdure import errors, graphwire
 from perdure.model import Payload, RunStatus
-from perdure.service.common.graph_source import source_of
 from perdure.service.kernel import Kernel
+from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import NewEvent, NewRun
 from perdure.service.operations.batches import Batches
 from perdure.service.queue.slots import ANY

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from perdure import errors, graphwire
 from perdure.model import Payload, RunStatus
-from perdure.service.common.graph_source import source_of
 from perdure.service.kernel import Kernel
+from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import Conflict, NewRun, Reuse
 from perdure.storage.rows import RunQuery
 from simulation.clock import fail

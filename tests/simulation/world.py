@@ -16,9 +16,9 @@ from typing import Any, TypeVar, cast
 
 from perdure import errors, graphwire, wire
 from perdure.model import Failure, Payload, RunStatus
-from perdure.service.common.graph_source import source_of
 from perdure.service.executors.port import Work
 from perdure.service.kernel import Kernel
+from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import NewRun
 from perdure.service.queue.slots import ANY
 from perdure.storage.memory.store import MemoryMetadataStore

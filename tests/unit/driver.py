@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from perdure.engine.graph_run.run import Before, Run
+from perdure.engine.graph_run.run import Run
+from perdure.engine.machine import Before
 from perdure.engine.messages import (
     CancelAttempt,
     Command,

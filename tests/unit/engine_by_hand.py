@@ -10,9 +10,9 @@ from typing import Any, cast
 from perdure import graphwire
 from perdure.engine.messages import AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import Payload, Spec
-from perdure.service.common.graph_source import source_of
 from perdure.service.executors.port import Executor, Report, Reports, Work
 from perdure.service.kernel import Kernel
+from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import NewRun
 from perdure.service.runs.views import RunView
 from perdure.storage.memory.store import MemoryMetadataStore

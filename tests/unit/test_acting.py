@@ -6,12 +6,13 @@ import asyncio
 from typing import Any, cast
 
 from perdure.engine.messages import CancelAttempt, Dispatch, SetTimer
-from perdure.model import RunStatus
+from perdure.model import NULL, Call, RunStatus, Shape
 from perdure.service.executors.port import Work
 from perdure.service.runs.acting import ACTS_AT_ONCE, Acting
 from perdure.storage.rows import RunRow
-from unit.driver import call
+from unit.driver import FUNCTION
 
+CALL = Call(FUNCTION, NULL)
 MANY = 10 * ACTS_AT_ONCE
 
 
@@ -56,7 +57,7 @@ def row(run_id: str) -> RunRow:
 
 
 def dispatches(count: int, attempt: int = 1) -> list[Dispatch | CancelAttempt | SetTimer]:
-    return [Dispatch(f"t{number}", attempt, call(f"t{number}"), ()) for number in range(count)]
+    return [Dispatch(f"t{number}", attempt, CALL, Shape(), ()) for number in range(count)]
 
 
 async def idle(acting: Acting) -> None:
@@ -111,7 +112,7 @@ async def test_the_attempt_after_a_cancelled_one_is_submitted() -> None:
     acting = acting_on(turns)
     acting.carry_out(row("large"), dispatches(MANY))
     last = f"t{MANY - 1}"
-    acting.carry_out(row("large"), [CancelAttempt(last, 1), Dispatch(last, 2, call(last), ())])
+    acting.carry_out(row("large"), [CancelAttempt(last, 1), Dispatch(last, 2, CALL, Shape(), ())])
     await idle(acting)
     assert [act for act in turns.done if act[1] == f"large/{last}"] == [
         ("cancel", f"large/{last}", 1),

@@ -15,7 +15,8 @@ from perdure.engine.graph_run.run import Run
 from perdure.model import InvalidSpec
 from perdure.service.api import requests
 from perdure.service.api.filters import parse_filter, parse_order
-from perdure.service.common.graph_source import Source, source_of
+from perdure.service.machines.graphs import source_of
+from perdure.service.machines.source import Source
 from perdure.v1 import payload_pb2, spec_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 
@@ -85,10 +86,10 @@ def test_the_graphs_to_begin_with_are_good(message: spec_pb2.WorkflowSpec) -> No
 def test_a_graph_is_good_or_refused(message: spec_pb2.WorkflowSpec) -> None:
     try:
         found = source(message)
-        Run(found.spec).start(0)
+        Run(found.definition).start(0)
     except (InvalidSpec, errors.PerdureError):
         return
-    assert graphwire.decode_spec(graphwire.encode_spec(found.spec)) == found.spec
+    assert graphwire.decode_spec(graphwire.encode_spec(found.definition)) == found.definition
 
 
 ENVIRONMENTS = st.recursive(

@@ -15,7 +15,7 @@ from perdure.service.api.places import Place
 from perdure.service.api.watch import Watcher
 from perdure.service.common import aside
 from perdure.service.executors.port import GraphReturned
-from perdure.service.runs import scheduler
+from perdure.service.machines.graphs import Graphs
 from perdure.service.runs.changes import Overflowed
 from perdure.v1 import workflow_service_pb2
 from unit.driver import VALUE, call, graph
@@ -193,10 +193,10 @@ async def test_a_returned_graph_that_breaks_the_reader_fails_the_run(
 ) -> None:
     run, other = await engine.start(PAIR), await engine.start(graph(call("a")), "other")
 
-    def breaks(_run_id: str, _data: bytes) -> None:
+    def breaks(_kind: Graphs, _run_id: str, _report: GraphReturned) -> None:
         raise RecursionError("too deep")
 
-    monkeypatch.setattr(scheduler, "read_graph", breaks)
+    monkeypatch.setattr(Graphs, "read_returned", breaks)
     inner = graphwire.encode_spec(WIDE)
     engine.executor.report(
         (run.row.run_id, GraphReturned("a", 1, inner, engine.now_ms)),

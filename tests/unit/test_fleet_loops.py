@@ -17,8 +17,8 @@ from perdure.service.fleet import follower, membership, post, slots
 from perdure.service.fleet.letters import CANCEL, event_letter
 from perdure.service.fleet.membership import Membership
 from perdure.service.kernel import Kernel
+from perdure.service.machines.definitions import spec_key
 from perdure.service.runs import timers
-from perdure.service.runs.restore import spec_key
 from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
 from perdure.storage.ports import Fenced, StorageUnavailable
 from perdure.storage.rows import AddEvent, AddRun, EngineRow, EventRow, Mail, RunRow

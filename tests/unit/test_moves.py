@@ -13,9 +13,9 @@ import pytest
 from perdure import errors, graphwire
 from perdure.ids import TimeOrderedIds
 from perdure.model import Node, RunStatus, Spec, WaitEvent
-from perdure.service.common.graph_source import source_of
 from perdure.service.executors.port import Executor
 from perdure.service.kernel import Kernel
+from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import NewRun, Reuse
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable

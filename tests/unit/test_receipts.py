@@ -8,8 +8,8 @@ import pytest
 
 from perdure import errors, graphwire
 from perdure.model import RunStatus
-from perdure.service.common.graph_source import source_of
 from perdure.service.housekeeping.receipts import KEPT_MS
+from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import NewEvent, NewRun
 from perdure.service.operations.batches import Batches
 from perdure.service.runs.views import RunView

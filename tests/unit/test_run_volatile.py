@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from perdure.engine.graph_run.run import DEFERRED_MAX
 from perdure.engine.messages import CancelRequested, Dispatch, TaskFailed, TaskSucceeded, TimerFired
-from perdure.model import Call, Node, NodeRef, RetryPolicy, RunStatus, TaskOptions, TaskStatus, Wait
-from unit.driver import CATCH, ERROR, ONCE, VALUE, Driver, call, graph
+from perdure.model import Node, NodeRef, RetryPolicy, RunStatus, TaskOptions, TaskStatus, Wait
+from unit.driver import CATCH, ERROR, FUNCTION, ONCE, VALUE, Driver, call, graph
 
 NOT = replace(ONCE, checkpoint=False)
 KEPT = replace(ONCE, checkpoint=True)
@@ -250,7 +250,7 @@ def test_a_task_of_a_returned_graph_may_run_where_its_owner_ran() -> None:
     commands = driver.go_on("a", graph(call("b", options=beside), call("c", "b")))
     dispatches = [command for command in commands if isinstance(command, Dispatch)]
     assert [(command.task_id, command.beside) for command in dispatches] == [("b", "a")]
-    assert isinstance(dispatches[0].node.action, Call)
+    assert dispatches[0].call.function is FUNCTION
     (last,) = [command for command in driver.succeed("b") if isinstance(command, Dispatch)]
     assert last.beside == ""
 

@@ -8,7 +8,7 @@ from perdure import errors, graphwire
 from perdure.model import BlobRef, Call, Function, InvalidSpec, Node, Payload, Sleep, Spec
 from perdure.service.api import sources as sources_module
 from perdure.service.api.sources import Sources, count_nodes
-from perdure.service.common.graph_source import source_of
+from perdure.service.machines.graphs import source_of
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.v1 import payload_pb2, spec_pb2
 
@@ -23,8 +23,8 @@ async def test_an_equal_graph_is_decoded_once() -> None:
     first = await sources.read(inline(1))
     assert await sources.read(inline(1)) is first
     other = await sources.read(inline(2))
-    assert (other.key, other.spec) != (first.key, first.spec)
-    assert first.data == graphwire.encode_spec(first.spec)
+    assert (other.key, other.definition) != (first.key, first.definition)
+    assert first.data == graphwire.encode_spec(first.definition)
 
 
 async def test_a_graph_in_a_blob_is_read_once() -> None:
@@ -66,7 +66,7 @@ def test_what_a_source_knows_of_its_graph() -> None:
 
     nodes = (Node("a", call("3.12")), Node("b", call("3.12")), Node("c", call("")), Node("d", call("3.11")))
     source = source_of(Spec(nodes, "d"), b"data")
-    assert source.versions == (("3.12", "a"), ("3.11", "d"))
+    assert source.versions == (("3.12", "node 'a'"), ("3.11", "node 'd'"))
     assert source.name == "module:name"
     assert source.key == "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7"
 

@@ -13,11 +13,11 @@ from perdure import errors, graphwire
 from perdure.model import RunStatus, TaskStatus
 from perdure.service.api import places
 from perdure.service.api.watch import Watcher
-from perdure.service.common.graph_source import source_of
 from perdure.service.executors.port import Executor
 from perdure.service.fleet.repeats import happened
 from perdure.service.journal.membership import added
 from perdure.service.kernel import Kernel
+from perdure.service.machines.graphs import source_of
 from perdure.service.runs.changes import Change, Subscription
 from perdure.service.runs.views import RunView
 from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory

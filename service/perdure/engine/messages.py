@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from perdure.model import Failure, Node, Path, Payload, RunStatus, Spec, TaskStatus, frozen
+from perdure.model import Call, Failure, Path, Payload, RunStatus, Shape, Spec, TaskStatus, frozen
 
 # ------------------------------------------------------------------------------ events
 
@@ -172,12 +172,13 @@ class RecordRun:
 
 @frozen
 class Dispatch:
-    """Run an attempt of a task. `inputs` are the sources of its refs, in their order. `beside` names a task: the
-    attempt should run in that task's process, if possible."""
+    """Run an attempt of a task on a lease of this shape. `inputs` are the sources of the call's refs, in their order.
+    `beside` names a task: the attempt should run in that task's process, if possible."""
 
     task_id: str
     attempt: int
-    node: Node
+    call: Call
+    shape: Shape
     inputs: tuple[Source, ...]
     beside: str = ""
 

@@ -24,6 +24,7 @@ import grpc.aio
 
 from perdure.connection import probe_channel
 from perdure.service.common.settings import Settings
+from perdure.service.kernel import KINDS
 from perdure.storage.examine import examine_metadata, examine_rows
 from perdure.storage.ports import StorageError
 from perdure.storage.urls import blob_store
@@ -128,7 +129,7 @@ async def _storage(settings: Settings) -> list[Finding]:
 async def _rows(settings: Settings) -> list[Finding]:
     """Whether stored rows are undamaged."""
     try:
-        damages = await examine_rows(settings.storage)
+        damages = await examine_rows(settings.storage, KINDS.names)
     except (StorageError, ValueError):
         return []  # reported by the storage check
     if damages is None:

@@ -25,6 +25,9 @@ from perdure.service.housekeeping.retention import Retention
 from perdure.service.housekeeping.sweep import Sweeper
 from perdure.service.journal.journal import Journal
 from perdure.service.journal.membership import SoleMember
+from perdure.service.machines.definitions import Definitions
+from perdure.service.machines.graphs import GRAPHS
+from perdure.service.machines.kinds import Kinds
 from perdure.service.operations.current import Current
 from perdure.service.operations.events import Events
 from perdure.service.operations.lifecycle import Lifecycle
@@ -44,6 +47,8 @@ from perdure.storage.rows import EngineRow, SetAsideRuns
 
 log = logging.getLogger(__name__)
 
+KINDS: Final = Kinds([GRAPHS])
+"""The kinds of runs that every engine knows."""
 GRACE_LEASES: Final = 3
 """Blobs without a use are kept for at least this many engine leases. By then an engine has recorded the use of a blob,
 or it was declared dead and never will."""
@@ -121,6 +126,7 @@ class Kernel:
         engine: EngineRow | None = None,
         collect_s: float = 0,
         keep_ms: int | None = None,
+        kinds: Kinds = KINDS,
     ) -> None:
         capacity = Capacity(max_running, max_pending)
         if store.is_shared:
@@ -139,8 +145,9 @@ class Kernel:
 
         # runs
         self.values = values = Values(store)
+        definitions = Definitions(store, kinds)
         self.scheduler = scheduler = Scheduler(
-            store, journal, executor, values, changes, clock, ownership, on_end=slots.leave
+            store, definitions, journal, executor, values, changes, clock, ownership, on_end=slots.leave
         )
         moments = Moments(store, journal, scheduler, ownership)
         delivery, self.fleet = standing.join(scheduler, moments)

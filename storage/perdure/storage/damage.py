@@ -96,6 +96,11 @@ def about(table: str, row: object, column: str) -> str:
     return f"table {table}, row {shown(row)}: the value of {column} is not what was written"
 
 
+def of_unknown_kind(run_id: object, kind: object) -> str:
+    """A sentence about a run whose kind this version does not know."""
+    return f"table runs, row {shown(run_id)}: this version of Perdure does not know the kind {shown(kind)}"
+
+
 def shown(value: object) -> str:
     """An arbitrary value as a short printable text."""
     text = value if isinstance(value, str) and value.isprintable() else ascii(value)

@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -25,14 +25,14 @@ from perdure.storage.urls import database_path
 TRIES: Final = 5
 
 
-async def examine_rows(url: str) -> list[str] | None:
-    """The damages of a database, each as a sentence. None: the store is not a database, or does not exist yet. Reads
-    all of it. Raises StorageError if nothing can be read."""
+async def examine_rows(url: str, kinds: Collection[str] = ()) -> list[str] | None:
+    """The damages of a database, each as a sentence. With `kinds`, runs of other kinds are damage as well. None: the
+    store is not a database, or does not exist yet. Reads all of it. Raises StorageError if nothing can be read."""
     scheme = urlsplit(url).scheme
     if scheme in POSTGRES:
         from perdure.storage.postgres.check import damages_of as damages_of_postgres
 
-        return await damages_of_postgres(url)
+        return await damages_of_postgres(url, kinds)
     if scheme == "memory":
         return None
     path = database_path(url)
@@ -40,7 +40,7 @@ async def examine_rows(url: str) -> list[str] | None:
         marked = read_mark(path)
         return [str(lost(path, 0, marked))] if marked else None
     try:
-        return await asyncio.to_thread(damages_of, path)
+        return await asyncio.to_thread(damages_of, path, kinds)
     except sqlite3.Error as error:
         raise StorageError(f"{path} cannot be read: {error}") from error
 

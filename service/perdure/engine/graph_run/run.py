@@ -19,11 +19,14 @@ The states of a task are in `transitions`.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping
-from typing import Literal, TypeAlias, assert_never, cast
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import assert_never, cast
 
 from perdure.engine.failures import attempt_timed_out, event_timed_out, leaving, run_canceled, worker_lost
-from perdure.engine.graph_run.state import Graph, Scope, Task
+from perdure.engine.graph_run.state import Graph
+from perdure.engine.graph_run.tasks import Scope, Task
+from perdure.engine.machine import Before
 from perdure.engine.messages import (
     AttemptLost,
     AttemptStarted,
@@ -62,16 +65,13 @@ from perdure.model import (
 DEFERRED_MAX = 500
 """Records of volatile tasks wait for another record of the run. This many get a commit of their own."""
 
-Before: TypeAlias = Literal["nothing", "told", "unknown"]
-"""Which attempts of a restored run may have begun before: none; those with records and any of volatile tasks; or any,
-because the run was cut off."""
-
 
 class Run:
-    """The state of one run, changed by `apply` alone."""
+    """Implements Machine for a graph."""
 
     def __init__(self, spec: Spec) -> None:
         self.graph = Graph(spec)
+        self.size = len(self.graph.tasks)
         self.status = RunStatus.RUNNING
         self.output: Source | None = None
         self.failure: Failure | None = None
@@ -118,6 +118,18 @@ class Run:
     def next_wake_ms(self) -> int | None:
         """The earliest recorded time that a task waits for."""
         return min((task.wake_ms for task in self._timed.values() if task.wake_ms is not None), default=None)
+
+    @property
+    def counts(self) -> Mapping[TaskStatus, int]:
+        """The number of tasks in each state."""
+        return self.graph.counts
+
+    def tasks(self, start: int = 0) -> Iterator[Task]:
+        """The tasks in the order in which they became known, from this place on."""
+        return islice(self.graph, start, None)
+
+    def find_task(self, task_id: str) -> Task | None:
+        return self.graph.tasks.get(task_id)
 
     # -------------------------------------------------------------------------- events
 
@@ -331,9 +343,9 @@ class Run:
     def _start(self, task: Task, at_ms: int) -> None:
         """Start a task whose needs are done, or let it go on waiting for its recorded time."""
         match task.node.action:
-            case Call():
+            case Call() as call:
                 if task.wake_ms is None:
-                    self._dispatch(task)
+                    self._dispatch(task, call)
                 else:
                     self._wait(task, TaskStatus.BACKING_OFF)
             case WaitEvent(key=key, timeout_ms=timeout_ms):
@@ -355,14 +367,15 @@ class Run:
             case _:
                 assert_never(task.node.action)
 
-    def _dispatch(self, task: Task) -> None:
+    def _dispatch(self, task: Task, call: Call) -> None:
         task.attempt += 1
         self._set(task, TaskStatus.READY)
         task.wake_ms = task.deadline_ms = None
         self._in_flight[task.id] = task
-        owner = task.scope.owner
-        beside = owner.id if owner is not None and task.node.options.allow_inplace else ""
-        self._commands.append(Dispatch(task.id, task.attempt, task.node, self.graph.sources(task), beside))
+        owner, options = task.scope.owner, task.node.options
+        beside = owner.id if owner is not None and options.allow_inplace else ""
+        inputs = self.graph.sources(task)
+        self._commands.append(Dispatch(task.id, task.attempt, call, options.shape, inputs, beside))
 
     def _wait_until(self, task: Task, wake_ms: int | None, at_ms: int) -> None:
         """Wait without a worker. The due time is recorded once, so that a restart does not move it."""
@@ -408,6 +421,7 @@ class Run:
 
     def _continue(self, task: Task, event: TaskContinued) -> None:
         scope = self.graph.add_scope(event.spec, task)
+        self.size = len(self.graph.tasks)
         self._close(task, TaskStatus.SUCCESSFUL, self._ended_ms(task, event))
         task.spec_key = event.spec_key
         self._record(task)
@@ -555,8 +569,8 @@ class Run:
             return
         del self._timed[waiting.id]
         match waiting.node.action:
-            case Call():
-                self._dispatch(waiting)
+            case Call() as call:
+                self._dispatch(waiting, call)
             case Sleep():
                 self._succeed(waiting, NULL, event.at_ms)
             case WaitEvent(key=key):
@@ -632,6 +646,7 @@ class Run:
         if record.spec_key:
             task.spec_key = record.spec_key
             scope = self.graph.add_scope(specs[record.spec_key], task)
+            self.size = len(self.graph.tasks)
             if record.failure is None:
                 return  # its value comes from its scope
             scope.stopped = True

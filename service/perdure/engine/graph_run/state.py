@@ -1,126 +1,17 @@
-"""The state of a run in memory: its tasks and their scopes.
-
-A *scope* is one graph at work: the run's own, or the graph that a task (the scope's *owner*) returned. A task is
-*done* when its value is known: its output is recorded, the scope it owns has ended, or its failure was caught. A
-*volatile* task (`checkpoint=False`) is done without a record; after a crash it runs again if its value is still
-needed. An *optional* task is needed by a Wait only, so its scope may end before it does. Outputs are named by the task
-that made them; no field holds one.
-"""
+"""The graph of a run in memory: all its tasks, those of returned graphs included, and who needs whom."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Final
 
+from perdure.engine.graph_run.tasks import Scope, Task
 from perdure.engine.messages import Source
-from perdure.model import Call, Failure, InputRef, InvalidSpec, Node, NodeRef, Spec, TaskRef, TaskStatus, Wait, Waited
+from perdure.model import Call, InputRef, InvalidSpec, NodeRef, Spec, TaskRef, TaskStatus, Wait, Waited
 
 _BLOCKED: Final = TaskStatus.BLOCKED
 _NONE: Final = dict.fromkeys(TaskStatus, 0)
-
-
-class Task:
-    """One step of a run. `attempt` fences late reports, `failures` counts against the retry policy.
-
-    `missing` is the number of needs that must be done before the task starts, `consumers` the number of dependents that
-    are not done. `must_keep`: the output is recorded whatever the options say.
-    """
-
-    __slots__ = (
-        "attempt",
-        "checkpoint",
-        "consumers",
-        "deadline_ms",
-        "dependents",
-        "done",
-        "ended_ms",
-        "failure",
-        "failures",
-        "id",
-        "inner",
-        "is_optional",
-        "missing",
-        "must_keep",
-        "node",
-        "output_bytes",
-        "scope",
-        "seq",
-        "source",
-        "spec_key",
-        "started_ms",
-        "status",
-        "wake_ms",
-        "wraps",
-    )
-
-    def __init__(self, task_id: str, node: Node, scope: Scope) -> None:
-        self.id = task_id
-        self.node = node
-        self.scope = scope
-        self.inner: Scope | None = None
-        self.status = TaskStatus.BLOCKED
-        self.missing = 0
-        self.dependents: list[Task] = []
-        self.consumers = 0
-        self.is_optional = False
-        self.checkpoint = True
-        self.must_keep = False
-        self.done = False
-        self.attempt = 0
-        self.failures = 0
-        self.source = task_id
-        self.wraps = 0
-        self.seq = -1
-        self.spec_key = ""
-        self.wake_ms: int | None = None
-        self.deadline_ms: int | None = None
-        self.started_ms: int | None = None
-        self.ended_ms: int | None = None
-        self.output_bytes = 0
-        self.failure: Failure | None = None
-
-    @property
-    def is_volatile(self) -> bool:
-        """Whether its output is not recorded. Outputs of events and waits always are."""
-        return not self.checkpoint and not self.must_keep and isinstance(self.node.action, Call)
-
-    @property
-    def is_startable(self) -> bool:
-        """Whether it can start now. A Wait starts with its graph, because its time-out runs from then."""
-        if self.done or self.spec_key:
-            return False
-        return self.missing <= 0 or isinstance(self.node.action, Wait)
-
-
-@dataclass(slots=True, eq=False)
-class Scope:
-    """One graph at work. It ends when `remaining` (the number of required tasks that are not done) is 0. `stopped`: its
-    tasks have no effect any more."""
-
-    owner: Task | None
-    output: str
-    tasks: dict[str, Task] = field(default_factory=dict)
-    remaining: int = 0
-    stopped: bool = False
-
-    def is_live(self) -> bool:
-        """Neither this scope nor one around it was stopped."""
-        scope: Scope | None = self
-        while scope is not None:
-            if scope.stopped:
-                return False
-            scope = scope.owner.scope if scope.owner else None
-        return True
-
-    def is_within(self, outer: Scope) -> bool:
-        scope: Scope | None = self
-        while scope is not None:
-            if scope is outer:
-                return True
-            scope = scope.owner.scope if scope.owner else None
-        return False
 
 
 class Graph:

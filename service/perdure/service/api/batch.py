@@ -13,8 +13,8 @@ from perdure.service.api.caller import Caller
 from perdure.service.api.errors import translate
 from perdure.service.api.sources import Sources
 from perdure.service.common import limits
-from perdure.service.common.graph_source import Source
 from perdure.service.common.trouble import is_away
+from perdure.service.machines.source import Source
 from perdure.service.operations.asked import NewEvent, NewRun
 from perdure.service.operations.batches import Batches, Result, caught
 from perdure.service.operations.queries import Queries

@@ -14,7 +14,7 @@ from perdure import errors, graphwire, texts, wire
 from perdure.model import DEFAULT_NAMESPACE, BlobRef, Call, Payload, Spec
 from perdure.service.api.caller import Caller
 from perdure.service.common import limits
-from perdure.service.common.graph_source import Source
+from perdure.service.machines.source import Source
 from perdure.service.operations.asked import Conflict, NewEvent, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
 

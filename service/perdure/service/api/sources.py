@@ -15,7 +15,8 @@ from perdure.service.api import requests
 from perdure.service.common import limits
 from perdure.service.common.aside import aside, is_large
 from perdure.service.common.clocks import elapsed_s as since_some_moment_s
-from perdure.service.common.graph_source import Source, source_of
+from perdure.service.machines.graphs import source_of
+from perdure.service.machines.source import Source
 from perdure.storage.ports import BlobStore
 from perdure.v1 import spec_pb2
 

@@ -144,10 +144,10 @@ class Follower:
         if now.is_here or self._scheduler.memory.find(run_id) is not None:
             return
         if has_ended_since(now.row, since):
-            canceled = [task for task in now.taken.graph if task.status is TaskStatus.CANCELED]
+            canceled = [task for task in now.taken.tasks() if task.status is TaskStatus.CANCELED]
             tasks |= {task.id: now.row.change for task in canceled if task.id not in tasks}
         for task_id, change in tasks.items():
-            task = now.taken.graph.tasks.get(task_id)
+            task = now.taken.find_task(task_id)
             if task is not None and change <= now.change:
                 told = Change(change, self._clock(), row.namespace, task=(row.workflow_id, run_id, view_task(task)))
                 self._changes.publish(run_id, told)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from perdure.model import BlobRef, Payload, frozen
-from perdure.service.common.graph_source import Source
+from perdure.service.machines.source import Source
 
 
 class Reuse(enum.Enum):

@@ -11,8 +11,7 @@ from itertools import islice
 from typing import Final
 
 from perdure import errors, wire
-from perdure.engine.graph_run.run import Run
-from perdure.engine.graph_run.state import Task
+from perdure.engine.machine import Machine, TaskState
 from perdure.model import Failure, Payload, RunStatus, TaskStatus, frozen
 from perdure.service.common.trouble import refusing
 from perdure.service.executors.port import Executor, Waiting
@@ -127,24 +126,24 @@ class Queries:
 
         row = await self.row(namespace, workflow_id, run_id)
 
-        def take(run: Run) -> list[tuple[int, TaskView]]:
-            places = enumerate(islice(run.graph, start, None), start)
+        def take(run: Machine) -> list[tuple[int, TaskView]]:
+            places = enumerate(run.tasks(start), start)
             found = ((place, task) for place, task in places if not statuses or task.status in statuses)
             return [(place, view_task(task, self._waiting(row.run_id, task))) for place, task in islice(found, limit)]
 
         return (await self._moments.look(row, take)).taken
 
-    def _waiting(self, run_id: str, task: Task) -> Waiting | None:
+    def _waiting(self, run_id: str, task: TaskState) -> Waiting | None:
         """Why a ready task has not begun, if the executor knows; or what a running wait waits for."""
         if task.status is TaskStatus.RUNNING:
             return waits_for(task)
         return self._executor.waiting(run_id, task.id, task.attempt) if task.status is TaskStatus.READY else None
 
-    def _first_waiting(self, run_id: str, run: Run) -> Waiting | None:
+    def _first_waiting(self, run_id: str, run: Machine) -> Waiting | None:
         """The same of the first task that is ready, with its name."""
-        if not run.graph.counts[TaskStatus.READY]:
+        if not run.counts[TaskStatus.READY]:
             return None
-        ready = next((task for task in run.graph if task.status is TaskStatus.READY), None)
+        ready = next((task for task in run.tasks() if task.status is TaskStatus.READY), None)
         waiting = self._waiting(run_id, ready) if ready is not None else None
         return Waiting(waiting.reason, f"task {ready.id!r} {waiting.text}") if ready and waiting else None
 
@@ -152,8 +151,8 @@ class Queries:
     async def task(self, namespace: str, workflow_id: str, task_id: str) -> TaskView:
         """One task of the current run. Raises TaskNotFoundError."""
 
-        def take(run: Run) -> TaskView | None:
-            task = run.graph.tasks.get(task_id)
+        def take(run: Machine) -> TaskView | None:
+            task = run.find_task(task_id)
             return view_task(task) if task is not None else None
 
         found = (await self._moments.look(await self.row(namespace, workflow_id), take)).taken
@@ -167,8 +166,8 @@ class Queries:
     async def look(self, row: RunRow, task_ids: Collection[str] | None) -> Moment[tuple[TaskCounts, list[TaskView]]]:
         """A run and these of its tasks (None: all), at one moment."""
 
-        def take(run: Run) -> tuple[TaskCounts, list[TaskView]]:
-            tasks = run.graph if task_ids is None else (task for task in run.graph if task.id in task_ids)
+        def take(run: Machine) -> tuple[TaskCounts, list[TaskView]]:
+            tasks = run.tasks() if task_ids is None else (task for task in run.tasks() if task.id in task_ids)
             return count_tasks(run), [view_task(task) for task in tasks]
 
         return await self._moments.look(row, take)
@@ -225,8 +224,8 @@ class Queries:
     async def _task_value(self, row: RunRow, task_id: str) -> tuple[RunRow, Payload | Failure | None]:
         """The value of a task, None if it has none yet, and the run's row of that moment."""
 
-        def take(run: Run) -> _Finding | None:
-            task = run.graph.tasks.get(task_id)
+        def take(run: Machine) -> _Finding | None:
+            task = run.find_task(task_id)
             if task is None:
                 return None
             failure = task.failure if task.status is TaskStatus.FAILED else None
@@ -260,8 +259,8 @@ class Queries:
         return wire.outcome_payload(payload, wraps) if wraps else payload
 
     async def _is_volatile(self, row: RunRow, task_id: str) -> bool:
-        def take(run: Run) -> bool:
-            task = run.graph.tasks.get(task_id)
+        def take(run: Machine) -> bool:
+            task = run.find_task(task_id)
             return task is not None and task.is_volatile
 
         return (await self._moments.look(row, take)).taken

@@ -89,7 +89,7 @@ class Submissions:
         replaces = ""
         for _ in range(TRIES_MAX):
             row = self._row(new, digest)
-            begun = await aside(partial(begin_run, row, new.source.spec)) if new.source.is_large else None
+            begun = await aside(partial(begin_run, row, new.source)) if new.source.is_large else None
             for way in self._slots.ways(new.namespace, row.run_id):
                 if (view := await self._insert(new, row, way, replaces, begun)) is not None:
                     return view, True
@@ -151,8 +151,8 @@ class Submissions:
         """The row of the new run, the further writes of its entry, and the function to call once that is durable."""
         if row.status is RunStatus.PENDING:
             return row, [], lambda change: self._moves.queued(row.but(change=change))
-        self._scheduler.specs.keep(row.spec_key, new.source.spec)
-        begun = begun or begin_run(row, new.source.spec)
+        self._scheduler.definitions.keep(new.source.kind, row.spec_key, new.source.definition)
+        begun = begun or begin_run(row, new.source)
         row, writes, stored = begun.live.row, [*begun.plan.early, *begun.plan.writes], self._scheduler.begin(begun)
         if not new.inputs:
             return row, writes, stored
@@ -227,6 +227,7 @@ class Submissions:
             namespace=new.namespace,
             workflow_id=new.workflow_id or new.request_id or run_id,
             status=RunStatus.RUNNING,
+            kind=new.source.kind.name,
             spec_key=new.source.key,
             create_ms=now_ms,
             update_ms=now_ms,
@@ -244,12 +245,12 @@ class Submissions:
         if missing := new.source.inputs - new.inputs.keys():
             names = ", ".join(sorted(missing))
             raise errors.InvalidSpecError(f"the graph uses inputs that were not given: {names}")
-        for version, node_id in new.source.versions:
+        for version, place in new.source.versions:
             available = self._executor.python_versions()
             if available and version not in available:
                 those = ", ".join(sorted(available))
                 raise errors.PythonVersionUnsupportedError(
-                    f"node {node_id!r} was pickled by Python {version}; the workers have {those}",
+                    f"{place} was pickled by Python {version}; the workers have {those}",
                     python_version=version,
                     available=",".join(sorted(available)),
                 )

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from perdure import texts, wire
 from perdure.engine.failures import record_refused
-from perdure.engine.graph_run.run import Before
+from perdure.engine.machine import Before
 from perdure.model import RunStatus
 from perdure.service.journal.journal import Journal, Then
 from perdure.service.queue.slots import Slots

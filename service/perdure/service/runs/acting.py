@@ -15,7 +15,6 @@ from typing import TypeAlias
 
 from perdure import graphwire
 from perdure.engine.messages import CancelAttempt, Dispatch, DropOutput, KeepOutput, SetTimer
-from perdure.model import Call
 from perdure.service.executors.port import Executor, Work
 from perdure.service.runs.timers import Timers
 from perdure.service.runs.values import Values
@@ -136,9 +135,7 @@ class Acting:
 
 
 def _work(row: RunRow, command: Dispatch) -> Work:
-    call = command.node.action
-    assert isinstance(call, Call)
-    shape = command.node.options.shape
+    shape = command.shape
     if row.code_version:
         shape = replace(shape, runtime_env=graphwire.with_modules(shape.runtime_env, row.code_version))
     return Work(
@@ -147,7 +144,7 @@ def _work(row: RunRow, command: Dispatch) -> Work:
         run_id=row.run_id,
         task_id=command.task_id,
         attempt=command.attempt,
-        call=call,
+        call=command.call,
         shape=shape,
         inputs=command.inputs,
         beside=command.beside,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
-from perdure.engine.graph_run.run import Run
+from perdure.engine.machine import Machine
 from perdure.engine.messages import (
     CancelAttempt,
     Command,
@@ -23,9 +23,10 @@ from perdure.engine.messages import (
     RecordTask,
     SetTimer,
 )
-from perdure.model import Payload, Spec, TaskStatus
+from perdure.model import Payload, TaskStatus
 from perdure.service.common.aside import is_large
 from perdure.service.common.uses import of_record, use
+from perdure.service.machines.source import Source
 from perdure.service.runs.acting import Attempting
 from perdure.service.runs.restore import output_of, write_of
 from perdure.service.runs.views import RunView, TaskView, count_tasks
@@ -47,7 +48,7 @@ class Live:
     - `told`: the last moment that was published to subscribers."""
 
     row: RunRow
-    run: Run
+    run: Machine
     pending: int = 0
     dormant: bool | None = None
     held: deque[Callable[[], None]] | None = None
@@ -115,9 +116,9 @@ class Begun:
     plan: Plan
 
 
-def begin_run(row: RunRow, spec: Spec) -> Begun:
+def begin_run(row: RunRow, source: Source) -> Begun:
     """Make a new run."""
-    run = Run(spec)
+    run = source.begin()
     commands = run.start(row.create_ms)
     run.take_changed()  # a new run has no subscribers
     if run.is_dormant and not run.status.is_final:

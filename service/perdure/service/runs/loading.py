@@ -10,10 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
-from perdure.engine.graph_run.run import Before
-from perdure.engine.graph_run.state import Task
+from perdure.engine.machine import Before, TaskState
 from perdure.model import RunStatus, frozen
 from perdure.service.common.aside import aside, is_large
+from perdure.service.machines.definitions import Definitions
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.holding import Holding
 from perdure.service.runs.live import Live, Plan, Step, sort_out
@@ -21,7 +21,7 @@ from perdure.service.runs.memory import Memory
 from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.publishing import Publishing, views_of
 from perdure.service.runs.recording import Recorder
-from perdure.service.runs.restore import Specs, corrupt_data, restore_run
+from perdure.service.runs.restore import corrupt_data, restore_run
 from perdure.service.runs.views import TaskView
 from perdure.storage.ports import CorruptData, RecoveryStore, RunStore, StorageError
 from perdure.storage.rows import RunRow, SetRun
@@ -44,7 +44,7 @@ class Loading:
     def __init__(
         self,
         store: LoadingStore,
-        specs: Specs,
+        definitions: Definitions,
         changes: Changes,
         memory: Memory,
         holding: Holding,
@@ -54,7 +54,7 @@ class Loading:
         clock: Callable[[], int],
     ) -> None:
         self._store = store
-        self._specs = specs
+        self._definitions = definitions
         self._changes = changes
         self._memory = memory
         self._holding = holding
@@ -183,19 +183,20 @@ class Loading:
             return None
         if not self._ownership.is_ours(stored.run):
             return None
-        run = await restore_run(stored, self._specs)
+        run = await restore_run(stored, self._definitions)
         run.number_from(self._memory.begun.get(run_id) or {})
         live = Live(stored.run, run, change=stored.change)
         before = self._before.get(run_id, "told" if stored.run.is_dormant else "unknown")
         at_ms = self._clock()
-        is_long = is_large(len(run.graph.tasks))
+        is_long = is_large(run.size)
 
-        def recover() -> tuple[Plan, list[Task]]:
+        def recover() -> tuple[Plan, list[TaskState]]:
             step = Step(run.recover(at_ms, before))
             changed = run.take_changed()
-            known = set(changed)
-            missed = [run.graph.tasks[task.task_id] for task in stored.tasks if self._changes.may_miss(task.change)]
-            changed = [*(task for task in missed if task not in known), *changed]
+            known = {task.id for task in changed}
+            missed = [task.task_id for task in stored.tasks if self._changes.may_miss(task.change)]
+            earlier = [run.find_task(task_id) for task_id in missed if task_id not in known]
+            changed = [*(task for task in earlier if task is not None), *changed]
             return (sort_out(live, step) if step.commands or changed else Plan()), changed
 
         try:

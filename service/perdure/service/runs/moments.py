@@ -18,7 +18,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from perdure import errors
 from perdure.bounded import Bounded
-from perdure.engine.graph_run.run import Run
+from perdure.engine.machine import Machine
 from perdure.model import frozen
 from perdure.service.journal.journal import Journal
 from perdure.service.runs.live import Live
@@ -60,8 +60,8 @@ class Moments:
         self._ownership = ownership
         self._journal = journal
         self._scheduler = scheduler
-        self._rebuilt: Bounded[tuple[str, int], tuple[StoredRun, Run]] = Bounded(
-            FINAL_TASKS_MAX, lambda rebuilt: len(rebuilt[1].graph.tasks)
+        self._rebuilt: Bounded[tuple[str, int], tuple[StoredRun, Machine]] = Bounded(
+            FINAL_TASKS_MAX, lambda rebuilt: rebuilt[1].size
         )
 
     # -------------------------------------------------------------------------- rows
@@ -116,7 +116,7 @@ class Moments:
 
     # -------------------------------------------------------------------------- tasks
 
-    async def look(self, row: RunRow, take: Callable[[Run], T]) -> Moment[T]:
+    async def look(self, row: RunRow, take: Callable[[Machine], T]) -> Moment[T]:
         """The result of `take` of the run, with the row of the same moment. `take` must copy what it returns, because
         the run goes on.
 
@@ -158,7 +158,7 @@ class Moments:
             return False
         return True
 
-    async def _rebuild(self, row: RunRow) -> tuple[StoredRun, Run]:
+    async def _rebuild(self, row: RunRow) -> tuple[StoredRun, Machine]:
         """A run from its records."""
         if (known := self._rebuilt.get((row.run_id, row.change))) is not None:
             return known
@@ -167,12 +167,12 @@ class Moments:
         stored = await self._store.load_run(row.run_id)
         if stored is None:
             raise not_found(row.namespace, row.workflow_id)
-        rebuilt = stored, await restore_run(stored, self._scheduler.specs)
+        rebuilt = stored, await restore_run(stored, self._scheduler.definitions)
         if stored.run.status.is_final:
             self._keep(rebuilt)
         return rebuilt
 
-    def _keep(self, rebuilt: tuple[StoredRun, Run]) -> None:
+    def _keep(self, rebuilt: tuple[StoredRun, Machine]) -> None:
         row = rebuilt[0].run
         if (row.run_id, row.change) not in self._rebuilt:
             self._rebuilt.keep((row.run_id, row.change), rebuilt)

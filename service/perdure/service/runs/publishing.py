@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from perdure.engine.graph_run.run import Run
-from perdure.engine.graph_run.state import Task
+from perdure.engine.machine import Machine, TaskState
 from perdure.service.runs.changes import Change, Changes
 from perdure.service.runs.live import Live
 from perdure.service.runs.runlog import log_end
@@ -38,10 +37,10 @@ class Publishing:
             self.moment += 1
             views += [(self.moment, view) for view in new]
 
-    def ahead_of(self, live: Live, stored: Run) -> list[tuple[int, TaskView]]:
+    def ahead_of(self, live: Live, stored: Machine) -> list[tuple[int, TaskView]]:
         """Copies of the tasks whose state in memory differs from the `stored` run, which subscribers have seen."""
-        known = {task.id: (task.status, task.attempt) for task in stored.graph}
-        ahead = [task for task in live.run.graph if known.get(task.id) != (task.status, task.attempt)]
+        known = {task.id: (task.status, task.attempt) for task in stored.tasks()}
+        ahead = [task for task in live.run.tasks() if known.get(task.id) != (task.status, task.attempt)]
         views: list[tuple[int, TaskView]] = []
         self.add(views, views_of(ahead))
         return views
@@ -67,6 +66,6 @@ class Publishing:
             self._changes.publish(row.run_id, Change(change, self._clock(), row.namespace, run=RunView(row)))
 
 
-def views_of(tasks: Iterable[Task]) -> list[TaskView]:
+def views_of(tasks: Iterable[TaskState]) -> list[TaskView]:
     """Copies of tasks."""
     return [view_task(task) for task in tasks]

@@ -13,7 +13,7 @@ from functools import partial
 
 from perdure import texts, wire
 from perdure.engine.failures import record_refused, step_failed
-from perdure.engine.graph_run.run import Run
+from perdure.engine.machine import Machine
 from perdure.model import Failure, RunStatus
 from perdure.service.common.aside import is_large
 from perdure.service.executors.port import Executor
@@ -136,7 +136,7 @@ class Recorder:
         self._holding.come_to_rest(live)
         self._holding.release(live)
 
-    def tell_later(self, live: Live, stored: Run) -> None:
+    def tell_later(self, live: Live, stored: Machine) -> None:
         """Publish the tasks whose state in memory differs from the `stored` run, which subscribers have seen. This
         happens once the state in memory is durable."""
         if not self._changes.wants_tasks(live.row.run_id) or live.is_refused:

@@ -1,97 +1,53 @@
-"""Converts rows into a `Run`, and records of the core into writes."""
+"""Converts rows into a machine, and records of the core into writes."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from perdure import graphwire, wire
-from perdure.bounded import Bounded
-from perdure.engine.graph_run.run import Run
+from perdure import wire
+from perdure.engine.machine import Machine, Saved
 from perdure.engine.messages import ConsumeEvent, EventArrived, Record, RecordRun, RecordTask
-from perdure.model import Failure, FailureKind, InvalidSpec, Payload, RunStatus, Spec, TaskStatus
-from perdure.service.common.aside import aside, is_large, is_large_spec
+from perdure.model import Failure, FailureKind, Payload, RunStatus, TaskStatus
+from perdure.service.common.aside import aside, is_large
+from perdure.service.machines.definitions import Definitions
+from perdure.service.machines.kinds import Kind
 from perdure.storage import rows
 from perdure.storage.damage import about
-from perdure.storage.ports import CorruptData, SpecStore
+from perdure.storage.ports import CorruptData
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-SPECS_NODES_MAX: Final = 50_000
-"""Nodes of decoded graphs in the cache."""
 
-
-class Specs:
-    """A cache of decoded graphs, by key."""
-
-    def __init__(self, store: SpecStore) -> None:
-        self._store = store
-        self._cache: Bounded[str, Spec] = Bounded(SPECS_NODES_MAX, lambda spec: len(spec.nodes))
-
-    def keep(self, key: str, spec: Spec) -> None:
-        if self._cache.get(key) is None:
-            self._cache.keep(key, spec)
-
-    async def read(self, keys: Iterable[str]) -> dict[str, Spec]:
-        """The graphs of these keys. A missing or damaged one raises CorruptData."""
-        wanted = set(keys)
-        found = {key: spec for key in wanted if (spec := self._cache.get(key)) is not None}
-        missing = wanted - found.keys()
-        stored = await self._store.read_specs(missing) if missing else {}
-        for key in missing:
-            if key not in stored:
-                raise CorruptData(f"the graph {key} is not in the store", subject=key)
-            decode = partial(_decoded_spec, key, stored[key])
-            found[key] = await aside(decode) if is_large_spec(stored[key]) else decode()
-            self.keep(key, found[key])
-        return found
-
-
-def spec_key(data: bytes) -> str:
-    """Names a serialized graph by its content."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def _decoded_spec(key: str, data: bytes) -> Spec:
-    if spec_key(data) != key:
-        raise CorruptData(f"table specs, row {key}: the value of data has another hash", subject=key)
-    try:
-        return graphwire.decode_spec(data)
-    except InvalidSpec as error:
-        raise CorruptData(f"the graph {key} does not decode: {error}", subject=key) from error
-
-
-async def restore_run(stored: rows.StoredRun, specs: Specs) -> Run:
+async def restore_run(stored: rows.StoredRun, definitions: Definitions) -> Machine:
     """Rebuild a run in its durable state. Raises CorruptData."""
     row = stored.run
     if stored.damage:
         raise CorruptData(stored.damage, subject=row.run_id)
-    spec_keys = {row.spec_key, *(task.spec_key for task in stored.tasks if task.spec_key)}
-    graphs = await specs.read(spec_keys)
-    rebuild = partial(_rebuilt, stored, graphs)
-    size = len(stored.tasks) + sum(len(spec.nodes) for spec in graphs.values())
+    kind = definitions.kinds.of(row)
+    found = await definitions.read(kind, {row.spec_key, *(task.spec_key for task in stored.tasks if task.spec_key)})
+    rebuild = partial(_rebuilt, stored, kind, found)
+    size = len(stored.tasks) + sum(map(kind.size, found.values()))
     return await aside(rebuild) if is_large(size) else rebuild()
 
 
-def _rebuilt(stored: rows.StoredRun, graphs: Mapping[str, Spec]) -> Run:
+def _rebuilt(stored: rows.StoredRun, kind: Kind[Any], definitions: Mapping[str, Any]) -> Machine:
     row = stored.run
-    status = RunStatus.RUNNING if not row.status.is_final else row.status
     try:
-        run = Run.restore(
-            graphs[row.spec_key],
-            status,
-            (_record_of(task) for task in stored.tasks),
-            graphs,
-            [arrival_of(event) for event in stored.events],
+        saved = Saved(
+            status=row.status if row.status.is_final else RunStatus.RUNNING,
+            records=(_record_of(task) for task in stored.tasks),
+            mail=[arrival_of(event) for event in stored.events],
             last_event=stored.last_event,
+            began_ms=(row.start_ms or row.create_ms) if row.status is RunStatus.RUNNING else None,
         )
+        return kind.restore(row.spec_key, definitions, saved)
     except CorruptData:
         raise
     except KeyError as error:
@@ -100,9 +56,6 @@ def _rebuilt(stored: rows.StoredRun, graphs: Mapping[str, Spec]) -> Run:
         log.exception("run cannot be rebuilt", extra={"run_id": row.run_id})
         message = f"run {row.run_id} cannot be rebuilt from its records ({type(error).__name__}: {error})"
         raise CorruptData(message, subject=row.run_id) from error
-    if row.status is RunStatus.RUNNING:
-        run.settle(row.start_ms or row.create_ms)
-    return run
 
 
 def failure_of(row: rows.RunRow) -> Failure | None:

@@ -16,20 +16,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol, TypeVar
 
-from perdure.engine.graph_run.run import Before, Run
-from perdure.engine.messages import (
-    CancelRequested,
-    Command,
-    Event,
-    TaskContinued,
-    TaskFailed,
-    TaskSucceeded,
-    TimerFired,
-)
-from perdure.model import Failure, FailureKind, InvalidSpec
+from perdure.engine.machine import Before, Machine
+from perdure.engine.messages import CancelRequested, Command, Event, TaskContinued, TaskSucceeded, TimerFired
 from perdure.service.common.aside import aside, is_large, is_large_spec
 from perdure.service.executors.port import Executor, GraphReturned, Reports
 from perdure.service.journal.journal import Journal
+from perdure.service.machines.definitions import Definitions
+from perdure.service.machines.kinds import Returned
 from perdure.service.runs.acting import Acting
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.holding import Holding
@@ -39,18 +32,16 @@ from perdure.service.runs.memory import Memory
 from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.publishing import Publishing, views_of
 from perdure.service.runs.recording import Recorder
-from perdure.service.runs.restore import Specs
-from perdure.service.runs.returned import ReturnedGraph, read_graph
 from perdure.service.runs.timers import Timers
 from perdure.service.runs.values import Values
 from perdure.service.runs.views import RunView, TaskView
-from perdure.storage.ports import SpecStore, TimerStore
-from perdure.storage.rows import MarkBlobs, PutSpec, RunRow, Timer, Write
+from perdure.storage.ports import TimerStore
+from perdure.storage.rows import MarkBlobs, RunRow, Timer, Write
 
 T = TypeVar("T")
 
 
-class SchedulerStore(LoadingStore, SpecStore, TimerStore, Protocol):
+class SchedulerStore(LoadingStore, TimerStore, Protocol):
     """The part of the store that the scheduler uses."""
 
 
@@ -61,6 +52,7 @@ class Scheduler:
     def __init__(
         self,
         store: SchedulerStore,
+        definitions: Definitions,
         journal: Journal,
         executor: Executor,
         values: Values,
@@ -76,7 +68,7 @@ class Scheduler:
         self._values = values
         self._changes = changes
         self.clock = clock
-        self.specs = specs = Specs(store)
+        self.definitions = definitions
         self.timers = Timers(store, clock, self._timer_due)
         self.memory = memory = Memory(values, clock)
         self.publishing = publishing = Publishing(changes, clock)
@@ -85,7 +77,7 @@ class Scheduler:
         self._recorder = recorder = Recorder(
             journal, executor, values, changes, acting, memory, holding, publishing, clock, on_end
         )
-        self._loading = Loading(store, specs, changes, memory, holding, publishing, recorder, ownership, clock)
+        self._loading = Loading(store, definitions, changes, memory, holding, publishing, recorder, ownership, clock)
 
     # -------------------------------------------------------------------------- lifetime
 
@@ -125,7 +117,7 @@ class Scheduler:
         """Fail a run whose row is damaged in the store as well, if the store finds the row."""
         self._loading.fail_corrupt(row)
 
-    def tell_later(self, live: Live, stored: Run) -> None:
+    def tell_later(self, live: Live, stored: Machine) -> None:
         """Publish the tasks whose state in memory differs from the `stored` run, which subscribers have seen. This
         happens once the state in memory is durable."""
         self._recorder.tell_later(live, stored)
@@ -267,38 +259,29 @@ class Scheduler:
 
     def _graph_returned(self, live: Live, report: GraphReturned) -> None:
         run_id = live.row.run_id
+        read = partial(self.definitions.kinds.of(live.row).read_returned, run_id, report)
         if not is_large_spec(report.spec):
             try:
-                self._take_graph(live, report, read_graph(run_id, report.spec))
+                self._take_returned(live, read())
             except Exception as error:
                 self._recorder.failed(live, error)
             return
 
-        async def read() -> None:
+        async def read_aside() -> None:
             try:
-                graph = await aside(partial(read_graph, run_id, report.spec))
+                returned = await aside(read)
             except Exception as error:
                 failed = partial(self._recorder.failed, error=error)
                 self._with_here(run_id, failed)
                 return
             # The run may have changed or left memory since.
-            self._with_here(run_id, lambda live: self._take_graph(live, report, graph))
+            self._with_here(run_id, lambda live: self._take_returned(live, returned))
 
-        self._holding.spawn(read())
+        self._holding.spawn(read_aside())
 
-    def _take_graph(self, live: Live, report: GraphReturned, graph: ReturnedGraph | InvalidSpec) -> None:
-        if isinstance(graph, ReturnedGraph):
-            try:
-                live.run.graph.check_named(graph.named, live.run.graph.tasks.get(report.task_id))
-            except InvalidSpec as error:
-                graph = error
-        times = report.at_ms, report.started_ms, report.ended_ms
-        if isinstance(graph, InvalidSpec):
-            failure = Failure(FailureKind.SERIALIZATION, "perdure.InvalidSpec", f"the task returned a graph: {graph}")
-            self.take(live, TaskFailed(report.task_id, report.attempt, failure, *times))
-            return
-        event = TaskContinued(report.task_id, report.attempt, graph.spec, graph.key, *times)
-        self.take(live, event, PutSpec(graph.key, report.spec), *graph.uses)
+    def _take_returned(self, live: Live, returned: Returned) -> None:
+        event, writes = returned(live.run)
+        self.take(live, event, *writes)
 
     def _with_here(self, run_id: str, then: Callable[[Live], None]) -> None:
         """Call `then` with the run if it is in memory: now, or once it is no longer held."""
@@ -348,7 +331,7 @@ class Scheduler:
 
     def _is_long(self, live: Live, event: Event) -> bool:
         """Whether the event is to be applied in a thread."""
-        if isinstance(event, TaskContinued) or is_large(len(live.run.graph.tasks)):
+        if isinstance(event, TaskContinued) or is_large(live.run.size):
             return is_large(live.run.reach(event))
         return False
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import assert_never
 
-from perdure.engine.graph_run.run import Run
-from perdure.engine.graph_run.state import Task
+from perdure.engine.machine import Machine, TaskState
 from perdure.model import (
-    Call,
     Failure,
     Payload,
     RunStatus,
     Sleep,
     TaskOptions,
     TaskStatus,
-    Wait,
     WaitEvent,
     frozen,
 )
@@ -76,11 +72,11 @@ class OutcomeView:
     value: Payload | Failure | None
 
 
-def count_tasks(run: Run) -> TaskCounts:
+def count_tasks(run: Machine) -> TaskCounts:
     """The number of tasks in each state. Takes constant time."""
-    counts = run.graph.counts
+    counts = run.counts
     return TaskCounts(
-        total=len(run.graph.tasks),
+        total=run.size,
         pending=counts[TaskStatus.BLOCKED] + counts[TaskStatus.READY],
         running=counts[TaskStatus.RUNNING] + counts[TaskStatus.BACKING_OFF],
         successful=counts[TaskStatus.SUCCESSFUL],
@@ -95,16 +91,15 @@ def has_ended_since(row: RunRow, change: int) -> bool:
     return row.status.is_final and row.change > change
 
 
-def view_task(task: Task, waiting: Waiting | None = None) -> TaskView:
-    options = task.node.options
-    owner = task.scope.owner
+def view_task(task: TaskState, waiting: Waiting | None = None) -> TaskView:
+    options = task.options
     return TaskView(
         task_id=task.id,
-        node_id=task.node.id if owner is None else "",
-        parent_task_id=owner.id if owner is not None else "",
-        function_name=_name_of(task),
+        node_id=task.node_id,
+        parent_task_id=task.parent_id,
+        function_name=task.function_name,
         status=task.status,
-        attempts=_begun(task),
+        attempts=task.attempts_begun,
         started_ms=task.started_ms,
         ended_ms=task.ended_ms,
         output_bytes=task.output_bytes,
@@ -113,34 +108,20 @@ def view_task(task: Task, waiting: Waiting | None = None) -> TaskView:
         next_attempt_ms=task.wake_ms if task.status is TaskStatus.BACKING_OFF else None,
         metadata=options.metadata,
         options=options,
-        upstream=_upstream(task),
+        upstream=task.upstream,
         waiting=waiting,
     )
 
 
-def _begun(task: Task) -> int:
-    """The number of attempts that have begun. An attempt gets its number before it begins."""
-    if not isinstance(task.node.action, Call):
-        return int(task.attempt > 0)
-    is_canceled_before = task.status is TaskStatus.CANCELED and task.started_ms is None and not task.failures
-    return max(task.attempt - (task.status is TaskStatus.READY or is_canceled_before), 0)
-
-
-def _upstream(task: Task) -> tuple[str, ...]:
-    """Tasks that it needs, in the order in which its node names them."""
-    inner = (task.scope.tasks[node_id].id for node_id in task.node.needs)
-    return tuple(dict.fromkeys((*inner, *task.node.task_needs)))
-
-
-def waits_for(task: Task) -> Waiting | None:
+def waits_for(task: TaskState) -> Waiting | None:
     """What a running event wait or timer waits for."""
     until = f" until {_moment(task.wake_ms)}" if task.wake_ms is not None else ""
-    match task.node.action:
+    match task.awaited:
         case WaitEvent(key=key):
             return Waiting(WaitReason.EVENT, f"waits for the event {key!r}{until}")
         case Sleep():
             return Waiting(WaitReason.TIME, f"sleeps{until}")
-        case _:
+        case None:
             return None
 
 
@@ -150,17 +131,3 @@ def _moment(ms: int) -> str:
         return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     except (OverflowError, ValueError, OSError):
         return f"{ms} ms"
-
-
-def _name_of(task: Task) -> str:
-    match task.node.action:
-        case Call(function=function):
-            return function.name
-        case Sleep():
-            return "sleep"
-        case WaitEvent():
-            return "event"
-        case Wait():
-            return "wait"
-        case action:
-            assert_never(action)

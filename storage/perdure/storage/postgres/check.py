@@ -7,10 +7,10 @@ do not reach, or without them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, Final, TypeAlias
 
-from perdure.storage.damage import about, damaged_labels, labels_of, shown
+from perdure.storage.damage import about, damaged_labels, labels_of, of_unknown_kind, shown
 from perdure.storage.ports import CorruptData
 from perdure.storage.postgres.connections import Connection, connect, meaning, take_texts_as_they_are
 from perdure.storage.postgres.rows import EVENT_COLUMNS, TASK_COLUMNS, event_of, run_of, task_of
@@ -24,9 +24,9 @@ _OF_RUNS: Final = ("tasks", "outputs", "events", "inputs", "labels", "blob_uses"
 Look: TypeAlias = Callable[[Connection], AsyncIterator[str]]
 
 
-async def damages_of(url: str) -> list[str]:
-    """What is damaged, each as a sentence that names the table, the row and the column. Raises StorageError if there is
-    nothing that can be looked at."""
+async def damages_of(url: str, kinds: Collection[str] = ()) -> list[str]:
+    """What is damaged, each as a sentence that names the table, the row and the column. With `kinds`, runs of other
+    kinds are damage as well. Raises StorageError if there is nothing that can be looked at."""
     with meaning(url):
         connection = await connect(url)
         try:
@@ -36,6 +36,7 @@ async def damages_of(url: str) -> list[str]:
             async with connection.transaction(isolation="repeatable_read", readonly=True):  # all is of one moment
                 for look in _LOOKS:
                     found += [text async for text in _first(look(connection))]
+                found += [text async for text in _first(_of_unknown_kinds(connection, kinds))]
             return found
         finally:
             connection.terminate()
@@ -54,6 +55,13 @@ async def _runs(connection: Connection) -> AsyncIterator[str]:
     async for record in connection.cursor(f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"):
         if damage := run_of(record).damage:
             yield damage
+
+
+async def _of_unknown_kinds(connection: Connection, kinds: Collection[str]) -> AsyncIterator[str]:
+    if kinds:
+        statement = "SELECT run_id, kind FROM runs WHERE kind <> ALL ($1::text[])"
+        async for run_id, kind in connection.cursor(statement, sorted(kinds)):
+            yield of_unknown_kind(run_id, kind)
 
 
 async def _specs(connection: Connection) -> AsyncIterator[str]:

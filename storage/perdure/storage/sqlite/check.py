@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from perdure.storage.damage import about, damaged_labels, implausible, labels_of, shown
+from perdure.storage.damage import about, damaged_labels, implausible, labels_of, of_unknown_kind, shown
 from perdure.storage.sqlite.mark import change_in, lost, mark_of, read_mark
 from perdure.storage.sqlite.open import damaged_counters, tolerant
 from perdure.storage.sqlite.rows import (
@@ -30,8 +30,9 @@ FOUND_MAX: Final = 50
 Row: TypeAlias = Sequence[Any]
 
 
-def damages_of(path: Path) -> list[str]:
-    """The damages, each as a sentence that names the table, the row and the column; the gravest first.
+def damages_of(path: Path, kinds: Collection[str] = ()) -> list[str]:
+    """The damages, each as a sentence that names the table, the row and the column; the gravest first. With `kinds`,
+    runs of other kinds are damage as well.
 
     Raises sqlite3.Error if nothing can be read.
     """
@@ -48,7 +49,7 @@ def damages_of(path: Path) -> list[str]:
             return found
         if not _is_up_to_date(sql):
             return found + list(_migrations(sql))
-        return list(dict.fromkeys([*found, *damaged_rows(sql)]))
+        return list(dict.fromkeys([*found, *damaged_rows(sql), *_of_unknown_kinds(sql, kinds)]))
 
 
 def damaged_rows(sql: sqlite3.Connection) -> Iterator[str]:
@@ -83,6 +84,14 @@ def _runs(sql: sqlite3.Connection) -> Iterator[str]:
     for values in sql.execute(f"SELECT {', '.join(RUN_SELECTED)} FROM runs"):
         if column := damaged_column_of_run(values):
             yield about("runs", values[0], column)
+
+
+def _of_unknown_kinds(sql: sqlite3.Connection, kinds: Collection[str]) -> Iterator[str]:
+    if kinds:
+        marks = ", ".join("?" * len(kinds))
+        statement = f"SELECT run_id, kind FROM runs WHERE kind NOT IN ({marks}) LIMIT {FOUND_MAX}"
+        for run_id, kind in sql.execute(statement, sorted(kinds)):
+            yield of_unknown_kind(run_id, kind)
 
 
 def _specs(sql: sqlite3.Connection) -> Iterator[str]:

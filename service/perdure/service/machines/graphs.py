@@ -1,0 +1,99 @@
+"""The kind of graphs: the only place of the service, besides the API that takes them, that knows what a graph is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final
+
+from perdure import graphwire, texts
+from perdure.engine.graph_run.run import Run
+from perdure.engine.graph_run.state import tasks_named
+from perdure.engine.machine import Machine, Saved
+from perdure.engine.messages import TaskContinued, TaskFailed
+from perdure.model import ID_CHARS_MAX, BlobRef, Call, Failure, FailureKind, InvalidSpec, Spec
+from perdure.service.common.uses import use
+from perdure.service.executors.port import GraphReturned
+from perdure.service.machines.definitions import spec_key
+from perdure.service.machines.kinds import Returned
+from perdure.service.machines.source import Source
+from perdure.storage.rows import GRAPH, PutSpec, Write
+
+
+class Graphs:
+    """Implements Kind for graphs."""
+
+    name = GRAPH
+
+    def decode(self, data: bytes) -> Spec:
+        return graphwire.decode_spec(data)
+
+    def size(self, definition: Spec) -> int:
+        return len(definition.nodes)
+
+    def begin(self, definition: Spec) -> Machine:
+        return Run(definition)
+
+    def restore(self, key: str, definitions: Mapping[str, Spec], saved: Saved) -> Machine:
+        run = Run.restore(
+            definitions[key], saved.status, saved.records, definitions, saved.mail, last_event=saved.last_event
+        )
+        if saved.began_ms is not None:
+            run.settle(saved.began_ms)
+        return run
+
+    def read_returned(self, run_id: str, report: GraphReturned) -> Returned:
+        try:
+            spec = graphwire.decode_spec(report.spec)
+            texts.check_spec(spec)
+            if missing := spec.inputs():
+                raise InvalidSpec(f"a returned graph has no inputs of its own, but uses {sorted(missing)}")
+        except InvalidSpec as error:
+            failed = _failed(report, error)
+            return lambda _machine: (failed, ())
+        named = tasks_named(spec)
+        key = spec_key(report.spec)
+        times = report.at_ms, report.started_ms, report.ended_ms
+        event = TaskContinued(report.task_id, report.attempt, spec, key, *times)
+        writes: tuple[Write, ...] = (PutSpec(key, report.spec), *use(run_id, graphwire.blobs_of_spec(spec)))
+
+        def in_run(machine: Machine) -> tuple[TaskContinued | TaskFailed, tuple[Write, ...]]:
+            assert isinstance(machine, Run)
+            try:
+                machine.graph.check_named(named, machine.find_task(report.task_id))
+            except InvalidSpec as error:
+                return _failed(report, error), ()
+            return event, writes
+
+        return in_run
+
+
+GRAPHS: Final = Graphs()
+
+
+def _failed(report: GraphReturned, error: InvalidSpec) -> TaskFailed:
+    failure = Failure(FailureKind.SERIALIZATION, "perdure.InvalidSpec", f"the task returned a graph: {error}")
+    return TaskFailed(report.task_id, report.attempt, failure, report.at_ms, report.started_ms, report.ended_ms)
+
+
+def source_of(spec: Spec, data: bytes, *, blob: BlobRef | None = None) -> Source:
+    """The source of a valid graph with these canonical bytes. `blob` is the blob that contained it, if any."""
+    digest = hashlib.sha256(data)
+    versions: dict[str, str] = {}
+    for node in spec.nodes:
+        if isinstance(node.action, Call) and (version := node.action.function.python_version):
+            versions.setdefault(version, f"node {node.id!r}")
+    output = next(node for node in spec.nodes if node.id == spec.output)
+    name = output.action.function.name if isinstance(output.action, Call) else output.id
+    blobs = frozenset(graphwire.blobs_of_spec(spec)) | ({blob} if blob is not None else set())
+    return Source(
+        kind=GRAPHS,
+        definition=spec,
+        data=data,
+        digest=digest,
+        key=digest.hexdigest(),
+        name=name[:ID_CHARS_MAX],
+        inputs=frozenset(spec.inputs()),
+        blobs=blobs,
+        versions=tuple(versions.items()),
+    )
