@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 from perdure import graphwire
-from perdure.service.common.graph_source import source_of
 from perdure.service.executors.port import Executor
 from perdure.service.kernel import Kernel
+from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import NewRun
 from perdure.service.queue.slots import ANY
 from perdure.storage.memory.store import SharedMemory
