@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -144,6 +146,35 @@ async def test_an_agent_that_cannot_join_its_ray_says_why(monkeypatch: pytest.Mo
     (message,) = heard
     text = "the Ray at there:1 cannot be joined: ConnectionError: nobody there"
     assert message.leaving.reason == text
+
+
+async def test_an_agent_says_at_once_that_nothing_answers_at_the_address_of_its_ray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray, which would try for a minute, is not asked."""
+    heard: list[Any] = []
+
+    async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        heard.extend([message async for message in stream])
+        if not heard:
+            yield None
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = f"127.0.0.1:{taken.getsockname()[1]}"
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(agent_module, "_start_anew", lambda: None)
+    monkeypatch.setattr(agent_module, "_leave_process", lambda _code: None)
+    async with engine(agents=serve) as address, asyncio.timeout(WAIT_S):
+        await asyncio.to_thread(agent_module.run_agent, AgentSettings(address, nobody))
+    (message,) = heard
+    assert message.leaving.reason.startswith(f"the Ray at {nobody} cannot be joined: ConnectionError: nothing answers")
+
+
+@pytest.mark.parametrize("address", ["auto", "local", "ray://127.0.0.1:1"])
+def test_only_a_host_and_port_are_tried_before_ray(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ModuleNotFoundError):
+        Cluster(address).connect()
 
 
 async def test_an_agent_whose_gcs_is_silent_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ that it started itself, and asks any GCS with a deadline.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from perdure.model import frozen
 from perdure.storage.ports import BlobNotFound, CorruptData, StorageError
 
 LOCAL: Final = "local"
+REACH_S: Final = 3.0
+"""The longest time that a connection to a Ray head may take."""
 NODES_MAX: Final = 1000
 """The most kinds of nodes that are reported to the engine. Memory is in bytes, so perhaps no two nodes are equal."""
 _VITAL: Final = ("gcs_server", "raylet")
@@ -47,7 +50,9 @@ class Cluster:
         return "the Ray of this agent" if self._address == LOCAL else f"the Ray at {self._address}"
 
     def connect(self) -> None:
-        """Start or join Ray. Call it in the main thread, because Ray sets signal handlers."""
+        """Start or join Ray. Call it in the main thread, because Ray sets signal handlers. Raises ConnectionError, and
+        whatever Ray raises."""
+        _reach(self._address)
         import ray
 
         how: dict[str, Any] = {"address": self._address, "log_to_driver": True, "logging_level": "warning"}
@@ -115,6 +120,17 @@ class Cluster:
             if kind in _VITAL:
                 return f"its {kind} (process {process.pid}) ended with code {process.returncode}"
         return ""
+
+
+def _reach(address: str) -> None:
+    """Raises ConnectionError if nothing listens at a host and port. Ray itself says so after a minute."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():  # a word such as "auto", or a URL
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(f"nothing answers there ({error}); is this the address of a Ray head?") from error
 
 
 def _own_node() -> Any:
