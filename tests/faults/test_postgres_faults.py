@@ -19,6 +19,7 @@ import pytest
 from patience import PATIENCE_S
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import CorruptData, Fenced, StorageError, StorageFull, StorageUnavailable
+from perdure.storage.postgres import members
 from perdure.storage.postgres import store as postgres
 from perdure.storage.postgres.store import PostgresMetadataStore
 from perdure.storage.rows import AddEvent, AddRun, EngineRow, PutTask, RunRow, SetRun, TaskRow
@@ -280,6 +281,63 @@ async def test_a_takeover_whose_answer_was_lost_is_told_again(
     assert [row.run_id for row in await store.take_over(3)] == lost[:3]
     assert [row.run_id for row in await store.take_over(3)] == lost[3:]
     assert await store.take_over(3) == []
+
+
+async def test_a_takeover_whose_answer_is_lost_twice_is_told_again(
+    monkeypatch: pytest.MonkeyPatch, store: PostgresMetadataStore
+) -> None:
+    dead = PostgresMetadataStore(store._url)
+    await dead.open()
+    await dead.join(EngineRow("dead"), 0)
+    rows = [add(f"left-{number}").row for number in range(5)]
+    await dead.commit([(AddRun(replace(row, owner="dead"), b"graph"),) for row in rows])
+    await dead.close()
+    assert await store.bury() == ["dead"]
+
+    def losing(inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def lose(*args: Any) -> Any:
+            await inner(*args)
+            raise ConnectionResetError("with the answer")
+
+        return lose
+
+    with monkeypatch.context() as patches:
+        patches.setattr(members, "take_over", losing(members.take_over))
+        patches.setattr(members, "taken_by", losing(members.taken_by))
+        for _ in range(3):  # the takeover, and two questions about it
+            with pytest.raises(StorageUnavailable):
+                await store.take_over(3)
+    assert [row.run_id for row in await store.take_over(3)] == [row.run_id for row in rows[:3]]
+    assert [row.run_id for row in await store.take_over(3)] == [row.run_id for row in rows[3:]]
+
+
+async def test_a_takeover_that_never_arrived_is_not_mistaken_for_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, store: PostgresMetadataStore
+) -> None:
+    dead = PostgresMetadataStore(store._url)
+    await dead.open()
+    await dead.join(EngineRow("dead"), 0)
+    rows = [add(f"left-{number}").row for number in range(4)]
+    await dead.commit([(AddRun(replace(row, owner="dead"), b"graph"),) for row in rows])
+    await dead.close()
+    assert await store.bury() == ["dead"]
+    assert [row.run_id for row in await store.take_over(2)] == [row.run_id for row in rows[:2]]
+    ask = members.taken_by
+
+    async def fail(*_args: Any) -> Any:
+        raise ConnectionResetError("before")
+
+    async def lose(*args: Any) -> Any:
+        await ask(*args)
+        raise ConnectionResetError("with the answer")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(members, "take_over", fail)
+        patches.setattr(members, "taken_by", lose)
+        for _ in range(3):
+            with pytest.raises(StorageUnavailable):
+                await store.take_over(2)
+    assert [row.run_id for row in await store.take_over(2)] == [row.run_id for row in rows[2:]]
 
 
 # ------------------------------------------------------------------------------ members are paused

@@ -131,16 +131,23 @@ async def take_over(connection: Connection, engine_id: str, call: int, limit: in
 
 
 async def taken_by(connection: Connection, engine_id: str, call: int, next_call: int) -> list[RunRow]:
-    """The runs of a try whose answer was lost. If it had no effect yet, it never will."""
+    """The runs of a try whose answer was lost. If it had no effect yet, it never will.
+
+    The answer to this call may be lost, too. The next call is then about the same try, and finds a higher number than
+    that of the try. So such a number means that `taken` has the runs of the try, and if the try had no effect, `taken`
+    is emptied here.
+    """
     found = await connection.fetchrow(
         "WITH before AS (SELECT call, taken FROM engines WHERE engine_id = $1 AND NOT is_dead FOR NO KEY UPDATE) "
-        "UPDATE engines SET call = $2 FROM before WHERE engine_id = $1 RETURNING before.call, before.taken",
+        "UPDATE engines SET call = $2, taken = CASE WHEN before.call >= $3 THEN before.taken ELSE '{}' END "
+        "FROM before WHERE engine_id = $1 RETURNING before.call, before.taken",
         engine_id,
         next_call,
+        call,
     )
     if found is None:
         raise fenced(engine_id)
-    if found[0] != call:
+    if found[0] < call:
         return []
     records = await connection.fetch(
         f"SELECT {', '.join(RUN_COLUMNS)} FROM runs WHERE run_id = ANY ($1::text[]) AND owner = $2 ORDER BY run_id",
