@@ -24,6 +24,8 @@ KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("one", {}),
     ("fleet", {}),
     ("one", {"store": "sqlite"}),
+    ("fleet", {"pool": True}),
+    ("fleet", {"store": "postgres", "more": False}),
 )
 """Kinds of worlds with what is real in them, in turn."""
 

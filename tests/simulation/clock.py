@@ -38,10 +38,12 @@ class Trace:
 
     def __init__(self, *, keeps: bool = False) -> None:
         self._hash = hashlib.sha256()
+        self.mask: Callable[[str], str] = str
+        """Takes from a line what is another one each time, and which nothing depends on."""
         self.lines: list[str] | None = [] if keeps else None
 
     def note(self, *what: object) -> None:
-        line = " ".join(map(str, what))
+        line = self.mask(" ".join(map(str, what)))
         self._hash.update(line.encode())
         self._hash.update(b"\n")
         if self.lines is not None:
@@ -117,6 +119,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         held = Held(process, callback, args, context or contextvars.copy_context(), is_timer=False)
         held.handle = super().call_soon(held, context=held.context)
         return held.handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """There is one thread."""
+        return self.call_soon(callback, *args, context=context)
 
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None

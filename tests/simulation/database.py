@@ -10,12 +10,13 @@ import asyncio
 import contextvars
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
-from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
+from perdure.storage.ports import Entry, MetadataStore, StorageFull, StorageUnavailable
 from perdure.storage.rows import Committed, RunRow
 from simulation.process import Process
+from simulation.server import PostgresData, PostgresTwin
 from simulation.store import Watch
 
 STALL_SHARE = 0.01
@@ -26,16 +27,22 @@ BACK_S = (0.0, 0.0, 0.0005, 0.0005, 0.002, 0.3)
 
 
 class Database:
-    """The database that all engines share. While it `is_down`, every call fails."""
+    """The database that all engines share. While it `is_down`, every call fails. `data`: those of a real one."""
 
-    def __init__(self, clock: Callable[[], int]) -> None:
+    def __init__(self, clock: Callable[[], int], data: PostgresData | None = None) -> None:
         self.shared = SharedMemory(clock)
+        self._data = data
         self.view = self.shared.member()
         """A read-only view for checks."""
         self.is_down = False
         self.up_s = 0.0
         """Since when it has been there, by the loop's time."""
         self._on_its_way: set[asyncio.Task[None]] = set()
+
+    def member(self, dice: random.Random) -> tuple[MemoryMetadataStore, MetadataStore]:
+        """For one more engine: what the world looks at, and what the engine asks."""
+        model = self.shared.member()
+        return model, model if self._data is None else cast(MetadataStore, self._data.member(model, dice))
 
     def carry(self, work: asyncio.Task[None]) -> None:
         """Something is on its way, whatever becomes of its sender."""
@@ -65,11 +72,12 @@ class EngineStore:
         trouble: float,
         on_call: Callable[[int], int] = lambda _number: 0,
         slow: random.Random | None = None,
+        dice_name: str = "",
     ) -> None:
         self._on_call = on_call
         self._slow = slow
         self._database = database
-        self._inner: MemoryMetadataStore = database.shared.member()
+        self._member, self._inner = database.member(random.Random(f"database of {process.name} {dice_name}"))
         self._process = process
         self._watch = watch
         self._dice = dice
@@ -82,11 +90,19 @@ class EngineStore:
         async def there() -> Committed:
             before = self._watch.owners()
             self._watch.note_ends(entries)
-            committed = await self._inner.commit(entries)
+            try:
+                committed = await self._inner.commit(entries)
+            except StorageUnavailable:
+                if isinstance(self._inner, PostgresTwin) and self._inner.happened is not None:
+                    await see(before, self._inner.happened)
+                raise
+            await see(before, committed)
+            return committed
+
+        async def see(before: dict[str, str], committed: Committed) -> None:
             self._watch.guard(lambda: self._watch.see_writes(self._process.name, before, entries, committed))
             self._watch.guard(lambda: self._watch.see(entries, committed))
             await self._watch.look_at_queue()
-            return committed
 
         if self._dice.random() < self.trouble / 2:
             self._process.check()
@@ -118,10 +134,12 @@ class EngineStore:
 
     def hang_up(self) -> None:
         """The process is dead: the database notices that its connection is gone."""
-        self._database.shared.listeners.pop(self._inner, None)
+        self._database.shared.listeners.pop(self._member, None)
 
     async def _ask(self, there: Callable[[], Awaitable[Any]], *, latency_s: float) -> Any:
         self._process.check()
+        if isinstance(self._inner, PostgresTwin):
+            self._inner.is_troubled = self.trouble > 0
         number = self._on_call(0)
         dice = self._dice
         if self._database.is_down or self.is_cut_off or dice.random() < self.trouble:

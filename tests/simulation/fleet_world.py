@@ -30,8 +30,10 @@ from simulation.fleet_promises import LEASE_S, Promises
 from simulation.graphs import GRAPHS, MORE_SHAPES, SHAPES
 from simulation.history import History
 from simulation.parts import Parts
+from simulation.pool import PoolExecutor, Pools
 from simulation.process import Process
 from simulation.running import HORIZON_S, run_world
+from simulation.server import PostgresData, masked
 from simulation.shares import small_shares
 from simulation.store import Watch
 from simulation.told import Told
@@ -40,6 +42,8 @@ SKEW_MAX_MS = 180_000
 FATES = ("kill", "kill", "leave", "pause", "pause", "blink", "cut off")
 GRACE_S = 60.0
 COLLECT_S = 20.0
+POOL_HORIZON_S = 800.0
+"""Pools have much to do while nothing happens."""
 KEEP_MS = 45_000
 
 
@@ -63,6 +67,7 @@ class Seat:
     faults: int = 0
     process: Process | None = None
     kernel: Kernel | None = None
+    executor: FakeExecutor | PoolExecutor | None = None
     well_s: float | None = None
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once calls to this engine will never be answered."""
@@ -76,8 +81,9 @@ class FleetWorld:
     engines. `faults`: so many of these, and no others. `more`: with batches, blobs that are collected, retention
     and ids that are used again, each in some worlds. `crash_at`: the first engine dies at this call of its store,
     before it takes effect or (`crash_after`) when it has, and nothing else happens. `curious`: somebody looks at
-    everything all the time, and answers of the store take their time, too. `parts`: those that there are; by default
-    all of them, with the same dice for all."""
+    everything all the time, and answers of the store take their time, too. `pool`: attempts are run by the real lease
+    pool, over a simulated network. `store`: "memory", or "postgres" for a real one. `parts`: those that there are; by
+    default all of them, with the same dice for all."""
 
     def __init__(
         self,
@@ -94,9 +100,14 @@ class FleetWorld:
         crash_at: int | None = None,
         crash_after: bool = False,
         curious: bool = False,
+        pool: bool = False,
+        store: str = "memory",
         parts: Parts | None = None,
     ) -> None:
         self.seed = seed
+        self._has_pool = pool
+        self._data_of = store
+        self._data: PostgresData | None = None
         self.parts = parts or Parts(apart=False)
         self.fates = fates
         self.curious = random.Random(f"curious of {seed}") if curious else None
@@ -120,7 +131,7 @@ class FleetWorld:
         self._leave_out()
         self.history = History()
         self.ledger = Ledger()
-        self._promises = Promises(self)
+        self.promises = Promises(self)
         self.somebody_up = asyncio.Event()
         self._witnesses: list[asyncio.Task[None]] = []
         self._ids = 0
@@ -166,11 +177,15 @@ class FleetWorld:
 
     async def main(self, loop: VirtualLoop) -> FleetSeen:
         self.loop = loop
-        self.database = Database(loop.clock_ms)
+        if self._data_of == "postgres":
+            self._data = PostgresData(loop.clock_ms)
+            loop.trace.mask = masked()
+        self.database = Database(loop.clock_ms, self._data)
         self.watch = Watch(self.database.view, *self.limits)
-        self.watch.on_delete = self._promises.on_delete
+        self.watch.on_delete = self.promises.on_delete
         self.told = Told(self.watch, loop.time)
         self.blobs = MemoryBlobStore(loop.time)
+        self.pools = Pools(self) if self._has_pool else None
         clients = [
             asyncio.create_task(Client(self, index, shape).live(), name=f"client {index}")
             for index, shape in enumerate(self.shapes)
@@ -186,18 +201,23 @@ class FleetWorld:
         is_watched = curious is not None and self.parts.has("watch of everything")
         watching = Watching(self, curious) if curious is not None and is_watched else None
         if watching is not None:
-            self._witnesses.append(asyncio.create_task(watching.watch()))
+            watch = asyncio.create_task(watching.watch())
+            self._witnesses.append(watch)
         seats = [asyncio.create_task(self._sit(seat)) for seat in self.seats]
         outage = asyncio.create_task(self._outages())
+        if self.pools is not None:
+            self._witnesses.append(asyncio.create_task(self._run_clusters(self.pools)))
         try:
-            async with asyncio.timeout(HORIZON_S):
+            async with asyncio.timeout(HORIZON_S if self.pools is None else POOL_HORIZON_S):
                 await asyncio.wait({everybody, *seats}, return_when=asyncio.FIRST_COMPLETED)
                 for seat in seats:
                     if seat.done():
                         seat.result()
                 await everybody
                 if watching is not None:
-                    await watching.check_all(self._witnesses[0])
+                    await watching.check_all(watch)
+                if self.pools is not None:
+                    await self.pools.check()
         finally:
             for task in (outage, *seats, *clients, *self._witnesses):
                 task.cancel()
@@ -205,8 +225,18 @@ class FleetWorld:
                 if seat.process is not None:
                     seat.process.kill()
             await asyncio.gather(outage, *seats, *clients, *self._witnesses, return_exceptions=True)
-        await self._promises.check()
+        await self.promises.check()
         return self.seen
+
+    async def _run_clusters(self, pools: Pools) -> None:
+        try:
+            await pools.live()
+        except Exception as error:
+            self.loop.fail(error)
+
+    def close(self) -> None:
+        if self._data is not None:
+            self._data.close()
 
     # -------------------------------------------------------------------------- engines
 
@@ -232,14 +262,18 @@ class FleetWorld:
             trouble=self._trouble(),
             on_call=self._dying(seat, process),
             slow=self.curious_of(f"life {seat.number}.{seat.lives}"),
+            dice_name=str(self.seed),
         )
 
         def clock() -> int:
             return self.loop.clock_ms() + seat.skew_ms
 
-        executor = FakeExecutor(
-            dice, self.ledger, GRAPHS, clock, self._promises.on_submit, self._promises.on_begin, self.blobs
+        executor: FakeExecutor | PoolExecutor = (
+            FakeExecutor(dice, self.ledger, GRAPHS, clock, self.promises.on_submit, self.promises.on_begin, self.blobs)
+            if self.pools is None
+            else self.pools.executor(seat, process, clock)
         )
+        seat.executor = executor
         kernel = Kernel(
             cast(Any, store),
             executor,
@@ -269,11 +303,15 @@ class FleetWorld:
             store.hang_up()
             process.kill()
 
-    async def _serve(self, seat: Seat, kernel: Kernel, executor: FakeExecutor, leave: asyncio.Event) -> None:
+    async def _serve(
+        self, seat: Seat, kernel: Kernel, executor: FakeExecutor | PoolExecutor, leave: asyncio.Event
+    ) -> None:
         """What the process does, as `perdure serve` does it."""
         fleet = kernel.fleet
         assert fleet is not None
         try:
+            if isinstance(executor, PoolExecutor):
+                executor.listen(kernel)
             await kernel.start()
             seat.kernel, seat.well_s = kernel, self.loop.time()
             self._count_up()
@@ -289,6 +327,8 @@ class FleetWorld:
             else:
                 self.seen.marks["left"] += 1
             kernel.drain()
+            if isinstance(executor, PoolExecutor):
+                executor.pool.drain()
             await kernel.stop(grace_s=2.0)
         except Fenced:
             self.seen.marks["fenced"] += 1  # before it had begun
@@ -331,9 +371,7 @@ class FleetWorld:
                         for run_id, kept in self.database.shared.runs.items()
                         if kept.row.owner == process.name and kept.row.status is RunStatus.RUNNING
                     }
-                    self._witnesses.append(
-                        asyncio.create_task(self._promises.expect_takeover(process.name, seat, left))
-                    )
+                    self._witnesses.append(asyncio.create_task(self.promises.expect_takeover(process.name, seat, left)))
                     return
                 case "leave":
                     leave.set()
@@ -405,4 +443,8 @@ class FleetWorld:
 def run_fleet(seed: int, *, trace: Trace | None = None, large: bool = False, **how: Any) -> FleetSeen:
     """Run a seed; an assertion that fails names it. `large`: as if all runs were."""
     with small_shares(large):
-        return run_world(f"fleet seed {seed}", FleetWorld(seed, **how).main, trace)
+        world = FleetWorld(seed, **how)
+        try:
+            return run_world(f"fleet seed {seed}", world.main, trace)
+        finally:
+            world.close()

@@ -29,7 +29,7 @@ def run_world(name: str, main: Callable[[VirtualLoop], Coroutine[Any, Any, T]], 
     except AssertionError as error:
         raise AssertionError(f"{name}: {error}") from error
     except TimeoutError as error:
-        raise AssertionError(f"{name}: somebody still waits after {HORIZON_S} s") from error
+        raise AssertionError(f"{name}: somebody still waits when everything should be over") from error
     except Exception as error:
         raise AssertionError(f"{name}: {type(error).__name__}: {error}") from error
     seen.digest = trace.digest

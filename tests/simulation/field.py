@@ -1,0 +1,124 @@
+"""What workers of a simulated cluster do, and what the world knows of it: seen by no engine.
+
+The name of its function says what a task does, as in `executor`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from perdure import graphwire
+from perdure.model import Failure, FailureKind, Payload, Spec
+from perdure.service.executors.port import Work
+from perdure.storage.blobs.memory import MemoryBlobStore
+from perdure.worker.attempt import Assignment, Continued, Failed, Result, Returned
+from simulation.clock import fail, note
+from simulation.executor import Ledger
+from simulation.process import Process
+
+Key = tuple[str, str, int]
+
+
+class Lease(Protocol):
+    """The process that runs user code."""
+
+    process: Process
+
+    def is_sure(self) -> bool:
+        """Whether the engine and this lease still have each other."""
+        ...
+
+
+@dataclass(eq=False)
+class Running:
+    """User code of one attempt under way."""
+
+    key: Key
+    engine_id: str
+    lease: Lease
+
+
+@dataclass(eq=False)
+class Field:
+    """Of one world. `engines`: the process of each engine by its id."""
+
+    ledger: Ledger
+    graphs: Mapping[str, Spec]
+    blobs: MemoryBlobStore
+    clock: Callable[[], int]
+    on_begin: Callable[[Work], None]
+    works: dict[Key, Work] = field(default_factory=dict)
+    results: defaultdict[Key, list[Result]] = field(default_factory=lambda: defaultdict(list))
+    running: dict[Running, None] = field(default_factory=dict)
+    begun: dict[Key, Lease] = field(default_factory=dict)
+    """The lease that began an attempt."""
+    marks: Counter[str] = field(default_factory=Counter)
+    engines: dict[str, Process] = field(default_factory=dict)
+
+    def begin(self, running: Running) -> None:
+        """User code of an attempt begins."""
+        run_id, task_id, attempt = running.key
+        note("begins", *running.key)
+        self.on_begin(self.works[running.key])
+        before = self.ledger.numbers.get((run_id, task_id), 0)
+        first = self.begun.get(running.key)
+        if first is not None and first.is_sure():
+            fail(AssertionError(f"attempt {attempt} of {task_id} of {run_id} begins again, on another lease"))
+        if attempt < before and running.lease.is_sure() and not self.engines[running.engine_id].is_dead:
+            fail(AssertionError(f"{task_id} begins as attempt {attempt} after attempt {before}"))
+        for other in self.running:
+            is_older = other.key[:2] == running.key[:2] and other.engine_id == running.engine_id
+            if is_older and other.lease.is_sure():
+                fail(AssertionError(f"attempt {attempt} of {task_id} begins while attempt {other.key[2]} runs"))
+        self.begun[running.key] = running.lease
+        self.ledger.begun[run_id, task_id] += 1
+        self.ledger.numbers[run_id, task_id] = max(before, attempt)
+        self.running[running] = None
+
+    def end(self, running: Running) -> None:
+        self.running.pop(running, None)
+
+    def end_all(self, lease: Lease) -> None:
+        """Its process is dead."""
+        for running in [running for running in self.running if running.lease is lease]:
+            self.end(running)
+
+    def result_of(self, assignment: Assignment, dice: random.Random) -> Result | None:
+        """What an attempt gives; None: it never ends."""
+        context = assignment.context
+        key = context.run_id, context.task_id, context.attempt
+        result = self._result(assignment, dice)
+        if result is not None:
+            self.results[key].append(result)
+        return result
+
+    def _result(self, assignment: Assignment, dice: random.Random) -> Result | None:
+        context = assignment.context
+        task = context.run_id, context.task_id
+        program, _, argument = assignment.function.name.partition(":")
+        match program:
+            case "grow":
+                return Continued(graphwire.encode_spec(self.graphs[argument]))
+            case "broken":
+                return Failed(_error("broken"))
+            case "flaky" if context.attempt <= int(argument):
+                return Failed(_error("flaky"))
+            case "hang" if context.attempt <= int(argument):
+                return None
+            case "large":
+                which = dice.choice((context.run_id, "common"))
+                data = f"{which}/{context.task_id}".encode()
+                self.ledger.returned[task].append(data)
+                return Returned(Payload("binary/plain", blob=self.blobs.put_now(data)))
+        # every execution gives another value, so a task that ran again after its end is seen
+        data = f"{'/'.join(task)}/{self.ledger.begun[task]}/{dice.getrandbits(32)}".encode()
+        self.ledger.returned[task].append(data)
+        return Returned(Payload("binary/plain", data))
+
+
+def _error(name: str) -> Failure:
+    return Failure(FailureKind.APPLICATION, f"world.{name.title()}", name)
