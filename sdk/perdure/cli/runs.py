@@ -221,14 +221,14 @@ async def _follow_live(client: Client, workflow_id: str) -> RunStatus:
     with Progress(*columns) as progress:
         bar = progress.add_task(workflow_id, total=len(total))
         async for update in handle.watch():
-            final = _take(update, total, done) or final
+            final = _note(update, total, done) or final
             name = update.task.task_id if update.task is not None else str(final)
             progress.update(bar, total=len(total), completed=len(done), description=f"{workflow_id}  {name}")
         progress.update(bar, description=f"{workflow_id}  {final}")
     return final
 
 
-def _take(update: Update, total: set[str], done: set[str]) -> RunStatus | None:
+def _note(update: Update, total: set[str], done: set[str]) -> RunStatus | None:
     if update.task is not None:
         total.add(update.task.task_id)
         if update.task.ended is not None:

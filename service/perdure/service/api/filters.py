@@ -77,7 +77,7 @@ class _Parser:
     def _peek(self) -> tuple[str, str, int]:
         return self._tokens[self._next] if self._next < len(self._tokens) else ("end", "", len(self._text))
 
-    def _take(self, kind: str, what: str) -> str:
+    def _expect(self, kind: str, what: str) -> str:
         found, value, position = self._peek()
         if found != kind:
             raise _wrong(f"expected {what}", position)
@@ -114,13 +114,13 @@ class _Parser:
                 raise _wrong("expected )", self._peek()[2])
             self._next += 1
             return condition
-        name = self._take("word", "a field")
-        operator = self._take("operator", "an operator")
+        name = self._expect("word", "a field")
+        operator = self._expect("operator", "an operator")
         value_position = self._peek()[2]
         if self._peek()[0] == "quoted":
-            text = self._take("quoted", "a value")
+            text = self._expect("quoted", "a value")
         else:
-            text = self._take("word", "a value")
+            text = self._expect("word", "a value")
         return _comparison(name, operator, text, position, value_position)
 
 

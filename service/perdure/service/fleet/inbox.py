@@ -67,7 +67,7 @@ class Inbox:
             # Otherwise the run left memory and must be loaded again, or is about to end.
             if self._scheduler.memory.find(run_id) is live and live.held is None:
                 for event in events:
-                    self._scheduler.take(live, arrival_of(event))
+                    self._scheduler.apply(live, arrival_of(event))
                 return
 
     async def _pass_on(self, run_id: str) -> None:

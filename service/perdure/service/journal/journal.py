@@ -244,7 +244,7 @@ class Journal:
                 if self._crowd > CROWD or self._until_look <= 0:
                     self._until_look = LOOK_EVERY
                     await self._gather()
-                batch = self._take()
+                batch = self._next_batch()
                 self._crowd += CROWD_SMOOTHING * (len(batch) - self._crowd)
                 await self._flush(batch)
                 if self._pending:
@@ -262,7 +262,7 @@ class Journal:
             await asyncio.sleep(0)
             still = still + 1 if len(self._pending) == count else 0
 
-    def _take(self) -> list[_Pending]:
+    def _next_batch(self) -> list[_Pending]:
         writes = 0
         for count, pending in enumerate(self._pending, 1):
             writes += len(pending.entry)

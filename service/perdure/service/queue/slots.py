@@ -149,7 +149,7 @@ class LocalSlots(Pending):
         running = await self._store.running_runs() if self.capacity.running != ANY else []
         await super().count()
         for namespace, run_id in running:
-            self._take(namespace, run_id)
+            self._hold(namespace, run_id)
 
     def ways(self, namespace: str, run_id: str) -> Iterator[Way]:
         """See Slots. Pending runs for which there is already a slot do not use a place in the queue."""
@@ -158,7 +158,7 @@ class LocalSlots(Pending):
             return
         waiting = self._pending[namespace] - self.free(namespace)
         if waiting < 0 and not self._pending[namespace]:
-            self._take(namespace, run_id)
+            self._hold(namespace, run_id)
             yield Way(RunStatus.RUNNING)
         elif self.capacity.pending == ANY or waiting < self.capacity.pending:
             self._pending[namespace] += 1
@@ -175,7 +175,7 @@ class LocalSlots(Pending):
 
     def promote(self, namespace: str, run_id: str) -> tuple[Limit, ...]:
         if self.capacity.running != ANY:
-            self._take(namespace, run_id)
+            self._hold(namespace, run_id)
         self._pending[namespace] -= 1
         return ()
 
@@ -193,7 +193,7 @@ class LocalSlots(Pending):
     def count_running(self, namespace: str) -> int:
         return self._running[namespace]
 
-    def _take(self, namespace: str, run_id: str) -> None:
+    def _hold(self, namespace: str, run_id: str) -> None:
         if run_id not in self._holders:
             self._holders[run_id] = namespace
             self._running[namespace] += 1

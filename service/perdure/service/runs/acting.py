@@ -42,7 +42,7 @@ class _Waiting:
         else:
             self._commanded.append(iter(acts))
 
-    def take(self) -> Attempting | None:
+    def next_act(self) -> Attempting | None:
         """The next act; None if all are done. Dispatches of cancelled attempts are skipped."""
         while self._commanded:
             for act in self._commanded[0]:
@@ -115,7 +115,7 @@ class Acting:
         run_id = next(iter(self._waiting))
         waiting = self._waiting.pop(run_id)
         for _ in range(ACTS_AT_ONCE):
-            if (act := waiting.take()) is None:
+            if (act := waiting.next_act()) is None:
                 break
             self._do(waiting.row, act)
         else:

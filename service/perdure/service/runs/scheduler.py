@@ -140,9 +140,9 @@ class Scheduler:
                 if isinstance(report, GraphReturned):
                     self._graph_returned(live, report)
                 else:
-                    self.take(live, report)
+                    self.apply(live, report)
             else:
-                self._apply(live, report, gathered.setdefault(live, Step()))
+                self._apply_here(live, report, gathered.setdefault(live, Step()))
         for live, step in gathered.items():
             self._recorder.record(live, step)
 
@@ -151,7 +151,7 @@ class Scheduler:
 
         def then(live: Live | None) -> None:
             if live is not None:
-                self.take(live, event)
+                self.apply(live, event)
 
         self._loading.with_live(run_id, then)
 
@@ -167,7 +167,7 @@ class Scheduler:
 
     async def bring(self, run_id: str, event: Event) -> None:
         """Apply an event that is durable already; returns once it is applied."""
-        await self._loading.when_live(run_id, lambda live: None if live is None else self.take(live, event))
+        await self._loading.when_live(run_id, lambda live: None if live is None else self.apply(live, event))
 
     async def cancel(self, run_id: str, reason: str) -> RunView | None:
         """Cancel an active run; returns once that is durable. None: there is no such run.
@@ -281,7 +281,7 @@ class Scheduler:
 
     def _take_returned(self, live: Live, returned: Returned) -> None:
         event, writes = returned(live.run)
-        self.take(live, event, *writes)
+        self.apply(live, event, *writes)
 
     def _with_here(self, run_id: str, then: Callable[[Live], None]) -> None:
         """Call `then` with the run if it is in memory: now, or once it is no longer held."""
@@ -318,15 +318,15 @@ class Scheduler:
 
         return then
 
-    def take(self, live: Live, event: Event, *also: Write) -> None:
+    def apply(self, live: Live, event: Event, *also: Write) -> None:
         """Apply an event to a run in memory."""
         if live.held is not None:
-            live.held.append(lambda: self.take(live, event, *also))
+            live.held.append(lambda: self.apply(live, event, *also))
         elif self._is_long(live, event):
-            self._take_aside(live, event, also)
+            self._apply_aside(live, event, also)
         else:
             step = Step()
-            self._apply(live, event, step)
+            self._apply_here(live, event, step)
             self._recorder.record(live, step, *also)
 
     def _is_long(self, live: Live, event: Event) -> bool:
@@ -335,7 +335,7 @@ class Scheduler:
             return is_large(live.run.reach(event))
         return False
 
-    def _apply(self, live: Live, event: Event, step: Step) -> None:
+    def _apply_here(self, live: Live, event: Event, step: Step) -> None:
         commands: list[Command] = []
         if not live.is_refused:
             try:
@@ -349,7 +349,7 @@ class Scheduler:
         if not commands and isinstance(event, TaskSucceeded):
             self._came_too_late(event)
 
-    def _take_aside(self, live: Live, event: Event, also: tuple[Write, ...]) -> None:
+    def _apply_aside(self, live: Live, event: Event, also: tuple[Write, ...]) -> None:
         live.held = deque()
         is_watched = self._changes.wants_tasks(live.row.run_id)
 

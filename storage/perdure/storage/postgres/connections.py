@@ -90,7 +90,7 @@ class Connections:
         async with self._place(timeout_s):
             if not self._is_open:
                 raise StorageUnavailable("the store is not open")
-            connection, is_new = await self._take()
+            connection, is_new = await self._check_out()
             timer = asyncio.get_running_loop().call_later(timeout_s, connection.terminate)
             try:
                 with meaning(self._url):
@@ -122,7 +122,7 @@ class Connections:
         finally:
             self._size.release()
 
-    async def _take(self) -> tuple[Connection, bool]:
+    async def _check_out(self) -> tuple[Connection, bool]:
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closed():
