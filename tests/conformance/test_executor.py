@@ -21,6 +21,7 @@ import perdure
 from conformance.workbench import Bench, appears, lease_bench, local_bench
 from patience import PATIENCE_S
 from perdure import codec, graphwire
+from perdure.connection import MESSAGE_BYTES_MAX
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import (
     INLINE_BYTES_MAX,
@@ -547,6 +548,25 @@ async def test_cancelling_right_away(bench: Bench) -> None:
         end = await bench.end(bench.work(echo, index, task=f"t{index}", attempt=2))
         assert isinstance(end, TaskSucceeded)
         assert codec.decode(end.output) == (index,)
+
+
+# ------------------------------------------------------------------------------ very many arguments
+
+
+def total(*numbers: int) -> int:
+    return sum(numbers)
+
+
+@pytest.mark.parametrize("is_near", [True, False])
+async def test_a_call_with_more_arguments_than_fit_into_a_message(bench: Bench, is_near: bool) -> None:
+    """Their names alone have more bytes than a message of gRPC."""
+    names = [f"{number}-{'x' * 240}" for number in range(36_000)]
+    assert sum(map(len, names)) > MESSAGE_BYTES_MAX
+    values = bench.values.near if is_near else bench.values.far
+    values.update((ValueKey("run", name), codec.encode(number).inline()) for number, name in enumerate(names))
+    end = await bench.run(total, *map(NodeRef, names))
+    assert isinstance(end, TaskSucceeded), end
+    assert codec.decode(end.output) == sum(range(len(names)))
 
 
 # ------------------------------------------------------------------------------ stopping

@@ -21,7 +21,7 @@ from patience import PATIENCE_S
 from perdure import graphwire
 from perdure.conversion import to_spec
 from perdure.model import Call, Resources, Shape
-from perdure.service.executors.pool.attempts import attempt_of
+from perdure.service.executors.pool.attempts import parts_of
 from perdure.service.executors.port import Work
 from perdure.storage.ports import CorruptData, StorageUnavailable
 from perdure.v1 import worker_service_pb2 as pb
@@ -271,7 +271,7 @@ async def test_a_lease_begins_nothing_before_it_knows_that_its_engine_lives(
 
     async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
         await anext(stream)
-        response = pb.ServeLeaseResponse(attempts=[attempt_of(work, 7, lambda key: None)])
+        response = pb.ServeLeaseResponse(attempts=parts_of(work, 7, lambda key: None))
         response.functions.append(pb.LeaseFunction(key=function.key, function=graphwire.function_to_proto(function)))
         yield response
         answers = iter([0.0, 0.0, 0.0, 20.0])

@@ -31,6 +31,8 @@ from perdure.worker.dialling import Dial, dial
 
 RECEIPTS_BYTES_SOFT: Final = 1024 * 1024
 """A message is closed at this size. Its last receipt may exceed it by the largest graph that a task may return."""
+KEYS_AT_ONCE: Final = 2_000
+"""Values that one call asks for. Their names have at most 2.5 MB."""
 CONNECT_S: Final = 30.0
 PATIENCE_S: Final = 60.0
 """The longest wait for values while the database of the engine is away. (A dead engine breaks the stream.)"""
@@ -89,6 +91,7 @@ class Session:
         self._asks = asks
         self._asked_s = 0.0
         self._functions: dict[str, Function] = {}
+        self._refs: dict[int, list[pb.Value]] = {}  # of attempts of which some messages have come
         self._store = blob_store(blob_url)
         self.blobs = BlockingBlobs(self._store, self._loop)
         self._thread = threading.Thread(target=self._run, name="perdure-stream", daemon=True)
@@ -229,8 +232,12 @@ class Session:
         for function in message.functions:
             self._functions[function.key] = graphwire.function_from_proto(function.function)
         for attempt in message.attempts:
+            if not attempt.function:  # the rest of the attempt follows
+                self._refs.setdefault(attempt.token, []).extend(attempt.refs)
+                continue
             try:
-                values = await self._values(attempt)
+                refs = [*self._refs.pop(attempt.token, ()), *attempt.refs]
+                values = await self._values(attempt.run_id, refs) if refs else []
                 assignment = self._assignment(attempt, values)
             except Exception as error:  # fails this attempt only
                 self.send_receipt(_without_inputs(attempt.token, error))
@@ -252,16 +259,14 @@ class Session:
             context, self._functions[attempt.function], wire.payload_from_proto(attempt.arguments), values
         )
 
-    async def _values(self, attempt: pb.Attempt) -> list[Value]:
-        if not attempt.refs:
-            return []
-        keys = [value.key for value in attempt.refs if value.WhichOneof("kind") == "key"]
+    async def _values(self, run_id: str, refs: Sequence[pb.Value]) -> list[Value]:
+        keys = [value.key for value in refs if value.WhichOneof("kind") == "key"]
         fetched = iter(await self._fetch(keys)) if keys else iter(())
         values = []
-        for value in attempt.refs:
+        for value in refs:
             payload = wire.payload_from_proto(value.payload) if value.WhichOneof("kind") == "payload" else next(fetched)
             value_ = Value(payload, value.wraps, wire.path_from_proto(value.path))
-            values.append(await with_ready(value_, lambda tasks: self._outputs(attempt.run_id, tasks)))
+            values.append(await with_ready(value_, lambda tasks: self._outputs(run_id, tasks)))
         return values
 
     async def _outputs(self, run_id: str, task_ids: Sequence[str]) -> list[Payload]:
@@ -270,7 +275,8 @@ class Session:
     async def _fetch(self, keys: list[pb.ValueKey]) -> list[Payload]:
         payloads: list[Payload] = []
         while len(payloads) < len(keys):
-            answer = await self._ask_for(pb.FetchValuesRequest(keys=keys[len(payloads) :]))
+            following = keys[len(payloads) : len(payloads) + KEYS_AT_ONCE]
+            answer = await self._ask_for(pb.FetchValuesRequest(keys=following))
             payloads += [wire.payload_from_proto(value) for value in answer.values]
         return payloads
 

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 from typing import Final
 
 from perdure import texts, wire
-from perdure.engine.messages import AttemptLost, TaskFailed, TaskSucceeded
+from perdure.engine.messages import AttemptLost, Source, TaskFailed, TaskSucceeded
 from perdure.model import INLINE_BYTES_MAX, FailureKind, Payload
 from perdure.service.executors.port import GraphReturned, Report, Work
 from perdure.storage.rows import ValueKey
 from perdure.v1 import worker_service_pb2 as pb
 
 ATTEMPT_BYTES_MAX: Final = 1024 * 1024
+"""Cached values that travel with an attempt."""
+REFS_MAX: Final = 2_000
+"""Refs of one message: at most 2.5 MB of keys, as a task id has 256 characters."""
 
 
-def attempt_of(work: Work, token: int, cached: Callable[[ValueKey], Payload | None]) -> pb.Attempt:
-    """The message for an attempt. It contains small cached values; the lease asks for the others."""
+def parts_of(work: Work, token: int, cached: Callable[[ValueKey], Payload | None]) -> Iterator[pb.Attempt]:
+    """The messages for an attempt: almost always one. One with very many arguments begins with parts of its refs, so
+    that each message fits, and so that making one does not take long. They contain small cached values; the lease asks
+    for the others."""
+    room = ATTEMPT_BYTES_MAX
+    inputs = work.inputs
+    for start in range(0, len(inputs) - REFS_MAX, REFS_MAX):
+        part = pb.Attempt(token=token)
+        room = _add_refs(part, work, inputs[start : start + REFS_MAX], cached, room)
+        yield part
     attempt = pb.Attempt(
         token=token,
         namespace=work.namespace,
@@ -28,18 +39,30 @@ def attempt_of(work: Work, token: int, cached: Callable[[ValueKey], Payload | No
         function=work.call.function.key,
         arguments=wire.payload_to_proto(work.call.arguments),
     )
-    size = 0
-    for source in work.inputs:
-        value = attempt.refs.add(wraps=source.wraps, path=wire.path_to_proto(source.path))
+    last = max(len(inputs) - 1, 0) // REFS_MAX * REFS_MAX
+    _add_refs(attempt, work, inputs[last:] if last else inputs, cached, room)
+    yield attempt
+
+
+def _add_refs(
+    message: pb.Attempt,
+    work: Work,
+    sources: Sequence[Source],
+    cached: Callable[[ValueKey], Payload | None],
+    room: int,
+) -> int:
+    """Add refs, with cached values as long as there is room. Returns the bytes that are left."""
+    for source in sources:
+        value = message.refs.add(wraps=source.wraps, path=wire.path_to_proto(source.path))
         payload = cached(ValueKey(work.run_id, source.task_id, source.input))
-        if payload is not None and len(payload.data) <= INLINE_BYTES_MAX and size <= ATTEMPT_BYTES_MAX:
+        if payload is not None and len(payload.data) <= INLINE_BYTES_MAX and room >= 0:
             value.payload.CopyFrom(wire.payload_to_proto(payload))
-            size += len(payload.data)
+            room -= len(payload.data)
         elif source.task_id:
             value.key.run_id, value.key.task_id = work.run_id, source.task_id
         else:
             value.key.run_id, value.key.input = work.run_id, source.input
-    return attempt
+    return room
 
 
 def took_ms(receipt: pb.Receipt) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -72,12 +72,12 @@ class Lease:
         self._is_finish_sent = False
         self._holds_for_s: float | None = None
         self._functions: set[str] = set()
-        self._queue: deque[tuple[pb.Attempt, Work]] = deque()
+        self._queue: deque[tuple[Iterator[pb.Attempt], Work]] = deque()
         self._cancel: list[int] = []
         self._recall: list[int] = []
 
-    def send(self, attempt: pb.Attempt, work: Work) -> None:
-        self._queue.append((attempt, work))
+    def send(self, parts: Iterator[pb.Attempt], work: Work) -> None:
+        self._queue.append((parts, work))
         self.outbox.wake()
 
     def send_cancel(self, token: int) -> None:
@@ -133,7 +133,11 @@ class Lease:
         message = pb.ServeLeaseResponse()
         size = 0
         while self._queue and size < MESSAGE_BYTES_SOFT:
-            attempt, work = self._queue.popleft()
+            parts, work = self._queue[0]
+            attempt = next(parts, None)
+            if attempt is None:
+                self._queue.popleft()
+                continue
             function = work.call.function
             if function.key not in self._functions:
                 self._functions.add(function.key)

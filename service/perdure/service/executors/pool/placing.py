@@ -18,7 +18,7 @@ from typing import Final
 from perdure.bounded import Bounded
 from perdure.engine.messages import AttemptLost, AttemptStarted
 from perdure.model import Payload
-from perdure.service.executors.pool.attempts import attempt_of, report_of, took_ms
+from perdure.service.executors.pool.attempts import parts_of, report_of, took_ms
 from perdure.service.executors.pool.durations import Durations
 from perdure.service.executors.pool.leases import Lease, Placed, ShapeQueue
 from perdure.service.executors.pool.state import State
@@ -259,7 +259,7 @@ class Placing:
         lease.add(placed)
         self._placed[work.key] = (lease, placed)
         self._busy[work.run_id, work.task_id] = work.key
-        lease.send(attempt_of(work, placed.token, self.cached), work)
+        lease.send(parts_of(work, placed.token, self.cached), work)
 
     # -------------------------------------------------------------------------- as time goes by
 
