@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
 SECONDS ?= 60
+LANES ?= 2
 UV := .venv-uv/bin/uv
 COMPILE := $(UV) pip compile --quiet --upgrade --generate-hashes --universal --python-version 3.11 \
 	--fork-strategy fewest --custom-compile-command "make lock"
@@ -53,7 +54,7 @@ run: $(STAMP) ## start a service with a local Ray, run the example against it, s
 	@$(BIN)/python tools/run_example.py
 
 test: lint types check-proto ## install what is needed, check everything, run all tests but the slow ones
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n $(LANES) -m "not slow"
 
 test-all: test ## all tests, the slow ones too, with many more worlds of the simulation
 	$(BIN)/python -m pytest -q -m slow
@@ -61,11 +62,11 @@ test-all: test ## all tests, the slow ones too, with many more worlds of the sim
 
 test-latest: $(UV) ## all tests but the slow ones, on the newest versions that pyproject.toml allows
 	$(call fresh,.venv-latest,highest)
-	.venv-latest/bin/python -m pytest -q -m "not slow" $(TESTS)
+	.venv-latest/bin/python -m pytest -q -n $(LANES) -m "not slow" $(TESTS)
 
 test-lowest: $(UV) ## all tests but the slow ones, on the oldest versions that pyproject.toml allows
 	$(call fresh,.venv-lowest,lowest-direct)
-	.venv-lowest/bin/python -m pytest -q -m "not slow" $(TESTS)
+	.venv-lowest/bin/python -m pytest -q -n $(LANES) -m "not slow" $(TESTS)
 
 lint: $(STAMP) ## check the style
 	$(BIN)/ruff format --check .

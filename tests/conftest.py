@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,13 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("PERDURE_MODULES", "off")  # engines of this process import tests as they are; some tests say else
 os.environ |= CREDENTIALS  # now, for the workers of a cluster know what it was started with
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from lanes import LaneScheduling
+
+    return LaneScheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
