@@ -43,7 +43,7 @@ async def test_an_engine_gets_its_turn_while_another_has_work_for_all_cpus(
                 agent.start()
                 agent.wait_for("agent serves")
             busy, other = [await clients.enter_async_context(perdure.Client(engine.address)) for engine in fleet]
-            wide = await busy.start(count.bind([nap.bind(0.3, number) for number in range(200)]))  # 30 s of two CPUs
+            wide = await busy.start(count.bind([nap.bind(0.3, number) for number in range(2_000)]))  # 5 min of two CPUs
             async for update in wide.watch():
                 if update.task is not None and update.task.status is TaskStatus.RUNNING:
                     break

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from patience import PATIENCE_S
 from services import Process, Service, running
 
 pytestmark = pytest.mark.timeout(600)
@@ -52,7 +53,13 @@ class Program:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
         environment = kept | {"PERDURE_ADDRESS": self._address} | variables
         return subprocess.run(
-            command, cwd=self.folder / folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+            command,
+            cwd=self.folder / folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
 
 

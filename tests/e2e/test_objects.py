@@ -460,4 +460,4 @@ def total_of_ids(dataset: Any) -> int:
 @pytest.mark.skipif(find_spec("pandas") is None or find_spec("pyarrow") is None, reason="ray.data needs them")
 async def test_datasets_travel(client: perdure.Client) -> None:
     handle = await client.start(total_of_ids.bind(double_all.bind(make_dataset.bind())))
-    assert await handle.output(timeout=120) == 9900
+    assert await handle.output(timeout=PATIENCE_S) == 9900

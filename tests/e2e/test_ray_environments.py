@@ -16,6 +16,7 @@ import pytest
 import ray
 
 import perdure
+from patience import PATIENCE_S
 from perdure import raydag
 from services import Service
 
@@ -63,7 +64,7 @@ async def test_code_travels_with_the_run(steady: Service, tmp_path: Path) -> Non
         handle = await client.start(graph)
         (folder / "of_folder.py").unlink()
         archive.unlink()
-        assert await handle.output(timeout=120) == ("folder", ("folder", "me", True), "package", "archive")
+        assert await handle.output(timeout=PATIENCE_S) == ("folder", ("folder", "me", True), "package", "archive")
 
 
 DRIVER = """
@@ -95,7 +96,7 @@ def test_the_environment_of_a_drivers_job_is_inherited(steady: Service, ray_addr
     (code / "of_the_job.py").write_text("VERSION = 7")
     (tmp_path / "driver.py").write_text(DRIVER)
     command = [sys.executable, str(tmp_path / "driver.py"), steady.address, ray_address, str(code)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert "VALUE (7, 'job', 'task')" in done.stdout, done.stdout + done.stderr
 
 

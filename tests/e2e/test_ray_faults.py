@@ -71,7 +71,7 @@ async def test_the_engine_dies_in_a_chain_and_nothing_finished_runs_again(
         service.kill()
         at_death = lines(path)
         service.up()
-        assert await handle.output(timeout=120) == 200
+        assert await handle.output(timeout=PATIENCE_S) == 200
     again = {name: count for name, count in lines(path).items() if count > 1}
     assert len(lines(path)) == 200
     assert len(again) <= 1, f"only the attempt in flight may repeat, not {again}"
@@ -86,7 +86,7 @@ async def test_the_engine_dies_under_a_hundred_workflows(service: Service, agent
         await until(path, 500)
         service.kill()
         service.up()
-        outputs = await asyncio.gather(*(handle.output(timeout=150) for handle in handles))
+        outputs = await asyncio.gather(*(handle.output(timeout=PATIENCE_S) for handle in handles))
         assert outputs == [10] * 100
     again = sum(count - 1 for count in lines(path).values())
     assert len(lines(path)) == 1000
@@ -164,7 +164,7 @@ async def test_the_agent_dies_and_another_one_goes_on(service: Service, agent: P
         since = agent.said()
         agent.start()
         agent.wait_for("agent serves", since=since)
-        assert await handle.output(timeout=120) == 150
+        assert await handle.output(timeout=PATIENCE_S) == 150
     assert len(lines(path)) == 150
     assert sum(lines(path).values()) <= 151
 

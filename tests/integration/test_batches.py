@@ -282,7 +282,7 @@ async def test_the_client_tells_who_failed(client: perdure.Client) -> None:
     assert (await good.status()).labels == {"team": "pay"}
     assert (await bad.status()).name == "shown"
     with pytest.raises(perdure.BatchError, match="2 of 3 failed") as caught:
-        await client.outputs([good, bad, client.handle("nobody")], timeout=30)
+        await client.outputs([good, bad, client.handle("nobody")], timeout=PATIENCE_S)
     value, failed, unknown = caught.value.results
     assert value == 8
     assert isinstance(failed, perdure.WorkflowExecutionError)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import pytest
 
 import perdure
+from patience import PATIENCE_S
 from perdure import errors
 from perdure.client import Client
 from perdure.handle import Handle
@@ -77,7 +78,7 @@ def use(address: str, workflow_id: str) -> int:
     """All of it once; blocks."""
     with SyncClient(address, patience=2) as client:
         handle = client.start(double.bind(double.bind(perdure.input("n"))), workflow_id=workflow_id, inputs={"n": 3})
-        assert handle.output(timeout=30) == 12
+        assert handle.output(timeout=PATIENCE_S) == 12
         assert handle.status().status is perdure.RunStatus.SUCCESSFUL
         assert client.handle(workflow_id).status().run_id == handle.run_id
         assert [task.status for task in handle.tasks()] == [perdure.TaskStatus.SUCCESSFUL] * 2

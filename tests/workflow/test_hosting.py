@@ -90,7 +90,7 @@ def race(address: str, tmp_path: Path) -> psutil.Process:
         )
         for name in ("holds", "waits")
     ]
-    said = [driver.communicate(timeout=120) for driver in drivers]
+    said = [driver.communicate(timeout=PATIENCE_S) for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], said
     (holds, waits) = (out.splitlines() for out, _ in said)
     (engine,) = engines(tmp_path)

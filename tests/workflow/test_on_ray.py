@@ -35,7 +35,11 @@ def script(code: str) -> str:
     begin = f"import ray\nray.init({address!r}, log_to_driver=False, logging_level='error')\n"
     begin += "from perdure import workflow\n"
     done = subprocess.run(
-        [sys.executable, "-c", begin + textwrap.dedent(code)], check=True, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", begin + textwrap.dedent(code)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     return done.stdout.strip()
 
@@ -298,7 +302,7 @@ def test_events_over_http(fresh_id: Callable[[], str]) -> None:
     body = json.dumps({"event_key": "paid", "event_payload": {"euros": 5}}).encode()
     request = urllib.request.Request(HTTPEventProvider.deploy() + named, data=body, method="POST")
     request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         assert answer.status == 200
     assert ray.get(ref) == (("paid", {"euros": 5}), "x")
 

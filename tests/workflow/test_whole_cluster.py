@@ -156,7 +156,7 @@ Path(folder, "open").touch()
 body = json.dumps({"event_key": "go", "event_payload": 7}).encode()
 as_json = {"Content-Type": "application/json"}
 request = urllib.request.Request(HTTPEventProvider.url() + "event", data=body, headers=as_json)
-urllib.request.urlopen(request, timeout=30).close()
+urllib.request.urlopen(request, timeout=170).close()
 values = {name: workflow.get_output(name) for name, _ in workflow.list_all()}
 assert {name: ray.get(ref) for name, ref in resumed.items()}.items() <= values.items()
 print(json.dumps([sorted(resumed), values, dict(workflow.list_all())]), flush=True)
