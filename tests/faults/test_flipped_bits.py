@@ -51,7 +51,7 @@ def columns() -> Iterator[tuple[str, str]]:
     connection = sqlite3.connect(":memory:")
     from perdure.storage.sqlite.schema import migrate as migrate_sqlite
 
-    migrate_sqlite(connection)
+    migrate_sqlite(connection, Path(":memory:"))
     for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall():
         if table not in ("engines", "sqlite_sequence", "mail", "blob_marks"):
             for _, name, *_ in connection.execute(f"PRAGMA table_info({table})"):
@@ -228,3 +228,20 @@ async def check_page(folder: Path, expected: Mapping[str, str], what: str) -> No
     assert not wrong, f"{what}: {damages}"
     if CORRUPT in found.values():
         assert damages, what
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["number = 0 WHERE number = {last}", "number = -3 WHERE number = 2", "number = {last} + 64 WHERE number = {last}"],
+)
+def test_a_damaged_number_of_a_migration_is_not_that_of_a_newer_version(
+    small: Small, tmp_path: Path, change: str
+) -> None:
+    path = copy(small.folder, tmp_path / "copy")
+    with sqlite3.connect(path) as connection:
+        (last,) = connection.execute("SELECT max(number) FROM migrations").fetchone()
+        connection.execute(f"UPDATE migrations SET {change.format(last=last)}")
+    connection.close()
+    with pytest.raises(StorageError, match=r"perdure\.db is damaged: .*restore a backup"):
+        asyncio.run(outcomes(path.parent))
+    assert any("migrations" in damage for damage in asyncio.run(examine_rows(str(path.parent))))

@@ -21,7 +21,7 @@ from perdure.storage.sqlite.rows import (
     damaged_column_of_run,
     damaged_column_of_task,
 )
-from perdure.storage.sqlite.schema import missing_steps
+from perdure.storage.sqlite.schema import impossible_steps, missing_steps
 from perdure.storage.sqlite.seals import BLOB_MARK, BLOB_USE, INPUT, MAIL, RECEIPT, name_flipped, seal, seal_of_value
 from perdure.storage.steps import migrations
 
@@ -154,6 +154,8 @@ def _of_nobody(sql: sqlite3.Connection) -> Iterator[str]:
 def _migrations(sql: sqlite3.Connection) -> Iterator[str]:
     known = {step.number: step.name for step in migrations("sqlite")}
     applied = {number for (number,) in sql.execute("SELECT number FROM migrations")}
+    for number in impossible_steps(applied):
+        yield f"table migrations: number {number} is that of no version"
     if missing := missing_steps(applied):
         yield f"table migrations: number {missing[0]} is missing, though later ones are there"
     for number, name in sql.execute("SELECT number, name FROM migrations"):

@@ -63,7 +63,7 @@ def connect_to_write(path: Path, max_bytes: int | None) -> sqlite3.Connection:
         connection.create_function("perdure_seal_of_state", 7, _seal_of_state, deterministic=True)
         if max_bytes is not None:
             connection.execute(f"PRAGMA max_page_count={max(max_bytes // PAGE_BYTES, 1)}")
-        migrate_sqlite(connection)
+        migrate_sqlite(connection, path)
         check_counters(connection, path, read_mark(path) or 0)
     except BaseException:
         connection.close()
