@@ -512,6 +512,7 @@ async def test_loading_a_function_belongs_to_the_attempt(bench: Bench, tmp_path:
     function = codec.encode_function(make(Hanging(path)))
     hanging = bench.submit(function, task="hanging")
     await bench.until(lambda: any(isinstance(report, AttemptStarted) for report in bench.of(hanging)))
+    await appears(path, "loading began")
     assert bench.ends(hanging) == []
     bench.cancel(hanging)
     await appears(path, "loading ended")
@@ -530,6 +531,7 @@ async def test_loading_a_function_beside_asynchronous_attempts_can_be_cancelled(
     await appears(paths[0], "first began")
     hanging = bench.submit(codec.encode_function(needing_async(Hanging(paths[1]))), task="hanging")
     await bench.until(lambda: any(isinstance(report, AttemptStarted) for report in bench.of(hanging)))
+    await appears(paths[1], "loading began")
     bench.cancel(hanging)
     await appears(paths[1], "loading ended")
     note(str(paths[0]), "go")
