@@ -14,8 +14,20 @@ from typing import Any, TypeVar
 from perdure import codec, modules, raydag
 from perdure.arguments import ARGUMENTS, ATOMS, encode_arguments
 from perdure.graph import CallNode, Input, Node, Part, Task, TaskNode, WaitForNode, WaitNode, is_node, task
-from perdure.model import Action, Call, Function, InputRef, NodeRef, Payload, Ref, Spec, TaskOptions, TaskRef, Wait
-from perdure.model import Node as SpecNode
+from perdure.model import (
+    Action,
+    Call,
+    Function,
+    InputRef,
+    NodeRef,
+    Payload,
+    Ref,
+    Spec,
+    SpecNode,
+    TaskOptions,
+    TaskRef,
+    Wait,
+)
 from perdure.options import Options, with_environment
 
 AnyRef = TypeVar("AnyRef", bound=Ref)

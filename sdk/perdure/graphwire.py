@@ -23,13 +23,13 @@ from perdure.model import (
     Function,
     InputRef,
     InvalidSpec,
-    Node,
     NodeRef,
     Payload,
     Ref,
     Shape,
     Sleep,
     Spec,
+    SpecNode,
     TaskOptions,
     TaskRef,
     Wait,
@@ -244,9 +244,9 @@ class _SpecDecoder:
         except ValueError as error:
             raise InvalidSpec(str(error)) from error
 
-    def node(self, message: spec_pb2.Node) -> Node:
+    def node(self, message: spec_pb2.Node) -> SpecNode:
         try:
-            return Node(message.id, self._action(message), tuple(message.after), self._options_of(message))
+            return SpecNode(message.id, self._action(message), tuple(message.after), self._options_of(message))
         except InvalidSpec:
             raise
         except ValueError as error:

@@ -217,7 +217,7 @@ class Shape:
 
 
 @frozen
-class RetryPolicy:
+class RetryRule:
     """When and how often a task is retried. `max_attempts` -1: without limit.
 
     Lost workers (SYSTEM) and time-outs of attempts are retried while attempts are left. Errors of user code are
@@ -253,7 +253,7 @@ class TaskOptions:
 
     task_id: str = ""
     shape: Shape = Shape()
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryRule = RetryRule()
     attempt_timeout_ms: int | None = None
     catch_exceptions: bool = False
     checkpoint: bool | None = None
@@ -376,7 +376,7 @@ Action: TypeAlias = Call | WaitEvent | Sleep | Wait
 
 
 @frozen
-class Node:
+class SpecNode:
     """One step of a graph. `after`: nodes that must be done first, although their values are not used.
 
     Computed: `needs` are the ids of the nodes that it depends on, each once; `task_needs` those of tasks outside of
@@ -415,11 +415,11 @@ class InvalidSpec(ValueError):
 class Spec:
     """A graph: acyclic, with unique ids and resolved references. Tasks get their ids in the order of the nodes."""
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[SpecNode, ...]
     output: str
 
     def __post_init__(self) -> None:
-        by_id: dict[str, Node] = {}
+        by_id: dict[str, SpecNode] = {}
         for node in self.nodes:
             if not 1 <= len(node.id) <= NODE_ID_CHARS_MAX:
                 raise InvalidSpec(f"a node id has 1 to {NODE_ID_CHARS_MAX} characters: {node.id!r:.80}", node.id[:80])
@@ -436,7 +436,7 @@ class Spec:
         return frozenset(ref.name for call in calls for ref in call.refs if isinstance(ref, InputRef))
 
 
-def _refuse_cycles(by_id: dict[str, Node]) -> None:
+def _refuse_cycles(by_id: dict[str, SpecNode]) -> None:
     """Raises InvalidSpec if there is a cycle. Kahn's algorithm: linear, without recursion."""
     missing: dict[str, int] = {}
     dependents: dict[str, list[str]] = {}

@@ -13,8 +13,7 @@ from typing import Any, Final
 from perdure import codec, texts
 from perdure.bounded import SharedBounded
 from perdure.failures import type_name
-from perdure.model import Payload, Resources, Shape, TaskOptions
-from perdure.model import RetryPolicy as ModelRetryPolicy
+from perdure.model import Payload, Resources, RetryRule, Shape, TaskOptions
 
 SECONDS_MAX: Final = 315_576_000_000
 """Ten thousand years, the bound of google.protobuf.Duration."""
@@ -162,7 +161,7 @@ class Options:
             _number(f"the resource {name!r}", amount)
         return tuple(sorted(custom.items()))
 
-    def _retry(self) -> ModelRetryPolicy:
+    def _retry(self) -> RetryRule:
         retries = self.max_retries
         if isinstance(retries, bool) or not isinstance(retries, int):
             raise TypeError(f"max_retries is an integer, not a {type(retries).__name__}")
@@ -172,7 +171,7 @@ class Options:
         policy = self.retry_policy
         if not isinstance(policy, RetryPolicy):
             raise TypeError(f"retry_policy is a perdure.RetryPolicy, not a {type(policy).__name__}")
-        return ModelRetryPolicy(
+        return RetryRule(
             max_attempts=-1 if retries == -1 else retries + 1,
             initial_interval_ms=round(policy.initial_interval * 1000),
             max_interval_ms=round(policy.max_interval * 1000),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from google.protobuf.struct_pb2 import Struct
 
-from perdure.model import Payload, Resources, RetryPolicy, Shape, TaskOptions
+from perdure.model import Payload, Resources, RetryRule, Shape, TaskOptions
 from perdure.v1 import spec_pb2, worker_service_pb2
 from perdure.wire import (
     from_duration,
@@ -83,7 +83,7 @@ def shape_from_proto(message: worker_service_pb2.Shape) -> Shape:
     )
 
 
-def _retry_to_proto(retry: RetryPolicy) -> spec_pb2.RetryPolicy:
+def _retry_to_proto(retry: RetryRule) -> spec_pb2.RetryPolicy:
     return spec_pb2.RetryPolicy(
         max_attempts=retry.max_attempts,
         initial_interval=to_duration(retry.initial_interval_ms),
@@ -96,15 +96,15 @@ def _retry_to_proto(retry: RetryPolicy) -> spec_pb2.RetryPolicy:
     )
 
 
-def _retry_from_proto(message: spec_pb2.RetryPolicy) -> RetryPolicy:
-    usual = RetryPolicy()
+def _retry_from_proto(message: spec_pb2.RetryPolicy) -> RetryRule:
+    usual = RetryRule()
     initial_ms = usual.initial_interval_ms
     if message.HasField("initial_interval"):
         initial_ms = from_duration(message.initial_interval)
     max_ms = from_duration(message.max_interval) if message.HasField("max_interval") else initial_ms * 100
     names_types = bool(message.retryable_types or message.non_retryable_types)
     errors = message.retry_application_errors if message.HasField("retry_application_errors") else names_types
-    return RetryPolicy(
+    return RetryRule(
         max_attempts=message.max_attempts or usual.max_attempts,
         initial_interval_ms=initial_ms,
         max_interval_ms=max_ms,

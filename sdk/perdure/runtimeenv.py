@@ -22,7 +22,7 @@ from perdure import folders, modules
 from perdure.bounded import SharedBounded
 from perdure.folders import Tree
 from perdure.graphwire import snapshot_of, snapshot_uri
-from perdure.model import BlobRef, Call, Node, Spec, TaskOptions
+from perdure.model import BlobRef, Call, Spec, SpecNode, TaskOptions
 from perdure.options import with_environment
 
 PACKAGE_BYTES_MAX: Final = 512 * 1024 * 1024
@@ -100,7 +100,7 @@ def _with_environments(spec: Spec, fix: Callable[[str], str]) -> Spec:
     fixed: dict[str, str] = {}
     options: dict[int, TaskOptions] = {}  # by id(): nodes share them, and comparing takes long
 
-    def changed(node: Node) -> Node:
+    def changed(node: SpecNode) -> SpecNode:
         if not isinstance(node.action, Call):
             return node
         given = node.options
@@ -109,7 +109,7 @@ def _with_environments(spec: Spec, fix: Callable[[str], str]) -> Spec:
             if text not in fixed:
                 fixed[text] = fix(text)
             options[id(given)] = with_environment(given, fixed[text])
-        return Node(node.id, node.action, node.after, options[id(given)])
+        return SpecNode(node.id, node.action, node.after, options[id(given)])
 
     return Spec(tuple([changed(node) for node in spec.nodes]), spec.output)
 

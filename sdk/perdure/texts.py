@@ -25,9 +25,9 @@ from perdure.model import (
     InputRef,
     InvalidSpec,
     Key,
-    Node,
     Payload,
     Spec,
+    SpecNode,
     TaskOptions,
     TaskRef,
     Wait,
@@ -113,7 +113,7 @@ def check_spec(spec: Spec) -> None:
             raise InvalidSpec(f"node {printable(node.id)!r:.80}: {error}", printable(node.id)[:80]) from error
 
 
-def _check_node(node: Node, seen: set[int]) -> None:
+def _check_node(node: SpecNode, seen: set[int]) -> None:
     name(node.id, "id")
     if id(node.options) not in seen:
         seen.add(id(node.options))

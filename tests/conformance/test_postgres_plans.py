@@ -96,7 +96,7 @@ def looked_at(plan: dict[str, Any]) -> int:
 READS: dict[str, tuple[int, Callable[[PostgresMetadataStore], Awaitable[object]]]] = {
     "find_run": (1, lambda store: store.find_run("default", "id-s00077")),
     "find_request": (1, lambda store: store.find_request("default", "r-s00077")),
-    "read_receipt": (1, lambda store: store.read_receipt("77")),
+    "read_tombstone": (1, lambda store: store.read_tombstone("77")),
     "latest_events": (1, lambda store: store.latest_events("s00077", limit=PAGE)),
     "find_event": (1, lambda store: store.find_event("s00077", "k", "e")),
     "load_run": (5, lambda store: store.load_run("s00077")),

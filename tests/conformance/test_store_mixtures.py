@@ -20,19 +20,19 @@ from perdure.storage.rows import (
     AddRun,
     ConsumeEvent,
     DeleteRun,
-    DropReceipts,
+    DropTombstones,
     EngineRow,
     EntryResult,
-    KeepReceipts,
+    KeepTombstones,
     Limit,
     Mail,
     PutSpec,
     PutTask,
-    Receipt,
     RunRow,
     SetDormant,
     SetRun,
     TaskRow,
+    Tombstone,
     UseBlobs,
     Write,
 )
@@ -86,8 +86,8 @@ def write(chance: random.Random, moment: int) -> Write:
         UseBlobs(name, (f"blob-{chance.randrange(3)}",)),
         Mail(name, "letter", b"text"),
         DeleteRun(name),
-        KeepReceipts((Receipt(f"receipt-{chance.randrange(3)}", b"data", moment + chance.randrange(20)),)),
-        DropReceipts(moment, 100),
+        KeepTombstones((Tombstone(f"tombstone-{chance.randrange(3)}", b"data", moment + chance.randrange(20)),)),
+        DropTombstones(moment, 100),
     ]
     return chance.choice(kinds)
 
@@ -148,7 +148,7 @@ async def everything(store: MetadataStore) -> dict[str, Any]:
     for number in range(len(RUNS) // 2):
         run = await store.find_run("default", f"workflow-{number}")
         found["current"][number] = run and run.run_id
-    found["receipts"] = [await store.read_receipt(f"receipt-{number}") for number in range(3)]
+    found["tombstones"] = [await store.read_tombstone(f"tombstone-{number}") for number in range(3)]
     found["specs"] = await store.read_specs([f"spec-{number}" for number in range(4)])
     found["mail"] = [(mail.run_id, mail.kind) for mail in await store.read_mail(limit=1_000)]
     blobs = [f"blob-{number}" for number in range(3)]

@@ -25,7 +25,7 @@ import perdure
 from faults.s3_proxy import proxied
 from fleet import Engine, engines, owners
 from perdure import errors, graphwire
-from perdure.model import Node, Spec, WaitEvent
+from perdure.model import Spec, SpecNode, WaitEvent
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2_grpc
 from perdure.v1 import workflow_service_pb2 as pb
 from postgres import PostgresServer
@@ -143,7 +143,7 @@ async def refusal(address: str, call: str, request: Any) -> tuple[grpc.StatusCod
 
 def requests_about_what_is_stored() -> dict[str, Any]:
     """One for each call that has one answer: about what is not in memory."""
-    source = spec_pb2.WorkflowSource(spec=graphwire.spec_to_proto(Spec((Node("w", WaitEvent("go")),), "w")))
+    source = spec_pb2.WorkflowSource(spec=graphwire.spec_to_proto(Spec((SpecNode("w", WaitEvent("go")),), "w")))
     requests: dict[str, Any] = {
         "Run": pb.RunRequest(workflow_id="refused", source=source),
         "BatchRun": pb.BatchRunRequest(sources=[source], items=[pb.RunItem(workflow_id="refused")]),

@@ -266,5 +266,5 @@ async def test_a_token_of_a_snapshot_is_of_those_runs(stubs: Stubs) -> None:
 
 def test_the_first_item_of_a_page_is_always_taken() -> None:
     page = pages.Page(bytes_max=10)
-    assert page.takes(pb.DeleteWorkflowRequest(workflow_id="x" * 100))
-    assert not page.takes(pb.DeleteWorkflowRequest())
+    assert page.fits(pb.DeleteWorkflowRequest(workflow_id="x" * 100))
+    assert not page.fits(pb.DeleteWorkflowRequest())

@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 
 import perdure
 from perdure import RunStatus, TaskStatus, errors, graphwire
-from perdure.model import Node, Spec, WaitEvent
+from perdure.model import Spec, SpecNode, WaitEvent
 from perdure.v1 import spec_pb2, workflow_service_pb2
 
 QUICK = perdure.RetryPolicy(initial_interval=0.01)
@@ -175,7 +175,7 @@ async def test_metadata_must_be_json(client: perdure.Client, about: Any, kind: t
 
 
 async def test_the_service_checks_too(client: perdure.Client) -> None:
-    graph = graphwire.spec_to_proto(Spec((Node("s", WaitEvent("k")),), "s"))
+    graph = graphwire.spec_to_proto(Spec((SpecNode("s", WaitEvent("k")),), "s"))
     request = workflow_service_pb2.RunRequest(
         workflow_id="w", request_id="r", source=spec_pb2.WorkflowSource(spec=graph)
     )

@@ -6,12 +6,12 @@ from perdure.model import (
     NULL,
     Call,
     Function,
-    Node,
     NodeRef,
-    RetryPolicy,
+    RetryRule,
     RunStatus,
     Sleep,
     Spec,
+    SpecNode,
     TaskOptions,
     TaskRef,
     Wait,
@@ -20,12 +20,12 @@ from perdure.model import (
 from simulation.executor import VOLATILE
 
 RETRY = TaskOptions(
-    retry=RetryPolicy(max_attempts=12, initial_interval_ms=200, max_interval_ms=5_000, application_errors=True)
+    retry=RetryRule(max_attempts=12, initial_interval_ms=200, max_interval_ms=5_000, application_errors=True)
 )
-ONCE = TaskOptions(retry=RetryPolicy(max_attempts=12, application_errors=False))
+ONCE = TaskOptions(retry=RetryRule(max_attempts=12, application_errors=False))
 
 
-def call(node_id: str, program: str, *needs: str, catch: bool = False, limit_ms: int | None = None) -> Node:
+def call(node_id: str, program: str, *needs: str, catch: bool = False, limit_ms: int | None = None) -> SpecNode:
     """A task with an id that begins with "v_" is volatile."""
     base = ONCE if program == "broken" else RETRY
     options = TaskOptions(
@@ -34,10 +34,10 @@ def call(node_id: str, program: str, *needs: str, catch: bool = False, limit_ms:
         attempt_timeout_ms=limit_ms,
         checkpoint=not node_id.startswith(VOLATILE),
     )
-    return Node(node_id, Call(Function(program, program), NULL, tuple(NodeRef(n) for n in needs)), options=options)
+    return SpecNode(node_id, Call(Function(program, program), NULL, tuple(NodeRef(n) for n in needs)), options=options)
 
 
-def spec(*nodes: Node) -> Spec:
+def spec(*nodes: SpecNode) -> Spec:
     return Spec(nodes, nodes[-1].id)
 
 
@@ -46,8 +46,8 @@ GRAPHS = {
     "pair": spec(call("p", "value"), call("q", "flaky:1", "p")),
     "deep": spec(call("d", "grow:pair"), call("e", "value", "d")),
     "bad": spec(call("x", "value"), call("y", "broken", "x")),
-    "sleepy": spec(Node("s", Sleep(delay_ms=700)), call("t", "value", "s")),
-    "rest": spec(Node("v", Wait((TaskRef("a"), TaskRef("b")), num_returns=2)), call("r", "value", "v")),
+    "sleepy": spec(SpecNode("s", Sleep(delay_ms=700)), call("t", "value", "s")),
+    "rest": spec(SpecNode("v", Wait((TaskRef("a"), TaskRef("b")), num_returns=2)), call("r", "value", "v")),
     "lump": spec(call("l", "flaky:1"), call("z", "large", "l")),
     "loose": spec(call("v_x", "flaky:1"), call("y", "value", "v_x"), call("v_z", "value", "y")),
 }
@@ -81,17 +81,17 @@ SHAPES: dict[str, tuple[Spec, int, RunStatus]] = {
     "waits": (
         spec(
             call("a", "value"),
-            Node("w1", WaitEvent("k"), after=("a",)),
-            Node("w2", WaitEvent("k")),
+            SpecNode("w1", WaitEvent("k"), after=("a",)),
+            SpecNode("w2", WaitEvent("k")),
             call("b", "value", "w1", "w2"),
         ),
         2,
         RunStatus.SUCCESSFUL,
     ),
-    "sleeps": (spec(Node("s", Sleep(delay_ms=90_000)), call("a", "value", "s")), 0, RunStatus.SUCCESSFUL),
+    "sleeps": (spec(SpecNode("s", Sleep(delay_ms=90_000)), call("a", "value", "s")), 0, RunStatus.SUCCESSFUL),
     "late": (
         spec(
-            Node("w", WaitEvent("never", timeout_ms=40_000), options=TaskOptions(catch_exceptions=True)),
+            SpecNode("w", WaitEvent("never", timeout_ms=40_000), options=TaskOptions(catch_exceptions=True)),
             call("a", "value", "w"),
         ),
         0,
@@ -102,7 +102,7 @@ SHAPES: dict[str, tuple[Spec, int, RunStatus]] = {
             call("a", "value"),
             call("b", "flaky:1"),
             call("never", "hang:99"),
-            Node("w", Wait((NodeRef("a"), NodeRef("b"), NodeRef("never")), timeout_ms=30_000)),
+            SpecNode("w", Wait((NodeRef("a"), NodeRef("b"), NodeRef("never")), timeout_ms=30_000)),
             call("c", "grow:rest", "w"),
         ),
         0,
@@ -113,7 +113,7 @@ SHAPES: dict[str, tuple[Spec, int, RunStatus]] = {
             call("v_a", "value"),
             call("v_b", "lost:1", "v_a"),
             call("c", "value", "v_b"),
-            Node("w1", WaitEvent("k"), after=("c",)),
+            SpecNode("w1", WaitEvent("k"), after=("c",)),
             call("v_d", "grow:loose", "v_b", "w1"),
             call("e", "value", "v_d", "c"),
             call("v_f", "value", "e"),
@@ -135,7 +135,7 @@ MORE_SHAPES = SHAPES | {
     "heaviest": (
         spec(
             call("x", "large"),
-            Node("w", WaitEvent("k"), after=("x",)),
+            SpecNode("w", WaitEvent("k"), after=("x",)),
             call("d", "grow:lump", "w"),
             call("y", "value", "x", "d"),
         ),

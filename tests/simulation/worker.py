@@ -33,7 +33,7 @@ Item = tuple[int, Assignment]
 
 
 class Worker:
-    """Implements the session's Inbox, as the lease does. `exited`: told how the process ended, "" for well."""
+    """Implements the session's MainThread, as the lease does. `exited`: told how the process ended, "" for well."""
 
     def __init__(
         self,

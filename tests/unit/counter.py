@@ -256,8 +256,8 @@ class Counters:
         return lambda _machine: (failed, ())
 
 
-def counter_of(target: int) -> source.Source:
+def counter_of(target: int) -> source.RunSource:
     """What a client would submit."""
     data = str(target).encode()
     digest = hashlib.sha256(data)
-    return source.Source(Counters(), target, data, digest, digest.hexdigest(), "counter", frozenset(), frozenset(), ())
+    return source.RunSource(Counters(), target, data, digest, digest.hexdigest(), "counter", frozenset(), frozenset(), ())

@@ -30,30 +30,30 @@ from perdure.model import (
     Failure,
     FailureKind,
     Function,
-    Node,
     NodeRef,
     Payload,
-    RetryPolicy,
+    RetryRule,
     RunStatus,
     Spec,
+    SpecNode,
     TaskOptions,
     TaskStatus,
 )
 
 FUNCTION = Function("key", "module.function")
 VALUE = Payload("json/plain", b"1")
-ONCE = TaskOptions(retry=RetryPolicy(max_attempts=1))
-CATCH = TaskOptions(retry=RetryPolicy(max_attempts=1), catch_exceptions=True)
+ONCE = TaskOptions(retry=RetryRule(max_attempts=1))
+CATCH = TaskOptions(retry=RetryRule(max_attempts=1), catch_exceptions=True)
 ERROR = Failure(FailureKind.APPLICATION, "builtins.ValueError", "no", base_types=())
 COUNTED_MAX = 1_000
 """Larger graphs are not counted after every event."""
 
 
-def call(node_id: str, *needs: str, options: TaskOptions = ONCE) -> Node:
-    return Node(node_id, Call(FUNCTION, NULL, tuple(NodeRef(need) for need in needs)), options=options)
+def call(node_id: str, *needs: str, options: TaskOptions = ONCE) -> SpecNode:
+    return SpecNode(node_id, Call(FUNCTION, NULL, tuple(NodeRef(need) for need in needs)), options=options)
 
 
-def graph(*nodes: Node) -> Spec:
+def graph(*nodes: SpecNode) -> Spec:
     return Spec(nodes, nodes[-1].id)
 
 

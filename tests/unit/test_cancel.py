@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from perdure import errors
-from perdure.model import Node, RunStatus, WaitEvent
+from perdure.model import RunStatus, SpecNode, WaitEvent
 from perdure.storage.ports import StorageFull, StorageUnavailable, Unstorable
 from unit.driver import VALUE, call, graph
 from unit.engine_by_hand import Engine, running_engine, soon
 
 CHAIN = graph(call("a"), call("b", "a"))
-WAITS = graph(Node("w", WaitEvent("go")), call("b", "w"))
+WAITS = graph(SpecNode("w", WaitEvent("go")), call("b", "w"))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from perdure.model import InvalidSpec
 from perdure.service.api import requests
 from perdure.service.api.filters import parse_filter, parse_order
 from perdure.service.machines.graphs import source_of
-from perdure.service.machines.source import Source
+from perdure.service.machines.source import RunSource
 from perdure.v1 import payload_pb2, spec_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 
@@ -69,7 +69,7 @@ GRAPHS = [
 ]
 
 
-def source(message: spec_pb2.WorkflowSpec) -> Source:
+def source(message: spec_pb2.WorkflowSpec) -> RunSource:
     """As the service makes it of a request."""
     spec = requests.spec(message)
     requests.check_payloads(spec)

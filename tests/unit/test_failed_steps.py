@@ -10,7 +10,7 @@ import pytest
 from perdure import graphwire, wire
 from perdure.engine.graph_run.run import Run
 from perdure.engine.messages import CancelRequested, EventArrived, TaskSucceeded
-from perdure.model import Failure, FailureKind, Node, RunStatus, Spec, TaskStatus, WaitEvent
+from perdure.model import Failure, FailureKind, RunStatus, Spec, SpecNode, TaskStatus, WaitEvent
 from perdure.service.api.places import Place
 from perdure.service.api.watch import Watcher
 from perdure.service.common import aside
@@ -124,7 +124,7 @@ async def test_attempts_that_earlier_steps_begin_are_stopped(engine: Engine, bre
 async def test_an_event_that_is_durable_is_not_lost(
     engine: Engine, break_: Break, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await engine.start(graph(Node("w", WaitEvent("go")), call("b", "w")))
+    await engine.start(graph(SpecNode("w", WaitEvent("go")), call("b", "w")))
     with monkeypatch.context():
         break_("apply", lambda _run, event: isinstance(event, EventArrived))
         await engine.kernel.events.send("default", "w", key="go", event_id="1", payload=VALUE)

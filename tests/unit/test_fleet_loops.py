@@ -11,7 +11,7 @@ import pytest
 
 from patience import PATIENCE_S
 from perdure import graphwire, wire
-from perdure.model import Node, Payload, RunStatus, Spec, WaitEvent
+from perdure.model import Payload, RunStatus, Spec, SpecNode, WaitEvent
 from perdure.service.executors.port import Executor
 from perdure.service.fleet import follower, membership, post, slots
 from perdure.service.fleet.letters import CANCEL, event_letter
@@ -113,7 +113,7 @@ class Distant(MemoryMetadataStore):
 
 async def test_an_event_that_a_sleeping_run_does_not_want_holds_up_no_others() -> None:
     """The run leaves memory as soon as it was loaded, for nothing has changed for it."""
-    data = graphwire.encode_spec(Spec((Node("go", WaitEvent("go")),), "go"))
+    data = graphwire.encode_spec(Spec((SpecNode("go", WaitEvent("go")),), "go"))
     shared = SharedMemory()
     other = shared.member()
     async with at_work(Distant(shared)) as kernel:

@@ -16,7 +16,7 @@ import perdure
 from perdure import codec, conversion, graph
 from perdure.arguments import decode_arguments
 from perdure.conversion import to_spec
-from perdure.model import Attribute, Call, Index, InputRef, Key, Node, NodeRef, Sleep, Spec, WaitEvent
+from perdure.model import Attribute, Call, Index, InputRef, Key, NodeRef, Sleep, Spec, SpecNode, WaitEvent
 
 
 @perdure.task
@@ -45,7 +45,7 @@ def arguments_of(call: Call) -> tuple[Any, Any]:
     return decode_arguments(call.arguments, lambda index, nested: call.refs[index])
 
 
-def output_of(spec: Spec) -> Node:
+def output_of(spec: Spec) -> SpecNode:
     (node,) = [node for node in spec.nodes if node.id == spec.output]
     return node
 

@@ -20,14 +20,14 @@ from perdure.model import (
     InputRef,
     InvalidSpec,
     Key,
-    Node,
     NodeRef,
     Payload,
     Resources,
-    RetryPolicy,
+    RetryRule,
     Shape,
     Sleep,
     Spec,
+    SpecNode,
     TaskOptions,
     TaskRef,
     Wait,
@@ -58,7 +58,7 @@ scheduling = (
 shapes = st.builds(Shape, resources, objects, scheduling)
 durations = st.integers(0, 315_576_000_000_000)
 retries = st.builds(
-    RetryPolicy,
+    RetryRule,
     st.just(-1) | st.integers(1, 2**31 - 1),
     durations,
     durations,
@@ -92,7 +92,7 @@ moments = st.integers(-62_135_596_800_000, 253_402_300_799_999)
 @st.composite
 def specs(draw: st.DrawFn) -> Spec:
     """Any graph: nodes refer to those before them."""
-    nodes: list[Node] = []
+    nodes: list[SpecNode] = []
     functions = draw(st.lists(pickled | registered, min_size=1, max_size=3, unique_by=lambda function: function.key))
     for number in range(draw(st.integers(1, 6))):
         before = [node.id for node in nodes]
@@ -112,7 +112,7 @@ def specs(draw: st.DrawFn) -> Spec:
         sleeps = durations.map(lambda ms: Sleep(delay_ms=ms)) | moments.map(lambda ms: Sleep(until_ms=ms))
         action = draw(calls | waits | sleeps | wait_fors)
         after = () if isinstance(action, Wait) else tuple(draw(some))
-        nodes.append(Node(f"n{number}", action, after, draw(options)))
+        nodes.append(SpecNode(f"n{number}", action, after, draw(options)))
     return Spec(tuple(nodes), draw(st.sampled_from(nodes)).id)
 
 
@@ -148,8 +148,8 @@ def test_any_bytes_are_a_graph_or_an_error(data: bytes) -> None:
 
 def test_what_is_equal_is_shared() -> None:
     function = Function("m:f@", "m:f")
-    busy = TaskOptions(retry=RetryPolicy(max_attempts=9))
-    nodes = tuple(Node(f"n{number}", Call(function, Payload("x")), (), busy) for number in range(50))
+    busy = TaskOptions(retry=RetryRule(max_attempts=9))
+    nodes = tuple(SpecNode(f"n{number}", Call(function, Payload("x")), (), busy) for number in range(50))
     message = graphwire.spec_to_proto(Spec(nodes, "n0"))
     assert len(message.functions) == 1
     back = graphwire.spec_from_proto(message)
@@ -233,7 +233,7 @@ def test_a_retry_policy_that_says_little_means_the_usual() -> None:
     spec = graphwire.spec_from_proto(
         graph_of(spec_pb2.Node(id="a", task=call(), options=spec_pb2.TaskOptions(retry=message)))
     )
-    assert spec.nodes[0].options.retry == RetryPolicy(initial_interval_ms=2_000, max_interval_ms=200_000)
+    assert spec.nodes[0].options.retry == RetryRule(initial_interval_ms=2_000, max_interval_ms=200_000)
 
 
 def deep(levels: int) -> spec_pb2.Arg:

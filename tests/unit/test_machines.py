@@ -12,12 +12,12 @@ import pytest
 
 from perdure import errors, graphwire
 from perdure.engine.messages import TaskSucceeded
-from perdure.model import Node, Payload, RunStatus, Spec, WaitEvent
+from perdure.model import Payload, RunStatus, Spec, SpecNode, WaitEvent
 from perdure.service.executors.port import Executor, GraphReturned
 from perdure.service.kernel import Kernel
 from perdure.service.machines.graphs import GRAPHS, source_of
 from perdure.service.machines.kinds import Kinds
-from perdure.service.machines.source import Source
+from perdure.service.machines.source import RunSource
 from perdure.service.operations.asked import NewRun
 from perdure.storage.examine import examine_rows
 from perdure.storage.memory.store import MemoryMetadataStore
@@ -54,7 +54,7 @@ class Engine:
             max_pending=9,
         )
 
-    async def submit(self, name: str, source: Source) -> str:
+    async def submit(self, name: str, source: RunSource) -> str:
         view, _ = await self.kernel.submissions.submit(NewRun("default", name, f"request {name}", source))
         return view.row.run_id
 
@@ -88,12 +88,12 @@ async def life(store: MetadataStore, kinds: Kinds = BOTH, max_running: int = -1)
         await engine.kernel.stop(grace_s=1)
 
 
-def graph_source(spec: Spec) -> Source:
+def graph_source(spec: Spec) -> RunSource:
     return source_of(spec, graphwire.encode_spec(spec))
 
 
-def waiting_graph() -> Source:
-    return graph_source(graph(Node("go", WaitEvent("add")), call("last", "go")))
+def waiting_graph() -> RunSource:
+    return graph_source(graph(SpecNode("go", WaitEvent("add")), call("last", "go")))
 
 
 async def test_a_run_of_another_kind_ends_after_restarts(store: MetadataStore) -> None:

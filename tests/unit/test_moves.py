@@ -12,7 +12,7 @@ import pytest
 
 from perdure import errors, graphwire
 from perdure.ids import TimeOrderedIds
-from perdure.model import Node, RunStatus, Spec, WaitEvent
+from perdure.model import RunStatus, Spec, SpecNode, WaitEvent
 from perdure.service.executors.port import Executor
 from perdure.service.kernel import Kernel
 from perdure.service.machines.graphs import source_of
@@ -21,7 +21,7 @@ from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
 from perdure.storage.rows import Committed, RunRow, SetRun
 
-GRAPH = Spec((Node("w", WaitEvent("go")),), "w")
+GRAPH = Spec((SpecNode("w", WaitEvent("go")),), "w")
 
 
 class Store(MemoryMetadataStore):

@@ -10,8 +10,7 @@ import pytest
 import perdure
 from perdure import errors
 from perdure.codec import decode
-from perdure.model import Payload, Resources, Shape, TaskOptions
-from perdure.model import RetryPolicy as ModelRetryPolicy
+from perdure.model import Payload, Resources, RetryRule, Shape, TaskOptions
 from perdure.options import Options
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -92,7 +91,7 @@ def test_a_wrong_retry_policy_is_refused_where_it_is_made(wrong: dict[str, Any],
 
 def test_nothing_given_is_the_model_default_but_for_errors_of_users() -> None:
     """Ray's rule: lost workers are tried again three times, errors only if that was asked for."""
-    assert Options().to_model() == TaskOptions(retry=ModelRetryPolicy(application_errors=False))
+    assert Options().to_model() == TaskOptions(retry=RetryRule(application_errors=False))
 
 
 def test_everything_given_arrives() -> None:
@@ -119,9 +118,7 @@ def test_everything_given_arrives() -> None:
     assert options.to_model() == TaskOptions(
         task_id="charge",
         shape=Shape(resources, '{"env_vars":{"A":"1"},"pip":["x"]}', "SPREAD"),
-        retry=ModelRetryPolicy(
-            6, 250, 8_000, 3, 0, True, retryable_types=("builtins.ConnectionError", "builtins.KeyError")
-        ),
+        retry=RetryRule(6, 250, 8_000, 3, 0, True, retryable_types=("builtins.ConnectionError", "builtins.KeyError")),
         attempt_timeout_ms=60_000,
         catch_exceptions=True,
         checkpoint=False,

@@ -15,7 +15,7 @@ import perdure
 from perdure import graphwire, raydag
 from perdure.codec import decode
 from perdure.conversion import to_spec
-from perdure.model import Payload, Resources, RetryPolicy, TaskOptions
+from perdure.model import Payload, Resources, RetryRule, TaskOptions
 
 
 def plain(value: int = 1) -> int:
@@ -28,9 +28,9 @@ def model_of(remote: Any, *args: Any) -> TaskOptions:
     return node.options
 
 
-def at_once(max_attempts: int, **given: Any) -> RetryPolicy:
+def at_once(max_attempts: int, **given: Any) -> RetryRule:
     """Ray makes no pauses between attempts."""
-    return RetryPolicy(max_attempts, initial_interval_ms=0, jitter=0, **given)
+    return RetryRule(max_attempts, initial_interval_ms=0, jitter=0, **given)
 
 
 def test_nothing_given_is_rays_default() -> None:
@@ -67,7 +67,7 @@ def test_options_of_the_decorator_and_of_the_call_are_merged() -> None:
         ({"retry_exceptions": []}, at_once(4, application_errors=False)),
     ],
 )
-def test_retries(options: dict[str, Any], retry: RetryPolicy) -> None:
+def test_retries(options: dict[str, Any], retry: RetryRule) -> None:
     assert model_of(ray.remote(**options)(plain)).retry == retry
     assert model_of(ray.remote(plain).options(**options)).retry == retry
 

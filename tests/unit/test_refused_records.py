@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from perdure import errors, graphwire
-from perdure.model import Failure, FailureKind, Node, RunStatus, Spec, TaskOptions, WaitEvent
+from perdure.model import Failure, FailureKind, RunStatus, Spec, SpecNode, TaskOptions, WaitEvent
 from perdure.service.executors.port import GraphReturned
 from perdure.storage.ports import Entry, Unstorable
 from perdure.storage.rows import AddRun, Committed, PutTask, SetRun, Write
@@ -17,7 +17,7 @@ from unit.engine_by_hand import NOW_MS, Engine, Store, running_engine, soon
 
 CHAIN = graph(call("a"), call("b", "a"))
 PAIR = graph(call("a"), call("b"), call("c", "a", "b"))
-WAITS = graph(Node("w", WaitEvent("go")), call("b", "w"))
+WAITS = graph(SpecNode("w", WaitEvent("go")), call("b", "w"))
 
 
 @pytest.fixture
@@ -162,8 +162,8 @@ async def test_an_event_is_refused_and_the_run_goes_on(engine: Engine) -> None:
 
 
 BAD_GRAPHS: list[Spec] = [
-    Spec((Node("part\0", WaitEvent("k")),), "part\0"),
-    Spec((Node("part", WaitEvent("a\nb")),), "part"),
+    Spec((SpecNode("part\0", WaitEvent("k")),), "part\0"),
+    Spec((SpecNode("part", WaitEvent("a\nb")),), "part"),
     Spec((replace(call("part"), options=TaskOptions(task_id="a\nb")),), "part"),
 ]
 

@@ -10,7 +10,7 @@ import pytest
 
 from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
-from perdure.model import NULL, Call, Failure, FailureKind, Function, Node, Payload, Shape, Spec
+from perdure.model import NULL, Call, Failure, FailureKind, Function, Payload, Shape, Spec, SpecNode
 from perdure.service.executors import renewing as renewing_module
 from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Waiting, WaitReason, Work
 from perdure.service.executors.renewing import RenewingExecutor
@@ -119,7 +119,7 @@ async def test_what_comes_late_is_put_anew_first(stage: Stage) -> None:
 
 async def test_an_attempt_whose_value_is_gone_was_in_vain(stage: Stage) -> None:
     function = Function("f", "f", code=blob_of(stage, b"code"))
-    graph = graphwire.encode_spec(Spec((Node("n", Call(function, NULL)),), "n"))
+    graph = graphwire.encode_spec(Spec((SpecNode("n", Call(function, NULL)),), "n"))
     error = Failure(FailureKind.APPLICATION, "E", "large", error=blob_of(stage, b"error"))
     reports: list[Report] = [
         TaskSucceeded("a", 1, blob_of(stage, b"value"), 6),

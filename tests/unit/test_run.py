@@ -28,12 +28,12 @@ from perdure.model import (
     Call,
     FailureKind,
     InputRef,
-    Node,
     NodeRef,
-    RetryPolicy,
+    RetryRule,
     RunStatus,
     Sleep,
     Spec,
+    SpecNode,
     TaskOptions,
     TaskStatus,
     Wait,
@@ -61,7 +61,7 @@ def test_the_record_of_an_output_stands_before_what_it_allows() -> None:
 
 
 def test_a_node_that_comes_first_without_giving_a_value_is_waited_for() -> None:
-    run = Driver(Spec((call("a"), Node("b", Call(FUNCTION, NULL), after=("a",))), "b"))
+    run = Driver(Spec((call("a"), SpecNode("b", Call(FUNCTION, NULL), after=("a",))), "b"))
     assert run.dispatched == [("a", 1)]
     run.succeed("a")
     assert run.dispatched == [("a", 1), ("b", 1)]
@@ -69,7 +69,7 @@ def test_a_node_that_comes_first_without_giving_a_value_is_waited_for() -> None:
 
 
 def test_inputs_of_the_run_are_named() -> None:
-    run = Driver(Spec((Node("a", Call(FUNCTION, NULL, (InputRef("x"),))),), "a"))
+    run = Driver(Spec((SpecNode("a", Call(FUNCTION, NULL, (InputRef("x"),))),), "a"))
     assert run.inputs["a"] == (Source(input="x"),)
 
 
@@ -113,7 +113,7 @@ def test_nothing_happens_after_the_end() -> None:
 # ------------------------------------------------------------------------------ retries
 
 
-RETRY = TaskOptions(retry=RetryPolicy(max_attempts=3, initial_interval_ms=100, jitter=0, application_errors=True))
+RETRY = TaskOptions(retry=RetryRule(max_attempts=3, initial_interval_ms=100, jitter=0, application_errors=True))
 
 
 def test_a_failed_attempt_is_tried_again_after_a_growing_pause() -> None:
@@ -163,7 +163,7 @@ def test_counters_of_failures_survive_a_restart() -> None:
 
 
 def test_errors_of_user_code_are_not_retried_unless_asked() -> None:
-    options = TaskOptions(retry=RetryPolicy(max_attempts=3, application_errors=False))
+    options = TaskOptions(retry=RetryRule(max_attempts=3, application_errors=False))
     run = Driver(graph(call("a", options=options)))
     run.fail("a")
     assert run.status is RunStatus.FAILED
@@ -207,7 +207,7 @@ def test_a_caught_failure_is_a_value() -> None:
 
 def test_a_lost_worker_is_caught_once_its_retries_are_used_up() -> None:
     options = replace(
-        CATCH, retry=RetryPolicy(max_attempts=2, initial_interval_ms=100, jitter=0, application_errors=True)
+        CATCH, retry=RetryRule(max_attempts=2, initial_interval_ms=100, jitter=0, application_errors=True)
     )
     run = Driver(graph(call("a", options=options), call("b", "a")))
     run.apply(AttemptLost("a", 1, "gone", 10))
@@ -297,7 +297,7 @@ def test_a_resume_inside_a_returned_graph() -> None:
 
 
 def test_a_sleep_interrupted_by_a_failure_does_not_start_over() -> None:
-    run = Driver(graph(Node("s", Sleep(delay_ms=5_000)), call("a"), call("z", "s", "a")))
+    run = Driver(graph(SpecNode("s", Sleep(delay_ms=5_000)), call("a"), call("z", "s", "a")))
     run.fail("a")
     run = run.resumed(1_000)
     assert run.timers == [SetTimer("s", 1, 5_000)]
@@ -305,7 +305,7 @@ def test_a_sleep_interrupted_by_a_failure_does_not_start_over() -> None:
 
 
 def test_cancelling_ends_everything() -> None:
-    run = Driver(graph(call("a"), Node("w", WaitEvent("k")), call("c", "a", "w")))
+    run = Driver(graph(call("a"), SpecNode("w", WaitEvent("k")), call("c", "a", "w")))
     run.apply(CancelRequested("enough", 50))
     assert run.cancelled == [("a", 1)]
     assert run.status is RunStatus.CANCELED
@@ -358,7 +358,7 @@ def test_tail_recursion_is_a_loop(depth: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda i: call(f"n{i}", f"n{i - 1}"), lambda i: Node(f"n{i}", WaitEvent("k"), after=(f"n{i - 1}",))]
+    "make", [lambda i: call(f"n{i}", f"n{i - 1}"), lambda i: SpecNode(f"n{i}", WaitEvent("k"), after=(f"n{i - 1}",))]
 )
 def test_long_chains_need_no_recursion(make: object) -> None:
     length = 10_000
@@ -375,7 +375,7 @@ def test_long_chains_need_no_recursion(make: object) -> None:
 
 
 def test_an_event_reaches_its_waiter_once() -> None:
-    run = Driver(graph(Node("w", WaitEvent("k")), call("a", "w")))
+    run = Driver(graph(SpecNode("w", WaitEvent("k")), call("a", "w")))
     assert run.run.is_dormant
     commands = run.apply(EventArrived(7, "k", VALUE, 50))
     assert [type(command) for command in commands] == [ConsumeEvent, RecordTask, Dispatch]
@@ -384,7 +384,7 @@ def test_an_event_reaches_its_waiter_once() -> None:
 
 
 def test_an_early_event_is_kept_also_over_a_restart() -> None:
-    run = Driver(graph(call("a"), Node("w", WaitEvent("k"), after=("a",))))
+    run = Driver(graph(call("a"), SpecNode("w", WaitEvent("k"), after=("a",))))
     assert run.apply(EventArrived(3, "k", VALUE, 5)) == []
     again = run.restarted()
     again.succeed("a")
@@ -393,8 +393,8 @@ def test_an_early_event_is_kept_also_over_a_restart() -> None:
 
 
 def test_events_of_one_key_are_delivered_in_order() -> None:
-    first = Node("w1", WaitEvent("k"))
-    second = Node("w2", WaitEvent("k"), after=("w1",))
+    first = SpecNode("w1", WaitEvent("k"))
+    second = SpecNode("w2", WaitEvent("k"), after=("w1",))
     run = Driver(Spec((first, second), "w2"))
     run.apply(EventArrived(1, "other", VALUE, 5))
     run.apply(EventArrived(2, "k", VALUE, 5))
@@ -404,11 +404,11 @@ def test_events_of_one_key_are_delivered_in_order() -> None:
 
 def test_what_waits_says_so_after_a_restart_and_since_when() -> None:
     waits = (
-        Node("early", WaitEvent("k")),
-        Node("late", WaitEvent("k"), after=("a",)),
-        Node("never", WaitEvent("k"), after=("b",)),
+        SpecNode("early", WaitEvent("k")),
+        SpecNode("late", WaitEvent("k"), after=("a",)),
+        SpecNode("never", WaitEvent("k"), after=("b",)),
     )
-    run = Driver(graph(call("a"), call("b", "late"), *waits, Node("both", Wait((NodeRef("a"), NodeRef("b")), 2))))
+    run = Driver(graph(call("a"), call("b", "late"), *waits, SpecNode("both", Wait((NodeRef("a"), NodeRef("b")), 2))))
     run.apply(TaskSucceeded("a", 1, VALUE, at_ms=70))
     run = run.restarted(at_ms=None)
     run.run.settle(began_ms=40)
@@ -429,7 +429,7 @@ def test_what_waits_says_so_after_a_restart_and_since_when() -> None:
 
 def test_an_event_wait_times_out() -> None:
     options = TaskOptions(catch_exceptions=True)
-    run = Driver(graph(Node("w", WaitEvent("k", timeout_ms=100), options=options), call("a", "w")))
+    run = Driver(graph(SpecNode("w", WaitEvent("k", timeout_ms=100), options=options), call("a", "w")))
     assert run.records["w"].wake_ms == 100
     again = run.restarted(at_ms=60)
     assert again.timers == [SetTimer("w", 1, 100)]
@@ -440,14 +440,14 @@ def test_an_event_wait_times_out() -> None:
 
 
 def test_an_event_in_time_makes_the_timer_void() -> None:
-    run = Driver(graph(Node("w", WaitEvent("k", timeout_ms=100)), call("a", "w")))
+    run = Driver(graph(SpecNode("w", WaitEvent("k", timeout_ms=100)), call("a", "w")))
     run.apply(EventArrived(1, "k", VALUE, 50))
     assert run.apply(TimerFired("w", 1, 100)) == []
     assert run.records["w"].wake_ms is None
 
 
 def test_a_sleep_counts_from_when_it_is_ready_and_a_restart_does_not_move_it() -> None:
-    run = Driver(graph(call("a"), Node("s", Sleep(delay_ms=1_000), after=("a",)), call("b", "s")))
+    run = Driver(graph(call("a"), SpecNode("s", Sleep(delay_ms=1_000), after=("a",)), call("b", "s")))
     commands = run.succeed("a")
     assert [type(command) for command in commands] == [RecordTask, SetTimer, RecordTask]
     assert run.timers[-1].due_ms == 1_010
@@ -460,7 +460,7 @@ def test_a_sleep_counts_from_when_it_is_ready_and_a_restart_does_not_move_it() -
 
 def test_a_sleep_in_a_stopped_scope_never_wakes() -> None:
     run = Driver(graph(call("a", options=CATCH), call("b", "a")))
-    run.go_on("a", graph(call("x"), Node("s", Sleep(delay_ms=100)), call("y", "x", "s")))
+    run.go_on("a", graph(call("x"), SpecNode("s", Sleep(delay_ms=100)), call("y", "x", "s")))
     run.fail("x")
     assert run.records["s"].status is TaskStatus.CANCELED
     assert run.apply(TimerFired("s", 1, 200)) == []
@@ -481,7 +481,7 @@ def test_what_was_in_flight_runs_again_at_no_cost() -> None:
 
 def test_a_restart_at_any_point_ends_the_same() -> None:
     """Restart after every event of a run with everything in it: the records always suffice."""
-    spec = graph(call("a"), call("b", options=CATCH), Node("w", WaitEvent("k")), call("c", "a", "b", "w"))
+    spec = graph(call("a"), call("b", options=CATCH), SpecNode("w", WaitEvent("k")), call("c", "a", "b", "w"))
     steps: list[Event] = [
         TaskContinued("a", 1, graph(call("x"), call("y", "x")), "a's graph", 10),
         TaskFailed("b", 1, ERROR, 20),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from perdure.engine.graph_run.run import Run
 from perdure.engine.messages import EventArrived
-from perdure.model import Node, NodeRef, RunStatus, Sleep, TaskOptions, TaskStatus, Wait, WaitEvent
+from perdure.model import NodeRef, RunStatus, Sleep, SpecNode, TaskOptions, TaskStatus, Wait, WaitEvent
 from perdure.service.runs.views import TaskCounts, count_tasks
 from unit.driver import ONCE, VALUE, Driver, call, graph
 
@@ -14,7 +14,7 @@ VOLATILE = TaskOptions(retry=ONCE.retry, checkpoint=False)
 
 
 def test_each_state_is_told_as_clients_know_it() -> None:
-    run = Driver(graph(call("a"), call("b", "a"), Node("w", WaitEvent("k")), call("end", "b", "w")))
+    run = Driver(graph(call("a"), call("b", "a"), SpecNode("w", WaitEvent("k")), call("end", "b", "w")))
     assert count_tasks(run.run) == TaskCounts(4, pending=3, running=1, successful=0, failed=0, canceled=0)
     run.succeed("a")
     run.apply(EventArrived(1, "k", VALUE, 5))
@@ -32,8 +32,8 @@ def test_tasks_of_a_returned_graph_are_counted() -> None:
 
 
 def test_waits_are_counted_before_a_restored_run_goes_on() -> None:
-    wait = Node("w", Wait((NodeRef("a"),)))
-    again = Driver(graph(call("a"), Node("e", WaitEvent("k")), wait, call("end", "e", "w"))).restarted(at_ms=None)
+    wait = SpecNode("w", Wait((NodeRef("a"),)))
+    again = Driver(graph(call("a"), SpecNode("e", WaitEvent("k")), wait, call("end", "e", "w"))).restarted(at_ms=None)
     again.run.settle(began_ms=0)
     again.check_counts()
     assert again.run.graph.counts[TaskStatus.RUNNING] == 2
@@ -41,7 +41,7 @@ def test_waits_are_counted_before_a_restored_run_goes_on() -> None:
 
 def test_a_final_run_is_counted_whatever_its_records_say() -> None:
     run = Driver(
-        graph(call("v", options=VOLATILE), call("a", "v"), Node("s", Sleep(delay_ms=9)), call("end", "a", "s"))
+        graph(call("v", options=VOLATILE), call("a", "v"), SpecNode("s", Sleep(delay_ms=9)), call("end", "a", "s"))
     )
     run.succeed("v")
     run.succeed("a")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from perdure.engine.messages import AttemptStarted, CancelRequested, EventArrived, TaskContinued, TaskFailed, TimerFired
-from perdure.model import Node, NodeRef, RunStatus, Sleep, TaskStatus, Wait, WaitEvent
+from perdure.model import NodeRef, RunStatus, Sleep, SpecNode, TaskStatus, Wait, WaitEvent
 from unit.driver import CATCH, ERROR, VALUE, Driver, call, graph
 
 WAITING = {
-    "event": Node("w", WaitEvent("k")),
-    "event in time": Node("w", WaitEvent("k", timeout_ms=60_000)),
-    "sleep": Node("w", Sleep(delay_ms=60_000)),
-    "wait": Node("w", Wait((NodeRef("a"),))),
-    "wait in time": Node("w", Wait((NodeRef("a"),), timeout_ms=60_000)),
+    "event": SpecNode("w", WaitEvent("k")),
+    "event in time": SpecNode("w", WaitEvent("k", timeout_ms=60_000)),
+    "sleep": SpecNode("w", Sleep(delay_ms=60_000)),
+    "wait": SpecNode("w", Wait((NodeRef("a"),))),
+    "wait in time": SpecNode("w", Wait((NodeRef("a"),), timeout_ms=60_000)),
 }
 
 
@@ -59,7 +59,7 @@ def test_a_resumed_run_waits_as_long_again_but_does_not_sleep_twice(kind: str, d
 
 
 def test_waits_that_time_out_together_all_wait_again_after_a_resume() -> None:
-    waits = [Node(name, WaitEvent("k", timeout_ms=60_000)) for name in "vw"]
+    waits = [SpecNode(name, WaitEvent("k", timeout_ms=60_000)) for name in "vw"]
     run = Driver(graph(*waits, call("c", "v", "w")))
     first, second = run.timers
     run.apply(TimerFired(first.task_id, first.attempt, at_ms=60_000))
@@ -85,8 +85,8 @@ def test_a_cancellation_is_foretold_as_it_is_applied(kind: str) -> None:
 
 
 def test_a_stopped_scope_ends_what_waits_in_it() -> None:
-    run = Driver(graph(call("outer", options=CATCH), Node("beside", WaitEvent("k")), call("z", "outer", "beside")))
-    inner = graph(call("x"), Node("w", WaitEvent("k")), call("y", "x", "w"))
+    run = Driver(graph(call("outer", options=CATCH), SpecNode("beside", WaitEvent("k")), call("z", "outer", "beside")))
+    inner = graph(call("x"), SpecNode("w", WaitEvent("k")), call("y", "x", "w"))
     run.apply(TaskContinued("outer", 1, inner, "inner", 40))
     run.apply(TaskFailed("x", 1, ERROR, 50))
     assert (run.records["w"].status, run.records["w"].ended_ms) == (TaskStatus.CANCELED, 50)

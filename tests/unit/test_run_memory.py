@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from perdure.engine.graph_run.state import Scope, Task
-from perdure.model import Node, NodeRef, Wait, WaitEvent
+from perdure.model import NodeRef, SpecNode, Wait, WaitEvent
 from perdure.service.common.aside import NODES_AT_ONCE
 from unit.driver import Driver, call, graph
 from unit.engine_by_hand import running_engine
@@ -24,8 +24,8 @@ def no_collection() -> Iterator[None]:
 
 
 def fresh() -> Driver:
-    waits = Node("wait", Wait((NodeRef("a"), NodeRef("b"))))
-    return Driver(graph(call("a"), call("b", "a"), Node("event", WaitEvent("k")), waits, call("c", "b", "event")))
+    waits = SpecNode("wait", Wait((NodeRef("a"), NodeRef("b"))))
+    return Driver(graph(call("a"), call("b", "a"), SpecNode("event", WaitEvent("k")), waits, call("c", "b", "event")))
 
 
 def grown() -> Driver:

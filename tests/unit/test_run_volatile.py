@@ -7,12 +7,12 @@ from itertools import pairwise
 
 from perdure.engine.graph_run.run import DEFERRED_MAX
 from perdure.engine.messages import CancelRequested, Dispatch, TaskFailed, TaskSucceeded, TimerFired
-from perdure.model import Node, NodeRef, RetryPolicy, RunStatus, TaskOptions, TaskStatus, Wait
+from perdure.model import NodeRef, RetryRule, RunStatus, SpecNode, TaskOptions, TaskStatus, Wait
 from unit.driver import CATCH, ERROR, FUNCTION, ONCE, VALUE, Driver, call, graph
 
 NOT = replace(ONCE, checkpoint=False)
 KEPT = replace(ONCE, checkpoint=True)
-RETRY = replace(ONCE, retry=RetryPolicy(max_attempts=3, initial_interval_ms=100, jitter=0, application_errors=True))
+RETRY = replace(ONCE, retry=RetryRule(max_attempts=3, initial_interval_ms=100, jitter=0, application_errors=True))
 
 
 def test_an_output_without_a_checkpoint_is_at_hand_and_not_recorded() -> None:
@@ -128,7 +128,7 @@ def test_a_graph_whose_volatile_value_was_lost_makes_it_again() -> None:
 
 
 def test_what_is_waited_for_is_recorded() -> None:
-    wait = Node("w", Wait((NodeRef("a"), NodeRef("b"))))
+    wait = SpecNode("w", Wait((NodeRef("a"), NodeRef("b"))))
     driver = Driver(graph(call("a", options=NOT), call("b", options=NOT), wait, call("d", "w")))
     driver.go_on("a", graph(call("inner", options=NOT)))
     driver.succeed("inner")
@@ -144,7 +144,7 @@ def test_a_failure_that_was_caught_is_recorded() -> None:
 
 
 def test_a_retry_that_succeeded_has_no_wake_time_on_record() -> None:
-    options = TaskOptions(retry=RetryPolicy(max_attempts=2, jitter=0, application_errors=True), checkpoint=False)
+    options = TaskOptions(retry=RetryRule(max_attempts=2, jitter=0, application_errors=True), checkpoint=False)
     driver = Driver(graph(call("a", options=options), call("b", "a")))
     driver.apply(TaskFailed("a", 1, ERROR, at_ms=0))
     assert driver.records["a"].wake_ms == 1_000

@@ -11,11 +11,11 @@ from perdure.model import (
     WAITED,
     Call,
     InvalidSpec,
-    Node,
     NodeRef,
     Payload,
     RunStatus,
     Spec,
+    SpecNode,
     TaskRef,
     TaskStatus,
     Wait,
@@ -25,14 +25,14 @@ from perdure.model import (
 from unit.driver import CATCH, ERROR, FUNCTION, ONCE, Driver, call, graph
 
 
-def wait(node_id: str, *needs: str | TaskRef, num_returns: int = 1, timeout_ms: int | None = None) -> Node:
+def wait(node_id: str, *needs: str | TaskRef, num_returns: int = 1, timeout_ms: int | None = None) -> SpecNode:
     refs = tuple(need if isinstance(need, TaskRef) else NodeRef(need) for need in needs)
-    return Node(node_id, Wait(refs, num_returns, timeout_ms))
+    return SpecNode(node_id, Wait(refs, num_returns, timeout_ms))
 
 
-def use(node_id: str, *tasks: str, node: str | None = None) -> Node:
+def use(node_id: str, *tasks: str, node: str | None = None) -> SpecNode:
     refs = (*(TaskRef(task) for task in tasks), *((NodeRef(node),) if node else ()))
-    return Node(node_id, Call(FUNCTION, NULL, refs), options=ONCE)
+    return SpecNode(node_id, Call(FUNCTION, NULL, refs), options=ONCE)
 
 
 def waited(driver: Driver, task_id: str) -> tuple[list[str], list[str]]:
@@ -154,7 +154,7 @@ def test_a_value_that_came_by_a_continuation_or_as_a_pair_is_named_by_its_source
 
 
 def test_waits_for_events_and_waits() -> None:
-    event = Node("e", WaitEvent("k"))
+    event = SpecNode("e", WaitEvent("k"))
     driver = Driver(graph(call("a"), event, wait("w", "a", "e"), wait("v", "w", "e"), call("d", "v")))
     driver.succeed("a")
     assert waited(driver, "w") == (["a"], ["e"])
@@ -221,7 +221,7 @@ def test_a_graph_of_its_own_names_no_tasks() -> None:
         lambda: Wait((NodeRef("a"),), num_returns=2),
         lambda: Wait((NodeRef("a"),), num_returns=0),
         lambda: Wait((NodeRef("a"), NodeRef("a"))),
-        lambda: Node("w", Wait((NodeRef("a"),)), after=("a",)),
+        lambda: SpecNode("w", Wait((NodeRef("a"),)), after=("a",)),
         lambda: Spec((wait("w", "w"),), "w"),
     ],
 )

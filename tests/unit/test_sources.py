@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure import errors, graphwire
-from perdure.model import BlobRef, Call, Function, InvalidSpec, Node, Payload, Sleep, Spec
+from perdure.model import BlobRef, Call, Function, InvalidSpec, Payload, Sleep, Spec, SpecNode
 from perdure.service.api import sources as sources_module
 from perdure.service.api.sources import Sources, count_nodes
 from perdure.service.machines.graphs import source_of
@@ -14,7 +14,7 @@ from perdure.v1 import payload_pb2, spec_pb2
 
 
 def inline(delay_ms: int) -> spec_pb2.WorkflowSource:
-    spec = Spec((Node("sleep", Sleep(delay_ms)),), "sleep")
+    spec = Spec((SpecNode("sleep", Sleep(delay_ms)),), "sleep")
     return spec_pb2.WorkflowSource(spec=graphwire.spec_to_proto(spec))
 
 
@@ -64,7 +64,12 @@ def test_what_a_source_knows_of_its_graph() -> None:
     def call(version: str) -> Call:
         return Call(Function("key", "module:name", python_version=version), Payload("binary/plain", b""))
 
-    nodes = (Node("a", call("3.12")), Node("b", call("3.12")), Node("c", call("")), Node("d", call("3.11")))
+    nodes = (
+        SpecNode("a", call("3.12")),
+        SpecNode("b", call("3.12")),
+        SpecNode("c", call("")),
+        SpecNode("d", call("3.11")),
+    )
     source = source_of(Spec(nodes, "d"), b"data")
     assert source.versions == (("3.12", "node 'a'"), ("3.11", "node 'd'"))
     assert source.name == "module:name"

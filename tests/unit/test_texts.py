@@ -20,11 +20,11 @@ from perdure.model import (
     InputRef,
     InvalidSpec,
     Key,
-    Node,
     Payload,
     Resources,
     Shape,
     Spec,
+    SpecNode,
     TaskOptions,
     TaskRef,
     WaitEvent,
@@ -143,7 +143,7 @@ def test_a_function_of_any_name_can_be_sent() -> None:
 
 
 def graph(**changes: Any) -> Spec:
-    node = Node("a", Call(Function("key", "module:name"), Payload("json/plain", b"[]")))
+    node = SpecNode("a", Call(Function("key", "module:name"), Payload("json/plain", b"[]")))
     return Spec((replace(node, **changes),), "a")
 
 
@@ -159,8 +159,8 @@ def test_a_good_graph_passes() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        Spec((Node("a\0", WaitEvent("key")),), "a\0"),
-        Spec((Node("a\n", WaitEvent("key")),), "a\n"),
+        Spec((SpecNode("a\0", WaitEvent("key")),), "a\0"),
+        Spec((SpecNode("a\n", WaitEvent("key")),), "a\n"),
         graph(action=WaitEvent("a\nb")),
         graph(options=TaskOptions(task_id="a\nb")),
         graph(options=TaskOptions(metadata=r'{"a":"\u0000"}')),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.engine.messages import AttemptStarted, CancelRequested, TaskFailed
-from perdure.model import Node, RunStatus, Sleep, TaskStatus, WaitEvent
+from perdure.model import RunStatus, Sleep, SpecNode, TaskStatus, WaitEvent
 from perdure.service.runs.views import view_task, waits_for
 from unit.driver import ERROR, Driver, call, graph
 
@@ -45,10 +45,10 @@ def test_a_resumed_task_begins_anew() -> None:
 
 def test_a_wait_says_what_for() -> None:
     nodes = (
-        Node("e", WaitEvent("go")),
-        Node("late", WaitEvent("go", timeout_ms=60_000)),
-        Node("s", Sleep(delay_ms=1_500)),
-        Node("never", Sleep(until_ms=10**17)),
+        SpecNode("e", WaitEvent("go")),
+        SpecNode("late", WaitEvent("go", timeout_ms=60_000)),
+        SpecNode("s", Sleep(delay_ms=1_500)),
+        SpecNode("never", Sleep(until_ms=10**17)),
     )
     driver = Driver(graph(*nodes, call("a", "e", "late", "s", "never")))
     found = {task.id: waits_for(task) for task in driver.run.graph if task.status is TaskStatus.RUNNING}

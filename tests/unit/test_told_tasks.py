@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from perdure.model import Node, RetryPolicy, TaskOptions, WaitEvent
+from perdure.model import RetryRule, SpecNode, TaskOptions, WaitEvent
 from perdure.service.runs.changes import Subscription
 from unit.driver import ONCE, VALUE, call, graph
 from unit.engine_by_hand import Engine, running_engine, soon
 
 LIMITED = replace(ONCE, attempt_timeout_ms=60_000)
-TWICE = TaskOptions(retry=RetryPolicy(max_attempts=2, application_errors=True))
+TWICE = TaskOptions(retry=RetryRule(max_attempts=2, application_errors=True))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ async def test_an_attempt_with_a_limit_is_told_to_run(engine: Engine) -> None:
 
 
 async def test_a_wait_that_begins_is_told(engine: Engine) -> None:
-    spec = graph(call("a"), Node("w", WaitEvent("go"), after=("a",)), call("b", "w"))
+    spec = graph(call("a"), SpecNode("w", WaitEvent("go"), after=("a",)), call("b", "w"))
     run = await engine.start(spec)
     with engine.kernel.changes.subscribe([run.row.run_id]) as subscription:
         engine.succeed(run, "a")

@@ -8,11 +8,11 @@ import pytest
 
 from perdure.engine.graph_run.transitions import TRANSITIONS
 from perdure.engine.messages import AttemptLost, AttemptStarted, CancelRequested, EventArrived, TimerFired
-from perdure.model import NULL, Node, RetryPolicy, Sleep, TaskOptions, TaskStatus, WaitEvent
+from perdure.model import NULL, RetryRule, Sleep, SpecNode, TaskOptions, TaskStatus, WaitEvent
 from transitions import Transition, each_transition, refuse_unknown
 from unit.driver import CATCH, ONCE, Driver, call, graph
 
-RETRY = TaskOptions(retry=RetryPolicy(max_attempts=3, initial_interval_ms=100, jitter=0, application_errors=True))
+RETRY = TaskOptions(retry=RetryRule(max_attempts=3, initial_interval_ms=100, jitter=0, application_errors=True))
 VOLATILE = replace(ONCE, checkpoint=False)
 
 
@@ -56,8 +56,8 @@ def cancellations() -> None:
 
 
 def waits() -> None:
-    event = Node("event", WaitEvent("go"))
-    driver = Driver(graph(call("a"), replace(event, after=("a",)), Node("sleep", Sleep(100), after=("event",))))
+    event = SpecNode("event", WaitEvent("go"))
+    driver = Driver(graph(call("a"), replace(event, after=("a",)), SpecNode("sleep", Sleep(100), after=("event",))))
     driver.apply(EventArrived(1, "go", NULL, at_ms=5))
     driver.succeed("a")  # the event is there already
     driver.apply(TimerFired("sleep", 1, at_ms=1_000))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from perdure.model import Failure, FailureKind, RetryPolicy
+from perdure.model import Failure, FailureKind, RetryRule
 
 EXPONENT_MAX = 62
 """Beyond this exponent every growing interval has reached its maximum."""
 
 
-def is_retryable(policy: RetryPolicy, failure: Failure) -> bool:
+def is_retryable(policy: RetryRule, failure: Failure) -> bool:
     """Whether the policy retries this kind of failure at all, however many attempts are left."""
     if failure.non_retryable:
         return False
@@ -26,7 +26,7 @@ def is_retryable(policy: RetryPolicy, failure: Failure) -> bool:
             return False
 
 
-def next_attempt_ms(policy: RetryPolicy, failure: Failure, failures: int, at_ms: int, salt: str) -> int | None:
+def next_attempt_ms(policy: RetryRule, failure: Failure, failures: int, at_ms: int, salt: str) -> int | None:
     """The time of the next attempt after the `failures`-th failure; None: no further attempt. A lost worker as the
     first failure is retried at once, because it is not the fault of the task.
 

@@ -20,9 +20,9 @@ from perdure.service.fleet.inbox import Inbox
 from perdure.service.fleet.membership import Membership
 from perdure.service.fleet.slots import SharedSlots
 from perdure.service.housekeeping.deletion import Deletions
-from perdure.service.housekeeping.receipts import Receipts
 from perdure.service.housekeeping.retention import Retention
 from perdure.service.housekeeping.sweep import Sweeper
+from perdure.service.housekeeping.tombstones import Tombstones
 from perdure.service.journal.journal import Journal
 from perdure.service.journal.membership import SoleMember
 from perdure.service.machines.definitions import Definitions
@@ -161,8 +161,8 @@ class Kernel:
         if blobs is not None:
             self.sweeper = Sweeper(store, journal, blobs, grace_s=blob_grace_s, collect_s=collect_s, now_s=elapsed_s)
         on_delete = self.sweeper.wake if self.sweeper is not None else lambda: None
-        receipts = Receipts(store, clock)
-        deletions = Deletions(journal, changes, clock, receipts, on_delete=on_delete)
+        tombstones = Tombstones(store, clock)
+        deletions = Deletions(journal, changes, clock, tombstones, on_delete=on_delete)
         self.retention: Retention | None = None
         if keep_ms is not None:
             self.retention = Retention(store, moves, deletions, clock, keep_ms=keep_ms)
@@ -170,7 +170,7 @@ class Kernel:
         # operations
         current = Current(journal, moments)
         self.lifecycle = Lifecycle(
-            store, journal, scheduler, moments, slots, moves, deletions, receipts, current, ownership
+            store, journal, scheduler, moments, slots, moves, deletions, tombstones, current, ownership
         )
         self.submissions = Submissions(
             store,
@@ -180,13 +180,13 @@ class Kernel:
             executor,
             slots,
             moves,
-            receipts,
+            tombstones,
             current,
             self.lifecycle,
             ownership,
             new_id=new_id,
         )
-        self.events = Events(store, journal, scheduler, current, receipts, delivery)
+        self.events = Events(store, journal, scheduler, current, tombstones, delivery)
         self.queries = Queries(store, moments, scheduler, executor, values, changes)
         self.is_ready = False
 

@@ -251,13 +251,13 @@ class Agent:
         async with self._dial(self._settings.address) as stub:
             try:
                 async for message in stub.ServeAgent(out.messages()):
-                    await self._take(message)
+                    await self._handle(message)
             finally:
                 self._watch_demand(False)
                 if self._blobs is not None:
                     await self._blobs.close()
 
-    async def _take(self, message: pb.ServeAgentResponse) -> None:
+    async def _handle(self, message: pb.ServeAgentResponse) -> None:
         match message.WhichOneof("kind"):
             case "welcome":
                 self._welcome = message.welcome

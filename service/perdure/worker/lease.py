@@ -88,7 +88,7 @@ def run_lease(
 
 
 class _Lease:
-    """Implements Inbox: the upper methods run in the stream's thread, the lower ones in the main thread."""
+    """Implements MainThread: the upper methods run in the stream's thread, the lower ones in the main thread."""
 
     def __init__(self, session: Session, environment: Mapping[str, Any], *, holds_until_s: float) -> None:
         self._session = session

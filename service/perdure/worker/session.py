@@ -1,6 +1,6 @@
 """The lease's side of its stream: a thread with an event loop that receives attempts and sends receipts.
 
-The main thread runs user code. It talks to this thread through `Session.send_*` and the inbox only.
+The main thread runs user code. It talks to this thread through `Session.send_*` and `MainThread` only.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PAUSE_FIRST_S: Final = 0.1
 PAUSE_MAX_S: Final = 2.0
 
 
-class Inbox(Protocol):
+class MainThread(Protocol):
     """The calls of this thread to the main thread's side."""
 
     def assign(self, token: int, assignment: Assignment) -> None: ...
@@ -58,8 +58,8 @@ class Inbox(Protocol):
 
 class Session:
     """One lease's stream. Made and started in the main thread. `asks`: there are other engines, so the session asks
-    how long the runs are certainly its engine's own, and passes that on to the inbox. `loop`: a loop of the caller's,
-    who runs `serve` on it instead of starting the thread. `now_s`: the monotonic clock of the inbox."""
+    how long the runs are certainly its engine's own, and passes that on to the main thread. `loop`: a loop of the
+    caller's, who runs `serve` on it instead of starting the thread. `now_s`: the monotonic clock of the main thread."""
 
     def __init__(
         self,
@@ -96,8 +96,8 @@ class Session:
         self.blobs = BlockingBlobs(self._store, self._loop)
         self._thread = threading.Thread(target=self._run, name="perdure-stream", daemon=True)
 
-    def start(self, inbox: Inbox) -> None:
-        self._inbox = inbox
+    def start(self, main_thread: MainThread) -> None:
+        self._main_thread = main_thread
         self._thread.start()
 
     def close(self) -> None:
@@ -147,21 +147,21 @@ class Session:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self.serve(self._inbox))
+        self._loop.run_until_complete(self.serve(self._main_thread))
 
-    async def serve(self, inbox: Inbox) -> None:
-        """The session from its first message to its end, which the inbox is told."""
-        self._inbox = inbox
+    async def serve(self, main_thread: MainThread) -> None:
+        """The session from its first message to its end, which the main thread is told."""
+        self._main_thread = main_thread
         try:
             async with self._dial(self._address) as self._stub:
                 with suppress(grpc.RpcError):
                     async for message in self._stub.ServeLease(self._messages()):
-                        await self._take(message)
+                        await self._handle(message)
         finally:
             try:
                 await self._store.close()
             finally:
-                inbox.broken()
+                main_thread.broken()
 
     async def _messages(self) -> AsyncIterator[pb.ServeLeaseRequest]:
         yield pb.ServeLeaseRequest(hello=self._hello)
@@ -223,10 +223,10 @@ class Session:
         self._wake.set()
 
     def _answered(self, holds_for_s: float) -> None:
-        self._inbox.holds(self._asked_s + holds_for_s)
+        self._main_thread.holds(self._asked_s + holds_for_s)
         self._loop.call_later(min(max(holds_for_s / 4, ASK_S_MIN), ASK_S_MAX), self._ask)
 
-    async def _take(self, message: pb.ServeLeaseResponse) -> None:
+    async def _handle(self, message: pb.ServeLeaseResponse) -> None:
         if message.HasField("holds_for"):
             self._answered(message.holds_for.ToNanoseconds() / 1e9)
         for function in message.functions:
@@ -243,14 +243,14 @@ class Session:
                 self.send_receipt(_without_inputs(attempt.token, error))
                 continue
             self._unbegun.add(attempt.token)
-            self._inbox.assign(attempt.token, assignment)
+            self._main_thread.assign(attempt.token, assignment)
         self._await_start(START_LINGERS_S)
         if message.cancel:
-            self._inbox.cancel(message.cancel)
+            self._main_thread.cancel(message.cancel)
         if message.recall:
-            self._inbox.recall(message.recall)
+            self._main_thread.recall(message.recall)
         if message.finish:
-            self._inbox.finish()
+            self._main_thread.finish()
 
     def _assignment(self, attempt: pb.Attempt, values: list[Value]) -> Assignment:
         names = attempt.namespace, attempt.workflow_id, attempt.run_id, attempt.task_id

@@ -197,7 +197,7 @@ class EventName:
 
 
 @frozen
-class Receipt:
+class Tombstone:
     """What a repeat of a request is answered after its run was deleted. `key` names the request."""
 
     key: str
@@ -401,16 +401,16 @@ class DeleteRun:
 
 
 @frozen
-class KeepReceipts:
-    """Store receipts. One with the key of another replaces it. No key is given twice."""
+class KeepTombstones:
+    """Store tombstones. One with the key of another replaces it. No key is given twice."""
 
-    receipts: tuple[Receipt, ...]
+    tombstones: tuple[Tombstone, ...]
 
 
 @frozen
-class DropReceipts:
-    """Remove receipts with an `expires_ms` below `before_ms`, the earliest first and at most `most`. Those that another
-    commit is writing stay."""
+class DropTombstones:
+    """Remove tombstones with an `expires_ms` below `before_ms`, the earliest first and at most `most`. Those that
+    another commit is writing stay."""
 
     before_ms: int
     most: int
@@ -465,8 +465,8 @@ Write: TypeAlias = (
     | MarkBlobs
     | Unmark
     | DeleteRun
-    | KeepReceipts
-    | DropReceipts
+    | KeepTombstones
+    | DropTombstones
     | Limit
     | Mail
     | DropMail

@@ -136,7 +136,7 @@ class Run:
     def start(self, at_ms: int) -> list[Command]:
         """The first commands of a new run."""
         self._start_all(at_ms)
-        return self._take()
+        return self._collected()
 
     def recover(self, at_ms: int, before: Before = "nothing") -> list[Command]:
         """The commands that a restored state implies: tasks that were in flight run again, waiting tasks go on waiting,
@@ -161,7 +161,7 @@ class Run:
         if before != "nothing":
             self._count_begun(at_ms, lost, all_of_them=before == "unknown")
         self._start_all(at_ms)
-        return self._take()
+        return self._collected()
 
     def _count_begun(self, at_ms: int, lost: Collection[Task], *, all_of_them: bool) -> None:
         for task in self.graph.begun_before():
@@ -223,7 +223,7 @@ class Run:
             case _:
                 assert_never(event)
         self._start_ready(event.at_ms)
-        return self._take()
+        return self._collected()
 
     def reach(self, event: Event) -> int:
         """About how many tasks `apply` will look at, so that the caller can choose where to wait for it."""
@@ -303,7 +303,7 @@ class Run:
         changed, self._changed = self._changed, {}
         return list(changed)
 
-    def _take(self) -> list[Command]:
+    def _collected(self) -> list[Command]:
         commands, self._commands = self._commands, []
         if self._deferred and (len(self._deferred) >= DEFERRED_MAX or any(map(_is_record, commands))):
             commands, self._deferred = [*self._deferred, *commands], []

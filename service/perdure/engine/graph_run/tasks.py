@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from perdure.model import Call, Failure, Node, Sleep, TaskOptions, TaskStatus, Wait, WaitEvent
+from perdure.model import Call, Failure, Sleep, SpecNode, TaskOptions, TaskStatus, Wait, WaitEvent
 
 
 class Task:
@@ -49,7 +49,7 @@ class Task:
         "wraps",
     )
 
-    def __init__(self, task_id: str, node: Node, scope: Scope) -> None:
+    def __init__(self, task_id: str, node: SpecNode, scope: Scope) -> None:
         self.id = task_id
         self.node = node
         self.scope = scope

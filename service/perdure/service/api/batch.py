@@ -14,7 +14,7 @@ from perdure.service.api.errors import translate
 from perdure.service.api.sources import Sources
 from perdure.service.common import limits
 from perdure.service.common.trouble import is_away
-from perdure.service.machines.source import Source
+from perdure.service.machines.source import RunSource
 from perdure.service.operations.asked import NewEvent, NewRun
 from perdure.service.operations.batches import Batches, Result, caught
 from perdure.service.operations.queries import Queries
@@ -67,7 +67,7 @@ class BatchCalls:
                 answer.results.add(workflow_id=view.row.workflow_id, run_id=view.row.run_id, started=started)
         return answer
 
-    async def _source(self, message: spec_pb2.WorkflowSource) -> Source:
+    async def _source(self, message: spec_pb2.WorkflowSource) -> RunSource:
         source = await self._sources.read(message)
         await self._sources.check_blobs(source.blobs)
         return source
@@ -125,7 +125,7 @@ class BatchCalls:
         return event
 
 
-def _new_run(item: pb.RunItem, namespace: str, sources: Sequence[Result[Source]]) -> Result[NewRun]:
+def _new_run(item: pb.RunItem, namespace: str, sources: Sequence[Result[RunSource]]) -> Result[NewRun]:
     try:
         if not 0 <= item.source_index < len(sources):
             raise requests.invalid("source_index", f"there are {len(sources)} sources")

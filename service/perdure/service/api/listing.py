@@ -40,7 +40,7 @@ class ListCalls:
             views = await self._queries.list_runs(RunQuery(namespace, wanted, where, order_by, descending, after))
             for view in views:
                 workflow = answers.workflow(view)
-                if not page.takes(workflow):
+                if not page.fits(workflow):
                     answer.next_page_token = requests.make_token(question, after)
                     return answer
                 answer.workflows.append(workflow)
@@ -66,7 +66,7 @@ class ListCalls:
         page, answer = pages.Page(limit), pb.ListTasksResponse()
         for position, view in tasks:
             task = answers.task(view)
-            if not page.takes(task):
+            if not page.fits(task):
                 answer.next_page_token = requests.make_token(question, position)
                 break
             answer.tasks.append(task)

@@ -32,7 +32,7 @@ class Page:
         self._bytes_left = bytes_max
         self.count = 0
 
-    def takes(self, item: Message) -> bool:
+    def fits(self, item: Message) -> bool:
         """Whether the item fits; if so, its room is reserved."""
         size = item.ByteSize() + FRAME_BYTES
         if self.count and (size > self._bytes_left or self.count >= self._count_max):
@@ -53,11 +53,11 @@ class Filling(Generic[I, T]):
     def add(self, item: I, mark: T) -> tuple[list[I], T] | None:
         """Add an item. If it does not fit beside the earlier ones, returns those and the mark of the last of them."""
         full: tuple[list[I], T] | None = None
-        if not self._page.takes(item):
+        if not self._page.fits(item):
             assert self._mark is not None
             full = self.items, self._mark
             self._page, self.items = Page(), []
-            self._page.takes(item)
+            self._page.fits(item)
         self.items.append(item)
         self._mark = mark
         return full

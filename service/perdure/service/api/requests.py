@@ -14,7 +14,7 @@ from perdure import errors, graphwire, texts, wire
 from perdure.model import DEFAULT_NAMESPACE, BlobRef, Call, Payload, Spec
 from perdure.service.api.caller import Caller
 from perdure.service.common import limits
-from perdure.service.machines.source import Source
+from perdure.service.machines.source import RunSource
 from perdure.service.operations.asked import Conflict, NewEvent, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
 
@@ -120,7 +120,7 @@ def page_size(value: int) -> int:
 
 
 def run(
-    request: workflow_service_pb2.RunRequest | workflow_service_pb2.RunItem, namespace: str, source: Source
+    request: workflow_service_pb2.RunRequest | workflow_service_pb2.RunItem, namespace: str, source: RunSource
 ) -> NewRun:
     """A request to run a graph that was checked before."""
     wanted_id = text(request.workflow_id, "workflow_id", required=False)

@@ -16,7 +16,7 @@ from perdure.service.common import limits
 from perdure.service.common.aside import aside, is_large
 from perdure.service.common.clocks import elapsed_s as since_some_moment_s
 from perdure.service.machines.graphs import source_of
-from perdure.service.machines.source import Source
+from perdure.service.machines.source import RunSource
 from perdure.storage.ports import BlobStore
 from perdure.v1 import spec_pb2
 
@@ -36,12 +36,12 @@ class Sources:
         self, blobs: BlobStore, *, grace_s: float = 0, elapsed_s: Callable[[], float] = since_some_moment_s
     ) -> None:
         self._blobs = blobs
-        self._known = Bounded[bytes | BlobRef, Source](KNOWN_BYTES_MAX, lambda source: len(source.data))
+        self._known = Bounded[bytes | BlobRef, RunSource](KNOWN_BYTES_MAX, lambda source: len(source.data))
         self._renewed = Bounded[BlobRef, float](RENEWED_MAX)
         self._renewed_for_s = grace_s / RENEWED_SHARE
         self._elapsed_s = elapsed_s
 
-    async def read(self, message: spec_pb2.WorkflowSource) -> Source:
+    async def read(self, message: spec_pb2.WorkflowSource) -> RunSource:
         """The graph, from the message or from a blob."""
         match message.WhichOneof("kind"):
             case "spec":
@@ -63,7 +63,7 @@ class Sources:
             case _:
                 raise requests.invalid("source", "is required")
 
-    def _keep(self, key: bytes | BlobRef, source: Source) -> Source:
+    def _keep(self, key: bytes | BlobRef, source: RunSource) -> RunSource:
         if (known := self._known.get(key)) is not None:  # two have read it at once
             return known
         self._known.keep(key, source)
@@ -93,7 +93,7 @@ class Sources:
             self._renewed.keep(blob, now_s + self._renewed_for_s)
 
 
-def _decoded_blob(view: memoryview, blob: BlobRef) -> Source:
+def _decoded_blob(view: memoryview, blob: BlobRef) -> RunSource:
     if count_nodes(view, limits.NODES_MAX + 1) > limits.NODES_MAX:
         raise errors.InvalidSpecError(f"the graph has more than {limits.NODES_MAX} nodes")
     data = bytes(view)
@@ -141,7 +141,7 @@ def _varint(view: memoryview, position: int) -> tuple[int, int]:
         shift += 7
 
 
-def _decoded(message: spec_pb2.WorkflowSpec, data: bytes, blob: BlobRef | None = None) -> Source:
+def _decoded(message: spec_pb2.WorkflowSpec, data: bytes, blob: BlobRef | None = None) -> RunSource:
     spec = requests.spec(message)
     requests.check_payloads(spec)
     return source_of(spec, data, blob=blob)

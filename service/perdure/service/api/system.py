@@ -61,7 +61,7 @@ class SystemCalls:
         answer, page = pb.ListEnginesResponse(), pages.Page()
         for row in rows:
             engine = _engine(row)
-            if not page.takes(engine):
+            if not page.fits(engine):
                 break
             answer.engines.append(engine)
         return answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from perdure.service.housekeeping.receipts import Receipts
+from perdure.service.housekeeping.tombstones import Tombstones
 from perdure.service.journal.journal import Journal
 from perdure.service.runs.changes import Change, Changes
 from perdure.storage.rows import DeleteRun, RunRow, SetRun
@@ -18,11 +18,11 @@ class Deletions:
         journal: Journal,
         changes: Changes,
         clock: Callable[[], int],
-        receipts: Receipts,
+        tombstones: Tombstones,
         *,
         on_delete: Callable[[], None],
     ) -> None:
-        self._receipts = receipts
+        self._tombstones = tombstones
         self._journal = journal
         self._changes = changes
         self._clock = clock
@@ -33,8 +33,10 @@ class Deletions:
         Raises StorageError. Deletions make room, so they are tried even while the store is full."""
         # A damaged run cannot change, and its stored row differs from `row`.
         unchanged = () if row.damage else (SetRun.unchanged(row),)
-        receipts = await self._receipts.of_deletion(row)
-        result = await self._journal.commit((*unchanged, DeleteRun(row.run_id), *receipts), droppable=True, frees=True)
+        tombstones = await self._tombstones.of_deletion(row)
+        result = await self._journal.commit(
+            (*unchanged, DeleteRun(row.run_id), *tombstones), droppable=True, frees=True
+        )
         self._on_delete()
         return not result.is_refused
 

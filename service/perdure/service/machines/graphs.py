@@ -16,7 +16,7 @@ from perdure.service.common.uses import use
 from perdure.service.executors.port import GraphReturned
 from perdure.service.machines.definitions import spec_key
 from perdure.service.machines.kinds import Returned
-from perdure.service.machines.source import Source
+from perdure.service.machines.source import RunSource
 from perdure.storage.rows import GRAPH, PutSpec, Write
 
 
@@ -76,7 +76,7 @@ def _failed(report: GraphReturned, error: InvalidSpec) -> TaskFailed:
     return TaskFailed(report.task_id, report.attempt, failure, report.at_ms, report.started_ms, report.ended_ms)
 
 
-def source_of(spec: Spec, data: bytes, *, blob: BlobRef | None = None) -> Source:
+def source_of(spec: Spec, data: bytes, *, blob: BlobRef | None = None) -> RunSource:
     """The source of a valid graph with these canonical bytes. `blob` is the blob that contained it, if any."""
     digest = hashlib.sha256(data)
     versions: dict[str, str] = {}
@@ -86,7 +86,7 @@ def source_of(spec: Spec, data: bytes, *, blob: BlobRef | None = None) -> Source
     output = next(node for node in spec.nodes if node.id == spec.output)
     name = output.action.function.name if isinstance(output.action, Call) else output.id
     blobs = frozenset(graphwire.blobs_of_spec(spec)) | ({blob} if blob is not None else set())
-    return Source(
+    return RunSource(
         kind=GRAPHS,
         definition=spec,
         data=data,

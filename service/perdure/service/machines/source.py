@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class Source:
+class RunSource:
     """A valid definition. `data` are its canonical bytes, `digest` is their SHA-256 and `key` the digest in
     hexadecimal. `name` is the default name of its runs, `inputs` are the names of the inputs that a run needs. `blobs`
     are the blobs that the definition refers to, and the one that contained it. `versions` are pairs of a Python version

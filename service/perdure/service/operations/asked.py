@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from perdure.model import BlobRef, Payload, frozen
-from perdure.service.machines.source import Source
+from perdure.service.machines.source import RunSource
 
 
 class Reuse(enum.Enum):
@@ -33,7 +33,7 @@ class NewRun:
     namespace: str
     workflow_id: str
     request_id: str
-    source: Source
+    source: RunSource
     inputs: Mapping[str, Payload] = field(default_factory=dict)
     reuse: Reuse = Reuse.REJECT
     conflict: Conflict = Conflict.FAIL

@@ -13,7 +13,7 @@ from perdure.engine.messages import EventArrived
 from perdure.model import Payload
 from perdure.service.common.trouble import refusing
 from perdure.service.common.uses import use
-from perdure.service.housekeeping.receipts import Receipts
+from perdure.service.housekeeping.tombstones import Tombstones
 from perdure.service.journal.journal import Journal
 from perdure.service.operations.asked import SentEvent
 from perdure.service.operations.current import Current
@@ -33,14 +33,14 @@ class Events:
         journal: Journal,
         scheduler: Scheduler,
         current: Current,
-        receipts: Receipts,
+        tombstones: Tombstones,
         delivery: Delivery,
     ) -> None:
         self._store = store
         self._journal = journal
         self._scheduler = scheduler
         self._current = current
-        self._receipts = receipts
+        self._tombstones = tombstones
         self._delivery = delivery
 
     @refusing
@@ -71,7 +71,7 @@ class Events:
         self, namespace: str, workflow_id: str, key: str, event_id: str, asked_ms_ago: int
     ) -> SentEvent | None:
         """An event that a run has had which was deleted within the last `asked_ms_ago`."""
-        deleted = await self._receipts.of_event(namespace, workflow_id, key, event_id, asked_ms_ago)
+        deleted = await self._tombstones.of_event(namespace, workflow_id, key, event_id, asked_ms_ago)
         if deleted is None:
             return None
         return SentEvent(deleted.row.run_id, deleted.sequence, True, self._scheduler.clock())

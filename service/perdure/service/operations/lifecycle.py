@@ -14,7 +14,7 @@ from perdure.engine.failures import run_canceled
 from perdure.model import RunStatus
 from perdure.service.common.trouble import refusing
 from perdure.service.housekeeping.deletion import Deletions
-from perdure.service.housekeeping.receipts import Receipts
+from perdure.service.housekeeping.tombstones import Tombstones
 from perdure.service.journal.journal import Journal
 from perdure.service.operations.current import Current
 from perdure.service.queue.moves import Moves
@@ -39,7 +39,7 @@ class Lifecycle:
         slots: Slots,
         moves: Moves,
         deletions: Deletions,
-        receipts: Receipts,
+        tombstones: Tombstones,
         current: Current,
         ownership: Ownership,
     ) -> None:
@@ -50,7 +50,7 @@ class Lifecycle:
         self._slots = slots
         self._moves = moves
         self._deletions = deletions
-        self._receipts = receipts
+        self._tombstones = tombstones
         self._current = current
         self._ownership = ownership
 
@@ -72,7 +72,7 @@ class Lifecycle:
         answer, and its etag may have changed. So is one that was resumed and was deleted within the last
         `asked_ms_ago`."""
         self._current.refuse_while_failing()
-        deleted = await self._receipts.of_workflow(namespace, workflow_id, asked_ms_ago)
+        deleted = await self._tombstones.of_workflow(namespace, workflow_id, asked_ms_ago)
         if deleted is not None and deleted.row.resume_count:
             return RunView(deleted.row), False
         etag = "" if is_repeat and etag and await self._was_resumed(namespace, workflow_id) else etag
@@ -138,7 +138,7 @@ class Lifecycle:
         """End a run. One that is final stays as it is. With `is_repeat` the caller may have canceled it before, and
         that changed its etag. If it was deleted within the last `asked_ms_ago`, it had ended by then."""
         self._current.refuse_while_failing()
-        deleted = await self._receipts.of_workflow(namespace, workflow_id, asked_ms_ago)
+        deleted = await self._tombstones.of_workflow(namespace, workflow_id, asked_ms_ago)
         if deleted is not None and deleted.row.status.is_final:
             return RunView(deleted.row)
         if is_repeat and etag:
@@ -180,7 +180,7 @@ class Lifecycle:
         the id."""
         if not isinstance(self._journal.error, StorageFull):
             self._current.refuse_while_failing()
-        if await self._receipts.of_workflow(namespace, workflow_id, asked_ms_ago) is not None:
+        if await self._tombstones.of_workflow(namespace, workflow_id, asked_ms_ago) is not None:
             return
         try:
             async with self._alone(namespace, workflow_id, etag) as row:

@@ -126,12 +126,12 @@ class Queries:
 
         row = await self.row(namespace, workflow_id, run_id)
 
-        def take(run: Machine) -> list[tuple[int, TaskView]]:
+        def read(run: Machine) -> list[tuple[int, TaskView]]:
             places = enumerate(run.tasks(start), start)
             found = ((place, task) for place, task in places if not statuses or task.status in statuses)
             return [(place, view_task(task, self._waiting(row.run_id, task))) for place, task in islice(found, limit)]
 
-        return (await self._moments.look(row, take)).taken
+        return (await self._moments.look(row, read)).taken
 
     def _waiting(self, run_id: str, task: TaskState) -> Waiting | None:
         """Why a ready task has not begun, if the executor knows; or what a running wait waits for."""
@@ -151,11 +151,11 @@ class Queries:
     async def task(self, namespace: str, workflow_id: str, task_id: str) -> TaskView:
         """One task of the current run. Raises TaskNotFoundError."""
 
-        def take(run: Machine) -> TaskView | None:
+        def read(run: Machine) -> TaskView | None:
             task = run.find_task(task_id)
             return view_task(task) if task is not None else None
 
-        found = (await self._moments.look(await self.row(namespace, workflow_id), take)).taken
+        found = (await self._moments.look(await self.row(namespace, workflow_id), read)).taken
         if found is None:
             raise errors.TaskNotFoundError(
                 f"workflow {workflow_id!r} has no task {task_id!r}", workflow_id=workflow_id, task_id=task_id
@@ -166,11 +166,11 @@ class Queries:
     async def look(self, row: RunRow, task_ids: Collection[str] | None) -> Moment[tuple[TaskCounts, list[TaskView]]]:
         """A run and these of its tasks (None: all), at one moment."""
 
-        def take(run: Machine) -> tuple[TaskCounts, list[TaskView]]:
+        def read(run: Machine) -> tuple[TaskCounts, list[TaskView]]:
             tasks = run.tasks() if task_ids is None else (task for task in run.tasks() if task.id in task_ids)
             return count_tasks(run), [view_task(task) for task in tasks]
 
-        return await self._moments.look(row, take)
+        return await self._moments.look(row, read)
 
     @refusing
     async def outcome(
@@ -224,14 +224,14 @@ class Queries:
     async def _task_value(self, row: RunRow, task_id: str) -> tuple[RunRow, Payload | Failure | None]:
         """The value of a task, None if it has none yet, and the run's row of that moment."""
 
-        def take(run: Machine) -> _Finding | None:
+        def read(run: Machine) -> _Finding | None:
             task = run.find_task(task_id)
             if task is None:
                 return None
             failure = task.failure if task.status is TaskStatus.FAILED else None
             return _Finding(task.done, task.source, task.wraps, failure, task.is_volatile)
 
-        now = await self._moments.look(row, take)
+        now = await self._moments.look(row, read)
         row, found = now.row, now.taken
         if found is not None and found.is_done:
             return row, await self._read(row, found.source, found.wraps)
@@ -259,11 +259,11 @@ class Queries:
         return wire.outcome_payload(payload, wraps) if wraps else payload
 
     async def _is_volatile(self, row: RunRow, task_id: str) -> bool:
-        def take(run: Machine) -> bool:
+        def read(run: Machine) -> bool:
             task = run.find_task(task_id)
             return task is not None and task.is_volatile
 
-        return (await self._moments.look(row, take)).taken
+        return (await self._moments.look(row, read)).taken
 
 
 def _has_outcome(row: RunRow) -> bool:

@@ -19,7 +19,7 @@ from perdure.service.common.aside import aside
 from perdure.service.common.trouble import refusing
 from perdure.service.common.uses import use
 from perdure.service.executors.port import Executor
-from perdure.service.housekeeping.receipts import Receipts
+from perdure.service.housekeeping.tombstones import Tombstones
 from perdure.service.journal.journal import Journal
 from perdure.service.operations.asked import Conflict, NewRun, Reuse
 from perdure.service.operations.current import Current
@@ -53,7 +53,7 @@ class Submissions:
         executor: Executor,
         slots: Slots,
         moves: Moves,
-        receipts: Receipts,
+        tombstones: Tombstones,
         current: Current,
         lifecycle: Lifecycle,
         ownership: Ownership,
@@ -67,7 +67,7 @@ class Submissions:
         self._executor = executor
         self._slots = slots
         self._moves = moves
-        self._receipts = receipts
+        self._tombstones = tombstones
         self._current = current
         self._lifecycle = lifecycle
         self._ownership = ownership
@@ -179,10 +179,10 @@ class Submissions:
         """The run that the same request made, if it was deleted since the request was made first."""
         if not new.asked_ms_ago or not new.request_id:
             return None
-        # The run is looked for before its receipt: one of both is found, whenever it is deleted.
+        # The run is looked for before its tombstone: one of both is found, whenever it is deleted.
         if await self._store.find_request(new.namespace, new.request_id) is not None:
             return None
-        deleted = await self._receipts.of_request(new.namespace, new.request_id, new.asked_ms_ago)
+        deleted = await self._tombstones.of_request(new.namespace, new.request_id, new.asked_ms_ago)
         return RunView(deleted.row) if deleted is not None and deleted.row.request_digest == digest else None
 
     async def _decide(self, new: NewRun, row: RunRow, digest: str) -> RunView | str:

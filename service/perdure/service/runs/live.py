@@ -26,7 +26,7 @@ from perdure.engine.messages import (
 from perdure.model import Payload, TaskStatus
 from perdure.service.common.aside import is_large
 from perdure.service.common.uses import of_record, use
-from perdure.service.machines.source import Source
+from perdure.service.machines.source import RunSource
 from perdure.service.runs.acting import Attempting
 from perdure.service.runs.restore import output_of, write_of
 from perdure.service.runs.views import RunView, TaskView, count_tasks
@@ -116,7 +116,7 @@ class Begun:
     plan: Plan
 
 
-def begin_run(row: RunRow, source: Source) -> Begun:
+def begin_run(row: RunRow, source: RunSource) -> Begun:
     """Make a new run."""
     run = source.begin()
     commands = run.start(row.create_ms)

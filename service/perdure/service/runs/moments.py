@@ -116,7 +116,7 @@ class Moments:
 
     # -------------------------------------------------------------------------- tasks
 
-    async def look(self, row: RunRow, take: Callable[[Machine], T]) -> Moment[T]:
+    async def look(self, row: RunRow, read: Callable[[Machine], T]) -> Moment[T]:
         """The result of `take` of the run, with the row of the same moment. `take` must copy what it returns, because
         the run goes on.
 
@@ -130,7 +130,7 @@ class Moments:
                     continue
             if live is not None and live.held is None and not live.is_refused:
                 number, change = self._scheduler.publishing.moment, live.change
-                taken, before, is_over = take(live.run), live.row, live.is_ending
+                taken, before, is_over = read(live.run), live.row, live.is_ending
                 is_durable = await self._is_settled(live) and not live.is_refused
                 if is_durable and not (is_over and self._ownership.others_may_resume()):
                     return Moment(live.row if is_over else before, taken, number, change, is_here=True)
@@ -141,7 +141,7 @@ class Moments:
             if live is not None:
                 self._scheduler.tell_later(live, run)
             if live is not None or self._scheduler.memory.find(row.run_id) is None:
-                return Moment(stored.run, take(run), number, stored.change, is_here=False)
+                return Moment(stored.run, read(run), number, stored.change, is_here=False)
             # the run was loaded since, and may have gone on in memory
 
     async def _is_settled(self, *lives: Live) -> bool:

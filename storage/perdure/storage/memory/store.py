@@ -24,19 +24,18 @@ from perdure.storage.rows import (
     ConsumeEvent,
     DeleteRun,
     DropMail,
-    DropReceipts,
+    DropTombstones,
     EngineRow,
     EntryResult,
     EventName,
     EventRow,
-    KeepReceipts,
+    KeepTombstones,
     Limit,
     Mail,
     MailRow,
     MarkBlobs,
     PutSpec,
     PutTask,
-    Receipt,
     RunQuery,
     RunRow,
     SetAsideRuns,
@@ -45,6 +44,7 @@ from perdure.storage.rows import (
     StoredRun,
     TaskRow,
     Timer,
+    Tombstone,
     Unmark,
     UseBlobs,
     ValueKey,
@@ -94,7 +94,7 @@ class SharedMemory:
         self.uses: Counter[str] = Counter()  # how many runs use a blob
         self.marks: dict[str, int] = {}
         self.mail: dict[int, MailRow] = {}
-        self.receipts: dict[str, Receipt] = {}
+        self.tombstones: dict[str, Tombstone] = {}
         self.engines: dict[str, EngineRow] = {}
         self.listeners: dict[MemoryMetadataStore, Callable[[], None]] = {}
         self.change = 0
@@ -118,7 +118,7 @@ class MemoryMetadataStore:
         self._all = all_ = shared or SharedMemory()
         self._runs, self._current, self._requests = all_.runs, all_.current, all_.requests
         self._specs, self._uses, self._marks, self._mail = all_.specs, all_.uses, all_.marks, all_.mail
-        self._receipts = all_.receipts
+        self._tombstones = all_.tombstones
         self._engine_id = ""
 
     async def open(self) -> None:
@@ -287,12 +287,12 @@ class MemoryMetadataStore:
                         del self._marks[mark.sha256]
             case DeleteRun():
                 self._delete(write.run_id)
-            case KeepReceipts(receipts=receipts):
-                self._receipts.update((receipt.key, receipt) for receipt in receipts)
-            case DropReceipts():
-                expired = [kept for kept in self._receipts.values() if kept.expires_ms < write.before_ms]
-                for receipt in sorted(expired, key=lambda receipt: receipt.expires_ms)[: write.most]:
-                    del self._receipts[receipt.key]
+            case KeepTombstones(tombstones=tombstones):
+                self._tombstones.update((tombstone.key, tombstone) for tombstone in tombstones)
+            case DropTombstones():
+                expired = [kept for kept in self._tombstones.values() if kept.expires_ms < write.before_ms]
+                for tombstone in sorted(expired, key=lambda tombstone: tombstone.expires_ms)[: write.most]:
+                    del self._tombstones[tombstone.key]
             case Mail():
                 if write.run_id in self._runs:
                     self._all.mail_number += 1
@@ -390,8 +390,8 @@ class MemoryMetadataStore:
         events = sorted(kept.events.values(), key=lambda event: -event.sequence) if kept is not None else []
         return [EventName(event.sequence, event.key, event.event_id, event.arrived_ms) for event in events[:limit]]
 
-    async def read_receipt(self, key: str) -> Receipt | None:
-        return self._receipts.get(key)
+    async def read_tombstone(self, key: str) -> Tombstone | None:
+        return self._tombstones.get(key)
 
     async def load_run(self, run_id: str) -> StoredRun | None:
         kept = self._runs.get(run_id)

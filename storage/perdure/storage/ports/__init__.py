@@ -22,10 +22,10 @@ from perdure.storage.ports.listing import ChangeStore, ListingStore
 from perdure.storage.ports.members import MailStore, MemberStore
 from perdure.storage.ports.metadata import MetadataStore
 from perdure.storage.ports.queue import QueueStore
-from perdure.storage.ports.receipts import ReceiptStore
 from perdure.storage.ports.recovery import RecoveryStore, SpecStore, ValueStore
 from perdure.storage.ports.runs import RunStore
 from perdure.storage.ports.timers import TimerStore
+from perdure.storage.ports.tombstones import TombstoneStore
 
 __all__ = [
     "BlobNotFound",
@@ -43,7 +43,6 @@ __all__ = [
     "MemberStore",
     "MetadataStore",
     "QueueStore",
-    "ReceiptStore",
     "RecoveryStore",
     "RunStore",
     "SpecStore",
@@ -52,6 +51,7 @@ __all__ = [
     "StorageFull",
     "StorageUnavailable",
     "TimerStore",
+    "TombstoneStore",
     "Unstorable",
     "ValueStore",
 ]

@@ -10,10 +10,10 @@ from perdure.storage.ports.housekeeping import HousekeepingStore
 from perdure.storage.ports.listing import ChangeStore, ListingStore
 from perdure.storage.ports.members import MailStore, MemberStore
 from perdure.storage.ports.queue import QueueStore
-from perdure.storage.ports.receipts import ReceiptStore
 from perdure.storage.ports.recovery import RecoveryStore, SpecStore, ValueStore
 from perdure.storage.ports.runs import RunStore
 from perdure.storage.ports.timers import TimerStore
+from perdure.storage.ports.tombstones import TombstoneStore
 
 
 class MetadataStore(
@@ -30,7 +30,7 @@ class MetadataStore(
     ListingStore,
     ChangeStore,
     HousekeepingStore,
-    ReceiptStore,
+    TombstoneStore,
     Protocol,
 ):
     """Runs, tasks, events and timers, for one engine. Reads do not wait for a commit under way.

@@ -20,20 +20,20 @@ from perdure.storage.rows import (
     ConsumeEvent,
     DeleteRun,
     DropMail,
-    DropReceipts,
+    DropTombstones,
     EntryResult,
-    KeepReceipts,
+    KeepTombstones,
     Limit,
     Mail,
     MarkBlobs,
     PutSpec,
     PutTask,
-    Receipt,
     RunRow,
     SetAsideRuns,
     SetDormant,
     SetRun,
     TaskRow,
+    Tombstone,
     Unmark,
     UseBlobs,
     Write,
@@ -46,8 +46,8 @@ BYTES_MAX: Final = 16 * 1024 * 1024
 
 _SIMPLE: Final = frozenset(
     {
-        PutTask, PutSpec, ConsumeEvent, UseBlobs, MarkBlobs, Unmark, SetDormant, Mail, DropMail, KeepReceipts,
-        DropReceipts,
+        PutTask, PutSpec, ConsumeEvent, UseBlobs, MarkBlobs, Unmark, SetDormant, Mail, DropMail, KeepTombstones,
+        DropTombstones,
     }
 )  # fmt: skip
 TOLD: Final = frozenset({AddRun, SetRun, SetAsideRuns, DeleteRun, Mail})
@@ -142,8 +142,8 @@ class Rows:
     unmarks: list[tuple[str, int]] = field(default_factory=list)
     mail: list[Mail] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
-    receipts: dict[str, Receipt] = field(default_factory=dict)
-    expired: list[DropReceipts] = field(default_factory=list)
+    tombstones: dict[str, Tombstone] = field(default_factory=dict)
+    expired: list[DropTombstones] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
     byte_count: int = 0
 
@@ -152,7 +152,7 @@ class Rows:
             (
                 self.replaced, self.added, self.inputs, self.specs, self.changed, self.ended, self.dormant, self.tasks,
                 self.events, self.consumed, self.uses, self.marks, self.unmarks, self.mail, self.dropped,
-                self.receipts, self.expired,
+                self.tombstones, self.expired,
             )
         )  # fmt: skip
 
@@ -280,11 +280,11 @@ class Plan:
                 rows.dropped += numbers
             case DeleteRun():
                 self._delete(write.run_id)
-            case KeepReceipts(receipts=receipts):
-                rows.receipts.update((receipt.key, receipt) for receipt in receipts)
-                rows.byte_count += sum(len(receipt.data) for receipt in receipts)
-            case DropReceipts():
-                if any(receipt.expires_ms < write.before_ms for receipt in rows.receipts.values()):
+            case KeepTombstones(tombstones=tombstones):
+                rows.tombstones.update((tombstone.key, tombstone) for tombstone in tombstones)
+                rows.byte_count += sum(len(tombstone.data) for tombstone in tombstones)
+            case DropTombstones():
+                if any(tombstone.expires_ms < write.before_ms for tombstone in rows.tombstones.values()):
                     self._next_rows()
                 self._rows.expired.append(write)
             case SetAsideRuns():

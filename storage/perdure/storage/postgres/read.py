@@ -20,11 +20,11 @@ from perdure.storage.rows import (
     EventName,
     EventRow,
     MailRow,
-    Receipt,
     RunQuery,
     RunRow,
     StoredRun,
     Timer,
+    Tombstone,
     ValueKey,
     labels_of_all,
 )
@@ -82,9 +82,9 @@ async def latest_events(connection: Connection, run_id: str, limit: int) -> list
     return [EventName(*record) for record in await connection.fetch(statement, run_id, limit)]
 
 
-async def read_receipt(connection: Connection, key: str) -> Receipt | None:
-    found = await connection.fetchrow("SELECT key, data, expires_ms FROM receipts WHERE key = $1", key)
-    return None if found is None else Receipt(*found)
+async def read_tombstone(connection: Connection, key: str) -> Tombstone | None:
+    found = await connection.fetchrow("SELECT key, data, expires_ms FROM tombstones WHERE key = $1", key)
+    return None if found is None else Tombstone(*found)
 
 
 _LOAD: Final = f"""

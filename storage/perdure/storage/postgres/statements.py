@@ -141,15 +141,15 @@ _PARTS: Final[dict[str, tuple[int, str]]] = {
         "WITH ORDINALITY AS given(run_id, kind, data, is_known, place) "
         f"WHERE {_EXISTS} AND {{alive}} ORDER BY place) AS letters",
     ),
-    "receipts": (
+    "tombstones": (
         3,
-        "INSERT INTO receipts (key, data, expires_ms) "
+        "INSERT INTO tombstones (key, data, expires_ms) "
         "SELECT * FROM unnest(%1::text[], %2::bytea[], %3::bigint[]) WHERE {alive} "
         "ON CONFLICT (key) DO UPDATE SET data = excluded.data, expires_ms = excluded.expires_ms",
     ),
     "expired": (
-        3,  # a receipt that is written by the same statement stays
-        "DELETE FROM receipts WHERE {alive} AND key IN (SELECT key FROM receipts WHERE expires_ms < %1::bigint "
+        3,  # a tombstone that is written by the same statement stays
+        "DELETE FROM tombstones WHERE {alive} AND key IN (SELECT key FROM tombstones WHERE expires_ms < %1::bigint "
         "AND key <> ALL (%3::text[]) ORDER BY expires_ms LIMIT %2::bigint FOR UPDATE SKIP LOCKED)",
     ),
     "dropped": (1, "DELETE FROM mail WHERE number = ANY (%1::bigint[]) AND {alive}"),
@@ -220,12 +220,12 @@ def parts_of(rows: Rows) -> Iterator[tuple[str, list[Any]]]:
         yield "mail", columns(4, ((mail.run_id, mail.kind, mail.data, mail.run_id in known) for mail in rows.mail))
     if rows.dropped:
         yield "dropped", [rows.dropped]
-    if rows.receipts:
-        kept = (rows.receipts[key] for key in sorted(rows.receipts))
-        yield "receipts", columns(3, ((receipt.key, receipt.data, receipt.expires_ms) for receipt in kept))
+    if rows.tombstones:
+        kept = (rows.tombstones[key] for key in sorted(rows.tombstones))
+        yield "tombstones", columns(3, ((tombstone.key, tombstone.data, tombstone.expires_ms) for tombstone in kept))
     if rows.expired:
         before_ms, most = max(write.before_ms for write in rows.expired), sum(write.most for write in rows.expired)
-        yield "expired", [before_ms, most, list(rows.receipts)]
+        yield "expired", [before_ms, most, list(rows.tombstones)]
 
 
 def _task_parts(rows: Rows) -> Iterator[tuple[str, list[Any]]]:

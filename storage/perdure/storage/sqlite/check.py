@@ -22,7 +22,7 @@ from perdure.storage.sqlite.rows import (
     damaged_column_of_task,
 )
 from perdure.storage.sqlite.schema import impossible_steps, missing_steps
-from perdure.storage.sqlite.seals import BLOB_MARK, BLOB_USE, INPUT, MAIL, RECEIPT, name_flipped, seal, seal_of_value
+from perdure.storage.sqlite.seals import BLOB_MARK, BLOB_USE, INPUT, MAIL, TOMBSTONE, name_flipped, seal, seal_of_value
 from perdure.storage.steps import migrations
 
 FOUND_MAX: Final = 50
@@ -165,6 +165,6 @@ def _migrations(sql: sqlite3.Connection) -> Iterator[str]:
 
 _LOOKS: Final[tuple[Callable[[sqlite3.Connection], Iterator[str]], ...]] = (
     _counters, _runs, _specs, _tasks, _events, _sealed("inputs", INPUT), _sealed("blob_uses", BLOB_USE),
-    _sealed("blob_marks", BLOB_MARK), _sealed("mail", MAIL), _sealed("receipts", RECEIPT), _labels, _of_nobody,
+    _sealed("blob_marks", BLOB_MARK), _sealed("mail", MAIL), _sealed("tombstones", TOMBSTONE), _labels, _of_nobody,
     _migrations,
 )  # fmt: skip

@@ -20,17 +20,17 @@ from perdure.storage.rows import (
     EventName,
     EventRow,
     MailRow,
-    Receipt,
     RunQuery,
     RunRow,
     StoredRun,
     Timer,
+    Tombstone,
     ValueKey,
     labels_of_all,
 )
 from perdure.storage.sqlite.rows import EVENT_SELECTED, RUN_SELECTED, TASK_SELECTED, corrupt, event_of, run_of, task_of
 from perdure.storage.sqlite.runs import FAILURE
-from perdure.storage.sqlite.seals import INPUT, RECEIPT, name_flipped, seal, seal_of_value
+from perdure.storage.sqlite.seals import INPUT, TOMBSTONE, name_flipped, seal, seal_of_value
 
 KEYS_MAX: Final = 500
 """Keys of one IN list."""
@@ -96,12 +96,12 @@ def latest_events(sql: sqlite3.Connection, run_id: str, limit: int) -> list[Even
     return [EventName(event.sequence, event.key, event.event_id, event.arrived_ms) for event in events]
 
 
-def read_receipt(sql: sqlite3.Connection, key: str) -> Receipt | None:
-    found = sql.execute(f"SELECT {', '.join(RECEIPT)}, seal FROM receipts WHERE key = ?", (key,)).fetchone()
+def read_tombstone(sql: sqlite3.Connection, key: str) -> Tombstone | None:
+    found = sql.execute(f"SELECT {', '.join(TOMBSTONE)}, seal FROM tombstones WHERE key = ?", (key,)).fetchone()
     if found is None:
         return None
     *values, expected = found
-    return Receipt(*values) if not implausible(RECEIPT, values) and seal(*values) == expected else None
+    return Tombstone(*values) if not implausible(TOMBSTONE, values) and seal(*values) == expected else None
 
 
 def load_run(sql: sqlite3.Connection, run_id: str) -> StoredRun | None:

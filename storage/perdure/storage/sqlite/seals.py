@@ -42,7 +42,7 @@ INPUT: Final = ("run_id", "name", "data")
 BLOB_USE: Final = ("run_id", "sha256")
 BLOB_MARK: Final = ("sha256", "change")
 MAIL: Final = ("run_id", "kind", "data")
-RECEIPT: Final = ("key", "data", "expires_ms")
+TOMBSTONE: Final = ("key", "data", "expires_ms")
 
 SEARCHED_BYTES_MAX: Final = 4096
 """The most bytes in which a flipped bit is searched: that takes a checksum per bit."""

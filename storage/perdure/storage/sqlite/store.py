@@ -27,11 +27,11 @@ from perdure.storage.rows import (
     EventName,
     EventRow,
     MailRow,
-    Receipt,
     RunQuery,
     RunRow,
     StoredRun,
     Timer,
+    Tombstone,
     ValueKey,
 )
 from perdure.storage.sqlite import read, write
@@ -235,8 +235,8 @@ class SqliteMetadataStore:
     async def latest_events(self, run_id: str, *, limit: int) -> list[EventName]:
         return await self._read(lambda connection: read.latest_events(connection, run_id, limit))
 
-    async def read_receipt(self, key: str) -> Receipt | None:
-        return await self._look(lambda connection: read.read_receipt(connection, key))
+    async def read_tombstone(self, key: str) -> Tombstone | None:
+        return await self._look(lambda connection: read.read_tombstone(connection, key))
 
     async def load_run(self, run_id: str) -> StoredRun | None:
         return await self._read(lambda connection: read.load_run(connection, run_id))

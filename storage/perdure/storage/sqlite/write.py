@@ -18,9 +18,9 @@ from perdure.storage.rows import (
     ConsumeEvent,
     DeleteRun,
     DropMail,
-    DropReceipts,
+    DropTombstones,
     EntryResult,
-    KeepReceipts,
+    KeepTombstones,
     Limit,
     Mail,
     MarkBlobs,
@@ -36,7 +36,7 @@ from perdure.storage.rows import (
     runs_of,
 )
 from perdure.storage.sqlite.runs import RunRows
-from perdure.storage.sqlite.seals import RECEIPT, RUN_SUMMED, TASK, seal, seal_of_event, seal_of_task, seal_of_value
+from perdure.storage.sqlite.seals import RUN_SUMMED, TASK, TOMBSTONE, seal, seal_of_event, seal_of_task, seal_of_value
 
 TASK_COLUMNS: Final = tuple(field.name for field in fields(TaskRow))
 
@@ -53,9 +53,10 @@ _ADD_EVENT: Final = _insert(
     ("run_id", "sequence", "event_id", "key", "payload", "arrived_ms", "consumed_by", "seal", "is_taken"),
 )
 _MARK: Final = "INSERT OR REPLACE INTO blob_marks (sha256, change, seal) VALUES (?, ?, ?)"
-_KEEP_RECEIPT: Final = _insert("INSERT OR REPLACE", "receipts", (*RECEIPT, "seal"))
-_DROP_RECEIPTS: Final = (
-    "DELETE FROM receipts WHERE rowid IN (SELECT rowid FROM receipts WHERE expires_ms < ? ORDER BY expires_ms LIMIT ?)"
+_KEEP_TOMBSTONE: Final = _insert("INSERT OR REPLACE", "tombstones", (*TOMBSTONE, "seal"))
+_DROP_TOMBSTONES: Final = (
+    "DELETE FROM tombstones WHERE rowid IN "
+    "(SELECT rowid FROM tombstones WHERE expires_ms < ? ORDER BY expires_ms LIMIT ?)"
 )
 _COUNT: Final = "UPDATE counters SET value = value + 1, mirror = mirror - 1 WHERE name = ? RETURNING value"
 _SET_DORMANT: Final = (
@@ -167,11 +168,11 @@ class _Commit:
                 )
             case DeleteRun():
                 self._delete(write.run_id)
-            case KeepReceipts(receipts=receipts):
-                rows = [(receipt.key, receipt.data, receipt.expires_ms) for receipt in receipts]
-                self._sql.executemany(_KEEP_RECEIPT, [(*values, seal(*values)) for values in rows])
-            case DropReceipts():
-                self._sql.execute(_DROP_RECEIPTS, (write.before_ms, write.most))
+            case KeepTombstones(tombstones=tombstones):
+                rows = [(tombstone.key, tombstone.data, tombstone.expires_ms) for tombstone in tombstones]
+                self._sql.executemany(_KEEP_TOMBSTONE, [(*values, seal(*values)) for values in rows])
+            case DropTombstones():
+                self._sql.execute(_DROP_TOMBSTONES, (write.before_ms, write.most))
             case Mail():
                 self._runs.store()
                 self._sql.execute(

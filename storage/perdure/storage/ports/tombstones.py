@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from perdure.storage.rows import EventName, Receipt
+from perdure.storage.rows import EventName, Tombstone
 
 
-class ReceiptStore(Protocol):
-    """Receipts by key. Writing and removing them are writes of commits."""
+class TombstoneStore(Protocol):
+    """Tombstones by key. Writing and removing them are writes of commits."""
 
-    async def read_receipt(self, key: str) -> Receipt | None:
-        """A receipt, expired or not. A damaged one is none."""
+    async def read_tombstone(self, key: str) -> Tombstone | None:
+        """A tombstone, expired or not. A damaged one is none."""
         ...
 
     async def latest_events(self, run_id: str, *, limit: int) -> list[EventName]:

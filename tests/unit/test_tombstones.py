@@ -1,4 +1,4 @@
-"""Repeated calls whose run was deleted in between: which ones a receipt answers, and which ones are new calls."""
+"""Repeated calls whose run was deleted in between: which ones a tombstone answers, and which ones are new calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from perdure import errors, graphwire
 from perdure.model import RunStatus
-from perdure.service.housekeeping.receipts import KEPT_MS
+from perdure.service.housekeeping.tombstones import KEPT_MS
 from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import NewEvent, NewRun
 from perdure.service.operations.batches import Batches
@@ -133,19 +133,19 @@ async def test_a_repeated_resumption_of_a_run_that_is_gone_is_answered_if_it_was
         await lifecycle.resume("default", "w", asked_ms_ago=SINCE_MS)
 
 
-async def test_receipts_go_with_the_first_deletion_after_their_time(engine: Engine) -> None:
+async def test_tombstones_go_with_the_first_deletion_after_their_time(engine: Engine) -> None:
     await ended_and_deleted(engine)
-    assert len(engine.store._receipts) == 3
+    assert len(engine.store._tombstones) == 3
     engine.now_ms += KEPT_MS
     await submit(engine, workflow_id="other", request_id="other")
     await engine.kernel.lifecycle.cancel("default", "other")
     await engine.kernel.lifecycle.delete("default", "other")
-    assert len(engine.store._receipts) == 2
+    assert len(engine.store._tombstones) == 2
 
 
-async def test_a_run_that_ended_long_ago_leaves_no_receipt(engine: Engine) -> None:
+async def test_a_run_that_ended_long_ago_leaves_no_tombstone(engine: Engine) -> None:
     await submit(engine)
     await engine.kernel.lifecycle.cancel("default", "w")
     engine.now_ms += KEPT_MS + 1
     await engine.kernel.lifecycle.delete("default", "w")
-    assert engine.store._receipts == {}
+    assert engine.store._tombstones == {}

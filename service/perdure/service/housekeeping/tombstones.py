@@ -1,11 +1,11 @@
 """Answers to repeated calls whose run was deleted before the repeat came.
 
 The first answer of a call may be lost, and the run be ended and deleted by others before the call is repeated. Without
-the run's rows, the repeat of a start would make a new run. So the entry that deletes a run also stores receipts: under
-its request id, its workflow id, and the names of its latest events. They say what the run was, without values, labels
-and metadata, and expire.
+the run's rows, the repeat of a start would make a new run. So the entry that deletes a run also stores tombstones:
+under its request id, its workflow id, and the names of its latest events. They say what the run was, without values,
+labels and metadata, and expire.
 
-A receipt answers a repeat only if the run was deleted after the call was made first. Then the answer is right for a
+A tombstone answers a repeat only if the run was deleted after the call was made first. Then the answer is right for a
 moment at which the caller waited for it. A call that was made after the deletion is a new one: it may be about the next
 run of the id.
 """
@@ -18,15 +18,15 @@ from hashlib import sha256
 from typing import Any, Final
 
 from perdure.model import RunStatus, frozen
-from perdure.storage.ports import CorruptData, ReceiptStore
-from perdure.storage.rows import DropReceipts, EventName, KeepReceipts, Receipt, RunRow, Write
+from perdure.storage.ports import CorruptData, TombstoneStore
+from perdure.storage.rows import DropTombstones, EventName, KeepTombstones, RunRow, Tombstone, Write
 
 KEPT_MS: Final = 3600 * 1000
-"""The time for which receipts are kept. A run that has not changed for that long leaves none."""
+"""The time for which tombstones are kept. A run that has not changed for that long leaves none."""
 EVENTS_MAX: Final = 1_000
-"""The latest events of a run that leave receipts."""
+"""The latest events of a run that leave tombstones."""
 DROPPED_MAX: Final = 1_000
-"""Expired receipts that one deletion removes. It stores fewer than twice as many, so they do not pile up."""
+"""Expired tombstones that one deletion removes. It stores fewer than twice as many, so they do not pile up."""
 
 _KEPT: Final = (
     "run_id", "namespace", "workflow_id", "create_ms", "update_ms", "start_ms", "end_ms", "name", "request_id",
@@ -42,29 +42,29 @@ class DeletedRun:
     sequence: int = 0
 
 
-class Receipts:
-    """Makes receipts and finds them."""
+class Tombstones:
+    """Makes tombstones and finds them."""
 
-    def __init__(self, store: ReceiptStore, clock: Callable[[], int]) -> None:
+    def __init__(self, store: TombstoneStore, clock: Callable[[], int]) -> None:
         self._store = store
         self._clock = clock
 
     async def of_deletion(self, row: RunRow) -> tuple[Write, ...]:
-        """The writes that leave receipts of a run, for the entry that deletes it. They remove expired ones, too."""
+        """The writes that leave tombstones of a run, for the entry that deletes it. They remove expired ones, too."""
         now_ms = self._clock()
-        drop = DropReceipts(now_ms, DROPPED_MAX)
+        drop = DropTombstones(now_ms, DROPPED_MAX)
         if row.damage or row.update_ms < now_ms - KEPT_MS:
             return (drop,)
         names = [_workflow_key(row.namespace, row.workflow_id)]
         if row.request_id:
             names.append(_request_key(row.namespace, row.request_id))
         data = {"deleted_ms": now_ms, "status": row.status.value} | {name: getattr(row, name) for name in _KEPT}
-        receipts = {name: _receipt(name, data, now_ms) for name in names}
+        tombstones = {name: _tombstone(name, data, now_ms) for name in names}
         for event in await self._events(row.run_id):
             if event.arrived_ms >= now_ms - KEPT_MS:
                 name = _event_key(row.namespace, row.workflow_id, event.key, event.event_id)
-                receipts[name] = _receipt(name, data | {"sequence": event.sequence}, now_ms)
-        return drop, KeepReceipts(tuple(receipts.values()))
+                tombstones[name] = _tombstone(name, data | {"sequence": event.sequence}, now_ms)
+        return drop, KeepTombstones(tuple(tombstones.values()))
 
     async def of_request(self, namespace: str, request_id: str, asked_ms_ago: int) -> DeletedRun | None:
         """The run that a request made, if it was deleted within the last `asked_ms_ago`."""
@@ -89,7 +89,7 @@ class Receipts:
     async def _find(self, key: str, asked_ms_ago: int) -> DeletedRun | None:
         if asked_ms_ago <= 0:  # no repeat, or nobody knows when the call was made first
             return None
-        found = await self._store.read_receipt(key)
+        found = await self._store.read_tombstone(key)
         if found is None:
             return None
         try:
@@ -101,8 +101,8 @@ class Receipts:
             return None
 
 
-def _receipt(key: str, data: dict[str, Any], now_ms: int) -> Receipt:
-    return Receipt(key, json.dumps(data).encode(), now_ms + KEPT_MS)
+def _tombstone(key: str, data: dict[str, Any], now_ms: int) -> Tombstone:
+    return Tombstone(key, json.dumps(data).encode(), now_ms + KEPT_MS)
 
 
 def _request_key(*names: str) -> str:
