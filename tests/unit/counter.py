@@ -260,4 +260,5 @@ def counter_of(target: int) -> source.RunSource:
     """What a client would submit."""
     data = str(target).encode()
     digest = hashlib.sha256(data)
-    return source.RunSource(Counters(), target, data, digest, digest.hexdigest(), "counter", frozenset(), frozenset(), ())
+    key = digest.hexdigest()
+    return source.RunSource(Counters(), target, data, digest, key, "counter", frozenset(), frozenset(), ())
