@@ -49,15 +49,18 @@ def start_cluster(**head: Any) -> Any:
 
 def patiently(start: Callable[[], T]) -> T:
     """Start something of Ray's, and leave nothing behind of a try that failed."""
-    for left in reversed(range(TRIES)):
-        before = set(psutil.Process().children())
-        try:
-            return start()
-        except Exception as error:
-            _end(set(psutil.Process().children()) - before)
-            if not left or not _is_slow_start(error):
-                raise
-        _forget()
+    with warnings.catch_warnings():
+        # Of a try that failed Ray leaves objects of processes and files, which warn when they are freed or collected.
+        warnings.simplefilter("ignore", ResourceWarning)
+        for left in reversed(range(TRIES)):
+            before = set(psutil.Process().children())
+            try:
+                return start()
+            except Exception as error:
+                _end(set(psutil.Process().children()) - before)
+                if not left or not _is_slow_start(error):
+                    raise
+            gc.collect()
     raise AssertionError("the last try raises or returns")
 
 
@@ -75,10 +78,3 @@ def _end(processes: set[psutil.Process]) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(family, timeout=PATIENCE_S)
-
-
-def _forget() -> None:
-    """Ray leaves objects of these processes, too, which warn when they are collected."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
