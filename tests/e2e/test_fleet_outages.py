@@ -137,8 +137,9 @@ async def refusal(address: str, call: str, request: Any) -> tuple[grpc.StatusCod
         stub = workflow_service_pb2_grpc.WorkflowServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await getattr(stub, call)(request, timeout=CALL_S)
-    trailers = dict(caught.value.trailing_metadata() or ())
-    return caught.value.code(), Status.FromString(trailers["grpc-status-details-bin"])
+    trailers = caught.value.trailing_metadata() or ()
+    (details,) = [value for name, value in trailers if name == "grpc-status-details-bin"]
+    return caught.value.code(), Status.FromString(details)
 
 
 def requests_about_what_is_stored() -> dict[str, Any]:
