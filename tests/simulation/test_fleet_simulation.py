@@ -12,7 +12,7 @@ from simulation.fleet_world import FleetSeen, run_fleet
 from simulation.many import LIMITS, limited, run_many
 from simulation.shrink import run_short
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "500"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "200"))
 FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
 FOUND_BUGS = (24, 34, 114, 171, 191, 199, 227, 278, 357, 359, 469, 657, 906, 1073, 178513478675)
 
