@@ -54,8 +54,7 @@ class Field:
     works: dict[Key, Work] = field(default_factory=dict)
     results: defaultdict[Key, list[Result]] = field(default_factory=lambda: defaultdict(list))
     running: dict[Running, None] = field(default_factory=dict)
-    begun: dict[Key, Lease] = field(default_factory=dict)
-    """The lease that began an attempt."""
+    begun: set[Key] = field(default_factory=set)
     marks: Counter[str] = field(default_factory=Counter)
     engines: dict[str, Process] = field(default_factory=dict)
 
@@ -65,16 +64,15 @@ class Field:
         note("begins", *running.key)
         self.on_begin(self.works[running.key])
         before = self.ledger.numbers.get((run_id, task_id), 0)
-        first = self.begun.get(running.key)
-        if first is not None and first.is_sure():
-            fail(AssertionError(f"attempt {attempt} of {task_id} of {run_id} begins again, on another lease"))
+        if running.key in self.begun:
+            fail(AssertionError(f"attempt {attempt} of {task_id} of {run_id} begins again"))
         if attempt < before and running.lease.is_sure() and not self.engines[running.engine_id].is_dead:
             fail(AssertionError(f"{task_id} begins as attempt {attempt} after attempt {before}"))
         for other in self.running:
             is_older = other.key[:2] == running.key[:2] and other.engine_id == running.engine_id
             if is_older and other.lease.is_sure():
                 fail(AssertionError(f"attempt {attempt} of {task_id} begins while attempt {other.key[2]} runs"))
-        self.begun[running.key] = running.lease
+        self.begun.add(running.key)
         self.ledger.begun[run_id, task_id] += 1
         self.ledger.numbers[run_id, task_id] = max(before, attempt)
         self.running[running] = None

@@ -12,6 +12,7 @@ from perdure import wire
 from perdure.engine.messages import AttemptLost, AttemptStarted, Source, TaskFailed, TaskSucceeded
 from perdure.model import INLINE_BYTES_MAX, NULL, Call, Failure, FailureKind, Function, Payload, Resources, Shape
 from perdure.service.executors.pool import durations as durations_module
+from perdure.service.executors.pool import leases as leases_module
 from perdure.service.executors.pool import pool as pool_module
 from perdure.service.executors.pool.durations import AHEAD_MS, BATCH_MAX, Durations
 from perdure.service.executors.pool.leases import AgentSession, Lease
@@ -70,6 +71,10 @@ class World:
         told = [(report.task_id, type(report), report.attempt) for report in self.reports]
         self.reports.clear()
         return told
+
+    def free_losses(self) -> list[str]:
+        """The tasks of the reported losses that cost no retry."""
+        return [report.task_id for report in self.reports if isinstance(report, AttemptLost) and report.is_free]
 
     async def cluster(self, **capacity: float) -> None:
         hello = pb.AgentHello(agent_id="agent", cluster_id="c", python_version="3.11")
@@ -911,7 +916,7 @@ async def test_a_lease_with_a_gpu_runs_one_attempt(world: World) -> None:
 
 
 async def test_a_lost_lease(world: World) -> None:
-    """Attempts that began are lost, those behind them go first elsewhere, and cancelled ones are not reported."""
+    """Attempts that were sent are lost, those behind the first at no cost. Cancelled ones are not reported."""
     await world.cluster(CPU=1)
     lease = await world.learn(1)
     await world.submit("a", "b", "c", "d", "e")
@@ -922,13 +927,82 @@ async def test_a_lost_lease(world: World) -> None:
     world.take_reports()
     await world.submit("later")
     world.pool.sessions.lease_lost(lease)
-    assert world.take_reports() == [("a", AttemptLost, 1)]
+    assert world.free_losses() == ["d", "e"]
+    assert world.take_reports() == [("a", AttemptLost, 1), ("d", AttemptLost, 1), ("e", AttemptLost, 1)]
     assert world.told("kill") == [lease.id]
     world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id, reason="killed"))
     await world.settle()
     (successor,) = await world.leases()
-    assert names(sent(successor)) == ["d", "e", "later"]
+    assert names(sent(successor)) == ["later"], "the others may have begun with this number"
     assert world.take_reports() == []
+
+
+async def test_an_attempt_whose_start_was_lost_with_the_stream_keeps_its_number(world: World) -> None:
+    """The lease ended the first attempt and began the second, and neither message arrived."""
+    await world.cluster(CPU=1)
+    lease = await world.learn(1)
+    await world.submit("a", "b")
+    a, _ = sent(lease)
+    await world.begin(lease, a)
+    world.take_reports()
+    world.pool.sessions.lease_lost(lease)
+    assert world.free_losses() == ["b"]
+    assert world.take_reports() == [("a", AttemptLost, 1), ("b", AttemptLost, 1)]
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id, reason="killed"))
+    await world.submit("b", attempt=2)
+    (successor,) = await world.leases()
+    assert [(attempt.task_id, attempt.attempt) for attempt in sent(successor)] == [("b", 2)]
+
+
+async def test_attempts_that_were_not_sent_run_first_elsewhere(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(3)
+    await world.submit("a")
+    assert names(sent(lease)) == ["a"]
+    await world.submit("b", "later")
+    assert len(lease.in_flight) == 2
+    world.pool.sessions.lease_lost(lease)
+    assert world.free_losses() == []
+    assert world.take_reports() == [("a", AttemptLost, 1)]
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id, reason="killed"))
+    await world.settle()
+    (successor,) = await world.leases()
+    assert names(sent(successor)) == ["b", "later"]
+
+
+async def test_a_lease_that_was_sent_nothing_loses_nothing(world: World) -> None:
+    await world.cluster(CPU=1)
+    lease = await world.learn(1)
+    await world.submit("a", "b")
+    world.pool.sessions.lease_lost(lease)
+    assert world.take_reports() == []
+    world.pool.sessions.lease_ended(world.agent, pb.LeaseEnded(lease_id=lease.id, reason="killed"))
+    await world.settle()
+    (successor,) = await world.leases()
+    assert names(sent(successor)) == ["a", "b"]
+
+
+async def test_an_attempt_that_was_sent_in_part_may_have_begun(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases_module, "MESSAGE_BYTES_SOFT", 1)
+    await world.cluster(CPU=1)
+    lease = await world.learn(1)
+    await world.submit("a", "b", "c")
+    assert names(sent(lease)) == ["a"]
+    assert names(sent(lease)) == ["b"]
+    world.pool.sessions.lease_lost(lease)
+    assert world.take_reports() == [("a", AttemptLost, 1), ("b", AttemptLost, 1)]
+
+
+async def test_an_attempt_that_a_lease_gave_back_keeps_its_number(world: World) -> None:
+    """It certainly did not begin."""
+    await world.cluster(CPU=1)
+    lease = await world.learn(1)
+    await world.submit("a", "b")
+    _, b = sent(lease)
+    world.pool.sessions.lease_said(lease, pb.ServeLeaseRequest(returned=[b.token]))
+    await world.settle()
+    world.pool.sessions.lease_lost(lease)
+    assert world.take_reports() == [("a", AttemptLost, 1)]
 
 
 async def test_a_service_that_ends_loses_no_attempt(world: World) -> None:
@@ -948,15 +1022,19 @@ async def test_the_head_of_a_lost_lease_may_have_begun(world: World) -> None:
     await world.cluster(CPU=1)
     lease = await world.learn(1)
     await world.submit("a", "b")
+    sent(lease)
     world.pool.sessions.lease_lost(lease)
     world.pool.sessions.lease_lost(lease)
-    assert world.take_reports() == [("a", AttemptLost, 1)]
+    assert world.free_losses() == ["b"]
+    assert world.take_reports() == [("a", AttemptLost, 1), ("b", AttemptLost, 1)]
 
 
 async def test_a_lost_agent(world: World) -> None:
     await world.cluster(CPU=1)
     lease = await world.learn(1)
-    await world.submit("a", "b")
+    await world.submit("a")
+    sent(lease)
+    await world.submit("b")
     lost = world.agent
     world.pool.sessions.agent_lost(lost)
     assert world.take_reports() == [("a", AttemptLost, 1)]

@@ -39,7 +39,7 @@ from perdure.model import (
     Wait,
     WaitEvent,
 )
-from unit.driver import CATCH, ERROR, FUNCTION, VALUE, Driver, call, graph
+from unit.driver import CATCH, ERROR, FUNCTION, ONCE, VALUE, Driver, call, graph
 
 
 def test_a_task_starts_once_all_it_needs_is_done() -> None:
@@ -87,6 +87,7 @@ def test_a_run_waits_for_the_nodes_beside_its_output() -> None:
         TaskSucceeded("a", 1, VALUE, 20),
         TaskFailed("a", 1, ERROR, 20),
         AttemptLost("a", 1, "gone", 20),
+        AttemptLost("a", 1, "gone", 20, is_free=True),
         AttemptStarted("a", 1, 20),
         TaskContinued("a", 1, graph(call("z")), "z", 20),
         TaskSucceeded("a", 7, VALUE, 20),
@@ -160,6 +161,51 @@ def test_counters_of_failures_survive_a_restart() -> None:
     run.apply(TimerFired("a", 2, 400))
     run.fail("a", 3, at_ms=500)
     assert run.status is RunStatus.FAILED
+
+
+def test_an_attempt_that_may_have_begun_unseen_is_numbered_anew_at_no_cost() -> None:
+    """Its number is recorded before the next attempt runs, so that it is not given again after a restart either."""
+    run = Driver(graph(call("a", options=ONCE)))
+    lost = AttemptLost("a", 1, "gone", 10, is_free=True)
+    assert run.run.reach(lost) == 0
+    commands = run.apply(lost)
+    assert [type(command) for command in commands] == [RecordTask, Dispatch]
+    assert run.dispatched == [("a", 1), ("a", 2)]
+    record = run.records["a"]
+    assert (record.status, record.attempt, record.failures, record.failure) == (TaskStatus.READY, 1, 0, None)
+    assert run.apply(lost) == [], "it is told twice"
+    assert run.restarted().dispatched == [("a", 2)]
+    assert run.restarted(before="unknown").dispatched == [("a", 3)]
+    run.succeed("a", 1)
+    assert run.status is RunStatus.RUNNING, "the lost one is fenced off"
+    run.succeed("a", 2)
+    assert run.status is RunStatus.SUCCESSFUL
+
+
+def test_losses_without_cost_leave_the_retries_and_the_last_failure() -> None:
+    run = Driver(graph(call("a", options=RETRY)))
+    run.fail("a", 1, at_ms=0)
+    run.apply(TimerFired("a", 1, 100))
+    for attempt in range(2, 9):
+        run.apply(AttemptLost("a", attempt, "gone", 200, is_free=True))
+    assert run.dispatched[-1] == ("a", 9)
+    assert run.records["a"].wake_ms is None
+    run = run.restarted(before="unknown")
+    assert run.dispatched == [("a", 10)]
+    assert (run.records["a"].failures, run.records["a"].failure) == (1, ERROR)
+    run.fail("a", 10, at_ms=500)
+    assert run.timers[-1].due_ms == 700, "the pause is that after a second failure"
+    run.apply(TimerFired("a", 10, 700))
+    run.fail("a", 11, at_ms=800)
+    assert run.status is RunStatus.FAILED
+
+
+def test_the_loss_of_an_attempt_that_is_known_to_have_begun_has_its_cost() -> None:
+    run = Driver(graph(call("a", options=RETRY)))
+    run.apply(AttemptStarted("a", 1, 5))
+    run.apply(AttemptLost("a", 1, "gone", 10, is_free=True))
+    assert run.records["a"].status is TaskStatus.BACKING_OFF
+    assert run.records["a"].failures == 1
 
 
 def test_errors_of_user_code_are_not_retried_unless_asked() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from perdure.engine.graph_run.run import DEFERRED_MAX
-from perdure.engine.messages import CancelRequested, Dispatch, TaskFailed, TaskSucceeded, TimerFired
+from perdure.engine.messages import AttemptLost, CancelRequested, Dispatch, TaskFailed, TaskSucceeded, TimerFired
 from perdure.model import NodeRef, RetryRule, RunStatus, SpecNode, TaskOptions, TaskStatus, Wait
 from unit.driver import CATCH, ERROR, FUNCTION, ONCE, VALUE, Driver, call, graph
 
@@ -253,6 +253,17 @@ def test_a_task_of_a_returned_graph_may_run_where_its_owner_ran() -> None:
     assert dispatches[0].call.function is FUNCTION
     (last,) = [command for command in driver.succeed("b") if isinstance(command, Dispatch)]
     assert last.beside == ""
+
+
+def test_a_number_that_may_have_begun_unseen_is_not_given_again() -> None:
+    driver = Driver(graph(call("a", options=NOT), call("b", "a")))
+    driver.apply(AttemptLost("a", 1, "gone", 10, is_free=True))
+    assert driver.dispatched == [("a", 1), ("a", 2)]
+    assert driver.restarted().dispatched == [("a", 2)]
+    driver.succeed("a", 2)
+    assert driver.records["a"].attempt == 2
+    assert driver.dispatched[-1] == ("b", 1)
+    assert driver.restarted(before="told").dispatched == [("a", 3)]
 
 
 def test_what_needed_a_value_that_is_gone_may_have_begun() -> None:

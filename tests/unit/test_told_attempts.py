@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.engine.messages import AttemptStarted, CancelRequested, TaskFailed
+from perdure.engine.messages import AttemptLost, AttemptStarted, CancelRequested, TaskFailed
 from perdure.model import RunStatus, Sleep, SpecNode, TaskStatus, WaitEvent
 from perdure.service.runs.views import view_task, waits_for
 from unit.driver import ERROR, Driver, call, graph
@@ -20,6 +20,14 @@ def test_an_attempt_counts_once_it_has_begun() -> None:
     driver.apply(AttemptStarted("a", 1, 5, 5))
     assert told(driver, "a") == ("RUNNING", 1, 5)
     assert told(driver.restarted(before="unknown"), "a") == ("READY", 1, None), "the first may have begun"
+
+
+def test_an_attempt_that_may_have_begun_unseen_counts() -> None:
+    driver = Driver(graph(call("a")))
+    driver.apply(AttemptLost("a", 1, "gone", 10, is_free=True))
+    assert told(driver, "a") == ("READY", 1, None)
+    driver.apply(CancelRequested("enough", 17))
+    assert told(driver, "a") == ("CANCELED", 1, None)
 
 
 def test_what_was_canceled_before_it_began_had_no_attempt() -> None:

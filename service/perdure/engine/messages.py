@@ -65,12 +65,17 @@ class TaskFailed:
 
 @frozen
 class AttemptLost:
-    """The worker of an attempt is gone. The attempt may have begun."""
+    """The worker of an attempt is gone. The attempt may have begun, so its number is not given again.
+
+    `is_free`: no report says that it began, and it is probably not the cause of the loss. The next attempt follows at
+    once, and the loss does not count against the retry policy.
+    """
 
     task_id: str
     attempt: int
     reason: str
     at_ms: int
+    is_free: bool = False
 
 
 @frozen

@@ -213,7 +213,10 @@ class Run:
                     self._attempt_failed(task, event.failure, event.at_ms, self._ended_ms(task, event))
             case AttemptLost():
                 if task := self._current(event.task_id, event.attempt):
-                    self._attempt_failed(task, worker_lost(event.reason), event.at_ms)
+                    if _is_free(event, task):
+                        self._number_anew(task)
+                    else:
+                        self._attempt_failed(task, worker_lost(event.reason), event.at_ms)
             case EventArrived():
                 self._event_arrived(event)
             case TimerFired():
@@ -240,7 +243,9 @@ class Run:
                 return 0 if task is None else self._reach_of_failure(task, event.failure, event.at_ms)
             case AttemptLost():
                 task = self._current(event.task_id, event.attempt)
-                return 0 if task is None else self._reach_of_failure(task, worker_lost(event.reason), event.at_ms)
+                if task is None or _is_free(event, task):
+                    return 0
+                return self._reach_of_failure(task, worker_lost(event.reason), event.at_ms)
             case EventArrived():
                 waiting = self._waiting.get(event.key)
                 return self._reach_of_end(waiting[0]) if waiting else 0
@@ -376,6 +381,12 @@ class Run:
         beside = owner.id if owner is not None and options.allow_inplace else ""
         inputs = self.graph.sources(task)
         self._commands.append(Dispatch(task.id, task.attempt, call, options.shape, inputs, beside))
+
+    def _number_anew(self, task: Task) -> None:
+        """Start the next attempt of a task after one that may have begun without a report. The used number is recorded,
+        so that it is not given again, even if the engine dies."""
+        self._record(task, failure=task.failure if task.failures else None)
+        self._dispatch(task, cast(Call, task.node.action))
 
     def _wait_until(self, task: Task, wake_ms: int | None, at_ms: int) -> None:
         """Wait without a worker. The due time is recorded once, so that a restart does not move it."""
@@ -676,6 +687,11 @@ class Run:
             self.graph.mark_done(ended)
             self.graph.consumed_by(ended)
             ended = self.graph.ended_with(ended)
+
+
+def _is_free(event: AttemptLost, task: Task) -> bool:
+    """Whether a loss costs no retry. The loss of an attempt that is known to have begun always costs one."""
+    return event.is_free and task.status is TaskStatus.READY
 
 
 def _is_record(command: Command) -> bool:

@@ -116,8 +116,9 @@ class Executor(Protocol):
         second attempt. An attempt begins only after older, cancelled attempts of its task have really ended.
 
         Reports: AttemptStarted once user code may have begun, then exactly one of TaskSucceeded, GraphReturned,
-        TaskFailed, AttemptLost, unless the attempt is cancelled. AttemptLost means that it may have begun. An attempt
-        that certainly has not begun is not reported as lost: it runs elsewhere.
+        TaskFailed, AttemptLost, unless the attempt is cancelled. AttemptLost means that it may have begun. It is
+        `is_free` only if AttemptStarted was not reported, and another attempt is the probable cause of the loss. An
+        attempt that certainly has not begun is not reported as lost: it runs elsewhere, under the same number.
         """
         ...
 

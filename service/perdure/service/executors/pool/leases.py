@@ -21,13 +21,14 @@ allows."""
 
 @dataclass(slots=True, eq=False)
 class Placed:
-    """An attempt that was sent to a lease."""
+    """An attempt that was put onto a lease. `is_sent`: a part of it was handed to the stream, so it may begin."""
 
     work: Work
     token: int
     is_concurrent: bool = False
     is_cancelled: bool = False
     is_recalled: bool = False
+    is_sent: bool = False
     began_s: float | None = None
 
 
@@ -72,12 +73,12 @@ class Lease:
         self._is_finish_sent = False
         self._holds_for_s: float | None = None
         self._functions: set[str] = set()
-        self._queue: deque[tuple[Iterator[pb.Attempt], Work]] = deque()
+        self._queue: deque[tuple[Iterator[pb.Attempt], Placed]] = deque()
         self._cancel: list[int] = []
         self._recall: list[int] = []
 
-    def send(self, parts: Iterator[pb.Attempt], work: Work) -> None:
-        self._queue.append((parts, work))
+    def send(self, parts: Iterator[pb.Attempt], placed: Placed) -> None:
+        self._queue.append((parts, placed))
         self.outbox.wake()
 
     def send_cancel(self, token: int) -> None:
@@ -133,12 +134,13 @@ class Lease:
         message = pb.ServeLeaseResponse()
         size = 0
         while self._queue and size < MESSAGE_BYTES_SOFT:
-            parts, work = self._queue[0]
+            parts, placed = self._queue[0]
             attempt = next(parts, None)
             if attempt is None:
                 self._queue.popleft()
                 continue
-            function = work.call.function
+            placed.is_sent = True
+            function = placed.work.call.function
             if function.key not in self._functions:
                 self._functions.add(function.key)
                 message.functions.append(

@@ -6,7 +6,8 @@
 - A function of medium duration may wait behind another one, if all leases are busy and many attempts wait.
 - Asynchronous functions have leases of their own, with thousands of attempts each.
 - Attempts that wait behind a long one are recalled.
-- An attempt that did not begin when its lease is lost runs elsewhere, without a report.
+- An attempt that was not sent when its lease is lost runs elsewhere, without a report. One that was sent may have
+  begun: it is reported, and its number is not used again.
 """
 
 from __future__ import annotations
@@ -163,7 +164,9 @@ class Placing:
             self._ran_by.keep((work.run_id, work.task_id), lease)
 
     def lose(self, lease: Lease, reason: str) -> None:
-        """A lease is gone. Attempts that may have begun are reported as lost; the others go back to their queues.
+        """A lease is gone. Attempts that were sent may have begun, although no message that says so arrived: they are
+        reported as lost. Those behind the first one cost no retry, unless they began. Attempts that were not sent go
+        back to their queues.
 
         While the service ends, its leases end with it. Their attempts are then not reported, so they cost no retry: a
         restart makes them again.
@@ -173,18 +176,18 @@ class Placing:
         self._state.remove(lease)
         reports: list[tuple[str, Report]] = []
         back: list[Work] = []
+        now_ms = self._state.clock()
         for position, placed in enumerate(list(lease.in_flight.values())):
             self._take_off(lease, placed)
-            if placed.is_cancelled:
+            if placed.is_cancelled or self._state.is_draining:
                 continue
-            # The first one may have begun, although the message that says so did not arrive.
-            if self._state.is_draining:
-                continue
-            if placed.began_s is not None or position == 0:
-                work = placed.work
-                reports.append((work.run_id, AttemptLost(work.task_id, work.attempt, reason, self._state.clock())))
+            work = placed.work
+            if placed.is_sent:
+                # The first one may be the cause of the loss, even if it is not known to have begun.
+                is_free = position > 0 and placed.began_s is None
+                reports.append((work.run_id, AttemptLost(work.task_id, work.attempt, reason, now_ms, is_free)))
             else:
-                back.append(placed.work)
+                back.append(work)
         for work in reversed(back):
             self._enqueue(work, first=True)
         self._state.send(reports)
@@ -259,7 +262,7 @@ class Placing:
         lease.add(placed)
         self._placed[work.key] = (lease, placed)
         self._busy[work.run_id, work.task_id] = work.key
-        lease.send(parts_of(work, placed.token, self.cached), work)
+        lease.send(parts_of(work, placed.token, self.cached), placed)
 
     # -------------------------------------------------------------------------- as time goes by
 
