@@ -33,6 +33,7 @@ class Call:
         (((AGE_KEY, "70"), (REPEAT_KEY, "2")), 70),
         (((REPEAT_KEY, "2"), (AGE_KEY, "soon")), REPEATED_MS),
         (((REPEAT_KEY, "2"), (AGE_KEY, "9" * 30)), REPEATED_MS_MAX),
+        (((REPEAT_KEY, "2"), (AGE_KEY, "9" * 5_000)), REPEATED_MS_MAX),
         (((REPEAT_KEY, "0"), (AGE_KEY, "70")), None),
         (((AGE_KEY, "70"),), None),
     ],

@@ -133,6 +133,23 @@ async def test_a_repeated_resumption_of_a_run_that_is_gone_is_answered_if_it_was
         await lifecycle.resume("default", "w", asked_ms_ago=SINCE_MS)
 
 
+async def test_a_repeated_call_about_a_resumable_run_that_is_gone_spares_the_next_one(engine: Engine) -> None:
+    lifecycle = engine.kernel.lifecycle
+    run_id = (await submit(engine))[0].row.run_id
+    row = await engine.store.get_run(run_id)
+    assert row is not None
+    await lifecycle.cancel("default", "w")
+    row = await engine.store.get_run(run_id)
+    assert row is not None
+    await engine.kernel.lifecycle._deletions.remove(row)
+    later = (await submit(engine, request_id="next"))[0].row.run_id
+    with pytest.raises(errors.WorkflowNotFoundError):
+        await lifecycle.resume("default", "w", asked_ms_ago=SINCE_MS)
+    assert (await lifecycle.cancel("default", "w", asked_ms_ago=SINCE_MS)).row.run_id == run_id
+    now = await engine.kernel.queries.run("default", "w")
+    assert (now.row.run_id, now.row.status) == (later, RunStatus.RUNNING)
+
+
 async def test_tombstones_go_with_the_first_deletion_after_their_time(engine: Engine) -> None:
     await ended_and_deleted(engine)
     assert len(engine.store._tombstones) == 3

@@ -62,6 +62,8 @@ class Events:
         if (sent := await self.sent_before(namespace, workflow_id, key, event_id, asked_ms_ago)) is not None:
             return sent
         row = await self._current.row(namespace, workflow_id)
+        if (sent := await self.sent_before(namespace, workflow_id, key, event_id, asked_ms_ago)) is not None:
+            return sent  # that run was deleted in between, and the row is of the next one
         if row.status.is_final:
             return await self.find(row, key, event_id)
         return await self.offer(row, key, event_id, payload)

@@ -19,7 +19,7 @@ from perdure.service.journal.journal import Journal
 from perdure.service.operations.current import Current
 from perdure.service.queue.moves import Moves
 from perdure.service.queue.slots import Slots
-from perdure.service.runs.moments import Moments
+from perdure.service.runs.moments import Moments, not_found
 from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.views import RunView, count_tasks
@@ -70,14 +70,15 @@ class Lifecycle:
 
         With `is_repeat` the caller may have resumed it before: then a run that was resumed and has ended since is an
         answer, and its etag may have changed. So is one that was resumed and was deleted within the last
-        `asked_ms_ago`."""
+        `asked_ms_ago`. The next run of the id is not resumed."""
         self._current.refuse_while_failing()
-        deleted = await self._tombstones.of_workflow(namespace, workflow_id, asked_ms_ago)
-        if deleted is not None and deleted.row.resume_count:
-            return RunView(deleted.row), False
+        if (deleted := await self._deleted(namespace, workflow_id, asked_ms_ago)) is not None:
+            return _resumed_before(deleted), False
         etag = "" if is_repeat and etag and await self._was_resumed(namespace, workflow_id) else etag
         while True:
             async with self._alone(namespace, workflow_id, etag) as row:
+                if (deleted := await self._deleted(namespace, workflow_id, asked_ms_ago)) is not None:
+                    return _resumed_before(deleted), False
                 if row.status in (RunStatus.RUNNING, RunStatus.PENDING):
                     if modules and row.code_version != modules:
                         raise errors.WorkflowStillActiveError(
@@ -136,17 +137,18 @@ class Lifecycle:
         asked_ms_ago: int = 0,
     ) -> RunView:
         """End a run. One that is final stays as it is. With `is_repeat` the caller may have canceled it before, and
-        that changed its etag. If it was deleted within the last `asked_ms_ago`, it had ended by then."""
+        that changed its etag. If it was deleted within the last `asked_ms_ago`, the next run of the id goes on."""
         self._current.refuse_while_failing()
-        deleted = await self._tombstones.of_workflow(namespace, workflow_id, asked_ms_ago)
-        if deleted is not None and deleted.row.status.is_final:
-            return RunView(deleted.row)
+        if (deleted := await self._deleted(namespace, workflow_id, asked_ms_ago)) is not None:
+            return RunView(deleted)
         if is_repeat and etag:
             row = await self._current.row(namespace, workflow_id)
             if row.status is RunStatus.CANCELED:
                 return RunView(row)
         while True:
             async with self._alone(namespace, workflow_id, etag) as row:
+                if (deleted := await self._deleted(namespace, workflow_id, asked_ms_ago)) is not None:
+                    return RunView(deleted)
                 if row.status.is_final:
                     return RunView(row)
                 now_ms = self._scheduler.clock()
@@ -180,10 +182,12 @@ class Lifecycle:
         the id."""
         if not isinstance(self._journal.error, StorageFull):
             self._current.refuse_while_failing()
-        if await self._tombstones.of_workflow(namespace, workflow_id, asked_ms_ago) is not None:
+        if await self._deleted(namespace, workflow_id, asked_ms_ago) is not None:
             return
         try:
             async with self._alone(namespace, workflow_id, etag) as row:
+                if await self._deleted(namespace, workflow_id, asked_ms_ago) is not None:
+                    return
                 if not row.status.is_final and row.status is not RunStatus.RESUMABLE:
                     raise errors.WorkflowStillActiveError(
                         f"workflow {workflow_id!r} is {row.status}; cancel it before you delete it",
@@ -198,6 +202,12 @@ class Lifecycle:
             raise
         self._deletions.tell(row)
 
+    async def _deleted(self, namespace: str, workflow_id: str, asked_ms_ago: int) -> RunRow | None:
+        """The run that a repeated call is about, if it was deleted since the call was made first. Asked for again once
+        the current run is known: if that is a later one of the id, the deletion was before."""
+        deleted = await self._tombstones.of_workflow(namespace, workflow_id, asked_ms_ago)
+        return None if deleted is None else deleted.row
+
     @asynccontextmanager
     async def _alone(self, namespace: str, workflow_id: str, etag: str) -> AsyncIterator[RunRow]:
         """The current run of a workflow id, locked against state changes by other requests to this engine."""
@@ -209,3 +219,10 @@ class Lifecycle:
                 if row.run_id == before.run_id:
                     yield row
                     return
+
+
+def _resumed_before(deleted: RunRow) -> RunView:
+    """The answer of a repeated resumption about a deleted run. Raises WorkflowNotFoundError if it was never resumed."""
+    if not deleted.resume_count:
+        raise not_found(deleted.namespace, deleted.workflow_id)
+    return RunView(deleted)

@@ -83,7 +83,7 @@ class Submissions:
         self._current.refuse_while_failing()
         self._check(new)
         digest = _digest(new)
-        view = await self._attached_before(new, digest) or await self._deleted_since(new, digest)
+        view = await self._attached_before(new, digest) or await self._made_before(new, digest)
         if view is not None:
             return view, False
         replaces = ""
@@ -175,15 +175,17 @@ class Submissions:
             raise _reused(new)
         return RunView(await self._store.get_run(row.run_id) or row)
 
-    async def _deleted_since(self, new: NewRun, digest: str) -> RunView | None:
-        """The run that the same request made, if it was deleted since the request was made first."""
+    async def _made_before(self, new: NewRun, digest: str) -> RunView | None:
+        """The run that the first call of a repeated request made, although it was deleted since. A repeat inserts
+        nothing if there is one, because the run may be deleted just before the insertion."""
         if not new.asked_ms_ago or not new.request_id:
             return None
         # The run is looked for before its tombstone: one of both is found, whenever it is deleted.
-        if await self._store.find_request(new.namespace, new.request_id) is not None:
-            return None
-        deleted = await self._tombstones.of_request(new.namespace, new.request_id, new.asked_ms_ago)
-        return RunView(deleted.row) if deleted is not None and deleted.row.request_digest == digest else None
+        made = await self._store.find_request(new.namespace, new.request_id)
+        if made is None:
+            deleted = await self._tombstones.of_request(new.namespace, new.request_id, new.asked_ms_ago)
+            made = None if deleted is None else deleted.row
+        return RunView(made) if made is not None and made.request_digest == digest else None
 
     async def _decide(self, new: NewRun, row: RunRow, digest: str) -> RunView | str:
         """The ids are taken: return the run that answers the request, or the id of the one it may replace."""

@@ -15,6 +15,7 @@ REPEAT_KEYS: Final = frozenset({"grpc-previous-rpc-attempts", REPEAT_KEY})
 REPEATED_MS: Final = 10_000
 """gRPC's own repeats do not say when the call was made first; all of them come within some seconds."""
 REPEATED_MS_MAX: Final = 24 * 3600 * 1000
+DIGITS_MAX: Final = 15
 
 
 class RpcCaller:
@@ -48,6 +49,7 @@ class RpcCaller:
         is_again = False
         for key, value in metadata:
             is_again |= key in REPEAT_KEYS and value != "0"
-            if key == AGE_KEY and str(value).isdecimal():
-                age_ms = min(int(value), REPEATED_MS_MAX)
+            if key == AGE_KEY and (digits := str(value)).isdecimal():
+                is_long = len(digits) > DIGITS_MAX  # Python refuses to read thousands of them
+                age_ms = REPEATED_MS_MAX if is_long else min(int(digits), REPEATED_MS_MAX)
         return is_again, age_ms
