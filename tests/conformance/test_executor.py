@@ -109,11 +109,11 @@ def failure_of(report: Report, kind: FailureKind) -> Any:
 
 
 async def test_a_value(bench: Bench) -> None:
-    work = bench.submit(echo, 1, "two", [3])
-    end = await bench.end(work)
+    attempt = bench.submit(echo, 1, "two", [3])
+    end = await bench.end(attempt)
     assert isinstance(end, TaskSucceeded)
     assert codec.decode(end.output) == (1, "two", [3])
-    began, _ = bench.of(work)
+    began, _ = bench.of(attempt)
     assert isinstance(began, AttemptStarted)
     assert end.started_ms is not None
     assert end.started_ms <= end.at_ms
@@ -135,11 +135,11 @@ async def measure_async() -> tuple[float, float]:
 @pytest.mark.parametrize("function", [measure, measure_async])
 async def test_times_are_those_of_the_worker(bench: Bench, function: Any) -> None:
     """Not of when the engine heard of them: an attempt is never shorter than what it did."""
-    work = bench.submit(function)
-    end = await bench.end(work)
+    attempt = bench.submit(function)
+    end = await bench.end(attempt)
     assert isinstance(end, TaskSucceeded)
     began, ended = codec.decode(end.output)
-    start = bench.of(work)[0]
+    start = bench.of(attempt)[0]
     assert isinstance(start, AttemptStarted)
     assert start.started_ms is not None
     assert end.ended_ms is not None
@@ -373,13 +373,13 @@ async def test_exiting_ends_no_more_than_the_attempt(bench: Bench) -> None:
 
 
 async def test_many_short_ones_end_once_each(bench: Bench) -> None:
-    works = [bench.submit(echo, index, task=f"t{index}") for index in range(300)]
+    attempts = [bench.submit(echo, index, task=f"t{index}") for index in range(300)]
     await bench.until(lambda: sum(not isinstance(report, AttemptStarted) for report in bench.reports) >= 300)
-    for index, work in enumerate(works):
-        (end,) = bench.ends(work)
+    for index, attempt in enumerate(attempts):
+        (end,) = bench.ends(attempt)
         assert isinstance(end, TaskSucceeded)
         assert codec.decode(end.output) == (index,)
-        kinds = [type(report) for report in bench.of(work)]
+        kinds = [type(report) for report in bench.of(attempt)]
         assert kinds == [AttemptStarted, TaskSucceeded]
 
 
@@ -390,37 +390,37 @@ async def test_what_has_ended_is_told_while_others_run(bench: Bench, tmp_path: P
         assert isinstance(await bench.run(linger_if, "", "", task=f"before{index}"), TaskSucceeded)
     short = [bench.submit(linger_if, "", "", task=f"s{index}") for index in range(20)]
     long = [bench.submit(linger_if, str(path), f"l{index}", task=f"l{index}") for index in range(4)]
-    for work in short:
-        assert isinstance(await bench.end(work), TaskSucceeded)
+    for attempt in short:
+        assert isinstance(await bench.end(attempt), TaskSucceeded)
     for index in range(4):
         await appears(path, f"l{index} began")
-    assert not any(bench.ends(work) for work in long)
+    assert not any(bench.ends(attempt) for attempt in long)
     note(str(path), "go")
-    for work in long:
-        assert isinstance(await bench.end(work), TaskSucceeded)
+    for attempt in long:
+        assert isinstance(await bench.end(attempt), TaskSucceeded)
 
 
 @pytest.mark.parametrize("function", [linger, linger_async])
 async def test_side_by_side(bench: Bench, tmp_path: Path, function: Any) -> None:
     path = tmp_path / "notes"
     count = 2 if function is linger else 20
-    works = [bench.submit(function, str(path), f"t{index}", task=f"t{index}") for index in range(count)]
+    attempts = [bench.submit(function, str(path), f"t{index}", task=f"t{index}") for index in range(count)]
     for index in range(count):
         await appears(path, f"t{index} began")
     note(str(path), "go")
-    for work in works:
-        assert isinstance(await bench.end(work), TaskSucceeded)
+    for attempt in attempts:
+        assert isinstance(await bench.end(attempt), TaskSucceeded)
 
 
 async def test_submitting_again_is_no_second_attempt(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "notes"
-    work = bench.work(linger, str(path), "t")
+    attempt = bench.attempt(linger, str(path), "t")
     for _ in range(3):
-        bench.executor.submit(work)
+        bench.executor.submit(attempt)
     await appears(path, "t began")
-    bench.executor.submit(work)
+    bench.executor.submit(attempt)
     note(str(path), "go")
-    assert isinstance(await bench.end(work), TaskSucceeded)
+    assert isinstance(await bench.end(attempt), TaskSucceeded)
     assert isinstance(await bench.run(echo, task="after"), TaskSucceeded)
     assert lines(path) == ["t began", "go", "t ended"]
 
@@ -434,11 +434,11 @@ async def test_what_waits_says_why_and_what_runs_does_not(bench: Bench, tmp_path
     why = bench.executor.waiting(*waiting.key)
     assert why is not None
     assert why.text
-    assert not any(bench.executor.waiting(*work.key) for work in running)
+    assert not any(bench.executor.waiting(*attempt.key) for attempt in running)
     assert bench.executor.waiting("run", "nobody", 1) is None
     note(str(path), "go")
-    for work in (*running, waiting):
-        assert isinstance(await bench.end(work), TaskSucceeded)
+    for attempt in (*running, waiting):
+        assert isinstance(await bench.end(attempt), TaskSucceeded)
     assert bench.executor.waiting(*waiting.key) is None
 
 
@@ -476,13 +476,13 @@ async def test_what_waits_is_dropped(bench: Bench, tmp_path: Path) -> None:
     bench.cancel(held)
     bench.executor.cancel("run", "nobody", 1)
     note(str(path), "go")
-    for work in (*blocking, kept):
-        assert isinstance(await bench.end(work), TaskSucceeded)
+    for attempt in (*blocking, kept):
+        assert isinstance(await bench.end(attempt), TaskSucceeded)
     assert isinstance(await bench.run(echo, task="b0", attempt=3), TaskSucceeded)
     assert "never" not in lines(path)
     assert "kept" in lines(path)
-    for work in (waiting, held):
-        assert not any(isinstance(report, (AttemptStarted, TaskSucceeded)) for report in bench.of(work))
+    for attempt in (waiting, held):
+        assert not any(isinstance(report, (AttemptStarted, TaskSucceeded)) for report in bench.of(attempt))
 
 
 class Hanging:
@@ -541,13 +541,13 @@ async def test_loading_a_function_beside_asynchronous_attempts_can_be_cancelled(
 async def test_cancelling_right_away(bench: Bench) -> None:
     """Whenever the cancellation comes, the worker goes on, and the successor runs."""
     for index in range(60):
-        work = bench.submit(echo, task=f"t{index}")
+        attempt = bench.submit(echo, task=f"t{index}")
         for _ in range(index % 5):
             await asyncio.sleep(0.001)
-        bench.cancel(work)
+        bench.cancel(attempt)
         bench.submit(echo, index, task=f"t{index}", attempt=2)
     for index in range(60):
-        end = await bench.end(bench.work(echo, index, task=f"t{index}", attempt=2))
+        end = await bench.end(bench.attempt(echo, index, task=f"t{index}", attempt=2))
         assert isinstance(end, TaskSucceeded)
         assert codec.decode(end.output) == (index,)
 
@@ -620,8 +620,8 @@ async def test_a_lost_worker_costs_what_had_begun_and_nothing_else(tmp_path: Pat
         dying = bench.submit(die, task="dying")
         others = [bench.submit(note, str(path), f"t{index}", task=f"t{index}") for index in range(20)]
         assert isinstance(await bench.end(dying), AttemptLost)
-        for work in others:
-            assert isinstance(await bench.end(work), TaskSucceeded)
+        for attempt in others:
+            assert isinstance(await bench.end(attempt), TaskSucceeded)
         assert sorted(lines(path)) == sorted(f"t{index}" for index in range(20))
         assert agent.started == 2
 
@@ -630,33 +630,33 @@ async def test_a_lease_that_cannot_be_started_costs_nothing(monkeypatch: pytest.
     monkeypatch.setattr(provisioning, "BACKOFF_S", 0.01)
     async with lease_bench(tmp_path, CPU=1.0) as (bench, agent):
         agent.failures_left = 6
-        works = [bench.submit(double, index, task=f"t{index}") for index in range(3)]
-        for work in works:
-            assert isinstance(await bench.end(work), TaskSucceeded)
-            assert [type(report) for report in bench.of(work)] == [AttemptStarted, TaskSucceeded]
+        attempts = [bench.submit(double, index, task=f"t{index}") for index in range(3)]
+        for attempt in attempts:
+            assert isinstance(await bench.end(attempt), TaskSucceeded)
+            assert [type(report) for report in bench.of(attempt)] == [AttemptStarted, TaskSucceeded]
         assert agent.started == 7
 
 
 async def test_many_async_attempts_are_lost_together(tmp_path: Path) -> None:
     async with lease_bench(tmp_path, CPU=1.0) as (bench, agent):
         path = tmp_path / "notes"
-        works = [bench.submit(linger_async, str(path), f"t{index}", task=f"t{index}") for index in range(10)]
+        attempts = [bench.submit(linger_async, str(path), f"t{index}", task=f"t{index}") for index in range(10)]
         for index in range(10):
             await appears(path, f"t{index} began")
         await bench.until(lambda: sum(isinstance(report, AttemptStarted) for report in bench.reports) == 10)
         os.kill(agent.pids[0], signal.SIGKILL)
-        for work in works:
-            assert isinstance(await bench.end(work), AttemptLost)
+        for attempt in attempts:
+            assert isinstance(await bench.end(attempt), AttemptLost)
 
 
 async def test_a_lost_agent_loses_its_leases_and_the_next_one_goes_on(tmp_path: Path) -> None:
     async with lease_bench(tmp_path, CPU=1.0) as (bench, agent):
         path = tmp_path / "notes"
-        work = bench.submit(linger, str(path), "1")
+        attempt = bench.submit(linger, str(path), "1")
         behind = bench.submit(echo, task="behind")
         await appears(path, "1 began")
         await agent.hang_up()
-        assert isinstance(await bench.end(work), AttemptLost)
+        assert isinstance(await bench.end(attempt), AttemptLost)
         await appears(path, "1 ended")
         assert not bench.of(behind)
         await agent.start()
@@ -680,9 +680,9 @@ async def test_code_that_does_not_end_is_killed(tmp_path: Path, gpus: float | No
     shape = Shape(Resources(num_gpus=gpus))
     async with lease_bench(tmp_path, CPU=1.0, GPU=1.0) as (bench, agent):
         path = tmp_path / "notes"
-        work = bench.submit(hang_on, str(path), shape=shape)
+        attempt = bench.submit(hang_on, str(path), shape=shape)
         await appears(path, "1 began")
-        bench.cancel(work)
+        bench.cancel(attempt)
         successor = bench.submit(note, str(path), "successor", attempt=2, shape=shape)
         assert isinstance(await bench.end(successor), TaskSucceeded)
         assert lines(path) == ["1 began", "asked to end", "successor"]

@@ -371,9 +371,9 @@ async def wordy_async(number: int) -> None:
 
 @pytest.mark.parametrize("function", [wordy, wordy_async])
 async def test_many_large_failures_at_once_are_all_told(bench: Bench, function: Callable[[int], None]) -> None:
-    works = [bench.submit(function, number, task=f"t{number}") for number in range(200)]
-    for work in works:
-        assert told(await bench.end(work)).kind is FailureKind.APPLICATION
+    attempts = [bench.submit(function, number, task=f"t{number}") for number in range(200)]
+    for attempt in attempts:
+        assert told(await bench.end(attempt)).kind is FailureKind.APPLICATION
 
 
 def many_refs() -> Any:
@@ -502,8 +502,8 @@ async def test_what_a_task_does_to_interpreter_and_loop_leaves_others_alone(benc
             bench.submit(follower, 1, task=f"after {function.__name__} {follower.__name__}")
             for follower in (echo, echo_async)
         ]
-        for work in await_after:
-            assert isinstance(await bench.end(work), TaskSucceeded), function
+        for attempt in await_after:
+            assert isinstance(await bench.end(attempt), TaskSucceeded), function
 
 
 def meddle() -> str:

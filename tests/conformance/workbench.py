@@ -23,7 +23,7 @@ from perdure.model import Call, Function, NodeRef, Payload, Shape
 from perdure.service.api.fetching import FetchCalls
 from perdure.service.executors.local import LocalExecutor
 from perdure.service.executors.pool.pool import LeasePool
-from perdure.service.executors.port import Executor, Report, Reports, Work
+from perdure.service.executors.port import Attempt, Executor, Report, Reports
 from perdure.service.rpc.worker import WorkerServicer
 from perdure.storage.blobs.filesystem import FilesystemBlobStore
 from perdure.storage.ports import BlobStore, CorruptData
@@ -72,7 +72,7 @@ class Bench:
             self.reports.append(report)
         self._changed.set()
 
-    def work(
+    def attempt(
         self,
         function: Callable[..., Any] | Function,
         *args: Any,
@@ -80,36 +80,37 @@ class Bench:
         attempt: int = 1,
         shape: Shape | None = None,
         wraps: int = 0,
-    ) -> Work:
+    ) -> Attempt:
         """An argument that is a NodeRef stands for the value of that task."""
         arguments, refs = encode_arguments(args, {}, lambda arg: arg if isinstance(arg, NodeRef) else None)
         named = function if isinstance(function, Function) else codec.encode_function(function)
         inputs = tuple(
             Source(task_id=ref.node_id, path=ref.path, wraps=wraps) for ref in refs if isinstance(ref, NodeRef)
         )
-        return Work("default", "wf", RUN, task, attempt, Call(named, arguments, refs), shape or self.shape, inputs)
+        return Attempt("default", "wf", RUN, task, attempt, Call(named, arguments, refs), shape or self.shape, inputs)
 
-    def submit(self, function: Callable[..., Any] | Function, *args: Any, **given: Any) -> Work:
-        work = self.work(function, *args, **given)
-        self.executor.submit(work)
-        return work
+    def submit(self, function: Callable[..., Any] | Function, *args: Any, **given: Any) -> Attempt:
+        attempt = self.attempt(function, *args, **given)
+        self.executor.submit(attempt)
+        return attempt
 
-    def cancel(self, work: Work) -> None:
-        self.executor.cancel(*work.key)
+    def cancel(self, attempt: Attempt) -> None:
+        self.executor.cancel(*attempt.key)
 
     async def run(self, function: Callable[..., Any] | Function, *args: Any, **given: Any) -> Report:
         """The report that ends an attempt."""
         return await self.end(self.submit(function, *args, **given))
 
-    def of(self, work: Work) -> list[Report]:
-        return [report for report in self.reports if (report.task_id, report.attempt) == (work.task_id, work.attempt)]
+    def of(self, attempt: Attempt) -> list[Report]:
+        key = attempt.task_id, attempt.number
+        return [report for report in self.reports if (report.task_id, report.attempt) == key]
 
-    def ends(self, work: Work) -> list[Report]:
-        return [report for report in self.of(work) if not isinstance(report, AttemptStarted)]
+    def ends(self, attempt: Attempt) -> list[Report]:
+        return [report for report in self.of(attempt) if not isinstance(report, AttemptStarted)]
 
-    async def end(self, work: Work) -> Report:
-        await self.until(lambda: bool(self.ends(work)))
-        (end,) = self.ends(work)
+    async def end(self, attempt: Attempt) -> Report:
+        await self.until(lambda: bool(self.ends(attempt)))
+        (end,) = self.ends(attempt)
         return end
 
     async def until(self, condition: Callable[[], bool]) -> None:

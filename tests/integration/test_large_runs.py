@@ -10,7 +10,7 @@ import pytest
 import perdure
 from integration.engine_settings import settings_on
 from perdure.service.app import RunningServer, running_server
-from perdure.service.executors.port import Work
+from perdure.service.executors.port import Attempt
 from perdure.service.runs import acting
 
 NODES = 10_000
@@ -38,9 +38,9 @@ def submitted_by(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> list
     executor: Any = server.kernel.scheduler._acting._executor
     submit = executor.submit
 
-    def noted(work: Work) -> None:
-        order.append(work.workflow_id)
-        submit(work)
+    def noted(attempt: Attempt) -> None:
+        order.append(attempt.workflow_id)
+        submit(attempt)
 
     monkeypatch.setattr(executor, "submit", noted)
     return order

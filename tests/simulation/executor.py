@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import Failure, FailureKind, Payload, Spec
-from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Work, forever
+from perdure.service.executors.port import Attempt, GraphReturned, Report, Reports, ValueReader, forever
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.rows import ValueKey
 from simulation.clock import note
@@ -51,10 +51,10 @@ class FakeExecutor:
         ledger: Ledger,
         graphs: Mapping[str, Spec],
         clock: Callable[[], int],
-        on_submit: Callable[[Work], None],
-        on_begin: Callable[[Work], None] = lambda _work: None,
+        on_submit: Callable[[Attempt], None],
+        on_begin: Callable[[Attempt], None] = lambda _work: None,
         blobs: MemoryBlobStore | None = None,
-        forgets: Callable[[Work], bool] = lambda _work: False,
+        forgets: Callable[[Attempt], bool] = lambda _work: False,
     ) -> None:
         """`forgets`: the store does not take all records of this run, so attempts are numbered in one life only."""
         self._dice = dice
@@ -67,7 +67,7 @@ class FakeExecutor:
         self._holds_for_s: Callable[[], float] = forever
         self._forgets = forgets
         self._numbers: dict[tuple[str, str], int] = {}
-        self._here: dict[tuple[str, str, int], Work] = {}
+        self._here: dict[tuple[str, str, int], Attempt] = {}
         self._cancelled: set[tuple[str, str, int]] = set()
         self._report: Callable[[Reports], None] | None = None
         self._handles: list[asyncio.TimerHandle] = []
@@ -94,16 +94,16 @@ class FakeExecutor:
     def python_versions(self) -> frozenset[str]:
         return frozenset()
 
-    def submit(self, work: Work) -> None:
-        self._on_submit(work)
-        for source in work.inputs:
+    def submit(self, attempt: Attempt) -> None:
+        self._on_submit(attempt)
+        for source in attempt.inputs:
             if source.task_id.startswith(VOLATILE):
-                at_hand = self._values.cached(ValueKey(work.run_id, task_id=source.task_id))
-                assert at_hand is not None, f"{work.task_id} starts and the value of {source.task_id} is gone"
-        if work.key in self._here:
+                at_hand = self._values.cached(ValueKey(attempt.run_id, task_id=source.task_id))
+                assert at_hand is not None, f"{attempt.task_id} starts and the value of {source.task_id} is gone"
+        if attempt.key in self._here:
             return
-        self._here[work.key] = work
-        self._later(lambda: self._begin(work))
+        self._here[attempt.key] = attempt
+        self._later(lambda: self._begin(attempt))
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
         self._cancelled.add((run_id, task_id, attempt))
@@ -112,76 +112,80 @@ class FakeExecutor:
         delay_s = still_s + self._dice.choice((0.0, 0.001, self._dice.random() * DELAY_MAX_S))
         self._handles.append(asyncio.get_running_loop().call_later(delay_s, step))
 
-    def _begin(self, work: Work) -> None:
-        if work.key in self._cancelled:
+    def _begin(self, attempt: Attempt) -> None:
+        if attempt.key in self._cancelled:
             return
         if self._holds_for_s() <= 0:
-            self._later(lambda: self._begin(work))
+            self._later(lambda: self._begin(attempt))
             return
-        self._on_begin(work)
-        note("begins", *work.key)
-        self._ledger.begun[work.run_id, work.task_id] += 1
-        numbers = self._numbers if self._forgets(work) else self._ledger.numbers
-        before = numbers.get((work.run_id, work.task_id), 0)
-        assert work.attempt > before, f"{work.task_id} begins as attempt {work.attempt} after attempt {before}"
-        numbers[work.run_id, work.task_id] = work.attempt
+        self._on_begin(attempt)
+        note("begins", *attempt.key)
+        self._ledger.begun[attempt.run_id, attempt.task_id] += 1
+        numbers = self._numbers if self._forgets(attempt) else self._ledger.numbers
+        before = numbers.get((attempt.run_id, attempt.task_id), 0)
+        assert attempt.number > before, f"{attempt.task_id} begins as attempt {attempt.number} after attempt {before}"
+        numbers[attempt.run_id, attempt.task_id] = attempt.number
         if self._dice.random() < STRAY_LOSS_SHARE:
-            self._later(lambda: self._tell(work, AttemptLost(work.task_id, work.attempt, "stray", self._clock())))
+            self._later(
+                lambda: self._tell(attempt, AttemptLost(attempt.task_id, attempt.number, "stray", self._clock()))
+            )
             return
-        hangs = work.call.function.name.startswith("hang")
+        hangs = attempt.call.function.name.startswith("hang")
         if hangs or self._dice.random() < 0.8:  # the message that it began may be overtaken by the result
-            self._tell(work, AttemptStarted(work.task_id, work.attempt, self._clock()))
-        self._later(lambda: self._end(work))
+            self._tell(attempt, AttemptStarted(attempt.task_id, attempt.number, self._clock()))
+        self._later(lambda: self._end(attempt))
 
-    def _end(self, work: Work) -> None:
+    def _end(self, attempt: Attempt) -> None:
         # a cancelled attempt may have ended before it was told
-        if work.key in self._cancelled and self._dice.random() < 0.5:
+        if attempt.key in self._cancelled and self._dice.random() < 0.5:
             return
-        if work.call.function.name == "large":
-            self._end_large(work)
+        if attempt.call.function.name == "large":
+            self._end_large(attempt)
             return
-        for report in self._outcome(work):
-            self._tell(work, report)
+        for report in self._outcome(attempt):
+            self._tell(attempt, report)
 
-    def _end_large(self, work: Work) -> None:
+    def _end_large(self, attempt: Attempt) -> None:
         """The blob is there at once; who stored it says so later."""
         assert self._blobs is not None
         # Some make the same again, and some make what another run has made, too.
-        which = self._dice.choice((work.run_id, "common"))
-        data = f"{which}/{work.task_id}".encode()
+        which = self._dice.choice((attempt.run_id, "common"))
+        data = f"{which}/{attempt.task_id}".encode()
         blob = self._blobs.put_now(data)
-        self._ledger.returned[work.run_id, work.task_id].append(data)
+        self._ledger.returned[attempt.run_id, attempt.task_id].append(data)
         output = Payload("binary/plain", blob=blob)
         still_s = self._dice.random() * STILL_MAX_S if self._dice.random() < STILL_SHARE else 0.0
-        self._later(lambda: self._tell(work, TaskSucceeded(work.task_id, work.attempt, output, self._clock())), still_s)
+        self._later(
+            lambda: self._tell(attempt, TaskSucceeded(attempt.task_id, attempt.number, output, self._clock())), still_s
+        )
 
-    def _outcome(self, work: Work) -> Sequence[Report]:
-        program, _, argument = work.call.function.name.partition(":")
-        task_id, attempt, now_ms = work.task_id, work.attempt, self._clock()
+    def _outcome(self, attempt: Attempt) -> Sequence[Report]:
+        program, _, argument = attempt.call.function.name.partition(":")
+        task_id, number, now_ms = attempt.task_id, attempt.number, self._clock()
         match program:
             case "grow":
-                return [GraphReturned(task_id, attempt, graphwire.encode_spec(self._graphs[argument]), now_ms)]
+                return [GraphReturned(task_id, number, graphwire.encode_spec(self._graphs[argument]), now_ms)]
             case "broken":
-                return [TaskFailed(task_id, attempt, _error("broken"), now_ms)]
-            case "flaky" if attempt <= int(argument):
-                return [TaskFailed(task_id, attempt, _error("flaky"), now_ms)]
-            case "lost" if attempt <= int(argument):
-                return [AttemptLost(task_id, attempt, "worker died", now_ms)]
-            case "hang" if attempt <= int(argument):
+                return [TaskFailed(task_id, number, _error("broken"), now_ms)]
+            case "flaky" if number <= int(argument):
+                return [TaskFailed(task_id, number, _error("flaky"), now_ms)]
+            case "lost" if number <= int(argument):
+                return [AttemptLost(task_id, number, "worker died", now_ms)]
+            case "hang" if number <= int(argument):
                 return []
         # every execution gives another value, so a task that ran again after its end is seen
-        count = self._ledger.begun[work.run_id, task_id]
-        data = f"{work.run_id}/{task_id}/{count}/{self._dice.getrandbits(32)}".encode()
-        self._ledger.returned[work.run_id, task_id].append(data)
-        return [TaskSucceeded(task_id, attempt, Payload("binary/plain", data), now_ms)]
+        count = self._ledger.begun[attempt.run_id, task_id]
+        data = f"{attempt.run_id}/{task_id}/{count}/{self._dice.getrandbits(32)}".encode()
+        self._ledger.returned[attempt.run_id, task_id].append(data)
+        return [TaskSucceeded(task_id, number, Payload("binary/plain", data), now_ms)]
 
-    def _tell(self, work: Work, report: Report) -> None:
+    def _tell(self, attempt: Attempt, report: Report) -> None:
         if self._report is None:
             return
-        note("reports", work.run_id, report)
-        self._report([(work.run_id, report)])
+        note("reports", attempt.run_id, report)
+        self._report([(attempt.run_id, report)])
         if self._dice.random() < REPEAT_SHARE:
-            self._later(lambda: self._report and self._report([(work.run_id, report)]))
+            self._later(lambda: self._report and self._report([(attempt.run_id, report)]))
 
 
 def _error(name: str) -> Failure:

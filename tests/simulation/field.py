@@ -13,9 +13,9 @@ from typing import Protocol
 
 from perdure import graphwire
 from perdure.model import Failure, FailureKind, Payload, Spec
-from perdure.service.executors.port import Work
+from perdure.service.executors.port import Attempt
 from perdure.storage.blobs.memory import MemoryBlobStore
-from perdure.worker.attempt import Assignment, Continued, Failed, Result, Returned
+from perdure.worker.attempt import AttemptInput, Continued, Failed, Result, Returned
 from simulation.clock import fail, note
 from simulation.executor import Ledger
 from simulation.process import Process
@@ -50,8 +50,8 @@ class Field:
     graphs: Mapping[str, Spec]
     blobs: MemoryBlobStore
     clock: Callable[[], int]
-    on_begin: Callable[[Work], None]
-    works: dict[Key, Work] = field(default_factory=dict)
+    on_begin: Callable[[Attempt], None]
+    works: dict[Key, Attempt] = field(default_factory=dict)
     results: defaultdict[Key, list[Result]] = field(default_factory=lambda: defaultdict(list))
     running: dict[Running, None] = field(default_factory=dict)
     begun: set[Key] = field(default_factory=set)
@@ -85,19 +85,19 @@ class Field:
         for running in [running for running in self.running if running.lease is lease]:
             self.end(running)
 
-    def result_of(self, assignment: Assignment, dice: random.Random) -> Result | None:
+    def result_of(self, attempt_input: AttemptInput, dice: random.Random) -> Result | None:
         """What an attempt gives; None: it never ends."""
-        context = assignment.context
+        context = attempt_input.context
         key = context.run_id, context.task_id, context.attempt
-        result = self._result(assignment, dice)
+        result = self._result(attempt_input, dice)
         if result is not None:
             self.results[key].append(result)
         return result
 
-    def _result(self, assignment: Assignment, dice: random.Random) -> Result | None:
-        context = assignment.context
+    def _result(self, attempt_input: AttemptInput, dice: random.Random) -> Result | None:
+        context = attempt_input.context
         task = context.run_id, context.task_id
-        program, _, argument = assignment.function.name.partition(":")
+        program, _, argument = attempt_input.function.name.partition(":")
         match program:
             case "grow":
                 return Continued(graphwire.encode_spec(self.graphs[argument]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from perdure import wire
 from perdure.model import RunStatus
-from perdure.service.executors.port import Work
+from perdure.service.executors.port import Attempt
 from perdure.storage.rows import RunQuery
 from simulation.clock import fail
 from simulation.executor import VOLATILE
@@ -40,23 +40,23 @@ class Promises:
             )
             assert is_old, f"{run_id} of {name} was deleted before its time"
 
-    def on_submit(self, work: Work) -> None:
+    def on_submit(self, attempt: Attempt) -> None:
         def look() -> None:
-            done = self._world.watch.is_done(work.run_id, work.task_id)
-            assert not done, f"finished task {work.task_id} of {work.run_id} is dispatched again"
-            for source in work.inputs:
+            done = self._world.watch.is_done(attempt.run_id, attempt.task_id)
+            assert not done, f"finished task {attempt.task_id} of {attempt.run_id} is dispatched again"
+            for source in attempt.inputs:
                 if source.task_id and not source.task_id.startswith(VOLATILE):
-                    ready = self._world.watch.is_done(work.run_id, source.task_id)
-                    assert ready, f"{work.task_id} starts before {source.task_id}"
+                    ready = self._world.watch.is_done(attempt.run_id, source.task_id)
+                    assert ready, f"{attempt.task_id} starts before {source.task_id}"
 
         self._world.watch.guard(look)
 
-    def on_begin(self, work: Work) -> None:
-        done = self._world.watch.is_done(work.run_id, work.task_id)
+    def on_begin(self, attempt: Attempt) -> None:
+        done = self._world.watch.is_done(attempt.run_id, attempt.task_id)
         if done:
-            fail(AssertionError(f"finished task {work.task_id} of {work.run_id} runs again"))
-        for source in work.inputs:
-            self._look_at_blob(work.run_id, source.task_id)
+            fail(AssertionError(f"finished task {attempt.task_id} of {attempt.run_id} runs again"))
+        for source in attempt.inputs:
+            self._look_at_blob(attempt.run_id, source.task_id)
 
     def _look_at_blob(self, run_id: str, task_id: str) -> None:
         output = self._world.watch.outputs.get((run_id, task_id))

@@ -17,7 +17,7 @@ from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, Tas
 from perdure.model import FailureKind, Resources, Shape
 from perdure.service.api.fetching import FetchCalls
 from perdure.service.executors.pool.pool import LeasePool
-from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Waiting, Work, forever
+from perdure.service.executors.port import Attempt, GraphReturned, Report, Reports, ValueReader, Waiting, forever
 from perdure.service.kernel import Kernel
 from perdure.service.rpc.worker import WorkerServicer
 from perdure.storage.rows import ValueKey
@@ -99,16 +99,16 @@ class PoolExecutor:
     def python_versions(self) -> frozenset[str]:
         return self.pool.python_versions()
 
-    def submit(self, work: Work) -> None:
-        self._pools.on_submit(work)
-        for source in work.inputs:
+    def submit(self, attempt: Attempt) -> None:
+        self._pools.on_submit(attempt)
+        for source in attempt.inputs:
             if source.task_id.startswith(VOLATILE):
-                at_hand = self._values.cached(ValueKey(work.run_id, task_id=source.task_id))
-                assert at_hand is not None, f"{work.task_id} starts and the value of {source.task_id} is gone"
-        work = replace(work, shape=self._pools.shape_of(work))
-        self._submitted.add(work.key)
-        self._pools.field.works[work.key] = work
-        self.pool.submit(work)
+                at_hand = self._values.cached(ValueKey(attempt.run_id, task_id=source.task_id))
+                assert at_hand is not None, f"{attempt.task_id} starts and the value of {source.task_id} is gone"
+        attempt = replace(attempt, shape=self._pools.shape_of(attempt))
+        self._submitted.add(attempt.key)
+        self._pools.field.works[attempt.key] = attempt
+        self.pool.submit(attempt)
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
         self._cancelled.add((run_id, task_id, attempt))
@@ -202,14 +202,14 @@ class Pools:
     def _is_concurrent(self, function: str) -> bool:
         return random.Random(f"{function} {self._salt}").random() < self._async_share
 
-    def on_submit(self, work: Work) -> None:
-        self._world.promises.on_submit(work)
+    def on_submit(self, attempt: Attempt) -> None:
+        self._world.promises.on_submit(attempt)
 
-    def shape_of(self, work: Work) -> Shape:
+    def shape_of(self, attempt: Attempt) -> Shape:
         """Tasks of this world have shapes by their ids. One that never ends holds nothing that others need."""
-        if work.call.function.name == "hang:99":
+        if attempt.call.function.name == "hang:99":
             return ENDLESS
-        return random.Random(f"shape of {work.task_id} {self._salt}").choice(SHAPES)
+        return random.Random(f"shape of {attempt.task_id} {self._salt}").choice(SHAPES)
 
     def executor(self, seat: Seat, process: Process, clock: Callable[[], int]) -> PoolExecutor:
         return PoolExecutor(self, f"engine-{seat.number}", process, clock)

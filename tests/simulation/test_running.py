@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from perdure.service.executors.port import Work
+from perdure.service.executors.port import Attempt
 from simulation.clock import VirtualLoop, fail
 from simulation.executor import FakeExecutor
 from simulation.fleet_world import run_fleet
@@ -54,7 +54,7 @@ def test_a_seed_gives_the_same_world_in_every_process() -> None:
 def test_an_assertion_in_a_callback_ends_the_world_at_once(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     when: list[float] = []
 
-    def planted(_self: FakeExecutor, _work: Work) -> None:
+    def planted(_self: FakeExecutor, _work: Attempt) -> None:
         when.append(asyncio.get_running_loop().time())
         raise AssertionError("planted")
 
@@ -66,10 +66,10 @@ def test_an_assertion_in_a_callback_ends_the_world_at_once(run: Any, monkeypatch
 
 @pytest.mark.parametrize("run", [run_seed, run_fleet], ids=["one engine", "several engines"])
 def test_what_the_service_catches_and_logs_ends_the_world(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    submitted: list[Work] = []
+    submitted: list[Attempt] = []
 
-    def planted(_self: FakeExecutor, work: Work) -> None:
-        submitted.append(work)
+    def planted(_self: FakeExecutor, attempt: Attempt) -> None:
+        submitted.append(attempt)
         raise KeyError("planted")
 
     monkeypatch.setattr(FakeExecutor, "submit", planted)

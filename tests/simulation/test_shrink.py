@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from perdure.service.executors.port import Work
+from perdure.service.executors.port import Attempt
 from simulation.executor import FakeExecutor
 from simulation.parts import Parts
 from simulation.shrink import WORLDS, run_short
@@ -28,12 +28,12 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = FakeExecutor._begin
     engines: dict[str, set[int]] = {}
 
-    def planted(executor: FakeExecutor, work: Work) -> None:
-        seen = engines.setdefault(work.run_id, set())
+    def planted(executor: FakeExecutor, attempt: Attempt) -> None:
+        seen = engines.setdefault(attempt.run_id, set())
         seen.add(id(executor._handles))
-        if work.workflow_id.startswith("waits") and len(seen) > 1:
-            raise AssertionError(f"{work.workflow_id} is broken")
-        begin(executor, work)
+        if attempt.workflow_id.startswith("waits") and len(seen) > 1:
+            raise AssertionError(f"{attempt.workflow_id} is broken")
+        begin(executor, attempt)
 
     original = Parts.__init__
 

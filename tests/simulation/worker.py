@@ -15,7 +15,7 @@ from math import inf
 from typing import Final
 
 from perdure.v1 import worker_service_pb2 as pb
-from perdure.worker.attempt import Assignment, Result
+from perdure.worker.attempt import AttemptInput, Result
 from perdure.worker.lease import GRACE_S, _receipt
 from perdure.worker.session import Session
 from simulation.clock import note
@@ -29,7 +29,7 @@ DEATH_SHARE: Final = 0.02
 STUBBORN_SHARE: Final = 0.3
 CLOSE_S: Final = 10.0
 
-Item = tuple[int, Assignment]
+Item = tuple[int, AttemptInput]
 
 
 class Worker:
@@ -108,9 +108,9 @@ class Worker:
 
     # -------------------------------------------------------------------------- from the session
 
-    def assign(self, token: int, assignment: Assignment) -> None:
+    def assign(self, token: int, attempt_input: AttemptInput) -> None:
         self._waiting[token] = None
-        self._put((token, assignment))
+        self._put((token, attempt_input))
 
     def cancel(self, tokens: Iterable[int]) -> None:
         for token in tokens:
@@ -185,8 +185,8 @@ class Worker:
                 return
             await self._run(*item)
 
-    def _is_async(self, assignment: Assignment) -> bool:
-        key = assignment.function.key
+    def _is_async(self, attempt_input: AttemptInput) -> bool:
+        key = attempt_input.function.key
         if key not in self._known_async:
             if not self._concurrent(key):
                 return False
@@ -213,24 +213,24 @@ class Worker:
             self._queue.appendleft(None)
         return rest
 
-    def _spawn(self, token: int, assignment: Assignment) -> None:
+    def _spawn(self, token: int, attempt_input: AttemptInput) -> None:
         if token in self._waiting:
-            code = self._begin(token, assignment, at_once=True)
+            code = self._begin(token, attempt_input, at_once=True)
             code.add_done_callback(lambda _code: self._wake.set())
 
-    async def _run(self, token: int, assignment: Assignment) -> None:
+    async def _run(self, token: int, attempt_input: AttemptInput) -> None:
         if token in self._waiting:
-            code = self._begin(token, assignment, at_once=False)
+            code = self._begin(token, attempt_input, at_once=False)
             await asyncio.wait({code})
 
-    def _begin(self, token: int, assignment: Assignment, *, at_once: bool) -> asyncio.Task[Result | None]:
+    def _begin(self, token: int, attempt_input: AttemptInput, *, at_once: bool) -> asyncio.Task[Result | None]:
         began_ms, began_s = self._field.clock(), self._loop.time()
         del self._waiting[token]
         self._session.send_started(token, began_ms, at_once=at_once)
-        context = assignment.context
+        context = attempt_input.context
         running = Running((context.run_id, context.task_id, context.attempt), self._engine_id, self)
         self._field.begin(running)
-        code = asyncio.create_task(self._user_code(assignment))
+        code = asyncio.create_task(self._user_code(attempt_input))
         self._running[token] = code
 
         def done(code: asyncio.Task[Result | None]) -> None:
@@ -258,15 +258,15 @@ class Worker:
         self._session._close()
         self._loop.call_later(0.05, self._exit, "an attempt has left threads behind")
 
-    async def _user_code(self, assignment: Assignment) -> Result | None:
+    async def _user_code(self, attempt_input: AttemptInput) -> Result | None:
         dice = self._dice
         await asyncio.sleep(dice.choice((0.0, 0.001, 0.001, dice.random() * DELAY_MAX_S)))
-        program, _, argument = assignment.function.name.partition(":")
-        if (program == "lost" and assignment.context.attempt <= int(argument)) or dice.random() < DEATH_SHARE:
+        program, _, argument = attempt_input.function.name.partition(":")
+        if (program == "lost" and attempt_input.context.attempt <= int(argument)) or dice.random() < DEATH_SHARE:
             note("dies", self.process.name)
             self._exit("killed by its attempt")
             await asyncio.Event().wait()
-        result = self._field.result_of(assignment, dice)
+        result = self._field.result_of(attempt_input, dice)
         if program == "large" and dice.random() < STILL_SHARE:
             await asyncio.sleep(dice.random() * STILL_MAX_S)
         if result is None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 from perdure import errors, graphwire, wire
 from perdure.model import Failure, Payload, RunStatus
-from perdure.service.executors.port import Work
+from perdure.service.executors.port import Attempt
 from perdure.service.kernel import Kernel
 from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import NewRun
@@ -151,7 +151,7 @@ class World:
             GRAPHS,
             loop.clock_ms,
             self._on_submit,
-            forgets=lambda work: bool(self.never.kind_of(work.workflow_id)),
+            forgets=lambda attempt: bool(self.never.kind_of(attempt.workflow_id)),
         )
         max_running, max_pending = self.limits
         kernel = Kernel(
@@ -214,11 +214,13 @@ class World:
             crashed.set()
             raise Crash(name)
 
-    def _on_submit(self, work: Work) -> None:
-        assert not self.watch.is_done(work.run_id, work.task_id), f"finished task {work.task_id} is dispatched again"
-        for source in work.inputs:
+    def _on_submit(self, attempt: Attempt) -> None:
+        done = self.watch.is_done(attempt.run_id, attempt.task_id)
+        assert not done, f"finished task {attempt.task_id} is dispatched again"
+        for source in attempt.inputs:
             if source.task_id and not source.task_id.startswith(VOLATILE):
-                assert self.watch.is_done(work.run_id, source.task_id), f"{work.task_id} starts before {source.task_id}"
+                done = self.watch.is_done(attempt.run_id, source.task_id)
+                assert done, f"{attempt.task_id} starts before {source.task_id}"
 
     def _new_id(self, now_ms: int) -> str:
         self._ids += 1

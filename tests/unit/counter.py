@@ -17,12 +17,12 @@ from perdure.engine.messages import (
     CancelRequested,
     Command,
     ConsumeEvent,
-    Dispatch,
     Event,
     EventArrived,
     RecordRun,
     RecordTask,
     Source,
+    StartAttempt,
     TaskFailed,
     TaskSucceeded,
 )
@@ -162,7 +162,7 @@ class Counter:
     def _dispatch(self, end: Count) -> None:
         self._turn(end, TaskStatus.READY)
         inputs = tuple(Source(name) for name in self._tasks if name != END)
-        self._commands.append(Dispatch(END, end.attempt, Call(FUNCTION, NULL), Shape(), inputs))
+        self._commands.append(StartAttempt(END, end.attempt, Call(FUNCTION, NULL), Shape(), inputs))
 
     def _turn(self, task: Count, status: TaskStatus, ended_ms: int | None = None) -> None:
         task.status, task.ended_ms = status, ended_ms

@@ -11,7 +11,6 @@ from perdure.engine.messages import (
     CancelAttempt,
     Command,
     ConsumeEvent,
-    Dispatch,
     DropOutput,
     Event,
     EventArrived,
@@ -20,6 +19,7 @@ from perdure.engine.messages import (
     RecordTask,
     SetTimer,
     Source,
+    StartAttempt,
     TaskContinued,
     TaskFailed,
     TaskSucceeded,
@@ -88,7 +88,7 @@ class Driver:
                 case RecordRun():
                     self.status = command.status
                     self.ends.append(command)
-                case Dispatch():
+                case StartAttempt():
                     self.dispatched.append((command.task_id, command.attempt))
                     self.inputs[command.task_id] = command.inputs
                 case CancelAttempt():

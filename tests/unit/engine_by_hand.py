@@ -10,7 +10,7 @@ from typing import Any, cast
 from perdure import graphwire
 from perdure.engine.messages import AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import Payload, Spec
-from perdure.service.executors.port import Executor, Report, Reports, Work
+from perdure.service.executors.port import Attempt, Executor, Report, Reports
 from perdure.service.kernel import Kernel
 from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import NewRun
@@ -76,7 +76,7 @@ class ByHand:
     """An executor whose attempts begin and end as they are told."""
 
     def __init__(self) -> None:
-        self.submitted: asyncio.Queue[Work] = asyncio.Queue()
+        self.submitted: asyncio.Queue[Attempt] = asyncio.Queue()
         self.cancelled: list[tuple[str, int]] = []
         self._report: Any = None
 
@@ -91,8 +91,8 @@ class ByHand:
     def python_versions(self) -> frozenset[str]:
         return frozenset()
 
-    def submit(self, work: Work) -> None:
-        self.submitted.put_nowait(work)
+    def submit(self, attempt: Attempt) -> None:
+        self.submitted.put_nowait(attempt)
 
     def cancel(self, _run_id: str, task_id: str, attempt: int) -> None:
         self.cancelled.append((task_id, attempt))

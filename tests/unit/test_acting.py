@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from perdure.engine.messages import CancelAttempt, Dispatch, SetTimer
+from perdure.engine.messages import CancelAttempt, SetTimer, StartAttempt
 from perdure.model import NULL, Call, RunStatus, Shape
-from perdure.service.executors.port import Work
+from perdure.service.executors.port import Attempt
 from perdure.service.runs.acting import ACTS_AT_ONCE, Acting
 from perdure.storage.rows import RunRow
 from unit.driver import FUNCTION
@@ -33,8 +33,8 @@ class Turns:
     def _end_turn(self) -> None:
         self._is_same = False
 
-    def submit(self, work: Work) -> None:
-        self._note("submit", f"{work.run_id}/{work.task_id}", work.attempt)
+    def submit(self, attempt: Attempt) -> None:
+        self._note("submit", f"{attempt.run_id}/{attempt.task_id}", attempt.number)
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
         self._note("cancel", f"{run_id}/{task_id}", attempt)
@@ -56,8 +56,8 @@ def row(run_id: str) -> RunRow:
     return RunRow(run_id, "default", run_id, RunStatus.RUNNING, "key", **times)
 
 
-def dispatches(count: int, attempt: int = 1) -> list[Dispatch | CancelAttempt | SetTimer]:
-    return [Dispatch(f"t{number}", attempt, CALL, Shape(), ()) for number in range(count)]
+def dispatches(count: int, attempt: int = 1) -> list[StartAttempt | CancelAttempt | SetTimer]:
+    return [StartAttempt(f"t{number}", attempt, CALL, Shape(), ()) for number in range(count)]
 
 
 async def idle(acting: Acting) -> None:
@@ -112,7 +112,7 @@ async def test_the_attempt_after_a_cancelled_one_is_submitted() -> None:
     acting = acting_on(turns)
     acting.carry_out(row("large"), dispatches(MANY))
     last = f"t{MANY - 1}"
-    acting.carry_out(row("large"), [CancelAttempt(last, 1), Dispatch(last, 2, CALL, Shape(), ())])
+    acting.carry_out(row("large"), [CancelAttempt(last, 1), StartAttempt(last, 2, CALL, Shape(), ())])
     await idle(acting)
     assert [act for act in turns.done if act[1] == f"large/{last}"] == [
         ("cancel", f"large/{last}", 1),

@@ -69,13 +69,13 @@ async def test_a_run_is_started_awaited_and_listed_by_json(api: Api) -> None:
     assert answer.started
     assert answer.workflow.workflow_id == "w"
     outcome = asyncio.ensure_future(api.runs.output(parsed(pb.GetOutputRequest(), workflowId="w", wait="60s"), Plain()))
-    work = await api.engine.executor.submitted.get()
-    api.engine.succeed(await api.engine.kernel.queries.run("default", "w"), work.task_id)
+    attempt = await api.engine.executor.submitted.get()
+    api.engine.succeed(await api.engine.kernel.queries.run("default", "w"), attempt.task_id)
     assert json_format.MessageToDict(await outcome)["done"] is True
     listed = await api.lists.workflows(parsed(pb.ListWorkflowsRequest(), filter="status = SUCCESSFUL"))
     assert [run.workflow_id for run in listed.workflows] == ["w"]
     tasks = await api.lists.tasks(parsed(pb.ListTasksRequest(), workflowId="w"))
-    assert [task.task_id for task in tasks.tasks] == [work.task_id]
+    assert [task.task_id for task in tasks.tasks] == [attempt.task_id]
 
 
 async def test_a_wait_ends_before_the_deadline_of_the_caller(api: Api) -> None:

@@ -27,7 +27,7 @@ from perdure.model import (
 )
 from perdure.worker.attempt import (
     FUNCTIONS_MAX,
-    Assignment,
+    AttemptInput,
     Continued,
     Failed,
     Result,
@@ -72,14 +72,14 @@ def runner(blobs: Blobs) -> Runner:
     return Runner(blobs)
 
 
-def assign(function: Any, *args: Any, **kwargs: Any) -> Assignment:
+def assign(function: Any, *args: Any, **kwargs: Any) -> AttemptInput:
     """A call as the engine hands it out; arguments that are Values travel as references."""
     values = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Value)]
     found = function if isinstance(function, Function) else codec.encode_function(function)
     arguments, _ = encode_arguments(
         args, kwargs, lambda arg: NodeRef(str(values.index(arg))) if isinstance(arg, Value) else None
     )
-    return Assignment(CONTEXT, found, arguments, values)
+    return AttemptInput(CONTEXT, found, arguments, values)
 
 
 def value_of(result: Result, blobs: Blobs | None = None) -> Any:
@@ -162,7 +162,7 @@ def test_values_arguments_and_code_may_be_blobs(runner: Runner, blobs: Blobs) ->
     data = codec.encode(5).inline()
     made = assign(code, 1, Value(Payload(data.encoding, blob=blobs.add(data.data))))
     arguments = Payload(made.arguments.encoding, blob=blobs.add(made.arguments.data))
-    assert value_of(runner.run(Assignment(CONTEXT, code, arguments, made.values))) == 6
+    assert value_of(runner.run(AttemptInput(CONTEXT, code, arguments, made.values))) == 6
 
 
 async def test_what_was_waited_for_is_values_and_tasks(runner: Runner) -> None:
@@ -273,7 +273,7 @@ def test_a_blob_that_cannot_be_read_now_is_no_fault_of_the_task(runner: Runner, 
     good = assign(lambda a=None: a)
     for made in (
         assign(lambda a: a, Value(missing)),
-        Assignment(CONTEXT, good.function, missing, []),
+        AttemptInput(CONTEXT, good.function, missing, []),
         assign(Function("k", "m.f", missing)),
     ):
         failure = failure_of(runner.run(made))

@@ -15,7 +15,7 @@ from perdure.arguments import encode_arguments
 from perdure.context import Context
 from perdure.model import BlobRef, Failure, Function, Payload
 from perdure.worker import attempt, lease
-from perdure.worker.attempt import Assignment, Failed, Result, Returned, Runner
+from perdure.worker.attempt import AttemptInput, Failed, Result, Returned, Runner
 
 CONTEXT = Context("default", "order-1", "run", "charge", 1)
 RECEIPT_BYTES_MAX = 8 * 1024 * 1024 - attempt.SPEC_BYTES_MAX
@@ -86,11 +86,11 @@ def outcome(function: Callable[..., Any], is_async: bool, *args: Any, payload: P
     if payload is None:
         runner._functions.keep("key", function)
     arguments, _ = encode_arguments((), {}, lambda _arg: None)
-    assignment = Assignment(CONTEXT, named, arguments, [])
+    attempt_input = AttemptInput(CONTEXT, named, arguments, [])
     if is_async:
-        return check(asyncio.run(runner.run_async(assignment)))
+        return check(asyncio.run(runner.run_async(attempt_input)))
     try:
-        return check(runner.run(assignment))
+        return check(runner.run(attempt_input))
     except ENDS:
         return None
 

@@ -24,7 +24,7 @@ from perdure.context import Context
 from perdure.graph import task
 from perdure.model import BlobRef, FailureKind, NodeRef, Payload
 from perdure.rayobjects import CONTENTS_INLINE_BYTES_MAX, ObjectFailed, ObjectUnavailable, contents
-from perdure.worker.attempt import Assignment, Continued, Failed, Returned, Runner, Value
+from perdure.worker.attempt import AttemptInput, Continued, Failed, Returned, Runner, Value
 
 Ref: Any = ray.ObjectRef
 LARGE = "x" * (CONTENTS_INLINE_BYTES_MAX + 1)
@@ -296,7 +296,7 @@ def attempt(objects: Objects, function: Any, *args: Any, kinds: bool = False, va
     ordered = [values[int(ref.node_id)] for ref in refs if isinstance(ref, NodeRef)]
     runner = Runner(Blobs(objects.kept), objects=objects)
     found = codec.encode_function(function, objects)
-    return runner.run(Assignment(Context("default", "w", "r", "t", 1), found, arguments, ordered))
+    return runner.run(AttemptInput(Context("default", "w", "r", "t", 1), found, arguments, ordered))
 
 
 def test_a_task_that_returns_an_object_gives_its_contents(objects: Objects) -> None:
@@ -389,7 +389,7 @@ def test_without_ray_an_object_as_an_argument_is_its_value_still(objects: Object
     arguments, _ = encode_arguments((objects.put(LARGE), objects.put(2)), {}, lambda _: None, objects)
     function = codec.encode_function(lambda text, number: (len(text), number))
     context = Context("default", "w", "r", "t", 1)
-    result = Runner(Blobs(objects.kept)).run(Assignment(context, function, arguments, ()))
+    result = Runner(Blobs(objects.kept)).run(AttemptInput(context, function, arguments, ()))
     assert isinstance(result, Returned)
     assert codec.decode(result.output) == (len(LARGE), 2)
 
@@ -398,7 +398,7 @@ def test_without_ray_nested_objects_are_a_clear_failure(objects: Objects) -> Non
     arguments, _ = encode_arguments(([objects.put(2)],), {}, lambda _: None, objects)
     function = codec.encode_function(lambda refs: refs)
     context = Context("default", "w", "r", "t", 1)
-    result = Runner(Blobs(objects.kept)).run(Assignment(context, function, arguments, ()))
+    result = Runner(Blobs(objects.kept)).run(AttemptInput(context, function, arguments, ()))
     assert isinstance(result, Failed)
     assert result.failure.kind is FailureKind.SERIALIZATION
     assert "objects of Ray are for workers of a Ray cluster" in result.failure.message

@@ -100,10 +100,10 @@ async def test_what_was_recorded_before_does_not_run_again(
     assert await engine.tasks() == {"a": "SUCCESSFUL", "b": "BLOCKED"}
     monkeypatch.undo()
     await engine.kernel.lifecycle.resume("default", "w")
-    while (work := await engine.executor.submitted.get()).attempt == 1:
-        assert work.task_id in ("a", "b")
-    assert work.task_id == "b"
-    engine.succeed(run, "b", work.attempt)
+    while (attempt := await engine.executor.submitted.get()).number == 1:
+        assert attempt.task_id in ("a", "b")
+    assert attempt.task_id == "b"
+    engine.succeed(run, "b", attempt.number)
     assert (await engine.kernel.queries.outcome("default", "w", wait_s=20)).status is RunStatus.SUCCESSFUL
 
 
@@ -116,7 +116,7 @@ async def test_attempts_that_earlier_steps_begin_are_stopped(engine: Engine, bre
     engine.store.let_all_go()
     await failure_of(engine)
     await engine.kernel.journal.barrier()
-    submitted = {(work.task_id, work.attempt) for work in _drained(engine)}
+    submitted = {(attempt.task_id, attempt.number) for attempt in _drained(engine)}
     assert ("c", 1) in submitted
     assert ("c", 1) in engine.executor.cancelled
 

@@ -101,11 +101,11 @@ async def test_a_run_whose_cancellation_was_cut_off_goes_on(shares: int) -> None
         assert set((await heir.tasks()).values()) == {"READY", "BLOCKED"}
         await heir.kernel.journal.barrier()
         for number in range(10):
-            work = await heir.executor.submitted.get()
-            heir.succeed(run, f"t{number}", work.attempt)
+            attempt = await heir.executor.submitted.get()
+            heir.succeed(run, f"t{number}", attempt.number)
         await heir.kernel.journal.barrier()
         end = await heir.executor.submitted.get()
-        heir.succeed(run, "end", end.attempt)
+        heir.succeed(run, "end", end.number)
         view = await heir.kernel.queries.run("default", "w", wait_s=30)
         assert view.row.status is RunStatus.SUCCESSFUL
         await heir.kernel.stop(grace_s=1)

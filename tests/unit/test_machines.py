@@ -70,9 +70,9 @@ class Engine:
 
     async def succeed(self, output: Payload = VALUE) -> tuple[str, int]:
         """End the attempt that is submitted next. Returns its task and number."""
-        work = await self.executor.submitted.get()
-        self.executor.report((work.run_id, TaskSucceeded(work.task_id, work.attempt, output, NOW_MS)))
-        return work.task_id, work.attempt
+        attempt = await self.executor.submitted.get()
+        self.executor.report((attempt.run_id, TaskSucceeded(attempt.task_id, attempt.number, output, NOW_MS)))
+        return attempt.task_id, attempt.number
 
     async def outcome(self, name: str) -> object:
         return (await self.kernel.queries.outcome("default", name, wait_s=60)).value
@@ -107,8 +107,12 @@ async def test_a_run_of_another_kind_ends_after_restarts(store: MetadataStore) -
     async with life(store) as engine:  # it is loaded by the event
         await engine.add("c", "e1")
         await engine.add("c", "e2")
-        work = await engine.executor.submitted.get()
-        assert (work.task_id, work.attempt, [value.task_id for value in work.inputs]) == (END, 1, ["add-0", "add-1"])
+        attempt = await engine.executor.submitted.get()
+        assert (attempt.task_id, attempt.number, [value.task_id for value in attempt.inputs]) == (
+            END,
+            1,
+            ["add-0", "add-1"],
+        )
         assert (await engine.kernel.queries.run("default", "c")).counts.total == 3  # type: ignore[union-attr]
     async with life(store) as engine:  # it is loaded at the start, and its attempt may have begun
         assert await engine.succeed(Payload("json/plain", b"7")) == (END, 2)

@@ -34,7 +34,7 @@ from perdure.service.executors.pool.provisioning import (
     UNFAIR_S,
     WAY_S,
 )
-from perdure.service.executors.port import Report, Reports, WaitReason, Work
+from perdure.service.executors.port import Attempt, Report, Reports, WaitReason
 from perdure.storage.rows import ValueKey
 from perdure.v1 import worker_service_pb2 as pb
 
@@ -110,7 +110,7 @@ class World:
     ) -> None:
         for task in tasks:
             call = Call(Function(function, function), NULL)
-            self.pool.submit(Work("default", "wf", "run", task, attempt, call, shape, inputs, beside))
+            self.pool.submit(Attempt("default", "wf", "run", task, attempt, call, shape, inputs, beside))
         await self.settle()
 
     async def connect(self, lease_id: str) -> Lease:

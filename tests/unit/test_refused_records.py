@@ -105,9 +105,9 @@ async def test_resumed_it_goes_on_from_what_was_recorded(
     assert (await engine.tasks())["a"] == "SUCCESSFUL"
     monkeypatch.undo()
     await engine.kernel.lifecycle.resume("default", "w")
-    while (work := await engine.executor.submitted.get()).attempt == 1:
+    while (attempt := await engine.executor.submitted.get()).number == 1:
         pass
-    assert (work.task_id, work.attempt) == ("b", 2)
+    assert (attempt.task_id, attempt.number) == ("b", 2)
     engine.succeed(run, "b", attempt=1)
     engine.succeed(run, "b", attempt=2)
     assert (await engine.kernel.queries.outcome("default", "w", wait_s=20)).status is RunStatus.SUCCESSFUL

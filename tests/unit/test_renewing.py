@@ -12,7 +12,7 @@ from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import NULL, Call, Failure, FailureKind, Function, Payload, Shape, Spec, SpecNode
 from perdure.service.executors import renewing as renewing_module
-from perdure.service.executors.port import GraphReturned, Report, Reports, ValueReader, Waiting, WaitReason, Work
+from perdure.service.executors.port import Attempt, GraphReturned, Report, Reports, ValueReader, Waiting, WaitReason
 from perdure.service.executors.renewing import RenewingExecutor
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.ports import StorageUnavailable
@@ -27,7 +27,7 @@ class Inner:
     def __init__(self) -> None:
         self.holds_for_s: Callable[[], float] = lambda: 1.0
         self.report: Callable[[Reports], None] = lambda _reports: None
-        self.submitted: list[Work] = []
+        self.submitted: list[Attempt] = []
 
     async def start(
         self, report: Callable[[Reports], None], values: ValueReader, holds_for_s: Callable[[], float]
@@ -37,8 +37,8 @@ class Inner:
 
     async def stop(self) -> None: ...
 
-    def submit(self, work: Work) -> None:
-        self.submitted.append(work)
+    def submit(self, attempt: Attempt) -> None:
+        self.submitted.append(attempt)
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None: ...
 
@@ -70,7 +70,7 @@ class Stage:
             await self.told.wait()
 
     def submit(self, task_id: str, attempt: int = 1) -> None:
-        self.executor.submit(Work("default", "w", "r", task_id, attempt, CALL, Shape(), ()))
+        self.executor.submit(Attempt("default", "w", "r", task_id, attempt, CALL, Shape(), ()))
 
     def age_of(self, payload: Payload) -> float:
         assert payload.blob is not None
@@ -185,4 +185,4 @@ async def test_the_rest_is_the_inner_ones(stage: Stage) -> None:
     assert stage.executor.python_versions() == {"3.11"}
     assert stage.executor.waiting("run", "task", 2) == Waiting(WaitReason.RESOURCES, "run task 2")
     stage.submit("a")
-    assert [work.task_id for work in stage.inner.submitted] == ["a"]
+    assert [attempt.task_id for attempt in stage.inner.submitted] == ["a"]

@@ -11,13 +11,13 @@ from perdure.engine.messages import (
     AttemptStarted,
     CancelRequested,
     ConsumeEvent,
-    Dispatch,
     Event,
     EventArrived,
     RecordRun,
     RecordTask,
     SetTimer,
     Source,
+    StartAttempt,
     TaskContinued,
     TaskFailed,
     TaskSucceeded,
@@ -57,7 +57,7 @@ def test_a_task_starts_once_all_it_needs_is_done() -> None:
 def test_the_record_of_an_output_stands_before_what_it_allows() -> None:
     run = Driver(graph(call("a"), call("b", "a")))
     kinds = [type(command) for command in run.succeed("a")]
-    assert kinds == [RecordTask, Dispatch]
+    assert kinds == [RecordTask, StartAttempt]
 
 
 def test_a_node_that_comes_first_without_giving_a_value_is_waited_for() -> None:
@@ -169,7 +169,7 @@ def test_an_attempt_that_may_have_begun_unseen_is_numbered_anew_at_no_cost() -> 
     lost = AttemptLost("a", 1, "gone", 10, is_free=True)
     assert run.run.reach(lost) == 0
     commands = run.apply(lost)
-    assert [type(command) for command in commands] == [RecordTask, Dispatch]
+    assert [type(command) for command in commands] == [RecordTask, StartAttempt]
     assert run.dispatched == [("a", 1), ("a", 2)]
     record = run.records["a"]
     assert (record.status, record.attempt, record.failures, record.failure) == (TaskStatus.READY, 1, 0, None)
@@ -366,7 +366,7 @@ def test_cancelling_ends_everything() -> None:
 def test_a_returned_graph_takes_the_place_of_its_task() -> None:
     run = Driver(graph(call("a"), call("b", "a")))
     commands = run.go_on("a", graph(call("x"), call("y", "x")))
-    assert [type(command) for command in commands] == [RecordTask, Dispatch]
+    assert [type(command) for command in commands] == [RecordTask, StartAttempt]
     run.succeed("x")
     assert ("b", 1) not in run.dispatched
     run.succeed("y")
@@ -424,7 +424,7 @@ def test_an_event_reaches_its_waiter_once() -> None:
     run = Driver(graph(SpecNode("w", WaitEvent("k")), call("a", "w")))
     assert run.run.is_dormant
     commands = run.apply(EventArrived(7, "k", VALUE, 50))
-    assert [type(command) for command in commands] == [ConsumeEvent, RecordTask, Dispatch]
+    assert [type(command) for command in commands] == [ConsumeEvent, RecordTask, StartAttempt]
     assert run.apply(EventArrived(7, "k", VALUE, 50)) == []
     assert run.consumed == [(7, "w")]
 

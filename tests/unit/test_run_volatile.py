@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from perdure.engine.graph_run.run import DEFERRED_MAX
-from perdure.engine.messages import AttemptLost, CancelRequested, Dispatch, TaskFailed, TaskSucceeded, TimerFired
+from perdure.engine.messages import AttemptLost, CancelRequested, StartAttempt, TaskFailed, TaskSucceeded, TimerFired
 from perdure.model import NodeRef, RetryRule, RunStatus, SpecNode, TaskOptions, TaskStatus, Wait
 from unit.driver import CATCH, ERROR, FUNCTION, ONCE, VALUE, Driver, call, graph
 
@@ -248,10 +248,10 @@ def test_a_task_of_a_returned_graph_may_run_where_its_owner_ran() -> None:
     beside = replace(ONCE, allow_inplace=True)
     driver = Driver(graph(call("a", options=beside)))
     commands = driver.go_on("a", graph(call("b", options=beside), call("c", "b")))
-    dispatches = [command for command in commands if isinstance(command, Dispatch)]
+    dispatches = [command for command in commands if isinstance(command, StartAttempt)]
     assert [(command.task_id, command.beside) for command in dispatches] == [("b", "a")]
     assert dispatches[0].call.function is FUNCTION
-    (last,) = [command for command in driver.succeed("b") if isinstance(command, Dispatch)]
+    (last,) = [command for command in driver.succeed("b") if isinstance(command, StartAttempt)]
     assert last.beside == ""
 
 

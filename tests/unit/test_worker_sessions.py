@@ -22,7 +22,7 @@ from perdure import graphwire
 from perdure.conversion import to_spec
 from perdure.model import Call, Resources, Shape
 from perdure.service.executors.pool.attempts import parts_of
-from perdure.service.executors.port import Work
+from perdure.service.executors.port import Attempt
 from perdure.storage.ports import CorruptData, StorageUnavailable
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc
@@ -267,11 +267,11 @@ async def test_a_lease_begins_nothing_before_it_knows_that_its_engine_lives(
     (node,) = to_spec(perdure.task(five_later if is_async else five).bind()).nodes
     assert isinstance(node.action, Call)
     function = node.action.function
-    work = Work("default", "wf", "run", "task", 1, node.action, Shape(Resources()), ())
+    attempt = Attempt("default", "wf", "run", "task", 1, node.action, Shape(Resources()), ())
 
     async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
         await anext(stream)
-        response = pb.ServeLeaseResponse(attempts=parts_of(work, 7, lambda key: None))
+        response = pb.ServeLeaseResponse(attempts=parts_of(attempt, 7, lambda key: None))
         response.functions.append(pb.LeaseFunction(key=function.key, function=graphwire.function_to_proto(function)))
         yield response
         answers = iter([0.0, 0.0, 0.0, 20.0])

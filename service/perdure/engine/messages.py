@@ -176,7 +176,7 @@ class RecordRun:
 
 
 @frozen
-class Dispatch:
+class StartAttempt:
     """Run an attempt of a task on a lease of this shape. `inputs` are the sources of the call's refs, in their order.
     `beside` names a task: the attempt should run in that task's process, if possible."""
 
@@ -222,5 +222,5 @@ class SetTimer:
 
 
 Record: TypeAlias = RecordTask | ConsumeEvent | RecordRun
-Act: TypeAlias = Dispatch | KeepOutput | DropOutput | CancelAttempt | SetTimer
+Act: TypeAlias = StartAttempt | KeepOutput | DropOutput | CancelAttempt | SetTimer
 Command: TypeAlias = Record | Act

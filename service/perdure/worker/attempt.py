@@ -93,7 +93,7 @@ class Value:
 
 
 @frozen
-class Assignment:
+class AttemptInput:
     """The input of an attempt."""
 
     context: Context
@@ -211,12 +211,12 @@ class Runner:
         except BaseException:  # the attempt will load it again and report the error
             return False
 
-    def run(self, assignment: Assignment) -> Result:
+    def run(self, attempt_input: AttemptInput) -> Result:
         """Run it in this thread. Raises exceptions that end a worker: Interrupted, KeyboardInterrupt, SystemExit."""
         try:
-            function, args, kwargs = self._prepare(assignment)
+            function, args, kwargs = self._prepare(attempt_input)
             depth = sys.getrecursionlimit()
-            with bind_context(assignment.context):
+            with bind_context(attempt_input.context):
                 try:
                     value = function(*args, **kwargs)
                 except (Interrupted, KeyboardInterrupt, SystemExit):
@@ -226,7 +226,7 @@ class Runner:
                     return Failed(failures.from_exception(error, _kind(error), skip_frames=1))
                 finally:
                     _leave_room(depth)
-            return self._finish(value, assignment)
+            return self._finish(value, attempt_input)
         except _Bad as bad:
             return Failed(bad.failure)
         except (Interrupted, KeyboardInterrupt, SystemExit):
@@ -234,12 +234,12 @@ class Runner:
         except BaseException as error:
             return unforeseen(error)
 
-    async def run_async(self, assignment: Assignment) -> Result:
+    async def run_async(self, attempt_input: AttemptInput) -> Result:
         """Run an `async def` function on the running loop. Raises CancelledError when it was cancelled."""
         try:
-            function, args, kwargs = self._prepare(assignment)
+            function, args, kwargs = self._prepare(attempt_input)
             depth = sys.getrecursionlimit()
-            with bind_context(assignment.context):
+            with bind_context(attempt_input.context):
                 try:
                     value = await function(*args, **kwargs)
                 except (SystemExit, KeyboardInterrupt) as exit_:  # raised from a coroutine, it would end the loop
@@ -251,7 +251,7 @@ class Runner:
                     return Failed(failures.from_exception(error, _kind(error), skip_frames=1))
                 finally:
                     _leave_room(depth)
-            return self._finish(value, assignment)
+            return self._finish(value, attempt_input)
         except _Bad as bad:
             return Failed(bad.failure)
         except BaseException as error:
@@ -259,9 +259,9 @@ class Runner:
                 raise
             return unforeseen(error)
 
-    def _prepare(self, assignment: Assignment) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        function = self._load(assignment.function)
-        data = self._bytes_of(assignment.arguments)
+    def _prepare(self, attempt_input: AttemptInput) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        function = self._load(attempt_input.function)
+        data = self._bytes_of(attempt_input.arguments)
         resolved: dict[tuple[int, bool], Any] = {}
 
         is_first = True
@@ -271,20 +271,20 @@ class Runner:
             key = (index, as_object)
             if as_object and is_first:
                 is_first = False
-                resolved.update(self._small_objects(assignment.values))
+                resolved.update(self._small_objects(attempt_input.values))
             if key not in resolved:
-                value = assignment.values[index]
+                value = attempt_input.values[index]
                 resolved[key] = self._object(value) if as_object else self._decode(value)
             return resolved[key]
 
         try:
-            args, kwargs = decode_arguments(assignment.arguments, resolve, data, self._objects)
+            args, kwargs = decode_arguments(attempt_input.arguments, resolve, data, self._objects)
         except codec.Unresolved as unresolved:
             raise _bad(unresolved) from unresolved
         except Interrupted:
             raise
         except BaseException as error:  # decoding a value and stepping into it runs code of the user's
-            raise _Bad(_serialization(error, assignment.context.task_id, "its arguments")) from error
+            raise _Bad(_serialization(error, attempt_input.context.task_id, "its arguments")) from error
         return function, args, kwargs
 
     def _decode(self, value: Value) -> Any:
@@ -352,8 +352,8 @@ class Runner:
         self._functions.keep(function.key, found)
         return found
 
-    def _finish(self, value: Any, assignment: Assignment) -> Result:
-        task_id = assignment.context.task_id
+    def _finish(self, value: Any, attempt_input: AttemptInput) -> Result:
+        task_id = attempt_input.context.task_id
         try:
             if graph.is_node(value):
                 spec = self._without_large_parts(conversion.to_spec(value, self._objects, names_modules=False), task_id)
@@ -361,7 +361,7 @@ class Runner:
                 return _continued(graphwire.encode_spec(spec), task_id)
             if codec.is_object(value):
                 return _returned(self._objects.store(value, innermost=True), task_id)
-            is_registered = assignment.function.code is None  # callers are of any language
+            is_registered = attempt_input.function.code is None  # callers are of any language
             portable = codec.encode_portable(value) if is_registered else None
             encoded = portable or codec.encode_value(value, self._objects)
         except codec.Unresolved as unresolved:

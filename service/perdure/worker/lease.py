@@ -28,7 +28,7 @@ from perdure.rayobjects import RayObjects
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.worker import loops
 from perdure.worker.attempt import (
-    Assignment,
+    AttemptInput,
     Continued,
     Failed,
     Result,
@@ -93,7 +93,7 @@ class _Lease:
     def __init__(self, session: Session, environment: Mapping[str, Any], *, holds_until_s: float) -> None:
         self._session = session
         self._runner = Runner(session.blobs, environment, RayObjects(session.blobs))
-        self._queue: queue.SimpleQueue[tuple[int, Assignment] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[int, AttemptInput] | None] = queue.SimpleQueue()
         self._main = threading.get_ident()
         self._lock = threading.Lock()
         self._waiting: set[int] = set()  # assigned, not begun, not dropped
@@ -114,10 +114,10 @@ class _Lease:
 
     # -------------------------------------------------------------------------- in the stream's thread
 
-    def assign(self, token: int, assignment: Assignment) -> None:
+    def assign(self, token: int, attempt_input: AttemptInput) -> None:
         with self._lock:
             self._waiting.add(token)
-        self._put((token, assignment))
+        self._put((token, attempt_input))
 
     def cancel(self, tokens: Iterable[int]) -> None:
         for token in tokens:
@@ -187,7 +187,7 @@ class _Lease:
                 os._exit(EXIT_CODE)
             time.sleep(pause_s)
 
-    def _put(self, item: tuple[int, Assignment] | None) -> None:
+    def _put(self, item: tuple[int, AttemptInput] | None) -> None:
         self._queue.put(item)
         self._wake_up()
 
@@ -229,10 +229,10 @@ class _Lease:
                 return self._count
             self._run(*item)
 
-    def _load(self, token: int, assignment: Assignment) -> bool:
+    def _load(self, token: int, attempt_input: AttemptInput) -> bool:
         """Load the function of a waiting attempt, if this lease has not loaded it before. The attempt begins with that,
         so its time limit and its cancellation end an import that hangs. False: the attempt was dropped or has ended."""
-        if self._runner.has_loaded(assignment.function):
+        if self._runner.has_loaded(attempt_input.function):
             return True
         threads = threading.active_count()
         began_ms, began_s = now_ms(), time.perf_counter()
@@ -244,7 +244,7 @@ class _Lease:
                     self._session.send_started(token, began_ms, at_once=True)
                     self._loading = self._current = token
                     self._loading_since = began_ms, began_s
-                self._runner.is_async(assignment.function)
+                self._runner.is_async(attempt_input.function)
             finally:
                 self._leave()
         self._leave()  # the interrupt may have come during the first `_leave`
@@ -271,7 +271,7 @@ class _Lease:
         """When an attempt that begins now has begun, by the wall clock and by the monotonic clock."""
         return self._loading_since if token == self._loading else (now_ms(), time.perf_counter())
 
-    def _run(self, token: int, assignment: Assignment) -> None:
+    def _run(self, token: int, attempt_input: AttemptInput) -> None:
         began_ms, began_s = self._start_of(token)
         threads = threading.active_count()
         result: Result | None = None
@@ -281,7 +281,7 @@ class _Lease:
                     if not self._begin(token, began_ms):
                         return
                     self._current = token
-                result = self._runner.run(assignment)
+                result = self._runner.run(attempt_input)
             finally:
                 self._leave()
         except (Interrupted, KeyboardInterrupt):
@@ -329,17 +329,17 @@ class _Lease:
 
     # -------------------------------------------------------------------------- async functions
 
-    def _is_async(self, assignment: Assignment) -> bool:
-        key = assignment.function.key
+    def _is_async(self, attempt_input: AttemptInput) -> bool:
+        key = attempt_input.function.key
         if key in self._known_async:
             return True
-        if not self._runner.is_async(assignment.function):
+        if not self._runner.is_async(attempt_input.function):
             return False
         self._known_async.add(key)
         self._session.send_concurrent(key)
         return True
 
-    async def _run_together(self, item: tuple[int, Assignment]) -> tuple[bool, tuple[int, Assignment] | None]:
+    async def _run_together(self, item: tuple[int, AttemptInput]) -> tuple[bool, tuple[int, AttemptInput] | None]:
         """Run async attempts until none is left. Returns whether an item remains to be done, and the item."""
         self._async_wake = asyncio.Event()
         self._async_loop = asyncio.get_running_loop()
@@ -361,7 +361,7 @@ class _Lease:
             self._async_loop = self._async_wake = None
         return has_rest, rest
 
-    def _spawn(self, token: int, assignment: Assignment) -> None:
+    def _spawn(self, token: int, attempt_input: AttemptInput) -> None:
         began_ms, began_s = self._start_of(token)
         wake = self._async_wake
         assert wake is not None
@@ -369,7 +369,7 @@ class _Lease:
             if not self._begin(token, began_ms, is_async=True):
                 return
             # Not by the loop's task factory, which user code may have set.
-            task = asyncio.Task(self._runner.run_async(assignment), loop=self._async_loop)
+            task = asyncio.Task(self._runner.run_async(attempt_input), loop=self._async_loop)
             self._tasks[token] = task
 
         def done(task: asyncio.Task[Result]) -> None:

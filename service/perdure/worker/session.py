@@ -25,7 +25,7 @@ from perdure.context import Context
 from perdure.model import Failure, FailureKind, Function, Payload
 from perdure.storage.urls import blob_store
 from perdure.v1 import worker_service_pb2 as pb
-from perdure.worker.attempt import Assignment, Value, data_lost, with_ready
+from perdure.worker.attempt import AttemptInput, Value, data_lost, with_ready
 from perdure.worker.blobs import BlockingBlobs
 from perdure.worker.dialling import Dial, dial
 
@@ -48,7 +48,7 @@ PAUSE_MAX_S: Final = 2.0
 class MainThread(Protocol):
     """The calls of this thread to the main thread's side."""
 
-    def assign(self, token: int, assignment: Assignment) -> None: ...
+    def assign(self, token: int, attempt_input: AttemptInput) -> None: ...
     def cancel(self, tokens: Iterable[int]) -> None: ...
     def recall(self, tokens: Iterable[int]) -> None: ...
     def holds(self, until_s: float) -> None: ...
@@ -238,12 +238,12 @@ class Session:
             try:
                 refs = [*self._refs.pop(attempt.token, ()), *attempt.refs]
                 values = await self._values(attempt.run_id, refs) if refs else []
-                assignment = self._assignment(attempt, values)
+                attempt_input = self._attempt_input(attempt, values)
             except Exception as error:  # fails this attempt only
                 self.send_receipt(_without_inputs(attempt.token, error))
                 continue
             self._unbegun.add(attempt.token)
-            self._main_thread.assign(attempt.token, assignment)
+            self._main_thread.assign(attempt.token, attempt_input)
         self._await_start(START_LINGERS_S)
         if message.cancel:
             self._main_thread.cancel(message.cancel)
@@ -252,10 +252,10 @@ class Session:
         if message.finish:
             self._main_thread.finish()
 
-    def _assignment(self, attempt: pb.Attempt, values: list[Value]) -> Assignment:
+    def _attempt_input(self, attempt: pb.Attempt, values: list[Value]) -> AttemptInput:
         names = attempt.namespace, attempt.workflow_id, attempt.run_id, attempt.task_id
         context = Context(*names, attempt.attempt, self._address)
-        return Assignment(
+        return AttemptInput(
             context, self._functions[attempt.function], wire.payload_from_proto(attempt.arguments), values
         )
 

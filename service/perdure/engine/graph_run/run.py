@@ -34,7 +34,6 @@ from perdure.engine.messages import (
     CancelRequested,
     Command,
     ConsumeEvent,
-    Dispatch,
     DropOutput,
     Event,
     EventArrived,
@@ -43,6 +42,7 @@ from perdure.engine.messages import (
     RecordTask,
     SetTimer,
     Source,
+    StartAttempt,
     TaskContinued,
     TaskFailed,
     TaskSucceeded,
@@ -380,7 +380,7 @@ class Run:
         owner, options = task.scope.owner, task.node.options
         beside = owner.id if owner is not None and options.allow_inplace else ""
         inputs = self.graph.sources(task)
-        self._commands.append(Dispatch(task.id, task.attempt, call, options.shape, inputs, beside))
+        self._commands.append(StartAttempt(task.id, task.attempt, call, options.shape, inputs, beside))
 
     def _number_anew(self, task: Task) -> None:
         """Start the next attempt of a task after one that may have begun without a report. The used number is recorded,

@@ -19,20 +19,20 @@ from perdure.context import Context
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import WAITED, Payload
 from perdure.service.executors.port import (
+    Attempt,
     GraphReturned,
     Report,
     Reports,
     ValueReader,
     Waiting,
     WaitReason,
-    Work,
     forever,
 )
 from perdure.service.executors.turns import Key, Turns
 from perdure.storage.ports import BlobStore, CorruptData, StorageUnavailable
 from perdure.storage.rows import ValueKey
 from perdure.worker.attempt import (
-    Assignment,
+    AttemptInput,
     Continued,
     Failed,
     Result,
@@ -61,11 +61,11 @@ Began = tuple[int, float]
 """When an attempt began: by the wall clock, and by the monotonic clock."""
 
 
-class _Running:
+class _LocalAttempt:
     """An attempt in a thread. The lock is held while its thread may be interrupted or moves on."""
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
         self.is_cancelled = False
         self.began: Began | None = None
         self.thread_id: int | None = None
@@ -77,16 +77,16 @@ class _Queue:
     """Attempts on their way to the threads."""
 
     def __init__(self) -> None:
-        self._turns: Turns[tuple[_Running, Assignment]] = Turns()
+        self._turns: Turns[tuple[_LocalAttempt, AttemptInput]] = Turns()
         self._changed = threading.Condition()
         self._is_closed = False
 
-    def put(self, running: _Running, assignment: Assignment) -> None:
+    def put(self, running: _LocalAttempt, attempt_input: AttemptInput) -> None:
         with self._changed:
-            self._turns.add(running.work.key, (running, assignment))
+            self._turns.add(running.attempt.key, (running, attempt_input))
             self._changed.notify()
 
-    def get(self) -> tuple[_Running, Assignment] | None:
+    def get(self) -> tuple[_LocalAttempt, AttemptInput] | None:
         """Waits for one. None: it was closed, and nothing is left."""
         with self._changed:
             while not self._turns:
@@ -117,9 +117,9 @@ class LocalExecutor:
         self._address = address
         self._threads_max = threads
         self._queue = _Queue()
-        self._here: dict[Key, _Running] = {}
+        self._here: dict[Key, _LocalAttempt] = {}
         self._busy: set[tuple[str, str]] = set()  # the tasks whose attempts are here
-        self._held: dict[tuple[str, str], list[Work]] = {}  # behind an older attempt that was cancelled
+        self._held: dict[tuple[str, str], list[Attempt]] = {}  # behind an older attempt that was cancelled
         self._fetching: set[asyncio.Task[None]] = set()
         self._threads: list[threading.Thread] = []
         self._report: Callable[[Reports], None] | None = None
@@ -181,8 +181,8 @@ class LocalExecutor:
         """Whether no attempt is here."""
         return not self._here
 
-    def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting | None:
-        running = self._here.get((run_id, task_id, attempt))
+    def waiting(self, run_id: str, task_id: str, number: int) -> Waiting | None:
+        running = self._here.get((run_id, task_id, number))
         if running is None or running.thread_id is not None or running.task is not None:
             return None
         return Waiting(WaitReason.RESOURCES, f"waits for one of the {self._threads_max} threads of the engine")
@@ -190,64 +190,66 @@ class LocalExecutor:
     def python_versions(self) -> frozenset[str]:
         return frozenset({PYTHON_VERSION})
 
-    def submit(self, work: Work) -> None:
-        if work.key in self._here:
+    def submit(self, attempt: Attempt) -> None:
+        if attempt.key in self._here:
             return
-        if work.key[:2] in self._busy:
-            held = self._held.setdefault(work.key[:2], [])
-            if all(other.attempt != work.attempt for other in held):
-                held.append(work)
+        if attempt.key[:2] in self._busy:
+            held = self._held.setdefault(attempt.key[:2], [])
+            if all(other.number != attempt.number for other in held):
+                held.append(attempt)
             return
-        self._here[work.key] = _Running(work)
-        self._busy.add(work.key[:2])
-        payloads = [self._values.cached(_key(work, source.task_id, source.input)) for source in work.inputs]
+        self._here[attempt.key] = _LocalAttempt(attempt)
+        self._busy.add(attempt.key[:2])
+        payloads = [self._values.cached(_key(attempt, source.task_id, source.input)) for source in attempt.inputs]
         if all(payload is not None and payload.encoding != WAITED for payload in payloads):
-            self._enqueue(work, [Value(p, s.wraps, s.path) for p, s in zip(payloads, work.inputs, strict=True) if p])
+            pairs = zip(payloads, attempt.inputs, strict=True)
+            self._enqueue(attempt, [Value(payload, at.wraps, at.path) for payload, at in pairs if payload])
         else:
-            task = self._loop.create_task(self._fetch(work))
+            task = self._loop.create_task(self._fetch(attempt))
             self._fetching.add(task)
             task.add_done_callback(self._fetching.discard)
 
-    async def _fetch(self, work: Work) -> None:
+    async def _fetch(self, attempt: Attempt) -> None:
         async def read(task_ids: Sequence[str]) -> list[Payload]:
-            return await self._values.read([ValueKey(work.run_id, task_id=task_id) for task_id in task_ids])
+            return await self._values.read([ValueKey(attempt.run_id, task_id=task_id) for task_id in task_ids])
 
         while True:
             try:
-                payloads = await self._values.read([_key(work, source.task_id, source.input) for source in work.inputs])
+                keys = [_key(attempt, source.task_id, source.input) for source in attempt.inputs]
+                payloads = await self._values.read(keys)
                 values = [
                     await with_ready(Value(payload, source.wraps, source.path), read)
-                    for payload, source in zip(payloads, work.inputs, strict=True)
+                    for payload, source in zip(payloads, attempt.inputs, strict=True)
                 ]
             except StorageUnavailable:  # not the fault of this attempt
                 await asyncio.sleep(AGAIN_S)
             except CorruptData as error:
-                self._end(work, TaskFailed(work.task_id, work.attempt, data_lost(str(error)), self._clock()))
+                self._end(attempt, TaskFailed(attempt.task_id, attempt.number, data_lost(str(error)), self._clock()))
                 return
             except Exception as error:  # the attempt must end in any case
                 reason = f"inputs not read: {failures.described(error)}"
-                self._end(work, AttemptLost(work.task_id, work.attempt, reason, self._clock()))
+                self._end(attempt, AttemptLost(attempt.task_id, attempt.number, reason, self._clock()))
                 return
             else:
-                self._enqueue(work, values)
+                self._enqueue(attempt, values)
                 return
 
-    def _enqueue(self, work: Work, values: Sequence[Value]) -> None:
-        running = self._here.get(work.key)
+    def _enqueue(self, attempt: Attempt, values: Sequence[Value]) -> None:
+        running = self._here.get(attempt.key)
         if running is None:
             return
-        names = work.namespace, work.workflow_id, work.run_id, work.task_id
-        context = Context(*names, work.attempt, self._address())
-        self._queue.put(running, Assignment(context, work.call.function, work.call.arguments, values))
+        names = attempt.namespace, attempt.workflow_id, attempt.run_id, attempt.task_id
+        context = Context(*names, attempt.number, self._address())
+        self._queue.put(running, AttemptInput(context, attempt.call.function, attempt.call.arguments, values))
 
-    def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
+    def cancel(self, run_id: str, task_id: str, number: int) -> None:
         held = self._held.get((run_id, task_id), [])
-        held[:] = [work for work in held if work.attempt != attempt]
-        running = self._here.get((run_id, task_id, attempt))
+        held[:] = [attempt for attempt in held if attempt.number != number]
+        running = self._here.get((run_id, task_id, number))
         if running is not None and self._report is not None:
             self._interrupt(running)
 
-    def _interrupt(self, running: _Running) -> None:
+    def _interrupt(self, running: _LocalAttempt) -> None:
         with running.lock:
             if running.is_cancelled:  # no attempt is interrupted twice
                 return
@@ -261,20 +263,20 @@ class LocalExecutor:
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
-            running, assignment = item
+            running, attempt_input = item
             while self._holds_for_s() <= 0 and not running.is_cancelled:
                 time.sleep(UNSURE_S)
-            if running.is_cancelled or not self._load(running, assignment):
+            if running.is_cancelled or not self._load(running, attempt_input):
                 self._tell(running, None)
-            elif self._runner.is_async(assignment.function):
-                self._async_loop.call_soon_threadsafe(self._begin_async, running, assignment)
+            elif self._runner.is_async(attempt_input.function):
+                self._async_loop.call_soon_threadsafe(self._begin_async, running, attempt_input)
             else:
-                self._run(running, assignment)
+                self._run(running, attempt_input)
 
-    def _load(self, running: _Running, assignment: Assignment) -> bool:
+    def _load(self, running: _LocalAttempt, attempt_input: AttemptInput) -> bool:
         """Load the function of an attempt, if it was not loaded before. The attempt begins with that, so its time limit
         and its cancellation end an import that hangs. False: it was cancelled."""
-        if self._runner.has_loaded(assignment.function):
+        if self._runner.has_loaded(attempt_input.function):
             return True
         thread_id = threading.get_ident()
         with suppress(Interrupted, KeyboardInterrupt):
@@ -284,13 +286,13 @@ class LocalExecutor:
                         return False
                     running.thread_id = thread_id
                 self._begin(running)
-                self._runner.is_async(assignment.function)
+                self._runner.is_async(attempt_input.function)
             finally:
                 _leave(running, thread_id)
         _leave(running, thread_id)  # the interrupt may have come during the first `_leave`
         return not running.is_cancelled
 
-    def _run(self, running: _Running, assignment: Assignment) -> None:
+    def _run(self, running: _LocalAttempt, attempt_input: AttemptInput) -> None:
         thread_id = threading.get_ident()
         result: Result | None = None
         began: Began | None = None
@@ -301,7 +303,7 @@ class LocalExecutor:
                         raise Interrupted
                     running.thread_id = thread_id
                 began = self._begin(running)
-                result = self._runner.run(assignment)
+                result = self._runner.run(attempt_input)
             finally:
                 _leave(running, thread_id)
         except (Interrupted, KeyboardInterrupt):
@@ -314,9 +316,9 @@ class LocalExecutor:
             result = unforeseen(error)
         self._tell(running, result, began)
 
-    def _begin_async(self, running: _Running, assignment: Assignment) -> None:
+    def _begin_async(self, running: _LocalAttempt, attempt_input: AttemptInput) -> None:
         async def run() -> Result:
-            return await self._runner.run_async(assignment)
+            return await self._runner.run_async(attempt_input)
 
         began = self._begin(running)
         with running.lock:
@@ -330,17 +332,17 @@ class LocalExecutor:
 
         task.add_done_callback(done)
 
-    def _begin(self, running: _Running) -> Began:
+    def _begin(self, running: _LocalAttempt) -> Began:
         """Report that an attempt begins, unless it has begun with the loading of its function."""
         if running.began is None:
             began_ms, _ = running.began = self._clock(), time.perf_counter()
-            work = running.work
-            self._post(lambda: self._send(work, AttemptStarted(work.task_id, work.attempt, began_ms, began_ms)))
+            attempt = running.attempt
+            self._post(lambda: self._send(attempt, AttemptStarted(attempt.task_id, attempt.number, began_ms, began_ms)))
         return running.began
 
-    def _tell(self, running: _Running, result: Result | None, began: Began | None = None) -> None:
+    def _tell(self, running: _LocalAttempt, result: Result | None, began: Began | None = None) -> None:
         """Report the result of an attempt; None: it was cancelled."""
-        work, now_ms = running.work, self._clock()
+        attempt, now_ms = running.attempt, self._clock()
         times: tuple[int, int | None, int | None] = now_ms, None, None
         if began is not None:
             began_ms, began_s = began
@@ -348,14 +350,14 @@ class LocalExecutor:
         report: Report
         match result:
             case Returned(output):
-                report = TaskSucceeded(work.task_id, work.attempt, output, *times)
+                report = TaskSucceeded(attempt.task_id, attempt.number, output, *times)
             case Continued(spec):
-                report = GraphReturned(work.task_id, work.attempt, spec, *times)
+                report = GraphReturned(attempt.task_id, attempt.number, spec, *times)
             case Failed(failure):
-                report = TaskFailed(work.task_id, work.attempt, failure, *times)
+                report = TaskFailed(attempt.task_id, attempt.number, failure, *times)
             case None:
-                report = AttemptLost(work.task_id, work.attempt, "the attempt was interrupted", now_ms)
-        self._post(lambda: self._end(work, report))
+                report = AttemptLost(attempt.task_id, attempt.number, "the attempt was interrupted", now_ms)
+        self._post(lambda: self._end(attempt, report))
 
     def _post(self, step: Callable[[], None]) -> None:
         if not self._loop.is_closed():
@@ -363,24 +365,24 @@ class LocalExecutor:
 
     # -------------------------------------------------------------------------- on the loop
 
-    def _end(self, work: Work, report: Report) -> None:
-        self._here.pop(work.key, None)
-        self._busy.discard(work.key[:2])
-        self._send(work, report)
-        for held in self._held.pop(work.key[:2], []):
+    def _end(self, attempt: Attempt, report: Report) -> None:
+        self._here.pop(attempt.key, None)
+        self._busy.discard(attempt.key[:2])
+        self._send(attempt, report)
+        for held in self._held.pop(attempt.key[:2], []):
             self.submit(held)
 
-    def _send(self, work: Work, report: Report) -> None:
+    def _send(self, attempt: Attempt, report: Report) -> None:
         if self._report is not None:
-            self._report([(work.run_id, report)])
+            self._report([(attempt.run_id, report)])
 
 
-def _leave(running: _Running, thread_id: int) -> None:
+def _leave(running: _LocalAttempt, thread_id: int) -> None:
     """The attempt has left its thread: take back a pending interrupt."""
     with running.lock:
         running.thread_id = None
         spare_thread(thread_id)
 
 
-def _key(work: Work, task_id: str, name: str) -> ValueKey:
-    return ValueKey(work.run_id, task_id, name)
+def _key(attempt: Attempt, task_id: str, name: str) -> ValueKey:
+    return ValueKey(attempt.run_id, task_id, name)

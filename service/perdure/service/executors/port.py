@@ -1,6 +1,7 @@
 """The port between the scheduler and an executor, which runs attempts.
 
-An executor does not know runs and their rules. It takes work and reports the results. It never retries on its own.
+An executor does not know runs and their rules. It takes attempts and reports their results. It never retries on its
+own.
 Tests in tests/conformance check every implementation against this file.
 """
 
@@ -17,7 +18,7 @@ from perdure.storage.rows import ValueKey
 
 
 @frozen
-class Work:
+class Attempt:
     """One attempt of one task. `inputs` are the places of the values of `call.refs`, in their order.
 
     `beside` names a task of the run, "" for none: if that task's worker still exists, this attempt should run there
@@ -28,7 +29,7 @@ class Work:
     workflow_id: str
     run_id: str
     task_id: str
-    attempt: int
+    number: int
     call: Call
     shape: Shape
     inputs: tuple[Source, ...]
@@ -36,7 +37,7 @@ class Work:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        return (self.run_id, self.task_id, self.attempt)
+        return (self.run_id, self.task_id, self.number)
 
 
 @frozen
@@ -111,7 +112,7 @@ class Executor(Protocol):
         """Stop all attempts and end. Attempts that did not end are not reported. Stopping twice is allowed."""
         ...
 
-    def submit(self, work: Work) -> None:
+    def submit(self, attempt: Attempt) -> None:
         """Run an attempt when there is room for it. A key that is submitted again while its attempt is here makes no
         second attempt. An attempt begins only after older, cancelled attempts of its task have really ended.
 
@@ -122,12 +123,12 @@ class Executor(Protocol):
         """
         ...
 
-    def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
+    def cancel(self, run_id: str, task_id: str, number: int) -> None:
         """Stop an attempt: a waiting one is dropped, a running one is interrupted and soon killed. Reports about it may
         still come. An unknown key is ignored."""
         ...
 
-    def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting | None:
+    def waiting(self, run_id: str, task_id: str, number: int) -> Waiting | None:
         """Why a submitted attempt has not begun; None if it has begun, is not here, or the reason is unknown."""
         ...
 

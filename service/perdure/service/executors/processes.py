@@ -23,7 +23,7 @@ from typing import Any, Final
 from perdure.model import Resources, Shape
 from perdure.service.executors.pool.leases import AgentSession
 from perdure.service.executors.pool.pool import LeasePool
-from perdure.service.executors.port import Executor, Reports, ValueReader, Waiting, Work, forever
+from perdure.service.executors.port import Attempt, Executor, Reports, ValueReader, Waiting, forever
 from perdure.v1 import worker_service_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -57,19 +57,19 @@ class ProcessExecutor:
     def _executors(self) -> list[Executor]:
         return [self._pool] if self._threads is None else [self._threads, self._pool]
 
-    def submit(self, work: Work) -> None:
-        shape = _shape_of(work.shape.runtime_env)
+    def submit(self, attempt: Attempt) -> None:
+        shape = _shape_of(attempt.shape.runtime_env)
         if not shape.runtime_env and self._threads is not None:
-            self._threads.submit(work)
+            self._threads.submit(attempt)
         else:
-            self._pool.submit(replace(work, shape=shape))
+            self._pool.submit(replace(attempt, shape=shape))
 
-    def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
+    def cancel(self, run_id: str, task_id: str, number: int) -> None:
         for executor in self._executors():
-            executor.cancel(run_id, task_id, attempt)
+            executor.cancel(run_id, task_id, number)
 
-    def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting | None:
-        found = (executor.waiting(run_id, task_id, attempt) for executor in self._executors())
+    def waiting(self, run_id: str, task_id: str, number: int) -> Waiting | None:
+        found = (executor.waiting(run_id, task_id, number) for executor in self._executors())
         return next(filter(None, found), None)
 
     def python_versions(self) -> frozenset[str]:

@@ -17,7 +17,16 @@ from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import BlobRef, InvalidSpec
 from perdure.service.common.uses import of_failure
-from perdure.service.executors.port import Executor, GraphReturned, Report, Reports, ValueReader, Waiting, Work, forever
+from perdure.service.executors.port import (
+    Attempt,
+    Executor,
+    GraphReturned,
+    Report,
+    Reports,
+    ValueReader,
+    Waiting,
+    forever,
+)
 from perdure.storage.ports import BlobStore, StorageError
 
 log = logging.getLogger(__name__)
@@ -50,16 +59,16 @@ class RenewingExecutor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._inner.stop()
 
-    def submit(self, work: Work) -> None:
-        self._since_s.setdefault(work.key, self._elapsed_s())
-        self._inner.submit(work)
+    def submit(self, attempt: Attempt) -> None:
+        self._since_s.setdefault(attempt.key, self._elapsed_s())
+        self._inner.submit(attempt)
 
-    def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
-        self._since_s.pop((run_id, task_id, attempt), None)
-        self._inner.cancel(run_id, task_id, attempt)
+    def cancel(self, run_id: str, task_id: str, number: int) -> None:
+        self._since_s.pop((run_id, task_id, number), None)
+        self._inner.cancel(run_id, task_id, number)
 
-    def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting | None:
-        return self._inner.waiting(run_id, task_id, attempt)
+    def waiting(self, run_id: str, task_id: str, number: int) -> Waiting | None:
+        return self._inner.waiting(run_id, task_id, number)
 
     def python_versions(self) -> frozenset[str]:
         return self._inner.python_versions()

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from perdure import graphwire
-from perdure.engine.messages import CancelAttempt, Dispatch, DropOutput, KeepOutput, SetTimer
-from perdure.service.executors.port import Executor, Work
+from perdure.engine.messages import CancelAttempt, DropOutput, KeepOutput, SetTimer, StartAttempt
+from perdure.service.executors.port import Attempt, Executor
 from perdure.service.runs.timers import Timers
 from perdure.service.runs.values import Values
 from perdure.storage.rows import RunRow, Timer, ValueKey
@@ -23,7 +23,7 @@ from perdure.storage.rows import RunRow, Timer, ValueKey
 ACTS_AT_ONCE = 200
 """Acts per turn of the event loop. Each takes some ten microseconds."""
 
-Attempting: TypeAlias = Dispatch | CancelAttempt | SetTimer
+Attempting: TypeAlias = StartAttempt | CancelAttempt | SetTimer
 
 
 class _Waiting:
@@ -48,7 +48,7 @@ class _Waiting:
             for act in self._commanded[0]:
                 if isinstance(act, CancelAttempt):
                     self._cancelled.add((act.task_id, act.attempt))
-                elif isinstance(act, Dispatch) and (act.task_id, act.attempt) in self._cancelled:
+                elif isinstance(act, StartAttempt) and (act.task_id, act.attempt) in self._cancelled:
                     continue
                 return act
             self._commanded.popleft()
@@ -125,8 +125,8 @@ class Acting:
 
     def _do(self, row: RunRow, act: Attempting) -> None:
         match act:
-            case Dispatch():
-                self._executor.submit(_work(row, act))
+            case StartAttempt():
+                self._executor.submit(_attempt(row, act))
             case CancelAttempt():
                 self._executor.cancel(row.run_id, act.task_id, act.attempt)
             case SetTimer():
@@ -134,16 +134,16 @@ class Acting:
                 self._timers.set(timer, is_recorded=act.is_recorded)
 
 
-def _work(row: RunRow, command: Dispatch) -> Work:
+def _attempt(row: RunRow, command: StartAttempt) -> Attempt:
     shape = command.shape
     if row.code_version:
         shape = replace(shape, runtime_env=graphwire.with_modules(shape.runtime_env, row.code_version))
-    return Work(
+    return Attempt(
         namespace=row.namespace,
         workflow_id=row.workflow_id,
         run_id=row.run_id,
         task_id=command.task_id,
-        attempt=command.attempt,
+        number=command.attempt,
         call=command.call,
         shape=shape,
         inputs=command.inputs,

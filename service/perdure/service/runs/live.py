@@ -16,12 +16,12 @@ from perdure.engine.messages import (
     CancelAttempt,
     Command,
     ConsumeEvent,
-    Dispatch,
     DropOutput,
     KeepOutput,
     RecordRun,
     RecordTask,
     SetTimer,
+    StartAttempt,
 )
 from perdure.model import Payload, TaskStatus
 from perdure.service.common.aside import is_large
@@ -159,7 +159,7 @@ def sort_out(live: Live, step: Step, *, is_dormant: bool | None = None) -> Plan:
                 acts.changes_tasks = True
             case DropOutput():
                 acts.kept.append(command)
-            case Dispatch() | CancelAttempt() | SetTimer():
+            case StartAttempt() | CancelAttempt() | SetTimer():
                 acts.commands.append(command)
             case _:
                 assert_never(command)

@@ -9,7 +9,7 @@ from typing import Final
 from perdure import texts, wire
 from perdure.engine.messages import AttemptLost, Source, TaskFailed, TaskSucceeded
 from perdure.model import INLINE_BYTES_MAX, FailureKind, Payload
-from perdure.service.executors.port import GraphReturned, Report, Work
+from perdure.service.executors.port import Attempt, GraphReturned, Report
 from perdure.storage.rows import ValueKey
 from perdure.v1 import worker_service_pb2 as pb
 
@@ -19,34 +19,34 @@ REFS_MAX: Final = 2_000
 """Refs of one message: at most 2.5 MB of keys, as a task id has 256 characters."""
 
 
-def parts_of(work: Work, token: int, cached: Callable[[ValueKey], Payload | None]) -> Iterator[pb.Attempt]:
+def parts_of(attempt: Attempt, token: int, cached: Callable[[ValueKey], Payload | None]) -> Iterator[pb.Attempt]:
     """The messages for an attempt: almost always one. One with very many arguments begins with parts of its refs, so
     that each message fits, and so that making one does not take long. They contain small cached values; the lease asks
     for the others."""
     room = ATTEMPT_BYTES_MAX
-    inputs = work.inputs
+    inputs = attempt.inputs
     for start in range(0, len(inputs) - REFS_MAX, REFS_MAX):
         part = pb.Attempt(token=token)
-        room = _add_refs(part, work, inputs[start : start + REFS_MAX], cached, room)
+        room = _add_refs(part, attempt, inputs[start : start + REFS_MAX], cached, room)
         yield part
-    attempt = pb.Attempt(
+    message = pb.Attempt(
         token=token,
-        namespace=work.namespace,
-        workflow_id=work.workflow_id,
-        run_id=work.run_id,
-        task_id=work.task_id,
-        attempt=work.attempt,
-        function=work.call.function.key,
-        arguments=wire.payload_to_proto(work.call.arguments),
+        namespace=attempt.namespace,
+        workflow_id=attempt.workflow_id,
+        run_id=attempt.run_id,
+        task_id=attempt.task_id,
+        attempt=attempt.number,
+        function=attempt.call.function.key,
+        arguments=wire.payload_to_proto(attempt.call.arguments),
     )
     last = max(len(inputs) - 1, 0) // REFS_MAX * REFS_MAX
-    _add_refs(attempt, work, inputs[last:] if last else inputs, cached, room)
-    yield attempt
+    _add_refs(message, attempt, inputs[last:] if last else inputs, cached, room)
+    yield message
 
 
 def _add_refs(
     message: pb.Attempt,
-    work: Work,
+    attempt: Attempt,
     sources: Sequence[Source],
     cached: Callable[[ValueKey], Payload | None],
     room: int,
@@ -54,14 +54,14 @@ def _add_refs(
     """Add refs, with cached values as long as there is room. Returns the bytes that are left."""
     for source in sources:
         value = message.refs.add(wraps=source.wraps, path=wire.path_to_proto(source.path))
-        payload = cached(ValueKey(work.run_id, source.task_id, source.input))
+        payload = cached(ValueKey(attempt.run_id, source.task_id, source.input))
         if payload is not None and len(payload.data) <= INLINE_BYTES_MAX and room >= 0:
             value.payload.CopyFrom(wire.payload_to_proto(payload))
             room -= len(payload.data)
         elif source.task_id:
-            value.key.run_id, value.key.task_id = work.run_id, source.task_id
+            value.key.run_id, value.key.task_id = attempt.run_id, source.task_id
         else:
-            value.key.run_id, value.key.input = work.run_id, source.input
+            value.key.run_id, value.key.input = attempt.run_id, source.input
     return room
 
 
@@ -81,16 +81,16 @@ def _times(receipt: pb.Receipt) -> tuple[int | None, int | None]:
     return started_ms, started_ms + ceil(took)
 
 
-def report_of(work: Work, receipt: pb.Receipt, now_ms: int) -> Report:
+def report_of(attempt: Attempt, receipt: pb.Receipt, now_ms: int) -> Report:
     times = now_ms, *_times(receipt)
     match receipt.WhichOneof("result"):
         case "output":
             output = wire.payload_from_proto(receipt.output)
-            return TaskSucceeded(work.task_id, work.attempt, output, *times)
+            return TaskSucceeded(attempt.task_id, attempt.number, output, *times)
         case "continuation":
-            return GraphReturned(work.task_id, work.attempt, receipt.continuation, *times)
+            return GraphReturned(attempt.task_id, attempt.number, receipt.continuation, *times)
         case _:
             failure = texts.mended(wire.failure_from_proto(receipt.failure))  # of a worker of any version
             if failure.kind is FailureKind.CANCELED:  # interrupted without a request: the worker is ending
-                return AttemptLost(work.task_id, work.attempt, "the attempt was interrupted", now_ms)
-            return TaskFailed(work.task_id, work.attempt, failure, *times)
+                return AttemptLost(attempt.task_id, attempt.number, "the attempt was interrupted", now_ms)
+            return TaskFailed(attempt.task_id, attempt.number, failure, *times)

@@ -10,7 +10,7 @@ from typing import Final
 
 from perdure import graphwire
 from perdure.model import Payload, Shape
-from perdure.service.executors.port import Work
+from perdure.service.executors.port import Attempt
 from perdure.service.executors.turns import Turns
 from perdure.v1 import worker_service_pb2 as pb
 
@@ -20,10 +20,10 @@ allows."""
 
 
 @dataclass(slots=True, eq=False)
-class Placed:
+class PlacedAttempt:
     """An attempt that was put onto a lease. `is_sent`: a part of it was handed to the stream, so it may begin."""
 
-    work: Work
+    attempt: Attempt
     token: int
     is_concurrent: bool = False
     is_cancelled: bool = False
@@ -63,7 +63,7 @@ class Lease:
         self.is_connected = False
         self.is_finishing = False
         self.is_gone = False
-        self.in_flight: dict[int, Placed] = {}  # in the order in which they were sent
+        self.in_flight: dict[int, PlacedAttempt] = {}  # in the order in which they were sent
         self.asked_s = 0.0
         self.idle_since_s = 0.0  # until it is connected: when it was requested
         self.since_s = 0.0  # when it connected
@@ -73,11 +73,11 @@ class Lease:
         self._is_finish_sent = False
         self._holds_for_s: float | None = None
         self._functions: set[str] = set()
-        self._queue: deque[tuple[Iterator[pb.Attempt], Placed]] = deque()
+        self._queue: deque[tuple[Iterator[pb.Attempt], PlacedAttempt]] = deque()
         self._cancel: list[int] = []
         self._recall: list[int] = []
 
-    def send(self, parts: Iterator[pb.Attempt], placed: Placed) -> None:
+    def send(self, parts: Iterator[pb.Attempt], placed: PlacedAttempt) -> None:
         self._queue.append((parts, placed))
         self.outbox.wake()
 
@@ -94,11 +94,11 @@ class Lease:
         self._recall.extend(tokens)
         self.outbox.wake()
 
-    def add(self, placed: Placed) -> None:
+    def add(self, placed: PlacedAttempt) -> None:
         self.in_flight[placed.token] = placed
         self.concurrent += placed.is_concurrent
 
-    def remove(self, placed: Placed) -> None:
+    def remove(self, placed: PlacedAttempt) -> None:
         del self.in_flight[placed.token]
         self.concurrent -= placed.is_concurrent
         self.cancelling -= placed.is_cancelled
@@ -106,7 +106,7 @@ class Lease:
     def regroup(self, function: str) -> None:
         """A function turned out to be asynchronous."""
         for placed in self.in_flight.values():
-            if not placed.is_concurrent and placed.work.call.function.key == function:
+            if not placed.is_concurrent and placed.attempt.call.function.key == function:
                 placed.is_concurrent = True
                 self.concurrent += 1
 
@@ -140,7 +140,7 @@ class Lease:
                 self._queue.popleft()
                 continue
             placed.is_sent = True
-            function = placed.work.call.function
+            function = placed.attempt.call.function
             if function.key not in self._functions:
                 self._functions.add(function.key)
                 message.functions.append(
@@ -224,8 +224,8 @@ class ShapeQueue:
     """Work of one shape. Runs take turns, and each has its work done in the order in which it came."""
 
     shape: Shape
-    waiting: Turns[Work] = field(default_factory=Turns)
-    together: Turns[Work] = field(default_factory=Turns)  # waiting calls of asynchronous functions
+    waiting: Turns[Attempt] = field(default_factory=Turns)
+    together: Turns[Attempt] = field(default_factory=Turns)  # waiting calls of asynchronous functions
     leases: dict[str, Lease] = field(default_factory=dict)  # requested or connected, not gone
     waiting_since_s: float | None = None
     failures: int = 0  # failed starts of leases since the last success
@@ -244,26 +244,26 @@ class ShapeQueue:
         self.failures = self.refusals = 0
         self.trouble = ""
 
-    def add(self, work: Work, *, first: bool = False, together: bool = False) -> None:
-        (self.together if together else self.waiting).add(work.key, work, first=first)
+    def add(self, attempt: Attempt, *, first: bool = False, together: bool = False) -> None:
+        (self.together if together else self.waiting).add(attempt.key, attempt, first=first)
 
-    def remove(self, work: Work) -> None:
-        if self.waiting.drop(work.key) is None:
-            self.together.drop(work.key)
+    def remove(self, attempt: Attempt) -> None:
+        if self.waiting.drop(attempt.key) is None:
+            self.together.drop(attempt.key)
 
     def regroup(self, function: str) -> None:
         """A function turned out to be asynchronous."""
-        for work in [work for work in self.waiting if work.call.function.key == function]:
-            self.waiting.drop(work.key)
-            self.together.add(work.key, work)
+        for attempt in [attempt for attempt in self.waiting if attempt.call.function.key == function]:
+            self.waiting.drop(attempt.key)
+            self.together.add(attempt.key, attempt)
 
-    def head(self) -> Work:
+    def head(self) -> Attempt:
         return self.waiting.head()
 
-    def take(self) -> Work:
+    def take(self) -> Attempt:
         return self.waiting.take()
 
-    def take_together(self) -> Work:
+    def take_together(self) -> Attempt:
         return self.together.take()
 
     def hosts(self) -> int:

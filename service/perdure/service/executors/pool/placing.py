@@ -21,9 +21,9 @@ from perdure.engine.messages import AttemptLost, AttemptStarted
 from perdure.model import Payload
 from perdure.service.executors.pool.attempts import parts_of, report_of, took_ms
 from perdure.service.executors.pool.durations import Durations
-from perdure.service.executors.pool.leases import Lease, Placed, ShapeQueue
+from perdure.service.executors.pool.leases import Lease, PlacedAttempt, ShapeQueue
 from perdure.service.executors.pool.state import State
-from perdure.service.executors.port import Report, Work
+from perdure.service.executors.port import Attempt, Report
 from perdure.service.executors.turns import Key
 from perdure.storage.rows import ValueKey
 from perdure.v1 import worker_service_pb2 as pb
@@ -47,10 +47,10 @@ class Placing:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._queued: dict[Key, Work] = {}
-        self._placed: dict[Key, tuple[Lease, Placed]] = {}
+        self._queued: dict[Key, Attempt] = {}
+        self._placed: dict[Key, tuple[Lease, PlacedAttempt]] = {}
         self._cancelled: dict[int, tuple[Lease, float]] = {}  # by token: the lease, and when it was cancelled
-        self._held: dict[tuple[str, str], list[Work]] = {}  # behind an older attempt that was cancelled
+        self._held: dict[tuple[str, str], list[Attempt]] = {}  # behind an older attempt that was cancelled
         self._busy: dict[tuple[str, str], Key] = {}  # the attempt of a task that is at a lease
         self._durations = Durations()
         self._concurrent: Bounded[str, bool] = Bounded(FUNCTIONS_REMEMBERED_MAX)
@@ -60,25 +60,25 @@ class Placing:
 
     # -------------------------------------------------------------------------- from the scheduler
 
-    def submit(self, work: Work) -> None:
-        key = work.key
+    def submit(self, attempt: Attempt) -> None:
+        key = attempt.key
         if key in self._queued or key in self._placed:
             return
-        if (work.run_id, work.task_id) in self._busy:
-            held = self._held.setdefault((work.run_id, work.task_id), [])
-            if all(other.attempt != work.attempt for other in held):
-                held.append(work)
+        if (attempt.run_id, attempt.task_id) in self._busy:
+            held = self._held.setdefault((attempt.run_id, attempt.task_id), [])
+            if all(other.number != attempt.number for other in held):
+                held.append(attempt)
             return
-        if (lease := self._beside(work)) is not None:
-            self._put(lease, work, is_concurrent=self._is_concurrent(work))
+        if (lease := self._beside(attempt)) is not None:
+            self._put(lease, attempt, is_concurrent=self._is_concurrent(attempt))
             return
-        self._enqueue(work)
+        self._enqueue(attempt)
         self._state.stir()
 
     def cancel(self, key: Key) -> None:
-        run_id, task_id, attempt = key
-        if (work := self._queued.pop(key, None)) is not None:
-            self._state.shapes[work.shape].remove(work)
+        run_id, task_id, number = key
+        if (attempt := self._queued.pop(key, None)) is not None:
+            self._state.shapes[attempt.shape].remove(attempt)
         elif (found := self._placed.get(key)) is not None:
             lease, placed = found
             if not placed.is_cancelled:
@@ -87,35 +87,35 @@ class Placing:
                 self._cancelled[placed.token] = (lease, self._state.now_s())
                 lease.send_cancel(placed.token)
         elif (held := self._held.get((run_id, task_id))) is not None:
-            held[:] = [work for work in held if work.attempt != attempt]
+            held[:] = [attempt for attempt in held if attempt.number != number]
 
     def queue_with(self, key: Key) -> ShapeQueue | None:
         """The queue in which an attempt waits; None if it does not wait."""
-        work = self._queued.get(key)
-        return None if work is None else self._state.shapes[work.shape]
+        attempt = self._queued.get(key)
+        return None if attempt is None else self._state.shapes[attempt.shape]
 
-    def drop_all(self, queue: ShapeQueue) -> list[Work]:
+    def drop_all(self, queue: ShapeQueue) -> list[Attempt]:
         """Remove all attempts from a queue. They will not run."""
         dropped = []
         while queue.is_wanted:
-            work = queue.take() if queue.waiting else queue.take_together()
-            del self._queued[work.key]
-            dropped.append(work)
+            attempt = queue.take() if queue.waiting else queue.take_together()
+            del self._queued[attempt.key]
+            dropped.append(attempt)
         return dropped
 
-    def _is_concurrent(self, work: Work) -> bool:
-        return self._concurrent.get(work.call.function.key) is not None
+    def _is_concurrent(self, attempt: Attempt) -> bool:
+        return self._concurrent.get(attempt.call.function.key) is not None
 
-    def _beside(self, work: Work) -> Lease | None:
+    def _beside(self, attempt: Attempt) -> Lease | None:
         """The lease that the work asks for, unless it is gone or busy with a long attempt."""
-        lease = self._ran_by.get((work.run_id, work.beside)) if work.beside else None
-        if lease is None or lease.is_gone or not lease.takes(self._is_concurrent(work)):
+        lease = self._ran_by.get((attempt.run_id, attempt.beside)) if attempt.beside else None
+        if lease is None or lease.is_gone or not lease.takes(self._is_concurrent(attempt)):
             return None
         return None if lease.is_stuck(self._state.now_s(), STUCK_S) else lease
 
-    def _enqueue(self, work: Work, *, first: bool = False) -> None:
-        self._queued[work.key] = work
-        self._state.queue_of(work.shape).add(work, first=first, together=self._is_concurrent(work))
+    def _enqueue(self, attempt: Attempt, *, first: bool = False) -> None:
+        self._queued[attempt.key] = attempt
+        self._state.queue_of(attempt.shape).add(attempt, first=first, together=self._is_concurrent(attempt))
 
     # -------------------------------------------------------------------------- from leases
 
@@ -130,20 +130,20 @@ class Placing:
             placed = lease.in_flight.get(token)
             if placed is not None and not placed.is_cancelled:
                 placed.began_s = now_s
-                work = placed.work
-                reports.append((work.run_id, AttemptStarted(work.task_id, work.attempt, now_ms, started_ms)))
+                attempt = placed.attempt
+                reports.append((attempt.run_id, AttemptStarted(attempt.task_id, attempt.number, now_ms, started_ms)))
         for receipt in message.receipts:
             placed = lease.in_flight.get(receipt.token)
             if placed is not None:
                 self._end(lease, placed, receipt)
                 if not placed.is_cancelled:
-                    reports.append((placed.work.run_id, report_of(placed.work, receipt, now_ms)))
+                    reports.append((placed.attempt.run_id, report_of(placed.attempt, receipt, now_ms)))
         for token in message.returned:
             placed = lease.in_flight.get(token)
             if placed is not None:
                 self._take_off(lease, placed)
                 if not placed.is_cancelled:
-                    self._enqueue(placed.work, first=True)
+                    self._enqueue(placed.attempt, first=True)
         if was_busy and not lease.in_flight:
             lease.idle_since_s = now_s
         self._state.send(reports)
@@ -155,13 +155,13 @@ class Placing:
                 queue.regroup(function)
         self._concurrent.keep(function, True)
 
-    def _end(self, lease: Lease, placed: Placed, receipt: pb.Receipt) -> None:
+    def _end(self, lease: Lease, placed: PlacedAttempt, receipt: pb.Receipt) -> None:
         self._take_off(lease, placed)
-        work = placed.work
+        attempt = placed.attempt
         if (took := took_ms(receipt)) is not None:
-            self._durations.learn(work.call.function.key, took)
+            self._durations.learn(attempt.call.function.key, took)
         if receipt.WhichOneof("result") == "continuation":
-            self._ran_by.keep((work.run_id, work.task_id), lease)
+            self._ran_by.keep((attempt.run_id, attempt.task_id), lease)
 
     def lose(self, lease: Lease, reason: str) -> None:
         """A lease is gone. Attempts that were sent may have begun, although no message that says so arrived: they are
@@ -175,29 +175,29 @@ class Placing:
             return
         self._state.remove(lease)
         reports: list[tuple[str, Report]] = []
-        back: list[Work] = []
+        back: list[Attempt] = []
         now_ms = self._state.clock()
         for position, placed in enumerate(list(lease.in_flight.values())):
             self._take_off(lease, placed)
             if placed.is_cancelled or self._state.is_draining:
                 continue
-            work = placed.work
+            attempt = placed.attempt
             if placed.is_sent:
                 # The first one may be the cause of the loss, even if it is not known to have begun.
                 is_free = position > 0 and placed.began_s is None
-                reports.append((work.run_id, AttemptLost(work.task_id, work.attempt, reason, now_ms, is_free)))
+                reports.append((attempt.run_id, AttemptLost(attempt.task_id, attempt.number, reason, now_ms, is_free)))
             else:
-                back.append(work)
-        for work in reversed(back):
-            self._enqueue(work, first=True)
+                back.append(attempt)
+        for attempt in reversed(back):
+            self._enqueue(attempt, first=True)
         self._state.send(reports)
 
-    def _take_off(self, lease: Lease, placed: Placed) -> None:
-        work = placed.work
+    def _take_off(self, lease: Lease, placed: PlacedAttempt) -> None:
+        attempt = placed.attempt
         lease.remove(placed)
-        self._placed.pop(work.key, None)
+        self._placed.pop(attempt.key, None)
         self._cancelled.pop(placed.token, None)
-        task = (work.run_id, work.task_id)
+        task = (attempt.run_id, attempt.task_id)
         self._busy.pop(task, None)
         for held in self._held.pop(task, ()):
             self._enqueue(held)
@@ -253,16 +253,16 @@ class Placing:
                 return
             if len(lease.in_flight) == 1 and not lease.cancelling and not lease.is_stuck(now_s, STUCK_S):
                 (placed,) = lease.in_flight.values()
-                if not placed.is_concurrent and self._durations.is_brief(placed.work.call.function.key):
+                if not placed.is_concurrent and self._durations.is_brief(placed.attempt.call.function.key):
                     self._put(lease, queue.take())
 
-    def _put(self, lease: Lease, work: Work, *, is_concurrent: bool = False) -> None:
-        placed = Placed(work, next(self._tokens), is_concurrent)
-        self._queued.pop(work.key, None)
+    def _put(self, lease: Lease, attempt: Attempt, *, is_concurrent: bool = False) -> None:
+        placed = PlacedAttempt(attempt, next(self._tokens), is_concurrent)
+        self._queued.pop(attempt.key, None)
         lease.add(placed)
-        self._placed[work.key] = (lease, placed)
-        self._busy[work.run_id, work.task_id] = work.key
-        lease.send(parts_of(work, placed.token, self.cached), placed)
+        self._placed[attempt.key] = (lease, placed)
+        self._busy[attempt.run_id, attempt.task_id] = attempt.key
+        lease.send(parts_of(attempt, placed.token, self.cached), placed)
 
     # -------------------------------------------------------------------------- as time goes by
 

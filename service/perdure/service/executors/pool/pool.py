@@ -18,7 +18,7 @@ from perdure.service.executors.pool.placing import Placing
 from perdure.service.executors.pool.provisioning import Provisioning
 from perdure.service.executors.pool.sessions import Sessions
 from perdure.service.executors.pool.state import State
-from perdure.service.executors.port import Reports, ValueReader, Waiting, Work, forever
+from perdure.service.executors.port import Attempt, Reports, ValueReader, Waiting, forever
 
 log = logging.getLogger(__name__)
 
@@ -76,14 +76,14 @@ class LeasePool:
         for agent in self._state.agents.values():
             agent.outbox.close()
 
-    def submit(self, work: Work) -> None:
-        self._placing.submit(work)
+    def submit(self, attempt: Attempt) -> None:
+        self._placing.submit(attempt)
 
-    def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
-        self._placing.cancel((run_id, task_id, attempt))
+    def cancel(self, run_id: str, task_id: str, number: int) -> None:
+        self._placing.cancel((run_id, task_id, number))
 
-    def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting | None:
-        queue = self._placing.queue_with((run_id, task_id, attempt))
+    def waiting(self, run_id: str, task_id: str, number: int) -> Waiting | None:
+        queue = self._placing.queue_with((run_id, task_id, number))
         if queue is None:
             return None
         return waits.why(queue, self._state.agents.values(), self._state.last_left, self._state.now_s())

@@ -144,7 +144,9 @@ class Provisioning:
         )
         dropped = self._placing.drop_all(queue)
         now_ms = self._state.clock()
-        self._state.send([(work.run_id, TaskFailed(work.task_id, work.attempt, failure, now_ms)) for work in dropped])
+        self._state.send(
+            [(attempt.run_id, TaskFailed(attempt.task_id, attempt.number, failure, now_ms)) for attempt in dropped]
+        )
 
     # -------------------------------------------------------------------------- ending
 
