@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar, get_args
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -107,7 +107,10 @@ class _Graphs:
 
 
 def _check(item: RunItem) -> None:
-    """Check an item as the service would: some bad texts cannot be sent at all. Raises InvalidFieldError."""
+    """Check an item as the service would: some bad texts cannot be sent at all. Raises InvalidFieldError, and
+    ValueError or TypeError for a value that no field has."""
+    _one_of("id_reuse", item.id_reuse, get_args(IdReuse))
+    _one_of("id_conflict", item.id_conflict, get_args(IdConflict))
     texts.name(item.workflow_id, "workflow_id", required=False)
     texts.name(item.request_id, "request_id", limit=128, required=False)
     texts.name(item.name, "name", required=False)
@@ -116,6 +119,11 @@ def _check(item: RunItem) -> None:
         texts.name(value, f"labels[{key!r}]", required=False)
     for name in item.inputs or ():
         texts.name(name, "inputs")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is one of {', '.join(map(repr, allowed))}, not {value!r:.80}")
 
 
 async def run_request(values: Values, item: RunItem) -> workflow_service_pb2.RunRequest:

@@ -47,7 +47,10 @@ def is_name(text: str, *, limit: int = ID_CHARS_MAX) -> bool:
 
 
 def name(text: str, field: str, *, limit: int = ID_CHARS_MAX, required: bool = True) -> str:
-    """The text, if it is a name, or "" if none is required. Raises InvalidFieldError."""
+    """The text, if it is a name, or "" if none is required. Raises InvalidFieldError, and TypeError for anything but a
+    text."""
+    if not isinstance(text, str):
+        raise TypeError(f"{field} is a text, not a value of type {type(text).__name__}")
     if is_name(text, limit=limit) or (not text and not required):
         return text
     if not text:

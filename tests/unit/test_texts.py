@@ -128,6 +128,29 @@ def test_the_client_refuses_a_text_that_cannot_be_kept(bad: str) -> None:
             call()
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"labels": {"a": 1}}, TypeError, r"labels\['a'\] is a text, not a value of type int"),
+        ({"workflow_id": 5}, TypeError, "workflow_id is a text"),
+        (
+            {"id_reuse": "allow_unsuccessful"},
+            ValueError,
+            "id_reuse is one of 'reject', 'allow_if_unsuccessful', 'allow'",
+        ),
+        ({"id_conflict": "attach"}, ValueError, "id_conflict is one of 'fail', 'use_existing', 'cancel_existing'"),
+    ],
+)
+async def test_the_client_says_which_values_an_argument_of_start_has(
+    given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    async with perdure.Client("127.0.0.1:1") as client:
+        with pytest.raises(error, match=message):
+            await client.start(echo.bind(1), **given)
+        with pytest.raises(error, match=message):
+            await client.start_many([perdure.RunItem(echo.bind(1), **given)])
+
+
 def test_a_function_of_any_name_can_be_sent() -> None:
     def odd() -> None: ...
 
