@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy
@@ -49,6 +50,22 @@ def test_options_may_change_and_equal_data_may_be_shared_otherwise() -> None:
     assert of(double.options(num_cpus=2, max_retries=9).bind(1)) == of(double.bind(1))
     word = "".join(["sha", "red"])
     assert of(add.bind([word, word])) == of(add.bind([word, "".join(["sha", "red"])]))  # type: ignore[arg-type]
+
+
+def test_other_waits_differ_but_their_time_outs_may_change() -> None:
+    nodes = [double.bind(1), double.bind(2)]
+    waits: list[Any] = [
+        perdure.event("a"),
+        perdure.event("b"),
+        perdure.sleep(1),
+        perdure.sleep(2),
+        perdure.wait(nodes, num_returns=1),
+        perdure.wait(nodes, num_returns=2),
+    ]
+    assert len({of(wait) for wait in waits}) == len(waits)
+    assert of(perdure.event("a", timeout=1)) == of(perdure.event("a", timeout=2))
+    moment = datetime.now(UTC)
+    assert of(perdure.sleep_until(moment)) == of(perdure.sleep_until(moment + timedelta(days=1)))
 
 
 def test_what_pickles_differently_each_time_does_not_count() -> None:

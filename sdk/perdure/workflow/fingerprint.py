@@ -1,8 +1,9 @@
 """Fingerprints of graphs: whether a program that uses a workflow id again has the same graph.
 
-Code and options may have been changed in between, so they are not part of it. A fingerprint covers the tasks, the
-names of functions, the dependencies, and arguments and inputs that are plain data. Pickles of other values differ
-between processes.
+Code and options may have been changed in between, so they are not part of it; time-outs are options, and the time of
+`sleep_until` is another one in each start of a program. A fingerprint covers the tasks, the names of functions, the
+dependencies, the keys of events, the lengths of sleeps, the numbers of waits, and arguments and inputs that are plain
+data. Pickles of other values differ between processes.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import hashlib
 import io
 import pickle
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from perdure import codec
-from perdure.model import Call, Payload, Spec
+from perdure.model import Action, Call, Payload, Sleep, Spec, Wait, WaitEvent
 
 LABEL: Final = "perdure.graph"
 _SET_OPCODES: Final = (pickle.EMPTY_SET, pickle.FROZENSET, pickle.ADDITEMS)
@@ -24,15 +25,25 @@ def of(spec: Spec, inputs: Mapping[str, Any]) -> str:
     """The fingerprint of a graph with its inputs."""
     digest = hashlib.sha256()
     for node in spec.nodes:
-        action = node.action
-        seen: tuple[object, ...] = (type(action).__name__,)
-        if isinstance(action, Call):
-            seen = (action.function.name, action.refs, _plain(action.arguments))
-        digest.update(repr((node.id, node.after, seen)).encode("utf-8", "backslashreplace"))
+        digest.update(repr((node.id, node.after, _seen(node.action))).encode("utf-8", "backslashreplace"))
     for name in sorted(inputs):
         digest.update(repr((name, _plain(_encoded(inputs[name])))).encode("utf-8", "backslashreplace"))
     digest.update(spec.output.encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
+
+
+def _seen(action: Action) -> tuple[object, ...]:
+    match action:
+        case Call(function, arguments, refs):
+            return (function.name, refs, _plain(arguments))
+        case WaitEvent(key=key):
+            return ("WaitEvent", key)
+        case Sleep(delay_ms=delay_ms):
+            return ("Sleep", delay_ms)
+        case Wait(refs=refs, num_returns=num_returns):
+            return ("Wait", refs, num_returns)
+        case _:
+            assert_never(action)
 
 
 def _encoded(value: Any) -> Payload:
