@@ -40,6 +40,16 @@ def fail(text: str) -> None:
     raise ValueError(text)
 
 
+class Box:
+    def __repr__(self) -> str:
+        return "<box>"
+
+
+@perdure.task
+def box() -> Box:
+    return Box()
+
+
 @perdure.task
 def shape() -> object:
     class Strange:
@@ -107,6 +117,13 @@ def one_line(answer: tuple[int, str, str], code: int, text: str) -> None:
 
 
 # ------------------------------------------------------------------------------ running
+
+
+def test_an_output_of_a_class_of_this_folder_is_shown(cli: Cli) -> None:
+    assert cli("run", "flows:box", "--id", "box")[:2] == (0, "<box>\n")
+    sys.modules.pop("flows")
+    sys.path.pop(0)
+    assert cli("output", "box") == (0, "<box>\n", "")
 
 
 def test_a_task_a_node_and_a_function_can_be_run(cli: Cli) -> None:

@@ -176,7 +176,8 @@ def tasks(session: Session, workflow_id: str) -> None:
 @click.option("--timeout", type=float, help="seconds to wait; default: as long as it takes")
 @click.pass_obj
 def output(session: Session, workflow_id: str, task_id: str, timeout: float | None) -> None:
-    """Wait for the output of a workflow and print it."""
+    """Wait for the output of a workflow and print it. Classes of the value are looked for in this folder, too."""
+    sys.path.insert(0, os.getcwd())
     value = session.call(lambda client: client.handle(workflow_id).output(task_id, timeout=timeout))
     session.show({"output": as_json(value)}, lambda: click.echo(value))
 
