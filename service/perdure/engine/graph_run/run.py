@@ -71,7 +71,6 @@ class Run:
 
     def __init__(self, spec: Spec) -> None:
         self.graph = Graph(spec)
-        self.size = len(self.graph.tasks)
         self.status = RunStatus.RUNNING
         self.output: Source | None = None
         self.failure: Failure | None = None
@@ -118,6 +117,10 @@ class Run:
     def next_wake_ms(self) -> int | None:
         """The earliest recorded time that a task waits for."""
         return min((task.wake_ms for task in self._timed.values() if task.wake_ms is not None), default=None)
+
+    @property
+    def size(self) -> int:
+        return len(self.graph.tasks)
 
     @property
     def counts(self) -> Mapping[TaskStatus, int]:
@@ -432,7 +435,6 @@ class Run:
 
     def _continue(self, task: Task, event: TaskContinued) -> None:
         scope = self.graph.add_scope(event.spec, task)
-        self.size = len(self.graph.tasks)
         self._close(task, TaskStatus.SUCCESSFUL, self._ended_ms(task, event))
         task.spec_key = event.spec_key
         self._record(task)
@@ -657,7 +659,6 @@ class Run:
         if record.spec_key:
             task.spec_key = record.spec_key
             scope = self.graph.add_scope(specs[record.spec_key], task)
-            self.size = len(self.graph.tasks)
             if record.failure is None:
                 return  # its value comes from its scope
             scope.stopped = True
