@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Awaitable
 from typing import Any, Final, TextIO
@@ -12,7 +11,7 @@ import click
 from perdure.batches import RunItem
 from perdure.cli.session import SessionCommand
 from perdure.cli.tables import show_table
-from perdure.cli.values import as_json, duration, load_graph, moment, parse_json, run_fields
+from perdure.cli.values import as_json, duration, load_graph, look_here, moment, parse_json, run_fields
 from perdure.client import Client
 from perdure.errors import BatchError
 from perdure.handle import Handle
@@ -177,7 +176,7 @@ def tasks(session: Session, workflow_id: str) -> None:
 @click.pass_obj
 def output(session: Session, workflow_id: str, task_id: str, timeout: float | None) -> None:
     """Wait for the output of a workflow and print it. Classes of the value are looked for in this folder, too."""
-    sys.path.insert(0, os.getcwd())
+    look_here()
     value = session.call(lambda client: client.handle(workflow_id).output(task_id, timeout=timeout))
     session.show({"output": as_json(value)}, lambda: click.echo(value))
 
@@ -263,7 +262,7 @@ def resume(session: Session, workflow_id: str, code: Any) -> None:
 
     With --code new, tasks that have not succeeded take the workflow's modules as they are in this folder now.
     """
-    sys.path.insert(0, os.getcwd())
+    look_here()
     try:
         resumed = session.call(lambda client: client.resume(workflow_id, code=code))
     except ValueError as error:

@@ -24,13 +24,18 @@ def parse_json(text: str, what: str) -> Any:
         raise click.ClickException(f"{what} is not JSON: {error}") from error
 
 
+def look_here() -> None:
+    """Let modules be found in the working directory, as Python does for a script's folder."""
+    sys.path.insert(0, os.getcwd())
+
+
 def load_graph(place: str, inputs: dict[str, Any], *, is_shared: bool = False) -> Any:
     """The graph of `module:name`: a node, a task, or a function that takes the inputs and returns a node. A graph that
     several runs share gets its inputs from each run. Any error of the module becomes one line."""
     module, _, name = place.partition(":")
     if not module or not name:
         raise click.ClickException(f"{place!r}: expected module:name")
-    sys.path.insert(0, os.getcwd())
+    look_here()
     try:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
