@@ -32,6 +32,8 @@ ABREAST: Final = 2
 
 IdReuse = Literal["reject", "allow_if_unsuccessful", "allow"]
 IdConflict = Literal["fail", "use_existing", "cancel_existing"]
+ID_REUSES: Final = get_args(IdReuse)
+ID_CONFLICTS: Final = get_args(IdConflict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,8 +111,8 @@ class _Graphs:
 def _check(item: RunItem) -> None:
     """Check an item as the service would: some bad texts cannot be sent at all. Raises InvalidFieldError, and
     ValueError or TypeError for a value that no field has."""
-    _one_of("id_reuse", item.id_reuse, get_args(IdReuse))
-    _one_of("id_conflict", item.id_conflict, get_args(IdConflict))
+    _one_of("id_reuse", item.id_reuse, ID_REUSES)
+    _one_of("id_conflict", item.id_conflict, ID_CONFLICTS)
     texts.name(item.workflow_id, "workflow_id", required=False)
     texts.name(item.request_id, "request_id", limit=128, required=False)
     texts.name(item.name, "name", required=False)
