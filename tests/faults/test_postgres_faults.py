@@ -256,43 +256,42 @@ async def test_calls_do_not_queue_behind_others_while_the_server_does_not_answer
     assert await again(lambda: store.get_run("run")) is not None
 
 
-async def test_a_takeover_whose_answer_was_lost_is_told_again(
-    own_postgres: PostgresServer, store: PostgresMetadataStore
-) -> None:
+async def left_by_the_dead(store: PostgresMetadataStore, count: int) -> list[str]:
+    """The ids of runs whose engine was buried."""
     dead = PostgresMetadataStore(store._url)
     await dead.open()
     await dead.join(EngineRow("dead"), 0)
-    rows = [add(f"left-{number}").row for number in range(5)]
+    rows = [add(f"left-{number}").row for number in range(count)]
     await dead.commit([(AddRun(replace(row, owner="dead"), b"graph"),) for row in rows])
     await dead.close()
     assert await store.bury() == ["dead"]
+    return [row.run_id for row in rows]
+
+
+async def test_a_takeover_whose_answer_was_lost_is_told_again(
+    own_postgres: PostgresServer, store: PostgresMetadataStore
+) -> None:
+    left = await left_by_the_dead(store, 5)
     real = store._as_member
 
     async def lose(work: Callable[[Any], Awaitable[Any]]) -> Any:
         await real(work)
         raise StorageUnavailable("the answer was lost")
 
-    lost = [row.run_id for row in rows]
     store._as_member = lose  # type: ignore[method-assign]
     with pytest.raises(StorageUnavailable):
         await store.take_over(3)
     store._as_member = real  # type: ignore[method-assign]
     store._doubtful_call = store._call  # as it is when the connection breaks before the answer
-    assert [row.run_id for row in await store.take_over(3)] == lost[:3]
-    assert [row.run_id for row in await store.take_over(3)] == lost[3:]
+    assert [row.run_id for row in await store.take_over(3)] == left[:3]
+    assert [row.run_id for row in await store.take_over(3)] == left[3:]
     assert await store.take_over(3) == []
 
 
 async def test_a_takeover_whose_answer_is_lost_twice_is_told_again(
     monkeypatch: pytest.MonkeyPatch, store: PostgresMetadataStore
 ) -> None:
-    dead = PostgresMetadataStore(store._url)
-    await dead.open()
-    await dead.join(EngineRow("dead"), 0)
-    rows = [add(f"left-{number}").row for number in range(5)]
-    await dead.commit([(AddRun(replace(row, owner="dead"), b"graph"),) for row in rows])
-    await dead.close()
-    assert await store.bury() == ["dead"]
+    left = await left_by_the_dead(store, 5)
 
     def losing(inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def lose(*args: Any) -> Any:
@@ -307,21 +306,15 @@ async def test_a_takeover_whose_answer_is_lost_twice_is_told_again(
         for _ in range(3):  # the takeover, and two questions about it
             with pytest.raises(StorageUnavailable):
                 await store.take_over(3)
-    assert [row.run_id for row in await store.take_over(3)] == [row.run_id for row in rows[:3]]
-    assert [row.run_id for row in await store.take_over(3)] == [row.run_id for row in rows[3:]]
+    assert [row.run_id for row in await store.take_over(3)] == left[:3]
+    assert [row.run_id for row in await store.take_over(3)] == left[3:]
 
 
 async def test_a_takeover_that_never_arrived_is_not_mistaken_for_the_one_before(
     monkeypatch: pytest.MonkeyPatch, store: PostgresMetadataStore
 ) -> None:
-    dead = PostgresMetadataStore(store._url)
-    await dead.open()
-    await dead.join(EngineRow("dead"), 0)
-    rows = [add(f"left-{number}").row for number in range(4)]
-    await dead.commit([(AddRun(replace(row, owner="dead"), b"graph"),) for row in rows])
-    await dead.close()
-    assert await store.bury() == ["dead"]
-    assert [row.run_id for row in await store.take_over(2)] == [row.run_id for row in rows[:2]]
+    left = await left_by_the_dead(store, 4)
+    assert [row.run_id for row in await store.take_over(2)] == left[:2]
     ask = members.taken_by
 
     async def fail(*_args: Any) -> Any:
@@ -337,7 +330,7 @@ async def test_a_takeover_that_never_arrived_is_not_mistaken_for_the_one_before(
         for _ in range(3):
             with pytest.raises(StorageUnavailable):
                 await store.take_over(2)
-    assert [row.run_id for row in await store.take_over(2)] == [row.run_id for row in rows[2:]]
+    assert [row.run_id for row in await store.take_over(2)] == left[2:]
 
 
 # ------------------------------------------------------------------------------ members are paused
