@@ -250,13 +250,16 @@ class Task(Generic[P, C, R]):
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """A node for this call. Its type is that of the value. TypeError if the arguments do not match the
         signature."""
+        self._check_call(args, kwargs)
+        return cast(R, CallNode(self._original, args, kwargs, self.default_options))
+
+    def _check_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._signature is None:
             self._signature = inspect.signature(self.function)
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.__qualname__}(): {error}") from None
-        return cast(R, CallNode(self._original, args, kwargs, self.default_options))
 
     def options(self, **options: Any) -> Task[P, C, R]:
         """The same function with other options; those not named stay."""
@@ -268,7 +271,7 @@ class Task(Generic[P, C, R]):
         by_value = module == "__main__" or module in cloudpickle.list_registry_pickle_by_value()
         if not by_value and _imported(module, self.__qualname__) is self:
             return self.__qualname__
-        return (Task, (self.function, self.default_options))
+        return (type(self), (self.function, self.default_options))
 
 
 def _imported(module: str, qualname: str) -> object:

@@ -26,6 +26,25 @@ async def fetch_in_time(url: str) -> bytes:
     return url.encode()
 
 
+@workflow.step
+def increment(number: int) -> int:
+    return number + 1
+
+
+@workflow.step(max_retries=5)
+async def name_of(number: int) -> str:
+    return str(number)
+
+
+def check_steps() -> None:
+    assert_type(increment(1), int)
+    assert_type(increment.step(increment.step(1)).run("id", metadata={"k": 1}), int)
+    assert_type(increment.options(name="x").step(1).run(), int)
+    assert_type(name_of.step(increment.step(1)).run(), str)
+    assert_type(increment.bind(increment.bind(1)), int)
+    increment.step(1).run(workflow=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
 async def check(client: Client, sync: SyncClient) -> None:
     assert_type(length("called it is the function"), int)
     assert_type(length.bind("x"), int)

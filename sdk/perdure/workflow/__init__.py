@@ -33,6 +33,7 @@ from perdure.workflow.replacement import replace_ray_workflow
 from perdure.workflow.running import create, resume, resume_all, resume_async, run, run_async
 from perdure.workflow.status import CANCELED, FAILED, PENDING, RESUMABLE, RUNNING, SUCCESSFUL, WorkflowStatus
 from perdure.workflow.step_options import options
+from perdure.workflow.steps import step
 
 __all__ = [
     "CANCELED",
@@ -71,6 +72,7 @@ __all__ = [
     "run",
     "run_async",
     "sleep",
+    "step",
     "wait",
     "wait_for_event",
 ]

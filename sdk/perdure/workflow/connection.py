@@ -72,9 +72,9 @@ def init(
     """Connect now, with settings. Optional: the first call of any other function connects.
 
     `address` (host:port) or PERDURE_ADDRESS names a running engine. Otherwise the engine of this Ray cluster is found
-    or started, and Ray too if it does not run. For an engine that is started, `storage` (a folder or URL) or
-    PERDURE_STORAGE says where runs are kept, `max_running_workflows` how many run at a time, and
-    `max_pending_workflows` how many more may wait (-1: any number; None: unchanged).
+    or started, and Ray too if it does not run. For an engine that is started, `storage` (a folder or URL),
+    PERDURE_STORAGE or RAY_WORKFLOW_STORAGE says where runs are kept, `max_running_workflows` how many run at a time,
+    and `max_pending_workflows` how many more may wait (-1: any number; None: unchanged).
 
     A second call with the same settings has no effect; with other settings it raises ValueError. Raises
     perdure.errors.ServiceUnavailableError if no service answers at the address for a minute.

@@ -106,7 +106,7 @@ def _engine_of_the_cluster() -> str:
             name: value for name, value in os.environ.items() if name.startswith(PASSED_ON) and name not in CLIENTS_OWN
         }
         wanted = host.EngineSettings(
-            storage=_wanted.storage or _storage(os.environ.get("PERDURE_STORAGE")),
+            storage=_wanted.storage or storage_of_environment(),
             max_running_workflows=_wanted.max_running_workflows,
             max_pending_workflows=_wanted.max_pending_workflows,
             namespace=ray.get_runtime_context().namespace,
@@ -189,6 +189,11 @@ def _storage(value: object) -> str:
         value = os.fspath(value)
     text = _text("storage", value)
     return os.path.abspath(text) if text and not urlsplit(text).scheme else text
+
+
+def storage_of_environment() -> str:
+    """The storage that a variable names, "" for none. The second one was Ray's, up to 1.13."""
+    return _storage(os.environ.get("PERDURE_STORAGE") or os.environ.get("RAY_WORKFLOW_STORAGE"))
 
 
 def _limit(name: str, value: object, *, least: int) -> int | None:

@@ -116,7 +116,8 @@ def get_metadata(workflow_id: str, task_id: str | None = None, *, name: str | No
 
     A workflow has: status, user_metadata, stats (start_time, and end_time once it has ended), and tasks (the numbers
     total, running, successful, failed). A task has: task_id, name, status, task_options, user_metadata, workflow_refs
-    (ids of the tasks whose values it got), stats and attempts. `name` is an alias of `task_id`, as in Ray 2.0. Raises
+    (ids of the tasks whose values it got), stats and attempts. `name` is an alias of `task_id`, as in Ray 2.0, and
+    `step_options` one of `task_options`, as in Ray 1. Raises
     WorkflowNotFoundError, and ValueError for an unknown task.
     """
     task_id = _task(task_id, name)
@@ -137,11 +138,13 @@ def get_metadata(workflow_id: str, task_id: str | None = None, *, name: str | No
             "failed": known.tasks_failed,
         }
         return told
+    options = _plain(metadata.task_options)
     return {
         "task_id": task_id,
         "name": metadata.name,
         **told,
-        "task_options": _plain(metadata.task_options),
+        "task_options": options,
+        "step_options": options,
         "workflow_refs": list(metadata.upstream_task_ids),
         "attempts": metadata.stats.attempts,
     }
