@@ -1,4 +1,4 @@
-"""Encodes Python values, functions and exceptions as payloads, and decodes them.
+"""Encodes Python values as payloads, and decodes them. `functions` and `failures` do the same for code and exceptions.
 
 Only workers and Python clients import this; the engine never decodes. Large buffers (numpy, Arrow) are kept out of the
 pickle (protocol 5, PEP 574) and laid out so that a mapped file is read without a copy.
@@ -10,8 +10,6 @@ stores contents. Ray is used only if the program has loaded it.
 from __future__ import annotations
 
 import copyreg
-import hashlib
-import importlib
 import io
 import json
 import pickle
@@ -25,9 +23,8 @@ from typing import Any, Final, Protocol
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from perdure import texts, told, tracebacks, wire
-from perdure.bounded import SharedBounded
-from perdure.model import NULL, Attribute, BlobRef, Function, Index, Key, Path, Payload, frozen
+from perdure import told, tracebacks, wire
+from perdure.model import NULL, Attribute, BlobRef, Index, Key, Path, Payload, frozen
 
 PICKLE: Final = "python/pickle"
 BUFFERS: Final = "python/pickle+buffers"
@@ -44,15 +41,9 @@ ALIGNMENT: Final = 64
 MAGIC: Final = b"PERDURE1"
 MAGIC_OBJECTS: Final = b"PERDUREO"
 
-PYTHON_VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
-
 
 class CodecError(ValueError):
     """A value could not be encoded or decoded. `__cause__` says why."""
-
-
-class FunctionUnavailable(ImportError):
-    """A function could not be loaded here."""
 
 
 class Unresolved(Exception):
@@ -119,17 +110,16 @@ def encode(value: object, objects: Objects | None = None) -> Encoded:
         buffers.append(view)
         return False
 
-    out = io.BytesIO()
     nested = Nested(objects)
     try:
-        (_WatchedPickler if is_watched() else Pickler)(out, nested, keep_out).dump(value)
+        pickled = pickle_value(value, nested, keep_out)
     except (CodecError, Unresolved):
         raise
     except Exception as error:
         raise CodecError(
             f"a value of type {told.type_name(type(value))} cannot be pickled: {told.text_of(error)}"
         ) from error
-    chunks: list[bytes | memoryview] = [out.getvalue()]
+    chunks: list[bytes | memoryview] = [pickled]
     encoding = PICKLE
     if buffers:
         encoding = BUFFERS
@@ -144,6 +134,20 @@ def encode(value: object, objects: Objects | None = None) -> Encoded:
     if nested.payloads:
         return Encoded(OBJECTS, (nested.table(), *chunks), nested.blobs())
     return Encoded(encoding, tuple(chunks))
+
+
+def pickle_value(
+    value: object,
+    nested: Nested,
+    keep_out: Callable[[pickle.PickleBuffer], bool] | None = None,
+    *,
+    is_code: bool = False,
+) -> bytes:
+    """Pickle a value; its objects and buffers go to `nested` and `keep_out`. Raises whatever pickling raises. Code
+    (`is_code`) may refer to actors of Ray."""
+    out = io.BytesIO()
+    (_WatchedPickler if is_watched() else Pickler)(out, nested, keep_out, is_code=is_code).dump(value)
+    return out.getvalue()
 
 
 def encode_value(value: object, objects: Objects | None = None) -> Encoded:
@@ -176,7 +180,7 @@ def decode(payload: Payload, data: bytes | memoryview | None = None, objects: Ob
             case "python/pickle+buffers":
                 return _decode_buffers(memoryview(data))
             case "python/pickle+objects":
-                return _decode_objects(memoryview(data), objects)
+                return decode_objects(memoryview(data), objects)
             case "json/plain":
                 return json.loads(bytes(data))
             case "binary/plain":
@@ -279,7 +283,8 @@ def nested_objects(payload: Payload, data: bytes | memoryview) -> tuple[Payload,
     return split_objects(memoryview(data))[0] if payload.encoding == OBJECTS else ()
 
 
-def _decode_objects(data: memoryview, objects: Objects | None) -> Any:
+def decode_objects(data: memoryview, objects: Objects | None) -> Any:
+    """The value of bytes that begin with a table of objects."""
     nested, rest = split_objects(data)
     pickled, buffers = _split_buffers(rest) if bytes(rest[:8]) == MAGIC else (rest, [])
     return Unpickler(io.BytesIO(pickled), nested, objects, buffers).load()
@@ -360,6 +365,12 @@ def is_watched() -> bool:
     return _watch.get() is not None
 
 
+def tell_watch(value: object) -> None:
+    """Report an object that travels by name, and is not pickled because its encoding is known."""
+    if (watch := _watch.get()) is not None:
+        watch(value, NotImplemented)
+
+
 def _refuse_actor(handle: object) -> Any:
     raise CodecError("actor handles cannot be passed between tasks; name the actor, and get it by its name")
 
@@ -401,74 +412,3 @@ def known(objects: Objects | None) -> Objects:
     if objects is None:
         raise CodecError("objects of Ray are for processes that are connected to Ray, which this one is not")
     return objects
-
-
-# ------------------------------------------------------------------------------ functions
-
-
-def encode_function(function: Callable[..., Any], objects: Objects | None = None) -> Function:
-    """Encode a function for workers: by name if it can be imported, else with its code."""
-    imported = imported_name(function)
-    if imported is not None and (known := _by_name.get(imported)) is not None:
-        if (watch := _watch.get()) is not None:
-            watch(function, NotImplemented)
-        return known
-    name = texts.printable(f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}")
-    out = io.BytesIO()
-    nested = Nested(objects)
-    try:
-        (_WatchedPickler if is_watched() else Pickler)(out, nested, is_code=True).dump(function)
-    except Unresolved:
-        raise
-    except Exception as error:
-        raise CodecError(f"the function {name} cannot be pickled: {told.text_of(error)}") from error
-    code = with_table(out.getvalue(), nested)
-    encoded = Function(hashlib.sha256(code.data).hexdigest(), name, code, python_version=PYTHON_VERSION)
-    if imported is not None:
-        _by_name.keep(imported, encoded)
-    return encoded
-
-
-def imported_name(function: object) -> tuple[str, str] | None:
-    """The module and the name by which a task travels; None for a task that travels with its code, and for anything
-    else than a task."""
-    if not hasattr(type(function), "__perdure_task__"):
-        return None
-    reduced = function.__reduce__()
-    return (function.__module__, reduced) if isinstance(reduced, str) else None
-
-
-_by_name: Final = SharedBounded[tuple[str, str], Function](1_000)
-"""Tasks that travel by name: their pickles say nothing else."""
-
-
-def load_function(
-    function: Function, data: bytes | memoryview | None = None, objects: Objects | None = None
-) -> Callable[..., Any]:
-    """The decoded function. Raises FunctionUnavailable, saying what to do."""
-    try:
-        if function.code is None:
-            module, _, qualname = function.name.partition(":")
-            found: Any = importlib.import_module(module)
-            for part in qualname.split("."):
-                found = getattr(found, part)
-        else:
-            if function.python_version and function.python_version != PYTHON_VERSION:
-                raise FunctionUnavailable(
-                    f"{function.name} was pickled by Python {function.python_version}, and this is {PYTHON_VERSION}"
-                )
-            data = function.code.data if data is None else data
-            with_objects = function.code.encoding == OBJECTS
-            found = _decode_objects(memoryview(data), objects) if with_objects else pickle.loads(data)
-    except (FunctionUnavailable, Unresolved):
-        raise
-    except Exception as error:
-        raise FunctionUnavailable(
-            f"{function.name} cannot be loaded on the worker: {told.described(error)}. Make its module "
-            "importable there (working directory of the agent, runtime_env), or have cloudpickle send it by value"
-        ) from error
-    if not callable(found):
-        raise FunctionUnavailable(f"{function.name} is a {told.type_name(type(found))}, not a function")
-    loaded: Any = found
-    inner: Callable[..., Any] = loaded.function if hasattr(loaded, "__perdure_task__") else loaded
-    return inner  # a @perdure.task is its function

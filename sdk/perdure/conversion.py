@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from perdure import codec, modules, raydag
+from perdure import codec, functions, modules, raydag
 from perdure.arguments import ARGUMENTS, ATOMS, encode_arguments
 from perdure.graph import CallNode, Input, Node, Part, Task, TaskNode, WaitForNode, WaitNode, is_node, task
 from perdure.model import (
@@ -180,7 +180,7 @@ class _Converter:
     def _function(self, function: Callable[..., Any]) -> Function:
         if id(function) not in self._functions:
             self._kept.append(function)
-            self._functions[id(function)] = codec.encode_function(function, self._objects)
+            self._functions[id(function)] = functions.encode_function(function, self._objects)
         return self._functions[id(function)]
 
     def _task_options(self, options: Options) -> TaskOptions:

@@ -36,6 +36,7 @@ from perdure.model import (
     WaitEvent,
 )
 from perdure.optionwire import options_from_proto, options_to_proto
+from perdure.snapshots import snapshot_of, snapshots_in
 from perdure.v1 import spec_pb2, worker_service_pb2
 from perdure.wire import (
     fill_payload,
@@ -52,8 +53,6 @@ from perdure.wire import (
 
 NESTING_MAX: Final = 32
 ARGUMENTS: Final = "perdure/arguments"
-SNAPSHOT: Final = "perdure-blob://"
-SIZE_DIGITS_MAX: Final = 18
 
 
 def arguments_refs(args: Iterable[spec_pb2.Arg], kwargs: Any) -> Iterator[Ref]:
@@ -332,38 +331,6 @@ def decode_spec(data: bytes) -> Spec:
 # ------------------------------------------------------------------------------ blobs
 
 
-def snapshot_uri(blob: BlobRef, name: str) -> str:
-    """The URI of a stored package in a runtime environment. `name` is a file name, whose ending gives the format."""
-    return f"{SNAPSHOT}{blob.sha256}/{blob.size}/{name}"
-
-
-def snapshot_of(uri: object) -> tuple[BlobRef, str] | None:
-    """The package that a snapshot URI names; None for any other value. ValueError if the URI is malformed."""
-    if not isinstance(uri, str) or not uri.startswith(SNAPSHOT):
-        return None
-    sha256, size, name = (*uri.removeprefix(SNAPSHOT).split("/"), "", "")[:3]
-    if not size.isdecimal() or len(size) > SIZE_DIGITS_MAX or not name:
-        raise ValueError(f"not the URI of a stored package: {uri!r:.200}")
-    return BlobRef(sha256, int(size)), name
-
-
-def package_of(uri: str) -> BlobRef:
-    """The package that a snapshot URI names. ValueError for any other value."""
-    found = snapshot_of(uri)
-    if found is None:
-        raise ValueError(f"not the URI of a stored package: {uri!r:.200}")
-    return found[0]
-
-
-@lru_cache(1_000)
-def with_modules(environment: str, uri: str) -> str:
-    """The runtime environment with its modules replaced, if it has any."""
-    named = json.loads(environment) if '"modules"' in environment else {}
-    if "modules" not in named:
-        return environment
-    return json.dumps(named | {"modules": uri}, sort_keys=True, separators=(",", ":"))
-
-
 def blobs_of_spec(spec: Spec) -> Iterator[BlobRef]:
     """Every blob that the graph needs, some more than once: code, arguments and the blobs they refer to, packages of
     runtime environments. InvalidSpec for malformed names of blobs."""
@@ -390,7 +357,10 @@ def blobs_of_spec(spec: Spec) -> Iterator[BlobRef]:
             for payload in payloads:
                 yield from payload.blobs()
     for environment in environments:
-        yield from _snapshots_of(environment)
+        try:
+            yield from snapshots_in(environment)
+        except ValueError as error:
+            raise InvalidSpec(f"runtime_env: {error}") from error
 
 
 def _payloads_of(args: Iterable[spec_pb2.Arg]) -> Iterator[Payload]:
@@ -404,17 +374,3 @@ def _payloads_of(args: Iterable[spec_pb2.Arg]) -> Iterator[Payload]:
                 yield from _payloads_of(arg.map.entries.values())
             case _:
                 pass
-
-
-def _snapshots_of(environment: str) -> Iterator[BlobRef]:
-    if SNAPSHOT not in environment:
-        return
-    named = json.loads(environment)
-    modules = named.get("py_modules")
-    for uri in (named.get("working_dir"), named.get("modules"), *(modules if isinstance(modules, list) else ())):
-        try:
-            found = snapshot_of(uri)
-        except ValueError as error:
-            raise InvalidSpec(f"runtime_env: {error}") from error
-        if found is not None:
-            yield found[0]

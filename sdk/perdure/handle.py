@@ -15,7 +15,7 @@ from typing import Any, Literal
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from perdure import codec, errors, failures, graphwire, runtimeenv, texts, wire
+from perdure import codec, errors, failures, runtimeenv, snapshots, texts, wire
 from perdure.blobs import BlockingBlobs
 from perdure.graph import TaskNode
 from perdure.ids import time_ordered_id
@@ -180,7 +180,7 @@ class Handle:
             if task.status is not TaskStatus.SUCCESSFUL:
                 options = json.loads(wire.struct_to_json((await self.metadata(task.task_id)).task_options))
                 if (uri := (options.get("runtime_env") or {}).get("modules")) is not None:
-                    archive = await self._values.blobs.load(graphwire.package_of(uri))
+                    archive = await self._values.blobs.load(snapshots.package_of(uri))
                     return await asyncio.to_thread(runtimeenv.modules_again, archive, BlockingBlobs(self._values.blobs))
         raise ValueError(
             f"no task of workflow {self.workflow_id!r} that has not succeeded came with modules: code that travels by "

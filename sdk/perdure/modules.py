@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from perdure import codec, folders
+from perdure import codec, folders, functions
 from perdure.bounded import SharedBounded
 from perdure.folders import Fingerprint, Tree
 
@@ -66,7 +66,7 @@ def noted(names: set[str]) -> Iterator[None]:
         elif isinstance(value, ModuleType):
             if value.__name__ not in cloudpickle.list_registry_pickle_by_value():
                 names.add(_top(value.__name__))
-        elif isinstance(value, (type, FunctionType, BuiltinFunctionType)) or codec.imported_name(value):
+        elif isinstance(value, (type, FunctionType, BuiltinFunctionType)) or functions.imported_name(value):
             module = getattr(value, "__module__", None)
             if isinstance(module, str):
                 names.add(_top(module))

@@ -21,9 +21,9 @@ from typing import Any, Final, Protocol
 from perdure import folders, modules
 from perdure.bounded import SharedBounded
 from perdure.folders import Tree
-from perdure.graphwire import snapshot_of, snapshot_uri
 from perdure.model import BlobRef, Call, Spec, SpecNode, TaskOptions
 from perdure.options import with_environment
+from perdure.snapshots import snapshot_of, snapshot_uri
 
 PACKAGE_BYTES_MAX: Final = 512 * 1024 * 1024
 """Ray's own limit for a package that it distributes in a cluster."""

@@ -20,7 +20,7 @@ import pytest
 import perdure
 from conformance.workbench import Bench, appears, lease_bench, local_bench
 from patience import PATIENCE_S
-from perdure import codec, graphwire
+from perdure import codec, functions, graphwire
 from perdure.connection import MESSAGE_BYTES_MAX
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import (
@@ -117,7 +117,7 @@ async def test_a_value(bench: Bench) -> None:
     assert isinstance(began, AttemptStarted)
     assert end.started_ms is not None
     assert end.started_ms <= end.at_ms
-    assert bench.executor.python_versions() == {codec.PYTHON_VERSION}
+    assert bench.executor.python_versions() == {functions.PYTHON_VERSION}
 
 
 def measure() -> tuple[float, float]:
@@ -329,7 +329,7 @@ async def test_functions_and_arguments_that_cannot_be_loaded(bench: Bench) -> No
     absent = Function("absent", "no.such.module:function", version="1")
     failure = failure_of(await bench.run(absent, task="absent"), FailureKind.FUNCTION_UNAVAILABLE)
     assert "no.such.module:function" in failure.message
-    broken = Function("broken", "broken", Payload(codec.PICKLE, b"no pickle"), python_version=codec.PYTHON_VERSION)
+    broken = Function("broken", "broken", Payload(codec.PICKLE, b"no pickle"), python_version=functions.PYTHON_VERSION)
     failure_of(await bench.run(broken, task="broken"), FailureKind.FUNCTION_UNAVAILABLE)
     bench.values.near[ValueKey("run", "bad")] = Payload(codec.PICKLE, b"no pickle either")
     failure = failure_of(await bench.run(echo, NodeRef("bad"), task="argument"), FailureKind.SERIALIZATION)
@@ -509,7 +509,7 @@ def needing_async(part: Any) -> Any:
 @pytest.mark.parametrize("make", [needing, needing_async])
 async def test_loading_a_function_belongs_to_the_attempt(bench: Bench, tmp_path: Path, make: Any) -> None:
     path = tmp_path / "notes"
-    function = codec.encode_function(make(Hanging(path)))
+    function = functions.encode_function(make(Hanging(path)))
     hanging = bench.submit(function, task="hanging")
     await bench.until(lambda: any(isinstance(report, AttemptStarted) for report in bench.of(hanging)))
     await appears(path, "loading began")
@@ -526,10 +526,10 @@ async def test_loading_a_function_belongs_to_the_attempt(bench: Bench, tmp_path:
 
 async def test_loading_a_function_beside_asynchronous_attempts_can_be_cancelled(bench: Bench, tmp_path: Path) -> None:
     paths = tmp_path / "notes", tmp_path / "others"
-    known = codec.encode_function(linger_async)
+    known = functions.encode_function(linger_async)
     first = bench.submit(known, str(paths[0]), "first", task="first")
     await appears(paths[0], "first began")
-    hanging = bench.submit(codec.encode_function(needing_async(Hanging(paths[1]))), task="hanging")
+    hanging = bench.submit(functions.encode_function(needing_async(Hanging(paths[1]))), task="hanging")
     await bench.until(lambda: any(isinstance(report, AttemptStarted) for report in bench.of(hanging)))
     await appears(paths[1], "loading began")
     bench.cancel(hanging)

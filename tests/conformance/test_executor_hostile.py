@@ -15,7 +15,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 from conformance.workbench import Bench, lease_bench, local_bench
-from perdure import codec, failures, wire
+from perdure import codec, failures, functions, wire
 from perdure.engine.messages import AttemptLost, TaskFailed, TaskSucceeded
 from perdure.model import FailureKind, Function, NodeRef, Payload
 from perdure.service.executors.port import Report
@@ -402,7 +402,7 @@ async def test_a_graph_too_large_for_a_receipt_is_told_of(bench: Bench) -> None:
 
 def broken_code(kind: str) -> Function:
     """Code that raises when it is loaded."""
-    found = codec.encode_function(echo)
+    found = functions.encode_function(echo)
     return Function(
         f"broken {kind}", "broken", codec.encode(Undecodable(kind)).inline(), python_version=found.python_version
     )
@@ -444,7 +444,7 @@ class Made:
 
 async def test_a_callable_that_answers_no_question_ends_its_attempt(bench: Bench) -> None:
     code = Payload(codec.PICKLE, cloudpickle.dumps(Made(mute_callable)))
-    function = Function("hostile", "hostile", code, python_version=codec.PYTHON_VERSION)
+    function = Function("hostile", "hostile", code, python_version=functions.PYTHON_VERSION)
     assert isinstance(await bench.run(function), (TaskFailed, TaskSucceeded))
     await check_alive(bench)
 

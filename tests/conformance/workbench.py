@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from patience import PATIENCE_S
-from perdure import codec
+from perdure import codec, functions
 from perdure.arguments import encode_arguments
 from perdure.engine.messages import AttemptStarted, Source
 from perdure.model import Call, Function, NodeRef, Payload, Shape
@@ -83,7 +83,7 @@ class Bench:
     ) -> Attempt:
         """An argument that is a NodeRef stands for the value of that task."""
         arguments, refs = encode_arguments(args, {}, lambda arg: arg if isinstance(arg, NodeRef) else None)
-        named = function if isinstance(function, Function) else codec.encode_function(function)
+        named = function if isinstance(function, Function) else functions.encode_function(function)
         inputs = tuple(
             Source(task_id=ref.node_id, path=ref.path, wraps=wraps) for ref in refs if isinstance(ref, NodeRef)
         )
@@ -199,7 +199,7 @@ class Agent:
         stub: Any = worker_service_pb2_grpc.WorkerServiceStub(self._channel)
         self._call: Any = stub.ServeAgent()
         total = pb.ClusterCapacity(total=self._capacity)
-        hello = pb.AgentHello(agent_id=os.urandom(4).hex(), cluster_id="here", python_version=codec.PYTHON_VERSION)
+        hello = pb.AgentHello(agent_id=os.urandom(4).hex(), cluster_id="here", python_version=functions.PYTHON_VERSION)
         hello.capacity.CopyFrom(total)
         await self._call.write(pb.ServeAgentRequest(hello=hello))
         welcome = await self._call.read()

@@ -11,7 +11,7 @@ import pytest
 
 import perdure
 from integration.wire_calls import Stubs
-from perdure import errors, graphwire
+from perdure import errors, snapshots
 from perdure.model import BlobRef
 from perdure.v1 import workflow_service_pb2 as pb
 
@@ -45,10 +45,10 @@ async def test_modules_are_those_of_a_stored_package(client: perdure.Client, stu
     with pytest.raises(errors.InvalidFieldError, match="modules"):
         await resume(stubs, "w", "https://host/code.zip")
     with pytest.raises(errors.BlobNotFoundError):
-        await resume(stubs, "w", graphwire.snapshot_uri(blob, "modules.zip"))
+        await resume(stubs, "w", snapshots.snapshot_uri(blob, "modules.zip"))
     await client._values.blobs.upload((data,))
     with pytest.raises(errors.WorkflowNotFoundError):
-        await resume(stubs, "w", graphwire.snapshot_uri(blob, "modules.zip"))
+        await resume(stubs, "w", snapshots.snapshot_uri(blob, "modules.zip"))
 
 
 @pytest.mark.storages("sqlite")
@@ -56,7 +56,7 @@ async def test_a_run_that_is_at_work_keeps_its_modules(client: perdure.Client, s
     blob = await client._values.blobs.upload((package(),))
     handle = await client.start(ident.bind(perdure.event("go")))
     with pytest.raises(errors.WorkflowStillActiveError, match="keeps its modules"):
-        await resume(stubs, handle.workflow_id, graphwire.snapshot_uri(blob, "modules.zip"))
+        await resume(stubs, handle.workflow_id, snapshots.snapshot_uri(blob, "modules.zip"))
     assert not (await resume(stubs, handle.workflow_id, "")).resumed
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import perdure
 from integration.engine_settings import settings_on
-from perdure.codec import PYTHON_VERSION
+from perdure.functions import PYTHON_VERSION
 from perdure.service.app import RunningServer, running_server
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc, workflow_pb2, workflow_service_pb2, workflow_service_pb2_grpc

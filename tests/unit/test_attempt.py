@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import perdure
-from perdure import codec, errors, failures, graphwire
+from perdure import codec, errors, failures, functions, graphwire
 from perdure.arguments import encode_arguments
 from perdure.context import Context
 from perdure.model import (
@@ -75,7 +75,7 @@ def runner(blobs: Blobs) -> Runner:
 def assign(function: Any, *args: Any, **kwargs: Any) -> AttemptInput:
     """A call as the engine hands it out; arguments that are Values travel as references."""
     values = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Value)]
-    found = function if isinstance(function, Function) else codec.encode_function(function)
+    found = function if isinstance(function, Function) else functions.encode_function(function)
     arguments, _ = encode_arguments(
         args, kwargs, lambda arg: NodeRef(str(values.index(arg))) if isinstance(arg, Value) else None
     )
@@ -156,7 +156,7 @@ def test_a_large_value_is_stored_before_it_is_named(runner: Runner, blobs: Blobs
 
 
 def test_values_arguments_and_code_may_be_blobs(runner: Runner, blobs: Blobs) -> None:
-    code = codec.encode_function(lambda a, b: a + b)
+    code = functions.encode_function(lambda a, b: a + b)
     assert code.code is not None
     code = Function(code.key, code.name, Payload(code.code.encoding, blob=blobs.add(code.code.data)))
     data = codec.encode(5).inline()
@@ -293,7 +293,7 @@ def test_a_function_that_is_not_here_is_named(runner: Runner) -> None:
 
 
 def test_functions_are_loaded_once_and_not_all_are_kept(runner: Runner) -> None:
-    first = codec.encode_function(lambda: 1)
+    first = functions.encode_function(lambda: 1)
     runner.run(assign(first))
     broken = Function(first.key, "m.f", Payload("python/pickle", b"broken"))
     assert value_of(runner.run(assign(broken))) == 1, "it is known by its key"
@@ -345,7 +345,7 @@ async def test_a_cancelled_coroutine_is_cancelled(runner: Runner) -> None:
         finally:
             ended.append(True)
 
-    function = codec.encode_function(increment)  # its place in the cache is taken by what cannot be pickled
+    function = functions.encode_function(increment)  # its place in the cache is taken by what cannot be pickled
     runner._functions.keep(function.key, wait)
     task = asyncio.create_task(runner.run_async(assign(function)))
     await begun.wait()

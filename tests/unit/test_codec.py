@@ -17,9 +17,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import perdure
-from perdure import codec, wire
+from perdure import codec, functions, wire
 from perdure.arguments import ARGUMENTS, decode_arguments, encode_arguments
-from perdure.codec import CodecError, FunctionUnavailable
+from perdure.codec import CodecError
+from perdure.functions import FunctionUnavailable
 from perdure.model import Attribute, BlobRef, Failure, FailureKind, Function, Index, InputRef, Key, NodeRef, Payload
 from perdure.v1 import spec_pb2, worker_service_pb2
 
@@ -286,29 +287,29 @@ def increment(number: int) -> int:
 
 
 def test_a_function_that_can_be_imported_travels_by_its_name() -> None:
-    function = codec.encode_function(json.dumps)
+    function = functions.encode_function(json.dumps)
     assert function.name == "json.dumps"
     assert function.code is not None
     assert function.code.size < 100
-    assert codec.load_function(function) is json.dumps
+    assert functions.load_function(function) is json.dumps
 
 
 def test_a_function_without_a_module_travels_with_its_code() -> None:
     base = 10
-    function = codec.encode_function(lambda x: x + base)
-    assert codec.load_function(function)(1) == 11
+    function = functions.encode_function(lambda x: x + base)
+    assert functions.load_function(function)(1) == 11
     assert function.python_version == f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def test_the_key_is_the_hash_of_the_code() -> None:
-    one, two = codec.encode_function(json.dumps), codec.encode_function(json.loads)
-    assert one == codec.encode_function(json.dumps)
+    one, two = functions.encode_function(json.dumps), functions.encode_function(json.loads)
+    assert one == functions.encode_function(json.dumps)
     assert one.key != two.key
     assert len(one.key) == 64
 
 
 def test_a_task_is_loaded_as_its_function() -> None:
-    loaded = codec.load_function(codec.encode_function(increment))
+    loaded = functions.load_function(functions.encode_function(increment))
     assert not hasattr(loaded, "__perdure_task__")
     assert loaded(1) == 2
 
@@ -316,13 +317,13 @@ def test_a_task_is_loaded_as_its_function() -> None:
 def test_another_version_of_python_is_refused_with_both_named() -> None:
     function = Function("k", "m.f", Payload("python/pickle", pickle.dumps(json.dumps)), python_version="3.8")
     with pytest.raises(
-        FunctionUnavailable, match=rf"m\.f was pickled by Python 3\.8, and this is {codec.PYTHON_VERSION}"
+        FunctionUnavailable, match=rf"m\.f was pickled by Python 3\.8, and this is {functions.PYTHON_VERSION}"
     ):
-        codec.load_function(function)
+        functions.load_function(function)
 
 
 def test_a_registered_function_is_imported() -> None:
-    found = codec.load_function(Function("k", "json.encoder:JSONEncoder.encode"))
+    found = functions.load_function(Function("k", "json.encoder:JSONEncoder.encode"))
     assert found is json.encoder.JSONEncoder.encode
 
 
@@ -338,13 +339,13 @@ def test_a_registered_function_is_imported() -> None:
 )
 def test_a_registered_function_that_is_not_there_is_named(name: str, text: str) -> None:
     with pytest.raises(FunctionUnavailable, match=text):
-        codec.load_function(Function("k", name))
+        functions.load_function(Function("k", name))
 
 
 @given(st.binary(max_size=60))
 def test_broken_code_is_an_error(data: bytes) -> None:
     with pytest.raises(FunctionUnavailable):
-        codec.load_function(Function("k", "m.f", Payload("python/pickle", data)))
+        functions.load_function(Function("k", "m.f", Payload("python/pickle", data)))
 
 
 def test_a_function_that_cannot_be_pickled_is_named() -> None:
@@ -354,4 +355,4 @@ def test_a_function_that_cannot_be_pickled_is_named() -> None:
         return lock
 
     with pytest.raises(CodecError, match=r"the function .*closed_over cannot be pickled"):
-        codec.encode_function(closed_over)
+        functions.encode_function(closed_over)

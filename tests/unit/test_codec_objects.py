@@ -17,7 +17,7 @@ import pytest
 import ray
 from ray.exceptions import OwnerDiedError, RayTaskError
 
-from perdure import codec, conversion, failures, graphwire
+from perdure import codec, conversion, failures, functions, graphwire
 from perdure.arguments import decode_arguments, encode_arguments
 from perdure.codec import CodecError
 from perdure.context import Context
@@ -244,12 +244,12 @@ def test_references_and_objects_do_not_mix_up(objects: Objects) -> None:
 
 def test_a_function_brings_what_it_closes_over(objects: Objects) -> None:
     ref = objects.put(LARGE)
-    function = codec.encode_function(lambda: ref, objects)
+    function = functions.encode_function(lambda: ref, objects)
     assert function.code is not None
     assert [blob.sha256 for blob in function.code.refs] == list(objects.kept)
-    assert objects.contents(codec.load_function(function, None, objects)()) == LARGE
-    with pytest.raises(codec.FunctionUnavailable, match="objects of Ray are for"):
-        codec.load_function(function)
+    assert objects.contents(functions.load_function(function, None, objects)()) == LARGE
+    with pytest.raises(functions.FunctionUnavailable, match="objects of Ray are for"):
+        functions.load_function(function)
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def attempt(objects: Objects, function: Any, *args: Any, kinds: bool = False, va
     arguments, refs = encode_arguments(args, {}, ref_of, objects, nested_as_objects=kinds)
     ordered = [values[int(ref.node_id)] for ref in refs if isinstance(ref, NodeRef)]
     runner = Runner(Blobs(objects.kept), objects=objects)
-    found = codec.encode_function(function, objects)
+    found = functions.encode_function(function, objects)
     return runner.run(AttemptInput(Context("default", "w", "r", "t", 1), found, arguments, ordered))
 
 
@@ -387,7 +387,7 @@ def test_an_object_that_is_lost_under_a_task_is_a_failure_of_the_system(objects:
 
 def test_without_ray_an_object_as_an_argument_is_its_value_still(objects: Objects) -> None:
     arguments, _ = encode_arguments((objects.put(LARGE), objects.put(2)), {}, lambda _: None, objects)
-    function = codec.encode_function(lambda text, number: (len(text), number))
+    function = functions.encode_function(lambda text, number: (len(text), number))
     context = Context("default", "w", "r", "t", 1)
     result = Runner(Blobs(objects.kept)).run(AttemptInput(context, function, arguments, ()))
     assert isinstance(result, Returned)
@@ -396,7 +396,7 @@ def test_without_ray_an_object_as_an_argument_is_its_value_still(objects: Object
 
 def test_without_ray_nested_objects_are_a_clear_failure(objects: Objects) -> None:
     arguments, _ = encode_arguments(([objects.put(2)],), {}, lambda _: None, objects)
-    function = codec.encode_function(lambda refs: refs)
+    function = functions.encode_function(lambda refs: refs)
     context = Context("default", "w", "r", "t", 1)
     result = Runner(Blobs(objects.kept)).run(AttemptInput(context, function, arguments, ()))
     assert isinstance(result, Failed)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import perdure
-from perdure import codec, conversion, graph
+from perdure import codec, conversion, functions, graph
 from perdure.arguments import decode_arguments
 from perdure.conversion import to_spec
 from perdure.model import Attribute, Call, Index, InputRef, Key, NodeRef, Sleep, Spec, SpecNode, WaitEvent
@@ -84,7 +84,7 @@ def test_a_task_is_made_of_something_that_can_be_called() -> None:
 def test_things_that_can_be_called_are_functions() -> None:
     half = perdure.task(functools.partial(operator.floordiv, 10))
     spec = to_spec(half.bind(2))
-    function = codec.load_function(call_of(spec, spec.output).function)
+    function = functions.load_function(call_of(spec, spec.output).function)
     assert function(2) == 5
 
 

@@ -17,7 +17,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 import perdure
-from perdure import graphwire, modules, runtimeenv
+from perdure import graphwire, modules, runtimeenv, snapshots
 from perdure.conversion import to_spec
 from perdure.model import BlobRef, Call, InvalidSpec
 
@@ -295,7 +295,7 @@ def test_a_graph_keeps_a_snapshot_that_counts_as_used(tmp_path: Path) -> None:
     decoded = graphwire.decode_spec(graphwire.encode_spec(spec))
     assert decoded == spec
     assert {node.options.shape.runtime_env for node in spec.nodes} == {
-        json.dumps({"modules": graphwire.snapshot_uri(blob, "modules.zip")}, separators=(",", ":"))
+        json.dumps({"modules": snapshots.snapshot_uri(blob, "modules.zip")}, separators=(",", ":"))
     }
     assert blob in set(graphwire.blobs_of_spec(decoded))
 
@@ -340,7 +340,7 @@ def test_a_working_dir_of_the_job_is_all_the_code_there_is(tmp_path: Path) -> No
 
 def test_a_graph_that_a_task_returns_inherits_modules_and_names_no_others(tmp_path: Path) -> None:
     write(tmp_path, {"steps.py": TASK})
-    step, base = load("steps").step, {"modules": graphwire.snapshot_uri(Shelf().put(b"x"), "modules.zip")}
+    step, base = load("steps").step, {"modules": snapshots.snapshot_uri(Shelf().put(b"x"), "modules.zip")}
     spec = runtimeenv.snapshot(to_spec(step.bind(), names_modules=False), base, Shelf())
     assert json.loads(spec.nodes[0].options.shape.runtime_env) == base
     more = to_spec(step.options(runtime_env={"modules": ["steps"]}).bind(), names_modules=False)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import perdure
-from perdure import graphwire, runtimeenv
+from perdure import graphwire, runtimeenv, snapshots
 from perdure.conversion import to_spec
 from perdure.model import BlobRef
 
@@ -39,7 +39,7 @@ class Shelf:
 
     def names(self, uri: str) -> set[str]:
         """What is in a package."""
-        found = graphwire.snapshot_of(uri)
+        found = snapshots.snapshot_of(uri)
         assert found is not None
         with zipfile.ZipFile(io.BytesIO(self.stored[found[0].sha256])) as archive:
             return set(archive.namelist())
@@ -188,7 +188,7 @@ def test_modules(tmp_path: Path, shelf: Shelf) -> None:
     folder, file, stored_wheel, remote = named["py_modules"]
     assert shelf.names(folder) == {"pack/__init__.py", "pack/in.py"}
     assert shelf.names(file) == {"one.py"}
-    found = graphwire.snapshot_of(stored_wheel)
+    found = snapshots.snapshot_of(stored_wheel)
     assert found is not None
     assert (shelf.stored[found[0].sha256], found[1]) == (b"bytes", wheel.name)
     assert remote == "https://host/x.zip"
@@ -198,7 +198,7 @@ def test_modules(tmp_path: Path, shelf: Shelf) -> None:
 def test_an_archive_is_stored_as_it_is(name: str, tmp_path: Path, shelf: Shelf) -> None:
     (tmp_path / name).write_bytes(b"packed")
     uri = taken({"working_dir": str(tmp_path / name)}, shelf)["working_dir"]
-    assert uri == graphwire.snapshot_uri(BlobRef(hashlib.sha256(b"packed").hexdigest(), 6), f"package{name[4:]}")
+    assert uri == snapshots.snapshot_uri(BlobRef(hashlib.sha256(b"packed").hexdigest(), 6), f"package{name[4:]}")
 
 
 def test_a_relative_path_is_that_of_the_program(tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_remote_places_stay_as_they_are(uri: str, shelf: Shelf) -> None:
 
 
 def test_what_is_stored_already_stays(shelf: Shelf) -> None:
-    uri = graphwire.snapshot_uri(shelf.put(b"x"), "package.zip")
+    uri = snapshots.snapshot_uri(shelf.put(b"x"), "package.zip")
     assert taken({"working_dir": uri, "py_modules": [uri]}, shelf) == {"working_dir": uri, "py_modules": [uri]}
     with pytest.raises(ValueError, match="not the URI of a stored package"):
         taken({"working_dir": "perdure-blob://abc"}, shelf)
@@ -280,7 +280,7 @@ def test_the_job_of_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch, shelf: 
     kv = types.SimpleNamespace(_internal_kv_get=packages.get)
     monkeypatch.setitem(sys.modules, "ray.experimental.internal_kv", kv)  # type: ignore[arg-type]
     uri = taken(None, shelf, base)["working_dir"]
-    assert uri == graphwire.snapshot_uri(BlobRef(hashlib.sha256(b"zipped").hexdigest(), 6), "_ray_pkg_1.zip")
+    assert uri == snapshots.snapshot_uri(BlobRef(hashlib.sha256(b"zipped").hexdigest(), 6), "_ray_pkg_1.zip")
     with pytest.raises(ValueError, match=r"the package gcs://gone\.zip is not in this Ray cluster"):
         taken({"working_dir": "gcs://gone.zip"}, shelf)
 

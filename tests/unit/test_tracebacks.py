@@ -20,7 +20,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 import perdure
-from perdure import codec, failures, tracebacks
+from perdure import codec, failures, functions, tracebacks
 
 MODULE = """\
     import functools
@@ -106,7 +106,7 @@ class module_of:
 
 
 def travelled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return codec.load_function(codec.encode_function(function))
+    return functions.load_function(functions.encode_function(function))
 
 
 def stack_of(function: Callable[[], Any]) -> str:
@@ -173,10 +173,10 @@ def test_a_traceback_shows_the_lines_that_ran_after_an_edit(by_value: ModuleType
 
     if when == "before it is pickled":
         edit()
-    sent = codec.encode_function(by_value.task)
+    sent = functions.encode_function(by_value.task)
     if when == "after it is pickled":
         edit()
-    function = codec.load_function(sent)
+    function = functions.load_function(sent)
     if when == "after it is loaded":
         edit()
     assert "# task" in stack_of(function)
@@ -214,9 +214,9 @@ def test_cells_of_a_notebook_bring_their_lines() -> None:
     linecache.cache[name] = (len(text), None, text.splitlines(True), name)  # as IPython does
     scope: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(text, name, "exec"), scope)
-    sent = codec.encode_function(scope["f"])
+    sent = functions.encode_function(scope["f"])
     del linecache.cache[name]
-    assert f'File "{name}", line 2, in f\n    1 / 0  # cell' in stack_of(codec.load_function(sent))
+    assert f'File "{name}", line 2, in f\n    1 / 0  # cell' in stack_of(functions.load_function(sent))
 
 
 def test_the_users_own_tracebacks_show_lines_without_the_file(by_value: ModuleType, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_file_names_do_not_depend_on_cloudpickle(
 
 PROGRAM = """
 import perdure
-from perdure import codec
+from perdure import functions
 
 @perdure.task
 def step(x):
@@ -288,7 +288,7 @@ def step(x):
         return x / 0
     return inner()
 
-print(codec.encode_function(step).key)
+print(functions.encode_function(step).key)
 """
 
 

@@ -28,7 +28,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 
 from perdure import failures, logs, optionwire
-from perdure.codec import PYTHON_VERSION
+from perdure.functions import PYTHON_VERSION
 from perdure.parent import end_with_parent
 from perdure.storage.ports import BlobStore
 from perdure.storage.urls import blob_store

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeAlias
 
-from perdure import codec, conversion, failures, graph, graphwire, rayobjects, runtimeenv
+from perdure import codec, conversion, failures, functions, graph, graphwire, rayobjects, runtimeenv
 from perdure.arguments import decode_arguments
 from perdure.bounded import SharedBounded
 from perdure.context import Context, bind_context
@@ -338,14 +338,14 @@ class Runner:
         code = function.code
         data = self._load_blob(code.blob) if code is not None and code.blob is not None else None
         try:
-            found = codec.load_function(function, data, self._objects)
+            found = functions.load_function(function, data, self._objects)
         except codec.Unresolved as unresolved:
             raise _bad(unresolved) from unresolved
         except Interrupted:
             raise
         except BaseException as error:  # importing a module runs code of the user's
             failure = failures.from_exception(error, FailureKind.FUNCTION_UNAVAILABLE, skip_frames=1)
-            if not isinstance(error, codec.FunctionUnavailable):
+            if not isinstance(error, functions.FunctionUnavailable):
                 message = f"{function.name} cannot be loaded on the worker: {failures.described(error)}"
                 failure = replace(failure, message=message)
             raise _Bad(failure) from error

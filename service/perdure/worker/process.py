@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from perdure import tracebacks
-from perdure.graphwire import snapshot_of
 from perdure.model import BlobRef
+from perdure.snapshots import snapshot_of
 from perdure.storage.ports import BlobNotFound, CorruptData
 from perdure.storage.urls import blob_store
 from perdure.worker.lease import run_lease

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from perdure import codec, graphwire
+from perdure import codec, snapshots
 from perdure.model import BlobRef, Payload, Shape
 from perdure.worker.blobs import BlockingBlobs
 
@@ -32,7 +32,7 @@ def _environment(named: dict[str, Any], package: Callable[[BlobRef, str], str]) 
     """The runtime environment, with stored packages replaced by packages of this cluster."""
 
     def here(uri: object) -> object:
-        found = graphwire.snapshot_of(uri)
+        found = snapshots.snapshot_of(uri)
         return uri if found is None else package(*found)
 
     if "working_dir" in named:

@@ -20,8 +20,8 @@ import grpc
 import grpc.aio
 
 from perdure import failures, graphwire, wire
-from perdure.codec import PYTHON_VERSION
 from perdure.context import Context
+from perdure.functions import PYTHON_VERSION
 from perdure.model import Failure, FailureKind, Function, Payload
 from perdure.storage.urls import blob_store
 from perdure.v1 import worker_service_pb2 as pb

@@ -8,7 +8,7 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from perdure import errors, graphwire
+from perdure import errors, snapshots
 from perdure.bounded import Bounded
 from perdure.model import BlobRef
 from perdure.service.api import requests
@@ -72,7 +72,7 @@ class Sources:
     async def check_package(self, uri: str) -> None:
         """Raise an error unless `uri` is that of a stored package of modules."""
         try:
-            await self.check_blobs((graphwire.package_of(uri),))
+            await self.check_blobs((snapshots.package_of(uri),))
         except ValueError as error:
             raise requests.invalid("modules", f"is the URI of a stored package: {error}") from error
 

@@ -14,9 +14,9 @@ from math import ceil
 from typing import Final
 
 from perdure import failures
-from perdure.codec import PYTHON_VERSION
 from perdure.context import Context
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
+from perdure.functions import PYTHON_VERSION
 from perdure.model import WAITED, Payload
 from perdure.service.executors.port import (
     Attempt,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from perdure import errors, graphwire, wire
+from perdure import errors, snapshots, wire
 from perdure.engine.failures import run_canceled
 from perdure.model import RunStatus
 from perdure.service.common.trouble import refusing
@@ -116,7 +116,7 @@ class Lifecycle:
         now_ms = self._scheduler.clock()
         for way in self._slots.ways(row.namespace, row.run_id):
             write = SetRun.of(row, way.status, now_ms, owner=self._ownership.owner, code=modules)
-            uses = (UseBlobs(row.run_id, (graphwire.package_of(modules).sha256,)),) if modules else ()
+            uses = (UseBlobs(row.run_id, (snapshots.package_of(modules).sha256,)),) if modules else ()
             moved = await self._moves.move(row, write, way.guards, uses)
             if moved is not None or not way.guards:
                 return moved

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from perdure import graphwire
+from perdure import snapshots
 from perdure.engine.messages import CancelAttempt, DropOutput, KeepOutput, SetTimer, StartAttempt
 from perdure.service.executors.port import Attempt, Executor
 from perdure.service.runs.timers import Timers
@@ -137,7 +137,7 @@ class Acting:
 def _attempt(row: RunRow, command: StartAttempt) -> Attempt:
     shape = command.shape
     if row.code_version:
-        shape = replace(shape, runtime_env=graphwire.with_modules(shape.runtime_env, row.code_version))
+        shape = replace(shape, runtime_env=snapshots.with_modules(shape.runtime_env, row.code_version))
     return Attempt(
         namespace=row.namespace,
         workflow_id=row.workflow_id,

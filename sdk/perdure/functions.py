@@ -1,0 +1,87 @@
+"""Encodes functions for workers, and loads them there."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from perdure import codec, texts, told
+from perdure.bounded import SharedBounded
+from perdure.codec import CodecError, Objects, Unresolved
+from perdure.model import Function
+
+PYTHON_VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class FunctionUnavailable(ImportError):
+    """A function could not be loaded here."""
+
+
+def encode_function(function: Callable[..., Any], objects: Objects | None = None) -> Function:
+    """Encode a function for workers: by name if it can be imported, else with its code."""
+    imported = imported_name(function)
+    if imported is not None and (known := _by_name.get(imported)) is not None:
+        codec.tell_watch(function)
+        return known
+    name = texts.printable(f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}")
+    nested = codec.Nested(objects)
+    try:
+        pickled = codec.pickle_value(function, nested, is_code=True)
+    except Unresolved:
+        raise
+    except Exception as error:
+        raise CodecError(f"the function {name} cannot be pickled: {told.text_of(error)}") from error
+    code = codec.with_table(pickled, nested)
+    encoded = Function(hashlib.sha256(code.data).hexdigest(), name, code, python_version=PYTHON_VERSION)
+    if imported is not None:
+        _by_name.keep(imported, encoded)
+    return encoded
+
+
+def imported_name(function: object) -> tuple[str, str] | None:
+    """The module and the name by which a task travels; None for a task that travels with its code, and for anything
+    else than a task."""
+    if not hasattr(type(function), "__perdure_task__"):
+        return None
+    reduced = function.__reduce__()
+    return (function.__module__, reduced) if isinstance(reduced, str) else None
+
+
+_by_name: Final = SharedBounded[tuple[str, str], Function](1_000)
+"""Tasks that travel by name: their pickles say nothing else."""
+
+
+def load_function(
+    function: Function, data: bytes | memoryview | None = None, objects: Objects | None = None
+) -> Callable[..., Any]:
+    """The decoded function. Raises FunctionUnavailable, saying what to do."""
+    try:
+        if function.code is None:
+            module, _, qualname = function.name.partition(":")
+            found: Any = importlib.import_module(module)
+            for part in qualname.split("."):
+                found = getattr(found, part)
+        else:
+            if function.python_version and function.python_version != PYTHON_VERSION:
+                raise FunctionUnavailable(
+                    f"{function.name} was pickled by Python {function.python_version}, and this is {PYTHON_VERSION}"
+                )
+            data = function.code.data if data is None else data
+            with_objects = function.code.encoding == codec.OBJECTS
+            found = codec.decode_objects(memoryview(data), objects) if with_objects else pickle.loads(data)
+    except (FunctionUnavailable, Unresolved):
+        raise
+    except Exception as error:
+        raise FunctionUnavailable(
+            f"{function.name} cannot be loaded on the worker: {told.described(error)}. Make its module "
+            "importable there (working directory of the agent, runtime_env), or have cloudpickle send it by value"
+        ) from error
+    if not callable(found):
+        raise FunctionUnavailable(f"{function.name} is a {told.type_name(type(found))}, not a function")
+    loaded: Any = found
+    inner: Callable[..., Any] = loaded.function if hasattr(loaded, "__perdure_task__") else loaded
+    return inner  # a @perdure.task is its function
