@@ -40,7 +40,7 @@ class World:
     def __init__(self) -> None:
         shared = SharedMemory()
         self.store, self.other = shared.member(), shared.member()
-        self.journal, self.changes = Journal(self.store), Changes(is_alone=False)
+        self.journal, self.changes = Journal(self.store), Changes(is_complete=False)
         self.here = AmongSeveral("me", self.store, self.journal, self.changes, cast(Any, None))
 
 

@@ -93,7 +93,7 @@ def _among_several(
     engine = engine or EngineRow(owner)
     membership = Membership(store, engine, lease_ms=round(lease_s * 1000), fenced=fenced.set, elapsed_s=elapsed_s)
     journal = Journal(store, membership)
-    changes = Changes(is_alone=False)
+    changes = Changes(is_complete=False)
     ownership = AmongSeveral(owner, store, journal, changes, membership)
     slots = SharedSlots(store, capacity)
 

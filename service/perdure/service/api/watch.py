@@ -106,7 +106,7 @@ class Watcher:
                     watch.seen = {run_id: seen for run_id, seen in watch.seen.items() if seen.row > watch.told}
                 events = await self._matching(watch, events)
                 is_due = loop.time() >= due_s
-                if is_due and not self._changes.hears_of_deletions:
+                if is_due and not self._changes.is_complete:
                     events += await self._deleted_elsewhere(watch)
                 if events or is_due:
                     due_s = loop.time() + progress_s
@@ -246,7 +246,7 @@ class Watcher:
                 time=wire.to_timestamp(change.at_ms), deleted_workflow_id=change.deleted
             )
         assert change.run is not None
-        if watch.runs or not self._changes.is_in_order:
+        if watch.runs or not self._changes.is_complete:
             seen = watch.seen.setdefault(change.run.row.run_id, _Seen())
             if change.change <= seen.row:
                 return None

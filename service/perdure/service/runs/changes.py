@@ -153,25 +153,22 @@ class Changes:
     dictionaries keep that order, whereas the order of sets differs between processes, so that a simulation could not be
     repeated.
 
-    With `is_alone`, this engine publishes all changes of runs, once and in the order of commits. Otherwise a follower
-    publishes the commits of other engines: late, perhaps twice, and without deletions."""
+    With `is_complete`, every change is published, deletions included, once and in the order of commits. Otherwise a
+    follower publishes the commits of other engines: late, perhaps twice, and without deletions."""
 
-    def __init__(self, *, is_alone: bool = True) -> None:
+    def __init__(self, *, is_complete: bool = True) -> None:
         self._all: dict[Subscription, None] = {}
         self._by_run: defaultdict[str, dict[Subscription, None]] = defaultdict(dict)
         self._waits: defaultdict[str, dict[asyncio.Event, None]] = defaultdict(dict)
         self._gatherings: defaultdict[str, dict[Gathering, None]] = defaultdict(dict)
         self._is_closed = False
-        self.is_in_order = is_alone
-        """Whether changes are published once, in the order of commits."""
-        self.hears_of_deletions = is_alone
-        """Whether all deletions are published."""
+        self.is_complete = is_complete
         self._published = 0
         self._late: list[int] = []  # commits of changes that are still to be published, one for each change
 
     def may_miss(self, change: int) -> bool:
         """Whether a durable commit may not have been published yet."""
-        return not self.is_in_order and change > self._published
+        return not self.is_complete and change > self._published
 
     @property
     def has_listeners(self) -> bool:
