@@ -80,9 +80,10 @@ async def test_what_is_done_again_and_again_survives_a_bug(method: str, monkeypa
         monkeypatch.setattr(module, name, 0.001)
     store = Stumbling(SharedMemory())
     async with at_work(store, max_running=1, lease_s=0.3) as kernel:
-        store.stumble(method)
-        await store.again.wait()
         assert kernel.fleet is not None
+        store.stumble(method)
+        kernel.fleet._heard()
+        await store.again.wait()
         assert not kernel.fleet.fenced.is_set()
         store.method = ""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
 
 from perdure.model import RunStatus
+from perdure.service.fleet import slots as shared_slots
 from perdure.service.fleet.slots import SharedSlots
 from perdure.service.queue.slots import ANY, Capacity, LocalSlots, Slots, Way
 from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
@@ -84,6 +86,44 @@ async def test_one_engine_counts_its_slots_in_memory() -> None:
     slots.withdraw(run("b", RunStatus.RUNNING))
     slots.leave("b")
     assert slots.count_running("n") == 0
+
+
+class Counting(MemoryMetadataStore):
+    """Says how often its pending runs were counted."""
+
+    counts = 0
+
+    async def count_pending(self) -> Mapping[str, int]:
+        self.counts += 1
+        return await super().count_pending()
+
+
+async def rest(slots: SharedSlots) -> None:
+    """Wait until nothing more happens by itself."""
+    for _ in range(20):
+        while not slots._counting.is_idle:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+async def test_while_nothing_waits_the_store_is_asked_after_hints_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_slots, "POLL_S", 1e-9)
+    store = Counting(shared := SharedMemory())
+    slots = SharedSlots(store, Capacity())
+    await slots.start()
+    await rest(slots)
+    assert store.counts == 1
+    slots.leave("a run of this engine")
+    await rest(slots)
+    assert store.counts == 1
+    await shared.member().commit([(AddRun(run("waits", RunStatus.PENDING), b""),)])
+    slots.heard()
+    await slots.stirred.wait()
+    assert (store.counts, slots.crowded()) == (2, ["n"])
+    slots.promote("n", "waits")
+    while not slots.crowded():  # it did not start after all, which the store is asked for without a hint
+        await asyncio.sleep(0)
+    await slots.stop()
 
 
 async def test_among_several_engines_the_store_is_told_the_limits() -> None:

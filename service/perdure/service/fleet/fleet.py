@@ -47,7 +47,7 @@ class Fleet:
         self._slots = slots
         self._inbox = inbox
         self._post = Post(store, journal, scheduler, inbox)
-        self._follower = Follower(store, journal, scheduler, changes, moments, clock)
+        self._follower = Follower(store, journal, scheduler, changes, moments, clock, moved=slots.heard)
         self._membership = membership
 
     async def join(self) -> None:
@@ -78,7 +78,7 @@ class Fleet:
     def _heard(self) -> None:
         self._post.wake()
         self._follower.heard()
-        self._slots.wake()
+        self._slots.heard()
 
     def _take_up(self, rows: list[RunRow]) -> None:
         """Start the runs that this engine now owns. Dormant ones wait for their timers or mail."""
@@ -87,4 +87,4 @@ class Fleet:
                 self._scheduler.take_up(row.run_id)
         self._scheduler.timers.look_again()
         self._post.wake()
-        self._slots.wake()
+        self._slots.heard()

@@ -40,7 +40,7 @@ class FollowerStore(ChangeStore, RunStore, Protocol):
 
 
 class Follower:
-    """Turns hints into stirs and changes."""
+    """Turns hints into stirs and changes. `moved` is called when a look finds commits, also without a hint."""
 
     def __init__(
         self,
@@ -50,6 +50,8 @@ class Follower:
         changes: Changes,
         moments: Moments,
         clock: Callable[[], int],
+        *,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -57,6 +59,7 @@ class Follower:
         self._changes = changes
         self._moments = moments
         self._clock = clock
+        self._moved = moved
         self._told = 0
         self._loop = Loop(
             "follower",
@@ -94,6 +97,8 @@ class Follower:
                 self._changes.stir(run_id)
         until = await self._store.last_change()
         since, self._told = self._told, until  # later subscribers need no earlier changes
+        if until > since:
+            self._moved()
         if not self._changes.has_subscribers:
             self._changes.advance(until)
             return POLL_S

@@ -1,7 +1,8 @@
 """Slots that hold over all engines of a namespace: the store counts, under a lock.
 
-The numbers here only tell whether asking the store is worthwhile. This engine may not hear that a run ended elsewhere
-and freed a slot, nor that an engine with a limit queued runs and died. So it polls the store.
+The numbers here only tell whether asking the store is worthwhile. Other engines queue runs, start them, free slots and
+die, so the numbers are read again after each hint of a change. Hints may be lost, so while runs wait the store is
+polled. While none waits, it is left alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from perdure.storage.ports import QueueStore
 from perdure.storage.rows import Limit, RunRow
 
 POLL_S: Final = 1.0
+"""Pending runs are counted at most this often."""
 
 
 class SharedSlots(Pending):
@@ -23,26 +25,30 @@ class SharedSlots(Pending):
 
     def __init__(self, store: QueueStore, capacity: Capacity) -> None:
         super().__init__(store, capacity)
-        self._polling = Loop("slots-poll", self._poll, trouble="queue not read, trying again", first_s=POLL_S)
+        self._counting = Loop("slots-count", self._count, trouble="queue not read, trying again", gather_s=POLL_S)
 
     # -------------------------------------------------------------------------- the other engines
 
     async def start(self) -> None:
-        """Begin to ask the store how many wait."""
-        self._polling.start()
+        """Begin to follow the number of pending runs."""
+        self._counting.start()
 
     async def stop(self) -> None:
-        await self._polling.stop()
+        await self._counting.stop()
 
-    def wake(self) -> None:
-        """Another engine changed something, so there may be a free slot."""
-        if self._pending.total() > 0:
+    def heard(self) -> None:
+        """Another engine may have changed something: queued a run, or freed a slot."""
+        self._stir()
+        self._counting.wake()
+
+    def _stir(self) -> None:
+        if self.crowded():
             self.stirred.set()
 
-    async def _poll(self) -> float:
+    async def _count(self) -> float | None:
         await self.count()
-        self.wake()
-        return POLL_S
+        self._stir()
+        return 0 if self.crowded() else None  # after `gather_s`
 
     # -------------------------------------------------------------------------- the port
 
@@ -59,11 +65,15 @@ class SharedSlots(Pending):
         else:
             yield Way(RunStatus.PENDING, (Limit(namespace, RunStatus.PENDING, self.capacity.pending),))
 
+    def queued(self) -> None:
+        super().queued()
+        self._counting.wake()  # a count that began before the commit has left the run out
+
     def withdraw(self, row: RunRow) -> None:
         if row.status is RunStatus.PENDING:
             self._pending[row.namespace] -= 1
         else:
-            self.wake()
+            self.heard()  # the run may be pending again, and its slot free
 
     def free(self, namespace: str) -> int:
         return PAGE
@@ -73,11 +83,11 @@ class SharedSlots(Pending):
         return self._has_slot(namespace)
 
     def demote(self, namespace: str, run_id: str) -> None:
-        self.wake()
+        self.heard()
         self._pending[namespace] += 1
 
     def leave(self, run_id: str) -> None:
-        self.wake()
+        self._stir()
 
     def count_running(self, namespace: str) -> int:
         return 0

@@ -118,5 +118,5 @@ class Moves:
     def queued(self, row: RunRow) -> RunView:
         """A run is durably PENDING: publish it, and let the queue look."""
         self._scheduler.publishing.tell(row, row.change)
-        self._slots.stirred.set()  # a slot may have become free before its row was stored
+        self._slots.queued()
         return RunView(row)

@@ -60,6 +60,10 @@ class Slots(Protocol):
         """Set whenever a pending run may start."""
         ...
 
+    def queued(self) -> None:
+        """A run is durably pending. There may be a slot for it: one may have become free before its row was stored."""
+        ...
+
     async def count(self) -> None:
         """Count running and pending runs in the store. Must be called first. Raises StorageError."""
         ...
@@ -126,6 +130,9 @@ class Pending:
         """Count the pending runs in the store, also without a limit: there may have been one before, or another engine
         may have one."""
         self._pending = Counter(await self._store.count_pending())
+
+    def queued(self) -> None:
+        self.stirred.set()
 
     def crowded(self) -> list[str]:
         return [namespace for namespace, count in self._pending.items() if count > 0]
