@@ -18,6 +18,7 @@ from perdure.service.api.runs import RunCalls
 from perdure.service.api.sources import Sources
 from perdure.service.api.watch import Watcher
 from perdure.service.common import limits
+from perdure.service.common.repeat import Repeat
 from perdure.service.operations.batches import Batches
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.v1 import spec_pb2
@@ -33,8 +34,7 @@ class Plain:
     """A caller as a transport without gRPC would know it."""
 
     left_s: float | None = None
-    first_asked_ms_ago: int | None = None
-    asked_ms_ago: int = 0
+    repeat: Repeat | None = None
 
 
 class Api:
@@ -94,7 +94,7 @@ async def test_a_repeated_deletion_finds_the_run_gone(api: Api) -> None:
     request = parsed(pb.DeleteWorkflowRequest(), workflowId="w")
     with pytest.raises(errors.WorkflowNotFoundError):
         await api.runs.delete(request, Plain())
-    await api.runs.delete(request, Plain(first_asked_ms_ago=5))
+    await api.runs.delete(request, Plain(repeat=Repeat(5)))
 
 
 async def test_an_event_is_sent_by_json_once(api: Api) -> None:

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from perdure.connection import AGE_KEY, REPEAT_KEY
+from perdure.service.common.repeat import Repeat
 from perdure.service.rpc.context import REPEATED_MS, REPEATED_MS_MAX, Context, RpcCaller
 
 
@@ -40,9 +41,8 @@ class Call:
 )
 def test_metadata_says_when_a_repeat_was_asked_first(metadata: Any, ago_ms: int | None) -> None:
     caller = RpcCaller(cast(Context, Call(*metadata)))
-    assert caller.first_asked_ms_ago == ago_ms
     is_known = ago_ms is not None and any(value.isdecimal() for key, value in metadata if key == AGE_KEY)
-    assert caller.asked_ms_ago == (ago_ms if is_known else 0)
+    assert caller.repeat == (None if ago_ms is None else Repeat(ago_ms, ago_ms if is_known else 0))
 
 
 def test_what_is_left_of_the_deadline_is_read_when_it_is_needed() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from perdure import errors, graphwire
 from perdure.model import RunStatus
+from perdure.service.common.repeat import Repeat
 from perdure.service.housekeeping.tombstones import KEPT_MS
 from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import NewEvent, NewRun
@@ -19,6 +20,7 @@ from unit.engine_by_hand import Engine, running_engine
 SPEC = graph(call("a"))
 SINCE_MS = 5_000
 """The calls are made first before the deletion, and repeated after it."""
+SINCE, LATER = Repeat(SINCE_MS, SINCE_MS), Repeat(SINCE_MS // 2 - 1, SINCE_MS // 2 - 1)
 
 
 @pytest.fixture
@@ -27,18 +29,15 @@ async def engine() -> AsyncIterator[Engine]:
         yield engine
 
 
-async def submit(engine: Engine, asked_ms_ago: int = 0, **given: str) -> tuple[RunView, bool]:
+async def submit(engine: Engine, repeat: Repeat | None = None, **given: str) -> tuple[RunView, bool]:
     names = {"workflow_id": "w", "request_id": "r", **given}
     source = source_of(SPEC, graphwire.encode_spec(SPEC))
-    asked = asked_ms_ago or None
-    new = NewRun("default", source=source, first_asked_ms_ago=asked, asked_ms_ago=asked_ms_ago, **names)  # type: ignore[arg-type]
+    new = NewRun("default", source=source, repeat=repeat, **names)  # type: ignore[arg-type]
     return await engine.kernel.submissions.submit(new)
 
 
-async def send(engine: Engine, event_id: str = "e", asked_ms_ago: int = 0) -> tuple[str, bool]:
-    sent = await engine.kernel.events.send(
-        "default", "w", key="k", event_id=event_id, payload=VALUE, asked_ms_ago=asked_ms_ago
-    )
+async def send(engine: Engine, event_id: str = "e", repeat: Repeat | None = None) -> tuple[str, bool]:
+    sent = await engine.kernel.events.send("default", "w", key="k", event_id=event_id, payload=VALUE, repeat=repeat)
     return sent.run_id, sent.is_duplicate
 
 
@@ -55,25 +54,25 @@ async def ended_and_deleted(engine: Engine) -> str:
 
 async def test_a_repeated_start_makes_no_second_run(engine: Engine) -> None:
     run_id = await ended_and_deleted(engine)
-    view, started = await submit(engine, SINCE_MS)
+    view, started = await submit(engine, SINCE)
     assert (view.row.run_id, view.row.status, started) == (run_id, RunStatus.CANCELED, False)
     with pytest.raises(errors.WorkflowNotFoundError):
         await engine.kernel.queries.run("default", "w")
-    other, started = await submit(engine, SINCE_MS, request_id="another")
+    other, started = await submit(engine, SINCE, request_id="another")
     assert started
     assert other.row.run_id != run_id
 
 
 async def test_a_start_that_was_made_after_the_deletion_is_a_new_one(engine: Engine) -> None:
     run_id = await ended_and_deleted(engine)
-    view, started = await submit(engine, SINCE_MS // 2 - 1)
+    view, started = await submit(engine, LATER)
     assert started
     assert view.row.run_id != run_id
 
 
 async def test_a_start_with_other_content_is_no_repeat(engine: Engine) -> None:
     await ended_and_deleted(engine)
-    assert (await submit(engine, SINCE_MS, workflow_id="other"))[1]
+    assert (await submit(engine, SINCE, workflow_id="other"))[1]
 
 
 async def test_repeated_batches_make_no_second_run_and_send_no_second_event(engine: Engine) -> None:
@@ -81,12 +80,12 @@ async def test_repeated_batches_make_no_second_run_and_send_no_second_event(engi
     batches = Batches(kernel.submissions, kernel.events, kernel.queries, kernel.changes)
     run_id = await ended_and_deleted(engine)
     source = source_of(SPEC, graphwire.encode_spec(SPEC))
-    item = NewRun("default", "w", "r", source, first_asked_ms_ago=SINCE_MS, asked_ms_ago=SINCE_MS)
+    item = NewRun("default", "w", "r", source, repeat=SINCE)
     (result,) = await batches.submit([item])
     assert isinstance(result, tuple)
     assert (result[0].row.run_id, result[1]) == (run_id, False)
     events = [NewEvent("w", "k", "e", VALUE), NewEvent("w", "k", "unknown", VALUE)]
-    known, unknown = await batches.send_events("default", events, asked_ms_ago=SINCE_MS)
+    known, unknown = await batches.send_events("default", events, repeat=SINCE)
     assert not isinstance(known, Exception)
     assert (known.run_id, known.is_duplicate) == (run_id, True)
     assert isinstance(unknown, errors.WorkflowNotFoundError)
@@ -94,25 +93,25 @@ async def test_repeated_batches_make_no_second_run_and_send_no_second_event(engi
 
 async def test_a_repeated_event_goes_to_no_later_run_of_the_id(engine: Engine) -> None:
     run_id = await ended_and_deleted(engine)
-    assert await send(engine, asked_ms_ago=SINCE_MS) == (run_id, True)
+    assert await send(engine, repeat=SINCE) == (run_id, True)
     with pytest.raises(errors.WorkflowNotFoundError):
-        await send(engine, "unknown", SINCE_MS)
+        await send(engine, "unknown", SINCE)
     later = (await submit(engine))[0].row.run_id
-    assert await send(engine, asked_ms_ago=SINCE_MS) == (run_id, True)
-    assert await send(engine, "unknown", SINCE_MS) == (later, False)
-    assert await send(engine, asked_ms_ago=SINCE_MS // 2 - 1) == (later, False)
+    assert await send(engine, repeat=SINCE) == (run_id, True)
+    assert await send(engine, "unknown", SINCE) == (later, False)
+    assert await send(engine, repeat=LATER) == (later, False)
 
 
 async def test_a_repeated_cancellation_or_deletion_spares_the_next_run_of_the_id(engine: Engine) -> None:
     lifecycle = engine.kernel.lifecycle
     run_id = await ended_and_deleted(engine)
     for _ in range(2):
-        view = await lifecycle.cancel("default", "w", asked_ms_ago=SINCE_MS)
+        view = await lifecycle.cancel("default", "w", repeat=SINCE)
         assert (view.row.run_id, view.row.status) == (run_id, RunStatus.CANCELED)
-        await lifecycle.delete("default", "w", asked_ms_ago=SINCE_MS)
+        await lifecycle.delete("default", "w", repeat=SINCE)
         await submit(engine, request_id="next")
     assert (await engine.kernel.queries.run("default", "w")).row.status is RunStatus.RUNNING
-    canceled = await lifecycle.cancel("default", "w", asked_ms_ago=SINCE_MS // 2 - 1)
+    canceled = await lifecycle.cancel("default", "w", repeat=LATER)
     assert canceled.row.run_id != run_id
 
 
@@ -126,11 +125,11 @@ async def test_a_repeated_resumption_of_a_run_that_is_gone_is_answered_if_it_was
         if attempt == 1:
             await lifecycle.resume("default", "w")
     await lifecycle.delete("default", "w")
-    view, resumed = await lifecycle.resume("default", "w", asked_ms_ago=SINCE_MS)
+    view, resumed = await lifecycle.resume("default", "w", repeat=SINCE)
     assert (view.row.run_id, resumed) == (run.row.run_id, False)
     await ended_and_deleted(engine)
     with pytest.raises(errors.WorkflowNotFoundError):
-        await lifecycle.resume("default", "w", asked_ms_ago=SINCE_MS)
+        await lifecycle.resume("default", "w", repeat=SINCE)
 
 
 async def test_a_repeated_call_about_a_resumable_run_that_is_gone_spares_the_next_one(engine: Engine) -> None:
@@ -144,8 +143,8 @@ async def test_a_repeated_call_about_a_resumable_run_that_is_gone_spares_the_nex
     await engine.kernel.lifecycle._deletions.remove(row)
     later = (await submit(engine, request_id="next"))[0].row.run_id
     with pytest.raises(errors.WorkflowNotFoundError):
-        await lifecycle.resume("default", "w", asked_ms_ago=SINCE_MS)
-    assert (await lifecycle.cancel("default", "w", asked_ms_ago=SINCE_MS)).row.run_id == run_id
+        await lifecycle.resume("default", "w", repeat=SINCE)
+    assert (await lifecycle.cancel("default", "w", repeat=SINCE)).row.run_id == run_id
     now = await engine.kernel.queries.run("default", "w")
     assert (now.row.run_id, now.row.status) == (later, RunStatus.RUNNING)
 

@@ -168,10 +168,8 @@ class Kernel:
             self.retention = Retention(store, moves, deletions, clock, keep_ms=keep_ms)
 
         # operations
-        current = Current(journal, moments)
-        self.lifecycle = Lifecycle(
-            store, journal, scheduler, moments, slots, moves, deletions, tombstones, current, ownership
-        )
+        current = Current(journal, moments, tombstones)
+        self.lifecycle = Lifecycle(store, journal, scheduler, moments, slots, moves, deletions, current, ownership)
         self.submissions = Submissions(
             store,
             journal,
@@ -186,7 +184,7 @@ class Kernel:
             ownership,
             new_id=new_id,
         )
-        self.events = Events(store, journal, scheduler, current, tombstones, delivery)
+        self.events = Events(store, journal, scheduler, current, delivery)
         self.queries = Queries(store, moments, scheduler, executor, values, changes)
         self.is_ready = False
 

@@ -44,13 +44,13 @@ class BatchCalls:
         if size > limits.SPEC_BYTES_MAX:
             raise errors.InvalidSpecError(f"the graphs of a batch have at most {limits.SPEC_BYTES_MAX} bytes together")
         namespace = requests.namespace(request.namespace)
-        first_asked_ms_ago, asked_ms_ago = caller.first_asked_ms_ago, caller.asked_ms_ago
+        repeat = caller.repeat
         sources = [await caught(self._source(source)) for source in request.sources]
         news: list[Result[NewRun]] = []
         for number, item in enumerate(request.items, 1):
             new = _new_run(item, namespace, sources)
-            if isinstance(new, NewRun) and first_asked_ms_ago is not None:
-                new = replace(new, first_asked_ms_ago=first_asked_ms_ago, asked_ms_ago=asked_ms_ago)
+            if isinstance(new, NewRun) and repeat is not None:
+                new = replace(new, repeat=repeat)
             if isinstance(new, NewRun) and new.inputs:
                 missing = await caught(self._sources.check_blobs(new.blobs() - new.source.blobs))
                 new = missing or new
@@ -112,7 +112,7 @@ class BatchCalls:
         namespace = requests.namespace(request.namespace)
         events = [await caught(self._new_event(item)) for item in request.items]
         answer = pb.BatchSendEventsResponse()
-        for sent in await self._batches.send_events(namespace, events, asked_ms_ago=caller.asked_ms_ago):
+        for sent in await self._batches.send_events(namespace, events, repeat=caller.repeat):
             if isinstance(sent, Exception):
                 answer.results.add(error=_error(sent, "BatchSendEvents"))
             else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from perdure.service.common.repeat import Repeat
+
 
 class Caller(Protocol):
     """The caller of a call. Properties are computed when read: the remaining time shrinks, and few calls need all."""
@@ -14,13 +16,8 @@ class Caller(Protocol):
         ...
 
     @property
-    def first_asked_ms_ago(self) -> int | None:
-        """How long ago a repeated call was first made, at most; None: the call is not a repeat."""
-        ...
-
-    @property
-    def asked_ms_ago(self) -> int:
-        """How long ago a repeated call was first made, at least; 0: nobody knows, or the call is not a repeat."""
+    def repeat(self) -> Repeat | None:
+        """What is known of earlier tries, if this call is a repeat."""
         ...
 
 
@@ -28,5 +25,4 @@ class Anybody:
     """A caller of whom nothing is known."""
 
     left_s: float | None = None
-    first_asked_ms_ago: int | None = None
-    asked_ms_ago: int = 0
+    repeat: Repeat | None = None

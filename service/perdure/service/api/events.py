@@ -31,7 +31,7 @@ class EventCalls:
             key=event.key,
             event_id=event.event_id,
             payload=event.payload,
-            asked_ms_ago=caller.asked_ms_ago,
+            repeat=caller.repeat,
         )
         return pb.SendEventResponse(
             sequence=sent.sequence,

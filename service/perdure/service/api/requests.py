@@ -93,11 +93,6 @@ def wait_s(asked: Duration, caller: Caller) -> float:
     return min(wanted, bound, limits.WAIT_S_MAX)
 
 
-def is_repeat(caller: Caller) -> bool:
-    """Whether the caller says that this call is a repeat of an earlier one that got no answer."""
-    return caller.first_asked_ms_ago is not None
-
-
 def count_items(items: Sized) -> None:
     """Raise an error unless the number of items is within the limits of a batch."""
     if not 1 <= len(items) <= limits.BATCH_ITEMS_MAX:

@@ -39,8 +39,8 @@ class RunCalls:
         """Start a run, and with `wait` wait for its outcome. Answers once the run is durable."""
         source = await self._sources.read(request.source)
         new = requests.run(request, requests.namespace(request.namespace), source)
-        if (ago_ms := caller.first_asked_ms_ago) is not None:
-            new = replace(new, first_asked_ms_ago=ago_ms, asked_ms_ago=caller.asked_ms_ago)
+        if (repeat := caller.repeat) is not None:
+            new = replace(new, repeat=repeat)
         await self._sources.check_blobs(new.blobs())
         wait_s = requests.wait_s(request.wait, caller) if request.HasField("wait") else 0
         view, started = await self._submissions.submit(new)
@@ -66,9 +66,7 @@ class RunCalls:
         if request.modules:
             await self._sources.check_package(request.modules)
         names = (*requests.named(request), request.expected_etag, request.modules)
-        view, resumed = await self._lifecycle.resume(
-            *names, is_repeat=requests.is_repeat(caller), asked_ms_ago=caller.asked_ms_ago
-        )
+        view, resumed = await self._lifecycle.resume(*names, repeat=caller.repeat)
         return pb.ResumeResponse(workflow=answers.workflow(view), resumed=resumed)
 
     async def cancel(self, request: pb.CancelRequest, caller: Caller) -> pb.CancelResponse:
@@ -77,11 +75,7 @@ class RunCalls:
             raise requests.invalid("reason", f"has at most {limits.REASON_BYTES_MAX} bytes")
         texts.free(request.reason, "reason")
         view = await self._lifecycle.cancel(
-            *requests.named(request),
-            request.reason,
-            request.expected_etag,
-            is_repeat=requests.is_repeat(caller),
-            asked_ms_ago=caller.asked_ms_ago,
+            *requests.named(request), request.reason, request.expected_etag, repeat=caller.repeat
         )
         return pb.CancelResponse(workflow=answers.workflow(view))
 
@@ -89,9 +83,9 @@ class RunCalls:
         """Remove a run that is not active, with all of its stored data."""
         await self._lifecycle.delete(
             *requests.named(request),
-            allow_missing=request.allow_missing or requests.is_repeat(caller),
+            allow_missing=request.allow_missing,
             etag=request.expected_etag,
-            asked_ms_ago=caller.asked_ms_ago,
+            repeat=caller.repeat,
         )
         return pb.DeleteWorkflowResponse()
 

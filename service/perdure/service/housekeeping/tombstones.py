@@ -18,6 +18,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from perdure.model import RunStatus, frozen
+from perdure.service.common.repeat import Repeat
 from perdure.storage.ports import CorruptData, TombstoneStore
 from perdure.storage.rows import DropTombstones, EventName, KeepTombstones, RunRow, Tombstone, Write
 
@@ -66,19 +67,19 @@ class Tombstones:
                 tombstones[name] = _tombstone(name, data | {"sequence": event.sequence}, now_ms)
         return drop, KeepTombstones(tuple(tombstones.values()))
 
-    async def of_request(self, namespace: str, request_id: str, asked_ms_ago: int) -> DeletedRun | None:
-        """The run that a request made, if it was deleted within the last `asked_ms_ago`."""
-        return await self._find(_request_key(namespace, request_id), asked_ms_ago) if request_id else None
+    async def of_request(self, namespace: str, request_id: str, repeat: Repeat | None) -> DeletedRun | None:
+        """The run that a request made, if it was deleted since the call was made first."""
+        return await self._find(_request_key(namespace, request_id), repeat) if request_id else None
 
-    async def of_workflow(self, namespace: str, workflow_id: str, asked_ms_ago: int) -> DeletedRun | None:
-        """The last run of a workflow id that was deleted, if that was within the last `asked_ms_ago`."""
-        return await self._find(_workflow_key(namespace, workflow_id), asked_ms_ago)
+    async def of_workflow(self, namespace: str, workflow_id: str, repeat: Repeat | None) -> DeletedRun | None:
+        """The last run of a workflow id that was deleted, if that was since the call was made first."""
+        return await self._find(_workflow_key(namespace, workflow_id), repeat)
 
     async def of_event(
-        self, namespace: str, workflow_id: str, key: str, event_id: str, asked_ms_ago: int
+        self, namespace: str, workflow_id: str, key: str, event_id: str, repeat: Repeat | None
     ) -> DeletedRun | None:
-        """The run that has had an event, if it was deleted within the last `asked_ms_ago`."""
-        return await self._find(_event_key(namespace, workflow_id, key, event_id), asked_ms_ago)
+        """The run that has had an event, if it was deleted since the call was made first."""
+        return await self._find(_event_key(namespace, workflow_id, key, event_id), repeat)
 
     async def _events(self, run_id: str) -> list[EventName]:
         try:
@@ -86,15 +87,15 @@ class Tombstones:
         except CorruptData:  # the run can be deleted all the same
             return []
 
-    async def _find(self, key: str, asked_ms_ago: int) -> DeletedRun | None:
-        if asked_ms_ago <= 0:  # no repeat, or nobody knows when the call was made first
+    async def _find(self, key: str, repeat: Repeat | None) -> DeletedRun | None:
+        if repeat is None or repeat.surely_since_ms <= 0:
             return None
         found = await self._store.read_tombstone(key)
         if found is None:
             return None
         try:
             data: dict[str, Any] = json.loads(found.data)
-            was_asked_before = data["deleted_ms"] >= self._clock() - asked_ms_ago
+            was_asked_before = data["deleted_ms"] >= self._clock() - repeat.surely_since_ms
             row = RunRow(status=RunStatus(data["status"]), spec_key="", **{name: data[name] for name in _KEPT})
             return DeletedRun(row, data.get("sequence", 0)) if was_asked_before else None
         except (ValueError, TypeError, KeyError):  # damaged

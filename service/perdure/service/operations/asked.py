@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from perdure.model import BlobRef, Payload, frozen
+from perdure.service.common.repeat import Repeat
 from perdure.service.machines.source import RunSource
 
 
@@ -40,10 +41,7 @@ class NewRun:
     metadata: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
-    first_asked_ms_ago: int | None = None
-    """If set, the caller may have first made this request that long ago without getting an answer."""
-    asked_ms_ago: int = 0
-    """The caller has first made this request at least that long ago. 0: nobody knows, or it is no repeat."""
+    repeat: Repeat | None = None
 
     def blobs(self) -> frozenset[BlobRef]:
         """The blobs of the graph and of the inputs."""

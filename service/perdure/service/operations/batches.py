@@ -11,7 +11,9 @@ import asyncio
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
+from perdure.service.common.repeat import Repeat
 from perdure.service.common.trouble import is_away, refusal
+from perdure.service.housekeeping.tombstones import DeletedRun
 from perdure.service.operations.asked import NewEvent, NewRun, SentEvent
 from perdure.service.operations.events import Events
 from perdure.service.operations.queries import Queries
@@ -62,40 +64,37 @@ class Batches:
             return error
 
     async def send_events(
-        self, namespace: str, items: Sequence[Result[NewEvent]], *, asked_ms_ago: int = 0
+        self, namespace: str, items: Sequence[Result[NewEvent]], *, repeat: Repeat | None = None
     ) -> list[Result[SentEvent]]:
         """As Events.send; to one workflow in the order of the items."""
         self._events.refuse_while_failing()
-        names = list(dict.fromkeys(item.workflow_id for item in items if isinstance(item, NewEvent)))
-        found = await _abreast(self._queries.row(namespace, name) for name in names)
-        rows = dict(zip(names, found, strict=True))
-        before = await self._sent_before(namespace, items, asked_ms_ago)
+        rows = await self._rows_of(namespace, items, repeat)
         sent: list[Result[SentEvent] | Awaitable[SentEvent]] = []
         for number, item in enumerate(items):
             if isinstance(item, Exception):
                 sent.append(item)
-            elif number in before:
-                sent.append(before[number])
-            elif isinstance(row := rows[item.workflow_id], Exception):
+            elif isinstance(row := rows[number], Exception):
                 sent.append(row)
+            elif isinstance(row, DeletedRun):
+                sent.append(self._events.of_deleted(row))
             elif row.status.is_final:
                 sent.append(self._events.find(row, item.key, item.event_id))
             else:
                 sent.append(self._events.offer(row, item.key, item.event_id, item.payload))
         return _unless_away([await caught(one) if isinstance(one, Awaitable) else one for one in sent])
 
-    async def _sent_before(
-        self, namespace: str, items: Sequence[Result[NewEvent]], asked_ms_ago: int
-    ) -> dict[int, Result[SentEvent]]:
-        """The answers to those events of a repeated call that were sent to runs which are deleted now, by place."""
-        if not asked_ms_ago:
-            return {}
-        asked = [(number, item) for number, item in enumerate(items) if isinstance(item, NewEvent)]
-        found = await _abreast(
-            self._events.sent_before(namespace, item.workflow_id, item.key, item.event_id, asked_ms_ago)
-            for _, item in asked
-        )
-        return {number: sent for (number, _), sent in zip(asked, found, strict=True) if sent is not None}
+    async def _rows_of(
+        self, namespace: str, items: Sequence[Result[NewEvent]], repeat: Repeat | None
+    ) -> dict[int, Result[RunRow | DeletedRun]]:
+        """The runs that the events are for, by the places of the events."""
+        asked = {number: item for number, item in enumerate(items) if isinstance(item, NewEvent)}
+        if repeat is not None:  # each event may have been for another run of the id
+            found = await _abreast(self._events.named(namespace, item, repeat) for item in asked.values())
+            return dict(zip(asked, found, strict=True))
+        names = list(dict.fromkeys(item.workflow_id for item in asked.values()))
+        rows = await _abreast(self._queries.row(namespace, name) for name in names)
+        by_name = dict(zip(names, rows, strict=True))
+        return {number: by_name[item.workflow_id] for number, item in asked.items()}
 
     async def outcomes(
         self, namespace: str, items: Sequence[Result[tuple[str, str]]], *, wait_s: float

@@ -11,11 +11,12 @@ import asyncio
 from perdure import errors, wire
 from perdure.engine.messages import EventArrived
 from perdure.model import Payload
+from perdure.service.common.repeat import Repeat
 from perdure.service.common.trouble import refusing
 from perdure.service.common.uses import use
-from perdure.service.housekeeping.tombstones import Tombstones
+from perdure.service.housekeeping.tombstones import DeletedRun
 from perdure.service.journal.journal import Journal
-from perdure.service.operations.asked import SentEvent
+from perdure.service.operations.asked import NewEvent, SentEvent
 from perdure.service.operations.current import Current
 from perdure.service.runs.delivery import Delivery
 from perdure.service.runs.moments import not_found
@@ -33,14 +34,12 @@ class Events:
         journal: Journal,
         scheduler: Scheduler,
         current: Current,
-        tombstones: Tombstones,
         delivery: Delivery,
     ) -> None:
         self._store = store
         self._journal = journal
         self._scheduler = scheduler
         self._current = current
-        self._tombstones = tombstones
         self._delivery = delivery
 
     @refusing
@@ -52,30 +51,28 @@ class Events:
         key: str,
         event_id: str,
         payload: Payload,
-        asked_ms_ago: int = 0,
+        repeat: Repeat | None = None,
     ) -> SentEvent:
         """Record an event for a run and hand it to a task that waits for it. It is kept until a task takes it.
 
-        `asked_ms_ago`: the call is a repeat, made first at least that long ago. If the run has had the event and was
-        deleted since, that is the answer, whichever run has the id now."""
+        If the call is a repeat, and the run has had the event and was deleted since, that is the answer, whichever run
+        has the id now."""
         self._current.refuse_while_failing()
-        if (sent := await self.sent_before(namespace, workflow_id, key, event_id, asked_ms_ago)) is not None:
-            return sent
-        row = await self._current.row(namespace, workflow_id)
-        if (sent := await self.sent_before(namespace, workflow_id, key, event_id, asked_ms_ago)) is not None:
-            return sent  # that run was deleted in between, and the row is of the next one
+        event = NewEvent(workflow_id, key, event_id, payload)
+        row = await self.named(namespace, event, repeat)
+        if isinstance(row, DeletedRun):
+            return self.of_deleted(row)
         if row.status.is_final:
             return await self.find(row, key, event_id)
         return await self.offer(row, key, event_id, payload)
 
     @refusing
-    async def sent_before(
-        self, namespace: str, workflow_id: str, key: str, event_id: str, asked_ms_ago: int
-    ) -> SentEvent | None:
-        """An event that a run has had which was deleted within the last `asked_ms_ago`."""
-        deleted = await self._tombstones.of_event(namespace, workflow_id, key, event_id, asked_ms_ago)
-        if deleted is None:
-            return None
+    async def named(self, namespace: str, event: NewEvent, repeat: Repeat | None) -> RunRow | DeletedRun:
+        """The run that an event is for. Raises WorkflowNotFoundError."""
+        return await self._current.of_event(namespace, event.workflow_id, event.key, event.event_id, repeat)
+
+    def of_deleted(self, deleted: DeletedRun) -> SentEvent:
+        """An event that a deleted run has had."""
         return SentEvent(deleted.row.run_id, deleted.sequence, True, self._scheduler.clock())
 
     def refuse_while_failing(self) -> None:

@@ -12,11 +12,12 @@ from contextlib import asynccontextmanager, suppress
 from perdure import errors, snapshots, wire
 from perdure.engine.failures import run_canceled
 from perdure.model import RunStatus
+from perdure.service.common.repeat import Repeat
 from perdure.service.common.trouble import refusing
 from perdure.service.housekeeping.deletion import Deletions
-from perdure.service.housekeeping.tombstones import Tombstones
+from perdure.service.housekeeping.tombstones import DeletedRun
 from perdure.service.journal.journal import Journal
-from perdure.service.operations.current import Current
+from perdure.service.operations.current import Current, check_etag
 from perdure.service.queue.moves import Moves
 from perdure.service.queue.slots import Slots
 from perdure.service.runs.moments import Moments, not_found
@@ -39,7 +40,6 @@ class Lifecycle:
         slots: Slots,
         moves: Moves,
         deletions: Deletions,
-        tombstones: Tombstones,
         current: Current,
         ownership: Ownership,
     ) -> None:
@@ -50,7 +50,6 @@ class Lifecycle:
         self._slots = slots
         self._moves = moves
         self._deletions = deletions
-        self._tombstones = tombstones
         self._current = current
         self._ownership = ownership
 
@@ -62,23 +61,21 @@ class Lifecycle:
         etag: str = "",
         modules: str = "",
         *,
-        is_repeat: bool = False,
-        asked_ms_ago: int = 0,
+        repeat: Repeat | None = None,
     ) -> tuple[RunView, bool]:
         """Let a failed or resumable run go on, with other `modules` if they are given. False: it is at work already.
         A canceled one stays canceled.
 
-        With `is_repeat` the caller may have resumed it before: then a run that was resumed and has ended since is an
-        answer, and its etag may have changed. So is one that was resumed and was deleted within the last
-        `asked_ms_ago`. The next run of the id is not resumed."""
+        The caller of a repeat may have resumed it before: then a run that was resumed and has ended since is an
+        answer, and its etag may have changed. So is one that was resumed and was deleted since. The next run of the id
+        is not resumed."""
         self._current.refuse_while_failing()
-        if (deleted := await self._deleted(namespace, workflow_id, asked_ms_ago)) is not None:
-            return _resumed_before(deleted), False
-        etag = "" if is_repeat and etag and await self._was_resumed(namespace, workflow_id) else etag
         while True:
-            async with self._alone(namespace, workflow_id, etag) as row:
-                if (deleted := await self._deleted(namespace, workflow_id, asked_ms_ago)) is not None:
-                    return _resumed_before(deleted), False
+            async with self._alone(namespace, workflow_id, repeat) as row:
+                if isinstance(row, DeletedRun):
+                    return _resumed_before(row.row), False
+                if repeat is None or not row.resume_count:
+                    check_etag(row, etag)
                 if row.status in (RunStatus.RUNNING, RunStatus.PENDING):
                     if modules and row.code_version != modules:
                         raise errors.WorkflowStillActiveError(
@@ -90,7 +87,7 @@ class Lifecycle:
                 if row.damage:
                     raise CorruptData(row.damage, subject=row.run_id)
                 if row.status in (RunStatus.SUCCESSFUL, RunStatus.CANCELED):
-                    if is_repeat and row.resume_count:
+                    if repeat is not None and row.resume_count:
                         return RunView(row), False
                     raise errors.WorkflowAlreadyFinalError(
                         f"workflow {workflow_id!r} is {row.status} and cannot be resumed", status=str(row.status)
@@ -106,9 +103,6 @@ class Lifecycle:
                 now = await self._moments.look(moved, count_tasks)
                 return RunView(now.row, now.taken), True
         return RunView(moved), True
-
-    async def _was_resumed(self, namespace: str, workflow_id: str) -> bool:
-        return (await self._current.row(namespace, workflow_id)).resume_count > 0
 
     async def _go_on(self, row: RunRow, modules: str) -> RunRow | None:
         """Make a run that is not at work RUNNING or PENDING again, owned here. None: the run has changed since
@@ -133,22 +127,17 @@ class Lifecycle:
         reason: str = "",
         etag: str = "",
         *,
-        is_repeat: bool = False,
-        asked_ms_ago: int = 0,
+        repeat: Repeat | None = None,
     ) -> RunView:
-        """End a run. One that is final stays as it is. With `is_repeat` the caller may have canceled it before, and
-        that changed its etag. If it was deleted within the last `asked_ms_ago`, the next run of the id goes on."""
+        """End a run. One that is final stays as it is. The caller of a repeat may have canceled it before, and that
+        changed its etag. If it was deleted since, the next run of the id goes on."""
         self._current.refuse_while_failing()
-        if (deleted := await self._deleted(namespace, workflow_id, asked_ms_ago)) is not None:
-            return RunView(deleted)
-        if is_repeat and etag:
-            row = await self._current.row(namespace, workflow_id)
-            if row.status is RunStatus.CANCELED:
-                return RunView(row)
         while True:
-            async with self._alone(namespace, workflow_id, etag) as row:
-                if (deleted := await self._deleted(namespace, workflow_id, asked_ms_ago)) is not None:
-                    return RunView(deleted)
+            async with self._alone(namespace, workflow_id, repeat) as row:
+                if isinstance(row, DeletedRun):
+                    return RunView(row.row)
+                if repeat is None or row.status is not RunStatus.CANCELED:
+                    check_etag(row, etag)
                 if row.status.is_final:
                     return RunView(row)
                 now_ms = self._scheduler.clock()
@@ -175,19 +164,17 @@ class Lifecycle:
         *,
         allow_missing: bool = False,
         etag: str = "",
-        asked_ms_ago: int = 0,
+        repeat: Repeat | None = None,
     ) -> None:
         """Remove a run that is final or resumable, with everything that is its own. It makes room, so it is tried
-        while the store has none. A repeat of a call that was made first `asked_ms_ago` does not remove the next run of
-        the id."""
+        while the store has none. A repeat may find it missing, and does not remove the next run of the id."""
         if not isinstance(self._journal.error, StorageFull):
             self._current.refuse_while_failing()
-        if await self._deleted(namespace, workflow_id, asked_ms_ago) is not None:
-            return
         try:
-            async with self._alone(namespace, workflow_id, etag) as row:
-                if await self._deleted(namespace, workflow_id, asked_ms_ago) is not None:
+            async with self._alone(namespace, workflow_id, repeat) as row:
+                if isinstance(row, DeletedRun):
                     return
+                check_etag(row, etag)
                 if not row.status.is_final and row.status is not RunStatus.RESUMABLE:
                     raise errors.WorkflowStillActiveError(
                         f"workflow {workflow_id!r} is {row.status}; cancel it before you delete it",
@@ -197,26 +184,26 @@ class Lifecycle:
                 if not is_removed and await self._store.get_run(row.run_id) is not None:  # else it was repeated
                     raise errors.EtagMismatchError(f"workflow {workflow_id!r} has changed", etag=str(row.change))
         except errors.WorkflowNotFoundError:
-            if allow_missing:
+            if allow_missing or repeat is not None:
                 return
             raise
         self._deletions.tell(row)
 
-    async def _deleted(self, namespace: str, workflow_id: str, asked_ms_ago: int) -> RunRow | None:
-        """The run that a repeated call is about, if it was deleted since the call was made first. Asked for again once
-        the current run is known: if that is a later one of the id, the deletion was before."""
-        deleted = await self._tombstones.of_workflow(namespace, workflow_id, asked_ms_ago)
-        return None if deleted is None else deleted.row
-
     @asynccontextmanager
-    async def _alone(self, namespace: str, workflow_id: str, etag: str) -> AsyncIterator[RunRow]:
-        """The current run of a workflow id, locked against state changes by other requests to this engine."""
+    async def _alone(
+        self, namespace: str, workflow_id: str, repeat: Repeat | None
+    ) -> AsyncIterator[RunRow | DeletedRun]:
+        """The run that a request names. One that exists is locked against state changes by other requests to this
+        engine."""
         while True:
-            before = await self._current.row(namespace, workflow_id)
+            before = await self._current.named(namespace, workflow_id, repeat)
+            if isinstance(before, DeletedRun):
+                yield before
+                return
             async with self._moves.alone(before.run_id):
                 await self._ownership.catch_up()
-                row = await self._current.row(namespace, workflow_id, etag)
-                if row.run_id == before.run_id:
+                row = await self._current.named(namespace, workflow_id, repeat)
+                if isinstance(row, DeletedRun) or row.run_id == before.run_id:
                     yield row
                     return
 

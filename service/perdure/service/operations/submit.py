@@ -116,7 +116,7 @@ class Submissions:
         the ids are taken, there is no place, the graph is large or it is a repeat, and `submit` decides what follows.
         Raises InvalidSpecError and PythonVersionUnsupportedError."""
         self._check(new)
-        if new.source.is_large or new.asked_ms_ago or (new.namespace, new.request_id) in self._attached:
+        if new.source.is_large or new.repeat is not None or (new.namespace, new.request_id) in self._attached:
             return None
         row = self._row(new, _digest(new))
         for way in self._slots.ways(new.namespace, row.run_id):
@@ -178,12 +178,12 @@ class Submissions:
     async def _made_before(self, new: NewRun, digest: str) -> RunView | None:
         """The run that the first call of a repeated request made, although it was deleted since. A repeat inserts
         nothing if there is one, because the run may be deleted just before the insertion."""
-        if not new.asked_ms_ago or not new.request_id:
+        if new.repeat is None or not new.repeat.surely_since_ms or not new.request_id:
             return None
         # The run is looked for before its tombstone: one of both is found, whenever it is deleted.
         made = await self._store.find_request(new.namespace, new.request_id)
         if made is None:
-            deleted = await self._tombstones.of_request(new.namespace, new.request_id, new.asked_ms_ago)
+            deleted = await self._tombstones.of_request(new.namespace, new.request_id, new.repeat)
             made = None if deleted is None else deleted.row
         return RunView(made) if made is not None and made.request_digest == digest else None
 
@@ -199,10 +199,10 @@ class Submissions:
             return RunView(made)
         if current is None:
             return ""
-        if new.first_asked_ms_ago is not None:
+        if new.repeat is not None:
             if not new.request_id and current.request_digest == digest:
                 return RunView(current)
-            asked_ms = self._scheduler.clock() - new.first_asked_ms_ago
+            asked_ms = self._scheduler.clock() - new.repeat.since_ms
             if new.conflict is Conflict.USE_EXISTING and (current.end_ms or 0) > asked_ms:
                 return RunView(
                     current

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 import grpc.aio
 
 from perdure.connection import AGE_KEY, REPEAT_KEY
+from perdure.service.common.repeat import Repeat
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -31,19 +32,7 @@ class RpcCaller:
         return self._context.time_remaining()
 
     @property
-    def first_asked_ms_ago(self) -> int | None:
-        is_again, age_ms = self._repeat()
-        if not is_again:
-            return None
-        return REPEATED_MS if age_ms is None else age_ms
-
-    @property
-    def asked_ms_ago(self) -> int:
-        is_again, age_ms = self._repeat()
-        return age_ms or 0 if is_again else 0
-
-    def _repeat(self) -> tuple[bool, int | None]:
-        """Whether the call is a repeat, and how long ago the caller says that it was made first."""
+    def repeat(self) -> Repeat | None:
         metadata: Any = self._context.invocation_metadata() or ()
         age_ms: int | None = None
         is_again = False
@@ -52,4 +41,6 @@ class RpcCaller:
             if key == AGE_KEY and (digits := str(value)).isdecimal():
                 is_long = len(digits) > DIGITS_MAX  # Python refuses to read thousands of them
                 age_ms = REPEATED_MS_MAX if is_long else min(int(digits), REPEATED_MS_MAX)
-        return is_again, age_ms
+        if not is_again:
+            return None
+        return Repeat(REPEATED_MS) if age_ms is None else Repeat(age_ms, age_ms)
