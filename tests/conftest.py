@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from postgres import PostgresServer, running_postgres
-from rays import init_ray
+from rays import init_ray, shut_down_ray
 from s3 import CREDENTIALS, S3Server, running_s3
 from transitions import each_transition, refuse_unknown
 
@@ -37,13 +37,11 @@ def _only_known_transitions() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def driver_of_ray() -> Iterator[None]:
     """Two CPUs, and three GPUs and a disk that Ray takes our word for, as long as the session lasts."""
-    import ray
-
     init_ray("local", num_cpus=2, num_gpus=3, resources={"disk": 2})
     try:
         yield
     finally:
-        ray.shutdown()
+        shut_down_ray()
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,18 @@ def init_ray(*where: str, **how: Any) -> None:
     patiently(start)
 
 
+def shut_down_ray() -> None:
+    """`ray.shutdown`, until the processes of the cluster are gone. Older versions do not wait for them, and an object
+    of a process that is freed while the process runs warns."""
+    import ray
+
+    node: Any = ray._private.worker._global_node
+    started = [info.process for infos in node.all_processes.values() for info in infos] if node else []
+    ray.shutdown()
+    for process in started:
+        process.wait(PATIENCE_S)
+
+
 def start_cluster(**head: Any) -> Any:
     """A cluster in processes of its own, with a head of these resources."""
     from ray.cluster_utils import Cluster
