@@ -21,7 +21,10 @@ from workflow.steps import lines
 
 pytestmark = [pytest.mark.ray]
 
-PROGRAM = '''
+SAID = "said: "
+PROGRAM = (
+    f"SAID = {SAID!r}"
+    + '''
 import json, sys, time, urllib.request
 from pathlib import Path
 
@@ -148,7 +151,7 @@ if what == "begin":
     for name, count in DONE.items():
         while workflow.get_metadata(name)["tasks"]["successful"] < count:
             time.sleep(0.05)
-    print(json.dumps("begun"), flush=True)
+    print(SAID + json.dumps("begun"), flush=True)
     time.sleep(600)
 
 resumed = dict(workflow.resume_all())  # as programs of Ray Workflows do; here they go on anyway
@@ -159,8 +162,9 @@ request = urllib.request.Request(HTTPEventProvider.url() + "event", data=body, h
 urllib.request.urlopen(request, timeout=170).close()
 values = {name: workflow.get_output(name) for name, _ in workflow.list_all()}
 assert {name: ray.get(ref) for name, ref in resumed.items()}.items() <= values.items()
-print(json.dumps([sorted(resumed), values, dict(workflow.list_all())]), flush=True)
+print(SAID + json.dumps([sorted(resumed), values, dict(workflow.list_all())]), flush=True)
 '''
+)
 EXPECTED = {
     "static": "static.4",
     "dynamic": "dynamic",
@@ -202,10 +206,14 @@ def kill_all(process: subprocess.Popen[str]) -> None:
 
 
 def said(process: subprocess.Popen[str], log: Path) -> Any:
+    """What the program says next. Ray writes lines of its own beside it."""
     assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, log.read_text()[-3000:]
-    return json.loads(line)
+    heard = []
+    for line in process.stdout:
+        if line.startswith(SAID):
+            return json.loads(line.removeprefix(SAID))
+        heard.append(line)
+    pytest.fail("".join([*heard, log.read_text()[-3000:]]))
 
 
 def test_a_cluster_is_killed_and_another_one_ends_what_it_began(tmp_path: Path) -> None:
