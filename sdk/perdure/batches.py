@@ -41,12 +41,12 @@ class RunItem:
     """One of the runs that `Client.start_many` starts; the fields are the arguments of `Client.start`."""
 
     graph: object
-    workflow_id: str = ""
+    workflow_id: str | None = None
     inputs: Mapping[str, Any] | None = None
     metadata: Mapping[str, Any] | None = None
     labels: Mapping[str, str] | None = None
     name: str = ""
-    request_id: str = ""
+    request_id: str | None = None
     id_reuse: IdReuse = "reject"
     id_conflict: IdConflict = "fail"
 
@@ -58,7 +58,7 @@ class EventItem:
     workflow_id: str
     key: str
     payload: Any = None
-    event_id: str = ""
+    event_id: str | None = None
 
 
 class RunName(Protocol):
@@ -113,8 +113,8 @@ def _check(item: RunItem) -> None:
     ValueError or TypeError for a value that no field has."""
     _one_of("id_reuse", item.id_reuse, ID_REUSES)
     _one_of("id_conflict", item.id_conflict, ID_CONFLICTS)
-    texts.name(item.workflow_id, "workflow_id", required=False)
-    texts.name(item.request_id, "request_id", limit=128, required=False)
+    texts.optional(item.workflow_id, "workflow_id")
+    texts.optional(item.request_id, "request_id", limit=128)
     texts.name(item.name, "name", required=False)
     for key, value in (item.labels or {}).items():
         texts.name(key, "labels", limit=63)
@@ -133,7 +133,7 @@ async def run_request(values: Values, item: RunItem) -> workflow_service_pb2.Run
     _check(item)
     request = workflow_service_pb2.RunRequest(
         namespace=values.transport.namespace,
-        workflow_id=item.workflow_id,
+        workflow_id=item.workflow_id or "",
         request_id=item.request_id or time_ordered_id(),
         id_reuse_policy=f"WORKFLOW_ID_REUSE_POLICY_{item.id_reuse.upper()}",
         id_conflict_policy=f"WORKFLOW_ID_CONFLICT_POLICY_{item.id_conflict.upper()}",
@@ -158,7 +158,7 @@ async def _run_requests(
         about = wire.json_to_struct(to_json("metadata", item.metadata)) if item.metadata is not None else None
         message = request.items.add(
             source_index=place,
-            workflow_id=item.workflow_id,
+            workflow_id=item.workflow_id or "",
             request_id=item.request_id or time_ordered_id(),
             id_reuse_policy=f"WORKFLOW_ID_REUSE_POLICY_{item.id_reuse.upper()}",
             id_conflict_policy=f"WORKFLOW_ID_CONFLICT_POLICY_{item.id_conflict.upper()}",
@@ -211,7 +211,7 @@ async def send_events(values: Values, items: Iterable[EventItem]) -> list[bool |
             message = workflow_service_pb2.EventItem(
                 workflow_id=texts.name(item.workflow_id, "workflow_id"),
                 event_key=texts.name(item.key, "event_key"),
-                event_id=texts.name(item.event_id or time_ordered_id(), "event_id", limit=128),
+                event_id=texts.optional(item.event_id, "event_id", limit=128) or time_ordered_id(),
                 payload=wire.payload_to_proto(await values.payload(item.payload)),
             )
             some.append(message)

@@ -91,21 +91,22 @@ class Client:
         self,
         graph: object,
         *,
-        workflow_id: str = "",
+        workflow_id: str | None = None,
         inputs: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,
         name: str = "",
-        request_id: str = "",
+        request_id: str | None = None,
         id_reuse: IdReuse = "reject",
         id_conflict: IdConflict = "fail",
     ) -> Handle:
         """Record a graph and run it; returns once it is durable. The graph is a node, or a spec made by
         `perdure.conversion.to_spec`.
 
-        Idempotent by `request_id` (made here if none is given, so that retries of this call are safe). Raises
-        WorkflowAlreadyExistsError if the id is in use, InvalidSpecError for a graph that cannot run, QueueFullError,
-        and ValueError or TypeError for metadata that is not a JSON object.
+        Without a `workflow_id` the run gets one that sorts by time. Idempotent by `request_id` (made here if none is
+        given, so that retries of this call are safe). Raises WorkflowAlreadyExistsError if the id is in use,
+        InvalidFieldError for a malformed or empty id and for an input that the graph does not use, InvalidSpecError for
+        a graph that cannot run, QueueFullError, and ValueError or TypeError for metadata that is not a JSON object.
         """
         item = RunItem(graph, workflow_id, inputs, metadata, labels, name, request_id, id_reuse, id_conflict)
         request = await batches.run_request(self._values, item)
@@ -147,15 +148,15 @@ class Client:
         return errors.all_of([await settled(run, outcome) for run, outcome in zip(handles, found, strict=True)])
 
     def handle(self, workflow_id: str, run_id: str = "") -> Handle:
-        """A handle of a run, by its ids. Makes no call."""
+        """A handle of a run, by its ids; without a `run_id` it is the last run of the workflow id. Makes no call."""
         return Handle(self._values, workflow_id, run_id)
 
     async def resume(self, workflow_id: str, *, code: Literal["same", "new"] = "same") -> bool:
         """Resume a failed or resumable run. False: it is active already. Idempotent.
 
         With `code` "new", tasks that have not succeeded use the program's modules as they are on this machine now.
-        Functions that travelled by value stay as they are. ValueError if the run has no modules, or if none is found
-        here.
+        Functions that travelled by value stay as they are. Raises WorkflowAlreadyFinalError if the run has succeeded
+        or was canceled, and InvalidFieldError, which is a ValueError, if it has no modules or none is found here.
         """
         return await self.handle(workflow_id).resume(code=code)
 
@@ -163,7 +164,7 @@ class Client:
         """Cancel a run. Returns its state, which differs from CANCELED if it had ended before."""
         return await self.handle(workflow_id).cancel(reason)
 
-    async def send_event(self, workflow_id: str, key: str, payload: Any = None, *, event_id: str = "") -> bool:
+    async def send_event(self, workflow_id: str, key: str, payload: Any = None, *, event_id: str | None = None) -> bool:
         """Send an event; returns once it is durable. True: it is new. Idempotent by `event_id` (made here
         if none is given)."""
         return await self.handle(workflow_id).send_event(key, payload, event_id=event_id)

@@ -46,7 +46,7 @@ class Handle:
         answer = await self._transport.call(lambda: self._transport.workflows.GetStatus(request))
         return RunInfo.from_proto(answer.workflow)
 
-    async def output(self, task_id: str = "", *, timeout: float | None = None) -> Any:
+    async def output(self, task_id: str | None = None, *, timeout: float | None = None) -> Any:
         """The value of the run, or of one of its tasks; waits for it.
 
         Raises WorkflowExecutionError or WorkflowCancellationError if there will be none, TimeoutError
@@ -61,19 +61,19 @@ class Handle:
         error.__cause__ = failures.to_exception(failure)
         return error
 
-    async def outcome(self, task_id: str = "", *, timeout: float | None = None) -> Payload | Failure:
+    async def outcome(self, task_id: str | None = None, *, timeout: float | None = None) -> Payload | Failure:
         """The stored value or failure of which `output` is made. Raises TimeoutError and TaskNotFoundError as
         `output`."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
-        texts.name(task_id, "task_id", required=False)
+        named = texts.optional(task_id, "task_id")
         while True:
             left = POLL_S if deadline is None else min(POLL_S, max(deadline - loop.time(), 0))
             request = workflow_service_pb2.GetOutputRequest(
                 namespace=self._transport.namespace,
                 workflow_id=self.workflow_id,
                 run_id=self.run_id,
-                task_id=task_id,
+                task_id=named,
                 wait=Duration(seconds=int(left), nanos=int(left % 1 * 1e9)),
                 include_error_object=True,
             )
@@ -104,11 +104,11 @@ class Handle:
             raise errors.WorkflowExecutionError(self.workflow_id, outcome) from failures.to_exception(outcome)
         return await self.value_of(outcome, decode)
 
-    async def metadata(self, task_id: str = "") -> workflow_pb2.Metadata:
+    async def metadata(self, task_id: str | None = None) -> workflow_pb2.Metadata:
         """User metadata, options and times of the run or of a task."""
-        texts.name(task_id, "task_id", required=False)
+        named = texts.optional(task_id, "task_id")
         request = workflow_service_pb2.GetMetadataRequest(
-            namespace=self._transport.namespace, workflow_id=self.workflow_id, task_id=task_id
+            namespace=self._transport.namespace, workflow_id=self.workflow_id, task_id=named
         )
         return (await self._transport.call(lambda: self._transport.workflows.GetMetadata(request))).metadata
 
@@ -175,25 +175,35 @@ class Handle:
         return (await self._transport.ask(self._transport.workflows.Resume, request)).resumed
 
     async def _modules_now(self) -> str:
-        """The modules of the run, packed anew."""
+        """The modules of the run, packed anew. Raises errors as `Client.resume` says."""
         async for task in self.tasks():
             if task.status is not TaskStatus.SUCCESSFUL:
                 options = json.loads(wire.struct_to_json((await self.metadata(task.task_id)).task_options))
                 if (uri := (options.get("runtime_env") or {}).get("modules")) is not None:
                     archive = await self._values.blobs.load(snapshots.package_of(uri))
-                    return await asyncio.to_thread(runtimeenv.modules_again, archive, BlockingBlobs(self._values.blobs))
-        raise ValueError(
-            f"no task of workflow {self.workflow_id!r} that has not succeeded came with modules: code that travels by "
-            "value stays as it is; start the program again under another id"
+                    blobs = BlockingBlobs(self._values.blobs)
+                    try:
+                        return await asyncio.to_thread(runtimeenv.modules_again, archive, blobs)
+                    except ValueError as error:
+                        raise errors.InvalidFieldError(f"code: {error}", field="code") from error
+        status = (await self.status()).status
+        if status in (RunStatus.SUCCESSFUL, RunStatus.CANCELED):
+            raise errors.WorkflowAlreadyFinalError(
+                f"workflow {self.workflow_id!r} is {status} and cannot be resumed", status=str(status)
+            )
+        raise errors.InvalidFieldError(
+            f"code: no task of workflow {self.workflow_id!r} that has not succeeded came with modules: code that "
+            "travels by value stays as it is; start the program again under another id",
+            field="code",
         )
 
-    async def send_event(self, key: str, payload: Any = None, *, event_id: str = "") -> bool:
+    async def send_event(self, key: str, payload: Any = None, *, event_id: str | None = None) -> bool:
         """See Client.send_event."""
         request = workflow_service_pb2.SendEventRequest(
             namespace=self._transport.namespace,
             workflow_id=self.workflow_id,
             event_key=texts.name(key, "event_key"),
-            event_id=texts.name(event_id or time_ordered_id(), "event_id", limit=128),
+            event_id=texts.optional(event_id, "event_id", limit=128) or time_ordered_id(),
             payload=wire.payload_to_proto(await self._values.payload(payload)),
         )
         return not (await self._transport.call(lambda: self._transport.workflows.SendEvent(request))).duplicate

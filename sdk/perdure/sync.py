@@ -56,12 +56,12 @@ class SyncClient:
         self,
         graph: object,
         *,
-        workflow_id: str = "",
+        workflow_id: str | None = None,
         inputs: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,
         name: str = "",
-        request_id: str = "",
+        request_id: str | None = None,
         id_reuse: IdReuse = "reject",
         id_conflict: IdConflict = "fail",
     ) -> SyncHandle:
@@ -108,7 +108,7 @@ class SyncClient:
         """See Client.cancel."""
         return self._thread.wait(self._client.cancel(workflow_id, reason))
 
-    def send_event(self, workflow_id: str, key: str, payload: Any = None, *, event_id: str = "") -> bool:
+    def send_event(self, workflow_id: str, key: str, payload: Any = None, *, event_id: str | None = None) -> bool:
         """See Client.send_event."""
         return self._thread.wait(self._client.send_event(workflow_id, key, payload, event_id=event_id))
 
@@ -165,11 +165,11 @@ class SyncHandle:
         """See Handle.status."""
         return self._thread.wait(self._handle.status())
 
-    def output(self, task_id: str = "", *, timeout: float | None = None) -> Any:
+    def output(self, task_id: str | None = None, *, timeout: float | None = None) -> Any:
         """See Handle.output."""
         return self._thread.wait(self._handle.output(task_id, timeout=timeout))
 
-    def outcome(self, task_id: str = "", *, timeout: float | None = None) -> Payload | Failure:
+    def outcome(self, task_id: str | None = None, *, timeout: float | None = None) -> Payload | Failure:
         """See Handle.outcome."""
         return self._thread.wait(self._handle.outcome(task_id, timeout=timeout))
 
@@ -177,7 +177,7 @@ class SyncHandle:
         """See Handle.value_of."""
         return self._thread.wait(self._handle.value_of(payload, decode))
 
-    def metadata(self, task_id: str = "") -> workflow_pb2.Metadata:
+    def metadata(self, task_id: str | None = None) -> workflow_pb2.Metadata:
         """See Handle.metadata."""
         return self._thread.wait(self._handle.metadata(task_id))
 
@@ -197,6 +197,6 @@ class SyncHandle:
         """See Handle.resume."""
         return self._thread.wait(self._handle.resume(code=code))
 
-    def send_event(self, key: str, payload: Any = None, *, event_id: str = "") -> bool:
+    def send_event(self, key: str, payload: Any = None, *, event_id: str | None = None) -> bool:
         """See Handle.send_event."""
         return self._thread.wait(self._handle.send_event(key, payload, event_id=event_id))

@@ -61,6 +61,16 @@ def name(text: str, field: str, *, limit: int = ID_CHARS_MAX, required: bool = T
     raise _wrong(field, f"has 1 to {limit} printable characters, and U+{ord(text[at]):04X} at {at} is none")
 
 
+def optional(text: str | None, field: str, *, limit: int = ID_CHARS_MAX) -> str:
+    """A name that may be left out, for the wire: "" if it is None. An empty text is refused, because it is a mistake of
+    the caller's. Raises as `name` does."""
+    if text is None:
+        return ""
+    if text == "":
+        raise _wrong(field, f"is empty; leave it out, or give 1 to {limit} printable characters")
+    return name(text, field, limit=limit)
+
+
 def never_at(text: str) -> int | None:
     """The position of the first character that no text may have; None if there is none."""
     found = _NEVER.search(text)

@@ -85,6 +85,7 @@ async def test_items_are_independent_of_one_another(stubs: Stubs) -> None:
         pb.RunItem(workflow_id="taken", id_conflict_policy=pb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING),
         pb.RunItem(request_id="other", workflow_id="taken"),
         pb.RunItem(request_id="doubled", source_index=2, inputs={"x": json_value(21)}),
+        pb.RunItem(workflow_id="input-unused", inputs={"x": json_value(21)}),
     ]
     answer = await stubs.workflows.BatchRun(batch(*items, specs=(WAITING, broken, DOUBLED)))
     assert [reason(result).removeprefix("ERROR_REASON_") for result in answer.results] == [
@@ -98,6 +99,7 @@ async def test_items_are_independent_of_one_another(stubs: Stubs) -> None:
         "",
         "WORKFLOW_ALREADY_EXISTS",
         "",
+        "INVALID_FIELD",
     ]
     error = answer.results[1].error
     assert error.code == Code.ALREADY_EXISTS.value[0]

@@ -205,6 +205,7 @@ INVALID_FIELDS: dict[str, tuple[str, Any, str]] = {
     "reuse policy": ("Run", run_request(SUM, id_reuse_policy=99), "id_reuse_policy"),
     "conflict policy": ("Run", run_request(SUM, id_conflict_policy=99), "id_conflict_policy"),
     "input without encoding": ("Run", run_request(SUM, inputs={"x": payload_pb2.Payload(data=b"1")}), "inputs['x']"),
+    "input without a use": ("Run", run_request(SUM, inputs={"x": json_value(1)}), "inputs"),
     "status without id": ("GetStatus", pb.GetStatusRequest(), "workflow_id"),
     "unknown state": ("GetStatus", pb.GetStatusRequest(workflow_id="w", wait_for=[ODD]), "wait_for"),
     "unknown task state": ("ListTasks", pb.ListTasksRequest(workflow_id="w", statuses=[ODD]), "statuses"),

@@ -27,10 +27,14 @@ from integration.wire_calls import (
 from perdure.service.app import running_server
 from perdure.service.common.settings import Settings
 from perdure.storage.memory.store import MemoryMetadataStore
-from perdure.v1 import payload_pb2, workflow_pb2
+from perdure.v1 import payload_pb2, spec_pb2, workflow_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 
 Code = grpc.StatusCode
+
+
+def waiting_for_x(key: str) -> spec_pb2.WorkflowSpec:
+    return graph(event_node("wait", key), call_node("n", "builtins:len", {"input": "x"}, after=("wait",)))
 
 
 async def test_a_full_disk(tmp_path: Path) -> None:
@@ -43,7 +47,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         await stubs.workflows.Run(run_request(graph(event_node("wait", "k")), "first"))
         accepted = 0
         while True:
-            request = run_request(graph(event_node("wait", "k")), f"w{accepted}", inputs={"x": body})
+            request = run_request(waiting_for_x("k"), f"w{accepted}", inputs={"x": body})
             try:
                 await stubs.workflows.Run(request)
             except grpc.aio.AioRpcError as error:
@@ -71,7 +75,7 @@ async def test_what_a_worker_reported_waits_for_room_that_deleting_makes(tmp_pat
     async with running_server(settings) as server, grpc.aio.insecure_channel(server.address) as channel:
         stubs = Stubs.on(channel)
         await stubs.workflows.Run(run_request(large, "large"))
-        other = graph(event_node("wait", "other"))
+        other = waiting_for_x("other")
         for name in ("old", "older"):
             await stubs.workflows.Run(run_request(other, name, inputs={"x": body}))
             await stubs.workflows.Cancel(pb.CancelRequest(workflow_id=name))

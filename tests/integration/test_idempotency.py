@@ -17,6 +17,7 @@ from perdure.v1 import workflow_service_pb2 as pb
 Code = grpc.StatusCode
 
 WAITING = graph(event_node("wait", "k"))
+WAITING_FOR_X = graph(event_node("wait", "k"), call_node("n", "builtins:len", {"input": "x"}, after=("wait",)))
 FAILING = graph(call_node("n", "builtins:len", 1))
 
 
@@ -41,21 +42,23 @@ async def test_the_same_request_gives_the_same_run(stubs: Stubs, workflow_id: st
 
 
 async def test_a_request_id_with_other_content(stubs: Stubs) -> None:
-    await stubs.workflows.Run(run_request(WAITING, "w", "r", labels={"a": "1"}))
+    x = {"x": json_value(0)}
+    await stubs.workflows.Run(run_request(WAITING_FOR_X, "w", "r", labels={"a": "1"}, inputs=x))
     metadata = Struct()
     metadata["a"] = 1
     for other in (
         run_request(sum_of(1, 2), "w", "r", labels={"a": "1"}),
-        run_request(WAITING, "other", "r", labels={"a": "1"}),
-        run_request(WAITING, "w", "r"),
-        run_request(WAITING, "w", "r", labels={"a": "1"}, inputs={"x": json_value(1)}),
-        run_request(WAITING, "w", "r", labels={"a": "1"}, metadata=metadata),
-        run_request(WAITING, "w", "r", labels={"a": "1"}, display_name="other"),
+        run_request(WAITING_FOR_X, "other", "r", labels={"a": "1"}, inputs=x),
+        run_request(WAITING_FOR_X, "w", "r", inputs=x),
+        run_request(WAITING_FOR_X, "w", "r", labels={"a": "1"}, inputs={"x": json_value(1)}),
+        run_request(WAITING_FOR_X, "w", "r", labels={"a": "1"}, inputs=x, metadata=metadata),
+        run_request(WAITING_FOR_X, "w", "r", labels={"a": "1"}, inputs=x, display_name="other"),
     ):
         refusal = await refused(stubs.workflows.Run(other), Code.INVALID_ARGUMENT, "REQUEST_ID_REUSED")
         assert refusal.metadata == {"request_id": "r"}
     assert await count(stubs) == 1
-    assert (await stubs.workflows.Run(run_request(WAITING, "w", "r", namespace="n", labels={"a": "1"}))).started
+    elsewhere = run_request(WAITING_FOR_X, "w", "r", namespace="n", labels={"a": "1"}, inputs=x)
+    assert (await stubs.workflows.Run(elsewhere)).started
 
 
 async def test_an_id_that_is_taken(stubs: Stubs) -> None:
@@ -64,11 +67,13 @@ async def test_an_id_that_is_taken(stubs: Stubs) -> None:
         refusal = await refused(stubs.workflows.Run(request), Code.ALREADY_EXISTS, "WORKFLOW_ALREADY_EXISTS")
         expected = {"workflow_id": "w", "run_id": made.workflow.run_id, "status": "RUNNING", "request_id": "r"}
         assert refusal.metadata == expected
+        assert "id_conflict 'use_existing'" in refusal.message
     await stubs.workflows.Cancel(pb.CancelRequest(workflow_id="w"))
     refusal = await refused(
         stubs.workflows.Run(run_request(sum_of(1, 2))), Code.ALREADY_EXISTS, "WORKFLOW_ALREADY_EXISTS"
     )
     assert refusal.metadata["status"] == "CANCELED"
+    assert "id_reuse 'allow_if_unsuccessful' or 'allow'" in refusal.message
     policy = pb.WORKFLOW_ID_REUSE_POLICY_ALLOW_IF_UNSUCCESSFUL
     assert (await stubs.workflows.Run(run_request(sum_of(1, 2), id_reuse_policy=policy))).started
     await wire_calls.output_of(stubs, "w")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,11 @@ async def test_inputs(client: perdure.Client) -> None:
     assert await client.run(graph, inputs={"order": {"price": 5, "items": [1, 2]}}) == 7
     with pytest.raises(errors.InvalidSpecError, match="order"):
         await client.run(graph)
+    with pytest.raises(errors.InvalidFieldError, match="uses no input 'ordre'; it uses 'order'"):
+        await client.run(graph, inputs={"order": {}, "ordre": {}})
+    with pytest.raises(errors.InvalidFieldError, match="uses no input 'order'; it uses none"):
+        await client.run(add.bind(1, 1), inputs={"order": {}})
+    assert len([run async for run in client.list()]) == 1
 
 
 async def test_cancelling(client: perdure.Client) -> None:
@@ -192,6 +198,30 @@ async def test_ids(client: perdure.Client) -> None:
     assert await new.output() == 4
     assert await first.output() == 2
     await client.delete(first.workflow_id)
+
+
+async def test_an_empty_id_is_refused(client: perdure.Client) -> None:
+    """It is the value of a variable that was never set. Without an id one is made."""
+    handle = await client.start(add.bind(perdure.event("k"), 1), workflow_id="w")
+    event = perdure.EventItem("w", "k", event_id="")
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "workflow_id": lambda: client.start(add.bind(1, 1), workflow_id=""),
+        "workflow_id ": lambda: client.run(add.bind(1, 1), workflow_id=""),
+        "workflow_id  ": lambda: client.start_many([perdure.RunItem(add.bind(1, 1), workflow_id="")]),
+        "request_id": lambda: client.start(add.bind(1, 1), request_id=""),
+        "request_id ": lambda: client.start_many([perdure.RunItem(add.bind(1, 1), request_id="")]),
+        "event_id": lambda: handle.send_event("k", 1, event_id=""),
+        "event_id ": lambda: client.send_events([event]),
+        "task_id": lambda: handle.output(""),
+        "task_id ": lambda: handle.metadata(""),
+    }
+    for name, call in calls.items():
+        with pytest.raises(errors.InvalidFieldError, match=f"{name.strip()}: is empty; leave it out") as caught:
+            await call()
+        assert caught.value.fields == {"field": name.strip()}
+    await handle.send_event("k", 1)
+    assert await handle.output() == 2
+    assert len([run async for run in client.list()]) == 1
 
 
 async def test_conflicts(client: perdure.Client) -> None:

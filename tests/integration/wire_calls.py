@@ -105,13 +105,16 @@ def json_of(value: object) -> bytes:
 
 
 def call_node(node_id: str, function: str, *args: Any, after: tuple[str, ...] = ()) -> spec_pb2.Node:
-    """A call of a function by its name ("module:name"), tried once. An argument `{"node": id}` is that node's value."""
+    """A call of a function by its name ("module:name"), tried once. An argument `{"node": id}` is that node's value,
+    and `{"input": name}` that input."""
     node = spec_pb2.Node(id=node_id, after=after)
     node.task.function.registered.name = function
     node.options.retry.max_attempts = 1
     for arg in args:
         if isinstance(arg, dict) and arg.keys() == {"node"}:
             node.task.args.add().node.node_id = arg["node"]
+        elif isinstance(arg, dict) and arg.keys() == {"input"}:
+            node.task.args.add().input.name = arg["input"]
         elif isinstance(arg, payload_pb2.Payload):
             node.task.args.add().payload.CopyFrom(arg)
         else:

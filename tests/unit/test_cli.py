@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,6 +99,8 @@ def test_the_version_is_that_of_the_package() -> None:
         (["serve", "--no-such-knob", "1"], "No such option"),
         (["event", "send", "x"], "Missing argument 'KEY'"),
         (["agent"], "Missing option '--address'"),
+        (["run", "json:dumps", "--input", "{}", "--inputs-file", "-"], "--input and --inputs-file exclude each other"),
+        (["run", "json:dumps", "--id-reuse", "sometimes"], "'sometimes' is not one of 'reject'"),
     ],
 )
 def test_wrong_usage_is_2(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +116,7 @@ def test_wrong_usage_is_2(arguments: list[str], text: str, capsys: pytest.Captur
         (["run", "json:dumps", "--input", "{"], "--input is not JSON: Expecting property name"),
         (["run", "json:dumps", "--input", "[1]"], "--input is a JSON object"),
         (["run", "json:dumps", "--input", "[" * 100_000], "--input is not JSON"),
+        (["run", "json:dumps", "--input", ""], "--input is not JSON: Expecting value"),
         (["run", "json"], "'json': expected module:name"),
         (["run", ":x"], "':x': expected module:name"),
         (["run", "no_such_module:x"], "no_such_module:x: ModuleNotFoundError: No module named 'no_such_module'"),
@@ -161,6 +165,65 @@ def test_what_is_wrong_with_a_module_is_one_line(
     assert text in captured.err
     assert captured.err.count("\n") == 1
     sys.modules.pop(name, None)
+
+
+GRAPHS = """
+import perdure
+
+
+@perdure.task
+def join(left: str, right: str = "b") -> str:
+    return left + right
+
+
+node = join.bind(perdure.input("x"), perdure.input("y"))
+
+
+def made(left: str):
+    return join.bind(left, perdure.input("y"))
+
+
+def greedy(**inputs: str):
+    return join.bind(perdure.input("y"))
+"""
+
+
+@pytest.fixture
+def graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "graphs_of_inputs.py").write_text(GRAPHS)
+    monkeypatch.chdir(tmp_path)
+    yield "graphs_of_inputs"
+    sys.modules.pop("graphs_of_inputs", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "used"),
+    [
+        ("node", {"x": "1", "y": "2"}, {"x", "y"}),
+        ("join", {"left": "1"}, set()),
+        ("made", {"left": "1", "y": "2"}, {"y"}),
+        ("greedy", {"a": "1", "y": "2"}, {"y"}),
+    ],
+)
+def test_inputs_go_to_parameters_and_to_the_graph(
+    graphs: str, name: str, given: dict[str, str], used: set[str]
+) -> None:
+    assert values.load_graph(f"{graphs}:{name}", given).inputs.keys() == used
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"), [("node", "'x', 'y'"), ("join", "'left', 'right'"), ("made", "'left', 'y'")]
+)
+def test_an_input_without_a_use_is_refused(
+    graphs: str, name: str, takes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = json.dumps({name.strip("'"): "1" for name in (*takes.split(", "), "typo")})
+    text = f"{graphs}:{name} takes no input 'typo'; it takes {takes}\n"
+    assert root.run(["run", f"{graphs}:{name}", "--input", given]) == 2
+    assert capsys.readouterr().err == f"perdure: {text}"
+    (tmp_path / "lines").write_text(given)
+    assert root.run(["run", f"{graphs}:{name}", "--inputs-file", "lines"]) == 2
+    assert capsys.readouterr().err == f"perdure: line 1: {text}"
 
 
 # ------------------------------------------------------------------------------ exit codes
@@ -266,7 +329,7 @@ def test_options_of_a_session_may_follow_the_command(command: str, monkeypatch: 
 
     monkeypatch.setattr(root.Session, "call", call)
     monkeypatch.setenv("PERDURE_ADDRESS", "environment:1")
-    monkeypatch.setattr(runs, "load_graph", lambda *_args, **_how: perdure.event("k"))
+    monkeypatch.setattr(runs, "load_graph", lambda *_args, **_how: values.Loaded(perdure.event("k"), {}))
     names = {"event send": ["w", "k"], "list": [], "run": ["json:dumps"]}.get(command, ["w"])
     words = [*command.split(), *names]
     assert root.run(["--namespace", "before", *words, "-o", "json", "--address", "there:1", "--patience", "2"]) == 4

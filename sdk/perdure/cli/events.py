@@ -17,9 +17,9 @@ def event() -> None:
 @click.argument("workflow_id")
 @click.argument("key")
 @click.argument("payload", default="null")
-@click.option("--event-id", default="", help="a second event with the same id is ignored")
+@click.option("--event-id", help="a second event with the same id is ignored")
 @click.pass_obj
-def send(session, workflow_id: str, key: str, payload: str, event_id: str) -> None:  # type: ignore[no-untyped-def]
+def send(session, workflow_id: str, key: str, payload: str, event_id: str | None) -> None:  # type: ignore[no-untyped-def]
     """Send the event KEY with a JSON PAYLOAD; done once it is durable."""
     value = parse_json(payload, "PAYLOAD")
     is_new = session.call(lambda client: client.send_event(workflow_id, key, value, event_id=event_id))

@@ -8,7 +8,7 @@ from typing import Any, Final, TextIO
 
 import click
 
-from perdure.batches import RunItem
+from perdure.batches import ID_CONFLICTS, ID_REUSES, IdConflict, IdReuse, RunItem
 from perdure.cli.session import SessionCommand
 from perdure.cli.tables import show_table
 from perdure.cli.values import as_json, duration, load_graph, look_here, moment, parse_json, run_fields
@@ -23,27 +23,42 @@ Session = Any
 
 @click.command(cls=SessionCommand, name="run")
 @click.argument("place", metavar="MODULE:GRAPH")
-@click.option("--input", "text", default="{}", help="JSON object: inputs by name")
-@click.option("--id", "workflow_id", default="", help="workflow id; default: random")
+@click.option("--input", "text", help='JSON object: inputs by name, such as \'{"name": "Ana"}\'')
+@click.option("--id", "workflow_id", help="workflow id; default: random")
+@click.option("--id-reuse", type=click.Choice(ID_REUSES), default="reject", help="if a run of this id has ended")
+@click.option("--id-conflict", type=click.Choice(ID_CONFLICTS), default="fail", help="if a run of this id is active")
 @click.option("--inputs-file", type=click.File(), help="JSON objects, one a line: a run for each; - is the input")
 @click.option("--wait/--no-wait", default=True, help="wait for the output and print it")
 @click.pass_obj
 def run(
-    session: Session, place: str, text: str, workflow_id: str, inputs_file: TextIO | None, wait: bool
+    session: Session,
+    place: str,
+    text: str | None,
+    workflow_id: str | None,
+    id_reuse: IdReuse,
+    id_conflict: IdConflict,
+    inputs_file: TextIO | None,
+    wait: bool,
 ) -> int | None:
     """Run a graph: a node, a task, or a function that returns a node.
 
+    MODULE is looked for in this folder, too. Inputs are the keyword arguments of the task or the function, and the
+    values of perdure.input() in the graph. An input that neither of them takes is refused.
+
     With --inputs-file each line names the inputs of one run; the number of its line follows the id if there is one.
     """
+    policies: dict[str, Any] = {"id_reuse": id_reuse, "id_conflict": id_conflict}
     if inputs_file is not None:
-        return _run_many(session, place, workflow_id, inputs_file, wait=wait)
-    inputs = parse_json(text, "--input")
+        if text is not None:
+            raise click.UsageError("--input and --inputs-file exclude each other")
+        return _run_many(session, place, workflow_id, inputs_file, policies, wait=wait)
+    inputs = parse_json("{}" if text is None else text, "--input")
     if not isinstance(inputs, dict):
-        raise click.ClickException("--input is a JSON object")
-    graph = load_graph(place, inputs)
+        raise click.ClickException(f"--input is a JSON object, not {_kind_of(inputs)}")
+    loaded = load_graph(place, inputs)
 
     async def start(client: Client) -> tuple[str, Any]:
-        handle = await client.start(graph, workflow_id=workflow_id, inputs=inputs)
+        handle = await client.start(loaded.graph, workflow_id=workflow_id, inputs=loaded.inputs, **policies)
         return handle.workflow_id, await handle.output() if wait else None
 
     started, value = session.call(start)
@@ -52,7 +67,13 @@ def run(
     return None
 
 
-def _run_many(session: Session, place: str, workflow_id: str, lines: TextIO, *, wait: bool) -> int:
+def _kind_of(value: Any) -> str:
+    return {list: "an array", str: "a text", type(None): "null"}.get(type(value), "a number or a truth value")
+
+
+def _run_many(
+    session: Session, place: str, workflow_id: str | None, lines: TextIO, policies: dict[str, Any], *, wait: bool
+) -> int:
     """1 if some of the runs were refused or failed."""
     items: list[RunItem] = []
     for number, line in enumerate(lines, 1):
@@ -60,9 +81,13 @@ def _run_many(session: Session, place: str, workflow_id: str, lines: TextIO, *, 
         if inputs is None:
             continue
         if not isinstance(inputs, dict):
-            raise click.ClickException(f"line {number} is no JSON object")
-        graph = load_graph(place, inputs, is_shared=True)
-        items.append(RunItem(graph, workflow_id=f"{workflow_id}-{number}" if workflow_id else "", inputs=inputs))
+            raise click.ClickException(f"line {number} is a JSON object, not {_kind_of(inputs)}")
+        try:
+            loaded = load_graph(place, inputs, is_shared=True)
+        except click.ClickException as error:
+            raise click.ClickException(f"line {number}: {error.message}") from error
+        named = f"{workflow_id}-{number}" if workflow_id is not None else None
+        items.append(RunItem(loaded.graph, workflow_id=named, inputs=loaded.inputs, **policies))
 
     async def start(client: Client) -> tuple[list[Any], list[Any]]:
         started = await _results(client.start_many(items))
@@ -131,7 +156,8 @@ def status(session: Session, workflow_id: str) -> None:
 
     def text() -> None:
         click.echo(f"{info.workflow_id}  {info.status}  {info.name}")
-        click.echo(f"tasks: {info.tasks}, {info.tasks_successful} successful, {info.tasks_running} running")
+        counts = f"{info.tasks_successful} successful, {info.tasks_running} running, {info.tasks_failed} failed"
+        click.echo(f"tasks: {info.tasks}, {counts}")
         click.echo(f"created {moment(info.created)}  ended {moment(info.ended) or '-'}  resumed {info.resumes} times")
         if info.error:
             click.echo(f"reason: {info.error}")
@@ -171,10 +197,10 @@ def tasks(session: Session, workflow_id: str) -> None:
 
 @click.command(cls=SessionCommand)
 @click.argument("workflow_id")
-@click.option("--task", "task_id", default="", help="the output of this task")
+@click.option("--task", "task_id", help="the output of this task")
 @click.option("--timeout", type=float, help="seconds to wait; default: as long as it takes")
 @click.pass_obj
-def output(session: Session, workflow_id: str, task_id: str, timeout: float | None) -> None:
+def output(session: Session, workflow_id: str, task_id: str | None, timeout: float | None) -> None:
     """Wait for the output of a workflow and print it. Classes of the value are looked for in this folder, too."""
     look_here()
     value = session.call(lambda client: client.handle(workflow_id).output(task_id, timeout=timeout))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,9 +30,18 @@ def look_here() -> None:
     sys.path.insert(0, os.getcwd())
 
 
-def load_graph(place: str, inputs: dict[str, Any], *, is_shared: bool = False) -> Any:
-    """The graph of `module:name`: a node, a task, or a function that takes the inputs and returns a node. A graph that
-    several runs share gets its inputs from each run. Any error of the module becomes one line."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A graph, and those of the given inputs that it uses by `perdure.input`."""
+
+    graph: Any
+    inputs: dict[str, Any]
+
+
+def load_graph(place: str, inputs: dict[str, Any], *, is_shared: bool = False) -> Loaded:
+    """The graph of `module:name`: a node, a task, or a function that returns a node. A task or a function gets the
+    inputs of its parameters as keyword arguments, the graph gets those that it uses. A task that several runs share
+    gets its inputs from each run. Any error of the module, and any input without a use, becomes one line."""
     module, _, name = place.partition(":")
     if not module or not name:
         raise click.ClickException(f"{place!r}: expected module:name")
@@ -40,18 +50,37 @@ def load_graph(place: str, inputs: dict[str, Any], *, is_shared: bool = False) -
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
+        parameters: set[str] = set()
         if isinstance(found, graph.Task):
-            found = found.bind(**({name: graph.input(name) for name in inputs} if is_shared else inputs))
+            parameters, given = _given(found.function, inputs)
+            found = found.bind(**({name: graph.input(name) for name in given} if is_shared else given))
         elif callable(found) and not graph.is_node(found):
-            found = found(**inputs)
-        if graph.is_node(found):
-            conversion.to_spec(found, names_modules=False)
-            return found
+            parameters, given = _given(found, inputs)
+            found = found(**given)
+        used = conversion.to_spec(found, names_modules=False).inputs() if graph.is_node(found) else None
     except Exception as error:
         raise click.ClickException(f"{place}: {type(error).__name__}: {error}") from error
+    if used is not None:
+        if unknown := sorted(inputs.keys() - parameters - used):
+            takes = ", ".join(map(repr, sorted(parameters | used))) or "none"
+            raise click.ClickException(f"{place} takes no input {unknown[0]!r}; it takes {takes}")
+        return Loaded(found, {name: value for name, value in inputs.items() if name in used})
     raise click.ClickException(
         f"{place} is a {type(found).__name__}, and not a node, a task or a function that makes one"
     )
+
+
+def _given(function: Any, inputs: dict[str, Any]) -> tuple[set[str], dict[str, Any]]:
+    """The names of the function's parameters, and the inputs for them. A function with `**kwargs` gets all inputs."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some functions written in C have none
+        return set(inputs), inputs
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return set(inputs), inputs
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = {parameter.name for parameter in parameters if parameter.kind in kinds}
+    return names, {name: value for name, value in inputs.items() if name in names}
 
 
 def as_json(value: Any) -> Any:

@@ -31,7 +31,7 @@ class Gateway:
             self._clients[namespace] = Client(self._address, namespace=namespace, patience=PATIENCE_S)
         try:
             handle = self._clients[namespace].handle(workflow_id, run_id)
-            outcome = await handle.outcome(task_id)
+            outcome = await handle.outcome(task_id or None)
             if isinstance(outcome, Failure):
                 return outcomes.FailedRun(workflow_id, outcome)
             return await handle.value_of(outcome, outcomes.Carried)

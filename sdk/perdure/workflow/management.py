@@ -123,7 +123,7 @@ def get_metadata(workflow_id: str, task_id: str | None = None, *, name: str | No
     task_id = _task(task_id, name)
     connection = connect()
     handle = connection.client.handle(check_id(workflow_id))
-    metadata = connection.ask(handle.metadata(task_id))
+    metadata = connection.ask(handle.metadata(task_id or None))
     told: dict[str, Any] = {
         "status": metadata.status,
         "user_metadata": _plain(metadata.user_metadata),

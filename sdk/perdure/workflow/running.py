@@ -43,7 +43,7 @@ class Started:
 
     async def _wait(self) -> Any:
         handle = self.connection.client.handle(self.workflow_id, self.run_id)
-        outcome = await handle.outcome(self.task_id)
+        outcome = await handle.outcome(self.task_id or None)
         if isinstance(outcome, Failure):
             raise outcomes.failed(self.workflow_id, outcome)
         return await handle.value_of(outcome)
@@ -108,7 +108,7 @@ def _start(
     dag: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], workflow_id: str | None, metadata: Any
 ) -> Started:
     _check_graph(dag)
-    named = check_id(workflow_id) if workflow_id is not None else ""
+    named = check_id(workflow_id) if workflow_id is not None else None
     _check_metadata(metadata)
     with rayobjects.as_ray_raises():
         spec = to_spec(dag, rayobjects.LaterObjects(_objects))
@@ -132,6 +132,7 @@ def _start(
     try:
         handle: Handle = connection.ask(starting)
     except errors.WorkflowAlreadyExistsError:
+        assert named is not None  # an id that is made here is new
         return _attach(connection, named, mark)
     log.info('Workflow job created. [id="%s"].', handle.workflow_id)
     return Started(connection, handle.workflow_id, handle.run_id)

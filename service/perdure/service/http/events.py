@@ -97,13 +97,14 @@ class _Service:
     async def send_event(self, request: web.Request) -> web.Response:
         self._gate.check()
         key, payload = _event(await _json(request))
-        event_id = request.headers.get(KEY_HEADER, "")
+        event_id = request.headers.get(KEY_HEADER)
+        if event_id is None:
+            event_id = uuid.uuid4().hex
         event = SendEventRequest(
             namespace=requests.namespace(request.query.get("namespace", "")),
             workflow_id=requests.workflow_id(request.match_info["workflow_id"]),
             event_key=key,
-            event_id=requests.text(event_id, KEY_HEADER, limit=limits.REQUEST_ID_CHARS_MAX, required=False)
-            or uuid.uuid4().hex,
+            event_id=requests.text(event_id, KEY_HEADER, limit=limits.REQUEST_ID_CHARS_MAX),
             payload=payload,
         )
         sent = await self._events.send(event, Anybody())

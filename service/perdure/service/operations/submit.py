@@ -7,7 +7,7 @@ nothing. Every request may be repeated: its ids make it idempotent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -36,6 +36,9 @@ from perdure.storage.rows import AddRun, EntryResult, RunRow, ValueKey, Write
 
 TRIES_MAX: Final = 8
 """Races for one workflow id that a request may lose before its caller is told to try again."""
+
+INPUTS_SHOWN: Final = 10
+"""An error about an input names so many of those that the graph uses."""
 
 ATTACHED_MAX: Final = 1_000
 """Remembered requests that attached to a run instead of making one. No row has their id, so repeats need this."""
@@ -114,7 +117,7 @@ class Submissions:
     def offer(self, new: NewRun) -> asyncio.Future[RunView | None] | None:
         """Append a run to the journal before this returns. None, at once or as the result: nothing was changed, since
         the ids are taken, there is no place, the graph is large or it is a repeat, and `submit` decides what follows.
-        Raises InvalidSpecError and PythonVersionUnsupportedError."""
+        Raises InvalidSpecError, InvalidFieldError and PythonVersionUnsupportedError."""
         self._check(new)
         if new.source.is_large or new.repeat is not None or (new.namespace, new.request_id) in self._attached:
             return None
@@ -247,6 +250,8 @@ class Submissions:
         if missing := new.source.inputs - new.inputs.keys():
             names = ", ".join(sorted(missing))
             raise errors.InvalidSpecError(f"the graph uses inputs that were not given: {names}")
+        if unused := new.inputs.keys() - new.source.inputs:
+            raise _unused(min(unused), new.source.inputs)
         for version, place in new.source.versions:
             available = self._executor.python_versions()
             if available and version not in available:
@@ -269,6 +274,13 @@ def _digest(new: NewRun) -> str:
     return digest.hexdigest()
 
 
+def _unused(name: str, used: Iterable[str]) -> errors.InvalidFieldError:
+    names = sorted(used)
+    shown = ", ".join(map(repr, names[:INPUTS_SHOWN])) + (", ..." if len(names) > INPUTS_SHOWN else "")
+    uses = f"it uses {shown}" if names else "it uses none"
+    return errors.InvalidFieldError(f"inputs: the graph uses no input {name!r}; {uses}", field="inputs")
+
+
 def _reused(new: NewRun) -> errors.RequestIdReusedError:
     return errors.RequestIdReusedError(
         f"request id {new.request_id!r} was used with other content", request_id=new.request_id
@@ -276,8 +288,14 @@ def _reused(new: NewRun) -> errors.RequestIdReusedError:
 
 
 def _already_exists(row: RunRow) -> errors.WorkflowAlreadyExistsError:
+    if not row.status.is_final:
+        advice = "attach to it with id_conflict 'use_existing', replace it with 'cancel_existing'"
+    elif row.status is RunStatus.SUCCESSFUL:
+        advice = "read its output, start a new run of this id with id_reuse 'allow'"
+    else:
+        advice = "start a new run of this id with id_reuse 'allow_if_unsuccessful' or 'allow'"
     return errors.WorkflowAlreadyExistsError(
-        f"workflow id {row.workflow_id!r} is in use by a run that is {row.status}",
+        f"workflow id {row.workflow_id!r} is in use by a run that is {row.status}; {advice}, or choose another id",
         workflow_id=row.workflow_id,
         run_id=row.run_id,
         status=str(row.status),
