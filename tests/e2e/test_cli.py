@@ -260,6 +260,7 @@ def test_a_task_that_is_not_there_is_3(cli: Cli) -> None:
 def test_an_id_in_use_is_5(cli: Cli) -> None:
     cli("run", "flows:node", "--id", "used")
     one_line(cli("run", "flows:node", "--id", "used"), 5, "[WORKFLOW_ALREADY_EXISTS]")
+    assert cli("run", "flows:node", "--id", "used", "--id-reuse", "allow") == (0, "4\n", "")
 
 
 def test_a_filter_that_is_wrong_is_5(cli: Cli) -> None:
@@ -336,8 +337,8 @@ def test_the_command_is_a_process_with_an_exit_code(service: Service, folder: Pa
 def test_a_port_in_use_is_one_line(service: Service, folder: Path) -> None:
     ended = perdure("serve", "--listen", service.address, "--storage", "memory:", "--executor", "local", cwd=folder)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.splitlines()[-1].startswith(f"perdure: cannot listen on {service.address}")
-    assert "Traceback" not in ended.stderr
+    assert ended.stderr.startswith(f"perdure: cannot listen on {service.address}: Address already in use; ")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_a_storage_that_is_in_use_or_no_folder_is_one_line(service: Service, folder: Path) -> None:
@@ -347,8 +348,31 @@ def test_a_storage_that_is_in_use_or_no_folder_is_one_line(service: Service, fol
             "serve", "--listen", "127.0.0.1:0", "--storage", str(storage), "--executor", "local", cwd=folder
         )
         assert (ended.returncode, ended.stdout) == (2, "")
-        assert ended.stderr.splitlines()[-1].startswith("perdure: ")
-        assert "Traceback" not in ended.stderr
+        assert ended.stderr.startswith("perdure: ")
+        assert ended.stderr.count("\n") == 1
+
+
+def test_a_second_service_is_refused_while_the_first_one_serves(service: Service, folder: Path) -> None:
+    storage = str(folder / "storage")
+    ended = perdure("serve", "--listen", service.address, "--storage", storage, "--executor", "local", cwd=folder)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"perdure: another engine (process {service.pid}) uses {storage}/perdure.db; ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_service_waits_for_one_that_ends(tmp_path: Path) -> None:
+    """A paused process has the storage and the port, and answers nothing, as one whose end takes long."""
+    first = Service(tmp_path, "--executor", "local")
+    second = Service(tmp_path, "--executor", "local", "--listen", first.address, "--drain-s", "1000")
+    with running(first), running(second):
+        first.up()
+        first.pause()
+        second.start()
+        second.wait_for("waiting for the engine before to end")
+        since = first.said()
+        first.stop()
+        second.wait_for(f" serves on {first.address}", since=since)
+    assert (tmp_path / "serve.log").read_text().count("waiting for the engine before to end") == 1
 
 
 def test_a_misspelt_variable_is_one_line(folder: Path) -> None:

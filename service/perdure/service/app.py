@@ -174,9 +174,10 @@ async def running_server(
         health = HealthServicer(SERVICES)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         _add_reflection(server)
+        _see_to_address(settings.listen)
         try:
             port = server.add_insecure_port(settings.listen)
-        except RuntimeError as error:
+        except RuntimeError as error:  # something else has taken it in between
             raise SettingsError(f"cannot listen on {settings.listen}: the address is in use or not ours") from error
         host = settings.listen.rpartition(":")[0]
         address = f"{host}:{port}"
@@ -207,6 +208,26 @@ async def running_server(
         # takes down the parts that calls depend on.
         await drain()
         await hang_up(server, gate, port, grace_s=settings.drain_s)
+
+
+def _see_to_address(listen: str) -> None:
+    """Raise SettingsError if it cannot be listened on. gRPC would also print lines of its own about that."""
+    host, _, port = listen.rpartition(":")
+    try:
+        places = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        for number, (family, kind, _, _, place) in enumerate(places, 1):
+            try:
+                with socket.socket(family, kind) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(place)
+                return
+            except OSError:
+                if number == len(places):
+                    raise
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {listen}: {error.strerror}; end what uses it, or give another address with --listen"
+        ) from error
 
 
 def _executor(

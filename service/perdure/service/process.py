@@ -20,13 +20,20 @@ from perdure.parent import end_with_parent
 from perdure.service.agent_process import AgentProcess
 from perdure.service.app import RunningServer, package_version, running_server
 from perdure.service.common.settings import Settings
+from perdure.service.rpc.health import serves
 from perdure.storage.addresses import shown
-from perdure.storage.ports import Fenced, StorageUnavailable
+from perdure.storage.ports import Fenced, StorageInUse, StorageUnavailable
 
 log = logging.getLogger(__name__)
 
 AGAIN_S: Final = 1.0
 """The pause before the next life."""
+PREDECESSOR_S: Final = 10.0
+"""An engine that ends has this time, besides `drain_s`, to give its storage up to the next one."""
+LOOK_S: Final = 0.2
+"""The pause between two looks whether it has."""
+SERVES_S: Final = 1.0
+"""An engine that serves for this long, while another one waits for its storage, is not about to end."""
 GARBAGE: Final = (20_000, 10, 30)
 """Thresholds of the garbage collector. Python's defaults cost a tenth of the CPU, and few objects are in cycles: runs
 break theirs. A full collection stops the engine for a second while a run of 200,000 tasks is in memory. It comes when
@@ -71,6 +78,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     agent = AgentProcess(settings)
     try:
         has_lived = False
+        predecessor: Predecessor | None = None
         while not stopping.is_set():
             try:
                 serving = running_server(settings, listening=agent.serve, isolates=True)
@@ -79,7 +87,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     http = f", HTTP on {server.http_address}" if server.http_address else ""
                     where = f"{server.address}{http}, storage {shown(settings.storage)}"
                     announce(f"perdure {package_version()} serves on {where}{_workers(settings)}")
-                    has_lived = True
+                    has_lived, predecessor = True, None
                     await _until_over(server, stopping)
                     await server.drain()
                     if stopping.is_set():
@@ -88,6 +96,15 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 if not stopping.is_set():
                     raise
                 log.info("ended before it served")
+            except StorageInUse as error:
+                start = None
+                if predecessor is None:
+                    predecessor = Predecessor(settings, loop.time())
+                if not await predecessor.may_end(loop.time(), str(error)):
+                    raise
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await stopping.wait()
             except (StorageUnavailable, Fenced) as error:
                 start = None
                 if not has_lived:  # the URL may be wrong: the user has to see the error
@@ -102,6 +119,32 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         announce("stopped; what was in memory is gone")
     else:
         announce("stopped; runs go on when the service starts again")
+
+
+class Predecessor:
+    """The engine that has the storage when this one starts, at `now_s` by the loop's clock.
+
+    After a restart it may still drain, so this one waits for it. An engine that serves at the address of this one is no
+    predecessor: two of them were started. If the address is any free one, nobody can be asked.
+    """
+
+    def __init__(self, settings: Settings, now_s: float) -> None:
+        self._address = settings.listen
+        self._waits_s = settings.drain_s + PREDECESSOR_S
+        self._since_s = now_s
+        self._is_told = False
+
+    async def may_end(self, now_s: float, error: str) -> bool:
+        """Whether to wait for it any longer. `error` says that it has the storage."""
+        waited_s = now_s - self._since_s
+        if self._address.endswith(":0") or waited_s > self._waits_s:
+            return False
+        if await serves(self._address):
+            return waited_s < SERVES_S
+        if not self._is_told:
+            self._is_told = True
+            log.warning("waiting for the engine before to end", extra={"error": error, "at_most_s": self._waits_s})
+        return True
 
 
 def _workers(settings: Settings) -> str:

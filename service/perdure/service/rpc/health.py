@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Any, Final
 
 import grpc
+import grpc.aio
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
+from perdure.connection import probe_channel
 from perdure.service.rpc.context import Context
+
+ANSWER_S: Final = 1.0
+"""The time that an engine has to say whether it serves."""
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
@@ -63,3 +68,14 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             return pb.HealthCheckResponse.SERVICE_UNKNOWN
         serves = pb.HealthCheckResponse.SERVING
         return serves if self._is_serving else pb.HealthCheckResponse.NOT_SERVING
+
+
+async def serves(address: str) -> bool:
+    """Whether an engine takes calls at this address. One that drains, or does not answer soon, does not."""
+    async with probe_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = await stub.Check(pb.HealthCheckRequest(), timeout=ANSWER_S)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == pb.HealthCheckResponse.SERVING)

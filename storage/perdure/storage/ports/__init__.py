@@ -13,6 +13,7 @@ from perdure.storage.ports.errors import (
     StorageDenied,
     StorageError,
     StorageFull,
+    StorageInUse,
     StorageUnavailable,
     Unstorable,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "StorageDenied",
     "StorageError",
     "StorageFull",
+    "StorageInUse",
     "StorageUnavailable",
     "TimerStore",
     "TombstoneStore",

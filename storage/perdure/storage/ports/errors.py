@@ -16,6 +16,10 @@ class StorageDenied(StorageError):
     changed."""
 
 
+class StorageInUse(StorageError):
+    """Another process has the store, and may end soon. Nothing was changed."""
+
+
 class StorageFull(StorageError):
     """The store has no room. Nothing was changed; a later try may succeed."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from perdure.storage.damage import NUMBER_MAX
-from perdure.storage.ports import CorruptData, StorageError, StorageFull, StorageUnavailable, Unstorable
+from perdure.storage.ports import CorruptData, StorageError, StorageFull, StorageInUse, StorageUnavailable, Unstorable
 from perdure.storage.sqlite.mark import read_mark
 from perdure.storage.sqlite.schema import migrate as migrate_sqlite
 from perdure.storage.sqlite.seals import UNSEALABLE, seal_of_state
@@ -126,7 +126,7 @@ def lock(path: Path) -> IO[str]:
         file.seek(0)
         holder = file.read().strip() or "unknown"
         file.close()
-        raise StorageError(
+        raise StorageInUse(
             f"another engine (process {holder}) uses {path.with_suffix('')}; stop it, or give this one another storage"
         ) from error
     file.truncate(0)

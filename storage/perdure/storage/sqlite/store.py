@@ -93,7 +93,9 @@ class SqliteMetadataStore:
         self._read_connection = connect(self._path)
 
     async def close(self) -> None:
-        if self._lock is None:
+        if self._lock is None:  # it is closed, or another process has it
+            self._writer.shutdown()
+            self._reader.shutdown()
             return
         if self._idle_timer is not None:
             self._idle_timer.cancel()
