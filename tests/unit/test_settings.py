@@ -70,7 +70,7 @@ def test_limits_are_off_and_http_is_off_unless_they_are_asked_for() -> None:
         ("PERDURE_MAX_RUNNING_WORKFLOWS", "-2", "max_running_workflows must be -1 or more, not -2"),
         ("PERDURE_MAX_RUNNING_WORKFLOWS", "few", "PERDURE_MAX_RUNNING_WORKFLOWS is a int, not 'few'"),
         ("PERDURE_MAX_PENDING_WORKFLOWS", "-2", "max_pending_workflows must be -1 or more, not -2"),
-        ("PERDURE_HTTP_LISTEN", "8250", "http_listen is host:port, not '8250'"),
+        ("PERDURE_HTTP_LISTEN", "7374", "http_listen is host:port, not '7374'"),
         ("PERDURE_BLOB_GRACE_S", "-1", "blob_grace_s must be 0 or more, not -1"),
         ("PERDURE_STORAGE", "", "'' is no storage"),
         ("PERDURE_STORAGE", "mysql://host/x", "is no storage"),
