@@ -6,7 +6,6 @@ raises `InvalidSpec`, which names the node.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -42,11 +41,12 @@ from perdure.wire import (
     fill_payload,
     from_duration,
     from_timestamp,
+    function_from_proto,
+    function_to_proto,
     json_to_struct,
     path_from_proto,
     path_to_proto,
     payload_from_proto,
-    payload_to_proto,
     to_duration,
     to_timestamp,
 )
@@ -107,35 +107,6 @@ def _ref_from_proto(message: spec_pb2.Ref) -> Ref:
             return TaskRef(message.task.task_id, path_from_proto(message.task.path))
         case _:
             raise ValueError("a reference is to a node, to a task or to an input")
-
-
-def function_to_proto(function: Function) -> spec_pb2.FunctionRef:
-    if function.code is None:
-        return spec_pb2.FunctionRef(
-            registered=spec_pb2.RegisteredFunction(name=function.name, version=function.version)
-        )
-    return spec_pb2.FunctionRef(
-        pickled=spec_pb2.PickledFunction(
-            code=payload_to_proto(function.code),
-            qualified_name=function.name,
-            python_version=function.python_version,
-        )
-    )
-
-
-def function_from_proto(message: spec_pb2.FunctionRef) -> Function:
-    match message.WhichOneof("kind"):
-        case "registered":
-            name, version = message.registered.name, message.registered.version
-            if not name:
-                raise ValueError("a registered function has a name")
-            return Function(key=f"{name}@{version}", name=name, version=version)
-        case "pickled":
-            code = payload_from_proto(message.pickled.code)
-            key = hashlib.sha256(code.data).hexdigest() if code.blob is None else code.blob.sha256
-            return Function(key, message.pickled.qualified_name, code, python_version=message.pickled.python_version)
-        case _:
-            raise ValueError("a function is registered or pickled")
 
 
 def spec_to_proto(spec: Spec) -> spec_pb2.WorkflowSpec:

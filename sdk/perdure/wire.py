@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from perdure.model import (
     BlobRef,
     Failure,
     FailureKind,
+    Function,
     Index,
     Key,
     Path,
@@ -296,3 +298,35 @@ def _whole(value: Any) -> Any:
             return [_whole(item) for item in value]
         case _:
             return value
+
+
+# ------------------------------------------------------------------------------ functions
+
+
+def function_to_proto(function: Function) -> spec_pb2.FunctionRef:
+    if function.code is None:
+        return spec_pb2.FunctionRef(
+            registered=spec_pb2.RegisteredFunction(name=function.name, version=function.version)
+        )
+    return spec_pb2.FunctionRef(
+        pickled=spec_pb2.PickledFunction(
+            code=payload_to_proto(function.code),
+            qualified_name=function.name,
+            python_version=function.python_version,
+        )
+    )
+
+
+def function_from_proto(message: spec_pb2.FunctionRef) -> Function:
+    match message.WhichOneof("kind"):
+        case "registered":
+            name, version = message.registered.name, message.registered.version
+            if not name:
+                raise ValueError("a registered function has a name")
+            return Function(key=f"{name}@{version}", name=name, version=version)
+        case "pickled":
+            code = payload_from_proto(message.pickled.code)
+            key = hashlib.sha256(code.data).hexdigest() if code.blob is None else code.blob.sha256
+            return Function(key, message.pickled.qualified_name, code, python_version=message.pickled.python_version)
+        case _:
+            raise ValueError("a function is registered or pickled")

@@ -36,7 +36,7 @@ from perdure.model import (
     Shape,
 )
 from perdure.service.executors.pool import provisioning
-from perdure.service.executors.port import GraphReturned, Report
+from perdure.service.executors.port import ContinuationReturned, Report
 from perdure.storage.rows import ValueKey
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
@@ -214,7 +214,7 @@ def graph() -> Any:
 
 async def test_a_graph(bench: Bench) -> None:
     end = await bench.run(graph)
-    assert isinstance(end, GraphReturned)
+    assert isinstance(end, ContinuationReturned)
     assert len(graphwire.decode_spec(end.spec).nodes) == 2
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import Failure, FailureKind, Payload, Spec
-from perdure.service.executors.port import Attempt, GraphReturned, Report, Reports, ValueReader, forever
+from perdure.service.executors.port import Attempt, ContinuationReturned, Report, Reports, ValueReader, forever
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.rows import ValueKey
 from simulation.clock import note
@@ -164,7 +164,7 @@ class FakeExecutor:
         task_id, number, now_ms = attempt.task_id, attempt.number, self._clock()
         match program:
             case "grow":
-                return [GraphReturned(task_id, number, graphwire.encode_spec(self._graphs[argument]), now_ms)]
+                return [ContinuationReturned(task_id, number, graphwire.encode_spec(self._graphs[argument]), now_ms)]
             case "broken":
                 return [TaskFailed(task_id, number, _error("broken"), now_ms)]
             case "flaky" if number <= int(argument):

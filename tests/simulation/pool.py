@@ -17,7 +17,7 @@ from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, Tas
 from perdure.model import FailureKind, Resources, Shape
 from perdure.service.api.fetching import FetchCalls
 from perdure.service.executors.pool.pool import LeasePool
-from perdure.service.executors.port import Attempt, GraphReturned, Report, Reports, ValueReader, Waiting, forever
+from perdure.service.executors.port import Attempt, ContinuationReturned, Report, Reports, ValueReader, Waiting, forever
 from perdure.service.kernel import Kernel
 from perdure.service.rpc.worker import WorkerServicer
 from perdure.storage.rows import ValueKey
@@ -164,8 +164,8 @@ def _is_result(result: object, report: Report) -> bool:
     match result, report:
         case Returned(output=output), TaskSucceeded():
             return bool(output == report.output)
-        case Continued(spec=spec), GraphReturned():
-            return bool(spec == report.spec)
+        case Continued(spec=spec), ContinuationReturned():
+            return bool(spec == report.continuation)
         case Failed(failure=failure), TaskFailed():
             return bool(wire.failure_to_proto(failure) == wire.failure_to_proto(report.failure))
         case _:

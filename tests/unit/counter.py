@@ -27,7 +27,7 @@ from perdure.engine.messages import (
     TaskSucceeded,
 )
 from perdure.model import NULL, Call, Failure, FailureKind, Payload, RunStatus, Shape, TaskOptions, TaskStatus
-from perdure.service.executors.port import GraphReturned
+from perdure.service.executors.port import ContinuationReturned
 from perdure.service.machines import source
 from perdure.service.machines.kinds import Returned
 from unit.driver import FUNCTION
@@ -216,7 +216,7 @@ class Counter:
     def find_task(self, task_id: str) -> Count | None:
         return self._tasks.get(task_id)
 
-    def take_changed(self) -> list[Count]:
+    def pop_changed(self) -> list[Count]:
         changed, self._changed = self._changed, {}
         return list(changed)
 
@@ -250,7 +250,7 @@ class Counters:
     def restore(self, key: str, definitions: Mapping[str, int], saved: Saved) -> Counter:
         return Counter.restore(definitions[key], saved)
 
-    def read_returned(self, run_id: str, report: GraphReturned) -> Returned:
+    def read_returned(self, run_id: str, report: ContinuationReturned) -> Returned:
         failure = Failure(FailureKind.SERIALIZATION, "perdure.InvalidSpec", "a counter takes no graph")
         failed = TaskFailed(report.task_id, report.attempt, failure, report.at_ms)
         return lambda _machine: (failed, ())

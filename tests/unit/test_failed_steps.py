@@ -14,7 +14,7 @@ from perdure.model import Failure, FailureKind, RunStatus, Spec, SpecNode, TaskS
 from perdure.service.api.places import Place
 from perdure.service.api.watch import Watcher
 from perdure.service.common import aside
-from perdure.service.executors.port import GraphReturned
+from perdure.service.executors.port import ContinuationReturned
 from perdure.service.machines.graphs import Graphs
 from perdure.service.runs.changes import Overflowed
 from perdure.v1 import workflow_service_pb2
@@ -193,13 +193,13 @@ async def test_a_returned_graph_that_breaks_the_reader_fails_the_run(
 ) -> None:
     run, other = await engine.start(PAIR), await engine.start(graph(call("a")), "other")
 
-    def breaks(_kind: Graphs, _run_id: str, _report: GraphReturned) -> None:
+    def breaks(_kind: Graphs, _run_id: str, _report: ContinuationReturned) -> None:
         raise RecursionError("too deep")
 
     monkeypatch.setattr(Graphs, "read_returned", breaks)
     inner = graphwire.encode_spec(WIDE)
     engine.executor.report(
-        (run.row.run_id, GraphReturned("a", 1, inner, engine.now_ms)),
+        (run.row.run_id, ContinuationReturned("a", 1, inner, engine.now_ms)),
         (other.row.run_id, TaskSucceeded("a", 1, VALUE, engine.now_ms)),
     )
     assert (await failure_of(engine)).type == "perdure.StepFailed"

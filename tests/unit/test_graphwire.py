@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from perdure import graphwire, optionwire
+from perdure import graphwire, optionwire, wire
 from perdure.model import (
     Call,
     Function,
@@ -137,7 +137,7 @@ def test_resources_come_back(found: Resources) -> None:
 
 @given(pickled | registered)
 def test_functions_come_back(function: Function) -> None:
-    assert graphwire.function_from_proto(graphwire.function_to_proto(function)) == function
+    assert wire.function_from_proto(wire.function_to_proto(function)) == function
 
 
 @given(st.binary(max_size=100))

@@ -12,7 +12,7 @@ from perdure.model import RunStatus, Spec, TaskStatus
 from perdure.service.api.places import Place
 from perdure.service.api.watch import Watcher
 from perdure.service.common import aside
-from perdure.service.executors.port import GraphReturned
+from perdure.service.executors.port import ContinuationReturned
 from perdure.service.runs import recording
 from perdure.service.runs.live import Live
 from perdure.service.runs.views import RunView
@@ -135,7 +135,7 @@ async def test_a_watch_that_goes_on_after_some_shares_tells_of_all_tasks(engine:
 async def worked_on(engine: Engine, run: RunView) -> Live:
     """The run, whose first task has returned a large graph, which a thread works on."""
     inner = graphwire.encode_spec(WIDE)
-    engine.executor.report((run.row.run_id, GraphReturned("first", 1, inner, engine.now_ms)))
+    engine.executor.report((run.row.run_id, ContinuationReturned("first", 1, inner, engine.now_ms)))
     live = engine.kernel.scheduler.memory.find(run.row.run_id)
     assert live is not None
     while live.at_rest is None:

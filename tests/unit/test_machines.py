@@ -13,7 +13,7 @@ import pytest
 from perdure import errors, graphwire
 from perdure.engine.messages import TaskSucceeded
 from perdure.model import Payload, RunStatus, Spec, SpecNode, WaitEvent
-from perdure.service.executors.port import Executor, GraphReturned
+from perdure.service.executors.port import ContinuationReturned, Executor
 from perdure.service.kernel import Kernel
 from perdure.service.machines.graphs import GRAPHS, source_of
 from perdure.service.machines.kinds import Kinds
@@ -128,7 +128,7 @@ async def test_a_graph_is_refused_by_a_kind_that_takes_none(store: MetadataStore
         run_id = await engine.submit("c", counter_of(1))
         await engine.add("c", "e1")
         await engine.executor.submitted.get()
-        engine.executor.report((run_id, GraphReturned(END, 1, graphwire.encode_spec(graph(call("x"))), NOW_MS)))
+        engine.executor.report((run_id, ContinuationReturned(END, 1, graphwire.encode_spec(graph(call("x"))), NOW_MS)))
         assert "a counter takes no graph" in str(await engine.outcome("c"))
         resumed, _ = await engine.kernel.lifecycle.resume("default", "c")
         assert resumed.row.status is RunStatus.RUNNING

@@ -8,7 +8,7 @@ import pytest
 
 from perdure import graphwire
 from perdure.model import RunStatus, Spec, TaskOptions
-from perdure.service.executors.port import GraphReturned
+from perdure.service.executors.port import ContinuationReturned
 from perdure.storage.ports import StorageFull
 from perdure.storage.rows import RunQuery
 from unit.driver import VALUE, call, graph
@@ -92,7 +92,9 @@ async def test_pages_of_tasks_have_places_and_no_more_than_they_may(engine: Engi
 async def test_a_run_that_is_over_still_tells_of_tasks_without_checkpoints(engine: Engine) -> None:
     inner = graph(call("one", options=TaskOptions(checkpoint=False)), call("plus", "one"))
     run = await engine.start(graph(call("outer"), call("last", "outer")))
-    engine.executor.report((run.row.run_id, GraphReturned("outer", 1, graphwire.encode_spec(inner), engine.now_ms)))
+    engine.executor.report(
+        (run.row.run_id, ContinuationReturned("outer", 1, graphwire.encode_spec(inner), engine.now_ms))
+    )
     for name in ("one", "plus", "last"):
         await engine.kernel.journal.barrier()
         engine.begin(run, name)

@@ -9,7 +9,7 @@ import pytest
 
 from perdure import errors, graphwire
 from perdure.model import Failure, FailureKind, RunStatus, Spec, SpecNode, TaskOptions, WaitEvent
-from perdure.service.executors.port import GraphReturned
+from perdure.service.executors.port import ContinuationReturned
 from perdure.storage.ports import Entry, Unstorable
 from perdure.storage.rows import AddRun, Committed, PutTask, SetRun, Write
 from unit.driver import VALUE, call, graph
@@ -171,7 +171,7 @@ BAD_GRAPHS: list[Spec] = [
 @pytest.mark.parametrize("spec", BAD_GRAPHS)
 async def test_a_task_that_returns_a_graph_with_a_bad_text_fails(engine: Engine, spec: Spec) -> None:
     run = await engine.start(graph(call("a")))
-    engine.executor.report((run.row.run_id, GraphReturned("a", 1, graphwire.encode_spec(spec), NOW_MS)))
+    engine.executor.report((run.row.run_id, ContinuationReturned("a", 1, graphwire.encode_spec(spec), NOW_MS)))
     failure = await failure_of(engine)
     assert (failure.kind, failure.type, failure.task_id) == (FailureKind.SERIALIZATION, "perdure.InvalidSpec", "a")
     assert "has 1 to 256 printable characters" in failure.message

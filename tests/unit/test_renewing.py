@@ -12,8 +12,17 @@ from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import NULL, Call, Failure, FailureKind, Function, Payload, Shape, Spec, SpecNode
 from perdure.service.executors import renewing as renewing_module
-from perdure.service.executors.port import Attempt, GraphReturned, Report, Reports, ValueReader, Waiting, WaitReason
+from perdure.service.executors.port import (
+    Attempt,
+    ContinuationReturned,
+    Report,
+    Reports,
+    ValueReader,
+    Waiting,
+    WaitReason,
+)
 from perdure.service.executors.renewing import RenewingExecutor
+from perdure.service.machines.graphs import blobs_of_continuation
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.ports import StorageUnavailable
 
@@ -56,7 +65,13 @@ class Stage:
         self.now_s = 0.0
         self.blobs = MemoryBlobStore(lambda: self.now_s)
         self.inner = Inner()
-        self.executor = RenewingExecutor(cast(Any, self.inner), self.blobs, late_s=LATE_S, elapsed_s=lambda: self.now_s)
+        self.executor = RenewingExecutor(
+            cast(Any, self.inner),
+            self.blobs,
+            late_s=LATE_S,
+            elapsed_s=lambda: self.now_s,
+            named_by=blobs_of_continuation,
+        )
         self.heard: list[tuple[str, Report]] = []
         self.told = asyncio.Event()
 
@@ -123,7 +138,7 @@ async def test_an_attempt_whose_value_is_gone_was_in_vain(stage: Stage) -> None:
     error = Failure(FailureKind.APPLICATION, "E", "large", error=blob_of(stage, b"error"))
     reports: list[Report] = [
         TaskSucceeded("a", 1, blob_of(stage, b"value"), 6),
-        GraphReturned("b", 1, graph, 6),
+        ContinuationReturned("b", 1, graph, 6),
         TaskFailed("c", 2, error, 6),
     ]
     stage.submit("a")

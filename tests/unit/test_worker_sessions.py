@@ -18,7 +18,7 @@ from ray import exceptions
 
 import perdure
 from patience import PATIENCE_S
-from perdure import graphwire
+from perdure import wire
 from perdure.conversion import to_spec
 from perdure.model import Call, Resources, Shape
 from perdure.service.executors.pool.attempts import parts_of
@@ -272,7 +272,7 @@ async def test_a_lease_begins_nothing_before_it_knows_that_its_engine_lives(
     async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
         await anext(stream)
         response = pb.ServeLeaseResponse(attempts=parts_of(attempt, 7, lambda key: None))
-        response.functions.append(pb.LeaseFunction(key=function.key, function=graphwire.function_to_proto(function)))
+        response.functions.append(pb.LeaseFunction(key=function.key, function=wire.function_to_proto(function)))
         yield response
         answers = iter([0.0, 0.0, 0.0, 20.0])
         async for message in stream:

@@ -188,6 +188,6 @@ class Machine(Protocol):
         """The task of this id; None if there is none."""
         ...
 
-    def take_changed(self) -> Sequence[TaskState]:
+    def pop_changed(self) -> Sequence[TaskState]:
         """Tasks that changed their state or became known since the last call."""
         ...

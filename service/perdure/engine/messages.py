@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from perdure.model import Call, Failure, Path, Payload, RunStatus, Shape, Spec, TaskStatus, frozen
+from perdure.model import Call, Failure, Path, Payload, RunStatus, Shape, TaskStatus, frozen
 
 # ------------------------------------------------------------------------------ events
 
@@ -40,11 +40,12 @@ class TaskSucceeded:
 
 @frozen
 class TaskContinued:
-    """An attempt returned a graph, whose value becomes the task's. `spec_key` is the graph's key in the store."""
+    """An attempt returned a continuation instead of a value: more work, whose value becomes the task's. The machine's
+    kind has decoded it. `spec_key` is its key in the store."""
 
     task_id: str
     attempt: int
-    spec: Spec
+    continuation: object
     spec_key: str
     at_ms: int
     started_ms: int | None = None
@@ -138,9 +139,9 @@ class RecordTask:
     """Store the state of a task, replacing its earlier record.
 
     `seq` orders the records of a run for its recovery. SUCCESSFUL has an `output` (recovery reads its size only), or
-    the `spec_key` of the graph that the task returned, or a `failure` that was caught. READY with an `ended_ms` is a
-    volatile task that succeeded: queries show it as done, and it runs again if its value is needed after a restart.
-    `wake_ms` is the time at which TimerFired is due.
+    the `spec_key` of the continuation that the task returned, or a `failure` that was caught. READY with an `ended_ms`
+    is a volatile task that succeeded: queries show it as done, and it runs again if its value is needed after a
+    restart. `wake_ms` is the time at which TimerFired is due.
     """
 
     seq: int

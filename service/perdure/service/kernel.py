@@ -26,7 +26,7 @@ from perdure.service.housekeeping.tombstones import Tombstones
 from perdure.service.journal.journal import Journal
 from perdure.service.journal.membership import SoleMember
 from perdure.service.machines.definitions import Definitions
-from perdure.service.machines.graphs import GRAPHS
+from perdure.service.machines.graphs import GRAPHS, blobs_of_continuation
 from perdure.service.machines.kinds import Kinds
 from perdure.service.operations.current import Current
 from perdure.service.operations.events import Events
@@ -135,7 +135,10 @@ class Kernel:
             standing = _alone(store, owner, capacity)
         if blobs is not None and blob_grace_s:
             blob_grace_s = max(blob_grace_s, standing.blob_grace_s)
-            executor = RenewingExecutor(executor, blobs, late_s=blob_grace_s / 2, elapsed_s=elapsed_s)
+            late_s = blob_grace_s / 2
+            executor = RenewingExecutor(
+                executor, blobs, late_s=late_s, elapsed_s=elapsed_s, named_by=blobs_of_continuation
+            )
         self.store = store
         self.blob_grace_s = blob_grace_s
         self.journal = journal = standing.journal

@@ -19,7 +19,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 import grpc.aio
 
-from perdure import failures, graphwire, wire
+from perdure import failures, wire
 from perdure.context import Context
 from perdure.functions import PYTHON_VERSION
 from perdure.model import Failure, FailureKind, Function, Payload
@@ -230,7 +230,7 @@ class Session:
         if message.HasField("holds_for"):
             self._answered(message.holds_for.ToNanoseconds() / 1e9)
         for function in message.functions:
-            self._functions[function.key] = graphwire.function_from_proto(function.function)
+            self._functions[function.key] = wire.function_from_proto(function.function)
         for attempt in message.attempts:
             if not attempt.function:  # the rest of the attempt follows
                 self._refs.setdefault(attempt.token, []).extend(attempt.refs)

@@ -84,7 +84,7 @@ class Run:
         self.last_event = 0
         self._next_seq = 0
         self._commands: list[Command] = []
-        self._changed: dict[Task, None] = {}  # since the last `take_changed`, in order
+        self._changed: dict[Task, None] = {}  # since the last `pop_changed`, in order
         self._deferred: list[RecordTask] = []  # of volatile tasks: they travel with the next record
 
     @property
@@ -235,7 +235,7 @@ class Run:
         """About how many tasks `apply` will look at, so that the caller can choose where to wait for it."""
         match event:
             case TaskContinued():
-                return len(event.spec.nodes)
+                return len(_graph_of(event).nodes)
             case CancelRequested():
                 return self._count_open()
             case TaskSucceeded():
@@ -306,7 +306,7 @@ class Run:
         commands.append(RecordRun(RunStatus.CANCELED, event.at_ms, failure=run_canceled(event.reason)))
         return commands
 
-    def take_changed(self) -> list[Task]:
+    def pop_changed(self) -> list[Task]:
         """Tasks that changed their state or became known since the last call."""
         changed, self._changed = self._changed, {}
         return list(changed)
@@ -434,7 +434,7 @@ class Run:
         self._release(task, at_ms)
 
     def _continue(self, task: Task, event: TaskContinued) -> None:
-        scope = self.graph.add_scope(event.spec, task)
+        scope = self.graph.add_scope(_graph_of(event), task)
         self._close(task, TaskStatus.SUCCESSFUL, self._ended_ms(task, event))
         task.spec_key = event.spec_key
         self._record(task)
@@ -688,6 +688,11 @@ class Run:
             self.graph.mark_done(ended)
             self.graph.consumed_by(ended)
             ended = self.graph.ended_with(ended)
+
+
+def _graph_of(event: TaskContinued) -> Spec:
+    assert isinstance(event.continuation, Spec), "the continuation of a graph is a graph"
+    return event.continuation
 
 
 def _is_free(event: AttemptLost, task: Task) -> bool:

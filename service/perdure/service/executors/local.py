@@ -20,7 +20,7 @@ from perdure.functions import PYTHON_VERSION
 from perdure.model import WAITED, Payload
 from perdure.service.executors.port import (
     Attempt,
-    GraphReturned,
+    ContinuationReturned,
     Report,
     Reports,
     ValueReader,
@@ -352,7 +352,7 @@ class LocalExecutor:
             case Returned(output):
                 report = TaskSucceeded(attempt.task_id, attempt.number, output, *times)
             case Continued(spec):
-                report = GraphReturned(attempt.task_id, attempt.number, spec, *times)
+                report = ContinuationReturned(attempt.task_id, attempt.number, spec, *times)
             case Failed(failure):
                 report = TaskFailed(attempt.task_id, attempt.number, failure, *times)
             case None:

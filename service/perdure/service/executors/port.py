@@ -41,13 +41,13 @@ class Attempt:
 
 
 @frozen
-class GraphReturned:
-    """An attempt returned a graph, serialized and not yet checked. The scheduler turns this into TaskContinued or
-    TaskFailed."""
+class ContinuationReturned:
+    """An attempt returned a continuation, serialized and not yet checked. The kind of the run turns this into
+    TaskContinued or TaskFailed."""
 
     task_id: str
     attempt: int
-    spec: bytes
+    continuation: bytes
     at_ms: int
     started_ms: int | None = None
     ended_ms: int | None = None
@@ -71,7 +71,7 @@ class Waiting:
     text: str
 
 
-Report: TypeAlias = AttemptStarted | TaskSucceeded | GraphReturned | TaskFailed | AttemptLost
+Report: TypeAlias = AttemptStarted | TaskSucceeded | ContinuationReturned | TaskFailed | AttemptLost
 Reports: TypeAlias = Sequence[tuple[str, Report]]
 """Pairs of run id and report, in the order in which they happened."""
 
@@ -116,7 +116,7 @@ class Executor(Protocol):
         """Run an attempt when there is room for it. A key that is submitted again while its attempt is here makes no
         second attempt. An attempt begins only after older, cancelled attempts of its task have really ended.
 
-        Reports: AttemptStarted once user code may have begun, then exactly one of TaskSucceeded, GraphReturned,
+        Reports: AttemptStarted once user code may have begun, then exactly one of TaskSucceeded, ContinuationReturned,
         TaskFailed, AttemptLost, unless the attempt is cancelled. AttemptLost means that it may have begun. It is
         `is_free` only if AttemptStarted was not reported, and another attempt is the probable cause of the loss. An
         attempt that certainly has not begun is not reported as lost: it runs elsewhere, under the same number.

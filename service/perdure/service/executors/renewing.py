@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
-from perdure.model import BlobRef, InvalidSpec
+from perdure.model import BlobRef
 from perdure.service.common.uses import of_failure
 from perdure.service.executors.port import (
     Attempt,
+    ContinuationReturned,
     Executor,
-    GraphReturned,
     Report,
     Reports,
     ValueReader,
@@ -36,13 +35,23 @@ PAUSE_MAX_S: Final = 5.0
 
 
 class RenewingExecutor:
-    """Implements Executor. Reports of attempts that were submitted less than `late_s` ago are passed on at once."""
+    """Implements Executor. Reports of attempts that were submitted less than `late_s` ago are passed on at once.
+    `named_by` finds the blobs that a continuation names."""
 
-    def __init__(self, inner: Executor, blobs: BlobStore, *, late_s: float, elapsed_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        inner: Executor,
+        blobs: BlobStore,
+        *,
+        late_s: float,
+        elapsed_s: Callable[[], float],
+        named_by: Callable[[bytes], Iterable[BlobRef]],
+    ) -> None:
         self._inner = inner
         self._blobs = blobs
         self._late_s = late_s
         self._elapsed_s = elapsed_s
+        self._named_by = named_by
         self._since_s: dict[tuple[str, str, int], float] = {}
         self._report: Callable[[Reports], None] = lambda _reports: None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,7 +91,7 @@ class RenewingExecutor:
             if isinstance(report, AttemptStarted):
                 continue
             since_s = self._since_s.pop((run_id, report.task_id, report.attempt), None)
-            if (since_s is None or since_s < early_s) and _blobs_of(report):
+            if (since_s is None or since_s < early_s) and self._blobs_of(report):
                 late.append(place)
         if not late:
             self._report(reports)
@@ -99,7 +108,7 @@ class RenewingExecutor:
         pause_s = PAUSE_FIRST_S
         while True:
             try:
-                gone = [blob.sha256 for blob in _blobs_of(report) if await self._blobs.renew(blob.sha256) is None]
+                gone = [blob.sha256 for blob in self._blobs_of(report) if await self._blobs.renew(blob.sha256) is None]
                 break
             except StorageError as error:
                 log.warning("blobs of a late report not renewed, trying again", extra={"error": str(error)})
@@ -111,17 +120,13 @@ class RenewingExecutor:
             report = AttemptLost(report.task_id, report.attempt, reason, report.at_ms)
         self._report([(run_id, report)])
 
-
-def _blobs_of(report: Report) -> tuple[BlobRef, ...]:
-    match report:
-        case TaskSucceeded():
-            return report.output.blobs()
-        case TaskFailed():
-            return of_failure(report.failure)
-        case GraphReturned():
-            try:
-                return tuple(graphwire.blobs_of_spec(graphwire.decode_spec(report.spec)))
-            except InvalidSpec:  # the scheduler will find that out
+    def _blobs_of(self, report: Report) -> tuple[BlobRef, ...]:
+        match report:
+            case TaskSucceeded():
+                return report.output.blobs()
+            case TaskFailed():
+                return of_failure(report.failure)
+            case ContinuationReturned():
+                return tuple(self._named_by(report.continuation))
+            case _:
                 return ()
-        case _:
-            return ()

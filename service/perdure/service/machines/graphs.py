@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from perdure import graphwire, texts
@@ -13,7 +13,7 @@ from perdure.engine.machine import Machine, Saved
 from perdure.engine.messages import TaskContinued, TaskFailed
 from perdure.model import ID_CHARS_MAX, BlobRef, Call, Failure, FailureKind, InvalidSpec, Spec
 from perdure.service.common.uses import use
-from perdure.service.executors.port import GraphReturned
+from perdure.service.executors.port import ContinuationReturned
 from perdure.service.machines.definitions import spec_key
 from perdure.service.machines.kinds import Returned
 from perdure.service.machines.source import RunSource
@@ -42,9 +42,9 @@ class Graphs:
             run.settle(saved.began_ms)
         return run
 
-    def read_returned(self, run_id: str, report: GraphReturned) -> Returned:
+    def read_returned(self, run_id: str, report: ContinuationReturned) -> Returned:
         try:
-            spec = graphwire.decode_spec(report.spec)
+            spec = graphwire.decode_spec(report.continuation)
             texts.check_spec(spec)
             if missing := spec.inputs():
                 raise InvalidSpec(f"a returned graph has no inputs of its own, but uses {sorted(missing)}")
@@ -52,10 +52,10 @@ class Graphs:
             failed = _failed(report, error)
             return lambda _machine: (failed, ())
         named = tasks_named(spec)
-        key = spec_key(report.spec)
+        key = spec_key(report.continuation)
         times = report.at_ms, report.started_ms, report.ended_ms
         event = TaskContinued(report.task_id, report.attempt, spec, key, *times)
-        writes: tuple[Write, ...] = (PutSpec(key, report.spec), *use(run_id, graphwire.blobs_of_spec(spec)))
+        writes: tuple[Write, ...] = (PutSpec(key, report.continuation), *use(run_id, graphwire.blobs_of_spec(spec)))
 
         def in_run(machine: Machine) -> tuple[TaskContinued | TaskFailed, tuple[Write, ...]]:
             assert isinstance(machine, Run)
@@ -71,7 +71,15 @@ class Graphs:
 GRAPHS: Final = Graphs()
 
 
-def _failed(report: GraphReturned, error: InvalidSpec) -> TaskFailed:
+def blobs_of_continuation(data: bytes) -> Iterable[BlobRef]:
+    """The blobs that a serialized graph names; none if it is invalid, which `read_returned` finds out."""
+    try:
+        return tuple(graphwire.blobs_of_spec(graphwire.decode_spec(data)))
+    except InvalidSpec:
+        return ()
+
+
+def _failed(report: ContinuationReturned, error: InvalidSpec) -> TaskFailed:
     failure = Failure(FailureKind.SERIALIZATION, "perdure.InvalidSpec", f"the task returned a graph: {error}")
     return TaskFailed(report.task_id, report.attempt, failure, report.at_ms, report.started_ms, report.ended_ms)
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from perdure.engine.machine import Machine, Saved
 from perdure.engine.messages import TaskContinued, TaskFailed
-from perdure.service.executors.port import GraphReturned
+from perdure.service.executors.port import ContinuationReturned
 from perdure.storage.ports import CorruptData
 from perdure.storage.rows import RunRow, Write
 
@@ -47,8 +47,8 @@ class Kind(Protocol[D]):
         run and its records name. Raises any exception for records that no machine of this kind has written."""
         ...
 
-    def read_returned(self, run_id: str, report: GraphReturned) -> Returned:
-        """Read and check a graph that a task returned. An invalid one becomes TaskFailed."""
+    def read_returned(self, run_id: str, report: ContinuationReturned) -> Returned:
+        """Read and check a continuation that a task returned. An invalid one becomes TaskFailed."""
         ...
 
 

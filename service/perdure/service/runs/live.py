@@ -120,7 +120,7 @@ def begin_run(row: RunRow, source: RunSource) -> Begun:
     """Make a new run."""
     run = source.begin()
     commands = run.start(row.create_ms)
-    run.take_changed()  # a new run has no subscribers
+    run.pop_changed()  # a new run has no subscribers
     if run.is_dormant and not run.status.is_final:
         row = row.but(is_dormant=True)
     live = Live(row, run, dormant=row.is_dormant)

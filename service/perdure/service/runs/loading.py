@@ -192,7 +192,7 @@ class Loading:
 
         def recover() -> tuple[Plan, list[TaskState]]:
             step = Step(run.recover(at_ms, before))
-            changed = run.take_changed()
+            changed = run.pop_changed()
             known = {task.id for task in changed}
             missed = [task.task_id for task in stored.tasks if self._changes.may_miss(task.change)]
             earlier = [run.find_task(task_id) for task_id in missed if task_id not in known]

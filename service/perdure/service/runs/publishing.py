@@ -27,7 +27,7 @@ class Publishing:
 
     def copy_changed(self, live: Live, views: list[tuple[int, TaskView]]) -> None:
         """Add copies of the tasks that the last event changed, if they have subscribers."""
-        changed = live.run.take_changed()
+        changed = live.run.pop_changed()
         if changed and self._changes.wants_tasks(live.row.run_id):
             self.add(views, views_of(changed))
 

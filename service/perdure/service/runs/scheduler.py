@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 from perdure.engine.machine import Before, Machine
 from perdure.engine.messages import CancelRequested, Command, Event, TaskContinued, TaskSucceeded, TimerFired
 from perdure.service.common.aside import aside, is_large, is_large_spec
-from perdure.service.executors.port import Executor, GraphReturned, Reports
+from perdure.service.executors.port import ContinuationReturned, Executor, Reports
 from perdure.service.journal.journal import Journal
 from perdure.service.machines.definitions import Definitions
 from perdure.service.machines.kinds import Returned
@@ -134,11 +134,11 @@ class Scheduler:
                 self._came_too_late(report)
             elif live.held is not None:
                 live.held.append(partial(self.report, [(run_id, report)]))
-            elif isinstance(report, GraphReturned) or self._is_long(live, report):
+            elif isinstance(report, ContinuationReturned) or self._is_long(live, report):
                 if (before := gathered.pop(live, None)) is not None:
                     self._recorder.record(live, before)
-                if isinstance(report, GraphReturned):
-                    self._graph_returned(live, report)
+                if isinstance(report, ContinuationReturned):
+                    self._continuation_returned(live, report)
                 else:
                     self.apply(live, report)
             else:
@@ -257,12 +257,12 @@ class Scheduler:
     def _timer_due(self, timer: Timer) -> None:
         self.deliver(timer.run_id, TimerFired(timer.task_id, timer.attempt, self.clock()))
 
-    def _graph_returned(self, live: Live, report: GraphReturned) -> None:
+    def _continuation_returned(self, live: Live, report: ContinuationReturned) -> None:
         run_id = live.row.run_id
         read = partial(self.definitions.kinds.of(live.row).read_returned, run_id, report)
-        if not is_large_spec(report.spec):
+        if not is_large_spec(report.continuation):
             try:
-                self._take_returned(live, read())
+                self._apply_returned(live, read())
             except Exception as error:
                 self._recorder.failed(live, error)
             return
@@ -275,11 +275,11 @@ class Scheduler:
                 self._with_here(run_id, failed)
                 return
             # The run may have changed or left memory since.
-            self._with_here(run_id, lambda live: self._take_returned(live, returned))
+            self._with_here(run_id, lambda live: self._apply_returned(live, returned))
 
         self._holding.spawn(read_aside())
 
-    def _take_returned(self, live: Live, returned: Returned) -> None:
+    def _apply_returned(self, live: Live, returned: Returned) -> None:
         event, writes = returned(live.run)
         self.apply(live, event, *writes)
 
@@ -291,7 +291,7 @@ class Scheduler:
         elif live is not None:
             then(live)
 
-    def _came_too_late(self, event: Event | GraphReturned) -> None:
+    def _came_too_late(self, event: Event | ContinuationReturned) -> None:
         """Mark the blobs of a late report, so that they are removed unless a run uses them."""
         if isinstance(event, TaskSucceeded) and (blobs := event.output.blobs()):
             marked = MarkBlobs(tuple(blob.sha256 for blob in blobs))
@@ -357,7 +357,7 @@ class Scheduler:
             if live.is_refused:
                 return Plan(), []
             step = Step(live.run.apply(event))
-            changed = live.run.take_changed()
+            changed = live.run.pop_changed()
             return sort_out(live, step), views_of(changed) if is_watched else []
 
         def then(worked: tuple[Plan, list[TaskView]]) -> None:

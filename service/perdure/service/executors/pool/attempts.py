@@ -9,7 +9,7 @@ from typing import Final
 from perdure import texts, wire
 from perdure.engine.messages import AttemptLost, Source, TaskFailed, TaskSucceeded
 from perdure.model import INLINE_BYTES_MAX, FailureKind, Payload
-from perdure.service.executors.port import Attempt, GraphReturned, Report
+from perdure.service.executors.port import Attempt, ContinuationReturned, Report
 from perdure.storage.rows import ValueKey
 from perdure.v1 import worker_service_pb2 as pb
 
@@ -88,7 +88,7 @@ def report_of(attempt: Attempt, receipt: pb.Receipt, now_ms: int) -> Report:
             output = wire.payload_from_proto(receipt.output)
             return TaskSucceeded(attempt.task_id, attempt.number, output, *times)
         case "continuation":
-            return GraphReturned(attempt.task_id, attempt.number, receipt.continuation, *times)
+            return ContinuationReturned(attempt.task_id, attempt.number, receipt.continuation, *times)
         case _:
             failure = texts.mended(wire.failure_from_proto(receipt.failure))  # of a worker of any version
             if failure.kind is FailureKind.CANCELED:  # interrupted without a request: the worker is ending

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from perdure import graphwire
+from perdure import wire
 from perdure.model import Payload, Shape
 from perdure.service.executors.port import Attempt
 from perdure.service.executors.turns import Turns
@@ -143,9 +143,7 @@ class Lease:
             function = placed.attempt.call.function
             if function.key not in self._functions:
                 self._functions.add(function.key)
-                message.functions.append(
-                    pb.LeaseFunction(key=function.key, function=graphwire.function_to_proto(function))
-                )
+                message.functions.append(pb.LeaseFunction(key=function.key, function=wire.function_to_proto(function)))
                 size += function.code.size if function.code is not None else 0
             message.attempts.append(attempt)
             size += attempt.ByteSize()
