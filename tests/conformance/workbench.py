@@ -80,6 +80,7 @@ class Bench:
         attempt: int = 1,
         shape: Shape | None = None,
         wraps: int = 0,
+        is_limited: bool = False,
     ) -> Attempt:
         """An argument that is a NodeRef stands for the value of that task."""
         arguments, refs = encode_arguments(args, {}, lambda arg: arg if isinstance(arg, NodeRef) else None)
@@ -87,7 +88,9 @@ class Bench:
         inputs = tuple(
             Source(task_id=ref.node_id, path=ref.path, wraps=wraps) for ref in refs if isinstance(ref, NodeRef)
         )
-        return Attempt("default", "wf", RUN, task, attempt, Call(named, arguments, refs), shape or self.shape, inputs)
+        call = Call(named, arguments, refs)
+        names = "default", "wf", RUN, task, attempt
+        return Attempt(*names, call, shape or self.shape, inputs, is_limited=is_limited)
 
     def submit(self, function: Callable[..., Any] | Function, *args: Any, **given: Any) -> Attempt:
         attempt = self.attempt(function, *args, **given)

@@ -10,6 +10,7 @@ import pytest
 
 from conformance.test_executor import *  # noqa: F403
 from conformance.test_executor_hostile import *  # noqa: F403
+from conformance.test_executor_limits import *  # noqa: F403
 from conformance.workbench import Bench, pool_bench
 from patience import PATIENCE_S
 from perdure.model import Resources, Shape

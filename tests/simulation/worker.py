@@ -72,6 +72,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._waiting: dict[int, None] = {}
         self._running: dict[int, asyncio.Task[Result | None]] = {}
+        self._unbegun: set[int] = set()  # wait until their start was sent
         self._ends: dict[int, asyncio.TimerHandle] = {}
         self._known_async: set[str] = set()
         self._is_broken = False
@@ -150,7 +151,7 @@ class Worker:
     def _interrupt(self, token: int) -> None:
         if token in self._ends:
             return
-        if self._dice.random() >= STUBBORN_SHARE:
+        if self._dice.random() >= STUBBORN_SHARE or token in self._unbegun:
             self._running[token].cancel()
         self._ends[token] = self._loop.call_later(GRACE_S, self._end_of_grace, token)
 
@@ -226,11 +227,17 @@ class Worker:
     def _begin(self, token: int, attempt_input: AttemptInput, *, at_once: bool) -> asyncio.Task[Result | None]:
         began_ms, began_s = self._field.clock(), self._loop.time()
         del self._waiting[token]
-        self._session.send_started(token, began_ms, at_once=at_once)
+        sent = asyncio.Event() if attempt_input.is_limited else None
+        on_sent = sent.set if sent else None
+        self._session.send_started(token, began_ms, at_once=at_once or sent is not None, on_sent=on_sent)
         context = attempt_input.context
         running = Running((context.run_id, context.task_id, context.attempt), self._engine_id, self)
-        self._field.begin(running)
-        code = asyncio.create_task(self._user_code(attempt_input))
+        if sent is None:
+            self._field.begin(running)
+            code = asyncio.create_task(self._user_code(attempt_input))
+        else:
+            self._unbegun.add(token)
+            code = asyncio.create_task(self._begin_after(sent, token, attempt_input, running))
         self._running[token] = code
 
         def done(code: asyncio.Task[Result | None]) -> None:
@@ -239,6 +246,7 @@ class Worker:
             was_interrupted = code.cancelled()
             result = None if was_interrupted else code.result()
             del self._running[token]
+            self._unbegun.discard(token)
             self._field.end(running)
             if (timer := self._ends.pop(token, None)) is not None:
                 timer.cancel()
@@ -249,6 +257,14 @@ class Worker:
 
         code.add_done_callback(done)
         return code
+
+    async def _begin_after(
+        self, sent: asyncio.Event, token: int, attempt_input: AttemptInput, running: Running
+    ) -> Result | None:
+        await sent.wait()
+        self._unbegun.discard(token)
+        self._field.begin(running)
+        return await self._user_code(attempt_input)
 
     def _abandon(self) -> None:
         """An interrupted attempt has left threads behind: the process ends, and gives back what it has not begun."""

@@ -69,6 +69,7 @@ class Driver:
         self.consumed: list[tuple[int, str]] = []
         self.dispatched: list[tuple[str, int]] = []
         self.inputs: dict[str, tuple[Source, ...]] = {}
+        self.limited: set[str] = set()
         self.cancelled: list[tuple[str, int]] = []
         self.timers: list[SetTimer] = []
         self.ends: list[RecordRun] = []
@@ -91,6 +92,8 @@ class Driver:
                 case StartAttempt():
                     self.dispatched.append((command.task_id, command.attempt))
                     self.inputs[command.task_id] = command.inputs
+                    if command.is_limited:
+                        self.limited.add(command.task_id)
                 case CancelAttempt():
                     self.cancelled.append((command.task_id, command.attempt))
                 case SetTimer():

@@ -14,6 +14,7 @@ from perdure.model import INLINE_BYTES_MAX, NULL, Call, Failure, FailureKind, Fu
 from perdure.service.executors.pool import durations as durations_module
 from perdure.service.executors.pool import leases as leases_module
 from perdure.service.executors.pool import pool as pool_module
+from perdure.service.executors.pool.attempts import REFS_MAX
 from perdure.service.executors.pool.durations import AHEAD_MS, BATCH_MAX, Durations
 from perdure.service.executors.pool.leases import AgentSession, Lease
 from perdure.service.executors.pool.placing import (
@@ -107,10 +108,11 @@ class World:
         attempt: int = 1,
         inputs: tuple[Source, ...] = (),
         beside: str = "",
+        is_limited: bool = False,
     ) -> None:
         for task in tasks:
             call = Call(Function(function, function), NULL)
-            self.pool.submit(Attempt("default", "wf", "run", task, attempt, call, shape, inputs, beside))
+            self.pool.submit(Attempt("default", "wf", "run", task, attempt, call, shape, inputs, beside, is_limited))
         await self.settle()
 
     async def connect(self, lease_id: str) -> Lease:
@@ -1175,6 +1177,16 @@ async def test_small_values_at_hand_go_along_and_others_are_named(world: World) 
     assert small.payload.data == b"small"
     assert (large.key.task_id, absent.key.task_id, named.key.input) == ("large", "absent", "in")
     assert named.wraps == 2
+
+
+@pytest.mark.parametrize("is_limited", [False, True])
+async def test_a_lease_is_told_whether_the_time_of_an_attempt_is_limited(world: World, is_limited: bool) -> None:
+    await world.cluster(CPU=1)
+    inputs = (Source(input="in"),) * (REFS_MAX + 1)
+    await world.submit("a", inputs=inputs, is_limited=is_limited)
+    (lease,) = await world.leases()
+    *_, last = sent(lease)
+    assert (last.task_id, last.is_limited) == ("a", is_limited)
 
 
 # ------------------------------------------------------------------------------ what the pool remembers

@@ -230,6 +230,12 @@ def test_an_attempt_that_takes_too_long_is_cancelled_and_tried_again() -> None:
     assert run.succeed("a", 1) == []
 
 
+def test_a_command_to_start_an_attempt_says_whether_its_time_is_limited() -> None:
+    run = Driver(graph(call("a", options=replace(RETRY, attempt_timeout_ms=500)), call("b")))
+    assert run.dispatched == [("a", 1), ("b", 1)]
+    assert run.limited == {"a"}
+
+
 # ------------------------------------------------------------------------------ failures
 
 

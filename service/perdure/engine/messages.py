@@ -179,7 +179,8 @@ class RecordRun:
 @frozen
 class StartAttempt:
     """Run an attempt of a task on a lease of this shape. `inputs` are the sources of the call's refs, in their order.
-    `beside` names a task: the attempt should run in that task's process, if possible."""
+    `beside` names a task: the attempt should run in that task's process, if possible. `is_limited`: the time of the
+    attempt is limited from AttemptStarted on."""
 
     task_id: str
     attempt: int
@@ -187,6 +188,7 @@ class StartAttempt:
     shape: Shape
     inputs: tuple[Source, ...]
     beside: str = ""
+    is_limited: bool = False
 
 
 @frozen

@@ -94,12 +94,13 @@ class Value:
 
 @frozen
 class AttemptInput:
-    """The input of an attempt."""
+    """The input of an attempt. `is_limited`: user code is called after the report that the attempt began was sent."""
 
     context: Context
     function: Function
     arguments: Payload
     values: Sequence[Value]
+    is_limited: bool = False
 
 
 @frozen

@@ -4,6 +4,9 @@ Attempts run in the main thread, because a `ray.get` in user code gives the CPU 
 run on a loop in the main thread, many at a time. When the stream breaks, the process stops its attempts: their results
 could not be reported, and their successors may be starting elsewhere.
 
+An attempt whose time is limited begins only after the report of its start was sent. User code may hold the GIL from its
+first moment on. Then nothing else of this process is sent, and the engine could not count the time.
+
 A cancelled attempt is interrupted. If it does not end within GRACE_S, or leaves threads or Ray tasks behind, the
 process ends. If user code holds the GIL and prevents even that, the engine has the process killed.
 """
@@ -17,8 +20,9 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import Any, Final, NoReturn
 
@@ -101,6 +105,7 @@ class _Lease:
         self._loading: int | None = None  # an attempt that was reported as begun, and whose function is loaded first
         self._loading_since = 0, 0.0
         self._interrupted: int | None = None  # no attempt is interrupted twice
+        self._sent: threading.Event | None = None  # what the current attempt waits for before it calls user code
         self._tasks: dict[int, asyncio.Task[Result]] = {}  # the attempts that run on the loop
         self._async_loop: asyncio.AbstractEventLoop | None = None
         self._async_wake: asyncio.Event | None = None
@@ -161,6 +166,8 @@ class _Lease:
             if token != self._interrupted:
                 self._interrupted = token
                 interrupt_thread(self._main)
+            if self._sent is not None:
+                self._sent.set()
         elif self._async_loop is not None:
             self._async_loop.call_soon_threadsafe(self._tasks[token].cancel)
         self._ends_s.setdefault(token, time.monotonic() + GRACE_S)
@@ -236,14 +243,18 @@ class _Lease:
             return True
         threads = threading.active_count()
         began_ms, began_s = now_ms(), time.perf_counter()
+        sent = threading.Event() if attempt_input.is_limited else None
         with suppress(Interrupted, KeyboardInterrupt):
             try:
                 with self._lock:
                     if token not in self._waiting:
                         return False
-                    self._session.send_started(token, began_ms, at_once=True)
+                    self._session.send_started(token, began_ms, at_once=True, on_sent=sent.set if sent else None)
                     self._loading = self._current = token
                     self._loading_since = began_ms, began_s
+                    self._sent = sent
+                if sent is not None:
+                    _wait_for(sent)
                 self._runner.is_async(attempt_input.function)
             finally:
                 self._leave()
@@ -257,15 +268,20 @@ class _Lease:
         self._session.send_receipt(_receipt(token, None, began_ms, time.perf_counter() - began_s))
         return False
 
-    def _begin(self, token: int, began_ms: int, *, is_async: bool = False) -> bool:
+    def _begin(self, token: int, began_ms: int, *, at_once: bool, on_sent: Callable[[], None] | None = None) -> bool:
         """Take an attempt from the waiting ones. False: it was dropped before. The caller holds the lock."""
         if token not in self._waiting:
             return False
         self._waiting.discard(token)
         self._count += 1
         if token != self._loading:
-            self._session.send_started(token, began_ms, at_once=is_async)
+            self._session.send_started(token, began_ms, at_once=at_once, on_sent=on_sent)
         return True
+
+    def _is_told_first(self, token: int, attempt_input: AttemptInput) -> bool:
+        """Whether user code waits until the report of the start was sent. It was sent before the function was loaded,
+        if this attempt loaded it."""
+        return attempt_input.is_limited and token != self._loading
 
     def _start_of(self, token: int) -> tuple[int, float]:
         """When an attempt that begins now has begun, by the wall clock and by the monotonic clock."""
@@ -274,13 +290,16 @@ class _Lease:
     def _run(self, token: int, attempt_input: AttemptInput) -> None:
         began_ms, began_s = self._start_of(token)
         threads = threading.active_count()
+        sent = threading.Event() if self._is_told_first(token, attempt_input) else None
         result: Result | None = None
         try:
             try:
                 with self._lock:
-                    if not self._begin(token, began_ms):
+                    if not self._begin(token, began_ms, at_once=sent is not None, on_sent=sent.set if sent else None):
                         return
-                    self._current = token
+                    self._current, self._sent = token, sent
+                if sent is not None:
+                    _wait_for(sent)
                 result = self._runner.run(attempt_input)
             finally:
                 self._leave()
@@ -363,13 +382,17 @@ class _Lease:
 
     def _spawn(self, token: int, attempt_input: AttemptInput) -> None:
         began_ms, began_s = self._start_of(token)
-        wake = self._async_wake
+        wake, loop = self._async_wake, self._async_loop
         assert wake is not None
+        assert loop is not None
+        sent = asyncio.Event() if self._is_told_first(token, attempt_input) else None
+        on_sent = None if sent is None else partial(_call_in, loop, sent.set)
         with self._lock:
-            if not self._begin(token, began_ms, is_async=True):
+            if not self._begin(token, began_ms, at_once=True, on_sent=on_sent):
                 return
             # Not by the loop's task factory, which user code may have set.
-            task = asyncio.Task(self._runner.run_async(attempt_input), loop=self._async_loop)
+            run = self._runner.run_async(attempt_input) if sent is None else self._run_after(sent, attempt_input)
+            task = asyncio.Task(run, loop=loop)
             self._tasks[token] = task
 
         def done(task: asyncio.Task[Result]) -> None:
@@ -381,6 +404,23 @@ class _Lease:
                 wake.set()
 
         task.add_done_callback(done)
+
+    async def _run_after(self, sent: asyncio.Event, attempt_input: AttemptInput) -> Result:
+        await sent.wait()
+        return await self._runner.run_async(attempt_input)
+
+
+def _wait_for(sent: threading.Event) -> None:
+    """Wait until a report was sent. If the stream ends before, the attempt is interrupted. Signal handlers that earlier
+    attempts left behind may raise here, which is no fault of this one."""
+    while not sent.is_set():
+        with suppress(Exception):
+            sent.wait()
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, step: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed: the attempt was cancelled, and was the last one
+        loop.call_soon_threadsafe(step)
 
 
 def _ray_task() -> Any:

@@ -87,6 +87,7 @@ class Session:
         self._is_closing = False
         self._unbegun: set[int] = set()  # given to the main thread; their start was not sent yet
         self._begun: set[int] = set()  # their start was sent, their end was not
+        self._on_sent: list[Callable[[], None]] = []  # of the message that is being sent
         self._linger: asyncio.TimerHandle | None = None
         self._asks = asks
         self._asked_s = 0.0
@@ -111,14 +112,19 @@ class Session:
 
     # -------------------------------------------------------------------------- from the main thread
 
-    def send_started(self, token: int, began_ms: int, *, at_once: bool = False) -> None:
+    def send_started(
+        self, token: int, began_ms: int, *, at_once: bool = False, on_sent: Callable[[], None] | None = None
+    ) -> None:
         """Report that an attempt began, and when. Unless `at_once`, the report waits a little for another message to
-        travel with. That delays no decision of the engine: receipts of earlier attempts are already sent, and the
-        engine assumes that the first attempt at a lease may have begun."""
+        travel with. That delays no decision of the engine about attempts without a time limit: receipts of earlier
+        attempts are already sent, and the engine assumes that the first attempt at a lease may have begun.
+
+        `on_sent` is called in the stream's thread once gRPC has the report, and sends it even if no thread of this
+        process gets the GIL any more. It is not called if the stream ends before."""
         if at_once:
-            self._send("started", (token, began_ms))
+            self._send("started", (token, began_ms, on_sent))
         else:
-            self._out.append(("started", (token, began_ms)))
+            self._out.append(("started", (token, began_ms, on_sent)))
 
     def send_receipt(self, receipt: pb.Receipt) -> None:
         self._send("receipt", receipt)
@@ -172,6 +178,8 @@ class Session:
             self._wake.clear()
             while self._out:
                 yield self._gather()
+                if self._on_sent:  # gRPC asks for the next message when it has taken this one
+                    self._was_sent()
             if self._is_closing:
                 return
             self._await_start(START_LINGERS_S)
@@ -202,9 +210,11 @@ class Session:
                     self._unbegun.discard(item.token)
                     self._begun.discard(item.token)
                 case "started":
-                    token, began_ms = item
+                    token, began_ms, on_sent = item
                     message.started.append(token)
                     message.started_ms.append(began_ms)
+                    if on_sent is not None:
+                        self._on_sent.append(on_sent)
                     self._unbegun.discard(token)
                     self._begun.add(token)
                 case "returned":
@@ -215,6 +225,11 @@ class Session:
                 case _:
                     message.concurrent.append(item)
         return message
+
+    def _was_sent(self) -> None:
+        on_sent, self._on_sent = self._on_sent, []
+        for call in on_sent:
+            call()
 
     def _ask(self) -> None:
         """Ask how long the runs are certainly the engine's own. The answer counts from now, however long it travels."""
@@ -256,7 +271,11 @@ class Session:
         names = attempt.namespace, attempt.workflow_id, attempt.run_id, attempt.task_id
         context = Context(*names, attempt.attempt, self._address)
         return AttemptInput(
-            context, self._functions[attempt.function], wire.payload_from_proto(attempt.arguments), values
+            context,
+            self._functions[attempt.function],
+            wire.payload_from_proto(attempt.arguments),
+            values,
+            attempt.is_limited,
         )
 
     async def _values(self, run_id: str, refs: Sequence[pb.Value]) -> list[Value]:

@@ -383,7 +383,8 @@ class Run:
         owner, options = task.scope.owner, task.node.options
         beside = owner.id if owner is not None and options.allow_inplace else ""
         inputs = self.graph.sources(task)
-        self._commands.append(StartAttempt(task.id, task.attempt, call, options.shape, inputs, beside))
+        is_limited = options.attempt_timeout_ms is not None
+        self._commands.append(StartAttempt(task.id, task.attempt, call, options.shape, inputs, beside, is_limited))
 
     def _number_anew(self, task: Task) -> None:
         """Start the next attempt of a task after one that may have begun without a report. The used number is recorded,

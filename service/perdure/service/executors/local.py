@@ -1,6 +1,7 @@
 """Runs attempts in threads of this process, without a cluster and without isolation; for tests and small work.
 
-`async def` functions run on one loop in a separate thread, many at a time.
+`async def` functions run on one loop in a separate thread, many at a time. User code that holds the GIL holds up the
+engine, so its time limit cannot end it.
 """
 
 from __future__ import annotations

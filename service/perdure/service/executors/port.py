@@ -22,7 +22,8 @@ class Attempt:
     """One attempt of one task. `inputs` are the places of the values of `call.refs`, in their order.
 
     `beside` names a task of the run, "" for none: if that task's worker still exists, this attempt should run there
-    too, whatever its shape.
+    too, whatever its shape. `is_limited`: the time of the attempt is limited from AttemptStarted on, so that report
+    must be on its way before user code is called, which may never let the worker send anything.
     """
 
     namespace: str
@@ -34,6 +35,7 @@ class Attempt:
     shape: Shape
     inputs: tuple[Source, ...]
     beside: str = ""
+    is_limited: bool = False
 
     @property
     def key(self) -> tuple[str, str, int]:

@@ -148,4 +148,5 @@ def _attempt(row: RunRow, command: StartAttempt) -> Attempt:
         shape=shape,
         inputs=command.inputs,
         beside=command.beside,
+        is_limited=command.is_limited,
     )

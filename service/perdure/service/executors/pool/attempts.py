@@ -38,6 +38,7 @@ def parts_of(attempt: Attempt, token: int, cached: Callable[[ValueKey], Payload 
         attempt=attempt.number,
         function=attempt.call.function.key,
         arguments=wire.payload_to_proto(attempt.call.arguments),
+        is_limited=attempt.is_limited,
     )
     last = max(len(inputs) - 1, 0) // REFS_MAX * REFS_MAX
     _add_refs(message, attempt, inputs[last:] if last else inputs, cached, room)
