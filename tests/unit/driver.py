@@ -137,6 +137,7 @@ class Driver:
             self.specs,
             [mail for mail in self.mail if mail.sequence not in consumed],
             max((mail.sequence for mail in self.mail), default=0),
+            ended_ms=self.ends[-1].at_ms if self.ends else None,
         )
         again = Driver(self.spec, run)
         again.specs, again.records, again.status = self.specs, dict(self.records), self.status
@@ -150,7 +151,7 @@ class Driver:
         """The same run after it was made RUNNING again in the store, as `Resume` does."""
         again = self.restarted()
         again.status = RunStatus.RUNNING
-        return again.restarted(at_ms)
+        return again.restarted(at_ms, before="told")
 
     def state(self) -> dict[str, tuple[TaskStatus, str, int, bool]]:
         return {task.id: (task.status, task.source, task.wraps, task.done) for task in self.run.graph}

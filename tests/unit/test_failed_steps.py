@@ -97,7 +97,7 @@ async def test_what_was_recorded_before_does_not_run_again(
         a, b = (TaskSucceeded(task_id, 1, VALUE, engine.now_ms) for task_id in "ab")
         engine.executor.report((run_id, a), (run_id, b))
         await failure_of(engine)
-    assert await engine.tasks() == {"a": "SUCCESSFUL", "b": "BLOCKED"}
+    assert await engine.tasks() == {"a": "SUCCESSFUL", "b": "CANCELED"}
     monkeypatch.undo()
     await engine.kernel.lifecycle.resume("default", "w")
     while (attempt := await engine.executor.submitted.get()).number == 1:

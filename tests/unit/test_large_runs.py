@@ -44,15 +44,21 @@ def canceled_in(entries: Sequence[Entry]) -> list[str]:
     return [row.task_id for row in rows if row.status is TaskStatus.CANCELED]
 
 
-async def begin_to_cancel(engine: Engine) -> asyncio.Task[RunView]:
+def begin_all(engine: Engine, run: RunView) -> None:
+    """Begin the attempts of WIDE, so that a cancellation records their ends."""
+    for number in range(10):
+        engine.begin(run, f"t{number}")
+
+
+async def begin_to_cancel(engine: Engine, run: RunView) -> asyncio.Task[RunView]:
     """Until its first share is about to be stored."""
+    begin_all(engine, run)
     engine.store.hold()
     return await soon(engine.kernel.lifecycle.cancel("default", "w", "enough"))
 
 
 async def test_a_cancellation_is_stored_in_shares_and_its_end_comes_last(engine: Engine) -> None:
-    await engine.start(WIDE)
-    canceling = await begin_to_cancel(engine)
+    canceling = await begin_to_cancel(engine, await engine.start(WIDE))
     shares = []
     while not canceling.done():
         shares.append(await engine.store.commits.get())
@@ -67,8 +73,7 @@ async def test_a_cancellation_is_stored_in_shares_and_its_end_comes_last(engine:
 
 
 async def test_entries_of_other_runs_come_between_the_shares_of_a_large_one(engine: Engine) -> None:
-    await engine.start(WIDE)
-    canceling = await begin_to_cancel(engine)
+    canceling = await begin_to_cancel(engine, await engine.start(WIDE))
     first = await engine.store.commits.get()
     other = await soon(engine.start(ONE, "other"))
     engine.store.let_one_go()
@@ -88,7 +93,7 @@ async def test_a_run_whose_cancellation_was_cut_off_goes_on(shares: int) -> None
     store = Store()
     async with running_engine(store) as engine:
         run = await engine.start(WIDE)
-        await begin_to_cancel(engine)
+        await begin_to_cancel(engine, run)
         for _ in range(shares):
             await engine.store.commits.get()
             engine.store.let_one_go()
@@ -113,8 +118,7 @@ async def test_a_run_whose_cancellation_was_cut_off_goes_on(shares: int) -> None
 
 @pytest.mark.parametrize("shares", range(6))
 async def test_a_watch_that_goes_on_after_some_shares_tells_of_all_tasks(engine: Engine, shares: int) -> None:
-    await engine.start(WIDE)
-    canceling = await begin_to_cancel(engine)
+    canceling = await begin_to_cancel(engine, await engine.start(WIDE))
     for _ in range(shares):
         await engine.store.commits.get()
         engine.store.let_one_go()
@@ -185,7 +189,7 @@ async def test_a_cancellation_without_room_is_refused_and_the_run_goes_on(engine
 
 
 async def test_a_share_that_the_store_never_takes_fails_the_run_alone(engine: Engine) -> None:
-    await engine.start(WIDE)
+    begin_all(engine, await engine.start(WIDE))
     await engine.start(ONE, "other")
     inner = engine.store.commit
 
@@ -200,3 +204,19 @@ async def test_a_share_that_the_store_never_takes_fails_the_run_alone(engine: En
     view = await engine.kernel.queries.run("default", "w", wait_s=30)
     assert view.row.status is RunStatus.FAILED
     assert (await engine.kernel.queries.run("default", "other")).row.status is RunStatus.RUNNING
+
+
+async def test_the_cancellation_of_attempts_that_have_not_begun_is_one_entry(engine: Engine) -> None:
+    await engine.start(WIDE)
+    engine.store.hold()
+    canceling = await soon(engine.kernel.lifecycle.cancel("default", "w", "enough"))
+    (entry,) = await engine.store.commits.get()
+    assert canceled_in([entry]) == []
+    assert [type(write) for write in entry] == [SetRun]
+    engine.store.let_all_go()
+    view = await canceling
+    assert view.counts is not None
+    assert (view.counts.canceled, view.counts.pending) == (10, 1)
+    told = await engine.tasks()
+    assert [name for name, status in told.items() if status == "CANCELED"] == [f"t{number}" for number in range(10)]
+    assert told["end"] == "BLOCKED"

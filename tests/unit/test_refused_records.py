@@ -77,7 +77,7 @@ async def test_its_attempts_are_stopped_and_nothing_more_of_it_is_recorded(engin
     engine.succeed(run, "a")
     engine.succeed(run, "b")
     await failure_of(engine)
-    assert await engine.tasks() == {"a": "BLOCKED", "b": "BLOCKED", "c": "BLOCKED"}
+    assert await engine.tasks() == {"a": "CANCELED", "b": "CANCELED", "c": "BLOCKED"}
     assert engine.executor.cancelled == [("c", 1)]
     assert engine.kernel.scheduler.memory.find(run.row.run_id) is None
 

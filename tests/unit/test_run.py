@@ -243,7 +243,7 @@ def test_a_failure_stops_the_siblings_and_the_run() -> None:
     run = Driver(graph(call("a"), call("b"), call("c", "a", "b")))
     run.fail("a")
     assert run.cancelled == [("b", 1)]
-    assert run.records["b"].status is TaskStatus.CANCELED
+    assert run.run.graph.tasks["b"].status is TaskStatus.CANCELED
     assert run.status is RunStatus.FAILED
     assert run.succeed("b") == []
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from perdure.engine.graph_run.run import Run
 from perdure.engine.messages import AttemptStarted, CancelRequested, EventArrived, TaskContinued, TaskFailed, TimerFired
-from perdure.model import NodeRef, RunStatus, Sleep, SpecNode, TaskStatus, Wait, WaitEvent
+from perdure.model import NodeRef, RunStatus, Sleep, Spec, SpecNode, TaskStatus, Wait, WaitEvent
 from unit.driver import CATCH, ERROR, VALUE, Driver, call, graph
 
 WAITING = {
@@ -26,10 +27,57 @@ def test_canceling_a_run_ends_what_waits(kind: str) -> None:
     run = waiting(kind)
     assert run.run.graph.tasks["w"].status is TaskStatus.RUNNING
     run.apply(CancelRequested("enough", 50))
-    for task_id in ("a", "w"):
-        record = run.records[task_id]
-        assert (record.status, record.ended_ms) == (TaskStatus.CANCELED, 50)
+    record = run.records["w"]
+    assert (record.status, record.ended_ms) == (TaskStatus.CANCELED, 50)
     assert "c" not in run.records  # it never began
+    for ended in (run, run.restarted()):
+        task = ended.run.graph.tasks["a"]
+        assert (task.status, task.ended_ms) == (TaskStatus.CANCELED, 50)
+
+
+def test_the_end_of_a_run_ends_calls_that_have_not_begun_without_records() -> None:
+    run = Driver(graph(*(call(f"t{number}") for number in range(10)), call("end", *(f"t{n}" for n in range(10)))))
+    run.apply(AttemptStarted("t0", 1, 40))
+    run.succeed("t1")
+    event = CancelRequested("enough", 50)
+    foretold = run.run.cancellation(event)
+    assert run.apply(event) == foretold
+    assert run.cancelled == [(f"t{number}", 1) for number in (0, *range(2, 10))]
+    assert run.records.keys() == {"t0", "t1"}, "only the attempt that began, and the task that was done"
+    for ended in (run, run.restarted()):
+        tasks = ended.run.graph.tasks
+        assert {name for name, task in tasks.items() if task.status is TaskStatus.CANCELED} == {
+            f"t{number}" for number in (0, *range(2, 10))
+        }
+        assert (tasks["t2"].attempt, tasks["t2"].attempts_begun, tasks["t2"].ended_ms) == (1, 0, 50)
+        assert (tasks["t0"].attempts_begun, tasks["t0"].started_ms, tasks["t0"].ended_ms) == (1, 40, 50)
+        assert tasks["end"].status is TaskStatus.BLOCKED
+
+
+def test_a_run_that_was_canceled_before_it_began_has_no_canceled_tasks() -> None:
+    spec = graph(call("a"))
+    run = Run.restore(spec, RunStatus.CANCELED, (), {"root": spec}, ended_ms=None)
+    assert run.graph.tasks["a"].status is TaskStatus.BLOCKED
+
+
+def test_a_resumed_run_does_not_repeat_the_number_of_an_attempt_that_ended_with_it() -> None:
+    run = Driver(graph(call("a"), call("b"), call("c", "a", "b")))
+    run.fail("a")
+    assert "b" not in run.records
+    run = run.resumed(60)
+    assert ("b", 2) in run.dispatched
+    again = run.restarted(70, before="unknown")
+    assert ("b", 3) in again.dispatched
+
+
+def test_a_task_that_became_ready_as_the_run_ended_is_canceled() -> None:
+    first = SpecNode("first", Wait((NodeRef("a"), NodeRef("later")), num_returns=1))
+    run = Driver(Spec((call("a"), first, call("later", "a")), "first"))
+    run.succeed("a")
+    assert run.status is RunStatus.SUCCESSFUL
+    assert run.dispatched == [("a", 1)]
+    for ended in (run, run.restarted()):
+        assert ended.run.graph.tasks["later"].status is TaskStatus.CANCELED
 
 
 @pytest.mark.parametrize("kind", WAITING)

@@ -10,6 +10,9 @@ Theory of operation:
 - A failure goes to the nearest enclosing task that catches exceptions, and stops all tasks below that one. If no task
   catches it, the run fails.
 - State that must survive a crash is a record in the list of commands, before the acts that depend on it.
+- The end of the run is the record of the end of most tasks, too: a call that could run then is CANCELED. Only tasks of
+  which more is to be known (when they began, their failures, the time they waited for) have records of their own, so
+  that the end of a run of very many tasks is cheap.
 - `restore` rebuilds a run from its graph and its records alone. `recover` then returns the commands that the state
   implies.
 
@@ -146,7 +149,8 @@ class Run:
         and failed or canceled tasks of a run that is RUNNING again start anew.
 
         Attempts in flight were never recorded, so they cost no retry. Each attempt that may have begun `before` gets a
-        record now, so that its number is not given again, even if the engine dies once more.
+        record now, so that its number is not given again, even if the engine dies once more. That includes those that
+        ended with the run before it was resumed.
         """
         self._try_anew()
         for task in self.graph.unneeded():
@@ -168,9 +172,12 @@ class Run:
 
     def _count_begun(self, at_ms: int, lost: Collection[Task], *, all_of_them: bool) -> None:
         for task in self.graph.begun_before():
-            if not all_of_them and not task.is_volatile:
+            if not all_of_them and not task.is_volatile and task.seq >= 0:
                 continue
-            task.attempt += task not in lost  # the record of its end has counted it
+            if all_of_them or task.is_volatile:
+                task.attempt += task not in lost  # the record of its end has counted it
+            else:  # its first attempt ended with the run
+                task.attempt = max(task.attempt, 1)
             if task.wake_ms is not None and task.wake_ms > at_ms:
                 # It waits for its next attempt. Another engine may have begun that already, by its own clock.
                 status = TaskStatus.BACKING_OFF
@@ -298,11 +305,14 @@ class Run:
         if self.status is not RunStatus.RUNNING:
             return []
         commands: list[Command] = [*self._deferred]
-        for seq, task in enumerate(self._open(), self._next_seq):
+        seq = self._next_seq
+        for task in self._open():
             if task.id in self._in_flight:
                 commands.append(CancelAttempt(task.id, task.attempt))
-            ended_ms = _end_of(task, event.at_ms)
-            commands.append(_record_of(task, seq=seq, status=TaskStatus.CANCELED, ended_ms=ended_ms))
+            if not task.ends_with_run:
+                ended_ms = _end_of(task, event.at_ms)
+                commands.append(_record_of(task, seq=seq, status=TaskStatus.CANCELED, ended_ms=ended_ms))
+                seq += 1
         commands.append(RecordRun(RunStatus.CANCELED, event.at_ms, failure=run_canceled(event.reason)))
         return commands
 
@@ -514,16 +524,18 @@ class Run:
         """Tasks that are with the executor or that wait."""
         return [*self._in_flight.values(), *self._timed.values(), *self._untimed.values()]
 
-    def _cancel(self, tasks: list[Task], at_ms: int) -> None:
+    def _cancel(self, tasks: list[Task], at_ms: int, *, with_run: bool = False) -> None:
         """Cancel tasks. A record keeps the time that its task waited for, so that a resumed run does not sleep
         twice."""
         for task in tasks:
             if task.id in self._in_flight:
                 self._commands.append(CancelAttempt(task.id, task.attempt))
+            needs_record = not (with_run and task.ends_with_run)
             wake_ms = task.wake_ms
             self._close(task, TaskStatus.CANCELED, at_ms)
             task.wake_ms = wake_ms
-            self._record(task)
+            if needs_record:
+                self._record(task)
 
     def _close(self, task: Task, status: TaskStatus, at_ms: int) -> None:
         self._in_flight.pop(task.id, None)
@@ -538,10 +550,20 @@ class Run:
     ) -> None:
         self.status = status
         self.failure = failure
-        self._cancel(self._open(), at_ms)
+        self._cancel(self._open(), at_ms, with_run=True)
+        for task in self._ready:  # they became ready in this step, and do not start any more
+            if task.seq < 0 and isinstance(task.node.action, Call):
+                self._set(task, TaskStatus.READY)
+                self._end_with_run(task, at_ms)
         self._waiting.clear()
         self._ready.clear()
         self._commands.append(RecordRun(status, at_ms, output, failure))
+
+    def _end_with_run(self, task: Task, at_ms: int) -> None:
+        """Cancel a call without a record that could start when the run ended."""
+        task.attempt = 1
+        task.ended_ms = at_ms
+        self.graph.turn(task, TaskStatus.CANCELED)
 
     def _try_anew(self) -> None:
         """Give the failed and canceled tasks of a resumed run all their attempts again. Their times begin anew, also
@@ -621,11 +643,13 @@ class Run:
         specs: Mapping[str, Spec],
         mail: Iterable[EventArrived] = (),
         last_event: int = 0,
+        ended_ms: int | None = None,
     ) -> Run:
         """Rebuild a run from its records, in the order of `seq`.
 
         `specs` are the graphs that its tasks returned, `mail` the events that no task has consumed, in the order of
-        their sequence. Events up to `last_event` are ignored if they arrive again.
+        their sequence. Events up to `last_event` are ignored if they arrive again. `ended_ms`: the end of a run that
+        has begun and ended.
         """
         run = cls(spec)
         for record in records:
@@ -633,18 +657,22 @@ class Run:
         run.status = status
         if status.is_final:
             run._settle_volatile()
-            run._close_open()
+            run._close_open(ended_ms)
         for event in mail:
             run._mailbox[event.key].append(event)
         run.last_event = last_event
         return run
 
-    def _close_open(self) -> None:
-        """Close the open tasks of an ended run. If its records could not be stored or read, none says what was
-        stopped."""
+    def _close_open(self, ended_ms: int | None) -> None:
+        """Close the open tasks of an ended run: those that ended with it, and others if their last records could not be
+        stored or read."""
         for task in self.graph:
             if task.status in (TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.BACKING_OFF):
                 self.graph.turn(task, TaskStatus.CANCELED)
+            elif ended_ms is None or task.status is not TaskStatus.BLOCKED or task.seq >= 0:
+                continue
+            elif isinstance(task.node.action, Call) and task.is_startable and task.scope.is_live():
+                self._end_with_run(task, ended_ms)
 
     def _restore_task(self, record: RecordTask, specs: Mapping[str, Spec]) -> None:
         task = self.graph.tasks[record.task_id]

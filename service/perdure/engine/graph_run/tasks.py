@@ -87,6 +87,12 @@ class Task:
             return False
         return self.missing <= 0 or isinstance(self.node.action, Wait)
 
+    @property
+    def ends_with_run(self) -> bool:
+        """Whether the end of the run says all that is to be known of its end: it is a call whose first attempt is
+        submitted, and nothing else has happened to it."""
+        return self.status is TaskStatus.READY and self.seq < 0 and self.attempt == 1 and self.started_ms is None
+
     # -------------------------------------------------------------------------- as others see it
 
     @property

@@ -36,7 +36,13 @@ class Graphs:
 
     def restore(self, key: str, definitions: Mapping[str, Spec], saved: Saved) -> Machine:
         run = Run.restore(
-            definitions[key], saved.status, saved.records, definitions, saved.mail, last_event=saved.last_event
+            definitions[key],
+            saved.status,
+            saved.records,
+            definitions,
+            saved.mail,
+            last_event=saved.last_event,
+            ended_ms=saved.ended_ms,
         )
         if saved.began_ms is not None:
             run.settle(saved.began_ms)

@@ -170,7 +170,7 @@ class Queries:
             tasks = run.tasks() if task_ids is None else (task for task in run.tasks() if task.id in task_ids)
             return count_tasks(run), [view_task(task) for task in tasks]
 
-        return await self._moments.look(row, read)
+        return await self._moments.look(row, read, is_whole=True)
 
     @refusing
     async def outcome(

@@ -78,12 +78,14 @@ class Step:
 
 @dataclass(slots=True)
 class Acts:
-    """Acts to carry out once an entry is durable: `kept` before `commands`."""
+    """Acts to carry out once an entry is durable: `kept` before `commands`. `cuts_off`: more tasks have changed than
+    subscribers can be told of, so they are cut off and read the run again."""
 
     kept: list[KeepOutput | DropOutput] = field(default_factory=list)
     commands: list[Attempting] = field(default_factory=list)
     values: list[tuple[str, Payload]] = field(default_factory=list)
     views: list[tuple[int, TaskView]] = field(default_factory=list)
+    cuts_off: bool = False
     changes_tasks: bool = False
     failures: list[RecordTask] = field(default_factory=list)
     end: SetRun | None = None
@@ -105,7 +107,7 @@ class Plan:
     def is_empty(self) -> bool:
         """Whether the step needs neither writes nor acts."""
         acts = self.acts
-        return not (self.writes or self.early or acts.kept or acts.commands or acts.views)
+        return not (self.writes or self.early or acts.kept or acts.commands or acts.views or acts.cuts_off)
 
 
 @dataclass(slots=True)

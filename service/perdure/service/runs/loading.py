@@ -19,7 +19,7 @@ from perdure.service.runs.holding import Holding
 from perdure.service.runs.live import Live, Plan, Step, sort_out
 from perdure.service.runs.memory import Memory
 from perdure.service.runs.ownership import Ownership
-from perdure.service.runs.publishing import Publishing, views_of
+from perdure.service.runs.publishing import Publishing, copies_of
 from perdure.service.runs.recording import Recorder
 from perdure.service.runs.restore import corrupt_data, restore_run
 from perdure.service.runs.views import TaskView
@@ -164,7 +164,7 @@ class Loading:
             self._memory.admit(live)
             if self._changes.may_miss(live.row.change):
                 self._publishing.tell_row(live.row, live.row.change)
-            self._publishing.add(loaded.plan.acts.views, loaded.views)
+            self._publishing.add_copies(loaded.plan.acts, loaded.copies)
             if not loaded.plan.is_empty:
                 self._recorder.follow(live, loaded.plan)
         self._before.pop(run_id, None)
@@ -205,10 +205,10 @@ class Loading:
             log.exception("run cannot go on", extra={"run_id": run_id})
             message = f"run {run_id} cannot go on from its records ({type(error).__name__}: {error})"
             raise CorruptData(message, subject=run_id) from error
-        views: list[TaskView] = []
+        copies: list[TaskView] | None = []
         if changed and self._changes.wants_tasks(run_id):
-            views = await aside(partial(views_of, changed)) if is_long else views_of(changed)
-        return _Loaded(live, plan, views)
+            copies = await aside(partial(copies_of, changed)) if is_long else copies_of(changed)
+        return _Loaded(live, plan, copies)
 
     async def _damaged(self, run_id: str) -> RunRow | None:
         """The row of a run whose records are damaged, if it can be read."""
@@ -237,8 +237,9 @@ class Loading:
 
 @frozen
 class _Loaded:
-    """A rebuilt run, the plan that follows, and the tasks whose state changed in the rebuild."""
+    """A rebuilt run, the plan that follows, and copies of the tasks whose state changed in the rebuild (None: they are
+    too many)."""
 
     live: Live
     plan: Plan
-    views: list[TaskView]
+    copies: list[TaskView] | None

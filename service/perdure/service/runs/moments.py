@@ -14,12 +14,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
 
 from perdure import errors
 from perdure.bounded import Bounded
 from perdure.engine.machine import Machine
 from perdure.model import frozen
+from perdure.service.common.aside import aside, is_large
 from perdure.service.journal.journal import Journal
 from perdure.service.runs.live import Live
 from perdure.service.runs.ownership import Ownership
@@ -116,9 +118,9 @@ class Moments:
 
     # -------------------------------------------------------------------------- tasks
 
-    async def look(self, row: RunRow, read: Callable[[Machine], T]) -> Moment[T]:
-        """The result of `take` of the run, with the row of the same moment. `take` must copy what it returns, because
-        the run goes on.
+    async def look(self, row: RunRow, read: Callable[[Machine], T], *, is_whole: bool = False) -> Moment[T]:
+        """The result of `read` of the run, with the row of the same moment. `read` must copy what it returns, because
+        the run goes on. `is_whole`: it copies all tasks, which is done in a thread if they are many.
 
         Raises WorkflowNotFoundError if the run was deleted meanwhile, and StorageError.
         """
@@ -130,7 +132,8 @@ class Moments:
                     continue
             if live is not None and live.held is None and not live.is_refused:
                 number, change = self._scheduler.publishing.moment, live.change
-                taken, before, is_over = read(live.run), live.row, live.is_ending
+                before, is_over = live.row, live.is_ending
+                taken = await self._scheduler.read(live, read) if is_whole and is_large(live.run.size) else read(live.run)
                 is_durable = await self._is_settled(live) and not live.is_refused
                 if is_durable and not (is_over and self._ownership.others_may_resume()):
                     return Moment(live.row if is_over else before, taken, number, change, is_here=True)
@@ -141,7 +144,8 @@ class Moments:
             if live is not None:
                 self._scheduler.tell_later(live, run)
             if live is not None or self._scheduler.memory.find(row.run_id) is None:
-                return Moment(stored.run, read(run), number, stored.change, is_here=False)
+                taken = await aside(partial(read, run)) if is_whole and is_large(run.size) else read(run)
+                return Moment(stored.run, taken, number, stored.change, is_here=False)
             # the run was loaded since, and may have gone on in memory
 
     async def _is_settled(self, *lives: Live) -> bool:

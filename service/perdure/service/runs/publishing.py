@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from perdure.engine.machine import Machine, TaskState
-from perdure.service.runs.changes import Change, Changes
-from perdure.service.runs.live import Live
+from perdure.service.runs.changes import BACKLOG_MAX, Change, Changes
+from perdure.service.runs.live import Acts, Live
 from perdure.service.runs.runlog import log_end
 from perdure.service.runs.views import RunView, TaskView, view_task
 from perdure.storage.rows import RunRow
@@ -30,6 +30,13 @@ class Publishing:
         changed = live.run.pop_changed()
         if changed and self._changes.wants_tasks(live.row.run_id):
             self.add(views, views_of(changed))
+
+    def add_copies(self, acts: Acts, copies: list[TaskView] | None) -> None:
+        """Add copies that were made in a thread. None: they are too many, so subscribers will be cut off."""
+        if copies is None:
+            acts.cuts_off = True
+        else:
+            self.add(acts.views, copies)
 
     def add(self, views: list[tuple[int, TaskView]], new: list[TaskView]) -> None:
         """Add views, all with the same new moment."""
@@ -64,6 +71,12 @@ class Publishing:
         """Publish the durable state of a run to its subscribers alone."""
         if self._changes.wants_run(row.run_id):
             self._changes.publish(row.run_id, Change(change, self._clock(), row.namespace, run=RunView(row)))
+
+
+def copies_of(tasks: Sequence[TaskState]) -> list[TaskView] | None:
+    """Copies of tasks for subscribers. None: there are more than a subscriber's backlog takes, so that copying them
+    would be in vain."""
+    return views_of(tasks) if len(tasks) <= BACKLOG_MAX else None
 
 
 def views_of(tasks: Iterable[TaskState]) -> list[TaskView]:

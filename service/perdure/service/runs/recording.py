@@ -14,9 +14,9 @@ from functools import partial
 from perdure import texts, wire
 from perdure.engine.failures import record_refused, step_failed
 from perdure.engine.machine import Machine
+from perdure.engine.messages import CancelAttempt
 from perdure.model import Failure, RunStatus
 from perdure.service.common.aside import is_large
-from perdure.service.executors.port import Executor
 from perdure.service.journal.journal import Journal
 from perdure.service.runs.acting import Acting
 from perdure.service.runs.changes import Changes
@@ -40,7 +40,6 @@ class Recorder:
     def __init__(
         self,
         journal: Journal,
-        executor: Executor,
         values: Values,
         changes: Changes,
         acting: Acting,
@@ -51,7 +50,6 @@ class Recorder:
         on_end: Callable[[str], None],
     ) -> None:
         self._journal = journal
-        self._executor = executor
         self._values = values
         self._changes = changes
         self._acting = acting
@@ -161,7 +159,9 @@ class Recorder:
             log_task(row, failure)
         live.pending -= 1
         live.change = max(live.change, change)
-        if acts.views:
+        if acts.cuts_off:
+            self._changes.cut_off(row.run_id)
+        elif acts.views:
             self._publishing.tell_tasks(live, acts.views, change)
         if acts.end is not None:
             live.row = acts.end.applied_to(row, change)
@@ -208,8 +208,7 @@ class Recorder:
             return
         self._memory.begun.keep(run_id, live.run.begun())
         self._acting.forget(run_id)
-        for task_id, attempt in live.run.in_flight():
-            self._executor.cancel(run_id, task_id, attempt)
+        self._acting.carry_out(live.row, [CancelAttempt(*attempt) for attempt in live.run.in_flight()])
 
         def ended(end: SetRun, change: int) -> None:
             self._values.unpin_run(run_id)

@@ -46,6 +46,7 @@ def _rebuilt(stored: rows.StoredRun, kind: Kind[Any], definitions: Mapping[str, 
             mail=[arrival_of(event) for event in stored.events],
             last_event=stored.last_event,
             began_ms=(row.start_ms or row.create_ms) if row.status is RunStatus.RUNNING else None,
+            ended_ms=row.end_ms if row.start_ms is not None else None,
         )
         return kind.restore(row.spec_key, definitions, saved)
     except CorruptData:

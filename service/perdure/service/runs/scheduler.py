@@ -30,7 +30,7 @@ from perdure.service.runs.live import Acts, Begun, Live, Plan, Step, sort_out
 from perdure.service.runs.loading import Loading, LoadingStore
 from perdure.service.runs.memory import Memory
 from perdure.service.runs.ownership import Ownership
-from perdure.service.runs.publishing import Publishing, views_of
+from perdure.service.runs.publishing import Publishing, copies_of
 from perdure.service.runs.recording import Recorder
 from perdure.service.runs.timers import Timers
 from perdure.service.runs.values import Values
@@ -75,7 +75,7 @@ class Scheduler:
         self._acting = acting = Acting(executor, values, self.timers)
         self._holding = holding = Holding(memory)
         self._recorder = recorder = Recorder(
-            journal, executor, values, changes, acting, memory, holding, publishing, clock, on_end
+            journal, values, changes, acting, memory, holding, publishing, clock, on_end
         )
         self._loading = Loading(store, definitions, changes, memory, holding, publishing, recorder, ownership, clock)
 
@@ -210,11 +210,20 @@ class Scheduler:
                 self._recorder.ended_in_store(live, acts, change, error)
                 answer(RunView(live.row), change)
 
-            self._holding.do(live, reach, lambda: live.run.apply(event), lambda _commands: told(acts, change), lost)
+            is_watched = self._changes.wants_tasks(live.row.run_id)
+
+            def end() -> list[TaskView] | None:
+                live.run.apply(event)
+                changed = live.run.pop_changed()
+                return copies_of(changed) if is_watched else []
+
+            def applied(copies: list[TaskView] | None) -> None:
+                self.publishing.add_copies(acts, copies)
+                told(acts, change)
+
+            self._holding.do(live, reach, end, applied, lost)
 
         def told(acts: Acts, change: int) -> None:
-            if not live.is_refused:
-                self.publishing.copy_changed(live, acts.views)
             self._recorder.act(live, acts, change)
             answer(live.view() if not live.is_refused else RunView(live.row), change)
 
@@ -297,6 +306,30 @@ class Scheduler:
             marked = MarkBlobs(tuple(blob.sha256 for blob in blobs))
             self._journal.append((marked,), lambda _result, _change: None, droppable=True)
 
+    # -------------------------------------------------------------------------- reading
+
+    def read(self, live: Live, read: Callable[[Machine], T]) -> asyncio.Future[T]:
+        """Read all tasks of a run that is not held, in a thread if they are many. Meanwhile the run is held."""
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        live.held = deque()
+
+        def done(result: T) -> None:
+            if not answer.done():
+                answer.set_result(result)
+            go_on()
+
+        def failed(error: Exception) -> None:
+            if not answer.done():
+                answer.set_exception(error)
+            go_on()
+
+        def go_on() -> None:
+            self._holding.release(live)
+            self.memory.evict_if_idle(live)
+
+        self._holding.do(live, live.run.size, lambda: read(live.run), done, failed)
+        return answer
+
     # -------------------------------------------------------------------------- applying
 
     def begin(self, begun: Begun) -> Callable[[int], RunView]:
@@ -353,16 +386,16 @@ class Scheduler:
         live.held = deque()
         is_watched = self._changes.wants_tasks(live.row.run_id)
 
-        def work() -> tuple[Plan, list[TaskView]]:
+        def work() -> tuple[Plan, list[TaskView] | None]:
             if live.is_refused:
                 return Plan(), []
             step = Step(live.run.apply(event))
             changed = live.run.pop_changed()
-            return sort_out(live, step), views_of(changed) if is_watched else []
+            return sort_out(live, step), copies_of(changed) if is_watched else []
 
-        def then(worked: tuple[Plan, list[TaskView]]) -> None:
-            plan, views = worked
-            self.publishing.add(plan.acts.views, views)
+        def then(worked: tuple[Plan, list[TaskView] | None]) -> None:
+            plan, copies = worked
+            self.publishing.add_copies(plan.acts, copies)
             if plan.is_empty and isinstance(event, TaskSucceeded):
                 self._came_too_late(event)
             self._recorder.follow(live, plan, also)
