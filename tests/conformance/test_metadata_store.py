@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from conformance.stores import STORES, open_store
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import Entry, MetadataStore, StorageError, StorageFull
+from perdure.storage.postgres import read as postgres_read
 from perdure.storage.rows import (
     AddEvent,
     AddRun,
@@ -28,10 +31,12 @@ from perdure.storage.rows import (
     SetAsideRuns,
     SetDormant,
     SetRun,
+    StoredRun,
     TaskRow,
     Timer,
     ValueKey,
 )
+from perdure.storage.sqlite import read as sqlite_read
 from perdure.storage.sqlite.store import SqliteMetadataStore
 
 
@@ -162,6 +167,48 @@ async def test_unfinished_runs_can_be_set_aside(store: MetadataStore) -> None:
 
 
 # ------------------------------------------------------------------------------ tasks, graphs, values
+
+
+async def test_a_run_with_more_tasks_than_a_page_is_loaded_whole(
+    store: MetadataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_read, "LOADED_AT_ONCE", 3)
+    for count in (3, 4, 7):
+        run_id = f"run-{count}"
+        await put(store, (add(str(count)),))
+        await put(store, tuple(task(str(count), f"t{number}", number) for number in range(count)))
+        await put(store, *((AddEvent(run_id, f"e{number}", "k", b"", 5),) for number in range(count)))
+        stored = await store.load_run(run_id)
+        assert stored is not None
+        assert [row.task_id for row in stored.tasks] == [f"t{number}" for number in range(count)]
+        assert [row.event_id for row in stored.events] == [f"e{number}" for number in range(count)]
+        assert stored.last_event == stored.events[-1].sequence
+        assert stored.inputs == ("x",)
+
+
+async def test_other_reads_do_not_wait_until_a_run_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    inner = sqlite_read.load_run
+
+    def load_run(sql: sqlite3.Connection, run_id: str) -> StoredRun | None:
+        may_end.wait()
+        return inner(sql, run_id)
+
+    monkeypatch.setattr(sqlite_read, "load_run", load_run)
+    store = SqliteMetadataStore(tmp_path / "perdure.db")
+    await store.open()
+    try:
+        await put(store, (add("a"),))
+        loading = asyncio.create_task(store.load_run("run-a"))
+        assert await store.read_values([ValueKey("run-a", input="x")]) == [b"input"]
+        assert len(await store.list_runs(RunQuery("default", 10))) == 1
+        await put(store, (add("b"),))
+        assert not loading.done()
+        may_end.set()
+        assert await loading is not None
+    finally:
+        may_end.set()
+        await store.close()
 
 
 async def test_tasks_are_replaced_and_loaded_in_order_without_their_values(store: MetadataStore) -> None:

@@ -114,7 +114,7 @@ class _Store(SqliteMetadataStore):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._writer = self._reader = cast(CallThread, _Inline())
+        self._writer = self._reader = self._loader = cast(CallThread, _Inline())
         self._is_dropped = False
 
     def _checkpoint_now(self) -> None:
@@ -126,8 +126,9 @@ class _Store(SqliteMetadataStore):
         self._is_dropped = True
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        held: tuple[Any, ...] = (self._read_connection, self._write_connection, self._mark, self._lock)
+        connections = self._read_connection, self._load_connection, self._write_connection
+        held: tuple[Any, ...] = (*connections, self._mark, self._lock)
         for each in held:
             if each is not None:
                 each.close()
-        self._write_connection = self._read_connection = self._mark = self._lock = None
+        self._write_connection = self._read_connection = self._load_connection = self._mark = self._lock = None

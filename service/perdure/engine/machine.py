@@ -27,8 +27,8 @@ class Saved:
 
     `records` are those of its tasks, by `seq`, and can be read once; outputs are left out. `mail` are the events that
     no task has consumed, in the order of their sequence; events up to `last_event` are to be ignored if they arrive
-    again. `began_ms` is the start of a run that is RUNNING, None for one that is not. `ended_ms` is the end of a run that
-    has begun and ended, None for others.
+    again. `began_ms` is the start of a run that is RUNNING, None for one that is not. `ended_ms` is the end of a run
+    that has begun and ended, None for others.
     """
 
     status: RunStatus

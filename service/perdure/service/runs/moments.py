@@ -133,7 +133,9 @@ class Moments:
             if live is not None and live.held is None and not live.is_refused:
                 number, change = self._scheduler.publishing.moment, live.change
                 before, is_over = live.row, live.is_ending
-                taken = await self._scheduler.read(live, read) if is_whole and is_large(live.run.size) else read(live.run)
+                taken = (
+                    await self._scheduler.read(live, read) if is_whole and is_large(live.run.size) else read(live.run)
+                )
                 is_durable = await self._is_settled(live) and not live.is_refused
                 if is_durable and not (is_over and self._ownership.others_may_resume()):
                     return Moment(live.row if is_over else before, taken, number, change, is_here=True)

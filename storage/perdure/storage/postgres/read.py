@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from perdure.storage.ports import CorruptData
 from perdure.storage.postgres.connections import Connection
@@ -28,6 +28,11 @@ from perdure.storage.rows import (
     ValueKey,
     labels_of_all,
 )
+
+T = TypeVar("T")
+
+LOADED_AT_ONCE = 1_000
+"""Tasks of a run that are decoded in one turn of the event loop. Each takes some ten microseconds."""
 
 _RUN: Final = f"SELECT {', '.join(f'runs.{name}' for name in RUN_COLUMNS)} FROM runs"
 _EVENT: Final = ", ".join(EVENT_COLUMNS)
@@ -87,33 +92,58 @@ async def read_tombstone(connection: Connection, key: str) -> Tombstone | None:
     return None if found is None else Tombstone(*found)
 
 
+_TASKS: Final = f"SELECT {', '.join(TASK_COLUMNS)} FROM tasks WHERE tasks.run_id = $1 ORDER BY seq"
+_WAITING: Final = f"SELECT {_EVENT} FROM events WHERE events.run_id = $1 AND consumed_by = '' ORDER BY sequence"
 _LOAD: Final = f"""
     {_RUN.replace(" FROM runs", "")},
         ARRAY(SELECT name FROM inputs WHERE inputs.run_id = runs.run_id ORDER BY name),
-        ARRAY(
-            SELECT ROW({", ".join(TASK_COLUMNS)}) FROM tasks WHERE tasks.run_id = runs.run_id ORDER BY seq
-        ),
-        ARRAY(
-            SELECT ROW({_EVENT}) FROM events WHERE events.run_id = runs.run_id AND consumed_by = '' ORDER BY sequence
-        ),
+        ARRAY({_TASKS.replace(", ".join(TASK_COLUMNS), f"ROW({', '.join(TASK_COLUMNS)})")} LIMIT $2),
+        ARRAY({_WAITING.replace(_EVENT, f"ROW({_EVENT})")} LIMIT $2),
         coalesce((SELECT max(sequence) FROM events WHERE events.run_id = runs.run_id), 0)
     FROM runs WHERE runs.run_id = $1
 """
 
 
 async def load_run(connection: Connection, run_id: str) -> StoredRun | None:
-    """Read a run in one statement, so that all of it is of one snapshot."""
-    found = await connection.fetchrow(_LOAD, run_id)
+    """Read a run in one statement, so that all of it is of one snapshot. A large one is read in pages, because the
+    event loop waits while records are decoded."""
+    found = await connection.fetchrow(_LOAD, run_id, LOADED_AT_ONCE + 1)
     if found is None:
         return None
+    if max(map(len, found[-3:-1])) > LOADED_AT_ONCE:
+        return await _load_in_pages(connection, run_id)
     *row, inputs, tasks, events, last_event = found
     run = run_of(row)
     try:
-        rows = tuple(map(task_of, tasks))
-        waiting = tuple(map(event_of, events))
+        return StoredRun(
+            run, tuple(inputs), tuple(map(task_of, tasks)), tuple(map(event_of, events)), last_event, run.damage
+        )
     except CorruptData as error:
         return StoredRun(run, (), (), (), damage=run.damage or str(error))
-    return StoredRun(run, tuple(inputs), rows, waiting, last_event, run.damage)
+
+
+async def _load_in_pages(connection: Connection, run_id: str) -> StoredRun | None:
+    """The same in one transaction that sees one snapshot."""
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        found = await connection.fetchrow(_LOAD, run_id, 0)
+        if found is None:
+            return None
+        *row, inputs, _, _, last_event = found
+        run = run_of(row)
+        try:
+            tasks = await _pages(connection, _TASKS, run_id, task_of)
+            events = await _pages(connection, _WAITING, run_id, event_of)
+        except CorruptData as error:
+            return StoredRun(run, (), (), (), damage=run.damage or str(error))
+    return StoredRun(run, tuple(inputs), tuple(tasks), tuple(events), last_event, run.damage)
+
+
+async def _pages(connection: Connection, statement: str, run_id: str, made: Callable[[Sequence[Any]], T]) -> list[T]:
+    rows: list[T] = []
+    cursor = await connection.cursor(statement, run_id)
+    while page := await cursor.fetch(LOADED_AT_ONCE):
+        rows += map(made, page)
+    return rows
 
 
 async def read_specs(connection: Connection, keys: Sequence[str]) -> Mapping[str, bytes]:

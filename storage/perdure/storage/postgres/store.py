@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 READERS: Final = 4
 READ_S: Final = 10.0
+LOAD_S: Final = 60.0
+"""A run may have very many tasks."""
 COMMIT_S: Final = 10.0
 COMMIT_MAX_S: Final = 160.0
 """The time limit of a commit doubles with each repetition up to this, so that a large commit succeeds in the end."""
@@ -201,7 +203,7 @@ class PostgresMetadataStore:
         return await self._read(lambda connection: read.read_tombstone(connection, key))
 
     async def load_run(self, run_id: str) -> StoredRun | None:
-        return await self._read(lambda connection: read.load_run(connection, run_id))
+        return await self._reads.read(lambda connection: read.load_run(connection, run_id), LOAD_S)
 
     async def read_specs(self, keys: Iterable[str]) -> Mapping[str, bytes]:
         wanted = list(keys)

@@ -1,7 +1,8 @@
 """Runs in one SQLite file: the embedded default.
 
-One thread writes; another one reads concurrently over its own connection (WAL). Every commit is flushed to disk
-(synchronous=FULL). A lock file beside the database keeps a second engine out.
+One thread writes; another one reads concurrently over its own connection (WAL). Whole runs, which may be large, are
+read by a third one, so that other reads do not wait for them. Every commit is flushed to disk (synchronous=FULL). A
+lock file beside the database keeps a second engine out.
 
 While the disk is fast, a small commit is made on the event loop, which is blocked for that flush: handing it to the
 thread and back would take longer. Under load commits are large, and are made by the thread while the loop goes on.
@@ -63,9 +64,11 @@ class SqliteMetadataStore:
         self._max_bytes = max_bytes
         self._writer = CallThread("sqlite-write")
         self._reader = CallThread("sqlite-read")
+        self._loader = CallThread("sqlite-load")
         self._took_s = 0.0  # moving average of small commits
         self._write_connection: sqlite3.Connection | None = None
         self._read_connection: sqlite3.Connection | None = None
+        self._load_connection: sqlite3.Connection | None = None
         self._lock: IO[str] | None = None
         self._mark: Mark | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -91,6 +94,7 @@ class SqliteMetadataStore:
         mend_indexes(self._write_connection, self._path)
         self._mark.write(read.last_change(self._write_connection))
         self._read_connection = connect(self._path)
+        self._load_connection = connect(self._path)
 
     async def close(self) -> None:
         if self._lock is None:  # it is closed, or another process has it
@@ -102,10 +106,14 @@ class SqliteMetadataStore:
             self._idle_timer = None
         if self._checkpoint is not None:
             await asyncio.gather(self._checkpoint, return_exceptions=True)
-        for thread, connection in ((self._reader, self._read_connection), (self._writer, self._write_connection)):
+        for thread, connection in (
+            (self._loader, self._load_connection),
+            (self._reader, self._read_connection),
+            (self._writer, self._write_connection),
+        ):
             if connection is not None:
                 await self._run(thread, connection.close)
-        self._write_connection = self._read_connection = None
+        self._write_connection = self._read_connection = self._load_connection = None
         if self._mark is not None:
             self._mark.close()
             self._mark = None
@@ -113,6 +121,7 @@ class SqliteMetadataStore:
         self._lock = None
         self._writer.shutdown()
         self._reader.shutdown()
+        self._loader.shutdown()
 
     async def _run(self, thread: CallThread, work: Callable[[], T]) -> T:
         try:
@@ -241,7 +250,10 @@ class SqliteMetadataStore:
         return await self._look(lambda connection: read.read_tombstone(connection, key))
 
     async def load_run(self, run_id: str) -> StoredRun | None:
-        return await self._read(lambda connection: read.load_run(connection, run_id))
+        if self._load_connection is None:
+            raise StorageUnavailable("the store is not open")
+        connection = self._load_connection
+        return await self._run(self._loader, lambda: _readable(connection, lambda sql: read.load_run(sql, run_id)))
 
     async def read_specs(self, keys: Iterable[str]) -> Mapping[str, bytes]:
         wanted = list(keys)
