@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import pickle
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from perdure import codec, texts, told
+from perdure import codec, texts, told, tracebacks
 from perdure.bounded import SharedBounded
 from perdure.codec import CodecError, Objects, Unresolved
 from perdure.model import Function
@@ -77,11 +78,64 @@ def load_function(
         raise
     except Exception as error:
         raise FunctionUnavailable(
-            f"{function.name} cannot be loaded on the worker: {told.described(error)}. Make its module "
-            "importable there (working directory of the agent, runtime_env), or have cloudpickle send it by value"
+            f"{function.name} cannot be loaded on the worker: {_why(function.name, error)}"
         ) from error
     if not callable(found):
         raise FunctionUnavailable(f"{function.name} is a {told.type_name(type(found))}, not a function")
     loaded: Any = found
     inner: Callable[..., Any] = loaded.function if hasattr(loaded, "__perdure_task__") else loaded
     return inner  # a @perdure.task is its function
+
+
+# ------------------------------------------------------------------------------ advice
+
+_NOT_FOUND: Final = re.compile(
+    r"Can't get (?:local )?(?:attribute|object) '(?P<name>[^']+)' on <module '(?P<module>[^']+)'"
+)
+"""The text of unpickling for a name that its module does not have."""
+
+
+def _why(name: str, error: Exception) -> str:
+    """Why a function cannot be loaded, and what to do."""
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"{told.described(error)}. Make its module importable there (working directory of the agent, runtime_env), "
+            "or have cloudpickle send it by value"
+        )
+    if isinstance(error, AttributeError) and (found := renamed(error) or _missing(name)):
+        return f"{told.described(error)}. {found}"
+    return f"{told.described(error)}. Correct that, and resume the run with code 'new'; or start it under another id"
+
+
+def renamed(error: BaseException) -> str:
+    """What to do about an error of unpickling, if it says that a module does not have a name; else ""."""
+    found = _NOT_FOUND.search(told.text_of(error))
+    return _advice(found["module"], found["name"]) if found is not None else ""
+
+
+def _missing(name: str) -> str:
+    """The same for a function by its name, "module:qualname" or "module.qualname"; "" if its module has it."""
+    module, _, rest = name.partition(":")
+    while not rest or module not in sys.modules:
+        module, _, last = module.rpartition(".")
+        if not module:
+            return ""
+        rest = f"{last}.{rest}" if rest else last
+    found: object = sys.modules[module]
+    try:
+        for part in rest.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        return _advice(module, rest)
+    except BaseException:  # of a module's own `__getattr__`
+        pass
+    return ""
+
+
+def _advice(module: str, name: str) -> str:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    where = f" ({tracebacks.shown(file)})" if isinstance(file, str) else ""
+    return (
+        f"The module {module!r}{where} has no {name!r}. If it was renamed or removed after the graph was made, put the "
+        "name back (an alias is enough) and resume the run with code 'new', or start the graph again under another id"
+    )

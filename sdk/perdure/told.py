@@ -13,6 +13,9 @@ from perdure import texts, wire
 T = TypeVar("T")
 
 NAME_CHARS_MAX: Final = 512
+INTERNAL: Final = tuple(
+    f"perdure.{room}" for room in ("codec", "functions", "rayobjects", "storage.", "worker.", "service.", "engine.")
+)
 
 # Python's own descriptors, because classes may override these attributes.
 _module_of: Final[Callable[[type], object]] = type.__dict__["__module__"].__get__
@@ -20,9 +23,13 @@ _qualname_of: Final[Callable[[type], str]] = type.__dict__["__qualname__"].__get
 
 
 def type_name(kind: type) -> str:
-    """The name by which retry policies know a type: "builtins.ValueError"."""
+    """The name by which retry policies know a type: "builtins.ValueError". Types of internal modules of Perdure are
+    named "perdure.NAME", because those modules may change."""
     module = either(lambda: _module_of(kind), None)
-    return plain(f"{module if type(module) is str else ''}.{_qualname_of(kind)}", NAME_CHARS_MAX)
+    place = module if type(module) is str else ""
+    if place.startswith("perdure.") and place.startswith(INTERNAL):
+        place = "perdure"
+    return plain(f"{place}.{_qualname_of(kind)}", NAME_CHARS_MAX)
 
 
 def text_of(error: BaseException) -> str:

@@ -230,7 +230,8 @@ def is_unpacked_at(folder: str) -> None:
         _unpacked.append(prefix)
 
 
-def _shown(path: str) -> str:
+def shown(path: str) -> str:
+    """The path of a file as users know it."""
     for prefix in _unpacked:
         if path.startswith(prefix):
             return path.removeprefix(prefix)
@@ -251,7 +252,7 @@ def stack(trace: TracebackType | None, skip_frames: int = 0) -> str:
                     numbered = ["\n"] * (text[0] - 1) + _lines(text[1])
                     linecache.cache[key] = (0, None, numbered, key)
                 summary = summaries[i] = _with_lines(summary, keys[text])
-            summary.filename = _shown(summary.filename)
+            summary.filename = shown(summary.filename)
     finally:
         for key in keys.values():
             linecache.cache.pop(key, None)

@@ -298,6 +298,22 @@ def test_a_failed_run_is_resumed_with_mended_code(without_ray: Program, local: S
     check_resuming_with_mended_code(without_ray, local)
 
 
+def test_a_function_that_was_renamed_is_named_and_an_alias_mends_it(without_ray: Program) -> None:
+    program = without_ray
+    program.write({"broken.py": BROKEN})
+    program.perdure("run", "broken:graph", "--id", "renamed", "--no-wait")
+    program.refused("output", "renamed")
+    renamed = BROKEN.replace("missing", "22").replace("def add", "def plus").replace("add.bind", "plus.bind")
+    program.write({"broken.py": renamed})
+    program.perdure("resume", "renamed", "--code", "new")
+    said = program.refused("output", "renamed")
+    assert "failed in task 'broken.add': perdure.FunctionUnavailable: broken.add cannot be loaded" in said
+    assert "The module 'broken' (broken.py) has no 'add'. If it was renamed" in said
+    program.write({"broken.py": renamed + "\nadd = plus\n"})
+    program.perdure("resume", "renamed", "--code", "new")
+    assert program.perdure("output", "renamed") == "42"
+
+
 @pytest.mark.ray
 def test_a_failed_run_is_resumed_with_mended_code_on_ray(on_ray: Program, service: Service) -> None:
     check_resuming_with_mended_code(on_ray, service)

@@ -290,6 +290,17 @@ def test_a_function_that_is_not_here_is_named(runner: Runner) -> None:
     assert failure.kind is FailureKind.FUNCTION_UNAVAILABLE
     assert "no_such_module" in failure.message
     assert not runner.is_async(Function("k", "no_such_module:f"))
+    error = failures.to_exception(failure)
+    assert isinstance(error, errors.FunctionUnavailableError)
+    assert failure.type == "perdure.FunctionUnavailable"
+
+
+def test_an_argument_of_a_class_that_was_renamed_is_named_with_advice(runner: Runner) -> None:
+    gone = Value(Payload("python/pickle", b"cjson\nOrder\n."))
+    failure = failure_of(runner.run(assign(lambda a: a, gone)))
+    assert failure.kind is FailureKind.SERIALIZATION
+    assert "The module 'json' (" in failure.message
+    assert "has no 'Order'. If it was renamed or removed" in failure.message
 
 
 def test_functions_are_loaded_once_and_not_all_are_kept(runner: Runner) -> None:

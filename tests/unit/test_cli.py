@@ -251,7 +251,13 @@ def failed() -> errors.WorkflowExecutionError:
         (
             errors.ServiceUnavailableError("refused"),
             4,
-            "perdure: the service does not answer: refused [ERROR_REASON_UNSPECIFIED]\n",
+            "perdure: the service does not answer: refused\n",
+        ),
+        (errors.PerdureError("gone", reason="NEW_REASON"), 5, "perdure: gone [NEW_REASON]\n"),
+        (
+            errors.PerdureError("UNIMPLEMENTED: no method"),
+            5,
+            "perdure: UNIMPLEMENTED: no method. Is this the address of a Perdure service, and of this version?\n",
         ),
         (errors.DrainingError("shutting down"), 4, "perdure: the service does not answer: shutting down [DRAINING]\n"),
         (TimeoutError("no output after 1 s"), 4, "perdure: no output after 1 s\n"),

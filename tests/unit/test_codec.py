@@ -9,6 +9,7 @@ import pickle
 import struct
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import perdure
-from perdure import codec, functions, wire
+from perdure import codec, functions, tracebacks, wire
 from perdure.arguments import ARGUMENTS, decode_arguments, encode_arguments
 from perdure.codec import CodecError
 from perdure.functions import FunctionUnavailable
@@ -340,6 +341,36 @@ def test_a_registered_function_is_imported() -> None:
 def test_a_registered_function_that_is_not_there_is_named(name: str, text: str) -> None:
     with pytest.raises(FunctionUnavailable, match=text):
         functions.load_function(Function("k", name))
+
+
+def test_a_function_that_was_renamed_is_named_with_its_module_and_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "renamed_steps.py").write_text("class Shop:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    tracebacks.is_unpacked_at(str(tmp_path))
+    by_value = Payload("python/pickle", b"crenamed_steps\ncharge\n.")
+    for function, missing in (
+        (Function("a", "renamed_steps.charge", by_value), "charge"),
+        (Function("b", "renamed_steps:charge"), "charge"),
+        (Function("c", "renamed_steps:Shop.charge"), "Shop.charge"),
+    ):
+        with pytest.raises(FunctionUnavailable) as caught:
+            functions.load_function(function)
+        text = str(caught.value)
+        assert f"The module 'renamed_steps' (renamed_steps.py) has no '{missing}'" in text
+        assert "put the name back (an alias is enough) and resume the run with code 'new'" in text
+        assert "runtime_env" not in text
+    sys.modules.pop("renamed_steps")
+
+
+def test_a_module_that_fails_in_its_import_is_not_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failing_steps.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(FunctionUnavailable, match=r"ZeroDivisionError: .*\. Correct that, and resume"):
+        functions.load_function(Function("a", "failing_steps:charge"))
 
 
 @given(st.binary(max_size=60))

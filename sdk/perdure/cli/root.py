@@ -85,10 +85,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return say(str(error), FAILED)
     except errors.ServiceUnavailableError as error:
         where = "" if isinstance(error, errors.UnreachableError) else "the service does not answer: "
-        return say(where + (error.message if say.is_json else f"{error.message} [{error.reason}]"), UNAVAILABLE, error)
+        return say(where + _told(error, with_reason=not say.is_json), UNAVAILABLE, error)
     except errors.PerdureError as error:
         code = NOT_FOUND if isinstance(error, LookupError) else REFUSED
-        return say(error.message if say.is_json else f"{error.message} [{error.reason}]", code, error)
+        return say(_told(error, with_reason=not say.is_json), code, error)
+
+
+def _told(error: errors.PerdureError, *, with_reason: bool) -> str:
+    """The message, with the stable reason if it has one, or else with what to do about an answer that is not ours."""
+    reason = error.fields.get("reason", error.reason)
+    if reason == errors.PerdureError.reason:
+        if isinstance(error, errors.ServiceUnavailableError):
+            return error.message
+        return f"{error.message}. Is this the address of a Perdure service, and of this version?"
+    return f"{error.message} [{reason}]" if with_reason else error.message
 
 
 def _remote(error: BaseException) -> str:

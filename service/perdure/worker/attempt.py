@@ -346,7 +346,10 @@ class Runner:
             raise
         except BaseException as error:  # importing a module runs code of the user's
             failure = failures.from_exception(error, FailureKind.FUNCTION_UNAVAILABLE, skip_frames=1)
-            if not isinstance(error, functions.FunctionUnavailable):
+            if isinstance(error, functions.FunctionUnavailable):  # clients raise FunctionUnavailableError for it
+                stack = (failure.cause or failure).stack_trace
+                failure = replace(failure, type="perdure.FunctionUnavailable", error=None, stack_trace=stack)
+            else:
                 message = f"{function.name} cannot be loaded on the worker: {failures.described(error)}"
                 failure = replace(failure, message=message)
             raise _Bad(failure) from error
@@ -464,7 +467,8 @@ def _bad(unresolved: codec.Unresolved) -> _Bad:
 def _serialization(error: BaseException, task_id: str, what: str) -> Failure:
     failure = failures.from_exception(error, FailureKind.SERIALIZATION)
     text = failure.message if isinstance(error, Exception) else failures.described(error)
-    message = f"task {task_id!r}: {what} cannot travel: {text}"
+    advice = functions.renamed(error)
+    message = f"task {task_id!r}: {what} cannot travel: {text}" + (f". {advice}" if advice else "")
     return Failure(FailureKind.SERIALIZATION, failure.type, message, failure.stack_trace, failure.base_types)
 
 
