@@ -14,7 +14,7 @@ import pytest
 from conformance.stores import STORES, open_store
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import Entry, MetadataStore, StorageError, StorageFull
-from perdure.storage.postgres import read as postgres_read
+from perdure.storage.postgres.reads import recovery as postgres_read
 from perdure.storage.rows import (
     AddEvent,
     AddRun,
@@ -36,7 +36,7 @@ from perdure.storage.rows import (
     Timer,
     ValueKey,
 )
-from perdure.storage.sqlite import read as sqlite_read
+from perdure.storage.sqlite.reads import recovery as sqlite_read
 from perdure.storage.sqlite.store import SqliteMetadataStore
 
 

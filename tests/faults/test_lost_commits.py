@@ -14,7 +14,7 @@ from patience import PATIENCE_S
 from perdure.model import RunStatus
 from perdure.storage.examine import examine_rows
 from perdure.storage.rows import AddRun, RunRow
-from perdure.storage.sqlite import store as sqlite
+from perdure.storage.sqlite import commits as sqlite
 from perdure.storage.sqlite.mark import LostCommits, mark_of, read_mark
 from perdure.storage.sqlite.store import SqliteMetadataStore
 

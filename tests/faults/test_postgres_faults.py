@@ -19,8 +19,7 @@ import pytest
 from patience import PATIENCE_S
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import CorruptData, Fenced, StorageError, StorageFull, StorageUnavailable
-from perdure.storage.postgres import members
-from perdure.storage.postgres import store as postgres
+from perdure.storage.postgres import connected, members, membership
 from perdure.storage.postgres.store import PostgresMetadataStore
 from perdure.storage.rows import AddEvent, AddRun, EngineRow, PutTask, RunRow, SetRun, TaskRow
 from postgres import PostgresServer
@@ -186,7 +185,7 @@ async def test_no_connections_are_left_behind(own_postgres: PostgresServer, stor
         await again(lambda: store.renew(LONG_MS))
     observer = await asyncpg.connect(store._url)
     count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'perdure'"
-    assert 3 <= await observer.fetchval(count) <= postgres.READERS + 3
+    assert 3 <= await observer.fetchval(count) <= connected.READERS + 3
     await store.close()
     async with asyncio.timeout(WAIT_S):
         while await observer.fetchval(count):
@@ -230,8 +229,8 @@ async def test_a_commit_over_an_old_connection_is_void(store: PostgresMetadataSt
 async def test_a_paused_server_is_unavailable_and_then_works(
     own_postgres: PostgresServer, store: PostgresMetadataStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "READ_S", 0.3)
-    monkeypatch.setattr(postgres, "MEMBER_S", 0.3)
+    monkeypatch.setattr(connected, "READ_S", 0.3)
+    monkeypatch.setattr(membership, "MEMBER_S", 0.3)
     with own_postgres.paused():
         store._commit_s = 0.3
         for call in (store.commit([(task(1),)]), store.get_run("run"), store.renew(LONG_MS)):
@@ -247,7 +246,7 @@ async def test_calls_do_not_queue_behind_others_while_the_server_does_not_answer
     own_postgres: PostgresServer, store: PostgresMetadataStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One after the other, the calls would wait for minutes."""
-    monkeypatch.setattr(postgres, "READ_S", 1.0)
+    monkeypatch.setattr(connected, "READ_S", 1.0)
     with own_postgres.paused():
         async with asyncio.timeout(WAIT_S):
             said = await asyncio.gather(*(store.get_run("run") for _ in range(1_000)), return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Reads by subject. A class is a port of the store."""
