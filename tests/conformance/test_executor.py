@@ -215,7 +215,7 @@ def graph() -> Any:
 async def test_a_graph(bench: Bench) -> None:
     end = await bench.run(graph)
     assert isinstance(end, ContinuationReturned)
-    assert len(graphwire.decode_spec(end.spec).nodes) == 2
+    assert len(graphwire.decode_spec(end.continuation).nodes) == 2
 
 
 async def double(value: int) -> int:
