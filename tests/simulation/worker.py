@@ -72,6 +72,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._waiting: dict[int, None] = {}
         self._running: dict[int, asyncio.Task[Result | None]] = {}
+        self._is_after_limited = False
         self._unbegun: set[int] = set()  # wait until their start was sent
         self._ends: dict[int, asyncio.TimerHandle] = {}
         self._known_async: set[str] = set()
@@ -227,7 +228,8 @@ class Worker:
     def _begin(self, token: int, attempt_input: AttemptInput, *, at_once: bool) -> asyncio.Task[Result | None]:
         began_ms, began_s = self._field.clock(), self._loop.time()
         del self._waiting[token]
-        sent = asyncio.Event() if attempt_input.is_limited else None
+        sent = asyncio.Event() if attempt_input.is_limited or self._is_after_limited else None
+        self._is_after_limited = attempt_input.is_limited
         on_sent = sent.set if sent else None
         self._session.send_started(token, began_ms, at_once=at_once or sent is not None, on_sent=on_sent)
         context = attempt_input.context
@@ -276,7 +278,8 @@ class Worker:
 
     async def _user_code(self, attempt_input: AttemptInput) -> Result | None:
         dice = self._dice
-        await asyncio.sleep(dice.choice((0.0, 0.001, 0.001, dice.random() * DELAY_MAX_S)))
+        if lasts_s := dice.choice((0.0, 0.001, 0.001, dice.random() * DELAY_MAX_S)):  # or it acts in its first moment
+            await asyncio.sleep(lasts_s)
         program, _, argument = attempt_input.function.name.partition(":")
         if (program == "lost" and attempt_input.context.attempt <= int(argument)) or dice.random() < DEATH_SHARE:
             note("dies", self.process.name)

@@ -67,12 +67,12 @@ def loaded() -> Any:
 FUNCTIONS = pytest.mark.parametrize("make", [called, called_async, loaded])
 
 
-def order(function: Any, token: int) -> pb.ServeLeaseResponse:
+def order(function: Any, token: int, *, is_limited: bool = True) -> pb.ServeLeaseResponse:
     """Orders an attempt."""
     (node,) = to_spec(perdure.task(function).bind()).nodes
     assert isinstance(node.action, Call)
     code = node.action.function
-    attempt = Attempt("default", "wf", "run", f"t{token}", 1, node.action, Shape(), (), is_limited=True)
+    attempt = Attempt("default", "wf", "run", f"t{token}", 1, node.action, Shape(), (), is_limited=is_limited)
     functions = [pb.LeaseFunction(key=code.key, function=graphwire.function_to_proto(code))]
     return pb.ServeLeaseResponse(functions=functions, attempts=parts_of(attempt, token, lambda key: None))
 
@@ -127,6 +127,37 @@ def test_user_code_is_called_after_the_report_of_its_start_was_sent(make: Callab
 
     serve_lease(serve)
     assert seen == [[1], False, "output", [2], False, "output"]
+
+
+@pytest.mark.parametrize(("make", "is_loaded"), [(called, False), (called, True), (loaded, False)])
+def test_user_code_is_called_after_the_report_of_the_end_of_a_limited_attempt_was_sent(
+    make: Callable[[], Any], is_loaded: bool
+) -> None:
+    """Otherwise that attempt could end at its limit although it was done in time."""
+    seen: list[object] = []
+    function = make()
+
+    async def serve(messages: AsyncIterator[pb.ServeLeaseRequest]) -> AsyncIterator[pb.ServeLeaseResponse]:
+        await anext(messages)
+        if is_loaded:
+            yield order(function, 1)
+            message = await anext(messages)
+            while not message.receipts:
+                message = await anext(messages)
+            began.clear()
+        orders = order(lambda: None, 2)
+        orders.MergeFrom(order(function, 3, is_limited=False))
+        yield orders
+        async for message in messages:
+            ended = {receipt.token for receipt in message.receipts}
+            if 2 in ended:
+                seen.append(await is_early())
+            if 3 in ended:
+                yield pb.ServeLeaseResponse(finish=True)
+
+    serve_lease(serve)
+    assert seen == [False]
+    assert began.is_set()
 
 
 @FUNCTIONS

@@ -4,8 +4,9 @@ Attempts run in the main thread, because a `ray.get` in user code gives the CPU 
 run on a loop in the main thread, many at a time. When the stream breaks, the process stops its attempts: their results
 could not be reported, and their successors may be starting elsewhere.
 
-An attempt whose time is limited begins only after the report of its start was sent. User code may hold the GIL from its
-first moment on. Then nothing else of this process is sent, and the engine could not count the time.
+User code may hold the GIL from its first moment on. Then nothing else of this process is sent, and the engine cannot
+count the time of an attempt. So one whose time is limited begins only after the report of its start was sent, and the
+next attempt after the report of its end.
 
 A cancelled attempt is interrupted. If it does not end within GRACE_S, or leaves threads or Ray tasks behind, the
 process ends. If user code holds the GIL and prevents even that, the engine has the process killed.
@@ -106,6 +107,7 @@ class _Lease:
         self._loading_since = 0, 0.0
         self._interrupted: int | None = None  # no attempt is interrupted twice
         self._sent: threading.Event | None = None  # what the current attempt waits for before it calls user code
+        self._is_after_limited = False  # the end of a limited attempt may not be sent yet
         self._tasks: dict[int, asyncio.Task[Result]] = {}  # the attempts that run on the loop
         self._async_loop: asyncio.AbstractEventLoop | None = None
         self._async_wake: asyncio.Event | None = None
@@ -243,7 +245,7 @@ class _Lease:
             return True
         threads = threading.active_count()
         began_ms, began_s = now_ms(), time.perf_counter()
-        sent = threading.Event() if attempt_input.is_limited else None
+        sent = threading.Event() if attempt_input.is_limited or self._is_after_limited else None
         with suppress(Interrupted, KeyboardInterrupt):
             try:
                 with self._lock:
@@ -279,9 +281,11 @@ class _Lease:
         return True
 
     def _is_told_first(self, token: int, attempt_input: AttemptInput) -> bool:
-        """Whether user code waits until the report of the start was sent. It was sent before the function was loaded,
-        if this attempt loaded it."""
-        return attempt_input.is_limited and token != self._loading
+        """Whether user code waits until the report of the start, and so all reports before it, were sent. They were
+        sent before the function was loaded, if this attempt loaded it."""
+        must_wait = attempt_input.is_limited or self._is_after_limited
+        self._is_after_limited = attempt_input.is_limited
+        return must_wait and token != self._loading
 
     def _start_of(self, token: int) -> tuple[int, float]:
         """When an attempt that begins now has begun, by the wall clock and by the monotonic clock."""
