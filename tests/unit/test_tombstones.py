@@ -11,11 +11,12 @@ from perdure.model import RunStatus
 from perdure.service.common.repeat import Repeat
 from perdure.service.housekeeping.tombstones import KEPT_MS
 from perdure.service.machines.graphs import source_of
-from perdure.service.operations.asked import NewEvent, NewRun
+from perdure.service.operations.asked import Conflict, NewEvent, NewRun
 from perdure.service.operations.batches import Batches
 from perdure.service.runs.views import RunView
+from perdure.storage.rows import DropTombstones, KeepTombstones
 from unit.driver import VALUE, call, graph
-from unit.engine_by_hand import Engine, running_engine
+from unit.engine_by_hand import Engine, Store, running_engine, soon
 
 SPEC = graph(call("a"))
 SINCE_MS = 5_000
@@ -68,6 +69,70 @@ async def test_a_start_that_was_made_after_the_deletion_is_a_new_one(engine: Eng
     view, started = await submit(engine, LATER)
     assert started
     assert view.row.run_id != run_id
+
+
+async def attach(engine: Engine, repeat: Repeat | None = None, request_id: str = "second") -> tuple[RunView, bool]:
+    source = source_of(SPEC, graphwire.encode_spec(SPEC))
+    new = NewRun("default", "w", request_id, source, conflict=Conflict.USE_EXISTING, repeat=repeat)
+    return await engine.kernel.submissions.submit(new)
+
+
+@pytest.mark.parametrize("end", ["running", "ended", "deleted", "replaced"])
+@pytest.mark.parametrize("repeat", [SINCE, Repeat(1_000)], ids=["asked long ago", "nobody knows when"])
+async def test_which_run_a_start_attached_to_is_known_after_a_restart(end: str, repeat: Repeat) -> None:
+    store = Store()
+    async with running_engine(store) as engine:
+        (first, _) = await submit(engine)
+        (view, started) = await attach(engine)
+        assert (view.row.run_id, started) == (first.row.run_id, False)
+        if end != "running":
+            await engine.kernel.lifecycle.cancel("default", "w")
+        if end in ("deleted", "replaced"):
+            await engine.kernel.lifecycle.delete("default", "w")
+        if end == "replaced":
+            await submit(engine, request_id="third")
+        await engine.kernel.journal.barrier()
+    async with running_engine(store) as heir:
+        heir.now_ms += SINCE_MS // 2
+        for _ in range(2):
+            view, started = await attach(heir, repeat)
+            assert (view.row.run_id, started) == (first.row.run_id, False)
+        with pytest.raises(errors.RequestIdReusedError):
+            await submit(heir, repeat, request_id="second", metadata="other")
+
+
+async def test_an_attachment_is_durable_before_its_answer(engine: Engine) -> None:
+    await submit(engine)
+    engine.store.hold()
+    attaching = await soon(attach(engine))
+    await engine.store.commits.get()  # it finds out that the id is taken
+    engine.store.let_one_go()
+    (entry,) = await engine.store.commits.get()
+    assert [type(write) for write in entry] == [DropTombstones, KeepTombstones]
+    assert not attaching.done()
+    engine.store.let_all_go()
+    assert not (await attaching)[1]
+
+
+async def test_a_start_that_makes_its_run_reads_no_tombstones_and_writes_none(engine: Engine) -> None:
+    async def read_tombstone(key: str) -> None:
+        raise AssertionError("it costs nothing")
+
+    engine.store.read_tombstone = read_tombstone  # type: ignore[method-assign]
+    assert (await submit(engine))[1]
+    assert (await attach(engine, request_id="r"))[1] is False, "the same request"
+    async with running_engine() as other:
+        assert (await attach(other))[1], "there is nothing to attach to"
+
+
+async def test_an_attachment_is_forgotten_after_an_hour(engine: Engine) -> None:
+    await submit(engine)
+    await attach(engine)
+    engine.now_ms += KEPT_MS + 1
+    await attach(engine, request_id="third")
+    tombstones = engine.kernel.submissions._tombstones
+    assert await tombstones.attachment("default", "second") is None
+    assert await tombstones.attachment("default", "third") is not None
 
 
 async def test_a_start_with_other_content_is_no_repeat(engine: Engine) -> None:

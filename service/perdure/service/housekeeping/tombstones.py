@@ -8,6 +8,9 @@ labels and metadata, and expire.
 A tombstone answers a repeat only if the run was deleted after the call was made first. Then the answer is right for a
 moment at which the caller waited for it. A call that was made after the deletion is a new one: it may be about the next
 run of the id.
+
+A start that attached to a run instead of making one leaves a tombstone as well, under its request id, because no run
+has that id. It says which run that was, for repeats after a restart and at other engines.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ _KEPT: Final = (
     "request_digest", "resume_count", "change", "kind",
 )  # fmt: skip
 
+_DAMAGED: Final = (ValueError, TypeError, KeyError)
+
 
 @frozen
 class DeletedRun:
@@ -41,6 +46,14 @@ class DeletedRun:
 
     row: RunRow
     sequence: int = 0
+
+
+@frozen
+class Attachment:
+    """The run that a request attached to, as it was then, and the digest of the request."""
+
+    row: RunRow
+    digest: str
 
 
 class Tombstones:
@@ -67,6 +80,21 @@ class Tombstones:
                 tombstones[name] = _tombstone(name, data | {"sequence": event.sequence}, now_ms)
         return drop, KeepTombstones(tuple(tombstones.values()))
 
+    def of_attaching(self, request_id: str, digest: str, row: RunRow) -> tuple[Write, ...]:
+        """The writes that keep which run a request attached to. They remove expired tombstones, too."""
+        now_ms = self._clock()
+        data = {"status": row.status.value, "attached": digest} | {name: getattr(row, name) for name in _KEPT}
+        tombstone = _tombstone(_attachment_key(row.namespace, request_id), data, now_ms)
+        return DropTombstones(now_ms, DROPPED_MAX), KeepTombstones((tombstone,))
+
+    async def attachment(self, namespace: str, request_id: str) -> Attachment | None:
+        """The run that a request attached to. The request id alone tells a repeat, whenever it comes."""
+        data = await self._read(_attachment_key(namespace, request_id))
+        try:
+            return None if data is None else Attachment(_row_of(data), data["attached"])
+        except _DAMAGED:
+            return None
+
     async def of_request(self, namespace: str, request_id: str, repeat: Repeat | None) -> DeletedRun | None:
         """The run that a request made, if it was deleted since the call was made first."""
         return await self._find(_request_key(namespace, request_id), repeat) if request_id else None
@@ -90,16 +118,26 @@ class Tombstones:
     async def _find(self, key: str, repeat: Repeat | None) -> DeletedRun | None:
         if repeat is None or repeat.surely_since_ms <= 0:
             return None
-        found = await self._store.read_tombstone(key)
-        if found is None:
-            return None
+        data = await self._read(key)
         try:
-            data: dict[str, Any] = json.loads(found.data)
-            was_asked_before = data["deleted_ms"] >= self._clock() - repeat.surely_since_ms
-            row = RunRow(status=RunStatus(data["status"]), spec_key="", **{name: data[name] for name in _KEPT})
-            return DeletedRun(row, data.get("sequence", 0)) if was_asked_before else None
-        except (ValueError, TypeError, KeyError):  # damaged
+            if data is None or data["deleted_ms"] < self._clock() - repeat.surely_since_ms:
+                return None
+            return DeletedRun(_row_of(data), data.get("sequence", 0))
+        except _DAMAGED:
             return None
+
+    async def _read(self, key: str) -> dict[str, Any] | None:
+        found = await self._store.read_tombstone(key)
+        try:
+            data: dict[str, Any] | None = None if found is None else json.loads(found.data)
+        except ValueError:  # damaged
+            return None
+        return data
+
+
+def _row_of(data: dict[str, Any]) -> RunRow:
+    """Raises one of _DAMAGED."""
+    return RunRow(status=RunStatus(data["status"]), spec_key="", **{name: data[name] for name in _KEPT})
 
 
 def _tombstone(key: str, data: dict[str, Any], now_ms: int) -> Tombstone:
@@ -108,6 +146,10 @@ def _tombstone(key: str, data: dict[str, Any], now_ms: int) -> Tombstone:
 
 def _request_key(*names: str) -> str:
     return _key("request", *names)
+
+
+def _attachment_key(*names: str) -> str:
+    return _key("attachment", *names)
 
 
 def _workflow_key(*names: str) -> str:

@@ -19,7 +19,7 @@ from perdure.service.common.aside import aside
 from perdure.service.common.trouble import refusing
 from perdure.service.common.uses import use
 from perdure.service.executors.port import Executor
-from perdure.service.housekeeping.tombstones import Tombstones
+from perdure.service.housekeeping.tombstones import Attachment, Tombstones
 from perdure.service.journal.journal import Journal
 from perdure.service.operations.asked import Conflict, NewRun, Reuse
 from perdure.service.operations.current import Current
@@ -41,7 +41,7 @@ INPUTS_SHOWN: Final = 10
 """An error about an input names so many of those that the graph uses."""
 
 ATTACHED_MAX: Final = 1_000
-"""Remembered requests that attached to a run instead of making one. No row has their id, so repeats need this."""
+"""Requests of which this engine remembers which run they attached to. The store keeps it for repeats elsewhere."""
 
 
 class Submissions:
@@ -75,7 +75,7 @@ class Submissions:
         self._lifecycle = lifecycle
         self._ownership = ownership
         self._new_id = new_id or TimeOrderedIds()
-        self._attached: Bounded[tuple[str, str], tuple[str, RunRow]] = Bounded(ATTACHED_MAX)
+        self._attached: Bounded[tuple[str, str], Attachment] = Bounded(ATTACHED_MAX)
 
     @refusing
     async def submit(self, new: NewRun) -> tuple[RunView, bool]:
@@ -86,7 +86,9 @@ class Submissions:
         self._current.refuse_while_failing()
         self._check(new)
         digest = _digest(new)
-        view = await self._attached_before(new, digest) or await self._made_before(new, digest)
+        may_have_attached = new.repeat is not None and new.conflict is Conflict.USE_EXISTING
+        view = await self._attached_before(new, digest, is_stored=may_have_attached)
+        view = view or await self._made_before(new, digest)
         if view is not None:
             return view, False
         replaces = ""
@@ -104,9 +106,7 @@ class Submissions:
                 if decided == replaces:
                     raise self._slots.capacity.exceeded(new.namespace)
             if isinstance(decided, RunView):
-                if new.request_id and decided.row.request_id != new.request_id:
-                    self._attached.keep((new.namespace, new.request_id), (digest, decided.row))
-                return decided, False
+                return await self._attach(new, digest, decided), False
             replaces = decided
         raise errors.DatabaseUnavailableError("the workflow id changed hands too often while this request tried it")
 
@@ -167,16 +167,29 @@ class Submissions:
 
         return row, writes, then
 
-    async def _attached_before(self, new: NewRun, digest: str) -> RunView | None:
-        """The run that the same request attached to, if this engine remembers that. The run may have ended or be gone
-        since."""
-        known = self._attached.get((new.namespace, new.request_id)) if new.request_id else None
+    async def _attach(self, new: NewRun, digest: str, view: RunView) -> RunView:
+        """Answer a request with a run that was there. If another request made it, no row says which run the answer was,
+        so that is stored first: repeats may come after a restart, or to another engine."""
+        name = new.namespace, new.request_id
+        if new.request_id and view.row.request_id != new.request_id and name not in self._attached:
+            await self._journal.commit(self._tombstones.of_attaching(new.request_id, digest, view.row), droppable=True)
+            self._attached.keep(name, Attachment(view.row, digest))
+        return view
+
+    async def _attached_before(self, new: NewRun, digest: str, *, is_stored: bool) -> RunView | None:
+        """The run that the same request attached to. It may have ended or be gone since. `is_stored`: the store is
+        asked if this engine does not remember it."""
+        if not new.request_id:
+            return None
+        known = self._attached.get((new.namespace, new.request_id))
+        if known is None and is_stored:
+            known = await self._tombstones.attachment(new.namespace, new.request_id)
         if known is None:
             return None
-        before, row = known
-        if before != digest:
+        if known.digest != digest:
             raise _reused(new)
-        return RunView(await self._store.get_run(row.run_id) or row)
+        self._attached.keep((new.namespace, new.request_id), known)
+        return RunView(await self._store.get_run(known.row.run_id) or known.row)
 
     async def _made_before(self, new: NewRun, digest: str) -> RunView | None:
         """The run that the first call of a repeated request made, although it was deleted since. A repeat inserts
@@ -202,6 +215,9 @@ class Submissions:
             return RunView(made)
         if current is None:
             return ""
+        is_stored = new.conflict is Conflict.USE_EXISTING
+        if (before := await self._attached_before(new, digest, is_stored=is_stored)) is not None:
+            return before
         if new.repeat is not None:
             if not new.request_id and current.request_digest == digest:
                 return RunView(current)
