@@ -59,7 +59,7 @@ ROOMS = {
     "tracebacks": set[str](),
     "told": {"texts", "wire"},
     "codec": {"model", "wire", "told", "tracebacks"},
-    "functions": {"bounded", "model", "texts", "told", "codec"},
+    "functions": {"bounded", "model", "texts", "told", "codec", "tracebacks"},
     "failures": {"model", "v1", "wire", "told", "codec", "errors", "tracebacks"},
     "arguments": {"model", "v1", "wire", "codec", "failures"},
     "rayobjects": {"bounded", "model", "wire", "codec", "failures"},
