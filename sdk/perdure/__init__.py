@@ -22,10 +22,10 @@ from perdure.context import Context, context
 from perdure.errors import BatchError, PerdureError, WorkflowCancellationError, WorkflowExecutionError
 from perdure.graph import Node, Task, event, input, sleep, sleep_until, task, wait
 from perdure.handle import Handle
+from perdure.infos import EngineInfo, RunInfo, TaskInfo, Update
 from perdure.model import RunStatus, TaskStatus
 from perdure.options import RetryPolicy
 from perdure.sync import SyncClient, SyncHandle
-from perdure.views import EngineInfo, RunInfo, TaskInfo, Update
 
 __all__ = [
     "BatchError",

@@ -13,8 +13,8 @@ from typing import Any, Final
 from perdure import codec, failures, wire
 from perdure.model import Payload, Ref, frozen
 from perdure.v1 import spec_pb2, worker_service_pb2
+from perdure.wire import ARGUMENTS
 
-ARGUMENTS: Final = "perdure/arguments"
 ATOMS: Final[frozenset[type]] = frozenset({int, str, float, bool, type(None)})
 """Types of values without parts. Subclasses may do anything."""
 _CONTAINERS: Final[frozenset[type]] = frozenset({tuple, list, dict, set})

@@ -15,11 +15,11 @@ from typing import Any, Final, Literal, Self, TypeVar
 from perdure import batches, codec, errors, rayobjects, texts, wire
 from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
 from perdure.handle import Handle, settled, value_or_error
+from perdure.infos import EngineInfo, RunInfo
 from perdure.model import BlobRef, Payload, RunStatus
 from perdure.transport import POLL_S, Transport
 from perdure.v1 import system_service_pb2, workflow_service_pb2
 from perdure.values import Decode, Values
-from perdure.views import EngineInfo, RunInfo
 
 T = TypeVar("T")
 

@@ -31,7 +31,7 @@ BUFFERS: Final = "python/pickle+buffers"
 OBJECTS: Final = "python/pickle+objects"
 JSON: Final = "json/plain"
 BINARY: Final = "binary/plain"
-OUTCOME: Final = "perdure/outcome"
+OUTCOME: Final = wire.OUTCOME
 DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {}
 """Decoders of other modules, by encoding. `perdure.failures` adds that of OUTCOME, which contains errors."""
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from perdure import codec, functions, modules, raydag
-from perdure.arguments import ARGUMENTS, ATOMS, encode_arguments
+from perdure.arguments import ATOMS, encode_arguments
 from perdure.graph import CallNode, Input, Node, Part, Task, TaskNode, WaitForNode, WaitNode, is_node, task
 from perdure.model import (
     Action,
@@ -29,6 +29,7 @@ from perdure.model import (
     Wait,
 )
 from perdure.options import Options, with_environment
+from perdure.wire import ARGUMENTS
 
 AnyRef = TypeVar("AnyRef", bound=Ref)
 

@@ -38,6 +38,7 @@ from perdure.optionwire import options_from_proto, options_to_proto
 from perdure.snapshots import snapshot_of, snapshots_in
 from perdure.v1 import spec_pb2, worker_service_pb2
 from perdure.wire import (
+    ARGUMENTS,
     fill_payload,
     from_duration,
     from_timestamp,
@@ -52,7 +53,6 @@ from perdure.wire import (
 )
 
 NESTING_MAX: Final = 32
-ARGUMENTS: Final = "perdure/arguments"
 
 
 def arguments_refs(args: Iterable[spec_pb2.Arg], kwargs: Any) -> Iterator[Ref]:

@@ -19,11 +19,11 @@ from perdure import codec, errors, failures, runtimeenv, snapshots, texts, wire
 from perdure.blobs import BlockingBlobs
 from perdure.graph import TaskNode
 from perdure.ids import time_ordered_id
+from perdure.infos import RunInfo, TaskInfo, Update
 from perdure.model import WAITED, Failure, FailureKind, Payload, RunStatus, TaskStatus, Waited
 from perdure.transport import POLL_S, Absence
 from perdure.v1 import workflow_pb2, workflow_service_pb2
 from perdure.values import Decode, Values
-from perdure.views import RunInfo, TaskInfo, Update
 
 
 class Handle:

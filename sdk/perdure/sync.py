@@ -10,12 +10,12 @@ from perdure import codec, errors
 from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
 from perdure.client import Client
 from perdure.handle import Handle
+from perdure.infos import EngineInfo, RunInfo, TaskInfo, Update
 from perdure.loopthread import LoopThread
 from perdure.model import BlobRef, Failure, Payload, RunStatus, TaskStatus
 from perdure.rayobjects import RayObjects
 from perdure.v1 import system_service_pb2, workflow_pb2
 from perdure.values import Decode
-from perdure.views import EngineInfo, RunInfo, TaskInfo, Update
 
 T = TypeVar("T")
 

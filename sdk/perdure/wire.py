@@ -37,6 +37,8 @@ CAUSES_MAX: Final = 16
 TYPE_CHARS_MAX: Final = 1024
 BASE_TYPES_MAX: Final = 64
 OUTCOME: Final = "perdure/outcome"
+ARGUMENTS: Final = "perdure/arguments"
+"""The encoding of arguments that every language can write: see `worker_service.proto`."""
 EXACT_MAX: Final = 2**53
 DURATION_MAX_S: Final = 315_576_000_000
 """Ten thousand years, the bound of google.protobuf.Duration."""

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import perdure
 from perdure import codec, functions, tracebacks, wire
-from perdure.arguments import ARGUMENTS, decode_arguments, encode_arguments
+from perdure.arguments import decode_arguments, encode_arguments
 from perdure.codec import CodecError
 from perdure.functions import FunctionUnavailable
 from perdure.model import Attribute, BlobRef, Failure, FailureKind, Function, Index, InputRef, Key, NodeRef, Payload
@@ -84,7 +84,7 @@ def test_what_is_shared_stays_shared() -> None:
 
 
 @given(st.lists(st.integers(0, 20_000), min_size=1, max_size=6))
-@settings(max_examples=30)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 def test_arrays_come_back_whatever_their_sizes(sizes: list[int]) -> None:
     arrays = [np.arange(size, dtype=np.int64) for size in sizes]
     for array, back in zip(arrays, through(arrays), strict=True):
@@ -228,7 +228,7 @@ def call_through(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, An
 
 
 @given(st.lists(values, max_size=3).map(tuple), st.dictionaries(st.text(min_size=1, max_size=5), values, max_size=3))
-@settings(max_examples=40)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_arguments_come_back(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     assert call_through(args, kwargs) == (args, kwargs, [])
 
@@ -268,7 +268,7 @@ def test_arguments_of_other_languages_are_composed() -> None:
         args=[node, spec_pb2.Arg(list=items)],
         kwargs={"z": given_input, "m": spec_pb2.Arg(map=entries)},
     )
-    payload = Payload(ARGUMENTS, message.SerializeToString())
+    payload = Payload(wire.ARGUMENTS, message.SerializeToString())
     args, kwargs = decode_arguments(payload, lambda index, nested: (index, nested))
     assert args == ((0, False), ["x", (1, False)])
     assert kwargs == {"m": {"a": 1, "b": (2, False)}, "z": (3, False)}

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from messages import mutated
-from perdure import errors, graphwire
+from perdure import errors, graphwire, wire
 from perdure.engine.graph_run.run import Run
 from perdure.model import InvalidSpec
 from perdure.service.api import requests
@@ -110,7 +110,7 @@ def test_a_runtime_environment_is_good_or_refused(environment: dict[str, Any]) -
 @pytest.mark.parametrize("data", [b"\xff", b"\x0a\x02\x0a\x00"])
 def test_composed_arguments_are_read_when_the_graph_comes(data: bytes) -> None:
     """The encoding is that of arguments in which no language is needed: what it names is looked for in them."""
-    arguments = payload_pb2.Payload(encoding=graphwire.ARGUMENTS, data=data)
+    arguments = payload_pb2.Payload(encoding=wire.ARGUMENTS, data=data)
     with pytest.raises(InvalidSpec, match="node 'b'"):
         source(graph(spec_pb2.Node(task=spec_pb2.TaskNode(function=LEN, arguments=arguments))))
 

@@ -15,8 +15,8 @@ from perdure.cli.values import as_json, duration, load_graph, look_here, moment,
 from perdure.client import Client
 from perdure.errors import BatchError
 from perdure.handle import Handle
+from perdure.infos import RunInfo, TaskInfo, Update
 from perdure.model import RunStatus
-from perdure.views import RunInfo, TaskInfo, Update
 
 Session = Any
 

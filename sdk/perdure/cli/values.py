@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from perdure import conversion, graph
-from perdure.views import RunInfo, TaskInfo
+from perdure.infos import RunInfo, TaskInfo
 
 
 def parse_json(text: str, what: str) -> Any:

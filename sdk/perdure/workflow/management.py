@@ -8,9 +8,9 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from perdure.infos import RunInfo
 from perdure.model import RunStatus
 from perdure.v1 import workflow_pb2
-from perdure.views import RunInfo
 from perdure.workflow.connection import connect
 from perdure.workflow.running import Started, check_id
 

@@ -12,8 +12,8 @@ from perdure import errors, raydag, rayobjects, texts
 from perdure.conversion import to_spec
 from perdure.graph import is_node
 from perdure.handle import Handle
+from perdure.infos import RunInfo
 from perdure.model import Failure, RunStatus
-from perdure.views import RunInfo
 from perdure.workflow import exceptions, fingerprint, gateway, host, outcomes
 from perdure.workflow.connection import Connection, connect, in_main_thread_of_a_worker
 from perdure.workflow.engines import start_ray

@@ -15,6 +15,8 @@ from perdure.storage.rows import RunRow
 MOMENT_MS_MAX: Final = 253_402_300_799_999
 """The end of the year 9999, the last moment that messages can hold."""
 NUMBER_MAX: Final = (1 << 63) - 1
+FOUND_MAX: Final = 50
+"""The most findings of each kind that are reported: a lost page makes thousands."""
 
 _RUN_STATUS: Final = {status.value: status for status in RunStatus}
 _TASK_STATUS: Final = {status.value: status for status in TaskStatus}

@@ -159,12 +159,15 @@ class ValueKey:
     input: str = ""
 
 
+DEAD_KEPT_MS: Final = 24 * 3600 * 1000
+
+
 @frozen
 class EngineRow:
     """A member of a shared store. `name`, `address` and `version` are informative. `started_ms` and `expires_ms` are
     by the clock of the store; `join` ignores the given ones.
 
-    A dead member stays listed for a day; one that left does not.
+    A dead member stays listed for DEAD_KEPT_MS; one that left does not.
     """
 
     engine_id: str
@@ -471,6 +474,8 @@ Write: TypeAlias = (
     | Mail
     | DropMail
 )
+TOLD: Final = frozenset({AddRun, SetRun, SetAsideRuns, DeleteRun, Mail})
+"""Writes of which the members of a shared store are notified."""
 
 
 def runs_of(entry: Sequence[Write]) -> set[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, assert_never
+from typing import assert_never
 
 from perdure.model import RunStatus
 from perdure.storage.memory.database import UNFINISHED, Connected, Kept, spec_keys
 from perdure.storage.ports import Entry, Unstorable
 from perdure.storage.rows import (
+    TOLD,
     AddEvent,
     AddRun,
     Committed,
@@ -39,9 +40,6 @@ from perdure.storage.rows import (
 )
 from perdure.storage.storable import fault_of
 
-TOLD: Final = (AddRun, SetRun, SetAsideRuns, DeleteRun, Mail)
-"""Writes of which other members are notified."""
-
 
 class Commits(Connected):
     """Implements CommitStore."""
@@ -52,7 +50,7 @@ class Commits(Connected):
             raise Unstorable("no store takes this value", field)
         self._all.change += 1
         committed = Committed(self._all.change, tuple(self._apply(entry) for entry in entries))
-        if any(isinstance(write, TOLD) for entry in entries for write in entry):
+        if any(type(write) in TOLD for entry in entries for write in entry):
             self._tell()
         return committed
 

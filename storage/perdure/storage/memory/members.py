@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
 
 from perdure.model import RunStatus
 from perdure.storage.memory.database import UNFINISHED, Connected
-from perdure.storage.rows import EngineRow, MailRow, RunRow
-
-DEAD_KEPT_MS: Final = 24 * 3600 * 1000
+from perdure.storage.rows import DEAD_KEPT_MS, EngineRow, MailRow, RunRow
 
 
 class Members(Connected):

@@ -10,15 +10,13 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, Final, TypeAlias
 
-from perdure.storage.damage import about, damaged_labels, labels_of, of_unknown_kind, shown
+from perdure.storage.damage import FOUND_MAX, about, damaged_labels, labels_of, of_unknown_kind, shown
 from perdure.storage.ports import CorruptData
 from perdure.storage.postgres.connections import Connection, connect, meaning, take_texts_as_they_are
 from perdure.storage.postgres.rows import EVENT_COLUMNS, TASK_COLUMNS, event_of, run_of, task_of
 from perdure.storage.postgres.schema import verify
 from perdure.storage.rows import RUN_COLUMNS
 
-FOUND_MAX: Final = 50
-"""Findings that are told of each kind."""
 _OF_RUNS: Final = ("tasks", "outputs", "events", "inputs", "labels", "blob_uses", "mail")
 
 Look: TypeAlias = Callable[[Connection], AsyncIterator[str]]

@@ -14,9 +14,8 @@ from typing import Final
 from perdure.storage.ports import Fenced
 from perdure.storage.postgres.connections import CHANNEL, Connection
 from perdure.storage.postgres.rows import run_of
-from perdure.storage.rows import RUN_COLUMNS, EngineRow, RunRow
+from perdure.storage.rows import DEAD_KEPT_MS, RUN_COLUMNS, EngineRow, RunRow
 
-DEAD_KEPT_MS: Final = 24 * 3600 * 1000
 _NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 

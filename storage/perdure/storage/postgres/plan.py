@@ -50,7 +50,6 @@ _SIMPLE: Final = frozenset(
         DropTombstones,
     }
 )  # fmt: skip
-TOLD: Final = frozenset({AddRun, SetRun, SetAsideRuns, DeleteRun, Mail})
 EventKey: TypeAlias = tuple[str, str, str]
 """Run, key, event id."""
 

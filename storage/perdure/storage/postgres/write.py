@@ -19,7 +19,6 @@ from perdure.model import RunStatus
 from perdure.storage.ports import Entry
 from perdure.storage.postgres.connections import Connection
 from perdure.storage.postgres.plan import (
-    TOLD,
     Deletions,
     Found,
     Plan,
@@ -31,7 +30,7 @@ from perdure.storage.postgres.plan import (
 )
 from perdure.storage.postgres.rows import run_of
 from perdure.storage.postgres.statements import ALIVE, SPECS, TELL, columns, parts_of, statement
-from perdure.storage.rows import RUN_COLUMNS, Committed, DeleteRun, EntryResult, Limit, SetAsideRuns
+from perdure.storage.rows import RUN_COLUMNS, TOLD, Committed, DeleteRun, EntryResult, Limit, SetAsideRuns
 
 
 class Raced(Exception):

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from perdure.storage.damage import about, damaged_labels, implausible, labels_of, of_unknown_kind, shown
+from perdure.storage.damage import FOUND_MAX, about, damaged_labels, implausible, labels_of, of_unknown_kind, shown
 from perdure.storage.sqlite.mark import change_in, lost, mark_of, read_mark
 from perdure.storage.sqlite.open import damaged_counters, tolerant
 from perdure.storage.sqlite.rows import (
@@ -25,8 +25,6 @@ from perdure.storage.sqlite.schema import impossible_steps, missing_steps
 from perdure.storage.sqlite.seals import BLOB_MARK, BLOB_USE, INPUT, MAIL, TOMBSTONE, name_flipped, seal, seal_of_value
 from perdure.storage.steps import migrations
 
-FOUND_MAX: Final = 50
-"""The most findings of each kind that are reported: a lost page makes thousands."""
 Row: TypeAlias = Sequence[Any]
 
 

@@ -20,7 +20,7 @@ from perdure.bounded import Bounded
 from perdure.engine.messages import AttemptLost, AttemptStarted
 from perdure.model import Payload
 from perdure.service.executors.pool.attempts import parts_of, report_of, took_ms
-from perdure.service.executors.pool.durations import Durations
+from perdure.service.executors.pool.durations import FUNCTIONS_REMEMBERED_MAX, Durations
 from perdure.service.executors.pool.leases import Lease, PlacedAttempt, ShapeQueue
 from perdure.service.executors.pool.state import State
 from perdure.service.executors.port import Attempt, Report
@@ -38,8 +38,6 @@ KILL_S: Final = 1.4
 longer than the grace that the lease itself gives to user code."""
 TASKS_REMEMBERED_MAX: Final = 10_000
 """Tasks that returned graphs, with their leases. If one is forgotten, its graph's tasks do not run beside it."""
-FUNCTIONS_REMEMBERED_MAX: Final = 10_000
-"""Functions known to be asynchronous. The attempts of a forgotten one share no lease until a lease says so again."""
 
 
 class Placing:
@@ -53,6 +51,7 @@ class Placing:
         self._held: dict[tuple[str, str], list[Attempt]] = {}  # behind an older attempt that was cancelled
         self._busy: dict[tuple[str, str], Key] = {}  # the attempt of a task that is at a lease
         self._durations = Durations()
+        # Attempts of a forgotten async function share no lease until a lease says again that it is one.
         self._concurrent: Bounded[str, bool] = Bounded(FUNCTIONS_REMEMBERED_MAX)
         self._ran_by: Bounded[tuple[str, str], Lease] = Bounded(TASKS_REMEMBERED_MAX)
         self._tokens = itertools.count(1)

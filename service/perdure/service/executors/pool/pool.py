@@ -19,6 +19,7 @@ from perdure.service.executors.pool.provisioning import Provisioning
 from perdure.service.executors.pool.sessions import Sessions
 from perdure.service.executors.pool.state import State
 from perdure.service.executors.port import Attempt, Reports, ValueReader, Waiting, forever
+from perdure.service.journal.loops import Loop
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class LeasePool:
         self.engine_id = engine_id
         self.blob_url = blob_url
         self._is_passing = False
-        self._tick_task: asyncio.Task[None] | None = None
+        self._ticking = Loop("lease-pool", self._tick_now, trouble="the lease pool stumbled", first_s=TICK_S)
 
     # -------------------------------------------------------------------------- the port
 
@@ -60,7 +61,7 @@ class LeasePool:
         self._state.holds_for_s = holds_for_s
         self._placing.cached = values.cached
         self.sessions.started()
-        self._tick_task = asyncio.create_task(self._tick_forever(), name="lease-pool")
+        self._ticking.start()
 
     def drain(self) -> None:
         """The engine is about to end, so agents that leave are not logged as warnings."""
@@ -68,9 +69,7 @@ class LeasePool:
 
     async def stop(self) -> None:
         self._state.report = None
-        if self._tick_task is not None:
-            self._tick_task.cancel()
-            await asyncio.gather(self._tick_task, return_exceptions=True)
+        await self._ticking.stop()
         for lease in self._state.leases.values():
             lease.outbox.close()
         for agent in self._state.agents.values():
@@ -113,13 +112,9 @@ class LeasePool:
             else:
                 queue.waiting_since_s = None
 
-    async def _tick_forever(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            try:
-                self._tick(self._state.now_s())
-            except Exception:
-                log.exception("the lease pool stumbled")
+    async def _tick_now(self) -> float:
+        self._tick(self._state.now_s())
+        return TICK_S
 
     def _tick(self, now_s: float) -> None:
         self._placing.kill_unyielding(now_s)

@@ -8,9 +8,9 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from perdure import wire
+from perdure.infos import RunInfo, TaskInfo, Update
 from perdure.model import RunStatus, TaskStatus
 from perdure.v1 import failure_pb2, workflow_pb2, workflow_service_pb2
-from perdure.views import RunInfo, TaskInfo, Update
 
 MOMENT = Timestamp(seconds=1_769_860_800, nanos=5_000_000)
 WHEN = datetime(2026, 1, 31, 12, 0, 0, 5_000, tzinfo=UTC)
