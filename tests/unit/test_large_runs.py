@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from perdure import graphwire, wire
+from perdure.engine.machine import TaskState
 from perdure.model import RunStatus, Spec, TaskStatus
 from perdure.service.api.places import Place
 from perdure.service.api.watch import Watcher
 from perdure.service.common import aside
-from perdure.service.executors.port import ContinuationReturned
-from perdure.service.runs import recording
+from perdure.service.executors.port import ContinuationReturned, Waiting
+from perdure.service.operations import queries
+from perdure.service.runs import publishing, recording
+from perdure.service.runs.changes import Overflowed, Subscription
 from perdure.service.runs.live import Live
-from perdure.service.runs.views import RunView
+from perdure.service.runs.views import RunView, TaskView
 from perdure.storage.ports import Entry, StorageFull, Unstorable
 from perdure.storage.rows import AddRun, Committed, PutTask, SetRun
 from perdure.v1 import workflow_service_pb2
@@ -220,3 +224,47 @@ async def test_the_cancellation_of_attempts_that_have_not_begun_is_one_entry(eng
     told = await engine.tasks()
     assert [name for name, status in told.items() if status == "CANCELED"] == [f"t{number}" for number in range(10)]
     assert told["end"] == "BLOCKED"
+
+
+async def test_other_calls_are_answered_while_all_tasks_of_a_run_are_read(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await engine.start(WIDE)
+    may_end = threading.Event()
+    inner = queries.view_task
+
+    def view_task(task: TaskState, waiting: Waiting | None = None) -> TaskView:
+        may_end.wait(10)
+        return inner(task, waiting)
+
+    monkeypatch.setattr(queries, "view_task", view_task)
+    looking = await soon(engine.kernel.queries.look(run.row, None))
+    assert (await engine.start(ONE, "other")).row.status is RunStatus.RUNNING
+    engine.begin(run, "t0")
+    assert not looking.done()
+    may_end.set()
+    _, tasks = (await looking).taken
+    assert {str(task.status) for task in tasks} == {"READY", "BLOCKED"}, "as it was when it was asked for"
+    assert (await engine.tasks())["t0"] == "RUNNING"
+
+
+async def until_the_end(subscription: Subscription) -> None:
+    while await subscription.next_batch(20):
+        pass
+
+
+@pytest.mark.parametrize("way", ["canceled", "failed"])
+async def test_subscribers_of_more_changes_than_their_backlog_takes_are_cut_off(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(publishing, "BACKLOG_MAX", 5)
+    run = await engine.start(WIDE)
+    with engine.kernel.changes.subscribe([run.row.run_id]) as subscription:
+        if way == "canceled":
+            await engine.kernel.lifecycle.cancel("default", "w", "enough")
+        else:
+            engine.fail(run, "t0")
+        with pytest.raises(Overflowed):
+            await until_the_end(subscription)
+    assert (await engine.kernel.queries.run("default", "w", wait_s=20)).row.status.is_final
+    assert (await engine.tasks())["t1"] == "CANCELED"

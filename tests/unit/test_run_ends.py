@@ -54,6 +54,30 @@ def test_the_end_of_a_run_ends_calls_that_have_not_begun_without_records() -> No
         assert tasks["end"].status is TaskStatus.BLOCKED
 
 
+def test_the_end_of_a_run_ends_calls_without_records_after_a_restart_too() -> None:
+    run = Driver(graph(call("a"), call("b"), call("c", "a", "b"))).restarted(10, before="unknown")
+    assert run.dispatched == [("a", 2), ("b", 2)]
+    before = dict(run.records)
+    run.apply(CancelRequested("enough", 50))
+    assert run.records == before
+    for ended in (run, run.restarted()):
+        task = ended.run.graph.tasks["a"]
+        assert (task.status, task.attempt, task.attempts_begun, task.ended_ms) == (TaskStatus.CANCELED, 2, 1, 50)
+
+
+def test_numbers_of_attempts_grow_however_often_a_run_fails_and_is_resumed() -> None:
+    run = Driver(graph(call("a"), call("b"), call("c", "a", "b")))
+    numbers = [1]
+    for life in range(3):
+        run.fail("a", run.run.graph.tasks["a"].attempt)
+        assert run.status is RunStatus.FAILED
+        run = run.resumed(100 + life)
+        numbers.append(run.run.graph.tasks["b"].attempt)
+        run = run.restarted(100 + life, before="unknown")
+        numbers.append(run.run.graph.tasks["b"].attempt)
+    assert numbers == sorted(set(numbers))
+
+
 def test_a_run_that_was_canceled_before_it_began_has_no_canceled_tasks() -> None:
     spec = graph(call("a"))
     run = Run.restore(spec, RunStatus.CANCELED, (), {"root": spec}, ended_ms=None)

@@ -172,12 +172,12 @@ class Run:
 
     def _count_begun(self, at_ms: int, lost: Collection[Task], *, all_of_them: bool) -> None:
         for task in self.graph.begun_before():
-            if not all_of_them and not task.is_volatile and task.seq >= 0:
+            if not all_of_them and not task.is_volatile and task.counted < 0:
                 continue
             if all_of_them or task.is_volatile:
                 task.attempt += task not in lost  # the record of its end has counted it
-            else:  # its first attempt ended with the run
-                task.attempt = max(task.attempt, 1)
+            else:  # its last attempt ended with the run
+                task.attempt = max(task.attempt, task.counted + 1)
             if task.wake_ms is not None and task.wake_ms > at_ms:
                 # It waits for its next attempt. Another engine may have begun that already, by its own clock.
                 status = TaskStatus.BACKING_OFF
@@ -552,7 +552,7 @@ class Run:
         self.failure = failure
         self._cancel(self._open(), at_ms, with_run=True)
         for task in self._ready:  # they became ready in this step, and do not start any more
-            if task.seq < 0 and isinstance(task.node.action, Call):
+            if task.may_be_submitted:
                 self._set(task, TaskStatus.READY)
                 self._end_with_run(task, at_ms)
         self._waiting.clear()
@@ -560,8 +560,8 @@ class Run:
         self._commands.append(RecordRun(status, at_ms, output, failure))
 
     def _end_with_run(self, task: Task, at_ms: int) -> None:
-        """Cancel a call without a record that could start when the run ended."""
-        task.attempt = 1
+        """Cancel a call that could start when the run ended, and whose record does not say more."""
+        task.attempt = task.counted + 1
         task.ended_ms = at_ms
         self.graph.turn(task, TaskStatus.CANCELED)
 
@@ -632,6 +632,7 @@ class Run:
         record = _record_of(
             task, seq=task.seq, status=status or task.status, ended_ms=task.ended_ms, output=output, failure=failure
         )
+        task.counted = _counted(record)
         self._commands.append(record)
 
     @classmethod
@@ -667,12 +668,10 @@ class Run:
         """Close the open tasks of an ended run: those that ended with it, and others if their last records could not be
         stored or read."""
         for task in self.graph:
-            if task.status in (TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.BACKING_OFF):
-                self.graph.turn(task, TaskStatus.CANCELED)
-            elif ended_ms is None or task.status is not TaskStatus.BLOCKED or task.seq >= 0:
-                continue
-            elif isinstance(task.node.action, Call) and task.is_startable and task.scope.is_live():
+            if ended_ms is not None and task.may_be_submitted and task.is_startable and task.scope.is_live():
                 self._end_with_run(task, ended_ms)
+            elif task.status in (TaskStatus.READY, TaskStatus.RUNNING, TaskStatus.BACKING_OFF):
+                self.graph.turn(task, TaskStatus.CANCELED)
 
     def _restore_task(self, record: RecordTask, specs: Mapping[str, Spec]) -> None:
         task = self.graph.tasks[record.task_id]
@@ -685,6 +684,7 @@ class Run:
         task.wake_ms = record.wake_ms
         task.started_ms = record.started_ms
         task.ended_ms = record.ended_ms
+        task.counted = _counted(record)
         if record.spec_key:
             task.spec_key = record.spec_key
             scope = self.graph.add_scope(specs[record.spec_key], task)
@@ -731,6 +731,12 @@ def _is_free(event: AttemptLost, task: Task) -> bool:
 
 def _is_record(command: Command) -> bool:
     return isinstance(command, (RecordTask, ConsumeEvent, RecordRun))
+
+
+def _counted(record: RecordTask) -> int:
+    """The attempt that may have begun according to a record that says nothing more, otherwise -1."""
+    is_count = record.status in (TaskStatus.READY, TaskStatus.BLOCKED) and record.ended_ms is None
+    return record.attempt if is_count and record.failure is None and record.started_ms is None else -1
 
 
 def _end_of(task: Task, at_ms: int) -> int:

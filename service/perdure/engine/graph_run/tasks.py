@@ -19,13 +19,16 @@ class Task:
     """One step of a run. `attempt` fences late reports, `failures` counts against the retry policy.
 
     `missing` is the number of needs that must be done before the task starts, `consumers` the number of dependents that
-    are not done. `must_keep`: the output is recorded whatever the options say.
+    are not done. `must_keep`: the output is recorded whatever the options say. `counted` is the number of the last
+    attempt that may have begun according to the task's record, if the record says nothing more; 0 without a record, -1
+    otherwise.
     """
 
     __slots__ = (
         "attempt",
         "checkpoint",
         "consumers",
+        "counted",
         "deadline_ms",
         "dependents",
         "done",
@@ -63,6 +66,7 @@ class Task:
         self.must_keep = False
         self.done = False
         self.attempt = 0
+        self.counted = 0
         self.failures = 0
         self.source = task_id
         self.wraps = 0
@@ -89,9 +93,14 @@ class Task:
 
     @property
     def ends_with_run(self) -> bool:
-        """Whether the end of the run says all that is to be known of its end: it is a call whose first attempt is
-        submitted, and nothing else has happened to it."""
-        return self.status is TaskStatus.READY and self.seq < 0 and self.attempt == 1 and self.started_ms is None
+        """Whether the end of the run says all that is to be known of its end: it is a call whose attempt is submitted,
+        and nothing has happened since its record."""
+        return self.status is TaskStatus.READY and self.started_ms is None and self.attempt == self.counted + 1
+
+    @property
+    def may_be_submitted(self) -> bool:
+        """Of a restored task whose needs are done: whether an attempt follows that has no record."""
+        return self.counted >= 0 and isinstance(self.node.action, Call)
 
     # -------------------------------------------------------------------------- as others see it
 
