@@ -53,21 +53,28 @@ def load_graph(place: str, inputs: dict[str, Any], *, is_shared: bool = False) -
         parameters: set[str] = set()
         if isinstance(found, graph.Task):
             parameters, given = _given(found.function, inputs)
+            _refuse_unused(place, inputs, parameters)
             found = found.bind(**({name: graph.input(name) for name in given} if is_shared else given))
         elif callable(found) and not graph.is_node(found):
             parameters, given = _given(found, inputs)
             found = found(**given)
         used = conversion.to_spec(found, names_modules=False).inputs() if graph.is_node(found) else None
+    except click.ClickException:
+        raise
     except Exception as error:
         raise click.ClickException(f"{place}: {type(error).__name__}: {error}") from error
     if used is not None:
-        if unknown := sorted(inputs.keys() - parameters - used):
-            takes = ", ".join(map(repr, sorted(parameters | used))) or "none"
-            raise click.ClickException(f"{place} takes no input {unknown[0]!r}; it takes {takes}")
+        _refuse_unused(place, inputs, parameters | used)
         return Loaded(found, {name: value for name, value in inputs.items() if name in used})
     raise click.ClickException(
         f"{place} is a {type(found).__name__}, and not a node, a task or a function that makes one"
     )
+
+
+def _refuse_unused(place: str, inputs: dict[str, Any], takes: set[str]) -> None:
+    if unknown := sorted(inputs.keys() - takes):
+        names = ", ".join(map(repr, sorted(takes))) or "none"
+        raise click.ClickException(f"{place} takes no input {unknown[0]!r}; it takes {names}")
 
 
 def _given(function: Any, inputs: dict[str, Any]) -> tuple[set[str], dict[str, Any]]:
