@@ -112,7 +112,7 @@ ROOMS = {
     },
 }
 EXCEPTIONS = {
-    "service/executors/local.py": {"worker", "functions", "failures", "context"},
+    "service/executors/local.py": {"worker", "functions", "failures", "context", "tracebacks"},
     "client.py": {"workflow"},  # late, by `Client.local`
 }
 RAY_FOLDERS = ("workflow/",)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import linecache
 import os
+import sys
 import time
 import traceback
 import weakref
@@ -28,6 +29,8 @@ TEXT_CHARS_MAX: Final = 64 * 1024
 """The text of a longer function does not travel."""
 
 _STARTED: Final = time.time()
+_IMPORTING: Final = "<frozen importlib"
+"""So begin the file names of Python's own frames in an import."""
 _NO_LINES: Final = (1, "")
 
 Text = tuple[int, str]
@@ -257,6 +260,16 @@ def stack(trace: TracebackType | None, skip_frames: int = 0) -> str:
         for key in keys.values():
             linecache.cache.pop(key, None)
     return "".join(traceback.format_list(summaries))
+
+
+def of_import(thread_id: int) -> str:
+    """The stack of a thread of this process below its first import, as text; "" if it imports nothing."""
+    frames = traceback.extract_stack(sys._current_frames().get(thread_id))
+    first = next((at for at, frame in enumerate(frames) if frame.filename.startswith(_IMPORTING)), len(frames))
+    inner = [frame for frame in frames[first:] if not frame.filename.startswith(_IMPORTING)]
+    for frame in inner:
+        frame.filename = shown(frame.filename)
+    return "".join(traceback.format_list(inner))
 
 
 def _with_lines(summary: traceback.FrameSummary, key: str) -> traceback.FrameSummary:

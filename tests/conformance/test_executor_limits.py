@@ -6,6 +6,8 @@ else of its process runs. (Threads of the engine cannot keep this promise: such 
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import os
 import re
 import signal
@@ -17,7 +19,7 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
-from conformance.workbench import Bench, lease_bench
+from conformance.workbench import WAIT_S, Bench, lease_bench
 from perdure import functions
 from perdure.engine.messages import AttemptStarted, TaskSucceeded
 
@@ -93,3 +95,34 @@ async def check_told_and_killed(bench: Bench, function: Any, *arguments: Any) ->
     bench.cancel(attempt)
     for task in ("t", "other"):
         assert isinstance(await bench.run(echo, 1, task=task, attempt=2), TaskSucceeded)
+
+
+def import_from(folder: str, name: str) -> Any:
+    sys.path.insert(0, folder)
+    return importlib.import_module(name)
+
+
+class Importing:
+    """Unpickling it imports a module."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._how = str(folder), name
+
+    def __reduce__(self) -> Any:
+        return import_from, self._how
+
+
+async def test_an_executor_knows_where_an_import_hangs(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "outer_steps.py").write_text("import inner_steps\n")
+    (tmp_path / "inner_steps.py").write_text("import time\n\ntime.sleep(3600)\n")
+    function = functions.encode_function(holding(Importing(tmp_path, "outer_steps")))
+    attempt = bench.submit(function, is_limited=True)
+    async with asyncio.timeout(WAIT_S):
+        while "time.sleep(3600)" not in bench.executor.loading(*attempt.key):
+            await asyncio.sleep(0.02)
+    places = re.findall(r'File "([^"]+)", line (\d+)', bench.executor.loading(*attempt.key))
+    assert [(Path(file).name, line) for file, line in places] == [("outer_steps.py", "1"), ("inner_steps.py", "3")]
+    bench.cancel(attempt)
+    known = bench.submit(functions.encode_function(echo), 1, task="known", is_limited=True)
+    await bench.until(lambda: bool(bench.ends(known)))
+    assert bench.executor.loading(*known.key) == ""

@@ -235,7 +235,7 @@ import perdure
 if "perdure.worker.lease" in sys.modules:
     time.sleep(3600)
 
-@perdure.task(num_cpus=0.25, timeout=1, max_retries=0)
+@perdure.task(num_cpus=0.25, timeout=5, max_retries=0)
 def never():
     return 1
 """
@@ -243,7 +243,10 @@ def never():
 
 def check_time_limits_of_imports(program: Program) -> None:
     program.write({"hanging.py": HANGING, "broken.py": BROKEN.replace("missing", "22")})
-    assert "perdure.AttemptTimeout" in program.refused("run", "hanging:never")
+    said = program.refused("run", "hanging:never")
+    assert "perdure.AttemptTimeout: the attempt took longer than" in said
+    assert 'importing the module of its function, at File "hanging.py", line 6, in <module>' in said
+    assert "time.sleep(3600)" in said
     assert program.perdure("run", "broken:graph") == "42"
 
 

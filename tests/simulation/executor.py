@@ -88,6 +88,9 @@ class FakeExecutor:
         for handle in self._handles:
             handle.cancel()
 
+    def loading(self, _run_id: str, _task_id: str, _number: int) -> str:
+        return ""
+
     def waiting(self, run_id: str, task_id: str, attempt: int) -> None:
         return None
 

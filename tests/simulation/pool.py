@@ -93,6 +93,9 @@ class PoolExecutor:
         self._report = None
         self.hang_up()
 
+    def loading(self, run_id: str, task_id: str, number: int) -> str:
+        return self.pool.loading(run_id, task_id, number)
+
     def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting | None:
         return self.pool.waiting(run_id, task_id, attempt)
 

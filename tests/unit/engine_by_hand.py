@@ -85,6 +85,9 @@ class ByHand:
 
     async def stop(self) -> None: ...
 
+    def loading(self, _run_id: str, _task_id: str, _number: int) -> str:
+        return ""
+
     def waiting(self, _run_id: str, _task_id: str, _attempt: int) -> None:
         return None
 

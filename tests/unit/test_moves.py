@@ -57,6 +57,9 @@ class NoExecutor:
 
     async def stop(self) -> None: ...
 
+    def loading(self, _run_id: str, _task_id: str, _number: int) -> str:
+        return ""
+
     def waiting(self, run_id: str, task_id: str, attempt: int) -> None:
         return None
 

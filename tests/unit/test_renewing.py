@@ -51,6 +51,9 @@ class Inner:
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None: ...
 
+    def loading(self, _run_id: str, _task_id: str, _number: int) -> str:
+        return ""
+
     def waiting(self, run_id: str, task_id: str, attempt: int) -> Waiting:
         return Waiting(WaitReason.RESOURCES, f"{run_id} {task_id} {attempt}")
 

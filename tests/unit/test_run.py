@@ -133,6 +133,21 @@ def test_a_failed_attempt_is_tried_again_after_a_growing_pause() -> None:
     assert run.ends[-1].failure == replace(ERROR, task_id="a", attempts=3)
 
 
+def test_a_time_out_says_where_an_import_hangs() -> None:
+    stack = (
+        '  File "steps.py", line 3, in <module>\n    import slow\n  File "slow.py", line 1, in <module>\n    hang()\n'
+    )
+    run = Driver(graph(call("a", options=TaskOptions(attempt_timeout_ms=100, retry=RetryRule(max_attempts=1)))))
+    run.apply(AttemptStarted("a", 1, 0))
+    run.apply(TimerFired("a", 1, 100, stack))
+    failure = run.ends[-1].failure
+    assert failure is not None
+    assert failure.message.endswith(
+        'still importing the module of its function, at File "slow.py", line 1, in <module>'
+    )
+    assert failure.stack_trace == stack
+
+
 def test_a_timer_that_fires_twice_starts_one_attempt() -> None:
     run = Driver(graph(call("a", options=RETRY)))
     run.fail("a", 1, at_ms=0)

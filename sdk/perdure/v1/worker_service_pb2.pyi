@@ -151,7 +151,7 @@ class KillLease(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ...) -> None: ...
 
 class ServeLeaseRequest(_message.Message):
-    __slots__ = ("hello", "started", "receipts", "returned", "concurrent", "asks", "started_ms")
+    __slots__ = ("hello", "started", "receipts", "returned", "concurrent", "asks", "started_ms", "loading")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     RECEIPTS_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +159,7 @@ class ServeLeaseRequest(_message.Message):
     CONCURRENT_FIELD_NUMBER: _ClassVar[int]
     ASKS_FIELD_NUMBER: _ClassVar[int]
     STARTED_MS_FIELD_NUMBER: _ClassVar[int]
+    LOADING_FIELD_NUMBER: _ClassVar[int]
     hello: LeaseHello
     started: _containers.RepeatedScalarFieldContainer[int]
     receipts: _containers.RepeatedCompositeFieldContainer[Receipt]
@@ -166,7 +167,16 @@ class ServeLeaseRequest(_message.Message):
     concurrent: _containers.RepeatedScalarFieldContainer[str]
     asks: bool
     started_ms: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, hello: _Optional[_Union[LeaseHello, _Mapping]] = ..., started: _Optional[_Iterable[int]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ..., returned: _Optional[_Iterable[int]] = ..., concurrent: _Optional[_Iterable[str]] = ..., asks: bool = ..., started_ms: _Optional[_Iterable[int]] = ...) -> None: ...
+    loading: _containers.RepeatedCompositeFieldContainer[Loading]
+    def __init__(self, hello: _Optional[_Union[LeaseHello, _Mapping]] = ..., started: _Optional[_Iterable[int]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ..., returned: _Optional[_Iterable[int]] = ..., concurrent: _Optional[_Iterable[str]] = ..., asks: bool = ..., started_ms: _Optional[_Iterable[int]] = ..., loading: _Optional[_Iterable[_Union[Loading, _Mapping]]] = ...) -> None: ...
+
+class Loading(_message.Message):
+    __slots__ = ("token", "stack")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    STACK_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    stack: str
+    def __init__(self, token: _Optional[int] = ..., stack: _Optional[str] = ...) -> None: ...
 
 class LeaseHello(_message.Message):
     __slots__ = ("lease_id", "engine_id", "node_id", "python_version")

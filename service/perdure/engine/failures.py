@@ -11,9 +11,13 @@ def worker_lost(reason: str) -> Failure:
     return Failure(FailureKind.SYSTEM, "perdure.WorkerLost", reason)
 
 
-def attempt_timed_out(limit_ms: int | None) -> Failure:
+def attempt_timed_out(limit_ms: int | None, loading: str = "") -> Failure:
+    """`loading`: the stack of an attempt that still imported the module of its function."""
     message = f"the attempt took longer than {limit_ms} ms"
-    return Failure(FailureKind.TIMEOUT, "perdure.AttemptTimeout", message)
+    if loading:
+        places = [line.strip() for line in loading.splitlines() if line.startswith("  File ")]
+        message += "; it was still importing the module of its function" + (f", at {places[-1]}" if places else "")
+    return Failure(FailureKind.TIMEOUT, "perdure.AttemptTimeout", message, stack_trace=loading)
 
 
 def event_timed_out(key: str) -> Failure:

@@ -91,11 +91,13 @@ class EventArrived:
 
 @frozen
 class TimerFired:
-    """The timer of a SetTimer is due."""
+    """The timer of a SetTimer is due. `loading`: the stack of an attempt that still imports the module of its function;
+    "" for others."""
 
     task_id: str
     attempt: int
     at_ms: int
+    loading: str = ""
 
 
 @frozen

@@ -257,9 +257,12 @@ class _Lease:
                     self._sent = sent
                 if sent is not None:
                     _wait_for(sent)
+                    self._session.watch_loading(token, self._main)
                 self._runner.is_async(attempt_input.function)
             finally:
                 self._leave()
+                if sent is not None:
+                    self._session.has_loaded()
         self._leave()  # the interrupt may have come during the first `_leave`
         if token != self._interrupted:
             return True

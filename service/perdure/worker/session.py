@@ -19,7 +19,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 import grpc.aio
 
-from perdure import failures, wire
+from perdure import failures, tracebacks, wire
 from perdure.context import Context
 from perdure.functions import PYTHON_VERSION
 from perdure.model import Failure, FailureKind, Function, Payload
@@ -36,6 +36,8 @@ KEYS_AT_ONCE: Final = 2_000
 CONNECT_S: Final = 30.0
 PATIENCE_S: Final = 60.0
 """The longest wait for values while the database of the engine is away. (A dead engine breaks the stream.)"""
+LOOK_S: Final = 0.25
+"""The pause between two looks at a thread that loads a function."""
 START_LINGERS_S: Final = 0.002
 """The start of an attempt travels in one message with its end, if the end comes within this time."""
 START_LINGERS_MAX_S: Final = 0.05
@@ -89,6 +91,7 @@ class Session:
         self._begun: set[int] = set()  # their start was sent, their end was not
         self._on_sent: list[Callable[[], None]] = []  # of the message that is being sent
         self._linger: asyncio.TimerHandle | None = None
+        self._loading: tuple[int, bool, asyncio.TimerHandle] | None = None  # its token, and whether the engine knows
         self._asks = asks
         self._asked_s = 0.0
         self._functions: dict[str, Function] = {}
@@ -125,6 +128,15 @@ class Session:
             self._send("started", (token, began_ms, on_sent))
         else:
             self._out.append(("started", (token, began_ms, on_sent)))
+
+    def watch_loading(self, token: int, thread_id: int) -> None:
+        """The thread loads the function of an attempt. If that takes long, the engine is told where it is, because a
+        time-out of the attempt says so."""
+        self._call(lambda: self._look_later(token, thread_id, ""))
+
+    def has_loaded(self) -> None:
+        """The function was loaded, or will not be."""
+        self._call(self._look_no_more)
 
     def send_receipt(self, receipt: pb.Receipt) -> None:
         self._send("receipt", receipt)
@@ -217,6 +229,9 @@ class Session:
                         self._on_sent.append(on_sent)
                     self._unbegun.discard(token)
                     self._begun.add(token)
+                case "loading":
+                    message.loading.add(token=item[0], stack=item[1])
+                    size += len(item[1])
                 case "returned":
                     message.returned.append(item)
                     self._unbegun.discard(item)
@@ -225,6 +240,26 @@ class Session:
                 case _:
                     message.concurrent.append(item)
         return message
+
+    def _look_later(self, token: int, thread_id: int, before: str) -> None:
+        self._loading = token, bool(before), self._loop.call_later(LOOK_S, self._look, token, thread_id, before)
+
+    def _look(self, token: int, thread_id: int, before: str) -> None:
+        stack = tracebacks.of_import(thread_id)[-wire.STACK_CHARS_MAX :]
+        if stack != before:
+            self._out.append(("loading", (token, stack)))
+            self._wake.set()
+        self._look_later(token, thread_id, stack or before)
+
+    def _look_no_more(self) -> None:
+        if self._loading is None:
+            return
+        token, is_told, timer = self._loading
+        timer.cancel()
+        self._loading = None
+        if is_told:
+            self._out.append(("loading", (token, "")))
+            self._wake.set()
 
     def _was_sent(self) -> None:
         on_sent, self._on_sent = self._on_sent, []

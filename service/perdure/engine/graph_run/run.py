@@ -261,7 +261,7 @@ class Run:
                 return self._reach_of_end(waiting[0]) if waiting else 0
             case TimerFired():
                 if task := self._current(event.task_id, event.attempt):
-                    failure = attempt_timed_out(task.node.options.attempt_timeout_ms)
+                    failure = attempt_timed_out(task.node.options.attempt_timeout_ms, event.loading)
                     return self._reach_of_failure(task, failure, event.at_ms)
                 timed = self._timed.get(event.task_id)
                 if timed is None or isinstance(timed.node.action, Call):
@@ -598,7 +598,9 @@ class Run:
         if task := self._current(event.task_id, event.attempt):
             if task.deadline_ms is not None and task.deadline_ms <= event.at_ms:
                 self._commands.append(CancelAttempt(task.id, task.attempt))
-                self._attempt_failed(task, attempt_timed_out(task.node.options.attempt_timeout_ms), event.at_ms)
+                self._attempt_failed(
+                    task, attempt_timed_out(task.node.options.attempt_timeout_ms, event.loading), event.at_ms
+                )
             return
         waiting = self._timed.get(event.task_id)
         if waiting is None or waiting.attempt != event.attempt or (waiting.wake_ms or 0) > event.at_ms:

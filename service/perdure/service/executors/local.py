@@ -14,7 +14,7 @@ from contextlib import suppress
 from math import ceil
 from typing import Final
 
-from perdure import failures
+from perdure import failures, tracebacks
 from perdure.context import Context
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.functions import PYTHON_VERSION
@@ -70,6 +70,7 @@ class _LocalAttempt:
         self.is_cancelled = False
         self.began: Began | None = None
         self.thread_id: int | None = None
+        self.is_loading = False
         self.task: asyncio.Task[Result] | None = None
         self.lock = threading.Lock()
 
@@ -188,6 +189,11 @@ class LocalExecutor:
             return None
         return Waiting(WaitReason.RESOURCES, f"waits for one of the {self._threads_max} threads of the engine")
 
+    def loading(self, run_id: str, task_id: str, number: int) -> str:
+        running = self._here.get((run_id, task_id, number))
+        thread_id = None if running is None or not running.is_loading else running.thread_id
+        return "" if thread_id is None else tracebacks.of_import(thread_id)
+
     def python_versions(self) -> frozenset[str]:
         return frozenset({PYTHON_VERSION})
 
@@ -285,10 +291,11 @@ class LocalExecutor:
                 with running.lock:
                     if running.is_cancelled:
                         return False
-                    running.thread_id = thread_id
+                    running.thread_id, running.is_loading = thread_id, True
                 self._begin(running)
                 self._runner.is_async(attempt_input.function)
             finally:
+                running.is_loading = False
                 _leave(running, thread_id)
         _leave(running, thread_id)  # the interrupt may have come during the first `_leave`
         return not running.is_cancelled

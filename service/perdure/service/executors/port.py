@@ -134,6 +134,11 @@ class Executor(Protocol):
         """Why a submitted attempt has not begun; None if it has begun, is not here, or the reason is unknown."""
         ...
 
+    def loading(self, run_id: str, task_id: str, number: int) -> str:
+        """Where an attempt with a time limit is that has begun and still imports the module of its function: a stack as
+        text. "" if it does not, if it has not taken long, or if that is unknown."""
+        ...
+
     def python_versions(self) -> frozenset[str]:
         """Versions ("3.11") of the Pythons that run attempts now; empty if there is none or they are unknown."""
         ...

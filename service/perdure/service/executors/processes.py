@@ -72,6 +72,10 @@ class ProcessExecutor:
         found = (executor.waiting(run_id, task_id, number) for executor in self._executors())
         return next(filter(None, found), None)
 
+    def loading(self, run_id: str, task_id: str, number: int) -> str:
+        found = (executor.loading(run_id, task_id, number) for executor in self._executors())
+        return next(filter(None, found), "")
+
     def python_versions(self) -> frozenset[str]:
         return self._executors()[0].python_versions()
 

@@ -79,6 +79,9 @@ class RenewingExecutor:
     def waiting(self, run_id: str, task_id: str, number: int) -> Waiting | None:
         return self._inner.waiting(run_id, task_id, number)
 
+    def loading(self, run_id: str, task_id: str, number: int) -> str:
+        return self._inner.loading(run_id, task_id, number)
+
     def python_versions(self) -> frozenset[str]:
         return self._inner.python_versions()
 

@@ -264,7 +264,8 @@ class Scheduler:
         )
 
     def _timer_due(self, timer: Timer) -> None:
-        self.deliver(timer.run_id, TimerFired(timer.task_id, timer.attempt, self.clock()))
+        loading = self._executor.loading(timer.run_id, timer.task_id, timer.attempt)
+        self.deliver(timer.run_id, TimerFired(timer.task_id, timer.attempt, self.clock(), loading))
 
     def _continuation_returned(self, live: Live, report: ContinuationReturned) -> None:
         run_id = live.row.run_id

@@ -30,6 +30,8 @@ class PlacedAttempt:
     is_recalled: bool = False
     is_sent: bool = False
     began_s: float | None = None
+    loading: str = ""
+    """Where it is, if its function takes long to load."""
 
 
 class Outbox:

@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Callable
 from typing import Final
 
+from perdure import texts, wire
 from perdure.bounded import Bounded
 from perdure.engine.messages import AttemptLost, AttemptStarted
 from perdure.model import Payload
@@ -88,6 +89,11 @@ class Placing:
         elif (held := self._held.get((run_id, task_id))) is not None:
             held[:] = [attempt for attempt in held if attempt.number != number]
 
+    def loading(self, key: Key) -> str:
+        """Where an attempt is whose function takes long to load; "" otherwise."""
+        found = self._placed.get(key)
+        return "" if found is None else found[1].loading
+
     def queue_with(self, key: Key) -> ShapeQueue | None:
         """The queue in which an attempt waits; None if it does not wait."""
         attempt = self._queued.get(key)
@@ -131,6 +137,9 @@ class Placing:
                 placed.began_s = now_s
                 attempt = placed.attempt
                 reports.append((attempt.run_id, AttemptStarted(attempt.task_id, attempt.number, now_ms, started_ms)))
+        for told in message.loading:
+            if (placed := lease.in_flight.get(told.token)) is not None:
+                placed.loading = texts.storable(told.stack)[-wire.STACK_CHARS_MAX :]
         for receipt in message.receipts:
             placed = lease.in_flight.get(receipt.token)
             if placed is not None:

@@ -87,6 +87,9 @@ class LeasePool:
             return None
         return waits.why(queue, self._state.agents.values(), self._state.last_left, self._state.now_s())
 
+    def loading(self, run_id: str, task_id: str, number: int) -> str:
+        return self._placing.loading((run_id, task_id, number))
+
     def python_versions(self) -> frozenset[str]:
         return frozenset(agent.python_version for agent in self._state.agents.values())
 
