@@ -31,7 +31,7 @@ from perdure import tracebacks, wire
 from perdure.model import Failure, FailureKind
 from perdure.rayobjects import RayObjects
 from perdure.v1 import worker_service_pb2 as pb
-from perdure.worker import loops
+from perdure.worker import interruptible, loops
 from perdure.worker.attempt import (
     AttemptInput,
     Continued,
@@ -39,7 +39,6 @@ from perdure.worker.attempt import (
     Result,
     Returned,
     Runner,
-    exited,
     now_ms,
     result_of,
     unforeseen,
@@ -246,24 +245,27 @@ class _Lease:
         threads = threading.active_count()
         began_ms, began_s = now_ms(), time.perf_counter()
         sent = threading.Event() if attempt_input.is_limited or self._is_after_limited else None
-        with suppress(Interrupted, KeyboardInterrupt):
-            try:
-                with self._lock:
-                    if token not in self._waiting:
-                        return False
-                    self._session.send_started(token, began_ms, at_once=True, on_sent=sent.set if sent else None)
-                    self._loading = self._current = token
-                    self._loading_since = began_ms, began_s
-                    self._sent = sent
-                if sent is not None:
-                    _wait_for(sent)
-                    self._session.watch_loading(token, self._main)
-                self._runner.is_async(attempt_input.function)
-            finally:
-                self._leave()
-                if sent is not None:
-                    self._session.has_loaded()
-        self._leave()  # the interrupt may have come during the first `_leave`
+
+        def enter() -> bool:
+            with self._lock:
+                if token not in self._waiting:
+                    return False
+                self._session.send_started(token, began_ms, at_once=True, on_sent=sent.set if sent else None)
+                self._loading = self._current = token
+                self._loading_since = began_ms, began_s
+                self._sent = sent
+            if sent is not None:
+                _wait_for(sent)
+                self._session.watch_loading(token, self._main)
+            return True
+
+        def leave() -> None:
+            self._leave()
+            if sent is not None:
+                self._session.has_loaded()
+
+        if not interruptible.load(self._runner, attempt_input.function, enter, leave):
+            return False
         if token != self._interrupted:
             return True
         with self._lock:
@@ -298,26 +300,22 @@ class _Lease:
         began_ms, began_s = self._start_of(token)
         threads = threading.active_count()
         sent = threading.Event() if self._is_told_first(token, attempt_input) else None
-        result: Result | None = None
-        try:
-            try:
-                with self._lock:
-                    if not self._begin(token, began_ms, at_once=sent is not None, on_sent=sent.set if sent else None):
-                        return
-                    self._current, self._sent = token, sent
-                if sent is not None:
-                    _wait_for(sent)
-                result = self._runner.run(attempt_input)
-            finally:
-                self._leave()
-        except (Interrupted, KeyboardInterrupt):
-            result = None
-            self._leave()  # the interrupt may have come during the first `_leave`
-        except SystemExit as exit_:
-            result = exited(exit_)
-        except BaseException as error:
-            self._leave()
-            result = unforeseen(error)
+        is_dropped = False
+
+        def enter() -> bool:
+            nonlocal is_dropped
+            with self._lock:
+                if not self._begin(token, began_ms, at_once=sent is not None, on_sent=sent.set if sent else None):
+                    is_dropped = True
+                    return False
+                self._current, self._sent = token, sent
+            if sent is not None:
+                _wait_for(sent)
+            return True
+
+        result = interruptible.run(self._runner, attempt_input, enter, self._leave)
+        if is_dropped:
+            return
         if token == self._interrupted and self._has_left_work(threads):
             self._abandon()
         self._session.send_receipt(_receipt(token, result, began_ms, time.perf_counter() - began_s))

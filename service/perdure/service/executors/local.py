@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from functools import partial
 from math import ceil
 from typing import Final
 
@@ -32,6 +32,7 @@ from perdure.service.executors.port import (
 from perdure.service.executors.turns import Key, Turns
 from perdure.storage.ports import BlobStore, CorruptData, StorageUnavailable
 from perdure.storage.rows import ValueKey
+from perdure.worker import interruptible
 from perdure.worker.attempt import (
     AttemptInput,
     Continued,
@@ -41,14 +42,12 @@ from perdure.worker.attempt import (
     Runner,
     Value,
     data_lost,
-    exited,
     now_ms,
     result_of,
-    unforeseen,
     with_ready,
 )
 from perdure.worker.blobs import BlockingBlobs
-from perdure.worker.interrupt import Interrupted, interrupt_thread, spare_thread
+from perdure.worker.interrupt import interrupt_thread, spare_thread
 from perdure.worker.loops import serve
 
 THREADS: Final = 4
@@ -286,43 +285,26 @@ class LocalExecutor:
         if self._runner.has_loaded(attempt_input.function):
             return True
         thread_id = threading.get_ident()
-        with suppress(Interrupted, KeyboardInterrupt):
-            try:
-                with running.lock:
-                    if running.is_cancelled:
-                        return False
-                    running.thread_id, running.is_loading = thread_id, True
-                self._begin(running)
-                self._runner.is_async(attempt_input.function)
-            finally:
-                running.is_loading = False
-                _leave(running, thread_id)
-        _leave(running, thread_id)  # the interrupt may have come during the first `_leave`
+        enter, leave = partial(self._enter, running, thread_id), partial(_leave, running, thread_id)
+        running.is_loading = True
+        interruptible.load(self._runner, attempt_input.function, enter, leave)
+        running.is_loading = False
         return not running.is_cancelled
 
     def _run(self, running: _LocalAttempt, attempt_input: AttemptInput) -> None:
         thread_id = threading.get_ident()
-        result: Result | None = None
-        began: Began | None = None
-        try:
-            try:
-                with running.lock:
-                    if running.is_cancelled:
-                        raise Interrupted
-                    running.thread_id = thread_id
-                began = self._begin(running)
-                result = self._runner.run(attempt_input)
-            finally:
-                _leave(running, thread_id)
-        except (Interrupted, KeyboardInterrupt):
-            result = None
-            _leave(running, thread_id)  # the interrupt may have come during the first `_leave`
-        except SystemExit as exit_:
-            result = exited(exit_)
-        except BaseException as error:
-            _leave(running, thread_id)
-            result = unforeseen(error)
-        self._tell(running, result, began)
+        enter, leave = partial(self._enter, running, thread_id), partial(_leave, running, thread_id)
+        result = interruptible.run(self._runner, attempt_input, enter, leave)
+        self._tell(running, result, running.began)
+
+    def _enter(self, running: _LocalAttempt, thread_id: int) -> bool:
+        """The attempt begins in a thread. False: it was cancelled."""
+        with running.lock:
+            if running.is_cancelled:
+                return False
+            running.thread_id = thread_id
+        self._begin(running)
+        return True
 
     def _begin_async(self, running: _LocalAttempt, attempt_input: AttemptInput) -> None:
         async def run() -> Result:
