@@ -116,7 +116,7 @@ EXCEPTIONS = {
     "client.py": {"workflow"},  # late, by `Client.local`
 }
 RAY_FOLDERS = ("workflow/",)
-RAY_ROOMS = {"worker/agent.py", "worker/cluster.py", "worker/lease.py", "worker/rayoptions.py"}
+RAY_ROOMS = {"worker/agent.py", "worker/cluster.py", "worker/children.py", "worker/rayoptions.py"}
 GRPC_PLACES = ("rpc/", "app.py", "doctor.py")
 """Of the service. All else can be used by other transports as well."""
 PURE = {

@@ -16,7 +16,8 @@ from typing import Final
 
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.worker.attempt import AttemptInput, Result
-from perdure.worker.lease import GRACE_S, _receipt
+from perdure.worker.lease import GRACE_S
+from perdure.worker.receipts import receipt_of
 from perdure.worker.session import Session
 from simulation.clock import note
 from simulation.executor import DELAY_MAX_S, STILL_MAX_S, STILL_SHARE
@@ -255,7 +256,7 @@ class Worker:
             if was_interrupted and self._dice.random() < 0.2:
                 self._abandon()
             else:
-                self._session.send_receipt(_receipt(token, result, began_ms, self._loop.time() - began_s))
+                self._session.send_receipt(receipt_of(token, result, began_ms, self._loop.time() - began_s))
 
         code.add_done_callback(done)
         return code

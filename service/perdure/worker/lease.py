@@ -27,23 +27,18 @@ from functools import partial
 from math import inf
 from typing import Any, Final, NoReturn
 
-from perdure import tracebacks, wire
-from perdure.model import Failure, FailureKind
+from perdure import tracebacks
 from perdure.rayobjects import RayObjects
-from perdure.v1 import worker_service_pb2 as pb
-from perdure.worker import interruptible, loops
+from perdure.worker import children, interruptible, loops
 from perdure.worker.attempt import (
     AttemptInput,
-    Continued,
-    Failed,
     Result,
-    Returned,
     Runner,
     now_ms,
     result_of,
-    unforeseen,
 )
 from perdure.worker.interrupt import Interrupted, interrupt_thread, spare_thread
+from perdure.worker.receipts import receipt_of
 from perdure.worker.session import Session
 
 GRACE_S: Final = 1.0
@@ -113,7 +108,7 @@ class _Lease:
         self._known_async: set[str] = set()
         self._ends_s: dict[int, float] = {}  # by interrupted attempt: when the process ends if the attempt has not
         self._guard: threading.Thread | None = None
-        self._ray_task = _ray_task()
+        self._ray_task = children.ray_task()
         self._count = 0
         self._holds_until_s = holds_until_s  # no attempt begins later: another engine may have taken the run over
         self._held = threading.Event()
@@ -181,8 +176,8 @@ class _Lease:
         one is due first. The Ray tasks that the attempt started are cancelled first, level by level, because Ray takes
         seconds per level to notice that the owner is gone."""
         if self._current is not None:
-            for child in _children_of(self._ray_task):
-                _cancel(child)
+            for child in children.of(self._ray_task):
+                children.cancel(child)
         while True:
             with self._lock:
                 for token in [token for token in self._ends_s if not self._is_running(token)]:
@@ -272,7 +267,7 @@ class _Lease:
             self._waiting.discard(token)
         if self._has_left_work(threads):
             self._abandon()
-        self._session.send_receipt(_receipt(token, None, began_ms, time.perf_counter() - began_s))
+        self._session.send_receipt(receipt_of(token, None, began_ms, time.perf_counter() - began_s))
         return False
 
     def _begin(self, token: int, began_ms: int, *, at_once: bool, on_sent: Callable[[], None] | None = None) -> bool:
@@ -318,22 +313,22 @@ class _Lease:
             return
         if token == self._interrupted and self._has_left_work(threads):
             self._abandon()
-        self._session.send_receipt(_receipt(token, result, began_ms, time.perf_counter() - began_s))
+        self._session.send_receipt(receipt_of(token, result, began_ms, time.perf_counter() - began_s))
 
     def _has_left_work(self, threads: int) -> bool:
         """Whether threads or Ray tasks of an interrupted attempt still run."""
         guard = self._guard
         now = threading.active_count() - (guard is not None and guard.is_alive())
-        return now > threads or bool(_children_of(self._ray_task))
+        return now > threads or bool(children.of(self._ray_task))
 
     def _abandon(self) -> NoReturn:
         """End the process. Ray then ends the tasks that it started, because their owner is gone. The interrupted
         attempt is not answered, so that the engine assigns no new one until then."""
         self.give_back()
         until_s = time.monotonic() + CHILDREN_S
-        for child in _children_of(self._ray_task):
-            _cancel(child)
-        while _children_of(self._ray_task) and time.monotonic() < until_s:
+        for child in children.of(self._ray_task):
+            children.cancel(child)
+        while children.of(self._ray_task) and time.monotonic() < until_s:
             time.sleep(0.01)
         self._session.close()
         os._exit(EXIT_CODE)
@@ -404,7 +399,7 @@ class _Lease:
             with self._lock:
                 del self._tasks[token]
             try:
-                self._session.send_receipt(_receipt(token, result_of(task), began_ms, time.perf_counter() - began_s))
+                self._session.send_receipt(receipt_of(token, result_of(task), began_ms, time.perf_counter() - began_s))
             finally:
                 wake.set()
 
@@ -426,56 +421,3 @@ def _wait_for(sent: threading.Event) -> None:
 def _call_in(loop: asyncio.AbstractEventLoop, step: Callable[[], None]) -> None:
     with suppress(RuntimeError):  # the loop is closed: the attempt was cancelled, and was the last one
         loop.call_soon_threadsafe(step)
-
-
-def _ray_task() -> Any:
-    """Ray's id of the task that runs in this thread; None without Ray."""
-    ray: Any = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
-        return None
-    return ray._private.worker.global_worker.current_task_id
-
-
-def _children_of(task: Any) -> list[Any]:
-    """Ids of the Ray tasks that it started and that have not ended."""
-    if task is None:
-        return []
-    ray: Any = sys.modules["ray"]
-    worker = ray._private.worker.global_worker
-    found: list[Any] = worker.core_worker.get_pending_children_task_ids(task)
-    return found
-
-
-def _cancel(child: Any) -> None:
-    """Cancel a Ray task with all its children, by force. Calls of actors cannot be forced and are cancelled without."""
-    import ray
-
-    first_return: Any = ray.ObjectRef(child.binary() + (1).to_bytes(4, "little"))
-    for force in (True, False):
-        with suppress(Exception):  # it has just ended, or Ray refuses
-            ray.cancel(first_return, force=force, recursive=True)
-            return
-
-
-def _receipt(token: int, result: Result | None, began_ms: int, took_s: float) -> pb.Receipt:
-    """The receipt of an attempt. If the result cannot be encoded, the receipt says why."""
-    try:
-        return _filled(token, result, began_ms, took_s)
-    except Exception as error:
-        return _filled(token, unforeseen(error), began_ms, took_s)
-
-
-def _filled(token: int, result: Result | None, began_ms: int, took_s: float) -> pb.Receipt:
-    receipt = pb.Receipt(token=token, start_time=wire.to_timestamp(began_ms))
-    receipt.duration.FromNanoseconds(int(took_s * 1e9))
-    match result:
-        case Returned(output):
-            wire.fill_payload(receipt.output, output)
-        case Continued(spec):
-            receipt.continuation = spec
-        case Failed(failure):
-            receipt.failure.CopyFrom(wire.failure_to_proto(failure))
-        case None:
-            interrupted = Failure(FailureKind.CANCELED, "perdure.Interrupted", "the attempt was interrupted")
-            receipt.failure.CopyFrom(wire.failure_to_proto(interrupted))
-    return receipt
