@@ -19,7 +19,7 @@ from perdure.storage.rows import RunQuery
 from simulation.clock import fail
 from simulation.fleet_asking import insist
 from simulation.fleet_curious import Looking
-from simulation.graphs import MORE_SHAPES
+from simulation.graphs import POOL_SHAPES
 from simulation.history import Call
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Client:
         self._dice = world.dice_of(self._part)
         self._more = world.more_of(self._part)
         self._shape, self._index, self._generation = shape, index, generation
-        self._graph, self._events, self._expected = MORE_SHAPES[shape]
+        self._graph, self._events, self._expected = POOL_SHAPES[shape]
         self._id = f"{shape}-{index}"
         self._name = self._id if generation == 1 else f"{self._id}/{generation}"
         """In the history, where each request has a name of its own."""

@@ -13,7 +13,7 @@ from perdure.service.executors.port import Attempt
 from perdure.storage.rows import RunQuery
 from simulation.clock import fail
 from simulation.executor import VOLATILE
-from simulation.graphs import MORE_SHAPES
+from simulation.graphs import POOL_SHAPES
 
 if TYPE_CHECKING:
     from simulation.fleet_world import FleetWorld, Seat
@@ -109,5 +109,5 @@ class Promises:
             consumed = {sequence for run_id, sequence in self._world.watch.consumed if run_id == row.run_id}
             known = self._world.history.events(row.run_id)
             if row.status is RunStatus.SUCCESSFUL:
-                assert len(consumed) == MORE_SHAPES[shape][1], f"{row.workflow_id} took {len(consumed)} events"
+                assert len(consumed) == POOL_SHAPES[shape][1], f"{row.workflow_id} took {len(consumed)} events"
             assert consumed <= known.keys(), f"{row.workflow_id} took events that nobody sent"

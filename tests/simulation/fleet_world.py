@@ -45,6 +45,8 @@ COLLECT_S = 20.0
 POOL_HORIZON_S = 800.0
 """Pools have much to do while nothing happens."""
 KEEP_MS = 45_000
+STUCK_SHARE = 0.5
+"""Of the worlds with pools, so many have a run whose attempts hang."""
 
 
 @dataclass
@@ -127,6 +129,8 @@ class FleetWorld:
         self.keep_ms, self.bulks, self.with_blobs, self.collect_s = None, 0, False, 0.0
         if self.more is not None:
             self._draw_more(self.more)
+        if pool and random.Random(f"stuck of {seed}").random() < STUCK_SHARE:
+            self.shapes = [*self.shapes, "stuck"]
         self.seen = FleetSeen()
         self._leave_out()
         self.history = History()
@@ -312,6 +316,7 @@ class FleetWorld:
         try:
             if isinstance(executor, PoolExecutor):
                 executor.listen(kernel)
+                await asyncio.sleep(executor.opens_after_s)
             await kernel.start()
             seat.kernel, seat.well_s = kernel, self.loop.time()
             self._count_up()
@@ -378,9 +383,9 @@ class FleetWorld:
                     await asyncio.wait({life}, timeout=60)
                     return
                 case "pause":
-                    await self._stand_still(seat, process, LEASE_S * (0.8 + dice.random() * 4))
+                    await self.stand_still(seat, process, LEASE_S * (0.8 + dice.random() * 4))
                 case "blink":
-                    await self._stand_still(seat, process, dice.random() * LEASE_S / 2)
+                    await self.stand_still(seat, process, dice.random() * LEASE_S / 2)
                 case _:
                     self.seen.marks["cut off"] += 1
                     seat.well_s = None
@@ -390,7 +395,7 @@ class FleetWorld:
                     seat.well_s = self.loop.time() if seat.kernel is not None else None
         life.result()
 
-    async def _stand_still(self, seat: Seat, process: Process, seconds: float) -> None:
+    async def stand_still(self, seat: Seat, process: Process, seconds: float) -> None:
         self.seen.marks["pause"] += 1
         seat.well_s = None
         process.pause()

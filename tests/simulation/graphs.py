@@ -144,3 +144,14 @@ MORE_SHAPES = SHAPES | {
     ),
 }
 """Not among those above, so that seeds that found bugs stay what they are."""
+
+HUNG = [f"h{number}" for number in range(6)]
+POOL_SHAPES = MORE_SHAPES | {
+    # attempts are cancelled while they hang, and the next ones of their tasks follow at once
+    "stuck": (
+        spec(*(call(task, "hang:2", limit_ms=1_000) for task in HUNG), call("sum", "value", *HUNG)),
+        0,
+        RunStatus.SUCCESSFUL,
+    ),
+}
+"""Those of worlds with pools."""

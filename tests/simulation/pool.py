@@ -26,6 +26,7 @@ from simulation.clock import fail, note
 from simulation.cluster import Ray
 from simulation.executor import VOLATILE
 from simulation.field import Field, Key
+from simulation.fleet_promises import TAKEOVER_S
 from simulation.graphs import GRAPHS
 from simulation.process import Process
 from simulation.transport import Host, Network
@@ -48,8 +49,12 @@ NODES: Final = (
     ({"CPU": 4.0, "GPU": 1.0},),
     ({"CPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}),
 )
-FAULTS: Final = ("worker", "worker", "cut", "cut", "cut", "agent", "ray", "stand still", "stand still")
+FAULTS: Final = ("worker", "worker", "cut", "cut", "cut", "agent", "ray", "stand still", "stand still", "both still")
 FAULTS_MAX: Final = 12
+LINGERS_S: Final = 2.0
+"""An engine stands still for so much longer than its worker."""
+OPENS_MAX_S: Final = 3.0
+"""Agents may reach an engine for so long before it has opened its store."""
 QUIET_S: Final = 60.0
 """When every run has ended, pools and clusters are empty within this time."""
 
@@ -67,6 +72,7 @@ class PoolExecutor:
         self._ended: set[Key] = set()
         self._cancelled: set[Key] = set()
         self._submitted: set[Key] = set()
+        self.opens_after_s = pools.slowness_of(process)
         pools.field.engines[process.name] = process
 
     def listen(self, kernel: Kernel) -> None:
@@ -198,6 +204,7 @@ class Pools:
             for seat in world.seats
         ]
         self._faults_left = dice.randint(0, FAULTS_MAX)
+        self._pauses: list[asyncio.Task[None]] = []
 
     def _dice_of(self, part: str) -> random.Random:
         return random.Random(f"{part} of {self._world.seed}")
@@ -216,6 +223,11 @@ class Pools:
 
     def executor(self, seat: Seat, process: Process, clock: Callable[[], int]) -> PoolExecutor:
         return PoolExecutor(self, f"engine-{seat.number}", process, clock)
+
+    def slowness_of(self, process: Process) -> float:
+        """The seconds that an engine takes to open its store."""
+        dice = self._dice_of(f"start of {process.name}")
+        return dice.choice((0.0, dice.random() * OPENS_MAX_S))
 
     async def live(self) -> None:
         """Agents, and their fate."""
@@ -258,9 +270,25 @@ class Pools:
                     worker.kill("killed by the kernel")
                 elif not worker.process.is_paused:
                     worker.process.pause()
-                    await asyncio.sleep(dice.random() * 15)
+                    if fault == "both still":
+                        await self._engine_stands_still(ray, dice)
+                    else:
+                        await asyncio.sleep(dice.random() * 15)
                     if not worker.process.is_dead:
                         worker.process.resume()
+
+    async def _engine_stands_still(self, ray: Ray, dice: random.Random) -> None:
+        """Until others have taken over its runs, and a little longer. Before, it sends attempts to a worker that stands
+        still as well."""
+        await asyncio.sleep(dice.random())
+        (seat,) = [seat for seat in self._world.seats if ray.name == f"{seat.number}"]
+        process = seat.process
+        if process is None or process.is_dead or process.is_paused or seat.kernel is None:
+            return
+        still_s = TAKEOVER_S + 1 + dice.random() * 4
+        pause = self._world.stand_still(seat, process, still_s + LINGERS_S)
+        self._pauses.append(asyncio.create_task(pause))
+        await asyncio.sleep(still_s)
 
     async def check(self) -> None:
         """Nothing is left when everything is over."""

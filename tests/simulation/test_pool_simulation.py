@@ -19,7 +19,7 @@ def test_every_attempt_is_reported_once_whatever_becomes_of_leases_agents_and_st
     marks: Counter[str] = Counter()
     for seen in run_many("fleet", limited(range(FIRST, FIRST + SEEDS), more=True, curious=True, pool=True)):
         marks += seen.marks
-    assert {"worker", "cut", "agent", "ray", "stand still", "kill", "pause"} <= set(marks)
+    assert {"worker", "cut", "agent", "ray", "stand still", "both still", "kill", "pause"} <= set(marks)
 
 
 @pytest.mark.timeout(300)
