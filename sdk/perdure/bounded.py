@@ -43,7 +43,8 @@ class Bounded(Generic[K, V]):
 
     def keep(self, key: K, value: V) -> None:
         """Add or replace an entry, and evict others if the weight is too large."""
-        self.drop(key)
+        if (replaced := self._entries.pop(key, None)) is not None:
+            self._weight -= self._weigh(replaced)
         self._entries[key] = value
         self._weight += self._weigh(value)
         while self._weight > self._most and len(self._entries) > 1:

@@ -51,10 +51,12 @@ def name(text: str, field: str, *, limit: int = ID_CHARS_MAX, required: bool = T
     text."""
     if not isinstance(text, str):
         raise TypeError(f"{field} is a text, not a value of type {type(text).__name__}")
-    if is_name(text, limit=limit) or (not text and not required):
-        return text
     if not text:
+        if not required:
+            return text
         raise _wrong(field, f"is required: 1 to {limit} printable characters")
+    if len(text) <= limit and text.isprintable():
+        return text
     if len(text) > limit:
         raise _wrong(field, f"has 1 to {limit} printable characters, not {len(text)}")
     at = next(at for at, character in enumerate(text) if not character.isprintable())

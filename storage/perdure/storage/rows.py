@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from perdure.model import RunStatus, TaskStatus, frozen
 
@@ -150,9 +150,8 @@ class BlobMark:
     is_used: bool = False
 
 
-@frozen
-class ValueKey:
-    """Names a stored value: the output of a task, or an input of the run."""
+class ValueKey(NamedTuple):
+    """Names a stored value: the output of a task, or an input of the run. A tuple, because caches hash it often."""
 
     run_id: str
     task_id: str = ""

@@ -318,8 +318,9 @@ class Run:
 
     def pop_changed(self) -> list[Task]:
         """Tasks that changed their state or became known since the last call."""
-        changed, self._changed = self._changed, {}
-        return list(changed)
+        changed = list(self._changed)
+        self._changed.clear()
+        return changed
 
     def _collected(self) -> list[Command]:
         commands, self._commands = self._commands, []

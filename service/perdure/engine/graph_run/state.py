@@ -52,7 +52,8 @@ class Graph:
 
     def add_scope(self, spec: Spec, owner: Task | None) -> Scope:
         """Add a task with a new id for every node of a graph. Raises InvalidSpec like `check`, with nothing changed."""
-        self.check(spec, owner)
+        if named := tasks_named(spec):
+            self.check_named(named, owner)
         scope = Scope(owner, spec.output)
         if owner is not None:
             owner.inner = scope

@@ -30,7 +30,7 @@ def invalid(field: str, what: str) -> errors.InvalidFieldError:
 
 def text(value: str, field: str, *, limit: int = limits.ID_CHARS_MAX, required: bool = True) -> str:
     """A name, checked by `texts.name`."""
-    return texts.name(value, field, limit=limit, required=required)
+    return texts.name(value, field, limit=limit, required=required) if value or required else ""
 
 
 def namespace(value: str) -> str:

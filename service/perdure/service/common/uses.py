@@ -5,17 +5,18 @@ Nearly all records refer to no blob, and nothing is written for those.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from perdure.engine.messages import RecordTask
 from perdure.model import BlobRef, Failure, Payload
 from perdure.storage.rows import UseBlobs, Write
 
 
-def use(run_id: str, blobs: Iterable[BlobRef]) -> list[Write]:
+def use(run_id: str, blobs: Collection[BlobRef]) -> list[Write]:
     """The write that stores the uses; none if there are no blobs."""
-    named = {blob.sha256 for blob in blobs}
-    return [UseBlobs(run_id, tuple(sorted(named)))] if named else []
+    if not blobs:
+        return []
+    return [UseBlobs(run_id, tuple(sorted({blob.sha256 for blob in blobs})))]
 
 
 def of_record(record: RecordTask, output: Payload | None) -> tuple[BlobRef, ...]:

@@ -61,7 +61,10 @@ class Graphs:
         key = spec_key(report.continuation)
         times = report.at_ms, report.started_ms, report.ended_ms
         event = TaskContinued(report.task_id, report.attempt, spec, key, *times)
-        writes: tuple[Write, ...] = (PutSpec(key, report.continuation), *use(run_id, graphwire.blobs_of_spec(spec)))
+        writes: tuple[Write, ...] = (
+            PutSpec(key, report.continuation),
+            *use(run_id, tuple(graphwire.blobs_of_spec(spec))),
+        )
 
         def in_run(machine: Machine) -> tuple[TaskContinued | TaskFailed, tuple[Write, ...]]:
             assert isinstance(machine, Run)

@@ -249,7 +249,8 @@ class Queries:
         )
 
     async def _read(self, row: RunRow, task_id: str, wraps: int) -> Payload:
-        payload = await self._values.find(ValueKey(row.run_id, task_id=task_id))
+        key = ValueKey(row.run_id, task_id=task_id)
+        payload = self._values.cached(key) or await self._values.find(key)
         if payload is None:
             await self.row(row.namespace, row.workflow_id, row.run_id)  # the run may have been deleted since
             if not await self._is_volatile(row, task_id):

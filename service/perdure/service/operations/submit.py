@@ -117,24 +117,32 @@ class Submissions:
     def offer(self, new: NewRun) -> asyncio.Future[RunView | None] | None:
         """Append a run to the journal before this returns. None, at once or as the result: nothing was changed, since
         the ids are taken, there is no place, the graph is large or it is a repeat, and `submit` decides what follows.
+        The view has no counts of tasks, because answers to batches have none.
         Raises InvalidSpecError, InvalidFieldError and PythonVersionUnsupportedError."""
         self._check(new)
         if new.source.is_large or new.repeat is not None or (new.namespace, new.request_id) in self._attached:
             return None
         row = self._row(new, _digest(new))
         for way in self._slots.ways(new.namespace, row.run_id):
-            return self._insert(new, row, way, "")
+            return self._insert(new, row, way, "", counts_tasks=False)
         return None
 
     def _insert(
-        self, new: NewRun, row: RunRow, way: Way, replaces: str, begun: Begun | None = None
+        self,
+        new: NewRun,
+        row: RunRow,
+        way: Way,
+        replaces: str,
+        begun: Begun | None = None,
+        *,
+        counts_tasks: bool = True,
     ) -> asyncio.Future[RunView | None]:
         """Store a run for which there is a slot or a place. None: its ids are taken, or there is none. `begun` is the
         run if it was made already."""
         if way.status is RunStatus.PENDING:
             row = row.but(status=way.status, start_ms=None)
         inputs = {name: wire.encode_payload(payload) for name, payload in new.inputs.items()}
-        row, writes, stored = self._begin(new, row, begun)
+        row, writes, stored = self._begin(new, row, begun, counts_tasks=counts_tasks)
         entry = (*way.guards, AddRun(row, new.source.data, inputs, replaces), *use(row.run_id, new.blobs()), *writes)
 
         def then(result: EntryResult, change: int) -> RunView | None:
@@ -149,7 +157,7 @@ class Submissions:
         return self._journal.commit(entry, then, droppable=True, dropped=dropped, once=once)
 
     def _begin(
-        self, new: NewRun, row: RunRow, begun: Begun | None
+        self, new: NewRun, row: RunRow, begun: Begun | None, *, counts_tasks: bool
     ) -> tuple[RunRow, list[Write], Callable[[int], RunView]]:
         """The row of the new run, the further writes of its entry, and the function to call once that is durable."""
         if row.status is RunStatus.PENDING:
@@ -157,13 +165,12 @@ class Submissions:
         self._scheduler.definitions.keep(new.source.kind, row.spec_key, new.source.definition)
         begun = begun or begin_run(row, new.source)
         row, writes, stored = begun.live.row, [*begun.plan.early, *begun.plan.writes], self._scheduler.begin(begun)
-        if not new.inputs:
-            return row, writes, stored
 
         def then(change: int) -> RunView:
             for name, payload in new.inputs.items():
                 self._values.keep(ValueKey(row.run_id, input=name), payload)
-            return stored(change)
+            live = stored(change)
+            return live.view() if counts_tasks else RunView(live.row)
 
         return row, writes, then
 

@@ -126,21 +126,23 @@ def begin_run(row: RunRow, source: RunSource) -> Begun:
     if run.is_dormant and not run.status.is_final:
         row = row.but(is_dormant=True)
     live = Live(row, run, dormant=row.is_dormant)
-    return Begun(live, sort_out(live, Step(commands)))
+    return Begun(live, sort_out(live, Step(commands, [])))
 
 
 def sort_out(live: Live, step: Step, *, is_dormant: bool | None = None) -> Plan:
     """Turn records into writes; the other commands wait for them. `is_dormant`: the run's new dormancy, None if it does
     not change."""
     run_id = live.row.run_id
-    plan = Plan(acts=Acts(views=step.views))
-    writes, acts = plan.writes, plan.acts
-    early = plan.early if is_large(len(step.commands)) else writes
+    writes: list[Write] = []
+    early: list[Write] = []
+    has_early = is_large(len(step.commands))
+    # The lists are made here: default factories of dataclasses would take several times as long, twice per run.
+    acts = Acts(kept=[], commands=[], values=[], views=step.views, failures=[])
     for command in step.commands:
         match command:
             case RecordTask():
                 output = output_of(command)
-                (early if _may_be_early(command) else writes).append(write_of(run_id, command, output))
+                (early if has_early and _may_be_early(command) else writes).append(write_of(run_id, command, output))
                 if blobs := of_record(command, output):
                     writes += use(run_id, blobs)
                 acts.changes_tasks = True
@@ -170,7 +172,7 @@ def sort_out(live: Live, step: Step, *, is_dormant: bool | None = None) -> Plan:
     if is_dormant is not live.dormant:
         writes.append(SetDormant(run_id, is_dormant))
         live.dormant = is_dormant
-    return plan
+    return Plan(writes=writes, acts=acts, early=early)
 
 
 def _may_be_early(record: RecordTask) -> bool:

@@ -97,7 +97,7 @@ class Moments:
                 away.append(run_id)
         found: dict[str, RunRow] = {}
         for live in here:  # one wait decides all ends
-            if await self._is_told(live):
+            if self._is_told_now(live) or await self._is_told(live):
                 found[live.row.run_id] = live.row
             else:
                 away.append(live.row.run_id)
@@ -114,6 +114,9 @@ class Moments:
         commit first."""
         if live.is_ending:
             await self._is_settled(live)
+        return self._is_told_now(live)
+
+    def _is_told_now(self, live: Live) -> bool:
         return not live.is_ending and self._scheduler.memory.find(live.row.run_id) is live
 
     # -------------------------------------------------------------------------- tasks

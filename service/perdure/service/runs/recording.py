@@ -69,7 +69,10 @@ class Recorder:
             except Exception as error:
                 self.failed(live, error)
                 return
-            self.follow(live, plan, also)
+            if plan.early or live.held is not None:
+                self.follow(live, plan, also)
+            else:
+                self._append(live, plan, also)
 
     def follow(self, live: Live, plan: Plan, also: tuple[Write, ...] = ()) -> None:
         """The same for a step that is sorted out. A run that was held for the step is released once its last entry is
@@ -91,11 +94,11 @@ class Recorder:
     def _append(self, live: Live, plan: Plan, also: tuple[Write, ...]) -> None:
         """Append one entry with all writes except those that were written early."""
         acts = plan.acts
-        writes = [*also, *plan.writes] if plan.writes or plan.early or acts.kept or acts.commands else []
+        writes = (*also, *plan.writes) if plan.writes or plan.early or acts.kept or acts.commands else ()
         live.pending += 1
         if writes or live.pending > 1 or not self._journal.is_sure:
             self._journal.append(
-                tuple(writes),
+                writes,
                 lambda _result, change: self.act(live, acts, change),
                 of=live.row.run_id,
                 refused=lambda error: self.refused(live, error),
@@ -153,12 +156,15 @@ class Recorder:
         row = live.row
         for task_id, payload in acts.values:
             self._values.keep(ValueKey(row.run_id, task_id=task_id), payload)
-        self._acting.keep(row, acts.kept)
-        self._acting.carry_out(row, acts.commands)
+        if acts.kept:
+            self._acting.keep(row, acts.kept)
+        if acts.commands:
+            self._acting.carry_out(row, acts.commands)
         for failure in acts.failures:
             log_task(row, failure)
         live.pending -= 1
-        live.change = max(live.change, change)
+        if change > live.change:
+            live.change = change
         if acts.cuts_off:
             self._changes.cut_off(row.run_id)
         elif acts.views:

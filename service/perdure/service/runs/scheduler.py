@@ -142,7 +142,7 @@ class Scheduler:
                 else:
                     self.apply(live, report)
             else:
-                self._apply_here(live, report, gathered.setdefault(live, Step()))
+                self._apply_here(live, report, gathered.setdefault(live, Step([], [])))
         for live, step in gathered.items():
             self._recorder.record(live, step)
 
@@ -333,22 +333,22 @@ class Scheduler:
 
     # -------------------------------------------------------------------------- applying
 
-    def begin(self, begun: Begun) -> Callable[[int], RunView]:
+    def begin(self, begun: Begun) -> Callable[[int], Live]:
         """Take a new run into memory before it is stored. Returns the function to call once its commit is durable."""
         live = begun.live
         run_id = live.row.run_id
         live.pending = 1
 
-        def then(change: int) -> RunView:
+        def then(change: int) -> Live:
             live.row = live.row.but(change=change)
             live.change = change
             if self.memory.find(run_id) is not None or self._loading.outdate(run_id):
                 # An earlier try of this commit had succeeded without an answer, and the run was loaded since.
-                return live.view()
+                return live
             self.memory.admit(live)
             self.publishing.tell(live.row, change)
             self._recorder.act(live, begun.plan.acts, change)
-            return live.view()
+            return live
 
         return then
 
@@ -359,7 +359,7 @@ class Scheduler:
         elif self._is_long(live, event):
             self._apply_aside(live, event, also)
         else:
-            step = Step()
+            step = Step([], [])
             self._apply_here(live, event, step)
             self._recorder.record(live, step, *also)
 

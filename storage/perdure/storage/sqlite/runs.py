@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from operator import itemgetter
@@ -28,7 +29,6 @@ from perdure.storage.sqlite.seals import (
 )
 
 Values: TypeAlias = list[Any]
-Key: TypeAlias = tuple[str, str, str]
 
 MANY: Final = 8
 """From this number of new runs in a commit, their ids are looked up together."""
@@ -73,11 +73,11 @@ class RunRows:
         self._added: dict[str, Values] = {}
         self._set: dict[str, Values] = {}
         rows = [write.row for entry in entries for write in entry if type(write) is AddRun]
-        self._taken = _taken(sql, rows) if len(rows) >= MANY else None
+        self._taken = _Taken(sql, rows) if len(rows) >= MANY else None
 
     def is_free(self, row: RunRow) -> bool:
         """Whether certainly no row has any of its ids, neither a stored one nor one that is gathered here."""
-        return self._taken is not None and self._taken.isdisjoint(_keys(row))
+        return self._taken is not None and self._taken.has_none_of(row)
 
     def is_added(self, run_id: str) -> bool:
         return run_id in self._added
@@ -94,15 +94,11 @@ class RunRows:
         values[LABELS] = json.dumps(dict(row.labels)) if row.labels else "{}"
         values[DORMANT] = int(row.is_dormant)
         values[CHANGE] = self._change
-        values += (
-            seal_of_run(*fixed_of(values)),
-            seal_of_state(*state_of(values)),
-            seal_of_code(*code_of(values)),
-            sum_seal(values, 1),
-        )
+        code_seal = seal_of_code(row.run_id, row.code_version) if row.code_version else 0
+        values += seal_of_run(*fixed_of(values)), seal_of_state(*state_of(values)), code_seal, sum_seal(values, 1)
         self._added[row.run_id] = values
         if self._taken is not None:
-            self._taken.update(_keys(row))
+            self._taken.add(row)
 
     def set_dormant(self, run_id: str, is_dormant: bool) -> None:
         """Change a run that was added in this transaction."""
@@ -171,30 +167,48 @@ def _portions(rows: list[Values]) -> Iterator[list[Values]]:
             begin += size
 
 
-def _keys(row: RunRow) -> tuple[Key, ...]:
-    """The unique keys of a current run: its id, its workflow id, and its request id if it has one."""
-    keys = (("run", "", row.run_id), ("workflow", row.namespace, row.workflow_id))
-    return (*keys, ("request", row.namespace, row.request_id)) if row.request_id else keys
+class _Taken:
+    """The unique keys of current runs (run ids, workflow ids, request ids) that are taken: those that stored rows have
+    of the new ones of a transaction, and those of the rows that were added since."""
+
+    def __init__(self, sql: sqlite3.Connection, rows: Sequence[RunRow]) -> None:
+        spaces: defaultdict[str, list[RunRow]] = defaultdict(list)
+        for row in rows:
+            spaces[row.namespace].append(row)
+        self._runs = _found(sql, _FIND_RUNS, "", [row.run_id for row in rows])
+        self._workflows: set[tuple[str, str]] = set()
+        self._requests: set[tuple[str, str]] = set()
+        for namespace, some in spaces.items():
+            workflows = _found(sql, _FIND_WORKFLOWS, namespace, [row.workflow_id for row in some])
+            requests = _found(sql, _FIND_REQUESTS, namespace, [row.request_id for row in some if row.request_id])
+            self._workflows.update((namespace, name) for name in workflows)
+            self._requests.update((namespace, name) for name in requests)
+
+    def has_none_of(self, row: RunRow) -> bool:
+        return (
+            row.run_id not in self._runs
+            and (row.namespace, row.workflow_id) not in self._workflows
+            and not (row.request_id and (row.namespace, row.request_id) in self._requests)
+        )
+
+    def add(self, row: RunRow) -> None:
+        self._runs.add(row.run_id)
+        self._workflows.add((row.namespace, row.workflow_id))
+        if row.request_id:
+            self._requests.add((row.namespace, row.request_id))
 
 
-def _taken(sql: sqlite3.Connection, rows: Sequence[RunRow]) -> set[Key]:
-    """The keys of these rows that are taken by stored rows."""
-    asked: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        for kind, namespace, name in _keys(row):
-            asked.setdefault((kind, namespace), []).append(name)
-    return {
-        (kind, namespace, name)
-        for (kind, namespace), names in asked.items()
-        for (name,) in sql.execute(_FIND[kind], {"namespace": namespace, "names": json.dumps(names)})
-    }
+def _found(sql: sqlite3.Connection, statement: str, namespace: str, names: Sequence[str]) -> set[str]:
+    if not names:
+        return set()
+    return {name for (name,) in sql.execute(statement, {"namespace": namespace, "names": json.dumps(names)})}
 
 
 _ASKED: Final = "(SELECT value FROM json_each(:names))"
-_FIND: Final = {
-    "run": f"SELECT run_id FROM runs WHERE run_id IN {_ASKED}",
-    "workflow": "SELECT workflow_id FROM runs "
-    f"WHERE namespace = :namespace AND is_current = 1 AND workflow_id IN {_ASKED}",
-    "request": "SELECT request_id FROM runs "
-    f"WHERE namespace = :namespace AND request_id <> '' AND request_id IN {_ASKED}",
-}
+_FIND_RUNS: Final = f"SELECT run_id FROM runs WHERE run_id IN {_ASKED}"
+_FIND_WORKFLOWS: Final = (
+    f"SELECT workflow_id FROM runs WHERE namespace = :namespace AND is_current = 1 AND workflow_id IN {_ASKED}"
+)
+_FIND_REQUESTS: Final = (
+    f"SELECT request_id FROM runs WHERE namespace = :namespace AND request_id <> '' AND request_id IN {_ASKED}"
+)
