@@ -10,7 +10,6 @@ changes of other engines up to there, and the journal those of this engine.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +18,7 @@ from typing import Final, Protocol
 from perdure import errors
 from perdure.model import TaskStatus
 from perdure.service.journal.journal import Journal
-from perdure.service.journal.loops import Loop
+from perdure.service.journal.loops import Loop, until_answered
 from perdure.service.runs.changes import Change, Changes
 from perdure.service.runs.moments import Moments
 from perdure.service.runs.scheduler import Scheduler
@@ -73,13 +72,7 @@ class Follower:
     async def start(self) -> None:
         """Returns once the first commit to follow from is known; callers must not subscribe before. Waits for the
         store."""
-        while True:
-            try:
-                self._told = await self._store.last_change()
-                break
-            except StorageError as error:
-                log.warning("changes of others not read, trying again", extra={"error": str(error)})
-                await asyncio.sleep(POLL_S)
+        self._told = await until_answered(self._store.last_change, trouble="changes of others not read")
         self._changes.advance(self._told)
         self._loop.start()
 

@@ -7,22 +7,20 @@ run in the order of commits.
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import Final, Protocol
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
 
 from perdure.engine.messages import EventArrived
 from perdure.model import RunStatus
 from perdure.service.fleet.letters import event_letter
 from perdure.service.journal.journal import Journal
+from perdure.service.journal.loops import until_answered
 from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.restore import arrival_of
 from perdure.service.runs.scheduler import Scheduler
-from perdure.storage.ports import EventStore, Fenced, RunStore, StorageError
+from perdure.storage.ports import EventStore, Fenced, RunStore
 from perdure.storage.rows import RunRow, Write
-
-log = logging.getLogger(__name__)
-
-RETRY_S: Final = 1.0
 
 
 class InboxStore(EventStore, RunStore, Protocol):
@@ -83,11 +81,5 @@ class Inbox:
         task.add_done_callback(self._tasks.discard)
 
     async def _read_at_last(self, run_id: str) -> None:
-        while True:
-            try:
-                return await self.read(run_id)
-            except Fenced:
-                return
-            except StorageError as error:
-                log.warning("events not read, trying again", extra={"run_id": run_id, "error": str(error)})
-                await asyncio.sleep(RETRY_S)
+        with suppress(Fenced):
+            await until_answered(partial(self.read, run_id), trouble="events not read", run_id=run_id)

@@ -10,7 +10,6 @@ another one, so that an outage does not cost engines.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
 from perdure.service.fleet import repeats
-from perdure.service.journal.loops import Loop
+from perdure.service.journal.loops import Loop, until_answered
 from perdure.storage.ports import Entry, Fenced, MemberStore, RunStore, StorageError
 from perdure.storage.rows import EngineRow, RunRow
 
@@ -85,17 +84,13 @@ class Membership:
 
     async def join(self) -> None:
         """Become a member, and renew the lease until `leave`. Waits for the store if necessary."""
-        while True:
-            try:
-                async with self._held():
-                    await self._store.join(self.engine, self._lease_ms)
-                self._renewing.start()
-                return
-            except Fenced:
-                raise
-            except StorageError as error:
-                log.warning("not joined, trying again", extra={"error": str(error)})
-                await asyncio.sleep(WATCH_S)
+
+        async def join() -> None:
+            async with self._held():
+                await self._store.join(self.engine, self._lease_ms)
+
+        await until_answered(join, trouble="not joined")
+        self._renewing.start()
 
     async def start(self, take_up: Callable[[list[RunRow]], None]) -> None:
         """Begin to bury dead engines and to take over runs without an owner. `take_up` is called with their rows."""

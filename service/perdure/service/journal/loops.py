@@ -1,4 +1,4 @@
-"""Background loops that run as long as the engine, whatever a step raises."""
+"""Background loops that run as long as the engine, whatever a step raises; and steps that wait for the store."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final, TypeVar
 
-from perdure.storage.ports import Fenced, StorageError
+from perdure.storage.ports import CorruptData, Fenced, StorageError
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -91,3 +93,16 @@ class Loop:
                 await self._wake.wait()
         if self._gather_s:
             await asyncio.sleep(self._gather_s)
+
+
+async def until_answered(step: Callable[[], Awaitable[T]], *, trouble: str, **extra: Any) -> T:
+    """The result of a step that needs the store, repeated while the store does not answer. Each failure is logged as
+    `trouble`, with `extra`. Raises Fenced and CorruptData, because trying again does not help then."""
+    while True:
+        try:
+            return await step()
+        except (Fenced, CorruptData):
+            raise
+        except StorageError as error:
+            log.warning(f"{trouble}, trying again", extra={**extra, "error": str(error)})
+            await asyncio.sleep(TROUBLE_S)

@@ -6,19 +6,16 @@ A pending run is a row. Memory holds only the number of pending runs. Graph and 
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import AsyncExitStack
 from typing import Protocol
 
 from perdure.model import RunStatus
-from perdure.service.journal.loops import TROUBLE_S, Loop
+from perdure.service.journal.loops import Loop, until_answered
 from perdure.service.queue.moves import Moves
 from perdure.service.queue.slots import PAGE, Slots
 from perdure.service.runs.scheduler import Scheduler
-from perdure.storage.ports import CorruptData, QueueStore, RunStore, StorageError
+from perdure.storage.ports import QueueStore, RunStore
 from perdure.storage.rows import RunRow
-
-log = logging.getLogger(__name__)
 
 
 class WaitingStore(QueueStore, RunStore, Protocol):
@@ -38,14 +35,7 @@ class Waiting:
 
     async def count(self) -> None:
         """Count the slots, as soon as the store answers. Must be called first."""
-        while True:
-            try:
-                return await self._slots.count()
-            except CorruptData:
-                raise  # the database as a whole is damaged: trying again does not help
-            except StorageError as error:
-                log.warning("queue not read, trying again", extra={"error": str(error)})
-                await asyncio.sleep(TROUBLE_S)
+        await until_answered(self._slots.count, trouble="queue not read")
 
     async def start(self) -> None:
         """Begin to start pending runs."""

@@ -13,6 +13,7 @@ from typing import Final, Protocol, TypeVar
 from perdure.engine.machine import Before, TaskState
 from perdure.model import RunStatus, frozen
 from perdure.service.common.aside import aside, is_large
+from perdure.service.journal.loops import until_answered
 from perdure.service.machines.definitions import Definitions
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.holding import Holding
@@ -29,7 +30,6 @@ from perdure.storage.rows import RunRow, SetRun
 log = logging.getLogger(__name__)
 
 PAGE: Final = 500
-LOAD_RETRY_S: Final = 1.0
 
 T = TypeVar("T")
 
@@ -75,14 +75,8 @@ class Loading:
         """Load every active run. Returns their number. Dormant runs wake by themselves."""
         count, after = 0, ""
         while True:
-            try:
-                page = await self._store.unfinished_runs(after=after, limit=PAGE)
-            except CorruptData:
-                raise  # the database as a whole is damaged: trying again does not help
-            except StorageError as error:
-                log.warning("unfinished runs not read, trying again", extra={"error": str(error)})
-                await asyncio.sleep(LOAD_RETRY_S)
-                continue
+            read = partial(self._store.unfinished_runs, after=after, limit=PAGE)
+            page = await until_answered(read, trouble="unfinished runs not read")
             if not page:
                 return count
             for row in page:
@@ -142,16 +136,14 @@ class Loading:
         while True:
             self._outdated.discard(run_id)
             try:
-                loaded = await self._read(run_id)
+                read = partial(self._read, run_id)
+                loaded = await until_answered(read, trouble="run not loaded", run_id=run_id)
                 if run_id not in self._outdated:
                     break
             except CorruptData as error:
                 self._fail_corrupt(run_id, await self._damaged(run_id), f"{error} ({error.subject})")
                 loaded = None
                 break
-            except StorageError as error:
-                log.warning("run not loaded, trying again", extra={"run_id": run_id, "error": str(error)})
-                await asyncio.sleep(LOAD_RETRY_S)
             except Exception:
                 log.exception("run cannot be loaded", extra={"run_id": run_id})
                 loaded = None
