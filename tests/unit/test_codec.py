@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import pickle
+import pickletools
 import struct
 import sys
 from dataclasses import dataclass
@@ -158,7 +159,19 @@ def test_bytes_are_bytes(data: bytes) -> None:
     assert back == data
 
 
-@given(st.binary(max_size=60))
+def reserves_little(data: bytes) -> bool:
+    """Whether unpickling reserves little memory. A broken memo index makes it reserve room for all lower ones."""
+    with contextlib.suppress(Exception):
+        return all(
+            not opcode.name.endswith("PUT") or argument < 1e6 for opcode, argument, _ in pickletools.genops(data)
+        )
+    return not set(data) & set(b"pr")
+
+
+broken_pickles = st.binary(max_size=60).filter(reserves_little)
+
+
+@given(broken_pickles)
 def test_broken_pickles_are_an_error_or_a_value(data: bytes) -> None:
     with contextlib.suppress(CodecError):
         assert codec.decode(Payload("python/pickle", data)) is not Ellipsis
@@ -250,7 +263,7 @@ def test_arguments_that_cannot_be_pickled_are_an_error() -> None:
         encode_arguments((__import__("threading").Lock(),), {}, lambda _: None)
 
 
-@given(st.binary(max_size=60))
+@given(broken_pickles)
 def test_broken_arguments_are_an_error(data: bytes) -> None:
     with pytest.raises(CodecError, match="the arguments cannot be decoded"):
         decode_arguments(Payload("python/pickle", data), lambda index, nested: None)
@@ -373,7 +386,7 @@ def test_a_module_that_fails_in_its_import_is_not_said_to_be_missing(
         functions.load_function(Function("a", "failing_steps:charge"))
 
 
-@given(st.binary(max_size=60))
+@given(broken_pickles)
 def test_broken_code_is_an_error(data: bytes) -> None:
     with pytest.raises(FunctionUnavailable):
         functions.load_function(Function("k", "m.f", Payload("python/pickle", data)))
