@@ -103,7 +103,14 @@ class Driver:
                 case DropOutput():
                     self.kept.remove(command.task_id)
         self.check_counts()
+        for record in commands:
+            if isinstance(record, RecordTask):
+                self.check_failure(self.records[record.task_id])
         return commands
+
+    def check_failure(self, record: RecordTask) -> None:
+        """What is told of a task's failure is what a restart would tell."""
+        assert self.run.graph.tasks[record.task_id].failure == record.failure
 
     def check_counts(self) -> None:
         """The counts of the graph are those of its tasks."""

@@ -6,7 +6,7 @@ import pytest
 
 from perdure.engine.graph_run.run import Run
 from perdure.engine.messages import AttemptStarted, CancelRequested, EventArrived, TaskContinued, TaskFailed, TimerFired
-from perdure.model import NodeRef, RunStatus, Sleep, Spec, SpecNode, TaskStatus, Wait, WaitEvent
+from perdure.model import NodeRef, RetryRule, RunStatus, Sleep, Spec, SpecNode, TaskOptions, TaskStatus, Wait, WaitEvent
 from unit.driver import CATCH, ERROR, VALUE, Driver, call, graph
 
 WAITING = {
@@ -166,3 +166,32 @@ def test_a_stopped_scope_ends_what_waits_in_it() -> None:
     run.apply(EventArrived(1, "k", VALUE, 60))  # goes to the one that still waits
     assert run.records["beside"].status is TaskStatus.SUCCESSFUL
     assert run.records["w"].status is TaskStatus.CANCELED
+
+
+# ------------------------------------------------------------------------------ what is told of failures
+
+
+def test_a_wait_that_timed_out_says_why_before_and_after_a_restart() -> None:
+    driver = Driver(graph(SpecNode("e", WaitEvent("never", timeout_ms=1_000))))
+    driver.apply(TimerFired("e", driver.timers[-1].attempt, at_ms=1_000))
+    for now in (driver, driver.restarted()):
+        failure = now.run.graph.tasks["e"].failure
+        assert failure is not None
+        assert (failure.type, failure.task_id) == ("perdure.EventTimeout", "e")
+
+
+def test_a_failed_call_names_its_task_and_its_attempts_before_and_after_a_restart() -> None:
+    driver = Driver(graph(call("a")))
+    driver.fail("a")
+    for now in (driver, driver.restarted()):
+        failure = now.run.graph.tasks["a"].failure
+        assert failure is not None
+        assert (failure.task_id, failure.attempts) == ("a", 1)
+
+
+def test_a_retry_that_succeeded_has_no_failure_before_and_after_a_restart() -> None:
+    driver = Driver(graph(call("a", options=TaskOptions(retry=RetryRule(max_attempts=2, application_errors=True)))))
+    driver.fail("a")
+    driver.apply(TimerFired("a", driver.timers[-1].attempt, at_ms=1_000_000))
+    driver.succeed("a", attempt=2)
+    assert [now.run.graph.tasks["a"].failure for now in (driver, driver.restarted())] == [None, None]

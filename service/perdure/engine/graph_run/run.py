@@ -630,6 +630,7 @@ class Run:
         failure: Failure | None = None,
         status: TaskStatus | None = None,
     ) -> None:
+        task.failure = failure
         if not task.spec_key or task.seq < 0:  # a graph it returned keeps its place in the order
             task.seq, self._next_seq = self._next_seq, self._next_seq + 1
         record = _record_of(
