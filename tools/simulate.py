@@ -19,7 +19,10 @@ from simulation.many import LIMITS
 from simulation.parts import Parts
 from simulation.shrink import WORLDS, run_short
 
-MORE: dict[str, dict[str, Any]] = {"one": {"curious": True}, "fleet": {"more": True, "curious": True}}
+MORE: dict[str, dict[str, Any]] = {
+    "one": {"curious": True},
+    "fleet": {"more": True, "curious": True, "attaching": True},
+}
 KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("one", {}),
     ("fleet", {}),

@@ -18,6 +18,7 @@ from perdure.service.operations.asked import Conflict, NewRun, Reuse
 from perdure.storage.rows import RunQuery
 from simulation.clock import fail
 from simulation.fleet_asking import insist
+from simulation.fleet_attaching import Attaching
 from simulation.fleet_curious import Looking
 from simulation.graphs import POOL_SHAPES
 from simulation.history import Call
@@ -60,6 +61,9 @@ class Client:
         dice, world = self._dice, self._world
         await asyncio.sleep(dice.random() * 15)
         await self._submit()
+        attaching = self._attaching()
+        if attaching is not None:
+            await attaching.ask()
         others = [asyncio.create_task(self._look_around())] if self._does("looks around") else []
         curious = world.curious_of(self._part)
         looking = Looking(world, self._id, curious) if curious is not None and self._does("is watched") else None
@@ -78,6 +82,8 @@ class Client:
                 await self._cancel()
                 world.seen.marks["cancel"] += 1
             status = await self._wait()
+            if attaching is not None:
+                await attaching.ask()
             if status is RunStatus.FAILED and dice.random() < 0.6 and self._does("resumes"):
                 if world.keep_ms is not None and self._more is not None:  # the removal may read the run at this moment
                     await asyncio.sleep(world.keep_ms / 1000 + self._more.uniform(-3, 1))
@@ -102,6 +108,14 @@ class Client:
             await self._delete()
             world.seen.marks["delete"] += 1
             await self._look()
+        if attaching is not None:
+            await attaching.ask()
+
+    def _attaching(self) -> Attaching | None:
+        dice = self._world.attaching_of(self._part)
+        if dice is None or self._generation > 1 or dice.random() < 0.5 or not self._does("attaches"):
+            return None
+        return Attaching(self._world, self._name, self._new_run(), dice)
 
     def _does(self, what: str) -> bool:
         """Whether it does this in a world from which things are left out."""
@@ -109,8 +123,8 @@ class Client:
 
     # -------------------------------------------------------------------------- calls
 
-    async def _submit(self) -> None:
-        new = NewRun(
+    def _new_run(self) -> NewRun:
+        return NewRun(
             NAMESPACE,
             self._id,
             f"request of {self._name}",
@@ -118,6 +132,9 @@ class Client:
             reuse=Reuse.REJECT if self._generation == 1 else Reuse.ALLOW,
             conflict=Conflict.FAIL if self._generation == 1 else Conflict.CANCEL_EXISTING,
         )
+
+    async def _submit(self) -> None:
+        new = self._new_run()
         more = self._more
         wait_s = more.choice((0.5, 5, 30)) if more is not None and more.random() < 0.4 else 0
 

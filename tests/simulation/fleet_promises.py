@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 LEASE_S = 6.0
 TAKEOVER_S = LEASE_S + 2.0
-LOADING_S = 0.5
+LOADING_S = 2.0
+"""Loading a run takes some calls of the store, whose answers may take a third of a second each."""
 
 
 class Promises:

@@ -83,7 +83,8 @@ class FleetWorld:
     engines. `faults`: so many of these, and no others. `more`: with batches, blobs that are collected, retention
     and ids that are used again, each in some worlds. `crash_at`: the first engine dies at this call of its store,
     before it takes effect or (`crash_after`) when it has, and nothing else happens. `curious`: somebody looks at
-    everything all the time, and answers of the store take their time, too. `pool`: attempts are run by the real lease
+    everything all the time, and answers of the store take their time, too. `attaching`: some clients also start runs
+    under ids in use, where nothing is removed by its age. `pool`: attempts are run by the real lease
     pool, over a simulated network. `store`: "memory", or "postgres" for a real one. `parts`: those that there are; by
     default all of them, with the same dice for all."""
 
@@ -102,6 +103,7 @@ class FleetWorld:
         crash_at: int | None = None,
         crash_after: bool = False,
         curious: bool = False,
+        attaching: bool = False,
         pool: bool = False,
         store: str = "memory",
         parts: Parts | None = None,
@@ -113,6 +115,7 @@ class FleetWorld:
         self.parts = parts or Parts(apart=False)
         self.fates = fates
         self.curious = random.Random(f"curious of {seed}") if curious else None
+        self.attaching = random.Random(f"attaching of {seed}") if attaching else None
         self.crash_at, self.crash_after, self._calls = crash_at, crash_after, 0
         self.limits = limits
         self.trouble_until_s = trouble_until_s
@@ -178,6 +181,12 @@ class FleetWorld:
     def curious_of(self, part: str) -> random.Random | None:
         """The same for clients that only read."""
         return self.parts.dice(self.seed, f"who looks at {part}", self.curious) if self.curious is not None else None
+
+    def attaching_of(self, part: str) -> random.Random | None:
+        """The same for clients that attach. A run that is removed by its age leaves its id to whoever asks late."""
+        if self.attaching is None or self.keep_ms is not None:
+            return None
+        return self.parts.dice(self.seed, f"who attaches to {part}", self.attaching)
 
     async def main(self, loop: VirtualLoop) -> FleetSeen:
         self.loop = loop
