@@ -97,6 +97,13 @@ def serve_lease(serve: Serve) -> None:
         session.close()
 
 
+async def receipts(messages: AsyncIterator[pb.ServeLeaseRequest]) -> list[pb.Receipt]:
+    """Those of the next message that has some."""
+    while not (message := await anext(messages)).receipts:
+        pass
+    return list(message.receipts)
+
+
 async def is_early() -> bool:
     """Whether user code begins although the report of that is not sent yet."""
     until_s = asyncio.get_running_loop().time() + EARLY_S
@@ -141,9 +148,7 @@ def test_user_code_is_called_after_the_report_of_the_end_of_a_limited_attempt_wa
         await anext(messages)
         if is_loaded:
             yield order(function, 1)
-            message = await anext(messages)
-            while not message.receipts:
-                message = await anext(messages)
+            await receipts(messages)
             began.clear()
         orders = order(lambda: None, 2)
         orders.MergeFrom(order(function, 3, is_limited=False))
@@ -172,9 +177,7 @@ def test_an_attempt_cancelled_while_its_report_is_not_sent_never_begins(
         await anext(messages)
         if is_loaded:
             yield order(function, 1)
-            message = await anext(messages)
-            while not message.receipts:
-                message = await anext(messages)
+            await receipts(messages)
             began.clear()
         yield order(function, 2)
         message = await anext(messages)
@@ -199,9 +202,7 @@ def test_an_attempt_whose_report_cannot_be_sent_ends_with_the_stream(make: Calla
         await anext(messages)
         if is_loaded:
             yield order(function, 1)
-            message = await anext(messages)
-            while not message.receipts:
-                message = await anext(messages)
+            await receipts(messages)
             began.clear()
         yield order(function, 2)
         message = await anext(messages)
