@@ -111,6 +111,8 @@ class _Graphs:
 def _check(item: RunItem) -> None:
     """Check an item as the service would: some bad texts cannot be sent at all. Raises InvalidFieldError, and
     ValueError or TypeError for a value that no field has."""
+    if not isinstance(item, RunItem):
+        raise TypeError(f"start_many takes perdure.RunItem(graph, ...), not a {type(item).__name__}")
     _one_of("id_reuse", item.id_reuse, ID_REUSES)
     _one_of("id_conflict", item.id_conflict, ID_CONFLICTS)
     texts.optional(item.workflow_id, "workflow_id")

@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -37,6 +37,9 @@ class Handle:
 
     def __repr__(self) -> str:
         return f"<perdure workflow {self.workflow_id!r} at {self._transport.address}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a handle cannot be passed to a task: pass the node, the workflow id or the output")
 
     async def status(self) -> RunInfo:
         """The run as it is now."""

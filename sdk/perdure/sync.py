@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
 from perdure import codec, errors
 from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
@@ -157,6 +157,9 @@ class SyncHandle:
         self._handle = handle
         self.workflow_id = handle.workflow_id
         self.run_id = handle.run_id
+
+    def __reduce__(self) -> NoReturn:
+        self._handle.__reduce__()
 
     def __repr__(self) -> str:
         return repr(self._handle)

@@ -59,8 +59,7 @@ def name(text: str, field: str, *, limit: int = ID_CHARS_MAX, required: bool = T
         return text
     if len(text) > limit:
         raise _wrong(field, f"has 1 to {limit} printable characters, not {len(text)}")
-    at = next(at for at, character in enumerate(text) if not character.isprintable())
-    raise _wrong(field, f"has 1 to {limit} printable characters, and U+{ord(text[at]):04X} at {at} is none")
+    raise _unprintable(text, field, f"1 to {limit} printable characters")
 
 
 def optional(text: str | None, field: str, *, limit: int = ID_CHARS_MAX) -> str:
@@ -107,6 +106,11 @@ def _texts_in(value: Any) -> Iterable[str]:
                 left += entries.values()
             case list() as items:
                 left += items
+
+
+def _unprintable(text: str, field: str, rule: str) -> InvalidFieldError:
+    at = next(at for at, character in enumerate(text) if not character.isprintable())
+    return _wrong(field, f"has {rule}, and U+{ord(text[at]):04X} at {at} is none")
 
 
 def _wrong(field: str, what: str) -> InvalidFieldError:
@@ -176,7 +180,8 @@ def _check_options(options: TaskOptions) -> None:
 
 def _check_function(function: Function) -> None:
     for text, field in ((function.name, "function"), (function.version, "version")):
-        name(text, field, limit=max(len(text), 1), required=False)
+        if not text.isprintable():
+            raise _unprintable(text, field, "printable characters")
     name(function.python_version, "python_version", required=False)
     if function.code is not None:
         payload(function.code, "code")

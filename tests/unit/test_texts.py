@@ -9,6 +9,7 @@ import pytest
 
 import perdure
 from perdure import errors, failures, texts
+from perdure.codec import CodecError
 from perdure.conversion import to_spec
 from perdure.handle import Handle
 from perdure.model import (
@@ -151,6 +152,18 @@ async def test_the_client_says_which_values_an_argument_of_start_has(
             await client.start_many([perdure.RunItem(echo.bind(1), **given)])
 
 
+async def test_start_many_takes_items_only() -> None:
+    items: Any = [echo.bind(1)]
+    async with perdure.Client("127.0.0.1:1") as client:
+        with pytest.raises(TypeError, match=r"start_many takes perdure.RunItem\(graph, ...\), not a CallNode"):
+            await client.start_many(items)
+
+
+def test_a_handle_as_an_argument_is_refused_with_advice() -> None:
+    with perdure.SyncClient("127.0.0.1:1") as client, pytest.raises(CodecError, match="pass the node, the workflow id"):
+        to_spec(echo.bind(client.handle("wf")))
+
+
 def test_a_function_of_any_name_can_be_sent() -> None:
     def odd() -> None: ...
 
@@ -206,6 +219,11 @@ def test_a_graph_with_a_bad_text_is_refused(bad: Spec) -> None:
     with pytest.raises(InvalidSpec) as raised:
         texts.check_spec(bad)
     assert raised.value.node_id.isprintable()
+
+
+def test_a_bad_name_of_a_function_is_shown_where_it_is_bad() -> None:
+    with pytest.raises(InvalidSpec, match=r"function: has printable characters, and U\+0000 at 0 is none"):
+        texts.check_spec(call_with(function=Function("key", "\0.x")))
 
 
 # ------------------------------------------------------------------------------ what user code says
