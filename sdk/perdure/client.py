@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from functools import partial
 from types import TracebackType
@@ -24,6 +25,8 @@ from perdure.values import Decode, Values
 T = TypeVar("T")
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:7373"
+_HOST_AND_PORT: Final = re.compile(r"[^:/]+|https?://.*|(?:[^/:\[]+|\[[^\]]*\]):(?P<port>[^/:]*)")
+"""Matches all addresses but those with a scheme of gRPC's, as in dns:///host:port."""
 
 
 class Client:
@@ -37,7 +40,7 @@ class Client:
     def __init__(
         self, address: str = "", *, namespace: str = "", patience: float = 30.0, modules: bool | None = None
     ) -> None:
-        address = address or os.environ.get("PERDURE_ADDRESS") or DEFAULT_ADDRESS
+        address = _address(address or os.environ.get("PERDURE_ADDRESS") or DEFAULT_ADDRESS)
         namespace = namespace or os.environ.get("PERDURE_NAMESPACE") or ""
         namespace = texts.name(namespace, "namespace", limit=63, required=False)
         self._transport = Transport(address, namespace, patience)
@@ -234,3 +237,14 @@ class Client:
         """Decode a payload, with a download of its blob if it has one. Objects of Ray in it become objects of the
         cluster to which this process is connected; CodecError if there is none."""
         return await self._values.value_of(payload, decode)
+
+
+def _address(given: str) -> str:
+    """The address. Raises InvalidFieldError if nothing can answer there, which gRPC notices only after some time."""
+    found = _HOST_AND_PORT.fullmatch(given)
+    port = found["port"] if found is not None else None
+    if found is not None and not (port and port.isdecimal() and 0 < int(port) < 65_536):
+        raise errors.InvalidFieldError(
+            f"address: is host:port, as {DEFAULT_ADDRESS}, without http://, and not {given!r:.300}", field="address"
+        )
+    return given
