@@ -375,6 +375,18 @@ def test_a_service_waits_for_one_that_ends(tmp_path: Path) -> None:
     assert (tmp_path / "serve.log").read_text().count("waiting for the engine before to end") == 1
 
 
+def test_a_service_that_is_stopped_while_it_waits_says_that_it_never_served(tmp_path: Path) -> None:
+    first = Service(tmp_path, "--executor", "local")
+    second = Service(tmp_path, "--executor", "local", "--listen", first.address, "--drain-s", "1000")
+    with running(first), running(second):
+        first.up()
+        first.pause()
+        second.start()
+        second.wait_for("waiting for the engine before to end")
+        second.stop()
+    assert "stopped before it served" in (tmp_path / "serve.log").read_text()
+
+
 def test_a_misspelt_variable_is_one_line(folder: Path) -> None:
     ended = perdure("serve", cwd=folder, PERDURE_LISEN="x")
     assert ended.returncode == 2

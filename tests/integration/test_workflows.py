@@ -153,6 +153,8 @@ async def test_inputs(client: perdure.Client) -> None:
         await client.run(graph)
     with pytest.raises(errors.InvalidFieldError, match="uses no input 'ordre'; it uses 'order'"):
         await client.run(graph, inputs={"order": {}, "ordre": {}})
+    with pytest.raises(errors.InvalidFieldError, match="uses no input 'ordre'; it uses 'order'"):
+        await client.run(graph, inputs={"ordre": {}})
     with pytest.raises(errors.InvalidFieldError, match="uses no input 'order'; it uses none"):
         await client.run(add.bind(1, 1), inputs={"order": {}})
     assert len([run async for run in client.list()]) == 1

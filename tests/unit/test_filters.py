@@ -81,6 +81,7 @@ def test_and_binds_closer_than_or() -> None:
         ("name ~ a", 5, "expected an operator"),
         ("name = a   ! b", 11, "this does not belong here"),
         ('name = "open', 7, "this does not belong here"),
+        ("name = 'a'", 7, "a value is quoted by double quotes"),
         ("name = a b", 9, "expected AND, OR or the end"),
         ("name = a and name = b", 9, "expected AND, OR or the end"),
         ("name = a AND", 12, "expected a field"),

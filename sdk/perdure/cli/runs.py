@@ -198,7 +198,7 @@ def tasks(session: Session, workflow_id: str) -> None:
 @click.command(cls=SessionCommand)
 @click.argument("workflow_id")
 @click.option("--task", "task_id", help="the output of this task")
-@click.option("--timeout", type=float, help="seconds to wait; default: as long as it takes")
+@click.option("--timeout", type=click.FloatRange(min=0), help="seconds to wait; default: as long as it takes")
 @click.pass_obj
 def output(session: Session, workflow_id: str, task_id: str | None, timeout: float | None) -> None:
     """Wait for the output of a workflow and print it. Classes of the value are looked for in this folder, too."""

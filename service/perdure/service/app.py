@@ -174,7 +174,7 @@ async def running_server(
         health = HealthServicer(SERVICES)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         _add_reflection(server)
-        _see_to_address(settings.listen)
+        _check_address(settings.listen)
         try:
             port = server.add_insecure_port(settings.listen)
         except RuntimeError as error:  # something else has taken it in between
@@ -210,7 +210,7 @@ async def running_server(
         await hang_up(server, gate, port, grace_s=settings.drain_s)
 
 
-def _see_to_address(listen: str) -> None:
+def _check_address(listen: str) -> None:
     """Raise SettingsError if it cannot be listened on. gRPC would also print lines of its own about that."""
     host, _, port = listen.rpartition(":")
     try:

@@ -76,8 +76,8 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     if settings.with_parent:
         end_with_parent(settings.with_parent)
     agent = AgentProcess(settings)
+    has_lived = False
     try:
-        has_lived = False
         predecessor: Predecessor | None = None
         while not stopping.is_set():
             try:
@@ -115,7 +115,9 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
                         await stopping.wait()
     finally:
         await agent.end()
-    if settings.storage.startswith("memory:"):
+    if not has_lived:
+        announce("stopped before it served")
+    elif settings.storage.startswith("memory:"):
         announce("stopped; what was in memory is gone")
     else:
         announce("stopped; runs go on when the service starts again")

@@ -121,6 +121,8 @@ class _Parser:
             text = self._expect("quoted", "a value")
         else:
             text = self._expect("word", "a value")
+            if text.startswith("'"):
+                raise _wrong("a value is quoted by double quotes", value_position)
         return _comparison(name, operator, text, position, value_position)
 
 

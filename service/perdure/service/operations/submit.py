@@ -270,11 +270,11 @@ class Submissions:
 
     def _check(self, new: NewRun) -> None:
         """Raise an error unless the graph can run here and now."""
+        if unused := new.inputs.keys() - new.source.inputs:  # a misspelt one, of which another one is missing
+            raise _unused(min(unused), new.source.inputs)
         if missing := new.source.inputs - new.inputs.keys():
             names = ", ".join(sorted(missing))
             raise errors.InvalidSpecError(f"the graph uses inputs that were not given: {names}")
-        if unused := new.inputs.keys() - new.source.inputs:
-            raise _unused(min(unused), new.source.inputs)
         for version, place in new.source.versions:
             available = self._executor.python_versions()
             if available and version not in available:
