@@ -14,8 +14,9 @@ from perdure import codec
 from perdure.arguments import encode_arguments
 from perdure.context import Context
 from perdure.model import BlobRef, Failure, Function, Payload
-from perdure.worker import attempt, lease
+from perdure.worker import attempt
 from perdure.worker.attempt import AttemptInput, Failed, Result, Returned, Runner
+from perdure.worker.receipts import receipt_of
 
 CONTEXT = Context("default", "order-1", "run", "charge", 1)
 RECEIPT_BYTES_MAX = 8 * 1024 * 1024 - attempt.SPEC_BYTES_MAX
@@ -74,7 +75,7 @@ def errors(draw: st.DrawFn) -> Callable[[], BaseException]:
 
 def check(result: Result | None) -> Result | None:
     """A receipt can carry it."""
-    receipt = lease._receipt(1, result, 0, 0.0)
+    receipt = receipt_of(1, result, 0, 0.0)
     assert len(receipt.SerializeToString()) < RECEIPT_BYTES_MAX
     return result
 
@@ -153,5 +154,5 @@ def test_a_value_that_refers_to_too_much_is_told_of(monkeypatch: pytest.MonkeyPa
 
 def test_a_result_that_no_message_can_carry_is_told_of() -> None:
     broken = Failed(Failure("no kind", "no type", "no message"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    receipt = lease._receipt(1, broken, 0, 0.0)
+    receipt = receipt_of(1, broken, 0, 0.0)
     assert receipt.failure.message.startswith("the attempt ended with builtins.KeyError")
