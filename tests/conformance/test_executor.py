@@ -64,8 +64,8 @@ def note(path: str, text: str) -> None:
 
 def linger(path: str, name: str) -> str:
     """Until the file says "go"."""
-    note(path, f"{name} began")
-    try:
+    try:  # it may be interrupted as soon as the file says that it began
+        note(path, f"{name} began")
         while "go\n" not in Path(path).read_text():
             time.sleep(0.005)
     finally:
@@ -79,8 +79,8 @@ def linger_if(path: str, name: str) -> str:
 
 
 async def linger_async(path: str, name: str) -> str:
-    note(path, f"{name} began")
     try:
+        note(path, f"{name} began")
         while "go\n" not in Path(path).read_text():
             await asyncio.sleep(0.005)
     finally:
