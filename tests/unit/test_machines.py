@@ -3,6 +3,7 @@ does not know costs the runs of that kind and no others."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import cast
 
 import pytest
 
+from patience import PATIENCE_S
 from perdure import errors, graphwire
 from perdure.engine.messages import TaskSucceeded
 from perdure.model import Payload, RunStatus, Spec, SpecNode, WaitEvent
@@ -68,6 +70,13 @@ class Engine:
         found = await self.kernel.queries.tasks("default", name)
         return {task.task_id: (str(task.status), task.attempts) for _, task in found}
 
+    async def until_tasks(self, name: str) -> dict[str, tuple[str, int]]:
+        """The same once there are some: an event that was sent is durable, and is applied when the run is loaded."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not (found := await self.tasks(name)):
+                await asyncio.sleep(0)
+        return found
+
     async def succeed(self, output: Payload = VALUE) -> tuple[str, int]:
         """End the attempt that is submitted next. Returns its task and number."""
         attempt = await self.executor.submitted.get()
@@ -100,7 +109,7 @@ async def test_a_run_of_another_kind_ends_after_restarts(store: MetadataStore) -
     async with life(store) as engine:
         run_id = await engine.submit("c", counter_of(2))
         await engine.add("c", "e1")
-        assert await engine.tasks("c") == {"add-0": ("SUCCESSFUL", 1)}
+        assert await engine.until_tasks("c") == {"add-0": ("SUCCESSFUL", 1)}
         row = await store.get_run(run_id)
         assert row is not None
         assert (row.kind, row.is_dormant) == ("counter", True)

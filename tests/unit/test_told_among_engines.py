@@ -113,6 +113,7 @@ async def test_a_value_that_was_deleted_meanwhile_is_not_called_volatile(monkeyp
         async def nothing(*_args: Any) -> None:
             return None
 
+        monkeypatch.setattr(engine.kernel.values, "cached", lambda _key: None)
         monkeypatch.setattr(engine.kernel.values, "find", nothing)
         with pytest.raises(errors.WorkflowNotFoundError):
             await engine.kernel.queries.outcome_of(row)
