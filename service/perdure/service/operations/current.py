@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 from perdure import errors
 from perdure.service.common.repeat import Repeat
 from perdure.service.common.trouble import refusal
@@ -34,21 +37,22 @@ class Current:
     async def named(self, namespace: str, workflow_id: str, repeat: Repeat | None) -> RunRow | DeletedRun:
         """The run that a request is about: the current one, unless the request is a repeat and a run of the id was
         deleted since it was made first. Raises WorkflowNotFoundError."""
-        row = await self._moments.find_current(namespace, workflow_id)
-        # Looked for after the current run: if that is a later one of the id, the deletion was before it.
-        if (deleted := await self._tombstones.of_workflow(namespace, workflow_id, repeat)) is not None:
-            return deleted
-        if row is None:
-            raise not_found(namespace, workflow_id)
-        return row
+        find = partial(self._tombstones.of_workflow, namespace, workflow_id, repeat)
+        return await self._deleted_or_current(namespace, workflow_id, find)
 
     async def of_event(
         self, namespace: str, workflow_id: str, key: str, event_id: str, repeat: Repeat | None
     ) -> RunRow | DeletedRun:
         """As `named`, for a request to send an event: only a deleted run that has had the event counts."""
+        find = partial(self._tombstones.of_event, namespace, workflow_id, key, event_id, repeat)
+        return await self._deleted_or_current(namespace, workflow_id, find)
+
+    async def _deleted_or_current(
+        self, namespace: str, workflow_id: str, find_deleted: Callable[[], Awaitable[DeletedRun | None]]
+    ) -> RunRow | DeletedRun:
         row = await self._moments.find_current(namespace, workflow_id)
-        deleted = await self._tombstones.of_event(namespace, workflow_id, key, event_id, repeat)
-        if deleted is not None:
+        # Looked for after the current run: if that is a later one of the id, the deletion was before it.
+        if (deleted := await find_deleted()) is not None:
             return deleted
         if row is None:
             raise not_found(namespace, workflow_id)
