@@ -97,11 +97,13 @@ def serve_lease(serve: Serve) -> None:
         session.close()
 
 
-async def receipts(messages: AsyncIterator[pb.ServeLeaseRequest]) -> list[pb.Receipt]:
-    """Those of the next message that has some."""
-    while not (message := await anext(messages)).receipts:
-        pass
-    return list(message.receipts)
+async def until(
+    messages: AsyncIterator[pb.ServeLeaseRequest], field: str, message: pb.ServeLeaseRequest | None = None
+) -> pb.ServeLeaseRequest:
+    """`message`, or else the next one, in which the field is not empty."""
+    while message is None or not getattr(message, field):
+        message = await anext(messages)
+    return message
 
 
 async def is_early() -> bool:
@@ -123,12 +125,9 @@ def test_user_code_is_called_after_the_report_of_its_start_was_sent(make: Callab
         for token in (1, 2):
             began.clear()
             yield order(function, token)
-            message = await anext(messages)
-            while not message.started:
-                message = await anext(messages)
+            message = await until(messages, "started")
             seen.extend([list(message.started), await is_early()])
-            while not message.receipts:
-                message = await anext(messages)
+            message = await until(messages, "receipts", message)
             seen.append(message.receipts[0].WhichOneof("result"))
         yield pb.ServeLeaseResponse(finish=True)
 
@@ -148,7 +147,7 @@ def test_user_code_is_called_after_the_report_of_the_end_of_a_limited_attempt_wa
         await anext(messages)
         if is_loaded:
             yield order(function, 1)
-            await receipts(messages)
+            await until(messages, "receipts")
             began.clear()
         orders = order(lambda: None, 2)
         orders.MergeFrom(order(function, 3, is_limited=False))
@@ -177,15 +176,12 @@ def test_an_attempt_cancelled_while_its_report_is_not_sent_never_begins(
         await anext(messages)
         if is_loaded:
             yield order(function, 1)
-            await receipts(messages)
+            await until(messages, "receipts")
             began.clear()
         yield order(function, 2)
-        message = await anext(messages)
-        while not message.started:
-            message = await anext(messages)
+        message = await until(messages, "started")
         yield pb.ServeLeaseResponse(cancel=[2])
-        while not message.receipts:
-            message = await anext(messages)
+        message = await until(messages, "receipts", message)
         seen.extend([message.receipts[0].failure.type, began.is_set()])
         yield pb.ServeLeaseResponse(finish=True)
 
@@ -202,12 +198,10 @@ def test_an_attempt_whose_report_cannot_be_sent_ends_with_the_stream(make: Calla
         await anext(messages)
         if is_loaded:
             yield order(function, 1)
-            await receipts(messages)
+            await until(messages, "receipts")
             began.clear()
         yield order(function, 2)
-        message = await anext(messages)
-        while not message.started:
-            message = await anext(messages)
+        await until(messages, "started")
 
     serve_lease(serve)
     assert not began.is_set()
