@@ -195,3 +195,13 @@ def test_a_retry_that_succeeded_has_no_failure_before_and_after_a_restart() -> N
     driver.apply(TimerFired("a", driver.timers[-1].attempt, at_ms=1_000_000))
     driver.succeed("a", attempt=2)
     assert [now.run.graph.tasks["a"].failure for now in (driver, driver.restarted())] == [None, None]
+
+
+def test_attempts_on_record_are_counted_while_a_resumed_run_is_not_loaded_yet() -> None:
+    """Attempt 1 may have begun before the restart, attempt 2 ended with the run."""
+    driver = Driver(graph(call("a"), call("b"), call("end", "a", "b"))).restarted(before="told")
+    driver.fail("b", attempt=2)
+    again = driver.restarted()
+    again.status = RunStatus.RUNNING  # as Resume does it in the store
+    lives = driver, again.restarted(None), again.restarted(before="told")
+    assert [life.run.graph.tasks["a"].attempts_begun for life in lives] == [1, 1, 2]

@@ -106,11 +106,13 @@ class Task:
 
     @property
     def attempts_begun(self) -> int:
-        """The number of attempts that have begun. An attempt gets its number before it begins."""
+        """The number of attempts that have begun. An attempt gets its number before it begins, but for one that is on
+        record as having begun perhaps."""
         if not isinstance(self.node.action, Call):
             return int(self.attempt > 0)
         is_canceled_before = self.status is TaskStatus.CANCELED and self.started_ms is None and not self.failures
-        return max(self.attempt - (self.status is TaskStatus.READY or is_canceled_before), 0)
+        is_submitted = self.status is TaskStatus.READY and self.attempt > self.counted
+        return max(self.attempt - (is_submitted or is_canceled_before), 0)
 
     @property
     def function_name(self) -> str:
