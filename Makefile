@@ -1,4 +1,4 @@
-# `make` lists what there is. Everything runs in .venv, which is made from any Python 3.11 or newer (PYTHON=...).
+# `make` lists what there is. Everything runs in .venv (VENV=...), which is made from any Python 3.11 or newer (PYTHON=...).
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,9 @@ UV := .venv-uv/bin/uv
 COMPILE := $(UV) pip compile --quiet --upgrade --generate-hashes --universal --python-version 3.11 \
 	--fork-strategy fewest --custom-compile-command "make lock"
 CHAOS_SECONDS := $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),120)
+OURS := $(VENV)/.perdure
 LOCKED := $(VENV)/.locked
+FOREIGN := $(if $(wildcard $(VENV)),$(if $(wildcard $(OURS) $(LOCKED)),,$(VENV)))
 STAMP := $(VENV)/.installed
 PROTO_STAMP := $(PROTO_VENV)/.installed
 
@@ -27,7 +29,9 @@ help: ## list the targets
 
 # Exact versions with hashes, by `make lock`. When they change, the environment is made anew.
 $(LOCKED): requirements-dev.txt
+	$(if $(FOREIGN),$(error $(VENV) was not made by make, which would clear it. Remove it, or name another folder, as in: make VENV=.venv-perdure))
 	$(PYTHON) -m venv --clear $(VENV)
+	@touch $(OURS)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
@@ -56,8 +60,9 @@ run: $(STAMP) ## start a service with a local Ray, run the example against it, s
 test: lint types check-proto ## install what is needed, check everything, run all tests but the slow ones
 	$(BIN)/python -m pytest -q -n $(LANES) -m "not slow"
 
-test-all: test ## all tests, the slow ones too, with many more worlds of the simulation
+test-all: test ## all tests, the slow ones too, with new examples of properties and many more worlds of the simulation
 	$(BIN)/python -m pytest -q -m slow
+	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -q tests/unit
 	SIMULATION_SEEDS=2500 $(BIN)/python -m pytest -q tests/simulation
 
 test-latest: $(UV) ## all tests but the slow ones, on the newest versions that pyproject.toml allows
@@ -119,4 +124,4 @@ build: $(STAMP) ## make the wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(PROTO_VENV) .venv-latest .venv-lowest .venv-uv dist site
+	rm -rf $(if $(FOREIGN),,$(VENV)) $(PROTO_VENV) .venv-latest .venv-lowest .venv-uv dist site

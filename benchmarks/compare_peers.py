@@ -50,19 +50,23 @@ WORKLOADS: dict[str, tuple[str, dict[str, float]]] = {
     "W4 fan-out of 1,000": ("fan_out", {"width": 1_000}),
     "W5 64 MiB, 3 steps": ("payload", {"mib": 64}),
     "W6 event": ("event", {"count": 8}),
+    "W9 one actor": ("one_actor", {"count": 300, "within_s": 4}),
+    "W9 1,000 actors": ("many_actors", {"actors": 1_000, "count": 5_000, "in_flight": 64, "within_s": 5}),
     "W7 sleepers": ("sleepers", {"count": 10_000, "in_flight": 64, "within_s": 4}),
     "W7 sleepers, batched": ("sleepers_batched", {"count": 20_000}),
 }
 """What the adapters are asked, with its sizes. Sleepers come last: they stay until the system is stopped."""
 SLEEPERS = ("sleepers", "sleepers_batched")
 """What is measured of memory, too: first with systems that were just started, and have nothing to give back."""
+ACTORS = ("one_actor", "many_actors")
+"""What only systems with durable objects can do."""
 RECOVERIES = {
     # runs, steps of each
     "W8 recovery, chain": (1, 200),
     "W8 recovery, 100 runs": (100, 10),
 }
 QUICK_SCALE = 5
-SCALED = ("count", "length", "width", "within_s")
+SCALED = ("count", "actors", "length", "width", "within_s")
 LIMIT_S = 60
 RECOVERY_LIMIT_S = 120
 CALM_CORES = 0.3
@@ -158,6 +162,8 @@ class Comparison:
         cell = self.cells.setdefault(workload, {}).setdefault(column.name, {})
         if workload in peers_report.ONE_BY_ONE and not self.peers[column.name]["has_batches"]:
             cell["absent"] = "one by one"
+        if WORKLOADS[workload][0] in ACTORS and not self.peers[column.name]["has_actors"]:
+            cell["absent"] = "no actors"
         return not cell.keys().isdisjoint(peers_report.WORDS)
 
     async def measure(self, workload: str, system: Running) -> bool:

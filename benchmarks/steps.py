@@ -26,6 +26,21 @@ def step(before: int, lines: str = "") -> int:
     return before + 1
 
 
+@perdure.actor
+class Counter:
+    def __init__(self) -> None:
+        self.count = 0
+
+    @perdure.method
+    def incr(self) -> int:
+        self.count += 1
+        return self.count
+
+    @perdure.readonly
+    def value(self) -> int:
+        return self.count
+
+
 @perdure.task
 def leaf(number: int) -> int:
     return number

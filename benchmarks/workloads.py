@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -133,6 +133,53 @@ async def sleepers(stage: Stage) -> Figures:
     all_grown = meters.resident_bytes() - all_before
     engine_grown = meters.resident_bytes(of=stage.service.pid) - engine_before
     return {"starts_per_s": count / seconds, "bytes_each": all_grown / count, "engine_bytes_each": engine_grown / count}
+
+
+async def one_actor(stage: Stage) -> Figures:
+    """W9: calls of one actor that change it, one at a time, and then queries of it."""
+    counter = stage.client.actor(steps.Counter, f"one-{uuid.uuid4().hex}")
+    await counter.incr()
+    calls = await _times(stage.size(300), counter.incr)
+    queries = await _times(stage.size(300), counter.value)
+    return {
+        "call_median_s": meters.median(calls),
+        "call_p99_s": meters.percentile(calls, 99),
+        "query_median_s": meters.median(queries),
+    }
+
+
+async def _times(count: int, work: Callable[[], Awaitable[Any]]) -> list[float]:
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await work()
+        times.append(time.perf_counter() - began)
+    return times
+
+
+async def many_actors(stage: Stage) -> Figures:
+    """W9: 1,000 actors, 64 calls in flight, each of another actor than those beside it."""
+    count = stage.size(5_000)
+    mark = uuid.uuid4().hex
+    actors = [stage.client.actor(steps.Counter, f"{mark}-{number}") for number in range(1_000)]
+    await abreast_each(actors, 64)
+    cpu_s = meters.cpu_s(stage.service.pid)
+    seconds = await abreast_each((actors[number % len(actors)] for number in range(count)), 64)
+    cpu_s = meters.cpu_s(stage.service.pid) - cpu_s
+    return {"calls_per_s": count / seconds, "engine_cpu_each_s": cpu_s / count}
+
+
+async def abreast_each(actors: Iterable[steps.Counter], width: int) -> float:
+    """Call each once, `width` at a time; gives the seconds."""
+    left = iter(actors)
+
+    async def lane() -> None:
+        for actor in left:
+            await actor.incr()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(lane() for _ in range(width)))
+    return time.perf_counter() - began
 
 
 async def many_runs_batched(stage: Stage) -> Figures:
@@ -273,6 +320,8 @@ WORKLOADS: dict[str, tuple[Workload, int]] = {
     "W8 engine, 100 runs": (recover_engine_many, ROUNDS),
     "W8 all, chain": (recover_chain, 3),
     "W8 all, 100 runs": (recover_many, 3),
+    "W9 one actor": (one_actor, ROUNDS),
+    "W9 1,000 actors": (many_actors, ROUNDS),
     "W7 sleepers": (sleepers, 1),
     "W7 sleepers, batched": (sleepers_batched, 1),
 }

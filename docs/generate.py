@@ -19,7 +19,7 @@ import click
 from google.protobuf import descriptor_pb2
 
 ROOT: Final = Path(__file__).parent.parent
-SERVICES: Final = ("workflow_service", "blob_service", "system_service")
+SERVICES: Final = ("workflow_service", "actor_service", "blob_service", "system_service")
 VALUES: Final = ("spec", "payload", "workflow", "failure", "errors")
 """Files of the API in the order of the page. The API between engine and workers is internal and left out."""
 _MARK: Final = re.compile(r"^<!-- generate: ([a-z]+) -->$", re.MULTILINE)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from postgres import PostgresServer, running_postgres
 from rays import init_ray, shut_down_ray
@@ -19,6 +20,10 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("PERDURE_MODULES", "off")  # engines of this process import tests as they are; some tests say else
 os.environ |= CREDENTIALS  # now, for the workers of a cluster know what it was started with
+
+settings.register_profile("same", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.register_profile("explore", settings.get_profile("same"), derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))  # the machine may be busy: no time is asserted
 
 
 @pytest.hookimpl(optionalhook=True)

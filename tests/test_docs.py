@@ -108,18 +108,37 @@ async def test_the_calls_of_other_languages_run(tmp_path: Path) -> None:
     (calls,) = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "sums.json").write_text(request)
     async with testing.engine() as engine:
-        shell = await asyncio.create_subprocess_exec(
-            *("bash", "-euc", calls.replace("127.0.0.1:7373", engine.address)),
-            cwd=tmp_path,
-            env=environment(),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, error = await shell.communicate()
-        assert shell.returncode == 0, error.decode()
-        assert '"started": true' in out.decode()
-        assert '"done": true' in out.decode()
+        out = await in_shell(calls.replace("127.0.0.1:7373", engine.address), tmp_path)
+        assert '"started": true' in out
+        assert '"done": true' in out
         assert await engine.client.handle("sums-1").output() == 20
+
+
+async def test_the_calls_of_actors_from_other_languages_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = (DOCS / "virtual-actors.md").read_text()
+    (module,) = [block["code"] for block in _BLOCK.finditer(text) if block["code"].startswith("# counters.py")]
+    (calls,) = [found for found in re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S) if found.startswith("buf")]
+    (tmp_path / "counters.py").write_text(module)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with testing.engine() as engine:
+        out = await in_shell(calls.replace("127.0.0.1:7373", engine.address), tmp_path)
+        assert '"created": true' in out
+        assert '"data": "NDI="' in out
+        assert await engine.client.actors.call("plain-1", "read") == 42
+
+
+async def in_shell(commands: str, folder: Path) -> str:
+    """What they print."""
+    shell = await asyncio.create_subprocess_exec(
+        *("bash", "-euc", commands),
+        cwd=folder,
+        env=environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, error = await shell.communicate()
+    assert shell.returncode == 0, error.decode()
+    return out.decode()
 
 
 # ------------------------------------------------------------------------------ generated parts

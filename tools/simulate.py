@@ -29,6 +29,8 @@ KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("one", {"store": "sqlite"}),
     ("fleet", {"pool": True}),
     ("fleet", {"store": "postgres", "more": False}),
+    ("one", {"actors": 2, "never": 0.0}),
+    ("fleet", {"actors": 2}),
 )
 """Kinds of worlds with what is real in them, in turn."""
 

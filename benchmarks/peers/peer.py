@@ -45,6 +45,8 @@ class Peer(ABC):
     """What is on the disk once a step has ended."""
     has_batches = False
     """Whether it can start many workflows in one call."""
+    has_actors = False
+    """Whether it has durable objects, whose calls change their state one at a time."""
     settle_s = 0.1
     """From the start of a workflow that waits for an event until it surely waits."""
 
@@ -87,6 +89,15 @@ class Peer(ABC):
         raise NotImplementedError
 
     async def outputs(self, handles: Any) -> list[Any]:
+        raise NotImplementedError
+
+    async def increase(self, actor: str) -> int:
+        """Call a method of the counter of this name, which adds one to its state and gives the sum. Returns once the
+        new state is durable. The first call makes the counter. Only with actors."""
+        raise NotImplementedError
+
+    async def look(self, actor: str) -> int:
+        """Call a method that reads the sum and changes nothing, beside all other calls. Only with actors."""
         raise NotImplementedError
 
     def launch(self, command: Sequence[str], name: str, **how: Any) -> Server:
@@ -135,7 +146,12 @@ async def _serve(peer: Peer, answers: TextIO, *, again: bool) -> None:
         await peer.up(again=again)
         if not again:
             await repetitions.warm_up(peer)
-        about = {"versions": peer.versions(), "durability": peer.durability, "has_batches": peer.has_batches}
+        about = {
+            "versions": peer.versions(),
+            "durability": peer.durability,
+            "has_batches": peer.has_batches,
+            "has_actors": peer.has_actors,
+        }
         print(json.dumps(about), file=answers, flush=True)
         async for request in _requests():
             print(json.dumps(await _answer(peer, request)), file=answers, flush=True)

@@ -41,6 +41,7 @@ def graph(kind: str, **arguments: Any) -> Any:
 class Perdure(Peer):
     packages = ("perdure", "ray", "grpcio")
     has_batches = True
+    has_actors = True
 
     def __init__(self, folder: Path, database: str) -> None:
         super().__init__(folder, database)
@@ -78,6 +79,12 @@ class Perdure(Peer):
 
     async def send(self, name: str, value: str) -> None:
         await self._client.send_event(name, "event", value)
+
+    async def increase(self, actor: str) -> int:
+        return await self._client.actor(steps.Counter, actor).incr()
+
+    async def look(self, actor: str) -> int:
+        return await self._client.actor(steps.Counter, actor).value()
 
     async def attach(self, name: str) -> Any:
         return self._client.handle(name)

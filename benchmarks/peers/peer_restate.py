@@ -94,7 +94,22 @@ async def send_event(context: restate.WorkflowSharedContext, value: str) -> None
     await context.promise("event").resolve(value)
 
 
-app = restate.app([bench])
+counter = restate.VirtualObject("Counter")
+
+
+@counter.handler()
+async def increase(context: restate.ObjectContext) -> int:
+    count = (await context.get("count", type_hint=int) or 0) + 1
+    context.set("count", count)
+    return count
+
+
+@counter.handler(kind="shared")
+async def look(context: restate.ObjectSharedContext) -> int:
+    return await context.get("count", type_hint=int) or 0
+
+
+app = restate.app([bench, counter])
 
 
 def program() -> str:
@@ -107,6 +122,7 @@ def program() -> str:
 
 class Restate(Peer):
     packages = ("restate-sdk", "Hypercorn")
+    has_actors = True
     durability = "one server, RocksDB: its log is flushed, once for what comes together; some two flushes a step"
 
     async def up(self, *, again: bool) -> None:
@@ -142,7 +158,9 @@ class Restate(Peer):
         return True
 
     async def _call(self, method: str, path: str, body: Any = None) -> Any:
-        async with self._http.request(method, f"{self._ingress}/{path}", json=body) as answer:
+        untyped = ["Content-Type"] if body is None else []  # Restate refuses a type without a body
+        url = f"{self._ingress}/{path}"
+        async with self._http.request(method, url, json=body, skip_auto_headers=untyped) as answer:
             if not answer.ok:
                 raise RuntimeError(f"{answer.status}: {await answer.text()}")
             return await answer.json(content_type=None)
@@ -162,6 +180,12 @@ class Restate(Peer):
 
     async def attach(self, name: str) -> Any:
         return name
+
+    async def increase(self, actor: str) -> int:
+        return int(await self._call("POST", f"Counter/{actor}/increase"))
+
+    async def look(self, actor: str) -> int:
+        return int(await self._call("POST", f"Counter/{actor}/look"))
 
     async def trouble(self, name: str) -> str:
         query = f"SELECT last_failure FROM sys_invocation WHERE target_service_key = '{name}'"

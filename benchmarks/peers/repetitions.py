@@ -6,6 +6,8 @@ Time only: memory and what else the machine did are measured by the runner, from
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import statistics
 import time
 import uuid
@@ -55,15 +57,20 @@ def latencies(times: list[float]) -> Figures:
     return {"median_s": statistics.median(ordered), "p99_s": ordered[-(-len(ordered) * 99 // 100) - 1]}
 
 
-async def one_step(peer: Peer, *, count: int, within_s: float) -> Figures:
-    """W1: from the start of a workflow of one step to its output, one at a time."""
-    times = []
+async def _times(count: int, within_s: float, work: Callable[[], Awaitable[Any]]) -> list[float]:
+    """Do it so many times, or as often as there is time for, one after the other; gives the seconds of each."""
+    times: list[float] = []
     until = time.perf_counter() + within_s
     while len(times) < count and time.perf_counter() < until:
         began = time.perf_counter()
-        await peer.run("step")
+        await work()
         times.append(time.perf_counter() - began)
-    return latencies(times)
+    return times
+
+
+async def one_step(peer: Peer, *, count: int, within_s: float) -> Figures:
+    """W1: from the start of a workflow of one step to its output, one at a time."""
+    return latencies(await _times(count, within_s, lambda: peer.run("step")))
 
 
 async def many_runs(peer: Peer, *, count: int, in_flight: int, within_s: float) -> Figures:
@@ -147,6 +154,31 @@ async def sleepers_batched(peer: Peer, *, count: int) -> Figures:
     return {"starts_per_s": count / (time.perf_counter() - began), "started": count}
 
 
+async def one_actor(peer: Peer, *, count: int, within_s: float) -> Figures:
+    """W9: calls that change one actor, one at a time, and then calls that read it."""
+    actor = uuid.uuid4().hex
+    await peer.increase(actor)
+    calls = await _times(count, within_s, lambda: peer.increase(actor))
+    reads = await _times(count, within_s, lambda: peer.look(actor))
+    assert await peer.look(actor) == len(calls) + 1
+    figures = latencies(calls)
+    return {
+        "call_median_s": figures["median_s"],
+        "call_p99_s": figures["p99_s"],
+        "read_median_s": statistics.median(reads),
+    }
+
+
+async def many_actors(peer: Peer, *, actors: int, count: int, in_flight: int, within_s: float) -> Figures:
+    """W9: calls that change actors, many in flight, each of another actor than those beside it. All actors were made,
+    and called once, before."""
+    mark = uuid.uuid4().hex
+    names = itertools.cycle([f"{mark}-{number}" for number in range(actors)])
+    await abreast(actors, in_flight, math.inf, lambda: peer.increase(next(names)))
+    done, seconds = await abreast(count, in_flight, within_s, lambda: peer.increase(next(names)))
+    return {"calls_per_s": done / seconds}
+
+
 async def begin(peer: Peer, *, names: list[str], length: int, lines: str) -> Figures:
     """W8, until all is killed: chains whose executions can be counted."""
     await asyncio.gather(*(peer.start("chain", name, length=length, lines=lines) for name in names))
@@ -175,6 +207,8 @@ REPETITIONS: dict[str, Callable[..., Awaitable[Figures]]] = {
         event,
         sleepers,
         sleepers_batched,
+        one_actor,
+        many_actors,
         begin,
         finish,
     )

@@ -110,13 +110,14 @@ def decode_arguments(
     resolve: Callable[[int, bool], Any],
     data: bytes | memoryview | None = None,
     objects: codec.Objects | None = None,
+    bytes_of: Callable[[Payload], bytes | memoryview] | None = None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Decode the arguments of a call. `resolve(index, as_object)` returns the value of a reference, or an object of
-    it."""
+    it. `bytes_of` reads the bytes of a value that was sent by itself, which may be a blob."""
     data = payload.data if data is None else data
     try:
         if payload.encoding == ARGUMENTS:
-            return _compose(worker_service_pb2.Arguments.FromString(bytes(data)), resolve)
+            return _compose(worker_service_pb2.Arguments.FromString(bytes(data)), resolve, objects, bytes_of)
         nested, pickled = codec.split_objects(memoryview(data)) if payload.encoding == codec.OBJECTS else ((), data)
         args, kwargs = _Unpickler(io.BytesIO(pickled), nested, objects, resolve).load()
     except (codec.CodecError, codec.Unresolved):
@@ -149,7 +150,10 @@ class _Unpickler(codec.Unpickler):
 
 
 def _compose(
-    arguments: worker_service_pb2.Arguments, resolve: Callable[[int, bool], Any]
+    arguments: worker_service_pb2.Arguments,
+    resolve: Callable[[int, bool], Any],
+    objects: codec.Objects | None,
+    bytes_of: Callable[[Payload], bytes | memoryview] | None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """References are numbered in the order of `graphwire.arguments_refs`."""
     count = 0
@@ -162,7 +166,8 @@ def _compose(
             case "map":
                 return {key: value_of(arg.map.entries[key]) for key in sorted(arg.map.entries)}
             case "payload":
-                return codec.decode(wire.payload_from_proto(arg.payload))
+                payload = wire.payload_from_proto(arg.payload)
+                return codec.decode(payload, None if bytes_of is None else bytes_of(payload), objects)
             case _:
                 count += 1
                 return resolve(count - 1, False)

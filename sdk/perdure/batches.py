@@ -112,17 +112,17 @@ def _check(item: RunItem) -> None:
     """Check an item as the service would: some bad texts cannot be sent at all. Raises InvalidFieldError, and
     ValueError or TypeError for a value that no field has."""
     if not isinstance(item, RunItem):
-        raise TypeError(f"start_many takes perdure.RunItem(graph, ...), not a {type(item).__name__}")
+        raise TypeError(f"start_many takes perdure.RunItem(graph, ...), not {texts.kind_of(item)}")
     _one_of("id_reuse", item.id_reuse, ID_REUSES)
     _one_of("id_conflict", item.id_conflict, ID_CONFLICTS)
     texts.optional(item.workflow_id, "workflow_id")
     texts.optional(item.request_id, "request_id", limit=128)
     texts.name(item.name, "name", required=False)
     for key, value in (item.labels or {}).items():
-        texts.name(key, "labels", limit=63)
+        texts.key(key, "labels", limit=63)
         texts.name(value, f"labels[{key!r}]", required=False)
     for name in item.inputs or ():
-        texts.name(name, "inputs")
+        texts.key(name, "inputs")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -130,8 +130,8 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is one of {', '.join(map(repr, allowed))}, not {value!r:.80}")
 
 
-async def run_request(values: Values, item: RunItem) -> workflow_service_pb2.RunRequest:
-    """The request of a single run."""
+async def run_request(values: Values, item: RunItem, callers: tuple[str, ...] = ()) -> workflow_service_pb2.RunRequest:
+    """The request of a single run, for which the callers wait."""
     _check(item)
     request = workflow_service_pb2.RunRequest(
         namespace=values.transport.namespace,
@@ -143,7 +143,7 @@ async def run_request(values: Values, item: RunItem) -> workflow_service_pb2.Run
         labels=item.labels,
         display_name=item.name,
     )
-    request.source.CopyFrom(await values.source_of(item.graph))
+    request.source.CopyFrom(await values.source_of(item.graph, callers))
     for key, value in (item.inputs or {}).items():
         request.inputs[key].CopyFrom(wire.payload_to_proto(await values.payload(value)))
     return request
@@ -224,13 +224,17 @@ async def send_events(values: Values, items: Iterable[EventItem]) -> list[bool |
         if some:
             yield some
 
-    async def ask(some: Sequence[workflow_service_pb2.EventItem]) -> Sequence[workflow_service_pb2.EventResult]:
-        request = workflow_service_pb2.BatchSendEventsRequest(namespace=values.transport.namespace, items=some)
-        answer = await values.transport.call(lambda: values.transport.workflows.BatchSendEvents(request))
-        results: Sequence[workflow_service_pb2.EventResult] = answer.results
-        return results
-
     async def send(some: list[workflow_service_pb2.EventItem]) -> list[bool | errors.PerdureError]:
+        asked_s: float | None = None
+
+        async def ask(some: Sequence[workflow_service_pb2.EventItem]) -> Sequence[workflow_service_pb2.EventResult]:
+            nonlocal asked_s
+            before_s, asked_s = asked_s, asked_s or asyncio.get_running_loop().time()
+            request = workflow_service_pb2.BatchSendEventsRequest(namespace=values.transport.namespace, items=some)
+            answer = await values.transport.ask(values.transport.workflows.BatchSendEvents, request, asked_s=before_s)
+            results: Sequence[workflow_service_pb2.EventResult] = answer.results
+            return results
+
         return [_error_of(result) or not result.duplicate for result in await _patiently(values, some, ask)]
 
     # One message after the other, so that events of one workflow arrive in order.

@@ -41,21 +41,29 @@ class Bounded(Generic[K, V]):
             self._entries.move_to_end(key)
         return value
 
-    def keep(self, key: K, value: V) -> None:
-        """Add or replace an entry, and evict others if the weight is too large."""
+    def keep(self, key: K, value: V) -> list[K]:
+        """Add or replace an entry, and evict others if the weight is too large. Returns the evicted keys."""
         if (replaced := self._entries.pop(key, None)) is not None:
             self._weight -= self._weigh(replaced)
         self._entries[key] = value
         self._weight += self._weigh(value)
+        gone: list[K] = []
         while self._weight > self._most and len(self._entries) > 1:
-            _, evicted = self._entries.popitem(last=False)
-            self._weight -= self._weigh(evicted)
+            evicted, its = self._entries.popitem(last=False)
+            self._weight -= self._weigh(its)
+            gone.append(evicted)
+        return gone
 
-    def drop(self, key: K) -> None:
-        """Remove an entry, if it exists."""
+    def pop(self, key: K) -> V | None:
+        """Remove an entry, and return its value, or None."""
         value = self._entries.pop(key, None)
         if value is not None:
             self._weight -= self._weigh(value)
+        return value
+
+    def drop(self, key: K) -> None:
+        """Remove an entry, if it exists."""
+        self.pop(key)
 
     def clear(self) -> None:
         """Remove all entries."""
@@ -68,19 +76,19 @@ class SharedBounded(Bounded[K, V]):
 
     def __init__(self, most: int, weigh: Callable[[V], int] = _one) -> None:
         super().__init__(most, weigh)
-        self._lock = threading.RLock()  # `keep` calls `drop`
+        self._lock = threading.RLock()  # destructors of values run inside
 
     def get(self, key: K) -> V | None:
         with self._lock:
             return super().get(key)
 
-    def keep(self, key: K, value: V) -> None:
+    def keep(self, key: K, value: V) -> list[K]:
         with self._lock:
-            super().keep(key, value)
+            return super().keep(key, value)
 
-    def drop(self, key: K) -> None:
+    def pop(self, key: K) -> V | None:
         with self._lock:
-            super().drop(key)
+            return super().pop(key)
 
     def clear(self) -> None:
         with self._lock:

@@ -6,27 +6,26 @@ A call is repeated while the service is away for a short time. Every request car
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Literal, ParamSpec, Self, TypeVar, cast
 
 from perdure import batches, codec, errors, rayobjects, texts, wire
+from perdure.actorcalls import ActorCalls
+from perdure.actors import class_of
 from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
+from perdure.context import chain
 from perdure.handle import Handle, settled, value_or_error
 from perdure.infos import EngineInfo, RunInfo
 from perdure.model import BlobRef, Payload, RunStatus
-from perdure.transport import POLL_S, Transport
+from perdure.transport import POLL_S, transport_to
 from perdure.v1 import system_service_pb2, workflow_service_pb2
 from perdure.values import Decode, Values
 
+A = TypeVar("A")
+P = ParamSpec("P")
 T = TypeVar("T")
-
-DEFAULT_ADDRESS: Final = "127.0.0.1:7373"
-_HOST_AND_PORT: Final = re.compile(r"[^:/]+|https?://.*|(?:[^/:\[]+|\[[^\]]*\]):(?P<port>[^/:]*)")
-"""Matches all addresses but those with a scheme of gRPC's, as in dns:///host:port."""
 
 
 class Client:
@@ -40,11 +39,10 @@ class Client:
     def __init__(
         self, address: str = "", *, namespace: str = "", patience: float = 30.0, modules: bool | None = None
     ) -> None:
-        address = _address(address or os.environ.get("PERDURE_ADDRESS") or DEFAULT_ADDRESS)
-        namespace = namespace or os.environ.get("PERDURE_NAMESPACE") or ""
-        namespace = texts.name(namespace, "namespace", limit=63, required=False)
-        self._transport = Transport(address, namespace, patience)
+        self._transport = transport_to(address, namespace, patience)
         self._values = Values(self._transport, names_modules=modules)
+        self.actors = ActorCalls(self._values)
+        """Calls about actors by their ids. `actor` is for actors whose class is known."""
 
     @classmethod
     async def local(cls, **how: Any) -> Self:
@@ -118,8 +116,12 @@ class Client:
 
     async def run(self, graph: T, **how: Any) -> T:
         """Run a graph and return its value. Takes the arguments of `start`. Raises WorkflowExecutionError with the
-        user's exception as `__cause__` if it fails, WorkflowCancellationError if it is canceled."""
-        request = await batches.run_request(self._values, RunItem(graph, **how))
+        user's exception as `__cause__` if it fails, WorkflowCancellationError if it is canceled.
+
+        In a task or a method, the run knows that this one waits for it. A call of an actor that waits as well raises
+        ActorCycleError then. A run that was started by `start` does not know who waits for it.
+        """
+        request = await batches.run_request(self._values, RunItem(graph, **how), chain())
         request.wait.FromSeconds(int(POLL_S))
         request.include_error_object = True
         answer = await self._transport.ask(self._transport.workflows.Run, request)
@@ -153,6 +155,15 @@ class Client:
     def handle(self, workflow_id: str, run_id: str = "") -> Handle:
         """A handle of a run, by its ids; without a `run_id` it is the last run of the workflow id. Makes no call."""
         return Handle(self._values, workflow_id, run_id)
+
+    # -------------------------------------------------------------------------- actors
+
+    def actor(self, actor_class: Callable[P, A], actor_id: str, *args: P.args, **kwargs: P.kwargs) -> A:
+        """A reference to an actor at this client's engine, of a class decorated by `@perdure.actor`. If there is none
+        when it is called first, it is made with these arguments. Makes no call. See `perdure.ActorClass.get`."""
+        return cast(A, class_of(actor_class).reference(actor_id, self._values, args, kwargs))
+
+    # -------------------------------------------------------------------------- operations on runs
 
     async def resume(self, workflow_id: str, *, code: Literal["same", "new"] = "same") -> bool:
         """Resume a failed or resumable run. False: it is active already. Idempotent.
@@ -237,14 +248,3 @@ class Client:
         """Decode a payload, with a download of its blob if it has one. Objects of Ray in it become objects of the
         cluster to which this process is connected; CodecError if there is none."""
         return await self._values.value_of(payload, decode)
-
-
-def _address(given: str) -> str:
-    """The address. Raises InvalidFieldError if nothing can answer there, which gRPC notices only after some time."""
-    found = _HOST_AND_PORT.fullmatch(given)
-    port = found["port"] if found is not None else None
-    if found is not None and not (port and port.isdecimal() and 0 < int(port) < 65_536):
-        raise errors.InvalidFieldError(
-            f"address: is host:port, as {DEFAULT_ADDRESS}, without http://, and not {given!r:.300}", field="address"
-        )
-    return given

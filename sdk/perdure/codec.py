@@ -15,11 +15,11 @@ import json
 import pickle
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import CodeType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import cloudpickle  # type: ignore[import-untyped]
 
@@ -38,6 +38,8 @@ DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {}
 BUFFER_BYTES_MIN: Final = 4096
 """Smaller buffers stay in the pickle, where they cost less."""
 ALIGNMENT: Final = 64
+_ATOMS: Final = frozenset({int, str, bytes, float, bool, type(None)})
+"""Types whose values need nothing of this module to be pickled."""
 MAGIC: Final = b"PERDURE1"
 MAGIC_OBJECTS: Final = b"PERDUREO"
 
@@ -96,8 +98,14 @@ class Encoded:
         return Payload(self.encoding, blob=blob, refs=self.refs)
 
 
-def encode(value: object, objects: Objects | None = None) -> Encoded:
+Reducers: TypeAlias = Mapping[type, Callable[[Any], Any]]
+"""How objects of some types are reduced, as in `copyreg.dispatch_table`."""
+
+
+def encode(value: object, objects: Objects | None = None, reducers: Reducers | None = None) -> Encoded:
     """Pickle a value. Raises CodecError if it cannot be pickled."""
+    if type(value) in _ATOMS:
+        return Encoded(PICKLE, (pickle.dumps(value, protocol=5),))
     buffers: list[memoryview] = []
 
     def keep_out(buffer: pickle.PickleBuffer) -> bool:
@@ -112,7 +120,7 @@ def encode(value: object, objects: Objects | None = None) -> Encoded:
 
     nested = Nested(objects)
     try:
-        pickled = pickle_value(value, nested, keep_out)
+        pickled = pickle_value(value, nested, keep_out, reducers=reducers)
     except (CodecError, Unresolved):
         raise
     except Exception as error:
@@ -142,11 +150,13 @@ def pickle_value(
     keep_out: Callable[[pickle.PickleBuffer], bool] | None = None,
     *,
     is_code: bool = False,
+    reducers: Reducers | None = None,
 ) -> bytes:
     """Pickle a value; its objects and buffers go to `nested` and `keep_out`. Raises whatever pickling raises. Code
     (`is_code`) may refer to actors of Ray."""
     out = io.BytesIO()
-    (_WatchedPickler if is_watched() else Pickler)(out, nested, keep_out, is_code=is_code).dump(value)
+    kind = _WatchedPickler if is_watched() else Pickler
+    kind(out, nested, keep_out, is_code=is_code, more=reducers).dump(value)
     return out.getvalue()
 
 
@@ -169,18 +179,27 @@ def encode_portable(value: object) -> Encoded | None:
         return None
 
 
-def decode(payload: Payload, data: bytes | memoryview | None = None, objects: Objects | None = None) -> Any:
+def decode(
+    payload: Payload,
+    data: bytes | memoryview | None = None,
+    objects: Objects | None = None,
+    *,
+    is_writable: bool = False,
+) -> Any:
     """The value of a payload; `data` are the bytes of its blob, if it has one. Buffers are not copied, so arrays are
-    read-only. Raises CodecError."""
-    data = payload.data if data is None else data
+    read-only; with `is_writable` they are copied, and are as they were when they were encoded. Raises CodecError."""
+    if data is None:
+        if payload.blob is not None:
+            raise CodecError("the value is in a blob, whose bytes are not here")
+        data = payload.data
     try:
         match payload.encoding:
             case "python/pickle":
                 return pickle.loads(data)
             case "python/pickle+buffers":
-                return _decode_buffers(memoryview(data))
+                return _decode_buffers(memoryview(bytearray(data) if is_writable else data), is_writable)
             case "python/pickle+objects":
-                return decode_objects(memoryview(data), objects)
+                return decode_objects(memoryview(bytearray(data) if is_writable else data), objects, is_writable)
             case "json/plain":
                 return json.loads(bytes(data))
             case "binary/plain":
@@ -197,12 +216,12 @@ def decode(payload: Payload, data: bytes | memoryview | None = None, objects: Ob
         raise CodecError(f"a {payload.encoding} value cannot be decoded: {told.described(error)}") from error
 
 
-def _decode_buffers(data: memoryview) -> Any:
-    pickled, buffers = _split_buffers(data)
+def _decode_buffers(data: memoryview, is_writable: bool) -> Any:
+    pickled, buffers = _split_buffers(data, is_writable)
     return pickle.loads(pickled, buffers=buffers)
 
 
-def _split_buffers(data: memoryview) -> tuple[memoryview, list[memoryview]]:
+def _split_buffers(data: memoryview, is_writable: bool) -> tuple[memoryview, list[memoryview]]:
     if bytes(data[:8]) != MAGIC:
         raise CodecError("not a pickle with buffers")
     (count,) = struct.unpack_from("<Q", data, 8)
@@ -213,7 +232,7 @@ def _split_buffers(data: memoryview) -> tuple[memoryview, list[memoryview]]:
     for length in lengths[1:]:
         start = end + -end % ALIGNMENT
         end = start + length
-        buffers.append(data[start:end].toreadonly())
+        buffers.append(data[start:end] if is_writable else data[start:end].toreadonly())
     return pickled, buffers
 
 
@@ -283,10 +302,10 @@ def nested_objects(payload: Payload, data: bytes | memoryview) -> tuple[Payload,
     return split_objects(memoryview(data))[0] if payload.encoding == OBJECTS else ()
 
 
-def decode_objects(data: memoryview, objects: Objects | None) -> Any:
+def decode_objects(data: memoryview, objects: Objects | None, is_writable: bool = False) -> Any:
     """The value of bytes that begin with a table of objects."""
     nested, rest = split_objects(data)
-    pickled, buffers = _split_buffers(rest) if bytes(rest[:8]) == MAGIC else (rest, [])
+    pickled, buffers = _split_buffers(rest, is_writable) if bytes(rest[:8]) == MAGIC else (rest, [])
     return Unpickler(io.BytesIO(pickled), nested, objects, buffers).load()
 
 
@@ -305,6 +324,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         keep_out: Callable[[pickle.PickleBuffer], bool] | None = None,
         *,
         is_code: bool = False,
+        more: Reducers | None = None,
     ) -> None:
         common = cloudpickle.Pickler._dispatch_table
         raylet = sys.modules.get("ray._raylet")
@@ -318,6 +338,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if not is_code and actor is not None and hasattr(actor, "ActorHandle"):
                 reducers[actor.ActorHandle] = _refuse_actor
         reducers[CodeType] = tracebacks.Reducer(common[CodeType])
+        if more:
+            reducers.update(more)
         self.dispatch_table = reducers
         super().__init__(out, protocol=5, buffer_callback=keep_out)
 

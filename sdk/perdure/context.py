@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ class Context:
 
     `attempt` is 1 if no attempt of this task began before. It grows with every attempt that began, or that may have
     begun when an engine died. A number above 1 means that the task may have had effects already.
+
+    `callers`: the workflows and actors whose tasks and methods wait for this attempt, as "NAMESPACE/ID", the outermost
+    one first. It is () for a workflow, and for a call of an actor, that no task or method waits for.
     """
 
     namespace: str
@@ -22,6 +26,13 @@ class Context:
     task_id: str
     attempt: int
     engine: str = ""
+    callers: tuple[str, ...] = ()
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """The callers, and then the workflow or the actor of this attempt. A call of an actor in the chain could never
+        have its turn: it raises ActorCycleError."""
+        return (*self.callers, f"{self.namespace}/{self.workflow_id}")
 
     @property
     def idempotency_token(self) -> str:
@@ -44,6 +55,75 @@ def context() -> Context:
 def is_bound() -> bool:
     """Whether the calling code runs in a task."""
     return _current.get() is not None
+
+
+def chain() -> tuple[str, ...]:
+    """The workflows and actors that wait for what the calling code waits for. () outside of a task."""
+    current = _current.get()
+    return () if current is None else current.chain
+
+
+class Waits:
+    """The waits of one attempt for Perdure's answers, of which several may go on at a time. `change` is told when the
+    first one begins (True), and when the last one has ended (False), in any thread."""
+
+    def __init__(self, change: Callable[[bool], None]) -> None:
+        self._change = change
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        with self._lock:
+            self._count += 1
+            if self._count == 1:
+                self._change(True)
+
+    def end(self) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count == 0:
+                self._change(False)
+
+    def close(self) -> None:
+        """The attempt has ended. What it has left behind is not told of."""
+        with self._lock:
+            if self._count > 0:
+                self._change(False)
+            self._change = _ignore
+
+
+def _ignore(_begins: bool) -> None:
+    pass
+
+
+_waits: ContextVar[Waits | None] = ContextVar("perdure_waits", default=None)
+
+
+@contextmanager
+def tells_waits(change: Callable[[bool], None]) -> Iterator[None]:
+    """Inside, an attempt runs, and `change` is told whether it waits for Perdure. See Waits."""
+    waits = Waits(change)
+    token = _waits.set(waits)
+    try:
+        yield
+    finally:
+        _waits.reset(token)
+        waits.close()
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Inside, the calling code waits for an answer of Perdure, which may need the place of its attempt in the worker:
+    the answer may come from another attempt."""
+    waits = _waits.get()
+    if waits is None:
+        yield
+        return
+    waits.begin()
+    try:
+        yield
+    finally:
+        waits.end()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from perdure import codec, functions, modules, raydag
+from perdure.actorwire import encode_call
 from perdure.arguments import ATOMS, encode_arguments
 from perdure.graph import CallNode, Input, Node, Part, Task, TaskNode, WaitForNode, WaitNode, is_node, task
 from perdure.model import (
@@ -19,6 +20,7 @@ from perdure.model import (
     Call,
     Function,
     InputRef,
+    MethodCall,
     NodeRef,
     Payload,
     Ref,
@@ -29,6 +31,7 @@ from perdure.model import (
     Wait,
 )
 from perdure.options import Options, with_environment
+from perdure.selfcalls import MethodNode
 from perdure.wire import ARGUMENTS
 
 AnyRef = TypeVar("AnyRef", bound=Ref)
@@ -168,6 +171,10 @@ class _Converter:
             waited = tuple(ref for need in node.nodes if isinstance(ref := self._ref_of(need), (NodeRef, TaskRef)))
             wait = Wait(waited, node.num_returns, node.timeout_ms)
             return _Found(node.name, self._task_options(node.options), action=wait, refs=waited)
+        if isinstance(node, MethodNode):
+            arguments, refs = encode_arguments(node.args, node.kwargs, self._ref_of, self._objects, atoms=ATOMS)
+            call = encode_call(MethodCall(node.method, arguments, len(refs)))
+            return _Found(node.name, self._task_options(node.options), action=Call(node.function, call), refs=refs)
         is_rays = not isinstance(node, CallNode)
         if is_rays:
             node = CallNode(*raydag.parts_of(node))

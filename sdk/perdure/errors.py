@@ -128,6 +128,13 @@ class TaskNotFoundError(PerdureError, LookupError):
     status = grpc.StatusCode.NOT_FOUND
 
 
+class ActorNotFoundError(PerdureError, LookupError):
+    """There is no such actor in the namespace (`actor_id`). Make it with get_or_create, or check the id."""
+
+    reason = "ACTOR_NOT_FOUND"
+    status = grpc.StatusCode.NOT_FOUND
+
+
 class BlobNotFoundError(PerdureError, LookupError):
     """There is no blob of this hash. Upload it before you refer to it."""
 
@@ -167,6 +174,30 @@ class OutputNotStoredError(PerdureError):
     status = grpc.StatusCode.FAILED_PRECONDITION
 
 
+class ActorFailedError(PerdureError):
+    """The actor takes no calls (`actor_id`, `status`): its constructor failed, or its rows are damaged. The message
+    says why, and what makes it work again."""
+
+    reason = "ACTOR_FAILED"
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class ActorCycleError(PerdureError):
+    """The call would wait for itself: a method of the called actor waits for this call (`chain`). Query the actor, or
+    let the method return before the call is made."""
+
+    reason = "ACTOR_CYCLE"
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class WrongKindError(PerdureError):
+    """The id names a workflow, and the request is for actors, or the reverse (`kind` is what it names). Use the call
+    for that kind, or choose another id."""
+
+    reason = "WRONG_KIND"
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
 class EtagMismatchError(PerdureError):
     """Something changed since it was read. Read again, then decide again."""
 
@@ -197,6 +228,15 @@ class QueueFullError(PerdureError, queue.Full):
     changed. Try again when some have ended, or raise the limits of the service."""
 
     reason = "QUEUE_FULL"
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry_after_s = 1.0
+
+
+class MailboxFullError(PerdureError, queue.Full):
+    """As many calls of the actor run and wait as allowed (`actor_id`, `max_pending_calls`), or as many events for it as
+    may wait; nothing was changed. Try again when some have ended, or were taken."""
+
+    reason = "MAILBOX_FULL"
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
     retry_after_s = 1.0
 
@@ -365,6 +405,20 @@ class WorkflowCancellationError(WorkflowExecutionError):
     def __init__(self, workflow_id: str, failure: Failure) -> None:
         super().__init__(workflow_id, failure)
         self.args = (f"workflow {workflow_id!r} was canceled: {failure.message}",)
+
+
+class ActorCallError(Exception):
+    """A call of an actor failed. `__cause__` is the exception that the method raised, or a `RemoteError`. The state of
+    the actor is as it was before the call, unless the method had returned a graph, which failed."""
+
+    def __init__(self, actor_id: str, method: str, failure: Failure) -> None:
+        super().__init__(f"{method} of actor {actor_id!r} failed: {failure.type}: {failure.message}")
+        self.actor_id = actor_id
+        self.method = method
+        self.failure = failure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.actor_id, self.method, self.failure), vars(self)
 
 
 class BatchError(Exception):

@@ -44,9 +44,10 @@ def encode_function(function: Callable[..., Any], objects: Objects | None = None
 
 
 def imported_name(function: object) -> tuple[str, str] | None:
-    """The module and the name by which a task travels; None for a task that travels with its code, and for anything
-    else than a task."""
-    if not hasattr(type(function), "__perdure_task__"):
+    """The module and the name by which a task or the class of an actor travels; None for one that travels with its
+    code, and for anything else."""
+    kind = type(function)
+    if not hasattr(kind, "__perdure_task__") and not hasattr(kind, "__perdure_actor__"):
         return None
     reduced = function.__reduce__()
     return (function.__module__, reduced) if isinstance(reduced, str) else None
@@ -80,6 +81,8 @@ def load_function(
         raise FunctionUnavailable(
             f"{function.name} cannot be loaded on the worker: {_why(function.name, error)}"
         ) from error
+    if hasattr(found, "__perdure_actor__"):
+        found = found.cls  # a @perdure.actor is its class
     if not callable(found):
         raise FunctionUnavailable(f"{function.name} is a {told.type_name(type(found))}, not a function")
     loaded: Any = found

@@ -19,7 +19,7 @@ import cloudpickle  # type: ignore[import-untyped]
 
 from perdure import raydag, texts, tracebacks
 from perdure.model import Attribute, Index, Key, Path, Sleep, WaitEvent
-from perdure.options import SECONDS_MAX, Options, RetryPolicy
+from perdure.options import Options, RetryPolicy, milliseconds
 
 P = ParamSpec("P")
 C = TypeVar("C")
@@ -35,7 +35,7 @@ def _step(step: object) -> Index | Key:
         return Index(step)
     if isinstance(step, str):
         return Key(texts.free(step, "a part of a value"))
-    raise TypeError(f"a part of a value is picked by an integer or a string, not by a {type(step).__name__}")
+    raise TypeError(f"a part of a value is picked by an integer or a string, not by {texts.kind_of(step)}")
 
 
 def _refuse_use(what: str) -> NoReturn:
@@ -229,7 +229,7 @@ class Task(Generic[P, C, R]):
 
     def __init__(self, function: Callable[P, C], options: Options, original: Task[P, C, R] | None = None) -> None:
         if not callable(function):
-            raise TypeError(f"a task is made of a function, not of a {type(function).__name__}")
+            raise TypeError(f"a task is made of a function, not of {texts.kind_of(function)}")
         self.function = function
         self.default_options = options
         self._signature: inspect.Signature | None = None
@@ -269,12 +269,13 @@ class Task(Generic[P, C, R]):
         # By name if workers can import it; the code of a script or a closure travels with it.
         module = self.__module__
         by_value = module == "__main__" or module in cloudpickle.list_registry_pickle_by_value()
-        if not by_value and _imported(module, self.__qualname__) is self:
+        if not by_value and imported(module, self.__qualname__) is self:
             return self.__qualname__
         return (type(self), (self.function, self.default_options))
 
 
-def _imported(module: str, qualname: str) -> object:
+def imported(module: str, qualname: str) -> object:
+    """What an imported module has under this name; None if there is nothing."""
     found: object = sys.modules.get(module)
     for part in qualname.split("."):
         found = getattr(found, part, None)
@@ -301,8 +302,9 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
     Options: task_id (or name), num_cpus, num_gpus, memory (bytes), resources, accelerator_type,
     runtime_env, scheduling_strategy, max_retries (3; -1: without limit), retry_exceptions (False, True or
-    a list of types), retry_policy, timeout (seconds an attempt may take), catch_exceptions, checkpoint,
-    metadata (JSON). Unknown or malformed ones raise TypeError or ValueError here.
+    a list of types), retry_policy, timeout (seconds an attempt may take), keep_warm (seconds that an idle worker stays
+    for the next attempt with the same needs; with GPUs and without it each attempt has a process of its own),
+    catch_exceptions, checkpoint, metadata (JSON). Unknown or malformed ones raise TypeError or ValueError here.
     """
     made = Options().merged(options)
     if function is not None:
@@ -316,12 +318,14 @@ def event(key: str, *, timeout: float | timedelta | None = None, **options: Any)
     if not isinstance(key, str):
         raise ValueError(f"event_key: has 1 to 256 printable characters, and is no {type(key).__name__}")
     texts.name(key, "event_key")
-    return WaitNode(WaitEvent(key, None if timeout is None else _ms(timeout)), Options().merged(options))
+    return WaitNode(
+        WaitEvent(key, None if timeout is None else milliseconds("a time", timeout)), Options().merged(options)
+    )
 
 
 def sleep(seconds: float | timedelta, *, after: Any = (), **options: Any) -> Any:
     """A durable timer, which holds no worker. It begins when the nodes in `after` are done."""
-    return WaitNode(Sleep(delay_ms=_ms(seconds)), Options().merged(options), _nodes(after))
+    return WaitNode(Sleep(delay_ms=milliseconds("a time", seconds)), Options().merged(options), _nodes(after))
 
 
 def sleep_until(moment: datetime, *, after: Any = (), **options: Any) -> Any:
@@ -333,7 +337,7 @@ def sleep_until(moment: datetime, *, after: Any = (), **options: Any) -> Any:
 
 
 def wait(
-    nodes: Sequence[R], num_returns: int = 1, timeout: float | timedelta | None = None, *, task_id: str = ""
+    nodes: Sequence[R], num_returns: int = 1, timeout: float | timedelta | None = None, *, task_id: str | None = None
 ) -> tuple[list[R], list[R]]:
     """A node that waits until `num_returns` of these nodes have values, or for `timeout` seconds.
 
@@ -350,15 +354,15 @@ def wait(
         raise TypeError("num_returns is an integer")
     if not 1 <= num_returns <= len(waited):
         raise ValueError(f"num_returns must be between 1 and the number of nodes ({len(waited)}), not {num_returns}")
-    timeout_ms = None if timeout is None else _ms(timeout)
-    options = Options().merged({"task_id": task_id})
+    timeout_ms = None if timeout is None else milliseconds("a time", timeout)
+    options = Options().merged({} if task_id is None else {"task_id": task_id})
     return cast("tuple[list[R], list[R]]", WaitForNode(waited, num_returns, timeout_ms, options))
 
 
 def input(name: str) -> Any:
     """An input of the run, which `run(..., inputs={name: value})` sets."""
     if not isinstance(name, str):
-        raise TypeError(f"an input has a name, not a {type(name).__name__}")
+        raise TypeError(f"an input has a name, not {texts.kind_of(name)}")
     return Input(texts.name(name, "input"))
 
 
@@ -369,23 +373,25 @@ def _nodes(after: Any) -> tuple[Node[Any], ...]:
     return nodes
 
 
-def _ms(seconds: float | timedelta) -> int:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float, timedelta)):
-        raise TypeError(f"a time is a number of seconds or a timedelta, not a {type(seconds).__name__}")
-    value = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
-    if not 0 <= value <= SECONDS_MAX:
-        raise ValueError("a time must be between 0 seconds and 10,000 years")
-    return round(value * 1000)
-
-
 def is_node(value: object) -> bool:
     """Whether a task that returns this value returns a graph, even one that `to_spec` refuses."""
     return isinstance(value, (Node, Part, Input)) or raydag.is_dag_node(value)
 
 
+def refuse_node(value: object) -> None:
+    """Raise TypeError for a node: it has no value yet."""
+    if is_node(value):
+        raise TypeError("an actor is called with values, and a node has none yet; run the graph first")
+
+
 def slug_of(function: Callable[..., Any]) -> str:
     """ "module.qualname" without characters that an id may not have."""
     name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', 'task')}"
+    return slug(name)
+
+
+def slug(name: str) -> str:
+    """A name without characters that an id may not have."""
     return _SLUG.sub("", name).strip(".")[:SLUG_CHARS_MAX] or "task"
 
 

@@ -113,7 +113,8 @@ def spec_to_proto(spec: Spec) -> spec_pb2.WorkflowSpec:
     """The message of a graph. Each function is sent once, and options only where they differ from the defaults. A
     runtime environment that all calls share is a default too, because it names the program's modules and a graph may
     have many nodes."""
-    message = spec_pb2.WorkflowSpec(output=spec_pb2.Arg(node=spec_pb2.NodeRef(node_id=spec.output)))
+    output = spec_pb2.Arg(node=spec_pb2.NodeRef(node_id=spec.output))
+    message = spec_pb2.WorkflowSpec(output=output, callers=spec.callers)
     functions: dict[str, int] = {}
     usual, environment = _defaults(_common_environment(spec))
     if environment is not None:
@@ -184,7 +185,7 @@ def spec_from_proto(message: spec_pb2.WorkflowSpec) -> Spec:
         raise InvalidSpec("the output of a graph is a node, without a path")
     decoder = _SpecDecoder(message)
     nodes = tuple(decoder.node(node) for node in message.nodes)
-    return Spec(nodes, message.output.node.node_id)
+    return Spec(nodes, message.output.node.node_id, tuple(message.callers))
 
 
 def _wait_from_proto(message: spec_pb2.WaitNode) -> Wait:
@@ -321,17 +322,35 @@ def blobs_of_spec(spec: Spec) -> Iterator[BlobRef]:
         yield from arguments.blobs()
         if arguments.encoding == ARGUMENTS and arguments.blob is None:
             try:
-                composed = worker_service_pb2.Arguments.FromString(arguments.data)
-                payloads = list(_payloads_of((*composed.args, *composed.kwargs.values())))
+                payloads = payloads_in(arguments)
             except (DecodeError, ValueError) as error:
                 raise InvalidSpec(f"node {node.id!r:.80}: its arguments do not decode: {error}", node.id) from error
             for payload in payloads:
                 yield from payload.blobs()
     for environment in environments:
-        try:
-            yield from snapshots_in(environment)
-        except ValueError as error:
-            raise InvalidSpec(f"runtime_env: {error}") from error
+        yield from _packages_of(environment)
+
+
+def blobs_of_code(function: Function, shape: Shape) -> Iterator[BlobRef]:
+    """Every blob that calls of a function need besides their arguments. InvalidSpec for malformed names of blobs."""
+    if function.code is not None:
+        yield from function.code.blobs()
+    if isinstance(shape.scheduling, Payload):
+        yield from shape.scheduling.blobs()
+    yield from _packages_of(shape.runtime_env)
+
+
+def _packages_of(environment: str) -> Iterator[BlobRef]:
+    try:
+        yield from snapshots_in(environment)
+    except ValueError as error:
+        raise InvalidSpec(f"runtime_env: {error}") from error
+
+
+def payloads_in(arguments: Payload) -> list[Payload]:
+    """The values in inline arguments with the encoding ARGUMENTS. Raises DecodeError and ValueError."""
+    composed = worker_service_pb2.Arguments.FromString(arguments.data)
+    return list(_payloads_of((*composed.args, *composed.kwargs.values())))
 
 
 def _payloads_of(args: Iterable[spec_pb2.Arg]) -> Iterator[Payload]:

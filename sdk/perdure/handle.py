@@ -21,7 +21,7 @@ from perdure.graph import TaskNode
 from perdure.ids import time_ordered_id
 from perdure.infos import RunInfo, TaskInfo, Update
 from perdure.model import WAITED, Failure, FailureKind, Payload, RunStatus, TaskStatus, Waited
-from perdure.transport import POLL_S, Absence
+from perdure.transport import POLL_S, Absence, waited
 from perdure.v1 import workflow_pb2, workflow_service_pb2
 from perdure.values import Decode, Values
 
@@ -148,7 +148,7 @@ class Handle:
             call = self._transport.workflows.Watch(request)
             try:
                 with self._transport.noting():
-                    async for answer in call:
+                    async for answer in waited(call):
                         absence.end()
                         for event in answer.events:
                             yield Update.from_proto(event)
@@ -209,7 +209,7 @@ class Handle:
             event_id=texts.optional(event_id, "event_id", limit=128) or time_ordered_id(),
             payload=wire.payload_to_proto(await self._values.payload(payload)),
         )
-        return not (await self._transport.call(lambda: self._transport.workflows.SendEvent(request))).duplicate
+        return not (await self._transport.ask(self._transport.workflows.SendEvent, request)).duplicate
 
 
 async def settled(run: Handle, outcome: Payload | Failure | errors.PerdureError) -> Any:

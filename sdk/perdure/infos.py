@@ -1,4 +1,4 @@
-"""Runs, tasks and engines as clients see them."""
+"""Runs, tasks, actors and engines as clients see them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from perdure import wire
 from perdure.model import RunStatus, TaskStatus
-from perdure.v1 import failure_pb2, system_service_pb2, workflow_pb2, workflow_service_pb2
+from perdure.v1 import actor_service_pb2, failure_pb2, system_service_pb2, workflow_pb2, workflow_service_pb2
+
+
+def _seconds(duration: Duration) -> float:
+    return wire.from_duration(duration) / 1000
 
 
 def _moment(stamp: Timestamp, is_set: bool) -> datetime | None:
@@ -140,3 +145,76 @@ class Update:
                 return cls(task=TaskInfo.from_proto(event.task.task))
             case _:
                 return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class ActorInfo:
+    """A virtual actor. `status` is CREATING, READY or FAILED, and `error` says why it failed, else "". `revision` grows
+    whenever a call changes the state; it, `pending_calls` and `readonly_methods` are 0 and empty in lists. `waiting`
+    says why its constructor or the call that has its turn has not begun; "" if that is unknown, and in lists. `ttl` is
+    the time in seconds after which it is deleted if nobody calls it; None if it is not, and in lists. `call_retention`
+    is the time in seconds for which results of its calls are kept; None in lists."""
+
+    actor_id: str
+    class_name: str
+    status: str
+    revision: int
+    pending_calls: int
+    readonly_methods: tuple[str, ...]
+    labels: Mapping[str, str]
+    created: datetime | None
+    error: str
+    waiting: str = ""
+    ttl: float | None = None
+    call_retention: float | None = None
+
+    @property
+    def is_creating(self) -> bool:
+        """Whether its constructor has not ended."""
+        return self.status == "CREATING"
+
+    @classmethod
+    def from_proto(cls, message: actor_service_pb2.Actor) -> Self:
+        return cls(
+            actor_id=message.actor_id,
+            class_name=message.class_name,
+            status=actor_service_pb2.ActorStatus.Name(message.status).removeprefix("ACTOR_STATUS_"),
+            revision=message.revision,
+            pending_calls=message.pending_calls,
+            readonly_methods=tuple(message.readonly_methods),
+            labels=dict(message.labels),
+            created=_moment(message.create_time, message.HasField("create_time")),
+            error=_text(message.failure) if message.HasField("failure") else "",
+            waiting=message.waiting.text,
+            ttl=_seconds(message.ttl) if message.HasField("ttl") else None,
+            call_retention=_seconds(message.call_retention) if message.HasField("call_retention") else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ActorCallInfo:
+    """A recorded call of an actor. `status` is WAITING, RUNNING, SUCCESSFUL or FAILED. `method` is "" for a call that
+    ended before the actor was loaded last. `attempts` have begun. `error` says why it failed, else "". `waiting` says
+    why it has not begun although it has its turn; "" if that is unknown."""
+
+    call_id: str
+    method: str
+    status: str
+    attempts: int
+    started: datetime | None
+    ended: datetime | None
+    error: str
+    waiting: str = ""
+
+    @classmethod
+    def from_proto(cls, message: actor_service_pb2.ActorCall) -> Self:
+        return cls(
+            call_id=message.call_id,
+            method=message.method,
+            status=actor_service_pb2.ActorCallStatus.Name(message.status).removeprefix("ACTOR_CALL_STATUS_"),
+            attempts=message.attempt,
+            started=_moment(message.start_time, message.HasField("start_time")),
+            ended=_moment(message.end_time, message.HasField("end_time")),
+            error=_text(message.failure) if message.HasField("failure") else "",
+            waiting=message.waiting.text,
+        )

@@ -208,12 +208,14 @@ class Shape:
     """The requirements of a task on its lease. Tasks of equal shape share leases.
 
     `runtime_env` is canonical JSON, "" for none. `scheduling` is "", "DEFAULT", "SPREAD",
-    "node:ID" or "node?:ID" (soft), or a pickled strategy of Ray's.
+    "node:ID" or "node?:ID" (soft), or a pickled strategy of Ray's. `keep_warm_ms` is how long an idle lease stays for
+    the next attempt; 0: as long as the service says, and with GPUs a lease runs one attempt.
     """
 
     resources: Resources = Resources()
     runtime_env: str = ""
     scheduling: str | Payload = ""
+    keep_warm_ms: int = 0
 
 
 @frozen
@@ -411,14 +413,26 @@ class InvalidSpec(ValueError):
         self.node_id = node_id
 
 
+CALLERS_MAX: Final = 64
+"""So many workflows and actors wait for each other in a row."""
+CALLER_CHARS_MAX: Final = ID_CHARS_MAX + 64
+"""NAMESPACE/ID."""
+
+
 @frozen
 class Spec:
-    """A graph: acyclic, with unique ids and resolved references. Tasks get their ids in the order of the nodes."""
+    """A graph: acyclic, with unique ids and resolved references. Tasks get their ids in the order of the nodes.
+    `callers`: as MethodCall.chain, what waits for the run of this graph."""
 
     nodes: tuple[SpecNode, ...]
     output: str
+    callers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.callers) > CALLERS_MAX:
+            raise InvalidSpec(f"at most {CALLERS_MAX} workflows and actors may wait for each other in a row")
+        if any(len(caller) > CALLER_CHARS_MAX for caller in self.callers):
+            raise InvalidSpec(f"a caller has at most {CALLER_CHARS_MAX} characters")
         by_id: dict[str, SpecNode] = {}
         for node in self.nodes:
             if not 1 <= len(node.id) <= NODE_ID_CHARS_MAX:
@@ -438,6 +452,8 @@ class Spec:
 
 def _refuse_cycles(by_id: dict[str, SpecNode]) -> None:
     """Raises InvalidSpec if there is a cycle. Kahn's algorithm: linear, without recursion."""
+    if len(by_id) == 1 and not next(iter(by_id.values())).needs:
+        return
     missing: dict[str, int] = {}
     dependents: dict[str, list[str]] = {}
     for node in by_id.values():
@@ -456,3 +472,118 @@ def _refuse_cycles(by_id: dict[str, SpecNode]) -> None:
     if len(free) < len(by_id):
         stuck = next(node_id for node_id, count in missing.items() if count)
         raise InvalidSpec(f"the graph has a cycle through or before node {stuck!r}", stuck)
+
+
+# ------------------------------------------------------------------------------ actors
+
+ACTOR_CALL: Final = "perdure/actor-call"
+"""The encoding of a MethodCall."""
+ACTOR_OUTCOME: Final = "perdure/actor-outcome"
+"""The encoding of a MethodOutcome."""
+ACTOR_DROP: Final = "perdure/actor-drop"
+"""The encoding of a request to end a call."""
+ACTOR_CLASS: Final = "perdure/actor-class"
+"""The encoding of a ClassChange."""
+CONSTRUCTOR: Final = "__init__"
+READONLY_MARK: Final = "__perdure_readonly__"
+"""The attribute of a method that is declared readonly."""
+VERSION_MARK: Final = "__perdure_version__"
+"""The attribute of a class that has its version, if that is not the first one."""
+FIRST_VERSION: Final = 1
+"""The version of classes that say none, and of their states."""
+ACTOR_DELETED: Final = Failure(
+    FailureKind.CANCELED,
+    "perdure.ActorDeleted",
+    "the actor was deleted, and with it the call or its result",
+    non_retryable=True,
+)
+"""The failure of a recorded call of an actor that is not there any more."""
+PENDING_CALLS_MAX: Final = 1_000
+"""The default bound of the calls of one actor that run or wait."""
+
+
+TTL_MS_MIN: Final = 1_000
+"""An actor lives at least this long, so that its maker can call it."""
+TTL_MS_MAX: Final = 315_576_000_000_000
+"""10,000 years."""
+CALL_RETENTION_MS: Final = 7 * 24 * 3600 * 1000
+"""The time for which an actor keeps results of calls, at most, unless its class says another one."""
+
+
+@frozen
+class ActorSpec:
+    """The class of a virtual actor, and how attempts of its methods run. Its options say nothing of single tasks.
+    `readonly` are the methods that it declares readonly: callers query them; workers go by the class itself. An actor
+    that is idle for `ttl_ms` is deleted; 0: never. Results of calls are kept for `call_retention_ms`."""
+
+    function: Function
+    options: TaskOptions = TaskOptions()
+    max_pending_calls: int = PENDING_CALLS_MAX
+    readonly: tuple[str, ...] = ()
+    ttl_ms: int = 0
+    call_retention_ms: int = CALL_RETENTION_MS
+
+    def __post_init__(self) -> None:
+        if self.max_pending_calls < 1:
+            raise ValueError("max_pending_calls is 1 or more")
+        if self.ttl_ms and not TTL_MS_MIN <= self.ttl_ms <= TTL_MS_MAX:
+            raise ValueError("the ttl is 1 second or more, and at most 10,000 years")
+        if not TTL_MS_MIN <= self.call_retention_ms <= TTL_MS_MAX:
+            raise ValueError("the call_retention is 1 second or more, and at most 10,000 years")
+        options = self.options
+        if options.task_id or options.catch_exceptions or options.checkpoint is not None or options.allow_inplace:
+            raise ValueError("task_id, catch_exceptions, checkpoint and allow_inplace are no options of an actor")
+
+
+@frozen
+class ClassChange:
+    """A recorded request to replace the class of an actor. `change_id` is the id of its event."""
+
+    change_id: str
+    spec: ActorSpec
+
+
+@frozen
+class MethodCall:
+    """A call of a method of an actor. `arguments` refer to `refs` values by position.
+
+    `call_id` is "" for a method that a returned graph calls, and for a query. `chain` are the workflows and actors
+    that wait for the call, as "NAMESPACE/ID", the outermost first. `is_query`: only a readonly method may be called.
+    """
+
+    method: str
+    arguments: Payload
+    refs: int = 0
+    call_id: str = ""
+    chain: tuple[str, ...] = ()
+    expected_revision: int | None = None
+    is_query: bool = False
+
+
+@frozen
+class ReminderSetting:
+    """What a method has set: a `call` of `method` at `at_ms`, or `after_ms` after the method, and then every `every_ms`
+    (0: once). `call` None: the reminder is no longer to ring."""
+
+    key: str
+    method: str = ""
+    call: Payload | None = None
+    after_ms: int | None = None
+    at_ms: int | None = None
+    every_ms: int = 0
+
+
+@frozen
+class MethodOutcome:
+    """What an attempt of a method made. `output` None: it returned a graph, which travels on its own.
+
+    `state` holds the small fields of the state and the names of its parts; None: the state has not changed. `parts` are
+    those that are new or have changed, by name, and `dropped` the names of those that are gone. `reminders` are those
+    that the method has set.
+    """
+
+    output: Payload | None = None
+    state: Payload | None = None
+    parts: tuple[tuple[str, Payload], ...] = ()
+    dropped: tuple[str, ...] = ()
+    reminders: tuple[ReminderSetting, ...] = ()

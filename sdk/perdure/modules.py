@@ -260,8 +260,8 @@ def _entries_of(name: str) -> Iterator[tuple[str, str]]:
             yield str(place), f"{name}{suffix}"
 
 
-_read: dict[str, tuple[int, int, frozenset[str]]] = {}
-"""A cache by the path of a source: its size, its time of change, and the top-level names that it imports."""
+_read: Final = SharedBounded[str, tuple[int, int, frozenset[str]]](FILES_MAX)
+"""By the path of a source: its size, its time of change, and the top-level names that it imports."""
 
 
 def _imports_of_file(path: str) -> frozenset[str]:
@@ -276,9 +276,7 @@ def _imports_of_file(path: str) -> frozenset[str]:
     except OSError:
         return frozenset()
     names = frozenset(_names_in(text))
-    if len(_read) > FILES_MAX:
-        _read.clear()
-    _read[path] = (state.st_size, state.st_mtime_ns, names)
+    _read.keep(path, (state.st_size, state.st_mtime_ns, names))
     return names
 
 

@@ -24,13 +24,25 @@ _OWN_OPTION: Final = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} is a number, not a {type(value).__name__}")
+        raise TypeError(f"{name} is a number, not {texts.kind_of(value)}")
     return value
+
+
+def milliseconds(name: str, given: Any, *, above_zero: bool = False) -> int:
+    """A time given as seconds or a timedelta. With `above_zero`, at least one millisecond."""
+    seconds = given.total_seconds() if isinstance(given, timedelta) else given
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"{name} is a number of seconds or a timedelta, not {texts.kind_of(given)}")
+    if above_zero and not 0 < seconds <= SECONDS_MAX:
+        raise ValueError(f"{name} must be above 0 seconds, and at most 10,000 years")
+    if not 0 <= seconds <= SECONDS_MAX:
+        raise ValueError(f"{name} must be between 0 seconds and 10,000 years")
+    return max(round(seconds * 1000), int(above_zero))
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{name} is a string, not a {type(value).__name__}")
+        raise TypeError(f"{name} is a string, not {texts.kind_of(value)}")
     return value
 
 
@@ -78,6 +90,7 @@ class Options:
     retry_exceptions: bool | Sequence[type[BaseException]] = False
     retry_policy: RetryPolicy = RetryPolicy()
     timeout: float | timedelta | None = None
+    keep_warm: float | timedelta | None = None
     catch_exceptions: bool = False
     checkpoint: bool | None = None
     metadata: Mapping[str, Any] | None = None
@@ -93,6 +106,8 @@ class Options:
             if "task_id" in named:
                 raise TypeError("name is another word for task_id; give one of them")
             named["task_id"] = named.pop("name")
+        if named.get("task_id") == "":
+            texts.optional("", "name" if "name" in options else "task_id")  # refuses it
         if unknown := named.keys() - _NAMES:
             raise TypeError(f"unknown option {sorted(unknown)[0]!r}; there are {', '.join(sorted(_NAMES))}")
         merged = replace(self, **named)
@@ -124,7 +139,8 @@ class Options:
             custom=self._custom(),
             accelerator_type=texts.free(_text("accelerator_type", self.accelerator_type or ""), "accelerator_type"),
         )
-        return Shape(resources, _runtime_env(self.runtime_env), self._scheduling())
+        keep_warm_ms = 0 if self.keep_warm is None else milliseconds("keep_warm", self.keep_warm, above_zero=True)
+        return Shape(resources, _runtime_env(self.runtime_env), self._scheduling(), keep_warm_ms)
 
     def _scheduling(self) -> str | Payload:
         labels, fallbacks = self.label_selector, self.fallback_strategy
@@ -135,7 +151,7 @@ class Options:
         ):
             raise TypeError("label_selector is a mapping of labels to conditions, all strings")
         if not isinstance(fallbacks or [], (list, tuple)):
-            raise TypeError(f"fallback_strategy is a list of options, not a {type(fallbacks).__name__}")
+            raise TypeError(f"fallback_strategy is a list of options, not {texts.kind_of(fallbacks)}")
         named = {
             "fallback_strategy": list(fallbacks or ()),
             "label_selector": dict(sorted((labels or {}).items())),
@@ -164,13 +180,13 @@ class Options:
     def _retry(self) -> RetryRule:
         retries = self.max_retries
         if isinstance(retries, bool) or not isinstance(retries, int):
-            raise TypeError(f"max_retries is an integer, not a {type(retries).__name__}")
+            raise TypeError(f"max_retries is an integer, not {texts.kind_of(retries)}")
         if not -1 <= retries < RETRIES_MAX:
             raise ValueError("max_retries is 0 or more, or -1 for no limit")
         types = () if isinstance(self.retry_exceptions, bool) else _types(self.retry_exceptions)
         policy = self.retry_policy
         if not isinstance(policy, RetryPolicy):
-            raise TypeError(f"retry_policy is a perdure.RetryPolicy, not a {type(policy).__name__}")
+            raise TypeError(f"retry_policy is a perdure.RetryPolicy, not {texts.kind_of(policy)}")
         return RetryRule(
             max_attempts=-1 if retries == -1 else retries + 1,
             initial_interval_ms=round(policy.initial_interval * 1000),
@@ -182,13 +198,7 @@ class Options:
         )
 
     def _timeout_ms(self) -> int | None:
-        if self.timeout is None:
-            return None
-        given = self.timeout
-        seconds = given.total_seconds() if isinstance(given, timedelta) else _number("timeout", given)
-        if not 0 < seconds <= SECONDS_MAX:
-            raise ValueError("timeout must be above 0 seconds, and at most 10,000 years")
-        return max(round(seconds * 1000), 1)
+        return None if self.timeout is None else milliseconds("timeout", self.timeout, above_zero=True)
 
 
 _NAMES: Final = frozenset(option.name for option in fields(Options) if option.init)
@@ -249,7 +259,7 @@ def to_json(name: str, value: Mapping[str, Any] | None) -> str:
     if value is None:
         return ""
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} is a mapping, not a {type(value).__name__}")
+        raise TypeError(f"{name} is a mapping, not {texts.kind_of(value)}")
     if not value:
         return ""
     if not all(isinstance(key, str) for key in value):

@@ -10,6 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 from perdure.model import Payload, Resources, RetryRule, Shape, TaskOptions
 from perdure.v1 import spec_pb2, worker_service_pb2
 from perdure.wire import (
+    DURATION_MAX_S,
     from_duration,
     json_to_struct,
     payload_from_proto,
@@ -72,6 +73,7 @@ def shape_to_proto(shape: Shape) -> worker_service_pb2.Shape:
         resources=resources_to_proto(shape.resources),
         runtime_env=json_to_struct(shape.runtime_env),
         scheduling=scheduling_to_proto(shape.scheduling),
+        keep_warm=to_duration(shape.keep_warm_ms) if shape.keep_warm_ms else None,
     )
 
 
@@ -80,6 +82,7 @@ def shape_from_proto(message: worker_service_pb2.Shape) -> Shape:
         resources=resources_from_proto(message.resources),
         runtime_env=struct_to_json(message.runtime_env) if message.HasField("runtime_env") else "",
         scheduling=scheduling_from_proto(message.scheduling),
+        keep_warm_ms=from_duration(message.keep_warm),
     )
 
 
@@ -101,7 +104,10 @@ def _retry_from_proto(message: spec_pb2.RetryPolicy) -> RetryRule:
     initial_ms = usual.initial_interval_ms
     if message.HasField("initial_interval"):
         initial_ms = from_duration(message.initial_interval)
-    max_ms = from_duration(message.max_interval) if message.HasField("max_interval") else initial_ms * 100
+    if message.HasField("max_interval"):
+        max_ms = from_duration(message.max_interval)
+    else:
+        max_ms = min(initial_ms * 100, DURATION_MAX_S * 1000)
     names_types = bool(message.retryable_types or message.non_retryable_types)
     errors = message.retry_application_errors if message.HasField("retry_application_errors") else names_types
     return RetryRule(
@@ -129,6 +135,8 @@ def options_to_proto(options: TaskOptions, usual: TaskOptions) -> spec_pb2.TaskO
     )
     if shape.runtime_env != usual.shape.runtime_env:
         message.runtime_env.CopyFrom(json_to_struct(shape.runtime_env) or Struct())
+    if shape.keep_warm_ms:
+        message.keep_warm.CopyFrom(to_duration(shape.keep_warm_ms))
     if shape.resources != Resources():
         message.resources.CopyFrom(resources_to_proto(shape.resources))
     if options.checkpoint is not None:
@@ -149,6 +157,7 @@ def options_from_proto(message: spec_pb2.TaskOptions, base: TaskOptions) -> Task
         resources=resources_from_proto(message.resources) if has("resources") else base.shape.resources,
         runtime_env=_environment(message.runtime_env) if has("runtime_env") else base.shape.runtime_env,
         scheduling=scheduling_from_proto(message.scheduling) if has("scheduling") else base.shape.scheduling,
+        keep_warm_ms=from_duration(message.keep_warm) if has("keep_warm") else base.shape.keep_warm_ms,
     )
     timeout_ms = from_duration(message.attempt_timeout) if has("attempt_timeout") else base.attempt_timeout_ms
     if timeout_ms == 0:

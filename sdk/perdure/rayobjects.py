@@ -33,8 +33,8 @@ KEPT_SHARE: Final = 4
 """The keeper uses at most a quarter of the cluster's object store."""
 
 
-class Blobs(Protocol):
-    """Blobs of an engine, for synchronous code."""
+class ContentBlobs(Protocol):
+    """Blobs with the contents of objects, for synchronous code."""
 
     def load(self, blob: BlobRef) -> memoryview:
         """All bytes."""
@@ -96,7 +96,7 @@ class RayObjects:
     Ray is not called before there is an object.
     """
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: ContentBlobs) -> None:
         self._blobs = blobs
         self._known: SharedBounded[tuple[str, bytes], tuple[Payload, bool]] = SharedBounded(KNOWN_MAX)
         self._storing: dict[tuple[str, bytes], threading.Lock] = {}
@@ -324,7 +324,7 @@ Has = Callable[[BlobRef], Coroutine[Any, Any, bool]]
 
 
 class _BlockingBlobs:
-    """Implements Blobs by those of a client, for threads other than its loop's."""
+    """Implements ContentBlobs by those of a client, for threads other than its loop's."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, upload: Upload, download: Download, has: Has) -> None:
         self._loop = loop

@@ -111,7 +111,7 @@ def _with_environments(spec: Spec, fix: Callable[[str], str]) -> Spec:
             options[id(given)] = with_environment(given, fixed[text])
         return SpecNode(node.id, node.action, node.after, options[id(given)])
 
-    return Spec(tuple([changed(node) for node in spec.nodes]), spec.output)
+    return Spec(tuple([changed(node) for node in spec.nodes]), spec.output, spec.callers)
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from perdure.model import BlobRef
 
 SNAPSHOT: Final = "perdure-blob://"
 SIZE_DIGITS_MAX: Final = 18
+MODULES_GONE: Final = 77
+"""The exit code of a process beside the engine whose package of modules is gone or damaged."""
 
 
 def snapshot_uri(blob: BlobRef, name: str) -> str:

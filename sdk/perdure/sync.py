@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self, TypeVar
+from typing import Any, Literal, NoReturn, ParamSpec, Self, TypeVar, cast
 
 from perdure import codec, errors
 from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
@@ -14,9 +14,13 @@ from perdure.infos import EngineInfo, RunInfo, TaskInfo, Update
 from perdure.loopthread import LoopThread
 from perdure.model import BlobRef, Failure, Payload, RunStatus, TaskStatus
 from perdure.rayobjects import RayObjects
+from perdure.references import Reference, in_thread
+from perdure.syncactors import SyncActorCalls
 from perdure.v1 import system_service_pb2, workflow_pb2
 from perdure.values import Decode
 
+P = ParamSpec("P")
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -33,6 +37,8 @@ class SyncClient:
 
         self._client = self._thread.wait(make())
         self._is_closed = False
+        self.actors = SyncActorCalls(self._thread, self._client.actors)
+        """See Client.actors."""
 
     def __repr__(self) -> str:
         return f"<perdure.SyncClient of {self._client.address}>"
@@ -99,6 +105,11 @@ class SyncClient:
     def handle(self, workflow_id: str, run_id: str = "") -> SyncHandle:
         """See Client.handle."""
         return SyncHandle(self._thread, self._client.handle(workflow_id, run_id))
+
+    def actor(self, actor_class: Callable[P, A], actor_id: str, *args: P.args, **kwargs: P.kwargs) -> A:
+        """See Client.actor."""
+        reference = cast(Reference, self._client.actor(actor_class, actor_id, *args, **kwargs))
+        return cast(A, in_thread(reference, self._thread))
 
     def resume(self, workflow_id: str, *, code: Literal["same", "new"] = "same") -> bool:
         """See Client.resume."""

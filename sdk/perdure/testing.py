@@ -31,7 +31,7 @@ from perdure.service.executors.local import LocalExecutor
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, MetadataStore
-from perdure.storage.rows import Committed
+from perdure.storage.writes import Committed
 
 __all__ = ["CrashPoint", "Engine", "Time", "engine"]
 
@@ -96,17 +96,19 @@ class Engine:
         if seconds < 0:
             raise ValueError("time goes forward only")
         until_ms = self._clock() + round(seconds * 1000)
+        fired_ms = -1
         await self._settle()
-        while (next_ms := await self._next_ms()) is not None and next_ms <= until_ms:
+        while (next_ms := await self._next_ms(after_ms=fired_ms)) is not None and next_ms <= until_ms:
             await self._move_to(next_ms)
             await self._settle()
+            fired_ms = next_ms
         await self._move_to(until_ms)
 
     def _clock(self) -> int:
         return wall_clock_ms() + self._skipped_ms
 
-    async def _next_ms(self) -> int | None:
-        return await self._server.kernel.scheduler.timers.next_ms()
+    async def _next_ms(self, *, after_ms: int = -1) -> int | None:
+        return await self._server.kernel.scheduler.timers.next_ms(after_ms=after_ms)
 
     async def _move_to(self, moment_ms: int) -> None:
         self._skipped_ms += max(moment_ms - self._clock(), 0)

@@ -10,6 +10,7 @@ characters are escaped.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -72,6 +73,22 @@ def optional(text: str | None, field: str, *, limit: int = ID_CHARS_MAX) -> str:
     return name(text, field, limit=limit)
 
 
+def key(text: str, field: str, *, limit: int = ID_CHARS_MAX) -> str:
+    """A key of a mapping, if it is a name. Raises as `name` does."""
+    if text == "":
+        raise _wrong(field, f"has an empty key; a key has 1 to {limit} printable characters")
+    return name(text, field, limit=limit)
+
+
+def kind_of(value: object) -> str:
+    """The type of a value of a caller's, in a sentence: "an int"."""
+    return with_article(type(value).__name__)
+
+
+def with_article(word: str) -> str:
+    return f"an {word}" if word[:1] in "aeiouAEIOU" else f"a {word}"
+
+
 def never_at(text: str) -> int | None:
     """The position of the first character that no text may have; None if there is none."""
     found = _NEVER.search(text)
@@ -92,6 +109,32 @@ def json_text(text: str, field: str) -> str:
         for found in _texts_in(json.loads(text)):
             free(found, field)
     return text
+
+
+def read_json(text: str | bytes) -> Any:
+    """The value of JSON that a person wrote. Python's own reader also takes NaN, makes an infinity of a number above
+    all floats, and drops all but the last of several values with the same key. Raises ValueError for those, and
+    RecursionError."""
+    return json.loads(text, object_pairs_hook=_entries, parse_constant=_no_number, parse_float=_number)
+
+
+def _entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"it has the key {twice!r:.80} twice")
+    return found
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text:.80} is too large")
+    return number
 
 
 def _texts_in(value: Any) -> Iterable[str]:
@@ -160,6 +203,12 @@ def _check_node(node: SpecNode, seen: set[int]) -> None:
                     name(other.task_id, "task_id")
         case _:
             pass
+
+
+def check_class(function: Function, options: TaskOptions) -> None:
+    """See to the texts of the class of an actor that comes from outside. Raises InvalidFieldError."""
+    _check_function(function)
+    _check_options(options)
 
 
 def _check_options(options: TaskOptions) -> None:

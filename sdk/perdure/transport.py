@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+import os
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from math import ceil
 from typing import Final, TypeVar
 
 import grpc
 
-from perdure import errors
+from perdure import errors, texts
 from perdure.connection import AGE_KEY, REPEAT_KEY, client_channel
-from perdure.v1 import blob_service_pb2_grpc, system_service_pb2_grpc, workflow_service_pb2_grpc
+from perdure.context import waiting
+from perdure.v1 import actor_service_pb2_grpc, blob_service_pb2_grpc, system_service_pb2_grpc, workflow_service_pb2_grpc
 
 T = TypeVar("T")
 
+DEFAULT_ADDRESS: Final = "127.0.0.1:7373"
+_HOST_AND_PORT: Final = re.compile(r"[^:/]+|https?://.*|(?:[^/:\[]+|\[[^\]]*\]):(?P<port>[^/:]*)")
+"""Matches all addresses but those with a scheme of gRPC's, as in dns:///host:port."""
+NAMESPACE_CHARS_MAX: Final = 63
+PATIENCE_S: Final = 30.0
 POLL_S: Final = 25.0
 """The duration of one long poll; the next one follows."""
 AWAY_FIRST_S: Final = 0.05
@@ -42,6 +50,7 @@ class Transport:
         self._is_noted = False
         self._channel = client_channel(address)
         self.workflows = workflow_service_pb2_grpc.WorkflowServiceStub(self._channel)
+        self.actors = actor_service_pb2_grpc.ActorServiceStub(self._channel)
         self.blobs = blob_service_pb2_grpc.BlobServiceStub(self._channel)
         self.system = system_service_pb2_grpc.SystemServiceStub(self._channel)
 
@@ -67,7 +76,7 @@ class Transport:
         absence = Absence(self)
         self.under_way += 1
         try:
-            with self.noting():
+            with waiting(), self.noting():
                 while True:
                     try:
                         answer = await ask()
@@ -103,6 +112,38 @@ class Transport:
 
     def answered(self) -> None:
         self._is_noted = False
+
+
+def transport_to(address: str = "", namespace: str = "", patience: float = PATIENCE_S) -> Transport:
+    """A channel to the service at this address, by default that of PERDURE_ADDRESS and then 127.0.0.1:7373; the default
+    of the namespace is that of PERDURE_NAMESPACE. InvalidFieldError for a malformed one."""
+    address = _checked(address or os.environ.get("PERDURE_ADDRESS") or DEFAULT_ADDRESS)
+    namespace = namespace or os.environ.get("PERDURE_NAMESPACE") or ""
+    namespace = texts.name(namespace, "namespace", limit=NAMESPACE_CHARS_MAX, required=False)
+    return Transport(address, namespace, patience)
+
+
+def _checked(given: str) -> str:
+    """The address. Raises InvalidFieldError if nothing can answer there, which gRPC notices only after some time."""
+    found = _HOST_AND_PORT.fullmatch(given)
+    port = found["port"] if found is not None else None
+    if found is not None and not (port and port.isdecimal() and 0 < int(port) < 65_536):
+        raise errors.InvalidFieldError(
+            f"address: is host:port, as {DEFAULT_ADDRESS}, without http://, and not {given!r:.300}", field="address"
+        )
+    return given
+
+
+async def waited(messages: AsyncIterable[T]) -> AsyncIterator[T]:
+    """The messages of a stream, for each of which the caller waits."""
+    following = aiter(messages)
+    while True:
+        with waiting():
+            try:
+                message = await anext(following)
+            except StopAsyncIteration:
+                return
+        yield message
 
 
 class Absence:

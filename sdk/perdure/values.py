@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from perdure import codec, graphwire, rayobjects, runtimeenv
+from perdure.arguments import encode_arguments
 from perdure.blobs import Blobs, BlockingBlobs
 from perdure.conversion import large_parts, to_spec, with_stored
+from perdure.graph import refuse_node
 from perdure.model import INLINE_BYTES_MAX, Payload, Spec
 from perdure.transport import Transport
 from perdure.v1 import payload_pb2, spec_pb2
@@ -47,16 +50,30 @@ class Values:
             return encoded.inline()
         return encoded.stored(await self.blobs.upload(encoded.chunks))
 
+    async def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
+        """Encode the arguments of a call that is made now. TypeError for a node, which has no value yet."""
+        encode = partial(encode_arguments, args, kwargs, refuse_node)
+        payload, _ = await self.objects.apply(encode)
+        if payload.size <= INLINE_BYTES_MAX:
+            return payload
+        return replace(payload, data=b"", blob=await self.blobs.upload((payload.data,)))
+
+    async def spec_of(self, graph: object) -> Spec:
+        """As `source_of`, before it becomes a message."""
+        return await self._snapshot(await self._spec(graph))
+
     async def value_of(self, payload: Payload, decode: Decode = codec.decode) -> Any:
         """Decode a payload, with a download of its blob if it has one. Objects of Ray in it become objects of the
         cluster to which this process is connected; CodecError if there is none."""
         data = None if payload.blob is None else await self.blobs.load(payload.blob)
         return await self.objects.apply(lambda objects: decode(payload, data, objects))
 
-    async def source_of(self, graph: object) -> spec_pb2.WorkflowSource:
+    async def source_of(self, graph: object, callers: tuple[str, ...] = ()) -> spec_pb2.WorkflowSource:
         """Convert a graph for the service, and upload its large parts and its local code. Takes a spec, or an argument
-        of `perdure.conversion.to_spec`, and raises its errors."""
-        spec = graphwire.spec_to_proto(await self._snapshot(await self._spec(graph)))
+        of `perdure.conversion.to_spec`, and raises its errors. `callers` wait for the run."""
+        spec = graphwire.spec_to_proto(await self.spec_of(graph))
+        if callers:
+            spec.callers[:] = callers
         if spec.ByteSize() <= SPEC_BYTES_MAX:
             return spec_pb2.WorkflowSource(spec=spec)
         blob = await self.blobs.upload((spec.SerializeToString(deterministic=True),))

@@ -12,7 +12,9 @@ from typing import Final
 import psutil
 
 from chaos.world import LEASE_S, World
+from patience import PATIENCE_S
 
+LOOK_S: Final = 0.05
 LONG_S: Final = 2 * LEASE_S
 """Longer than the lease of an engine."""
 
@@ -94,13 +96,29 @@ async def kill_node(world: World, dice: random.Random) -> None:
     await asyncio.to_thread(world.cluster.wait_for, "another node", since=since)
 
 
+async def engines_opened(world: World) -> None:
+    """Until engines that were just started have opened the database. One that cannot tells of a wrong URL, and ends."""
+    async with asyncio.timeout(PATIENCE_S):
+        for engine in world.engines:
+            host, _, port = engine.address.rpartition(":")
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection(host, int(port))
+                    writer.close()
+                    break
+                except OSError:
+                    await asyncio.sleep(LOOK_S)
+
+
 async def kill_postgres(world: World, dice: random.Random) -> None:
+    await engines_opened(world)
     world.server.kill()
     await asyncio.sleep(dice.choice((0.0, LONG_S)))
     world.server.start()  # in this thread: it ends with the one that started it
 
 
 async def restart_postgres(world: World, dice: random.Random) -> None:
+    await engines_opened(world)
     world.server.stop(signal.SIGQUIT)
     await asyncio.sleep(dice.choice((0.0, LONG_S)))
     world.server.start()

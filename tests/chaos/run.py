@@ -12,14 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import perdure
 from chaos.faults import FAULTS, Fault, deck
 from chaos.graphs import read_traces
 from chaos.load import Load
 from chaos.verdict import Verdict, judge
 from chaos.world import World, running_world
+from perdure import errors
 
 PAUSE_S: Final = (1.0, 5.0)
-SETTLE_S: Final = 180.0
+STUCK_S: Final = 120.0
+"""When the faults are over, runs have as long as they need, unless no attempt begins and no run ends for this long."""
+LOOK_S: Final = 5.0
 AFTER_MS: Final = 15_000
 """So long after a fault, work that it held up is looked for."""
 
@@ -58,9 +62,11 @@ async def run_chaos(seed: int, seconds: float, folder: Path) -> Seen:
             load.enough.set()
             print(f"{time.strftime('%X')} faults are over, {len(load.in_flight())} runs in flight", flush=True)
             agents_ended += _look_after(world)
-            await asyncio.wait([loading], timeout=SETTLE_S)
+            await _settle(world, load, loading)
             if loading.done():
                 loading.result()
+            else:
+                await _tell_what_waits(world, load)
             agents_ended += _look_after(world)
             verdict = await judge(world, load.runs)
         finally:
@@ -68,6 +74,30 @@ async def run_chaos(seed: int, seconds: float, folder: Path) -> Seen:
             await asyncio.gather(loading, return_exceptions=True)
         began_ms = sorted(line.at_ms for line in read_traces(world.traces))
         return Seen(seed, verdict, faults, load.errors_met, agents_ended, began_ms)
+
+
+async def _settle(world: World, load: Load, loading: asyncio.Task[None]) -> None:
+    seen, since_s = (0, 0), time.monotonic()
+    while not loading.done() and time.monotonic() - since_s < STUCK_S:
+        await asyncio.wait([loading], timeout=LOOK_S)
+        progress = len(read_traces(world.traces)), len(load.in_flight())
+        if progress != seen:
+            seen, since_s = progress, time.monotonic()
+
+
+async def _tell_what_waits(world: World, load: Load) -> None:
+    async with perdure.Client(world.address, patience=LOOK_S) as client:
+        for workflow_id in sorted(load.in_flight()):
+            try:
+                tasks = [task async for task in client.handle(workflow_id).tasks()]
+            except errors.PerdureError as error:
+                print(f"{workflow_id}: {error}")
+                continue
+            open_tasks = [task for task in tasks if not task.status.is_final]
+            said = "; ".join(
+                f"{task.task_id} {task.status} after {task.attempts} attempts {task.waiting}" for task in open_tasks
+            )
+            print(f"{workflow_id} waits: {said}", flush=True)
 
 
 def _look_after(world: World) -> int:

@@ -463,6 +463,40 @@ async def test_a_cancelled_attempt_ends_before_its_successor_begins(
     assert not any(isinstance(end, TaskSucceeded) for end in bench.ends(first))
 
 
+@pytest.mark.parametrize("function", [linger, linger_async])
+async def test_a_cancelled_attempt_ends_before_another_task_has_its_turn(
+    bench: Bench, tmp_path: Path, function: Any
+) -> None:
+    path = tmp_path / "notes"
+    first = bench.submit(function, str(path), "1", task="a", turn="t")
+    await appears(path, "1 began")
+    never = bench.submit(function, str(path), "never", task="b", turn="t")
+    bench.cancel(never)
+    bench.cancel(first)
+    second = bench.submit(function, str(path), "2", task="c", turn="t")
+    bench.executor.submit(second)
+    await appears(path, "2 began")
+    note(str(path), "go")
+    assert isinstance(await bench.end(second), TaskSucceeded)
+    third = bench.submit(function, str(path), "3", task="a", turn="t", attempt=2)
+    assert isinstance(await bench.end(third), TaskSucceeded)
+    order = ["1 began", "1 ended", "2 began", "go", "2 ended", "3 began", "3 ended"]
+    assert lines(path) == order
+    assert not bench.of(never)
+
+
+@pytest.mark.parametrize("function", [linger, linger_async])
+async def test_attempts_of_other_turns_do_not_wait(bench: Bench, tmp_path: Path, function: Any) -> None:
+    path = tmp_path / "notes"
+    attempts = [bench.submit(function, str(path), turn, task=turn, turn=turn) for turn in ("t", "u")]
+    attempts.append(bench.submit(function, str(path), "plain", task="plain"))
+    for name in ("t", "u", "plain"):
+        await appears(path, f"{name} began")
+    note(str(path), "go")
+    for attempt in attempts:
+        assert isinstance(await bench.end(attempt), TaskSucceeded)
+
+
 async def test_what_waits_is_dropped(bench: Bench, tmp_path: Path) -> None:
     """Waiting for room, and waiting for an older attempt of its task."""
     path = tmp_path / "notes"

@@ -15,29 +15,22 @@ from conformance.stores import STORES, open_store
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import Entry, MetadataStore, StorageError, StorageFull
 from perdure.storage.postgres.reads import recovery as postgres_read
-from perdure.storage.rows import (
+from perdure.storage.queries import AllOf, AnyOf, Comparison, RunQuery
+from perdure.storage.rows import RunRow, StoredRun, TaskRow, Timer, ValueKey
+from perdure.storage.sqlite.reads import recovery as sqlite_read
+from perdure.storage.sqlite.store import SqliteMetadataStore
+from perdure.storage.writes import (
     AddEvent,
     AddRun,
-    AllOf,
-    AnyOf,
     Committed,
-    Comparison,
     ConsumeEvent,
     DeleteRun,
     PutSpec,
     PutTask,
-    RunQuery,
-    RunRow,
     SetAsideRuns,
     SetDormant,
     SetRun,
-    StoredRun,
-    TaskRow,
-    Timer,
-    ValueKey,
 )
-from perdure.storage.sqlite.reads import recovery as sqlite_read
-from perdure.storage.sqlite.store import SqliteMetadataStore
 
 
 @pytest.fixture(params=STORES)
@@ -90,7 +83,11 @@ async def test_a_run_keeps_its_kind(store: MetadataStore, count: int) -> None:
         stored = await store.load_run(f"run-{number}")
         assert stored is not None
         assert (stored.run.kind, stored.damage) == (kind, "")
-    listed = await store.list_runs(RunQuery("default", 2 * count))
+    listed = [
+        row
+        for of_actors in (False, True)
+        for row in await store.list_runs(RunQuery("default", 2 * count, of_actors=of_actors))
+    ]
     assert {row.run_id: row.kind for row in listed} == {f"run-{number}": kind for number, kind in enumerate(kinds)}
 
 

@@ -12,19 +12,8 @@ from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import Entry
 from perdure.storage.postgres.connections import CHANNEL
 from perdure.storage.postgres.store import PostgresMetadataStore
-from perdure.storage.rows import (
-    AddEvent,
-    AddRun,
-    DeleteRun,
-    EngineRow,
-    Limit,
-    Mail,
-    PutTask,
-    RunRow,
-    SetAsideRuns,
-    SetRun,
-    TaskRow,
-)
+from perdure.storage.rows import EngineRow, RunRow, TaskRow
+from perdure.storage.writes import AddEvent, AddRun, DeleteRun, Limit, Mail, PutTask, SetAsideRuns, SetRun
 from postgres import PostgresServer
 
 LONG_MS = 600_000

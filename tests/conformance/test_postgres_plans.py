@@ -11,19 +11,9 @@ import pytest
 
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.postgres.store import PostgresMetadataStore
-from perdure.storage.rows import (
-    LABELLED_MAX,
-    AddEvent,
-    AddRun,
-    AllOf,
-    Comparison,
-    EngineRow,
-    PutTask,
-    RunQuery,
-    RunRow,
-    TaskRow,
-    ValueKey,
-)
+from perdure.storage.queries import LABELLED_MAX, AllOf, Comparison, RunQuery
+from perdure.storage.rows import ACTOR, CALL_KEY, GRAPH, EngineRow, RunRow, TaskRow, ValueKey
+from perdure.storage.writes import AddEvent, AddRun, ConsumeEvent, PutTask
 from postgres import PostgresServer
 
 COUNT = 2_000
@@ -49,24 +39,30 @@ class Recorded:
 
 @pytest.fixture
 async def store(postgres_server: PostgresServer) -> AsyncIterator[PostgresMetadataStore]:
-    """Many finished runs, many that sleep, some that wait; never analyzed."""
+    """Many finished runs, many that sleep, many that wait, many actors, one of them with many calls; never analyzed."""
     async with postgres_server.database() as url:
         store = PostgresMetadataStore(url)
         await store.open()
         await store.join(EngineRow("me"), 600_000)
-        for status, is_dormant, letter in (
-            (RunStatus.SUCCESSFUL, False, "f"),
-            (RunStatus.RUNNING, True, "s"),
-            (RunStatus.PENDING, False, "p"),
+        for status, is_dormant, letter, kind in (
+            (RunStatus.SUCCESSFUL, False, "f", GRAPH),
+            (RunStatus.RUNNING, True, "s", GRAPH),
+            (RunStatus.PENDING, False, "p", GRAPH),
+            (RunStatus.RUNNING, True, "c", ACTOR),
         ):
             await store.commit(
-                [entry_of(f"{letter}{number:05}", status, is_dormant, number) for number in range(COUNT)]
+                [entry_of(f"{letter}{number:05}", status, is_dormant, number, kind) for number in range(COUNT)]
             )
+        calls = [(AddEvent("c00077", f"{number}", CALL_KEY, b"", 1),) for number in range(1_000)]
+        results = (await store.commit(calls)).results
+        await store.commit([(ConsumeEvent("c00077", result.sequence, "t"),) for result in results[:-2]])
         yield store
         await store.close()
 
 
-def entry_of(name: str, status: RunStatus, is_dormant: bool, number: int) -> tuple[AddRun, PutTask, AddEvent]:
+def entry_of(
+    name: str, status: RunStatus, is_dormant: bool, number: int, kind: str = GRAPH
+) -> tuple[AddRun, PutTask, AddEvent]:
     row = RunRow(
         name,
         "default",
@@ -78,6 +74,7 @@ def entry_of(name: str, status: RunStatus, is_dormant: bool, number: int) -> tup
         end_ms=number if status.is_final else None,
         owner="me",
         is_dormant=is_dormant,
+        kind=kind,
         request_id=f"r-{name}",
         labels={"team": f"t{number % 5}", "order": f"o{number}"},
     )
@@ -100,6 +97,10 @@ READS: dict[str, tuple[int, Callable[[PostgresMetadataStore], Awaitable[object]]
     "latest_events": (1, lambda store: store.latest_events("s00077", limit=PAGE)),
     "find_event": (1, lambda store: store.find_event("s00077", "k", "e")),
     "load_run": (5, lambda store: store.load_run("s00077")),
+    "count_calls": (2, lambda store: store.count_calls("c00077")),
+    "running_runs": (COUNT, lambda store: store.running_runs()),
+    "count_pending": (COUNT, lambda store: store.count_pending()),
+    "list actors": (PAGE, lambda store: store.list_runs(RunQuery("default", PAGE, of_actors=True))),
     "read_events": (1, lambda store: store.read_events("s00077", after=0)),
     "read_values": (2, lambda store: store.read_values([ValueKey("s00077", "t"), ValueKey("s00077", input="x")])),
     "unfinished_runs": (0, lambda store: store.unfinished_runs(after="", limit=PAGE)),

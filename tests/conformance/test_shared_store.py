@@ -15,20 +15,18 @@ from perdure.model import RunStatus, TaskStatus
 from perdure.storage.memory.store import SharedMemory
 from perdure.storage.ports import Fenced, MetadataStore
 from perdure.storage.postgres.store import PostgresMetadataStore
-from perdure.storage.rows import (
+from perdure.storage.rows import EngineRow, RunRow, TaskRow
+from perdure.storage.writes import (
     AddEvent,
     AddRun,
     DeleteRun,
     DropMail,
-    EngineRow,
     Limit,
     Mail,
     PutTask,
-    RunRow,
     SetAsideRuns,
     SetDormant,
     SetRun,
-    TaskRow,
 )
 
 RUNNING, PENDING = RunStatus.RUNNING, RunStatus.PENDING

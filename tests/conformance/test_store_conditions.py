@@ -12,26 +12,23 @@ from conformance.stores import STORES, open_store
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import MetadataStore
-from perdure.storage.rows import (
+from perdure.storage.rows import EngineRow, RunRow, TaskRow, ValueKey
+from perdure.storage.sqlite.store import SqliteMetadataStore
+from perdure.storage.writes import (
     AddEvent,
     AddRun,
     DeleteRun,
     DropMail,
-    EngineRow,
     Limit,
     Mail,
     MarkBlobs,
     PutSpec,
     PutTask,
-    RunRow,
     SetDormant,
     SetRun,
-    TaskRow,
     UseBlobs,
-    ValueKey,
     Write,
 )
-from perdure.storage.sqlite.store import SqliteMetadataStore
 
 RUNNING, PENDING, FAILED = RunStatus.RUNNING, RunStatus.PENDING, RunStatus.FAILED
 

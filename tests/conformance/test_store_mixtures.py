@@ -15,24 +15,22 @@ from conformance.stores import STORES, open_store
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import MetadataStore
-from perdure.storage.rows import (
+from perdure.storage.rows import EngineRow, RunRow, TaskRow, Tombstone
+from perdure.storage.writes import (
     AddEvent,
     AddRun,
     ConsumeEvent,
     DeleteRun,
+    DropTasks,
     DropTombstones,
-    EngineRow,
     EntryResult,
     KeepTombstones,
     Limit,
     Mail,
     PutSpec,
     PutTask,
-    RunRow,
     SetDormant,
     SetRun,
-    TaskRow,
-    Tombstone,
     UseBlobs,
     Write,
 )
@@ -82,8 +80,15 @@ def write(chance: random.Random, moment: int) -> Write:
         PutTask(TaskRow(name, f"task-{task}", task, TaskStatus.SUCCESSFUL, 1, output=b"out", ended_ms=moment)),
         PutSpec(f"spec-{chance.randrange(4)}", b"graph"),
         AddEvent(name, "key", f"event-{chance.randrange(4)}", b"value", moment),
-        ConsumeEvent(name, chance.randrange(5), "task"),
-        UseBlobs(name, (f"blob-{chance.randrange(3)}",)),
+        ConsumeEvent(name, chance.randrange(8), f"task-{task}"),
+        DropTasks(
+            name,
+            (f"task-{task}", f"task-{chance.randrange(3)}"),
+            and_events=chance.random() < 0.7,
+            and_graphs=chance.random() < 0.3,
+        ),
+        PutTask(TaskRow(name, f"task-{task}", task, TaskStatus.SUCCESSFUL, 1, spec_key=f"spec-{chance.randrange(4)}")),
+        UseBlobs(name, (f"blob-{chance.randrange(3)}",), chance.choice(("", f"task-{task}"))),
         Mail(name, "letter", b"text"),
         DeleteRun(name),
         KeepTombstones((Tombstone(f"tombstone-{chance.randrange(3)}", b"data", moment + chance.randrange(20)),)),

@@ -12,20 +12,11 @@ import pytest
 from conformance.stores import STORES, open_store
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import MetadataStore
-from perdure.storage.rows import (
-    AddRun,
-    BlobMark,
-    DeleteRun,
-    MarkBlobs,
-    RunRow,
-    SetAsideRuns,
-    SetDormant,
-    SetRun,
-    Unmark,
-    UseBlobs,
-)
+from perdure.storage.queries import RunQuery
+from perdure.storage.rows import BlobMark, RunRow
 from perdure.storage.sqlite.store import SqliteMetadataStore
 from perdure.storage.steps import migrations
+from perdure.storage.writes import AddRun, DeleteRun, MarkBlobs, SetAsideRuns, SetDormant, SetRun, Unmark, UseBlobs
 
 RUNNING, PENDING = RunStatus.RUNNING, RunStatus.PENDING
 
@@ -180,17 +171,25 @@ async def test_waiting_and_unfinished_runs_are_read_by_their_indexes(tmp_path: P
     await store.pending_runs("default", limit=9)
     await store.count_pending()
     await store.unfinished_runs(after="a", limit=9)
+    await store.count_calls("a")
+    await store.list_runs(RunQuery("default", 9))
+    await store.list_runs(RunQuery("default", 9, order_by="update_ms"))
+    await store.list_runs(RunQuery("default", 9, of_actors=True))
     await store.running_runs()
     store._read_connection.set_trace_callback(None)
     await store.close()
     connection = sqlite3.connect(tmp_path / "perdure.db")
     plans = [" ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}")) for text in statements]
     connection.close()
-    assert ["runs_pending" in plan for plan in plans[:2]] == [True, True], plans
-    assert "runs_unfinished" in plans[2]
-    assert all("SEARCH" in plan for plan in plans[3:]), plans
-    assert "(namespace=? AND status=?)" in plans[4]
-    assert not any("TEMP B-TREE" in plan for plan in plans), plans
+    assert ["workflows_pending" in plan for plan in plans[:2]] == [True, True], plans
+    names = ("runs_unfinished", "events_calls", "workflows_created", "workflows_updated", "actors_created")
+    assert [name for name, plan in zip(names, plans[2:], strict=False) if name not in plan] == [], plans
+    assert all("SEARCH" in plan for plan in plans[7:]), plans
+    assert "(namespace=? AND status=?)" in plans[8]
+    # Actors that were made in the same millisecond are sorted by their ids.
+    sorts = "USE TEMP B-TREE FOR RIGHT PART OF ORDER BY", "USE TEMP B-TREE FOR LAST TERM OF ORDER BY"
+    assert plans[6].endswith(sorts), plans
+    assert not any("TEMP B-TREE" in plan for plan in plans if plan is not plans[6]), plans
 
 
 async def test_blobs_that_nobody_knows(store: MetadataStore) -> None:

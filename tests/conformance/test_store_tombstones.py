@@ -10,18 +10,8 @@ import pytest
 from conformance.stores import STORES, open_store
 from perdure.model import RunStatus
 from perdure.storage.ports import MetadataStore
-from perdure.storage.rows import (
-    AddEvent,
-    AddRun,
-    ConsumeEvent,
-    DeleteRun,
-    DropTombstones,
-    EventName,
-    KeepTombstones,
-    RunRow,
-    SetRun,
-    Tombstone,
-)
+from perdure.storage.rows import EventName, RunRow, Tombstone
+from perdure.storage.writes import AddEvent, AddRun, ConsumeEvent, DeleteRun, DropTombstones, KeepTombstones, SetRun
 
 
 @pytest.fixture(params=STORES)

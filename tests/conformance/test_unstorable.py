@@ -11,8 +11,9 @@ from conformance.stores import STORES, open_store
 from conformance.test_metadata_store import add, put, task
 from perdure.model import RunStatus
 from perdure.storage.ports import Entry, MetadataStore, Unstorable
-from perdure.storage.rows import AddEvent, ConsumeEvent, Mail, MarkBlobs, PutSpec, SetRun, Timer, ValueKey
+from perdure.storage.rows import Timer, ValueKey
 from perdure.storage.storable import BYTES_MAX, fault_of
+from perdure.storage.writes import AddEvent, ConsumeEvent, Mail, MarkBlobs, PutSpec, SetRun
 
 HALF = "a\ud800b"
 LONG = "".join(f"{number:x}" for number in range(5_000))

@@ -81,6 +81,7 @@ class Bench:
         shape: Shape | None = None,
         wraps: int = 0,
         is_limited: bool = False,
+        turn: str = "",
     ) -> Attempt:
         """An argument that is a NodeRef stands for the value of that task."""
         arguments, refs = encode_arguments(args, {}, lambda arg: arg if isinstance(arg, NodeRef) else None)
@@ -90,7 +91,7 @@ class Bench:
         )
         call = Call(named, arguments, refs)
         names = "default", "wf", RUN, task, attempt
-        return Attempt(*names, call, shape or self.shape, inputs, is_limited=is_limited)
+        return Attempt(*names, call, shape or self.shape, inputs, is_limited=is_limited, turn=turn)
 
     def submit(self, function: Callable[..., Any] | Function, *args: Any, **given: Any) -> Attempt:
         attempt = self.attempt(function, *args, **given)

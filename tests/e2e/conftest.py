@@ -17,8 +17,8 @@ from services import Process, Service, running
 
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
-    """A cluster of two CPUs in processes of its own, ended with the session."""
-    cluster = start_cluster(num_cpus=2)
+    """A cluster of two CPUs and a GPU that exists by name only, in processes of its own, ended with the session."""
+    cluster = start_cluster(num_cpus=2, num_gpus=1)
     try:
         yield cluster.address
     finally:

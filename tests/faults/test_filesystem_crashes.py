@@ -22,8 +22,9 @@ from faults.disk import Crash, Disk, When
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.blobs.filesystem import TEMPORARY, FilesystemBlobStore
 from perdure.storage.ports import BlobNotFound
-from perdure.storage.rows import AddRun, PutTask, RunRow, TaskRow, ValueKey, Write
+from perdure.storage.rows import RunRow, TaskRow, ValueKey
 from perdure.storage.sqlite.store import SqliteMetadataStore
+from perdure.storage.writes import AddRun, PutTask, Write
 
 OLD, NEW, PIECES, GONE = b"old" * 1000, b"new" * 1000, b"pieces" * 1000, b"gone" * 1000
 

@@ -92,7 +92,9 @@ def test_a_flipped_bit_in_a_row_fails_the_run_concerned_alone(
 
 
 def _key(table: str) -> str:
-    return {"counters": "name", "labels": "key || value || run_id", "blob_uses": "run_id || sha256"}.get(table, "rowid")
+    return {"counters": "name", "labels": "key || value || run_id", "blob_uses": "run_id || task_id || sha256"}.get(
+        table, "rowid"
+    )
 
 
 def damage(path: Path, table: str, column: str, row: Any, kind: str) -> set[str] | None:
@@ -198,6 +200,50 @@ def test_a_flipped_bit_in_a_page_is_no_wrong_answer(tmp_path: Path, small: Small
         data[offset] ^= 1 << bit
         path.write_bytes(data)
         asyncio.run(check_page(folder, small.expected, f"{which} {offset} bit {bit}"))
+
+
+@pytest.mark.parametrize(
+    ("table", "beside"),
+    [
+        ("runs", ""),
+        ("tasks", ""),
+        ("events", ""),
+        ("inputs", ""),
+        ("runs", "labels"),
+        ("tasks", "runs"),
+        ("events", "runs"),
+    ],
+)
+def test_flipped_bits_in_the_index_of_a_primary_key_hide_no_row(
+    tmp_path: Path, small: Small, table: str, beside: str
+) -> None:
+    """A hidden record of a task would let the task run again. The table `beside` has a damaged row."""
+    path = copy(small.folder, tmp_path / "copy")
+    connection = sqlite3.connect(path)
+    (page,) = connection.execute(
+        "SELECT rootpage FROM sqlite_master WHERE type = 'index' AND sql IS NULL AND tbl_name = ?", (table,)
+    ).fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    runs = [run for (run,) in connection.execute(f"SELECT DISTINCT run_id FROM {table} NOT INDEXED")]
+    done = "(SELECT run_id FROM runs WHERE workflow_id = 'done')"
+    with connection:
+        if beside == "labels":
+            connection.execute(f"UPDATE labels SET value = 'x' WHERE run_id = {done}")
+        elif beside == "runs":
+            connection.execute(f"UPDATE runs SET update_ms = update_ms + 1 WHERE run_id = {done}")
+    connection.close()
+    data = bytearray(path.read_bytes())
+    start = (page - 1) * size
+    offsets = [offset for run in runs if (offset := data.find(run.encode(), start, start + size)) >= 0]
+    assert offsets
+    for offset in offsets:
+        data[offset + 20] ^= 2
+    path.write_bytes(data)
+
+    found = asyncio.run(outcomes(path.parent))
+
+    names = [name for name in IDS if not (name == "done" and beside == "runs")]
+    assert {name: found[name] for name in names} == {name: small.expected[name] for name in names}
 
 
 def test_sixty_flipped_bytes_are_no_wrong_answer(tmp_path: Path, small: Small) -> None:

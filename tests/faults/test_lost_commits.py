@@ -13,10 +13,11 @@ import pytest
 from patience import PATIENCE_S
 from perdure.model import RunStatus
 from perdure.storage.examine import examine_rows
-from perdure.storage.rows import AddRun, RunRow
+from perdure.storage.rows import RunRow
 from perdure.storage.sqlite import commits as sqlite
 from perdure.storage.sqlite.mark import LostCommits, mark_of, read_mark
 from perdure.storage.sqlite.store import SqliteMetadataStore
+from perdure.storage.writes import AddRun
 
 COMMITS = 12
 SPEC = hashlib.sha256(b"graph").hexdigest()

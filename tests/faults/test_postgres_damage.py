@@ -56,7 +56,7 @@ DAMAGES: Final[dict[str, tuple[str, str, bool]]] = {
         )
         for name, value in TASKS.items()
     },
-    "runs-kind": ("UPDATE runs SET kind = 'actor' WHERE workflow_id = '{0}'", "not know the kind", True),
+    "runs-kind": ("UPDATE runs SET kind = 'comet' WHERE workflow_id = '{0}'", "not know the kind", True),
     "tasks-task_id": (f"UPDATE tasks SET task_id = 'nowhere' WHERE run_id = {IN_RUN} AND seq = 0", "nowhere", False),
     "specs-data": (
         "UPDATE specs SET data = '\\x00ff' WHERE key = (SELECT spec_key FROM runs WHERE workflow_id = '{0}')",

@@ -21,7 +21,8 @@ from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import CorruptData, Fenced, StorageError, StorageFull, StorageUnavailable
 from perdure.storage.postgres import connected, members, membership
 from perdure.storage.postgres.store import PostgresMetadataStore
-from perdure.storage.rows import AddEvent, AddRun, EngineRow, PutTask, RunRow, SetRun, TaskRow
+from perdure.storage.rows import EngineRow, RunRow, TaskRow
+from perdure.storage.writes import AddEvent, AddRun, PutTask, SetRun
 from postgres import PostgresServer
 
 WAIT_S = PATIENCE_S

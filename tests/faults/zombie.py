@@ -12,7 +12,8 @@ import sys
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import Fenced, StorageUnavailable
 from perdure.storage.postgres.store import PostgresMetadataStore
-from perdure.storage.rows import AddRun, EngineRow, PutTask, RunRow, SetRun, TaskRow
+from perdure.storage.rows import EngineRow, RunRow, TaskRow
+from perdure.storage.writes import AddRun, PutTask, SetRun
 
 
 async def main(url: str, engine_id: str, lease_ms: int) -> None:

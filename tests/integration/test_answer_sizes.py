@@ -10,12 +10,12 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 import perdure
-from integration.wire_calls import END, Stubs, call_node, event_node, graph, run_request, sum_of
+from integration.wire_calls import END, Stubs, call_node, event_node, graph, public_methods, run_request, sum_of
 from perdure import errors
 from perdure.service.api import pages
 from perdure.service.api.places import Place
 from perdure.service.common import limits
-from perdure.v1 import blob_service_pb2, spec_pb2, system_service_pb2, workflow_service_pb2
+from perdure.v1 import spec_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 
 DEFAULT_BYTES_MAX = 4 * 1024 * 1024
@@ -28,13 +28,17 @@ BOUNDED_BY = {
     "ListTasksResponse.tasks": "Page",
     "ListEnginesResponse.engines": "Page",
     "WatchResponse.events": "Filling",
+    "ListActorsResponse.actors": "Page",
+    "ListActorCallsResponse.calls": "Page",
     # one for each item of the request
     "BatchRunResponse.results": "BATCH_ITEMS_MAX, and a bound of each",
     "BatchSendEventsResponse.results": "BATCH_ITEMS_MAX, and a bound of each",
     "BatchGetOutputResponse.results": "ANSWER_BYTES",
     "ItemError.metadata": "FIELDS_MAX, FIELD_BYTES_MAX",
     # parts of one thing
+    "Actor.labels": "LABELS_MAX, LABEL_KEY_CHARS_MAX, LABEL_VALUE_BYTES_MAX",
     "Workflow.labels": "LABELS_MAX, LABEL_KEY_CHARS_MAX, LABEL_VALUE_BYTES_MAX",
+    "Actor.readonly_methods": "READONLY_MAX, ID_CHARS_MAX",
     "Failure.base_types": "BASE_TYPES_MAX, TYPE_CHARS_MAX",
     "Metadata.upstream_task_ids": "shorten_metadata",
     "Struct.fields": "METADATA_BYTES_MAX, shorten_metadata",
@@ -61,13 +65,7 @@ def repeated_fields(message: Descriptor, seen: set[str]) -> Iterator[str]:
 
 def test_every_list_in_an_answer_has_a_bound() -> None:
     seen: set[str] = set()
-    found = {
-        name
-        for module in (workflow_service_pb2, blob_service_pb2, system_service_pb2)
-        for service in module.DESCRIPTOR.services_by_name.values()
-        for method in service.methods
-        for name in repeated_fields(method.output_type, seen)
-    }
+    found = {name for method in public_methods() for name in repeated_fields(method.output_type, seen)}
     assert found == BOUNDED_BY.keys()
 
 

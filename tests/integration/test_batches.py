@@ -29,7 +29,7 @@ from perdure import errors
 from perdure.service.app import RunningServer
 from perdure.service.common import limits
 from perdure.service.kernel import Kernel
-from perdure.storage.rows import AddRun
+from perdure.storage.writes import AddRun
 from perdure.v1 import errors_pb2, spec_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 

@@ -17,8 +17,8 @@ from integration.engine_settings import settings_on
 from integration.wire_calls import SYSTEM_INFO, Stubs, call_node, event_node, graph, json_value, refused, run_request
 from perdure.service.app import RunningServer, running_server
 from perdure.storage.ports import Entry, MetadataStore, StorageUnavailable
-from perdure.storage.rows import AddEvent, AddRun, Committed, PutTask, SetRun, Write
 from perdure.storage.urls import metadata_store
+from perdure.storage.writes import AddEvent, AddRun, Committed, PutTask, SetRun, Write
 from perdure.v1 import workflow_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 

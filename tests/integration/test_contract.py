@@ -12,16 +12,18 @@ import grpc.aio
 import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
 
-from integration.wire_calls import SYSTEM_INFO, Stubs, refusal_of, refused, run_request, sum_of
+from integration.wire_calls import SYSTEM_INFO, Stubs, public_methods, refusal_of, refused, run_request, sum_of
 from perdure import connection, errors
 from perdure.model import INLINE_BYTES_MAX
 from perdure.service.app import SERVICES
 from perdure.service.common import limits
+from perdure.service.rpc.actor import ActorServicer
 from perdure.service.rpc.blob import BlobServicer
 from perdure.service.rpc.system import SystemServicer
 from perdure.service.rpc.worker import WorkerServicer
 from perdure.service.rpc.workflow import WorkflowServicer
 from perdure.v1 import (
+    actor_service_pb2,
     blob_service_pb2,
     errors_pb2,
     system_service_pb2,
@@ -31,18 +33,25 @@ from perdure.v1 import (
 
 ROOT = Path(__file__).parents[2]
 PROTOS = ROOT / "protos" / "perdure" / "v1"
-MODULES: tuple[Any, ...] = (workflow_service_pb2, blob_service_pb2, system_service_pb2, worker_service_pb2)
+MODULES: tuple[Any, ...] = (
+    workflow_service_pb2,
+    actor_service_pb2,
+    blob_service_pb2,
+    system_service_pb2,
+    worker_service_pb2,
+)
 DESCRIPTORS: dict[str, Any] = {
     service.full_name: service for module in MODULES for service in module.DESCRIPTOR.services_by_name.values()
 }
 SERVICERS: dict[str, type] = {
     "perdure.v1.WorkflowService": WorkflowServicer,
+    "perdure.v1.ActorService": ActorServicer,
     "perdure.v1.BlobService": BlobServicer,
     "perdure.v1.SystemService": SystemServicer,
     "perdure.v1.WorkerService": WorkerServicer,
 }
 METHODS = [method for service in DESCRIPTORS.values() for method in service.methods]
-PUBLIC = [method for name in SERVICES for method in DESCRIPTORS[name].methods]
+PUBLIC = public_methods()
 REASONS = [name for name, number in errors_pb2.ErrorReason.items() if number]
 
 
@@ -62,8 +71,8 @@ def test_every_service_is_known() -> None:
 def test_every_method_says_whether_it_may_be_repeated(method: Any) -> None:
     level = method.GetOptions().idempotency_level
     assert level in (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
-    is_reading = method.name.startswith(("Get", "BatchGet", "List", "Watch", "Download"))
-    assert (level == MethodOptions.NO_SIDE_EFFECTS) == is_reading
+    reading = re.compile(r"(Get(?!OrCreate)|BatchGet|List|Query|Watch|Download)")
+    assert (level == MethodOptions.NO_SIDE_EFFECTS) == bool(reading.match(method.name))
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)

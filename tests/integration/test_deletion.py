@@ -58,7 +58,7 @@ async def serving(
     settings = settings_on(storage, blob_grace_s=grace_s)
     async with (
         running_server(settings, blobs=blobs) as server,
-        perdure.Client(server.address, patience=2.0) as client,
+        perdure.Client(server.address, patience=PATIENCE_S) as client,
     ):
         yield server, client
 

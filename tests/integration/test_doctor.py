@@ -55,7 +55,13 @@ async def test_before_the_first_start(tmp_path: Path) -> None:
     findings = await found(storage=str(tmp_path / "not" / "yet"))
     assert failed(findings) == set()
     assert "there is no database yet" in findings["storage"].text
-    assert not (tmp_path / "not" / "yet" / "perdure.db").exists()
+    assert "/not/yet/blobs: written, read and removed" in findings["blobs"].text
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_before_the_first_start_in_a_folder_that_exists(tmp_path: Path) -> None:
+    assert failed(await found(storage=str(tmp_path))) == set()
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_beside_an_engine(folder: Path) -> None:
@@ -68,11 +74,9 @@ async def test_beside_an_engine(folder: Path) -> None:
 
 
 async def test_a_port_that_another_program_has(folder: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        address = f"127.0.0.1:{other.getsockname()[1]}"
-        findings = await found(storage=str(folder), listen=address, http_listen=address)
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        addresses = [f"127.0.0.1:{program.getsockname()[1]}" for program in (one, other)]
+        findings = await found(storage=str(folder), listen=addresses[0], http_listen=addresses[1])
     assert failed(findings) == {"port", "http port"}
     assert "choose another one" in findings["port"].advice
 

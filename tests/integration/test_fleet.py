@@ -19,14 +19,17 @@ from google.protobuf.duration_pb2 import Duration
 
 import perdure
 from integration.engine_settings import settings_on
+from patience import PATIENCE_S
 from perdure import RunStatus, errors
 from perdure.handle import Handle
 from perdure.model import Payload
 from perdure.service.app import RunningServer, running_server
+from perdure.service.common.clocks import wall_clock_ms
+from perdure.service.fleet import follower
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
 from perdure.storage.ports import StorageUnavailable
-from perdure.storage.rows import RunQuery
+from perdure.storage.queries import RunQuery
 from perdure.v1 import workflow_service_pb2 as pb
 from perdure.v1 import workflow_service_pb2_grpc
 
@@ -97,6 +100,11 @@ class Engine:
 class Fleet:
     shared: SharedMemory = field(default_factory=SharedMemory)
     blobs: MemoryBlobStore = field(default_factory=MemoryBlobStore)
+    skipped_ms: int = 0
+    """The time by which the clock of the engines is ahead."""
+
+    def clock(self) -> int:
+        return wall_clock_ms() + self.skipped_ms
 
     @asynccontextmanager
     async def engines(self, count: int = 2, **settings: Any) -> AsyncIterator[list[Engine]]:
@@ -108,7 +116,9 @@ class Fleet:
         usual = settings_on("memory:", **{"engine_lease_s": 1.0, "drain_s": 0.5, **settings})
         async with AsyncExitStack() as stack:
             store = self.shared.member()
-            server = await stack.enter_async_context(running_server(usual, store=store, blobs=self.blobs))
+            server = await stack.enter_async_context(
+                running_server(usual, store=store, blobs=self.blobs, clock=self.clock)
+            )
             client = await stack.enter_async_context(perdure.Client(server.address, patience=5.0))
             yield Engine(server, client, store, stack)
 
@@ -282,3 +292,63 @@ async def test_an_event_for_a_run_that_was_deleted_meanwhile_is_not_acknowledged
         offered = there.server.kernel.events.offer(seen, "go", "e", Payload("binary/null"))
         with pytest.raises(errors.WorkflowNotFoundError):
             await offered
+
+
+@perdure.actor(call_retention=60)
+class Counter(perdure.Actor):
+    def __init__(self) -> None:
+        self.value = 0
+
+    @perdure.method
+    def incr(self) -> int:
+        self.value += 1
+        return self.value
+
+    @perdure.method
+    async def wait(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_call_is_dropped_before_the_engine_of_its_actor_has_heard_of_it(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fleet.engines() as (here, there):
+        read_events = here.store.read_events
+
+        async def read_both(run_id: str, *, after: int) -> Any:
+            """A call, and the request to drop it."""
+            found = await read_events(run_id, after=after)
+            return found if len(found) != 1 or found[0].event_id == "counted" else []
+
+        counter = here.client.actor(Counter, "c")
+        assert await counter.incr() == 1
+        monkeypatch.setattr(here.store, "read_events", read_both)
+        for engine in (there, here):
+            stuck = await engine.client.actor(Counter, "c").wait.start()
+            assert await stuck.drop()
+            with pytest.raises(errors.ActorCallError, match="was dropped"):
+                await stuck.output()
+            assert not await stuck.drop()
+            assert not await engine.client.actors.drop("c", "unknown")
+        assert await counter.incr.options(request_id="counted")() == 2
+
+
+async def test_engine_that_has_told_a_result_tells_that_of_a_later_call_of_the_same_id(fleet: Fleet) -> None:
+    async with fleet.engines() as (here, there):
+        mine = here.client.actor(Counter, "c").incr
+        theirs = there.client.actor(Counter, "c").incr.options(request_id="once")
+        assert await mine.options(request_id="once")() == 1
+        assert await theirs() == 1
+        fleet.skipped_ms += 70_000
+        assert await mine() == 2, "forgets the older one"
+        assert await theirs() == 3
+
+
+async def test_result_of_a_call_through_another_engine_needs_no_poll(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "POLL_S", 3600)
+    async with fleet.engines() as (here, there):
+        assert await here.client.actor(Counter, "c").incr() == 1
+        theirs = there.client.actor(Counter, "c").incr.options(timeout=PATIENCE_S)
+        assert [await theirs() for _ in range(3)] == [2, 3, 4]

@@ -11,23 +11,56 @@ import grpc.aio
 import pytest
 
 import perdure
-from integration.wire_calls import Stubs, event_node, graph, json_value, output_of, refusal_of, run_request, sum_of
+from integration.wire_calls import (
+    Stubs,
+    event_node,
+    graph,
+    json_value,
+    output_of,
+    public_methods,
+    refusal_of,
+    run_request,
+    sum_of,
+)
 from messages import Place, class_of, places
 from patience import PATIENCE_S
 from perdure import errors
 from perdure.model import INLINE_BYTES_MAX, FailureKind, Payload
 from perdure.options import Options
-from perdure.v1 import blob_service_pb2, system_service_pb2, workflow_service_pb2
+from perdure.v1 import actor_service_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 
 pytestmark = pytest.mark.storages("sqlite", "postgres")
 
 HOSTILE = ["\0", "a\0b", "a\nb", "\x1b[31m", "\u202e\u200f", "\U0001f600\u0301", "", "x" * (1 << 20)]
-SERVICES = [
-    workflow_service_pb2.DESCRIPTOR.services_by_name["WorkflowService"],
-    blob_service_pb2.DESCRIPTOR.services_by_name["BlobService"],
-    system_service_pb2.DESCRIPTOR.services_by_name["SystemService"],
-]
+
+
+@perdure.actor
+class Notes:
+    """An innocent actor."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    @perdure.method
+    def note(self, text: str = "") -> str:
+        self.text = text
+        return text
+
+    @perdure.readonly
+    def last(self) -> str:
+        return self.text
+
+    @perdure.method
+    def keep(self, text: str) -> str:
+        setattr(self, text, text)
+        return text
+
+    @perdure.method
+    def fail(self, text: str) -> None:
+        raise Odd(text)
+
+
 CALL_S = 0.5
 """Of the client's patience: calls that wait are not waited for."""
 
@@ -53,19 +86,27 @@ def good(method: str) -> Any:
         case "GetStatus" | "GetMetadata" | "ListTasks" | "GetOutput" | "Cancel" | "Resume" | "DeleteWorkflow":
             kind = getattr(pb, f"{method}Request")
             return kind(workflow_id="hostile" if method in ("Cancel", "Resume", "DeleteWorkflow") else "waits")
+        case "GetOrCreateActor":
+            request = actor_service_pb2.GetOrCreateActorRequest(actor_id="hostile actor")
+            request.actor_class.function.registered.name = f"{__name__}:Notes"
+            return request
+        case "CallActor":
+            return actor_service_pb2.CallActorRequest(actor_id="notes", method="note", request_id="hostile")
+        case "QueryActor":
+            return actor_service_pb2.QueryActorRequest(actor_id="notes", method="last")
+        case "GetActorCall" | "DropActorCall":
+            return getattr(actor_service_pb2, f"{method}Request")(actor_id="notes", call_id="hostile")
+        case "GetActor" | "ListActorCalls":
+            return getattr(actor_service_pb2, f"{method}Request")(actor_id="notes")
+        case "DeleteActor":
+            return actor_service_pb2.DeleteActorRequest(actor_id="hostile actor")
         case _:
             return None
 
 
 def calls() -> list[tuple[Any, Place, str]]:
     """Every text field of every request, each with a NUL and with two of the others, by turns."""
-    found = [
-        (method, place)
-        for service in SERVICES
-        for method in service.methods
-        for place in places(method.input_type)
-        if place.is_text
-    ]
+    found = [(method, place) for method in public_methods() for place in places(method.input_type) if place.is_text]
     return [
         (method, place, text)
         for number, (method, place) in enumerate(found)
@@ -100,12 +141,15 @@ async def test_in_every_field_of_every_call(
     channel: grpc.aio.Channel, stubs: Stubs, client: perdure.Client, goes_on_serving: None
 ) -> None:
     await stubs.workflows.Run(run_request(graph(event_node("n", "never")), "waits"))
+    notes = client.actor(Notes, "notes")
+    assert await notes.note("first") == "first"
     innocent = asyncio.create_task(client.run(chain(), workflow_id="innocent"))
     known = calls()
     assert len(known) > 300
     for method, place, text in known:
         await ask(channel, method, place, text)
     assert await innocent == 3
+    assert await notes.note("last") == "last"
     await stubs.workflows.Run(run_request(sum_of(1, 2), "last"))
     assert (await output_of(stubs, "last")).output.data == b"3"
 
@@ -179,3 +223,19 @@ async def test_hostile_texts_from_user_code(client: perdure.Client, text: str, g
         outcome = await grown.outcome(timeout=PATIENCE_S)
         assert isinstance(outcome, Payload) or outcome.kind is not FailureKind.SYSTEM, outcome
     assert await innocent == 3
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("text", [*HOSTILE, *HALVES], ids=lambda text: ascii(text)[:20])
+async def test_hostile_texts_from_methods(client: perdure.Client, text: str, goes_on_serving: None) -> None:
+    """As values, names of fields and errors. Each fails its own call at most."""
+    notes = client.actor(Notes, "notes")
+    assert await notes.note(text) == text
+    assert await notes.last() == text
+    assert await notes.keep(text) == text
+    with pytest.raises(errors.ActorCallError) as raised:
+        await notes.fail(text)
+    if len(text) < INLINE_BYTES_MAX:
+        assert isinstance(raised.value.__cause__, Odd)
+        assert raised.value.__cause__.text == text
+    assert await notes.note("innocent") == "innocent"

@@ -74,3 +74,38 @@ async def test_ready_tasks_say_what_they_wait_for(
     assert len((await client.handle("wide").status()).waiting) < 1000
     await client.cancel("wide")
     assert (await client.handle("wide").status()).waiting == ""
+
+
+@perdure.actor
+class Light:
+    def __init__(self) -> None:
+        self.is_on = False
+
+    @perdure.method
+    def switch(self) -> bool:
+        self.is_on = not self.is_on
+        return self.is_on
+
+
+async def test_actors_and_their_calls_say_what_they_wait_for(storage: str) -> None:
+    async with running_server(settings_on(storage, executor="local")) as first, perdure.Client(first.address) as client:
+        assert await client.actor(Light, "old").switch()
+    async with (
+        running_server(settings_on(storage, executor="agents")) as server,
+        perdure.Client(server.address) as client,
+    ):
+        calls = [await client.actor(Light, "old").switch.start() for _ in range(2)]
+        await client.actors.get_or_create(Light.definition, "new")
+        async with asyncio.timeout(WAIT_S):
+            while not (await client.actors.info("old")).waiting or not (await client.actors.info("new")).waiting:
+                await asyncio.sleep(0.01)
+        infos = [await client.actors.info(actor_id) for actor_id in ("old", "new")]
+        assert [info.status for info in infos] == ["READY", "CREATING"]
+        assert all("no cluster is attached" in info.waiting for info in infos)
+        found = [call async for call in client.actors.calls("old", only_pending=True)]
+        assert [(call.call_id, call.status) for call in found] == [
+            (calls[0].call_id, "RUNNING"),
+            (calls[1].call_id, "WAITING"),
+        ]
+        assert "no cluster is attached" in found[0].waiting
+        assert found[1].waiting == ""

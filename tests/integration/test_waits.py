@@ -41,6 +41,11 @@ def let(key: str) -> None:
         loop.call_soon_threadsafe(gate.set)
 
 
+async def until_successful(handle: perdure.Handle[object], name: str) -> None:
+    while not [task async for task in handle.tasks(perdure.TaskStatus.SUCCESSFUL) if name in task.task_id]:
+        await asyncio.sleep(0.01)
+
+
 @pytest.fixture(autouse=True)
 def fresh_gates() -> None:
     GATES.clear()
@@ -98,8 +103,7 @@ async def test_what_remains_goes_on_and_is_not_needed_for_the_end(client: perdur
 async def test_what_remains_can_be_an_argument_of_the_next(client: perdure.Client) -> None:
     handle = await client.start(first_and_rest.bind(perdure.wait([after.bind("x", "x"), after.bind("y", "y")])))
     let("y")
-    while not [task async for task in handle.tasks(perdure.TaskStatus.SUCCESSFUL) if "first" in task.task_id]:
-        await asyncio.sleep(0.01)
+    await until_successful(handle, "first_and_rest")
     let("x")
     assert await handle.output() == "y x"
 
@@ -107,6 +111,7 @@ async def test_what_remains_can_be_an_argument_of_the_next(client: perdure.Clien
 async def test_what_remains_can_be_the_value_itself(client: perdure.Client) -> None:
     let("x")
     handle = await client.start(hand_over.bind(perdure.wait([after.bind("x", "x"), after.bind("y", "y")])))
+    await until_successful(handle, "hand_over")
     let("y")
     assert await handle.output() == "y"
 

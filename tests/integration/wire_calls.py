@@ -13,9 +13,12 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from perdure.service.app import SERVICES
 from perdure.v1 import (
     blob_service_pb2_grpc,
     errors_pb2,
@@ -54,6 +57,12 @@ class Stubs:
             blob_service_pb2_grpc.BlobServiceStub(channel),
             system_service_pb2_grpc.SystemServiceStub(channel),
         )
+
+
+def public_methods() -> list[MethodDescriptor]:
+    """The methods of every service that clients call."""
+    pool = descriptor_pool.Default()
+    return [method for name in SERVICES for method in pool.FindServiceByName(name).methods]
 
 
 @dataclass(frozen=True)

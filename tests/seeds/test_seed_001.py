@@ -1,5 +1,5 @@
 """The examples of "Ray Workflows", a chapter on Ray 1.x, as printed but for the import line. What was printed wrong is
-named. Its examples of virtual actors are not here."""
+named. Its examples of virtual actors have a file of their own."""
 
 from __future__ import annotations
 

@@ -54,6 +54,13 @@ class Trace:
         return self._hash.hexdigest()
 
 
+def clock_ms() -> int:
+    """The time of the world that runs."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop.clock_ms()
+
+
 class _FreeTime(selectors.SelectSelector):
     loop: VirtualLoop
 

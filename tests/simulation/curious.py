@@ -11,7 +11,7 @@ from typing import TypeVar
 from perdure import errors
 from perdure.model import Payload
 from perdure.service.kernel import Kernel
-from perdure.storage.rows import RunQuery
+from perdure.storage.queries import RunQuery
 from simulation.told import Told
 
 T = TypeVar("T")

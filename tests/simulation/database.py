@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
 from perdure.storage.ports import Entry, MetadataStore, StorageFull, StorageUnavailable
-from perdure.storage.rows import Committed, RunRow
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import Committed
 from simulation.process import Process
 from simulation.server import PostgresData, PostgresTwin
 from simulation.store import Watch

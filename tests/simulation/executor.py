@@ -6,6 +6,8 @@ What a task does follows from the name of its function, so that a reader of a fa
     broken       always fails                           lost:N       its worker dies N times
     grow:NAME    returns the graph NAME of the world    hang:N       never ends, N times
     large        returns a blob, perhaps long after it has stored it
+
+Methods of actors are in `methods`.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from perdure import graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.model import Failure, FailureKind, Payload, Spec
+from perdure.service.executors.lanes import Lanes
 from perdure.service.executors.port import Attempt, ContinuationReturned, Report, Reports, ValueReader, forever
 from perdure.storage.blobs.memory import MemoryBlobStore
+from perdure.storage.ports import CorruptData, StorageUnavailable
 from perdure.storage.rows import ValueKey
+from simulation import methods
 from simulation.clock import note
 
 VOLATILE = "v_"
@@ -69,8 +74,11 @@ class FakeExecutor:
         self._numbers: dict[tuple[str, str], int] = {}
         self._here: dict[tuple[str, str, int], Attempt] = {}
         self._cancelled: set[tuple[str, str, int]] = set()
+        self._lanes = Lanes()  # of attempts with turns
+        self._hanging: dict[tuple[str, str, int], Attempt] = {}
         self._report: Callable[[Reports], None] | None = None
         self._handles: list[asyncio.TimerHandle] = []
+        self._tasks: list[asyncio.Future[None]] = []
 
     async def start(
         self, report: Callable[[Reports], None], values: ValueReader, holds_for_s: Callable[[], float] = forever
@@ -87,6 +95,8 @@ class FakeExecutor:
         self._report = None
         for handle in self._handles:
             handle.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     def loading(self, _run_id: str, _task_id: str, _number: int) -> str:
         return ""
@@ -103,13 +113,30 @@ class FakeExecutor:
             if source.task_id.startswith(VOLATILE):
                 at_hand = self._values.cached(ValueKey(attempt.run_id, task_id=source.task_id))
                 assert at_hand is not None, f"{attempt.task_id} starts and the value of {source.task_id} is gone"
+        self._take(attempt)
+
+    def _take(self, attempt: Attempt) -> None:
         if attempt.key in self._here:
             return
+        if attempt.turn:
+            if self._lanes.waits(attempt):
+                return
+            self._lanes.enter(attempt)
         self._here[attempt.key] = attempt
         self._later(lambda: self._begin(attempt))
 
     def cancel(self, run_id: str, task_id: str, attempt: int) -> None:
-        self._cancelled.add((run_id, task_id, attempt))
+        key = run_id, task_id, attempt
+        self._cancelled.add(key)
+        self._lanes.drop(key)
+        if (hanging := self._hanging.pop(key, None)) is not None:
+            self._later(lambda: self._over(hanging))
+
+    def _over(self, attempt: Attempt) -> None:
+        """The attempt has really ended."""
+        if attempt.turn:
+            for waiting in self._lanes.leave(attempt):
+                self._take(waiting)
 
     def _later(self, step: Callable[[], None], still_s: float = 0.0) -> None:
         delay_s = still_s + self._dice.choice((0.0, 0.001, self._dice.random() * DELAY_MAX_S))
@@ -117,6 +144,7 @@ class FakeExecutor:
 
     def _begin(self, attempt: Attempt) -> None:
         if attempt.key in self._cancelled:
+            self._over(attempt)
             return
         if self._holds_for_s() <= 0:
             self._later(lambda: self._begin(attempt))
@@ -129,16 +157,23 @@ class FakeExecutor:
         assert attempt.number > before, f"{attempt.task_id} begins as attempt {attempt.number} after attempt {before}"
         numbers[attempt.run_id, attempt.task_id] = attempt.number
         if self._dice.random() < STRAY_LOSS_SHARE:
-            self._later(
-                lambda: self._tell(attempt, AttemptLost(attempt.task_id, attempt.number, "stray", self._clock()))
-            )
+            self._later(lambda: self._lose(attempt))
             return
         hangs = attempt.call.function.name.startswith("hang")
-        if hangs or self._dice.random() < 0.8:  # the message that it began may be overtaken by the result
+        if (
+            hangs or attempt.is_limited or self._dice.random() < 0.8
+        ):  # the message that it began may be overtaken by the result
             self._tell(attempt, AttemptStarted(attempt.task_id, attempt.number, self._clock()))
         self._later(lambda: self._end(attempt))
 
+    def _lose(self, attempt: Attempt) -> None:
+        self._tell(attempt, AttemptLost(attempt.task_id, attempt.number, "stray", self._clock()))
+        self._later(lambda: self._over(attempt))
+
     def _end(self, attempt: Attempt) -> None:
+        if methods.is_method(attempt):
+            self._tasks.append(asyncio.ensure_future(self._run_method(attempt)))
+            return
         # a cancelled attempt may have ended before it was told
         if attempt.key in self._cancelled and self._dice.random() < 0.5:
             return
@@ -147,6 +182,27 @@ class FakeExecutor:
             return
         for report in self._outcome(attempt):
             self._tell(attempt, report)
+
+    async def _run_method(self, attempt: Attempt) -> None:
+        keys = [ValueKey(attempt.run_id, source.task_id, source.input) for source in attempt.inputs]
+        while True:
+            try:
+                values = await self._values.read(keys)
+                break
+            except StorageUnavailable:
+                await asyncio.sleep(self._dice.random())
+            except CorruptData as error:
+                failure = Failure(FailureKind.SYSTEM, "perdure.CorruptData", str(error), non_retryable=True)
+                self._tell(attempt, TaskFailed(attempt.task_id, attempt.number, failure, self._clock()))
+                self._over(attempt)
+                return
+        if methods.hangs(attempt, values) and attempt.key not in self._cancelled:
+            self._hanging[attempt.key] = attempt
+            return
+        if attempt.key not in self._cancelled or self._dice.random() < 0.5:
+            nonce = self._dice.getrandbits(32)
+            self._tell(attempt, methods.run_method(attempt, values, self._graphs, self._clock(), nonce))
+        self._over(attempt)
 
     def _end_large(self, attempt: Attempt) -> None:
         """The blob is there at once; who stored it says so later."""

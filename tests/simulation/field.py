@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from perdure import graphwire
+from perdure.engine.messages import TaskFailed, TaskSucceeded
 from perdure.model import Failure, FailureKind, Payload, Spec
-from perdure.service.executors.port import Attempt
+from perdure.service.executors.port import Attempt, ContinuationReturned
 from perdure.storage.blobs.memory import MemoryBlobStore
-from perdure.worker.attempt import AttemptInput, Continued, Failed, Result, Returned
+from perdure.worker.results import Continued, Failed, Result, Returned
+from perdure.worker.values import AttemptInput
+from simulation import methods
 from simulation.clock import fail, note
 from simulation.executor import Ledger
 from simulation.process import Process
@@ -72,10 +75,18 @@ class Field:
             is_older = other.key[:2] == running.key[:2] and other.engine_id == running.engine_id
             if is_older and other.lease.is_sure():
                 fail(AssertionError(f"attempt {attempt} of {task_id} begins while attempt {other.key[2]} runs"))
+            if self._share_a_turn(running, other) and not other.lease.process.is_paused:
+                fail(AssertionError(f"{running.key} begins while {other.key} has its turn"))
         self.begun.add(running.key)
         self.ledger.begun[run_id, task_id] += 1
         self.ledger.numbers[run_id, task_id] = max(before, attempt)
         self.running[running] = None
+
+    def _share_a_turn(self, one: Running, other: Running) -> bool:
+        """Whether one engine may not run both at a time, even if it has lost the connection to one."""
+        turn = self.works[one.key].turn
+        is_same = turn == self.works[other.key].turn and one.key[0] == other.key[0]
+        return bool(turn) and is_same and one.engine_id == other.engine_id
 
     def end(self, running: Running) -> None:
         self.running.pop(running, None)
@@ -97,6 +108,10 @@ class Field:
     def _result(self, attempt_input: AttemptInput, dice: random.Random) -> Result | None:
         context = attempt_input.context
         task = context.run_id, context.task_id
+        attempt = self.works[*task, context.attempt]
+        if methods.is_method(attempt):
+            values = [value.payload for value in attempt_input.values]
+            return self._result_of_method(attempt, values, dice)
         program, _, argument = attempt_input.function.name.partition(":")
         match program:
             case "grow":
@@ -116,6 +131,20 @@ class Field:
         data = f"{'/'.join(task)}/{self.ledger.begun[task]}/{dice.getrandbits(32)}".encode()
         self.ledger.returned[task].append(data)
         return Returned(Payload("binary/plain", data))
+
+    def _result_of_method(self, attempt: Attempt, values: list[Payload], dice: random.Random) -> Result | None:
+        if methods.hangs(attempt, values):
+            return None
+        report = methods.run_method(attempt, values, self.graphs, self.clock(), dice.getrandbits(32))
+        match report:
+            case TaskSucceeded():
+                return Returned(report.output)
+            case ContinuationReturned():
+                return Continued(report.continuation, report.method_outcome)
+            case TaskFailed():
+                return Failed(report.failure)
+            case _:
+                return Failed(Failure(FailureKind.SYSTEM, "perdure.WorkerLost", "its worker died"))
 
 
 def _error(name: str) -> Failure:

@@ -15,7 +15,7 @@ from perdure.model import Payload, RunStatus
 from perdure.service.kernel import Kernel
 from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import Conflict, NewRun, Reuse
-from perdure.storage.rows import RunQuery
+from perdure.storage.queries import RunQuery
 from simulation.clock import fail
 from simulation.fleet_asking import insist
 from simulation.fleet_attaching import Attaching

@@ -19,6 +19,7 @@ from perdure.service.api import places
 from perdure.service.api.watch import Watcher
 from perdure.service.kernel import Kernel
 from perdure.service.runs.changes import Closed, Overflowed
+from perdure.storage.rows import ACTOR
 from perdure.v1 import workflow_service_pb2
 from simulation.curious import Curious
 from simulation.executor import VOLATILE
@@ -201,15 +202,15 @@ class Watching:
                     assert told is task.status, f"a watch of {run_id} ended with {task_id} as {told}: {task.status}"
 
     async def check_all(self, watch: asyncio.Task[None]) -> None:
-        """Everything is over: the last state of each run was told, or is told soon, unless it came before there was a
-        first answer."""
+        """Everything is over: the last state of each workflow was told, or is told soon, unless it came before there
+        was a first answer."""
         deadline_s = self._world.loop.time() + CATCH_UP_S
         while True:
             since = self._since if self._since is not None else -1
             stored = {
                 run_id: (kept.row.status, kept.row.change)
                 for run_id, kept in self._world.database.shared.runs.items()
-                if kept.row.change > since
+                if kept.row.change > since and kept.row.kind != ACTOR
             }
             missing = {run_id: (self.states.get(run_id), now) for run_id, now in stored.items()}
             missing = {run_id: both for run_id, both in missing.items() if both[0] != both[1]}

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from perdure.model import RunStatus
 from perdure.service.kernel import Kernel
@@ -20,15 +20,18 @@ from perdure.service.queue.slots import ANY
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.ports import Fenced
 from perdure.storage.rows import EngineRow
+from simulation.actors import ActorClient, Insist
 from simulation.clock import Trace, VirtualLoop
 from simulation.database import Database, EngineStore
 from simulation.executor import FakeExecutor, Ledger
+from simulation.fleet_asking import insist
 from simulation.fleet_bulk import BulkClient
 from simulation.fleet_clients import Client
 from simulation.fleet_curious import Watching
 from simulation.fleet_promises import LEASE_S, Promises
 from simulation.graphs import GRAPHS, MORE_SHAPES, SHAPES
 from simulation.history import History
+from simulation.idle import TTL_MS, IdleClient
 from simulation.parts import Parts
 from simulation.pool import PoolExecutor, Pools
 from simulation.process import Process
@@ -37,6 +40,8 @@ from simulation.server import PostgresData, masked
 from simulation.shares import small_shares
 from simulation.store import Watch
 from simulation.told import Told
+
+T = TypeVar("T")
 
 SKEW_MAX_MS = 180_000
 FATES = ("kill", "kill", "leave", "pause", "pause", "blink", "cut off")
@@ -86,7 +91,8 @@ class FleetWorld:
     everything all the time, and answers of the store take their time, too. `attaching`: some clients also start runs
     under ids in use, where nothing is removed by its age. `pool`: attempts are run by the real lease
     pool, over a simulated network. `store`: "memory", or "postgres" for a real one. `parts`: those that there are; by
-    default all of them, with the same dice for all."""
+    default all of them, with the same dice for all. `actors`: so many, and `idle`:
+    so many that are deleted when nobody calls them."""
 
     def __init__(
         self,
@@ -107,8 +113,12 @@ class FleetWorld:
         pool: bool = False,
         store: str = "memory",
         parts: Parts | None = None,
+        actors: int = 0,
+        idle: int = 0,
     ) -> None:
         self.seed = seed
+        self.actors = actors
+        self.idle = idle
         self._has_pool = pool
         self._data_of = store
         self._data: PostgresData | None = None
@@ -135,6 +145,9 @@ class FleetWorld:
         if pool and random.Random(f"stuck of {seed}").random() < STUCK_SHARE:
             self.shapes = [*self.shapes, "stuck"]
         self.seen = FleetSeen()
+        if self.idle:  # an actor is idle by the clock of its engine
+            for seat in self.seats:
+                seat.skew_ms = 0
         self._leave_out()
         self.history = History()
         self.ledger = Ledger()
@@ -196,6 +209,7 @@ class FleetWorld:
         self.database = Database(loop.clock_ms, self._data)
         self.watch = Watch(self.database.view, *self.limits)
         self.watch.on_delete = self.promises.on_delete
+        self.watch.ttl_ms = TTL_MS
         self.told = Told(self.watch, loop.time)
         self.blobs = MemoryBlobStore(loop.time)
         self.pools = Pools(self) if self._has_pool else None
@@ -208,6 +222,16 @@ class FleetWorld:
             asyncio.create_task(BulkClient(self, index).live())
             for index in range(self.bulks)
             if self.parts.has(f"bulk {index}", "many workflows in each call")
+        ]
+        clients += [
+            asyncio.create_task(self._actor_client(number))
+            for number in range(self.actors)
+            if self.parts.has(f"actor {number}")
+        ]
+        clients += [
+            asyncio.create_task(self._idle_client(number))
+            for number in range(self.idle)
+            if self.parts.has(f"idle actor {number}")
         ]
         everybody = asyncio.gather(*clients)
         curious = self.curious_of("everything")
@@ -240,6 +264,25 @@ class FleetWorld:
             await asyncio.gather(outage, *seats, *clients, *self._witnesses, return_exceptions=True)
         await self.promises.check()
         return self.seen
+
+    async def _actor_client(self, number: int) -> None:
+        name = f"actor-{number}"
+        dice = self.parts.dice(self.seed, f"actor {number}", random.Random(f"actor {number} of {self.seed}"))
+
+        insist = self._insister(name, dice)
+        await ActorClient(name, dice, insist, self.seen.marks, self.database.view, self.loop.time).live()
+
+    async def _idle_client(self, number: int) -> None:
+        name = f"idle-{number}"
+        dice = self.parts.dice(self.seed, f"idle actor {number}", random.Random(f"idle actor {number} of {self.seed}"))
+        insist = self._insister(name, dice)
+        await IdleClient(name, dice, insist, self.seen.marks, self.watch, self.loop.time).live()
+
+    def _insister(self, actor: str, dice: random.Random) -> Insist:
+        async def ask_any(ask: Callable[[Kernel], Awaitable[T]]) -> T:
+            return await insist(self, dice, [("actor", actor, "")], lambda kernel, _calls: ask(kernel))
+
+        return ask_any
 
     async def _run_clusters(self, pools: Pools) -> None:
         try:

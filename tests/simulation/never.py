@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from perdure.model import RunStatus
 from perdure.storage.ports import Entry, Unstorable
-from perdure.storage.rows import AddEvent, AddRun, Committed, ConsumeEvent, PutTask, SetRun, Write
+from perdure.storage.writes import AddEvent, AddRun, Committed, ConsumeEvent, PutTask, SetRun, Write
 
 KINDS = ("", "start", "task", "event", "consumption", "end", "task and failure")
 

@@ -21,7 +21,7 @@ from perdure.service.executors.port import Attempt, ContinuationReturned, Report
 from perdure.service.kernel import Kernel
 from perdure.service.rpc.worker import WorkerServicer
 from perdure.storage.rows import ValueKey
-from perdure.worker.attempt import Continued, Failed, Returned
+from perdure.worker.results import Continued, Failed, Returned
 from simulation.clock import fail, note
 from simulation.cluster import Ray
 from simulation.executor import VOLATILE
@@ -161,8 +161,8 @@ class PoolExecutor:
             "queued": len(placing._queued),
             "placed": len(placing._placed),
             "cancelled": len(placing._cancelled),
-            "held": len(placing._held),
-            "busy": len(placing._busy),
+            "lanes": len(placing._lanes),
+            "forsaken": len(placing._forsaken),
             "shapes": len(state.shapes),
             "leases": len(state.leases),
         }
@@ -216,7 +216,10 @@ class Pools:
         self._world.promises.on_submit(attempt)
 
     def shape_of(self, attempt: Attempt) -> Shape:
-        """Tasks of this world have shapes by their ids. One that never ends holds nothing that others need."""
+        """Tasks of this world have shapes by their ids, and methods that of their actor. One that never ends holds
+        nothing that others need."""
+        if attempt.turn:
+            return SHAPES[0]
         if attempt.call.function.name == "hang:99":
             return ENDLESS
         return random.Random(f"shape of {attempt.task_id} {self._salt}").choice(SHAPES)

@@ -25,7 +25,8 @@ from perdure.storage.ports import Entry, StorageUnavailable
 from perdure.storage.postgres import members
 from perdure.storage.postgres.connections import Connection, Connections
 from perdure.storage.postgres.store import PostgresMetadataStore
-from perdure.storage.rows import Committed, Mail, RunRow
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import Committed, Mail
 from postgres import SETTINGS, PostgresServer, running_postgres
 from simulation.twin import Twin
 

@@ -11,12 +11,13 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from perdure.engine.actor.mailbox import MAIL
 from perdure.model import TaskStatus
 from perdure.service.queue.slots import ANY
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, MetadataStore, StorageFull, StorageUnavailable, Unstorable
-from perdure.storage.rows import AddRun, Committed, ConsumeEvent, DeleteRun, PutTask, SetRun
-from simulation.clock import fail, note
+from perdure.storage.writes import AddEvent, AddRun, Committed, ConsumeEvent, DeleteRun, DropTasks, PutTask, SetRun
+from simulation.clock import clock_ms, fail, note
 from simulation.never import Never, Refusals
 
 
@@ -38,8 +39,14 @@ class Watch:
         self.finals: dict[str, str] = {}
         self.requests: dict[str, str] = {}
         """Which request made a run."""
+        self.ttl_ms = 0
+        """The time for which actors may be idle."""
         self.on_delete: Callable[[str, int | None], None] = lambda _run_id, _end_ms: None
         self._deleted: set[str] = set()
+        self.calls: dict[str, dict[str, int]] = {}
+        """The actors that have recorded a call, each with its sequence, by call."""
+        self._ended_ms: dict[str, int] = {}
+        """When the last call of an actor ended, by the clock of its worker."""
         self._ends_ms: dict[str, int | None] = {}
 
     def guard(self, look: Callable[[], None]) -> None:
@@ -59,6 +66,8 @@ class Watch:
         """Events of a key go to its waiters in the order of arrival."""
         kept = self._store._runs[run_id]
         key = kept.events[sequence].key
+        if key == MAIL:  # a call that waits may be dropped
+            return
         earlier = [event.sequence for event in kept.events.values() if event.key == key and event.sequence < sequence]
         passed = [number for number in earlier if (run_id, number) not in self.consumed]
         assert not passed, f"event {sequence} of {run_id} passed {passed}"
@@ -87,6 +96,9 @@ class Watch:
                     case SetRun(expects=None) | ConsumeEvent():
                         owner = owners.get(write.run_id, engine_id)
                         assert owner == engine_id, f"{engine_id} writes of {write.run_id}, which is {owner}'s"
+                    case DropTasks(run_id=run_id):
+                        owner = owners.get(run_id, engine_id)
+                        assert owner == engine_id, f"{engine_id} removes tasks of {owner}'s {run_id}"
                     case PutTask(row=row):
                         owner = owners.get(row.run_id, engine_id)
                         assert owner == engine_id, f"{engine_id} writes {row.task_id} of {owner}'s {row.run_id}"
@@ -105,9 +117,16 @@ class Watch:
             for write in entry
             if type(write) is PutTask
         }
+        for entry, result in zip(entries, committed.results, strict=True):
+            for write in entry:
+                if isinstance(write, AddEvent) and write.key == MAIL and result.sequence:
+                    self.calls.setdefault(write.event_id, {})[write.run_id] = result.sequence
         for entry in happened:
             for write in entry:
                 if type(write) is PutTask:
+                    if write.row.ended_ms is not None:
+                        last_ms = self._ended_ms.get(write.row.run_id, 0)
+                        self._ended_ms[write.row.run_id] = max(last_ms, write.row.ended_ms)
                     self.recorded.setdefault((write.row.run_id, write.row.task_id), set()).add(write.row.status)
                     if write.row.spec_key:
                         self.owners_of_graphs.add((write.row.run_id, write.row.task_id))
@@ -134,12 +153,27 @@ class Watch:
                         assert row.run_id not in self._deleted, f"{row.run_id} was deleted and is back"
                         self.requests[row.run_id] = row.request_id
                     case DeleteRun():
-                        assert write.run_id in self.finals, "an active run was deleted"
+                        is_idle = write.last_event is not None
+                        assert is_idle or write.run_id in self.finals, "an active run was deleted"
+                        if is_idle and write.run_id not in self._deleted:
+                            self.see_idle(write.run_id)
                         if write.run_id not in self._deleted:
                             self._deleted.add(write.run_id)
                             self.on_delete(write.run_id, self._ends_ms.get(write.run_id))
                     case _:
                         pass
+
+    def see_idle(self, run_id: str) -> None:
+        """An actor that was deleted because nobody called it had done all that was asked of it, and for its time."""
+        for call_id, actors in self.calls.items():
+            if run_id in actors:
+                assert (run_id, actors[run_id]) in self.consumed, f"{run_id} was deleted, and {call_id} had not ended"
+        idle_ms = clock_ms() - self._ended_ms[run_id]
+        assert idle_ms >= self.ttl_ms, f"{run_id} was deleted after {idle_ms} ms"
+
+    def kept_of(self, actor_id: str) -> list[str]:
+        """The rows that are left of an actor, by their kinds."""
+        return [run_id for run_id, kept in self._store._runs.items() if kept.row.workflow_id == actor_id]
 
     async def see_queue(self) -> None:
         """Active and waiting runs stay within their limits, and the run that waited longest starts first."""

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, Fenced, MetadataStore
-from perdure.storage.rows import Committed
+from perdure.storage.writes import Committed
 from simulation.clock import fail
 
 UNORDERED: Final = frozenset({"get_runs", "running_runs", "read_specs", "count_pending", "unused_blobs"})

@@ -11,14 +11,17 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from math import inf
 from typing import Final
 
+from perdure.context import tells_waits, waiting
 from perdure.v1 import worker_service_pb2 as pb
-from perdure.worker.attempt import AttemptInput, Result
 from perdure.worker.lease import GRACE_S
 from perdure.worker.receipts import receipt_of
+from perdure.worker.results import Result
 from perdure.worker.session import Session
+from perdure.worker.values import AttemptInput
 from simulation.clock import note
 from simulation.executor import DELAY_MAX_S, STILL_MAX_S, STILL_SHARE
 from simulation.field import Field, Running
@@ -27,6 +30,8 @@ from simulation.transport import Network
 
 DEATH_SHARE: Final = 0.02
 """Of the attempts, so many kill their process."""
+WAIT_SHARE: Final = 0.2
+"""Of the attempts, so many wait for the engine for a while."""
 STUBBORN_SHARE: Final = 0.3
 CLOSE_S: Final = 10.0
 
@@ -237,7 +242,7 @@ class Worker:
         running = Running((context.run_id, context.task_id, context.attempt), self._engine_id, self)
         if sent is None:
             self._field.begin(running)
-            code = asyncio.create_task(self._user_code(attempt_input))
+            code = asyncio.create_task(self._user_code(token, attempt_input))
         else:
             self._unbegun.add(token)
             code = asyncio.create_task(self._begin_after(sent, token, attempt_input, running))
@@ -267,7 +272,7 @@ class Worker:
         await sent.wait()
         self._unbegun.discard(token)
         self._field.begin(running)
-        return await self._user_code(attempt_input)
+        return await self._user_code(token, attempt_input)
 
     def _abandon(self) -> None:
         """An interrupted attempt has left threads behind: the process ends, and gives back what it has not begun."""
@@ -277,8 +282,13 @@ class Worker:
         self._session._close()
         self._loop.call_later(0.05, self._exit, "an attempt has left threads behind")
 
-    async def _user_code(self, attempt_input: AttemptInput) -> Result | None:
+    async def _user_code(self, token: int, attempt_input: AttemptInput) -> Result | None:
         dice = self._dice
+        if dice.random() < WAIT_SHARE:
+            with tells_waits(partial(self._session.send_waits, token)), waiting():
+                await asyncio.sleep(dice.random() * DELAY_MAX_S)
+        elif dice.random() < WAIT_SHARE:  # until its end
+            self._session.send_waits(token, True)
         if lasts_s := dice.choice((0.0, 0.001, 0.001, dice.random() * DELAY_MAX_S)):  # or it acts in its first moment
             await asyncio.sleep(lasts_s)
         program, _, argument = attempt_input.function.name.partition(":")

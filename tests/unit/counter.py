@@ -73,6 +73,7 @@ class Counter:
 
     next_wake_ms = None
     keeps_values = False
+    lingers = False
 
     def __init__(self, target: int) -> None:
         self.status = RunStatus.RUNNING

@@ -70,6 +70,7 @@ class Driver:
         self.dispatched: list[tuple[str, int]] = []
         self.inputs: dict[str, tuple[Source, ...]] = {}
         self.limited: set[str] = set()
+        self.callers: set[tuple[str, ...]] = set()  # of all attempts
         self.cancelled: list[tuple[str, int]] = []
         self.timers: list[SetTimer] = []
         self.ends: list[RecordRun] = []
@@ -92,6 +93,7 @@ class Driver:
                 case StartAttempt():
                     self.dispatched.append((command.task_id, command.attempt))
                     self.inputs[command.task_id] = command.inputs
+                    self.callers.add(command.callers)
                     if command.is_limited:
                         self.limited.add(command.task_id)
                 case CancelAttempt():

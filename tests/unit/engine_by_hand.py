@@ -17,7 +17,7 @@ from perdure.service.operations.asked import NewRun
 from perdure.service.runs.views import RunView
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry
-from perdure.storage.rows import Committed
+from perdure.storage.writes import Committed
 from unit.driver import ERROR, VALUE
 
 NOW_MS = 1_700_000_000_000
@@ -29,6 +29,7 @@ class Store(MemoryMetadataStore):
     def __init__(self) -> None:
         super().__init__()
         self.errors: list[Exception] = []
+        self.count = 0  # of commits
         self.commits: asyncio.Queue[Sequence[Entry]] = asyncio.Queue()
         """Commits that were requested while commits were held."""
         self._go: asyncio.Queue[None] | None = None
@@ -65,6 +66,7 @@ class Store(MemoryMetadataStore):
         if self.errors:
             raise self.errors.pop(0)
         committed = await super().commit(entries)
+        self.count += 1
         if self._answer is not None:
             answer = self._answer
             self.commits.put_nowait(entries)

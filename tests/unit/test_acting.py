@@ -48,7 +48,7 @@ class Turns:
 
 
 def acting_on(turns: Turns) -> Acting:
-    return Acting(cast(Any, turns), cast(Any, None), cast(Any, turns))
+    return Acting(cast(Any, turns), cast(Any, None), cast(Any, turns), cast(Any, None))
 
 
 def row(run_id: str) -> RunRow:

@@ -25,18 +25,10 @@ from perdure.model import (
     Payload,
     Waited,
 )
-from perdure.worker.attempt import (
-    FUNCTIONS_MAX,
-    AttemptInput,
-    Continued,
-    Failed,
-    Result,
-    Returned,
-    Runner,
-    Value,
-    with_ready,
-)
+from perdure.worker.attempt import FUNCTIONS_MAX, Runner
 from perdure.worker.interrupt import Interrupted
+from perdure.worker.results import Continued, Failed, Result, Returned
+from perdure.worker.values import AttemptInput, Value, with_ready
 
 CONTEXT = Context("default", "order-1", "run", "charge", 2)
 

@@ -14,12 +14,14 @@ from perdure import codec
 from perdure.arguments import encode_arguments
 from perdure.context import Context
 from perdure.model import BlobRef, Failure, Function, Payload
-from perdure.worker import attempt
-from perdure.worker.attempt import AttemptInput, Failed, Result, Returned, Runner
+from perdure.worker import results
+from perdure.worker.attempt import Runner
 from perdure.worker.receipts import receipt_of
+from perdure.worker.results import Failed, Result, Returned
+from perdure.worker.values import AttemptInput
 
 CONTEXT = Context("default", "order-1", "run", "charge", 1)
-RECEIPT_BYTES_MAX = 8 * 1024 * 1024 - attempt.SPEC_BYTES_MAX
+RECEIPT_BYTES_MAX = 8 * 1024 * 1024 - results.SPEC_BYTES_MAX
 
 
 class Nowhere:
@@ -145,10 +147,10 @@ def test_any_error_of_loading_code_is_a_result(make: Callable[[], BaseException]
 
 
 def test_a_value_that_refers_to_too_much_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempt, "BLOBS_MAX", 2)
+    monkeypatch.setattr(results, "BLOBS_MAX", 2)
     many = Payload(codec.OBJECTS, b"", refs=tuple(BlobRef(str(number) * 64, 1) for number in range(3)))
-    with pytest.raises(attempt._Bad) as told:
-        attempt._returned(many, "charge")
+    with pytest.raises(results.Bad) as told:
+        results.returned(many, "charge")
     assert "task 'charge': what it returned refers to 3 large objects, 2 at most" in told.value.failure.message
 
 

@@ -128,7 +128,12 @@ async def test_an_adapter_answers_refuses_fails_and_is_killed(load: Any, tmp_pat
     column = processes.Column("fake", str(tmp_path / "adapter.py"), sys.executable)
     process = processes.PeerProcess(column, tmp_path / "data")
     try:
-        assert await process.start() == {"versions": {}, "durability": "in a file", "has_batches": False}
+        assert await process.start() == {
+            "versions": {},
+            "durability": "in a file",
+            "has_batches": False,
+            "has_actors": False,
+        }
         assert (await process.ask("one_step", count=3, within_s=60))["figures"].keys() == {"median_s", "p99_s"}
         assert await process.ask("payload", mib=1) == {"refused": "ValueError: too large"}
         assert "KeyError" in (await process.ask("unknown"))["failed"]

@@ -33,9 +33,19 @@ COMMANDS = [
     "resume",
     "delete",
     "event",
+    "actor",
     "serve",
     "agent",
 ]
+ACTOR_COMMANDS = {
+    "list": [],
+    "get": ["a"],
+    "call": ["a", "m"],
+    "query": ["a", "m"],
+    "calls": ["a"],
+    "drop": ["a", "c"],
+    "delete": ["a"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +70,7 @@ def test_help_lists_every_command() -> None:
         assert set(COMMANDS) <= {line.split()[0] for line in answer.output.splitlines() if line.startswith("  ")}
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "event send"])
+@pytest.mark.parametrize("command", [*COMMANDS, "event send", *(f"actor {name}" for name in ACTOR_COMMANDS)])
 def test_every_command_and_option_has_help(command: str) -> None:
     answer = invoke(*command.split(), "--help")
     assert answer.exit_code == 0
@@ -98,6 +108,8 @@ def test_the_version_is_that_of_the_package() -> None:
         (["serve", "--executor", "dask"], "'dask' is not one of"),
         (["serve", "--no-such-knob", "1"], "No such option"),
         (["event", "send", "x"], "Missing argument 'KEY'"),
+        (["actor", "call", "a"], "Missing argument 'METHOD'"),
+        (["actor", "fly"], "No such command 'fly'"),
         (["agent"], "Missing option '--address'"),
         (["run", "json:dumps", "--input", "{}", "--inputs-file", "-"], "--input and --inputs-file exclude each other"),
         (["run", "json:dumps", "--id-reuse", "sometimes"], "'sometimes' is not one of 'reject'"),
@@ -117,14 +129,25 @@ def test_wrong_usage_is_2(arguments: list[str], text: str, capsys: pytest.Captur
         (["run", "json:dumps", "--input", "[1]"], "--input is a JSON object"),
         (["run", "json:dumps", "--input", "[" * 100_000], "--input is not JSON"),
         (["run", "json:dumps", "--input", ""], "--input is not JSON: Expecting value"),
+        (
+            ["run", "json:dumps", "--input", '{"a": 1, "b": {"c": 1, "c": 2}}'],
+            "--input is not JSON: it has the key 'c' twice",
+        ),
+        (["run", "json:dumps", "--input", '{"a": NaN}'], "--input is not JSON: NaN is no number of JSON"),
+        (["run", "json:dumps", "--input", '{"a": 1e999}'], "--input is not JSON: 1e999 is too large"),
         (["run", "json"], "'json': expected module:name"),
         (["run", ":x"], "':x': expected module:name"),
         (["run", "no_such_module:x"], "no_such_module:x: ModuleNotFoundError: No module named 'no_such_module'"),
         (["run", "json:no_such_name"], "json:no_such_name: AttributeError: module 'json' has no attribute"),
         (["run", "json:__name__"], "json:__name__ is a str, and not a node, a task or a function that makes one"),
         (["run", "json:dumps"], "json:dumps: TypeError: dumps() missing 1 required positional argument"),
-        (["run", "os:getcwd"], "os:getcwd is a str, and not a node"),
+        (["run", "os:getcwd"], "os:getcwd gives a str, and not a node; make it a task with @perdure.task"),
+        (["run", "os:getpid"], "os:getpid gives an int, and not a node"),
         (["event", "send", "x", "k", "{"], "PAYLOAD is not JSON"),
+        (["actor", "call", "a", "m", "1", "{"], "argument 2 is not JSON"),
+        (["actor", "call", "a", "m", "pen"], """a text has quotes, which the shell must leave: '"text"'"""),
+        (["actor", "call", "a", "m", "--input", "[1]"], "--input is a JSON object: keyword arguments by name"),
+        (["actor", "query", "a", "m", "--input", "{"], "--input is not JSON"),
         (["serve", "--listen", "nowhere"], "listen is host:port, not 'nowhere'"),
         (["serve", "--storage", "mysql://x"], "'mysql://x' is no storage"),
         (["serve", "--drain-s", "-1"], "drain_s must be 0 or more"),
@@ -229,6 +252,18 @@ def test_an_input_without_a_use_is_refused(
     assert capsys.readouterr().err == f"perdure: line 1: {text}"
 
 
+@pytest.mark.parametrize(("name", "given"), [("node", "x"), ("made", "left"), ("greedy", "x")])
+def test_a_missing_input_is_wrong_usage_as_an_unused_one_is(
+    graphs: str, name: str, given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f"{graphs}:{name} needs the input 'y', which was not given\n"
+    assert root.run(["run", f"{graphs}:{name}", "--input", json.dumps({given: "1"})]) == 2
+    assert capsys.readouterr().err == f"perdure: {text}"
+    (tmp_path / "lines").write_text(json.dumps({given: "1"}))
+    assert root.run(["run", f"{graphs}:{name}", "--inputs-file", "lines"]) == 2
+    assert capsys.readouterr().err == f"perdure: line 1: {text}"
+
+
 # ------------------------------------------------------------------------------ exit codes
 
 FAILURE = Failure(FailureKind.APPLICATION, "m.Bad", "no", task_id="t")
@@ -246,6 +281,9 @@ def failed() -> errors.WorkflowExecutionError:
     ("error", "code", "text"),
     [
         (failed(), 1, "perdure: workflow 'w' failed in task 't': m.Bad: no\nRemote traceback"),
+        (errors.ActorCallError("a", "m", FAILURE), 1, "perdure: m of actor 'a' failed: m.Bad: no\n"),
+        (errors.ActorNotFoundError("no such actor"), 3, "perdure: no such actor [ACTOR_NOT_FOUND]\n"),
+        (errors.MailboxFullError("too many"), 5, "perdure: too many [MAILBOX_FULL]\n"),
         (errors.WorkflowCancellationError("w", FAILURE), 1, "perdure: workflow 'w' was canceled: no"),
         (CodecError("cannot be read"), 1, "perdure: cannot be read\n"),
         (KeyboardInterrupt(), 130, "perdure: interrupted\n"),
@@ -265,6 +303,11 @@ def failed() -> errors.WorkflowExecutionError:
         (errors.DrainingError("shutting down"), 4, "perdure: the service does not answer: shutting down [DRAINING]\n"),
         (TimeoutError("no output after 1 s"), 4, "perdure: no output after 1 s\n"),
         (errors.WorkflowAlreadyExistsError("in use"), 5, "perdure: in use [WORKFLOW_ALREADY_EXISTS]\n"),
+        (
+            errors.WorkflowAlreadyExistsError("'a' is in use; id_reuse 'allow_if_unsuccessful' or 'allow', or not"),
+            5,
+            "perdure: 'a' is in use; --id-reuse allow_if_unsuccessful or allow, or not [WORKFLOW_ALREADY_EXISTS]\n",
+        ),
         (errors.InvalidFilterError("no filter"), 5, "perdure: no filter [INVALID_FILTER]\n"),
     ],
 )
@@ -327,7 +370,12 @@ def test_the_address_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "command", [*(name for name in COMMANDS if name not in ("serve", "agent", "event")), "event send"]
+    "command",
+    [
+        *(name for name in COMMANDS if name not in ("serve", "agent", "event", "actor")),
+        "event send",
+        *(f"actor {name}" for name in ACTOR_COMMANDS),
+    ],
 )
 def test_options_of_a_session_may_follow_the_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[root.Session] = []
@@ -339,7 +387,8 @@ def test_options_of_a_session_may_follow_the_command(command: str, monkeypatch: 
     monkeypatch.setattr(root.Session, "call", call)
     monkeypatch.setenv("PERDURE_ADDRESS", "environment:1")
     monkeypatch.setattr(runs, "load_graph", lambda *_args, **_how: values.Loaded(perdure.event("k"), {}))
-    names = {"event send": ["w", "k"], "list": [], "run": ["json:dumps"]}.get(command, ["w"])
+    of_actors = {f"actor {name}": words for name, words in ACTOR_COMMANDS.items()}
+    names = ({"event send": ["w", "k"], "list": [], "run": ["json:dumps"]} | of_actors).get(command, ["w"])
     words = [*command.split(), *names]
     assert root.run(["--namespace", "before", *words, "-o", "json", "--address", "there:1", "--patience", "2"]) == 4
     assert root.run(["--address", "first:1", "-o", "json", *words, "-o", "text"]) == 4

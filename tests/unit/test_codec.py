@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import perdure
@@ -23,7 +23,18 @@ from perdure import codec, functions, tracebacks, wire
 from perdure.arguments import decode_arguments, encode_arguments
 from perdure.codec import CodecError
 from perdure.functions import FunctionUnavailable
-from perdure.model import Attribute, BlobRef, Failure, FailureKind, Function, Index, InputRef, Key, NodeRef, Payload
+from perdure.model import (
+    Attribute,
+    BlobRef,
+    Failure,
+    FailureKind,
+    Function,
+    Index,
+    InputRef,
+    Key,
+    NodeRef,
+    Payload,
+)
 from perdure.v1 import spec_pb2, worker_service_pb2
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -85,7 +96,7 @@ def test_what_is_shared_stays_shared() -> None:
 
 
 @given(st.lists(st.integers(0, 20_000), min_size=1, max_size=6))
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 def test_arrays_come_back_whatever_their_sizes(sizes: list[int]) -> None:
     arrays = [np.arange(size, dtype=np.int64) for size in sizes]
     for array, back in zip(arrays, through(arrays), strict=True):
@@ -241,7 +252,7 @@ def call_through(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, An
 
 
 @given(st.lists(values, max_size=3).map(tuple), st.dictionaries(st.text(min_size=1, max_size=5), values, max_size=3))
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 def test_arguments_come_back(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     assert call_through(args, kwargs) == (args, kwargs, [])
 
@@ -285,6 +296,16 @@ def test_arguments_of_other_languages_are_composed() -> None:
     args, kwargs = decode_arguments(payload, lambda index, nested: (index, nested))
     assert args == ((0, False), ["x", (1, False)])
     assert kwargs == {"m": {"a": 1, "b": (2, False)}, "z": (3, False)}
+
+
+def test_a_composed_argument_in_a_blob_is_read_and_never_taken_for_an_empty_one() -> None:
+    blob = Payload("json/plain", blob=BlobRef("0" * 64, 3))
+    items = spec_pb2.ArgList(items=[spec_pb2.Arg(payload=wire.payload_to_proto(blob))])
+    payload = Payload(wire.ARGUMENTS, worker_service_pb2.Arguments(args=[spec_pb2.Arg(list=items)]).SerializeToString())
+    args, _ = decode_arguments(payload, lambda *_: None, bytes_of=lambda named: b"[7]" if named == blob else b"")
+    assert args == ([[7]],)
+    with pytest.raises(CodecError, match="in a blob"):
+        decode_arguments(payload, lambda *_: None)
 
 
 def test_an_input_is_a_reference_too() -> None:

@@ -24,7 +24,9 @@ from perdure.context import Context
 from perdure.graph import task
 from perdure.model import BlobRef, FailureKind, NodeRef, Payload
 from perdure.rayobjects import CONTENTS_INLINE_BYTES_MAX, ObjectFailed, ObjectUnavailable, contents
-from perdure.worker.attempt import AttemptInput, Continued, Failed, Returned, Runner, Value
+from perdure.worker.attempt import Runner
+from perdure.worker.results import Continued, Failed, Returned
+from perdure.worker.values import AttemptInput, Value
 
 Ref: Any = ray.ObjectRef
 LARGE = "x" * (CONTENTS_INLINE_BYTES_MAX + 1)

@@ -19,7 +19,8 @@ from perdure.service.journal.journal import Journal
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import BlobStore, Entry, StorageUnavailable
-from perdure.storage.rows import AddRun, BlobMark, Committed, DeleteRun, RunRow, UseBlobs
+from perdure.storage.rows import BlobMark, RunRow
+from perdure.storage.writes import AddRun, Committed, DeleteRun, UseBlobs
 
 GRACE_S = 100.0
 SEEDS = 200

@@ -29,7 +29,7 @@ TEXTS = st.one_of(
     ),
     st.text(max_size=4),
 )
-MANY = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=200, suppress_health_check=list(HealthCheck))
 
 NULL = payload_pb2.Payload(encoding="binary/null")
 LEN = spec_pb2.FunctionRef(registered=spec_pb2.RegisteredFunction(name="builtins:len"))
@@ -59,6 +59,12 @@ GRAPHS = [
     graph(spec_pb2.Node(task=spec_pb2.TaskNode(function=CODE, arguments=NULL, refs=[ref("a")]))),
     graph(spec_pb2.Node(task=spec_pb2.TaskNode(function={"shared": 0}, arguments=NULL)), functions=[LEN]),
     graph(spec_pb2.Node(timer=spec_pb2.TimerNode(delay={"seconds": 1}), after=["a"])),
+    graph(
+        spec_pb2.Node(
+            task=spec_pb2.TaskNode(function=LEN),
+            options=spec_pb2.TaskOptions(retry={"initial_interval": {"seconds": 4_000_000_000}}),
+        )
+    ),
     graph(spec_pb2.Node(wait=spec_pb2.WaitNode(refs=[ref("a")], num_returns=1))),
     graph(
         spec_pb2.Node(

@@ -14,7 +14,7 @@ from perdure.errors import InvalidFilterError
 from perdure.model import RunStatus
 from perdure.service.api import filters
 from perdure.service.api.filters import parse_filter, parse_order
-from perdure.storage.rows import FILTER_FIELDS, ORDER_FIELDS, AllOf, AnyOf, Comparison, Condition
+from perdure.storage.queries import FILTER_FIELDS, ORDER_FIELDS, AllOf, AnyOf, Comparison, Condition
 
 NOON_MS = 1_769_860_800_000
 

@@ -21,7 +21,8 @@ from perdure.service.machines.definitions import spec_key
 from perdure.service.runs import timers
 from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
 from perdure.storage.ports import Fenced, StorageUnavailable
-from perdure.storage.rows import AddEvent, AddRun, EngineRow, EventRow, Mail, RunRow
+from perdure.storage.rows import EngineRow, EventRow, RunRow
+from perdure.storage.writes import AddEvent, AddRun, Mail
 
 LONG_MS = 600_000
 

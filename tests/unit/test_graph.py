@@ -77,7 +77,7 @@ def test_a_wrong_call_is_refused_when_it_is_bound(args: Any, kwargs: Any, text: 
 
 
 def test_a_task_is_made_of_something_that_can_be_called() -> None:
-    with pytest.raises(TypeError, match="a task is made of a function, not of a int"):
+    with pytest.raises(TypeError, match="a task is made of a function, not of an int"):
         perdure.task(5)  # type: ignore[call-overload]
 
 

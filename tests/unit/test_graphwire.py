@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure import graphwire, optionwire, wire
@@ -113,11 +113,12 @@ def specs(draw: st.DrawFn) -> Spec:
         action = draw(calls | waits | sleeps | wait_fors)
         after = () if isinstance(action, Wait) else tuple(draw(some))
         nodes.append(SpecNode(f"n{number}", action, after, draw(options)))
-    return Spec(tuple(nodes), draw(st.sampled_from(nodes)).id)
+    callers = draw(st.lists(names, max_size=2).map(tuple))
+    return Spec(tuple(nodes), draw(st.sampled_from(nodes)).id, callers)
 
 
 @given(specs())
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=60)
 def test_graphs_come_back(spec: Spec) -> None:
     data = graphwire.encode_spec(spec)
     back = graphwire.decode_spec(data)

@@ -13,7 +13,7 @@ from perdure.service.journal.journal import THENS_AT_ONCE, Journal
 from perdure.service.journal.membership import SoleMember
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, Fenced, StorageError, StorageFull, StorageUnavailable
-from perdure.storage.rows import Committed, EntryResult, SetDormant
+from perdure.storage.writes import Committed, EntryResult, SetDormant
 
 
 class Store:

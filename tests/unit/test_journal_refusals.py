@@ -18,7 +18,7 @@ from perdure.storage.ports import (
     StorageUnavailable,
     Unstorable,
 )
-from perdure.storage.rows import Committed, EntryResult, SetDormant
+from perdure.storage.writes import Committed, EntryResult, SetDormant
 
 
 class Store:

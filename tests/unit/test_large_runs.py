@@ -21,7 +21,7 @@ from perdure.service.runs.changes import Overflowed, Subscription
 from perdure.service.runs.live import Live
 from perdure.service.runs.views import RunView, TaskView
 from perdure.storage.ports import Entry, StorageFull, Unstorable
-from perdure.storage.rows import AddRun, Committed, PutTask, SetRun
+from perdure.storage.writes import AddRun, Committed, PutTask, SetRun
 from perdure.v1 import workflow_service_pb2
 from unit.driver import call, graph
 from unit.engine_by_hand import Engine, Store, running_engine, soon

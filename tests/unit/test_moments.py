@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 import pytest
 
-from perdure import graphwire
+from patience import PATIENCE_S
+from perdure import errors, graphwire
 from perdure.model import RunStatus, Spec, TaskOptions
 from perdure.service.executors.port import ContinuationReturned
-from perdure.storage.ports import StorageFull
-from perdure.storage.rows import RunQuery
+from perdure.storage.ports import CorruptData, StorageFull
+from perdure.storage.queries import RunQuery
 from unit.driver import VALUE, call, graph
 from unit.engine_by_hand import NOW_MS, Engine, running_engine, soon
 
@@ -42,6 +44,32 @@ async def test_what_happens_while_an_answer_waits_is_not_in_it(engine: Engine) -
     assert counts.successful == 1
     assert (await output).value is None, "not yet"
     assert (await metadata).status == "READY"
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+async def test_a_graph_that_is_removed_while_its_run_is_read_is_no_damage(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
+) -> None:
+    run = await engine.start(ONE)
+    engine.succeed(run, "a")
+    assert (await engine.kernel.queries.outcome("default", "w", wait_s=PATIENCE_S)).value == VALUE
+    definitions = engine.kernel.scheduler.definitions
+    read = definitions.read
+    reads = 0
+
+    async def torn(kind: Any, keys: Iterable[str]) -> dict[str, Any]:
+        nonlocal reads
+        reads += 1
+        if is_damaged or reads == 1:
+            raise CorruptData("the graph is not in the store", subject="key")
+        return await read(kind, keys)
+
+    monkeypatch.setattr(definitions, "read", torn)
+    if is_damaged:
+        with pytest.raises(errors.CorruptDataError):
+            await engine.tasks()
+    else:
+        assert await engine.tasks() == {"a": "SUCCESSFUL"}
 
 
 async def test_the_end_of_a_run_and_of_its_last_task_are_told_together(engine: Engine) -> None:

@@ -19,7 +19,8 @@ from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import NewRun, Reuse
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageFull, StorageUnavailable
-from perdure.storage.rows import Committed, RunRow, SetRun
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import Committed, SetRun
 
 GRAPH = Spec((SpecNode("w", WaitEvent("go")),), "w")
 

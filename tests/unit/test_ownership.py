@@ -17,7 +17,8 @@ from perdure.service.journal.journal import Journal
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.ownership import Alone
 from perdure.storage.memory.store import SharedMemory
-from perdure.storage.rows import AddRun, EngineRow, RunRow, SetRun
+from perdure.storage.rows import EngineRow, RunRow
+from perdure.storage.writes import AddRun, SetRun
 
 LONG_MS = 600_000
 

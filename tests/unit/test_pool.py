@@ -109,10 +109,14 @@ class World:
         inputs: tuple[Source, ...] = (),
         beside: str = "",
         is_limited: bool = False,
+        turn: str = "",
+        run: str = "run",
+        callers: tuple[str, ...] = (),
     ) -> None:
         for task in tasks:
             call = Call(Function(function, function), NULL)
-            self.pool.submit(Attempt("default", "wf", "run", task, attempt, call, shape, inputs, beside, is_limited))
+            names = "default", "wf", run, task, attempt
+            self.pool.submit(Attempt(*names, call, shape, inputs, beside, is_limited, turn, callers))
         await self.settle()
 
     async def connect(self, lease_id: str) -> Lease:
@@ -914,6 +918,44 @@ async def test_a_lease_with_a_gpu_runs_one_attempt(world: World) -> None:
     assert list(message(lease).cancel) == [told.attempts[0].token], "it still hears of cancellations"
 
 
+WARM = Shape(Resources(num_gpus=1), keep_warm_ms=60_000)
+
+
+async def test_lease_that_is_kept_warm_runs_the_next_attempt_as_well(world: World) -> None:
+    await world.cluster(CPU=4, GPU=1)
+    await world.submit("a", shape=WARM)
+    (lease,) = await world.leases()
+    await world.end(lease, *sent(lease))
+    await world.pass_(59)
+    await world.submit("b", shape=WARM)
+    assert names(sent(lease)) == ["b"]
+    await world.end(lease)
+    assert not lease.is_finishing
+
+
+async def test_lease_that_is_kept_warm_ends_when_its_time_is_over(world: World) -> None:
+    await world.cluster(CPU=4, GPU=1)
+    await world.submit("a", shape=WARM)
+    (lease,) = await world.leases()
+    await world.end(lease, *sent(lease))
+    await world.pass_(59)
+    assert not lease.is_finishing
+    await world.pass_(2)
+    assert lease.is_finishing
+
+
+async def test_lease_that_is_kept_warm_gives_way_only_after_a_while(world: World) -> None:
+    await world.cluster(CPU=4, GPU=1)
+    await world.submit("a", shape=WARM)
+    (lease,) = await world.leases()
+    await world.end(lease, *sent(lease))
+    world.pool.sessions.agent_said(world.agent, pb.ServeAgentRequest(demand=demand((1, {"GPU": 1.0}))))
+    await world.submit("other", shape=GPU)
+    assert not lease.is_finishing
+    await world.pass_(UNFAIR_S + 0.2)
+    assert lease.is_finishing
+
+
 # ------------------------------------------------------------------------------ losses
 
 
@@ -1072,6 +1114,21 @@ async def test_what_is_queued_is_dropped(world: World) -> None:
     world.pool.cancel("run", "unknown", 1)
     await world.end(lease, *sent(lease))
     assert names(sent(lease)) == ["c"]
+
+
+async def test_a_cancellation_does_not_overtake_its_attempt(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease would ignore it, begin the attempt later, and be killed. The same holds for recalls."""
+    monkeypatch.setattr(leases_module, "MESSAGE_BYTES_SOFT", 1)
+    await world.cluster(CPU=1)
+    lease = await world.learn(1)
+    await world.submit("a", "b", "c")
+    a, b, c = lease.in_flight
+    world.pool.cancel("run", "b", 1)
+    lease.send_recall([b, c])
+    messages = []
+    while (told := lease.next_message()) is not None:
+        messages.append(([attempt.token for attempt in told.attempts], list(told.cancel), list(told.recall)))
+    assert messages == [([a], [], []), ([b], [], []), ([c], [b], [b]), ([], [], [c])]
 
 
 async def test_a_successor_waits_until_the_cancelled_one_has_ended(world: World) -> None:

@@ -11,7 +11,7 @@ from perdure import errors, graphwire
 from perdure.model import Failure, FailureKind, RunStatus, Spec, SpecNode, TaskOptions, WaitEvent
 from perdure.service.executors.port import ContinuationReturned
 from perdure.storage.ports import Entry, Unstorable
-from perdure.storage.rows import AddRun, Committed, PutTask, SetRun, Write
+from perdure.storage.writes import AddRun, Committed, PutTask, SetRun, Write
 from unit.driver import VALUE, call, graph
 from unit.engine_by_hand import NOW_MS, Engine, Store, running_engine, soon
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from perdure import graphwire
+from perdure import actorwire, graphwire
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
-from perdure.model import NULL, Call, Failure, FailureKind, Function, Payload, Shape, Spec, SpecNode
+from perdure.model import NULL, Call, Failure, FailureKind, Function, MethodOutcome, Payload, Shape, Spec, SpecNode
 from perdure.service.executors import renewing as renewing_module
 from perdure.service.executors.port import (
     Attempt,
@@ -22,7 +22,7 @@ from perdure.service.executors.port import (
     WaitReason,
 )
 from perdure.service.executors.renewing import RenewingExecutor
-from perdure.service.machines.graphs import blobs_of_continuation
+from perdure.service.machines.actors import blobs_of_returned
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.ports import StorageUnavailable
 
@@ -73,7 +73,7 @@ class Stage:
             self.blobs,
             late_s=LATE_S,
             elapsed_s=lambda: self.now_s,
-            named_by=blobs_of_continuation,
+            named_by=blobs_of_returned,
         )
         self.heard: list[tuple[str, Report]] = []
         self.told = asyncio.Event()
@@ -138,23 +138,27 @@ async def test_what_comes_late_is_put_anew_first(stage: Stage) -> None:
 async def test_an_attempt_whose_value_is_gone_was_in_vain(stage: Stage) -> None:
     function = Function("f", "f", code=blob_of(stage, b"code"))
     graph = graphwire.encode_spec(Spec((SpecNode("n", Call(function, NULL)),), "n"))
+    small = graphwire.encode_spec(Spec((SpecNode("n", Call(Function("f", "f"), NULL)),), "n"))
+    outcome = actorwire.encode_outcome(MethodOutcome(state=NULL, parts=(("weights", blob_of(stage, b"part")),)))
     error = Failure(FailureKind.APPLICATION, "E", "large", error=blob_of(stage, b"error"))
     reports: list[Report] = [
         TaskSucceeded("a", 1, blob_of(stage, b"value"), 6),
         ContinuationReturned("b", 1, graph, 6),
         TaskFailed("c", 2, error, 6),
+        ContinuationReturned("d", 1, small, 6, method_outcome=outcome),
     ]
     stage.submit("a")
     stage.submit("b")
     stage.submit("c", 2)
+    stage.submit("d")
     async for blob in stage.blobs.list():
         await stage.blobs.delete(blob.sha256)
     stage.now_s = LATE_S + 1
     stage.inner.report([("r", report) for report in reports])
-    await stage.until(3)
+    await stage.until(4)
     lost = [report for _, report in stage.heard]
     assert all(isinstance(report, AttemptLost) for report in lost)
-    assert {(report.task_id, report.attempt) for report in lost} == {("a", 1), ("b", 1), ("c", 2)}
+    assert {(report.task_id, report.attempt) for report in lost} == {("a", 1), ("b", 1), ("c", 2), ("d", 1)}
 
 
 async def test_values_of_attempts_with_unknown_begin_are_renewed(stage: Stage) -> None:

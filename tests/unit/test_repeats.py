@@ -12,7 +12,8 @@ from perdure.service.journal.journal import Journal
 from perdure.service.journal.membership import SoleMember
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, Fenced, StorageUnavailable
-from perdure.storage.rows import AddEvent, AddRun, Committed, EntryResult, PutTask, RunRow, SetRun, TaskRow
+from perdure.storage.rows import RunRow, TaskRow
+from perdure.storage.writes import AddEvent, AddRun, Committed, EntryResult, PutTask, SetRun
 
 
 def add(run_id: str, owner: str = "me", status: RunStatus = RunStatus.RUNNING) -> AddRun:

@@ -15,7 +15,8 @@ from perdure.service.housekeeping.retention import Retention
 from perdure.service.kernel import Kernel
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry, StorageUnavailable
-from perdure.storage.rows import AddRun, Committed, DeleteRun, RunRow, SetRun
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import AddRun, Committed, DeleteRun, SetRun
 
 KEEP_MS = 1000
 NOW_MS = 10_000

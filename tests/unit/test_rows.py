@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from perdure.model import RunStatus
-from perdure.storage.rows import AddRun, Limit, RunRow, SetRun, has_happened, runs_of
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import AddRun, Limit, SetRun, has_happened, runs_of
 
 ROW = RunRow("r", "default", "w", RunStatus.RUNNING, "spec", 1, 1)
 

@@ -28,6 +28,7 @@ from perdure.model import (
     Call,
     FailureKind,
     InputRef,
+    InvalidSpec,
     NodeRef,
     RetryRule,
     RunStatus,
@@ -616,3 +617,17 @@ def test_an_attempt_has_its_time_from_when_the_engine_heard_of_it() -> None:
     run = Driver(graph(call("a", options=replace(RETRY, attempt_timeout_ms=100))))
     run.apply(AttemptStarted("a", 1, 20, 5_000))
     assert run.timers[-1].due_ms == 120
+
+
+def test_attempts_of_a_run_and_of_returned_graphs_know_who_waits_for_it() -> None:
+    driver = Driver(replace(graph(call("a"), call("b", "a")), callers=("n/w",)))
+    driver.go_on("a", graph(call("inner")))
+    driver = driver.restarted()
+    driver.succeed("inner")
+    assert driver.dispatched == [("inner", 1), ("b", 1)]
+    assert driver.callers == {("n/w",)}
+
+
+def test_a_row_of_waiting_runs_is_bounded() -> None:
+    with pytest.raises(InvalidSpec, match="64"):
+        replace(graph(call("a")), callers=("n/w",) * 65)

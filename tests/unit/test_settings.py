@@ -59,16 +59,16 @@ def test_limits_are_off_and_http_is_off_unless_they_are_asked_for() -> None:
         ("PERDURE_EXECUTOR", "dask", "executor is one of ray, local, agents, not 'dask'"),
         ("PERDURE_RECOVERY", "", "recovery is one of auto, manual, not ''"),
         ("PERDURE_LOG_LEVEL", "loud", "log_level is one of debug, info, warning, error, not 'loud'"),
-        ("PERDURE_LOCAL_THREADS", "many", "PERDURE_LOCAL_THREADS is a int, not 'many'"),
+        ("PERDURE_LOCAL_THREADS", "many", "PERDURE_LOCAL_THREADS is an int, not 'many'"),
         ("PERDURE_LOCAL_THREADS", "-1", "local_threads must be 0 or more"),
-        ("PERDURE_RAY_CPUS", "1.5", "PERDURE_RAY_CPUS is a int, not '1.5'"),
+        ("PERDURE_RAY_CPUS", "1.5", "PERDURE_RAY_CPUS is an int, not '1.5'"),
         ("PERDURE_RAY_CPUS", "-1", "ray_cpus must be 0 or more, not -1"),
         ("PERDURE_DRAIN_S", "-0.5", "drain_s must be 0 or more, not -0.5"),
         ("PERDURE_DRAIN_S", "nan", "drain_s must be 0 or more, not nan"),
         ("PERDURE_LEASE_IDLE_S", "inf", "lease_idle_s must be 0 or more, not inf"),
         ("PERDURE_MAX_RUNNING_WORKFLOWS", "0", "max_running_workflows must be 1 or more, or -1 for any number"),
         ("PERDURE_MAX_RUNNING_WORKFLOWS", "-2", "max_running_workflows must be -1 or more, not -2"),
-        ("PERDURE_MAX_RUNNING_WORKFLOWS", "few", "PERDURE_MAX_RUNNING_WORKFLOWS is a int, not 'few'"),
+        ("PERDURE_MAX_RUNNING_WORKFLOWS", "few", "PERDURE_MAX_RUNNING_WORKFLOWS is an int, not 'few'"),
         ("PERDURE_MAX_PENDING_WORKFLOWS", "-2", "max_pending_workflows must be -1 or more, not -2"),
         ("PERDURE_HTTP_LISTEN", "7374", "http_listen is host:port, not '7374'"),
         ("PERDURE_BLOB_GRACE_S", "-1", "blob_grace_s must be 0 or more, not -1"),
@@ -82,6 +82,12 @@ def test_a_bad_value_is_an_error_with_a_sentence(name: str, value: str, text: st
     with pytest.raises(SettingsError) as info:
         Settings.load({name: value}, {})
     assert text in str(info.value)
+
+
+def test_two_protocols_at_one_address_are_an_error_that_names_both_settings() -> None:
+    with pytest.raises(SettingsError, match=r"http_listen is 127.0.0.1:7373, as listen is"):
+        Settings(listen="127.0.0.1:7373", http_listen="127.0.0.1:7373")
+    assert Settings(listen="127.0.0.1:0", http_listen="127.0.0.1:0")
 
 
 @given(st.sampled_from([knob.name for knob in fields(Settings)]), st.text(st.characters(exclude_characters="\0")))

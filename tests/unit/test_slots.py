@@ -12,7 +12,8 @@ from perdure.service.fleet import slots as shared_slots
 from perdure.service.fleet.slots import SharedSlots
 from perdure.service.queue.slots import ANY, Capacity, LocalSlots, Slots, Way
 from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
-from perdure.storage.rows import AddRun, Limit, RunRow
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import AddRun, Limit
 
 Make = Callable[[Capacity], Awaitable[Slots]]
 

@@ -20,7 +20,8 @@ from perdure.service.kernel import Kernel
 from perdure.storage.blobs.memory import MemoryBlobStore
 from perdure.storage.memory.store import MemoryMetadataStore
 from perdure.storage.ports import Entry
-from perdure.storage.rows import AddRun, Committed, DeleteRun, MarkBlobs, RunRow, UseBlobs
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import AddRun, Committed, DeleteRun, MarkBlobs, UseBlobs
 
 
 class Dead(Exception):

@@ -133,6 +133,8 @@ def test_the_client_refuses_a_text_that_cannot_be_kept(bad: str) -> None:
     ("given", "error", "message"),
     [
         ({"labels": {"a": 1}}, TypeError, r"labels\['a'\] is a text, not a value of type int"),
+        ({"labels": {"": "v"}}, errors.InvalidFieldError, "labels: has an empty key; a key has 1 to 63 printable"),
+        ({"inputs": {"": 1}}, errors.InvalidFieldError, "inputs: has an empty key; a key has 1 to 256 printable"),
         ({"workflow_id": 5}, TypeError, "workflow_id is a text"),
         (
             {"id_reuse": "allow_unsuccessful"},

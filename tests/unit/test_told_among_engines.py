@@ -22,7 +22,8 @@ from perdure.service.runs.changes import Change, Subscription
 from perdure.service.runs.views import RunView
 from perdure.storage.memory.store import MemoryMetadataStore, SharedMemory
 from perdure.storage.ports import CorruptData, Entry, StorageUnavailable
-from perdure.storage.rows import AddRun, DeleteRun, EngineRow, PutTask, RunRow, SetRun, StoredRun, TaskRow
+from perdure.storage.rows import EngineRow, RunRow, StoredRun, TaskRow
+from perdure.storage.writes import AddRun, DeleteRun, PutTask, SetRun
 from perdure.v1 import workflow_service_pb2
 from unit.driver import call, graph
 from unit.engine_by_hand import running_engine

@@ -14,7 +14,7 @@ from perdure.service.machines.graphs import source_of
 from perdure.service.operations.asked import Conflict, NewEvent, NewRun
 from perdure.service.operations.batches import Batches
 from perdure.service.runs.views import RunView
-from perdure.storage.rows import DropTombstones, KeepTombstones
+from perdure.storage.writes import DropTombstones, KeepTombstones
 from unit.driver import VALUE, call, graph
 from unit.engine_by_hand import Engine, Store, running_engine, soon
 
@@ -230,3 +230,29 @@ async def test_a_run_that_ended_long_ago_leaves_no_tombstone(engine: Engine) -> 
     engine.now_ms += KEPT_MS + 1
     await engine.kernel.lifecycle.delete("default", "w")
     assert engine.store._tombstones == {}
+
+
+@pytest.mark.parametrize(
+    ("read", "what"),
+    [
+        ("find_request", "start"),
+        ("read_tombstone", "start"),
+        ("find_run", "event"),
+        ("read_tombstone", "event"),
+    ],
+)
+async def test_the_age_of_a_repeat_grows_while_the_store_is_slow(
+    engine: Engine, read: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await ended_and_deleted(engine)
+    quick = getattr(engine.store, read)
+
+    async def slow(*names: str) -> object:
+        engine.now_ms += 10 * SINCE_MS
+        return await quick(*names)
+
+    monkeypatch.setattr(engine.store, read, slow)
+    if what == "start":
+        assert (await submit(engine, SINCE))[0].row.run_id == run_id
+    else:
+        assert await send(engine, repeat=SINCE) == (run_id, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -13,6 +14,7 @@ import pytest
 
 import perdure
 from perdure import batches, errors, transport
+from perdure.connection import AGE_KEY, REPEAT_KEY, service_config
 from perdure.transport import Absence, Transport
 from perdure.v1 import errors_pb2, workflow_service_pb2
 
@@ -185,3 +187,46 @@ async def test_an_address_that_swallows_everything_is_named(caplog: pytest.LogCa
         logging.getLogger("perdure").removeHandler(handler)
         await client.close()
     assert "no connection yet" in caplog.text
+
+
+def test_grpc_retries_only_what_changes_nothing() -> None:
+    """Its retries do not say how old a call is, so a repeat could be taken for a new call."""
+    retried: set[str] = set()
+    for config in json.loads(service_config())["methodConfig"]:
+        if "retryPolicy" in config:
+            retried |= {f"{name['service']}/{name['method']}" for name in config["name"]}
+    assert {"perdure.v1.WorkflowService/GetOutput", "perdure.v1.ActorService/QueryActor"} <= retried
+    changing = {"WorkflowService/Run", "WorkflowService/SendEvent", "ActorService/CallActor", "BlobService/UploadBlob"}
+    assert not {f"perdure.v1.{name}" for name in changing} & retried
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_repeated_event_says_how_old_it_is(client: perdure.Client, clock: Clock, many: bool) -> None:
+    said: list[Any] = []
+
+    async def away_at_first(_request: object, metadata: Any = None) -> Any:
+        said.append(dict(metadata or ()))
+        clock.now_s += 0.25
+        if len(said) == 1:
+            raise Away
+        result = workflow_service_pb2.EventResult()
+        return workflow_service_pb2.BatchSendEventsResponse(results=[result])
+
+    workflows: Any = client._values.transport.workflows
+    if many:
+        workflows.BatchSendEvents = away_at_first
+        await batches.send_events(client._values, [perdure.EventItem("w", "key", 1)])
+    else:
+        workflows.SendEvent = single(away_at_first)
+        await client.send_event("w", "key", 1)
+    assert said[0] == {}
+    assert said[1][REPEAT_KEY] == "1"
+    assert int(said[1][AGE_KEY]) >= 250
+
+
+def single(answer: Any) -> Any:
+    async def send(request: object, metadata: Any = None) -> Any:
+        await answer(request, metadata)
+        return workflow_service_pb2.SendEventResponse()
+
+    return send

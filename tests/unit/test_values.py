@@ -46,3 +46,42 @@ async def test_a_value_in_use_outlives_those_that_are_not() -> None:
         await values.read([ValueKey("run", task_id=name)])
         assert values.cached(used) is not None
     assert store.reads.count(used) == 1
+
+
+async def test_a_value_that_was_made_anew_replaces_the_old_one() -> None:
+    store = Store()
+    values = values_over(store, 10)
+    key = ValueKey("run", task_id="a")
+    old, new = Payload("json/plain", b"old"), Payload("json/plain", b"new")
+    values.keep(key, old)
+    values.keep(key, new)
+    assert values.cached(key) == new
+    values.forget(key)
+    assert values.cached(key) is None
+
+
+async def test_a_read_that_was_overtaken_by_a_new_value_does_not_replace_it() -> None:
+    new = Payload("json/plain", b"new")
+
+    class Slow(Store):
+        async def read_values(self, keys: Sequence[ValueKey]) -> list[bytes | None]:
+            found = await super().read_values(keys)
+            values.keep(key, new)
+            return found
+
+    key = ValueKey("run", task_id="a")
+    values = values_over(Slow(), 10)
+    await values.find(key)
+    assert values.cached(key) == new
+
+
+async def test_a_value_that_others_may_replace_is_read_from_the_store_each_time() -> None:
+    store = Store()
+    values = values_over(store, 10)
+    key = ValueKey("run", task_id="a")
+    values.keep(key, Payload("json/plain", b"old"))
+    for _ in range(2):
+        payload = await values.find_stored(key)
+        assert payload is not None
+        assert payload.data == b"a"
+    assert store.reads == [key, key]

@@ -10,7 +10,7 @@ import pytest
 
 from perdure.storage.ports import StorageUnavailable
 from perdure.v1 import worker_service_pb2 as pb
-from perdure.worker import blobs, session
+from perdure.worker import blobs, intake
 
 
 class Clock:
@@ -55,17 +55,21 @@ async def test_waiting_for_values_ends_by_the_time_and_not_by_the_pauses(monkeyp
     async def sleep(delay: float) -> None:
         clock.sleep(delay)
 
-    monkeypatch.setattr(session.asyncio, "sleep", sleep)
-    begun = session.Session.__new__(session.Session)
+    monkeypatch.setattr(intake.asyncio, "sleep", sleep)
     tries: list[float] = []
 
     class Stub:
         async def FetchValues(self, _request: object) -> object:
             tries.append(clock.now_s)
-            clock.now_s += session.PATIENCE_S / 3  # it takes its time to fail
+            clock.now_s += intake.PATIENCE_S / 3  # it takes its time to fail
             raise Away
 
-    begun._stub = Stub()
-    with pytest.raises(grpc.aio.AioRpcError):
-        await begun._ask_for(pb.FetchValuesRequest())
+    failed: list[Exception] = []
+    attempts = intake.Intake(Stub(), lambda *_given: None, lambda _token, error: failed.append(error))
+    attempt = pb.Attempt(token=1, function="f", refs=[pb.Value(key=pb.ValueKey(run_id="run", task_id="task"))])
+    await attempts.take(attempt)
+    done = asyncio.Event()
+    attempts.after_all(done.set)
+    await done.wait()
+    assert [type(error) for error in failed] == [Away]
     assert len(tries) == 4

@@ -6,7 +6,8 @@ import asyncio
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from ray import exceptions
 import perdure
 from patience import PATIENCE_S
 from perdure import wire
+from perdure.context import waiting
 from perdure.conversion import to_spec
-from perdure.model import Call, Resources, Shape
+from perdure.engine.messages import Source
+from perdure.model import Call, Payload, Resources, Shape
 from perdure.service.executors.pool.attempts import parts_of
 from perdure.service.executors.port import Attempt
 from perdure.storage.ports import CorruptData, StorageUnavailable
@@ -58,8 +61,10 @@ class WithoutRay(Cluster):
 
 
 @asynccontextmanager
-async def engine(*, agents: Serve | None = None, leases: Serve | None = None) -> AsyncIterator[str]:
-    """Serves streams by these functions; gives its address."""
+async def engine(
+    *, agents: Serve | None = None, leases: Serve | None = None, values: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[str]:
+    """Serves streams by these functions; gives its address. `values` is awaited when values are asked for."""
 
     class Servicer(worker_service_pb2_grpc.WorkerServiceServicer):
         async def ServeAgent(self, request_iterator: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
@@ -71,6 +76,12 @@ async def engine(*, agents: Serve | None = None, leases: Serve | None = None) ->
             assert leases is not None
             async for message in leases(request_iterator):
                 yield message
+
+        async def FetchValues(self, request: Any, context: Any) -> Any:
+            assert values is not None
+            await values()
+            value = wire.payload_to_proto(Payload("json/plain", b"1"))
+            return pb.FetchValuesResponse(values=[value] * len(request.keys))
 
     server = grpc.aio.server()
     worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(Servicer(), server)
@@ -291,3 +302,93 @@ async def test_a_lease_begins_nothing_before_it_knows_that_its_engine_lives(
         assert await asyncio.to_thread(run_lease, address, "e", "lease", blobs, (), "", "", True) == 1
     assert said[:4] == ["holds for 0"] * 3 + ["holds for 20"]
     assert sorted(said[4:]) == ["output", "started"]
+
+
+def one(value: int) -> int:
+    return value
+
+
+def orders(*tokens: int) -> pb.ServeLeaseResponse:
+    """Orders attempts, each with a value that must be fetched."""
+    (node,) = to_spec(perdure.task(one).bind(1)).nodes
+    assert isinstance(node.action, Call)
+    function = node.action.function
+    response = pb.ServeLeaseResponse()
+    response.functions.append(pb.LeaseFunction(key=function.key, function=wire.function_to_proto(function)))
+    for token in tokens:
+        inputs = (Source(task_id="other"),)
+        attempt = Attempt("default", "wf", "run", f"t{token}", 1, node.action, Shape(Resources()), inputs)
+        response.attempts.extend(parts_of(attempt, token, lambda key: None))
+    return response
+
+
+@pytest.mark.parametrize("word", ["cancel", "recall"])
+async def test_attempts_are_returned_although_values_are_fetched(tmp_path: Path, word: str) -> None:
+    """The attempt whose values are fetched, one that waits behind it, and none that follows."""
+    is_asked = asyncio.Event()
+    ended: list[tuple[str, int]] = []
+    calls = 0
+
+    async def values() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            is_asked.set()
+            await asyncio.Event().wait()
+
+    async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        await anext(stream)
+        yield orders(7, 8, 9)
+        await is_asked.wait()
+        yield pb.ServeLeaseResponse(**{word: [8]})
+        async for message in stream:
+            ended.extend(("returned", token) for token in message.returned)
+            ended.extend((receipt.WhichOneof("result"), receipt.token) for receipt in message.receipts)
+            if ended == [("returned", 8)]:
+                yield pb.ServeLeaseResponse(**{word: [7]}, finish=True)
+
+    async with engine(leases=serve, values=values) as address, asyncio.timeout(WAIT_S):
+        blobs = (tmp_path / "blobs").as_uri()
+        assert await asyncio.to_thread(run_lease, address, "e", "lease", blobs, (), "", "", False) == 1
+    assert ended == [("returned", 8), ("returned", 7), ("output", 9)]
+    assert calls == 2
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_lease_says_that_its_attempt_waits_and_goes_on(tmp_path: Path, is_async: bool) -> None:
+    """Several waits at a time are told as one."""
+    answered = str(tmp_path / "answered")
+    said: list[str] = []
+
+    def wait() -> None:
+        with waiting(), waiting():
+            until_s = time.monotonic() + WAIT_S
+            while not Path(answered).exists() and time.monotonic() < until_s:
+                time.sleep(0.01)
+
+    async def wait_on_a_loop() -> None:
+        await asyncio.gather(*(asyncio.to_thread(wait) for _ in range(3)))
+
+    (node,) = to_spec(perdure.task(wait_on_a_loop if is_async else wait).bind()).nodes
+    assert isinstance(node.action, Call)
+    function = node.action.function
+    attempt = Attempt("default", "wf", "run", "task", 1, node.action, Shape(Resources()), ())
+
+    async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        await anext(stream)
+        response = pb.ServeLeaseResponse(attempts=parts_of(attempt, 7, lambda key: None))
+        response.functions.append(pb.LeaseFunction(key=function.key, function=wire.function_to_proto(function)))
+        yield response
+        async for message in stream:
+            for told in message.waits:
+                assert told.token == 7
+                said.append("goes on" if told.is_over else "waits")
+                Path(answered).touch()
+            if message.receipts:
+                said.append(message.receipts[0].WhichOneof("result"))
+                yield pb.ServeLeaseResponse(finish=True)
+
+    async with engine(leases=serve) as address, asyncio.timeout(WAIT_S):
+        blobs = (tmp_path / "blobs").as_uri()
+        assert await asyncio.to_thread(run_lease, address, "e", "lease", blobs, (), "", "", False) == 1
+    assert said == ["waits", "goes on", "output"]

@@ -55,7 +55,7 @@ def test_outputs_of_tasks_by_their_ids(fresh_id: Callable[[], str]) -> None:
     assert workflow.get_output(named, name="inner") == 2
     assert workflow.get_metadata(named, name="inner") == workflow.get_metadata(named, "inner")
     for call in (workflow.get_output, workflow.get_metadata):
-        with pytest.raises(TypeError, match="a task id is a string, not a int"):
+        with pytest.raises(TypeError, match="a task id is a string, not an int"):
             call(named, task_id=1)  # type: ignore[operator]
         with pytest.raises(TypeError, match="another word for task_id"):
             call(named, task_id="inner", name="inner")  # type: ignore[operator]

@@ -3,25 +3,16 @@ cluster, with the same storage, ends them."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
-from patience import PATIENCE_S
+from programs import SAID, kill_all, program, said
 from workflow.steps import lines
 
 pytestmark = [pytest.mark.ray]
 
-SAID = "said: "
 PROGRAM = (
     f"SAID = {SAID!r}"
     + '''
@@ -175,45 +166,6 @@ EXPECTED = {
     "mixed": "mixed.7",
     "objects": [99_999, "small", "small", 50_000],
 }
-
-
-def program(what: str, folder: Path) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
-    environment |= {"RAY_AUTH_MODE": "disabled", "PERDURE_STORAGE": str(folder / "storage")}
-    with (folder / f"{what}.log").open("w") as log:
-        return subprocess.Popen(
-            [sys.executable, str(folder / "program.py"), what, str(folder)],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-
-
-def kill_all(process: subprocess.Popen[str]) -> None:
-    """The driver and every process of its cluster, the engine among them: by id, none gets to say goodbye."""
-    with suppress(psutil.NoSuchProcess):
-        found = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for one in found:
-            with suppress(psutil.NoSuchProcess):
-                one.send_signal(signal.SIGSTOP)  # so that no process reacts to the end of another
-        for one in found:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(found, timeout=PATIENCE_S)
-    process.communicate()
-
-
-def said(process: subprocess.Popen[str], log: Path) -> Any:
-    """What the program says next. Ray writes lines of its own beside it."""
-    assert process.stdout is not None
-    heard = []
-    for line in process.stdout:
-        if line.startswith(SAID):
-            return json.loads(line.removeprefix(SAID))
-        heard.append(line)
-    pytest.fail("".join([*heard, log.read_text()[-3000:]]))
 
 
 def test_a_cluster_is_killed_and_another_one_ends_what_it_began(tmp_path: Path) -> None:

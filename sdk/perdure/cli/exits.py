@@ -1,8 +1,20 @@
-"""Exit codes that are none of a command's own."""
+"""How commands end with an error: exit codes that are none of a command's own, and errors in a command's words."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from perdure import errors
+
 INTERRUPTED: Final = 130
 """The exit code that shells use for a program ended by Ctrl-C."""
+
+
+def in_own_words(error: errors.PerdureError) -> str:
+    """The message. Its advice names options of this command line, where those of Python are meant."""
+    if not isinstance(error, errors.WorkflowAlreadyExistsError):
+        return error.message
+    told, mark, advice = error.message.rpartition("; ")
+    for option in ("reuse", "conflict"):
+        advice = advice.replace(f"id_{option} ", f"--id-{option} ")
+    return told + mark + advice.replace("'", "")

@@ -11,9 +11,10 @@ from typing import Final
 import click
 
 from perdure import codec, errors
+from perdure.cli.actors import actor
 from perdure.cli.engines import engines
 from perdure.cli.events import event
-from perdure.cli.exits import INTERRUPTED
+from perdure.cli.exits import INTERRUPTED, in_own_words
 from perdure.cli.migrate import migrate
 from perdure.cli.runs import COMMANDS
 from perdure.cli.serve import agent, serve
@@ -53,7 +54,7 @@ def root() -> None:
 
 
 root.params += session_options(reads_environment=True)
-for command in (*COMMANDS, engines, event, serve, agent, migrate):
+for command in (*COMMANDS, actor, engines, event, serve, agent, migrate):
     root.add_command(command)
 root.add_command(doctor)
 root.add_command(gc)
@@ -76,7 +77,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     except click.ClickException as error:
         return say(error.format_message(), USAGE)
-    except errors.WorkflowExecutionError as error:
+    except (errors.WorkflowExecutionError, errors.ActorCallError) as error:
         cause = f"\n{_remote(error.__cause__)}" if error.__cause__ is not None else ""
         return say(f"{error}{cause}", FAILED)
     except TimeoutError as error:
@@ -98,7 +99,7 @@ def _told(error: errors.PerdureError, *, with_reason: bool) -> str:
         if isinstance(error, errors.ServiceUnavailableError):
             return error.message
         return f"{error.message}. Is this the address of a Perdure service, and of this version?"
-    return f"{error.message} [{reason}]" if with_reason else error.message
+    return f"{in_own_words(error)} [{reason}]" if with_reason else in_own_words(error)
 
 
 def _remote(error: BaseException) -> str:

@@ -9,11 +9,12 @@ from typing import Any, Final, TextIO
 import click
 
 from perdure.batches import ID_CONFLICTS, ID_REUSES, IdConflict, IdReuse, RunItem
+from perdure.cli.exits import in_own_words
 from perdure.cli.session import SessionCommand
 from perdure.cli.tables import show_table
 from perdure.cli.values import as_json, duration, load_graph, look_here, moment, parse_json, run_fields
 from perdure.client import Client
-from perdure.errors import BatchError
+from perdure.errors import BatchError, PerdureError
 from perdure.handle import Handle
 from perdure.infos import RunInfo, TaskInfo, Update
 from perdure.model import RunStatus
@@ -101,7 +102,8 @@ def _run_many(
     for one, value in zip(started, values, strict=True):
         name = one.workflow_id if isinstance(one, Handle) else ""
         if isinstance(value, Exception):
-            session.show({"workflow_id": name, "error": str(value)}, lambda value=value: click.echo(f"error: {value}"))
+            text = in_own_words(value) if isinstance(value, PerdureError) else str(value)
+            session.show({"workflow_id": name, "error": text}, lambda text=text: click.echo(f"error: {text}"))
         elif wait:
             session.show({"workflow_id": name, "output": as_json(value)}, lambda value=value: click.echo(value))
         else:

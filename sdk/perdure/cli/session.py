@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import click
 
-from perdure.client import DEFAULT_ADDRESS, Client
+from perdure.client import Client
+from perdure.transport import DEFAULT_ADDRESS
 
 PATIENCE_S: Final = 30.0
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import click
 
-from perdure import conversion, graph
-from perdure.infos import RunInfo, TaskInfo
+from perdure import conversion, graph, texts
+from perdure.infos import ActorCallInfo, ActorInfo, RunInfo, TaskInfo
 
 
-def parse_json(text: str, what: str) -> Any:
-    """The value of an argument. The error says where the JSON is broken."""
+def parse_json(text: str, what: str, *, advice: str = "") -> Any:
+    """The value of an argument. The error says where the JSON is broken, and what to do."""
     try:
-        return json.loads(text)
+        return texts.read_json(text)
     except (ValueError, RecursionError) as error:
-        raise click.ClickException(f"{what} is not JSON: {error}") from error
+        raise click.ClickException(f"{what} is not JSON: {error}{advice}") from error
 
 
 def look_here() -> None:
@@ -41,7 +41,8 @@ class Loaded:
 def load_graph(place: str, inputs: dict[str, Any], *, is_shared: bool = False) -> Loaded:
     """The graph of `module:name`: a node, a task, or a function that returns a node. A task or a function gets the
     inputs of its parameters as keyword arguments, the graph gets those that it uses. A task that several runs share
-    gets its inputs from each run. Any error of the module, and any input without a use, becomes one line."""
+    gets its inputs from each run. Any error of the module, and any input that is missing or has no use, becomes one
+    line."""
     module, _, name = place.partition(":")
     if not module or not name:
         raise click.ClickException(f"{place!r}: expected module:name")
@@ -51,13 +52,14 @@ def load_graph(place: str, inputs: dict[str, Any], *, is_shared: bool = False) -
         for part in name.split("."):
             found = getattr(found, part)
         parameters: set[str] = set()
+        is_made = False
         if isinstance(found, graph.Task):
             parameters, given = _given(found.function, inputs)
             _refuse_unused(place, inputs, parameters)
             found = found.bind(**({name: graph.input(name) for name in given} if is_shared else given))
         elif callable(found) and not graph.is_node(found):
             parameters, given = _given(found, inputs)
-            found = found(**given)
+            found, is_made = found(**given), True
         used = conversion.to_spec(found, names_modules=False).inputs() if graph.is_node(found) else None
     except click.ClickException:
         raise
@@ -65,10 +67,13 @@ def load_graph(place: str, inputs: dict[str, Any], *, is_shared: bool = False) -
         raise click.ClickException(f"{place}: {type(error).__name__}: {error}") from error
     if used is not None:
         _refuse_unused(place, inputs, parameters | used)
+        if missing := sorted(used - inputs.keys()):
+            raise click.ClickException(f"{place} needs the input {missing[0]!r}, which was not given")
         return Loaded(found, {name: value for name, value in inputs.items() if name in used})
-    raise click.ClickException(
-        f"{place} is a {type(found).__name__}, and not a node, a task or a function that makes one"
-    )
+    kind = texts.kind_of(found)
+    if is_made:
+        raise click.ClickException(f"{place} gives {kind}, and not a node; make it a task with @perdure.task")
+    raise click.ClickException(f"{place} is {kind}, and not a node, a task or a function that makes one")
 
 
 def _refuse_unused(place: str, inputs: dict[str, Any], takes: set[str]) -> None:
@@ -98,12 +103,12 @@ def as_json(value: Any) -> Any:
         return repr(value)
 
 
-def run_fields(info: RunInfo | TaskInfo) -> dict[str, Any]:
+def run_fields(info: RunInfo | TaskInfo | ActorInfo | ActorCallInfo) -> dict[str, Any]:
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(info).items()}
 
 
-def duration(task: TaskInfo) -> str:
-    """How long a task took, or has taken until now: 0.012 s, 3.4 s, 12 min 5 s."""
+def duration(task: TaskInfo | ActorCallInfo) -> str:
+    """How long a task or a call took, or has taken until now: 0.012 s, 3.4 s, 12 min 5 s."""
     if task.started is None:
         return ""
     took_s = max(((task.ended or datetime.now(UTC)) - task.started).total_seconds(), 0.0)

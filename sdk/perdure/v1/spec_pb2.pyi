@@ -13,16 +13,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkflowSpec(_message.Message):
-    __slots__ = ("nodes", "output", "default_options", "functions")
+    __slots__ = ("nodes", "output", "default_options", "functions", "callers")
     NODES_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    CALLERS_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
     output: Arg
     default_options: TaskOptions
     functions: _containers.RepeatedCompositeFieldContainer[FunctionRef]
-    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., output: _Optional[_Union[Arg, _Mapping]] = ..., default_options: _Optional[_Union[TaskOptions, _Mapping]] = ..., functions: _Optional[_Iterable[_Union[FunctionRef, _Mapping]]] = ...) -> None: ...
+    callers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., output: _Optional[_Union[Arg, _Mapping]] = ..., default_options: _Optional[_Union[TaskOptions, _Mapping]] = ..., functions: _Optional[_Iterable[_Union[FunctionRef, _Mapping]]] = ..., callers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Node(_message.Message):
     __slots__ = ("id", "task", "event", "timer", "wait", "after", "options")
@@ -203,7 +205,7 @@ class WorkflowSource(_message.Message):
     def __init__(self, spec: _Optional[_Union[WorkflowSpec, _Mapping]] = ..., spec_blob: _Optional[_Union[_payload_pb2.BlobRef, _Mapping]] = ...) -> None: ...
 
 class TaskOptions(_message.Message):
-    __slots__ = ("task_id", "resources", "retry", "attempt_timeout", "catch_exceptions", "checkpoint", "metadata", "runtime_env", "scheduling", "allow_inplace")
+    __slots__ = ("task_id", "resources", "retry", "attempt_timeout", "catch_exceptions", "checkpoint", "metadata", "runtime_env", "scheduling", "allow_inplace", "keep_warm")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
@@ -214,6 +216,7 @@ class TaskOptions(_message.Message):
     RUNTIME_ENV_FIELD_NUMBER: _ClassVar[int]
     SCHEDULING_FIELD_NUMBER: _ClassVar[int]
     ALLOW_INPLACE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_WARM_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     resources: Resources
     retry: RetryPolicy
@@ -224,7 +227,8 @@ class TaskOptions(_message.Message):
     runtime_env: _struct_pb2.Struct
     scheduling: SchedulingStrategy
     allow_inplace: bool
-    def __init__(self, task_id: _Optional[str] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., attempt_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., catch_exceptions: bool = ..., checkpoint: bool = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., runtime_env: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., scheduling: _Optional[_Union[SchedulingStrategy, _Mapping]] = ..., allow_inplace: bool = ...) -> None: ...
+    keep_warm: _duration_pb2.Duration
+    def __init__(self, task_id: _Optional[str] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., attempt_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., catch_exceptions: bool = ..., checkpoint: bool = ..., metadata: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., runtime_env: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., scheduling: _Optional[_Union[SchedulingStrategy, _Mapping]] = ..., allow_inplace: bool = ..., keep_warm: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class SchedulingStrategy(_message.Message):
     __slots__ = ("name", "node_affinity", "pickled")

@@ -25,12 +25,13 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from perdure.v1 import actor_service_pb2 as perdure_dot_v1_dot_actor__service__pb2
 from perdure.v1 import failure_pb2 as perdure_dot_v1_dot_failure__pb2
 from perdure.v1 import payload_pb2 as perdure_dot_v1_dot_payload__pb2
 from perdure.v1 import spec_pb2 as perdure_dot_v1_dot_spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fperdure/v1/worker_service.proto\x12\nperdure.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18perdure/v1/failure.proto\x1a\x18perdure/v1/payload.proto\x1a\x15perdure/v1/spec.proto\"\xf8\x01\n\x11ServeAgentRequest\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.perdure.v1.AgentHelloH\x00\x12/\n\x08\x63\x61pacity\x18\x02 \x01(\x0b\x32\x1b.perdure.v1.ClusterCapacityH\x00\x12\'\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x16.perdure.v1.LeaseEndedH\x00\x12+\n\x07leaving\x18\x04 \x01(\x0b\x32\x18.perdure.v1.AgentLeavingH\x00\x12+\n\x06\x64\x65mand\x18\x05 \x01(\x0b\x32\x19.perdure.v1.ClusterDemandH\x00\x42\x06\n\x04kind\"\x8c\x01\n\nAgentHello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x16\n\x0epython_version\x18\x03 \x01(\t\x12-\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x1b.perdure.v1.ClusterCapacityJ\x04\x08\x04\x10\x05R\x0bray_version\"\xa2\x01\n\x0f\x43lusterCapacity\x12\x35\n\x05total\x18\x01 \x03(\x0b\x32&.perdure.v1.ClusterCapacity.TotalEntry\x12*\n\x05nodes\x18\x02 \x03(\x0b\x32\x1b.perdure.v1.ResourceAmounts\x1a,\n\nTotalEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"|\n\x0fResourceAmounts\x12\x39\n\x07\x61mounts\x18\x01 \x03(\x0b\x32(.perdure.v1.ResourceAmounts.AmountsEntry\x1a.\n\x0c\x41mountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"=\n\rClusterDemand\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.perdure.v1.ResourceDemand\"L\n\x0eResourceDemand\x12+\n\x06wanted\x18\x01 \x01(\x0b\x32\x1b.perdure.v1.ResourceAmounts\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"?\n\nLeaseEnded\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07refused\x18\x03 \x01(\x08\"\x1e\n\x0c\x41gentLeaving\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xca\x01\n\x12ServeAgentResponse\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.perdure.v1.AgentWelcomeH\x00\x12\'\n\x05start\x18\x02 \x01(\x0b\x32\x16.perdure.v1.StartLeaseH\x00\x12%\n\x04kill\x18\x03 \x01(\x0b\x32\x15.perdure.v1.KillLeaseH\x00\x12/\n\x0cwatch_demand\x18\x04 \x01(\x0b\x32\x17.perdure.v1.WatchDemandH\x00\x42\x06\n\x04kind\"G\n\x0c\x41gentWelcome\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x10\n\x08\x62lob_url\x18\x02 \x01(\t\x12\x12\n\nhas_others\x18\x03 \x01(\x08\"@\n\nStartLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12 \n\x05shape\x18\x02 \x01(\x0b\x32\x11.perdure.v1.Shape\"\x93\x01\n\x05Shape\x12(\n\tresources\x18\x01 \x01(\x0b\x32\x15.perdure.v1.Resources\x12,\n\x0bruntime_env\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x32\n\nscheduling\x18\x03 \x01(\x0b\x32\x1e.perdure.v1.SchedulingStrategy\"\x19\n\x0bWatchDemand\x12\n\n\x02on\x18\x01 \x01(\x08\"\x1d\n\tKillLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"\xe0\x01\n\x11ServeLeaseRequest\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x16.perdure.v1.LeaseHello\x12\x0f\n\x07started\x18\x02 \x03(\x04\x12%\n\x08receipts\x18\x03 \x03(\x0b\x32\x13.perdure.v1.Receipt\x12\x10\n\x08returned\x18\x04 \x03(\x04\x12\x12\n\nconcurrent\x18\x05 \x03(\t\x12\x0c\n\x04\x61sks\x18\x06 \x01(\x08\x12\x12\n\nstarted_ms\x18\x07 \x03(\x03\x12$\n\x07loading\x18\x08 \x03(\x0b\x32\x13.perdure.v1.Loading\"\'\n\x07Loading\x12\r\n\x05token\x18\x01 \x01(\x04\x12\r\n\x05stack\x18\x02 \x01(\t\"e\n\nLeaseHello\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x11\n\tengine_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x16\n\x0epython_version\x18\x05 \x01(\tJ\x04\x08\x03\x10\x04R\x03pid\"\xe6\x01\n\x07Receipt\x12\r\n\x05token\x18\x01 \x01(\x04\x12%\n\x06output\x18\x02 \x01(\x0b\x32\x13.perdure.v1.PayloadH\x00\x12\x16\n\x0c\x63ontinuation\x18\x03 \x01(\x0cH\x00\x12&\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x13.perdure.v1.FailureH\x00\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\n\x06result\"\xc7\x01\n\x12ServeLeaseResponse\x12,\n\tfunctions\x18\x01 \x03(\x0b\x32\x19.perdure.v1.LeaseFunction\x12%\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32\x13.perdure.v1.Attempt\x12\x0e\n\x06\x63\x61ncel\x18\x03 \x03(\x04\x12\x0e\n\x06recall\x18\x04 \x03(\x04\x12\x0e\n\x06\x66inish\x18\x05 \x01(\x08\x12,\n\tholds_for\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"G\n\rLeaseFunction\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x08\x66unction\x18\x02 \x01(\x0b\x32\x17.perdure.v1.FunctionRef\"\xe1\x01\n\x07\x41ttempt\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x10\n\x08\x66unction\x18\x07 \x01(\t\x12&\n\targuments\x18\x08 \x01(\x0b\x32\x13.perdure.v1.Payload\x12\x1f\n\x04refs\x18\t \x03(\x0b\x32\x11.perdure.v1.Value\x12\x12\n\nis_limited\x18\n \x01(\x08\"\x9d\x01\n\tArguments\x12\x1d\n\x04\x61rgs\x18\x01 \x03(\x0b\x32\x0f.perdure.v1.Arg\x12\x31\n\x06kwargs\x18\x02 \x03(\x0b\x32!.perdure.v1.Arguments.KwargsEntry\x1a>\n\x0bKwargsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1e\n\x05value\x18\x02 \x01(\x0b\x32\x0f.perdure.v1.Arg:\x02\x38\x01\"\x8f\x01\n\x05Value\x12&\n\x07payload\x18\x01 \x01(\x0b\x32\x13.perdure.v1.PayloadH\x00\x12#\n\x03key\x18\x02 \x01(\x0b\x32\x14.perdure.v1.ValueKeyH\x00\x12\r\n\x05wraps\x18\x03 \x01(\x05\x12\"\n\x04path\x18\x04 \x03(\x0b\x32\x14.perdure.v1.PathStepB\x06\n\x04kind\"F\n\x08ValueKey\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\x07task_id\x18\x02 \x01(\tH\x00\x12\x0f\n\x05input\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"8\n\x12\x46\x65tchValuesRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.perdure.v1.ValueKey\":\n\x13\x46\x65tchValuesResponse\x12#\n\x06values\x18\x01 \x03(\x0b\x32\x13.perdure.v1.Payload2\x86\x02\n\rWorkerService\x12O\n\nServeAgent\x12\x1d.perdure.v1.ServeAgentRequest\x1a\x1e.perdure.v1.ServeAgentResponse(\x01\x30\x01\x12O\n\nServeLease\x12\x1d.perdure.v1.ServeLeaseRequest\x1a\x1e.perdure.v1.ServeLeaseResponse(\x01\x30\x01\x12S\n\x0b\x46\x65tchValues\x12\x1e.perdure.v1.FetchValuesRequest\x1a\x1f.perdure.v1.FetchValuesResponse\"\x03\x90\x02\x01\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fperdure/v1/worker_service.proto\x12\nperdure.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eperdure/v1/actor_service.proto\x1a\x18perdure/v1/failure.proto\x1a\x18perdure/v1/payload.proto\x1a\x15perdure/v1/spec.proto\"\xf8\x01\n\x11ServeAgentRequest\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.perdure.v1.AgentHelloH\x00\x12/\n\x08\x63\x61pacity\x18\x02 \x01(\x0b\x32\x1b.perdure.v1.ClusterCapacityH\x00\x12\'\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x16.perdure.v1.LeaseEndedH\x00\x12+\n\x07leaving\x18\x04 \x01(\x0b\x32\x18.perdure.v1.AgentLeavingH\x00\x12+\n\x06\x64\x65mand\x18\x05 \x01(\x0b\x32\x19.perdure.v1.ClusterDemandH\x00\x42\x06\n\x04kind\"\x8c\x01\n\nAgentHello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x16\n\x0epython_version\x18\x03 \x01(\t\x12-\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x1b.perdure.v1.ClusterCapacityJ\x04\x08\x04\x10\x05R\x0bray_version\"\xa2\x01\n\x0f\x43lusterCapacity\x12\x35\n\x05total\x18\x01 \x03(\x0b\x32&.perdure.v1.ClusterCapacity.TotalEntry\x12*\n\x05nodes\x18\x02 \x03(\x0b\x32\x1b.perdure.v1.ResourceAmounts\x1a,\n\nTotalEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"|\n\x0fResourceAmounts\x12\x39\n\x07\x61mounts\x18\x01 \x03(\x0b\x32(.perdure.v1.ResourceAmounts.AmountsEntry\x1a.\n\x0c\x41mountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"=\n\rClusterDemand\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.perdure.v1.ResourceDemand\"L\n\x0eResourceDemand\x12+\n\x06wanted\x18\x01 \x01(\x0b\x32\x1b.perdure.v1.ResourceAmounts\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"?\n\nLeaseEnded\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07refused\x18\x03 \x01(\x08\"\x1e\n\x0c\x41gentLeaving\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xca\x01\n\x12ServeAgentResponse\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.perdure.v1.AgentWelcomeH\x00\x12\'\n\x05start\x18\x02 \x01(\x0b\x32\x16.perdure.v1.StartLeaseH\x00\x12%\n\x04kill\x18\x03 \x01(\x0b\x32\x15.perdure.v1.KillLeaseH\x00\x12/\n\x0cwatch_demand\x18\x04 \x01(\x0b\x32\x17.perdure.v1.WatchDemandH\x00\x42\x06\n\x04kind\"G\n\x0c\x41gentWelcome\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x10\n\x08\x62lob_url\x18\x02 \x01(\t\x12\x12\n\nhas_others\x18\x03 \x01(\x08\"@\n\nStartLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12 \n\x05shape\x18\x02 \x01(\x0b\x32\x11.perdure.v1.Shape\"\xc1\x01\n\x05Shape\x12(\n\tresources\x18\x01 \x01(\x0b\x32\x15.perdure.v1.Resources\x12,\n\x0bruntime_env\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x32\n\nscheduling\x18\x03 \x01(\x0b\x32\x1e.perdure.v1.SchedulingStrategy\x12,\n\tkeep_warm\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x19\n\x0bWatchDemand\x12\n\n\x02on\x18\x01 \x01(\x08\"\x1d\n\tKillLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"\x81\x02\n\x11ServeLeaseRequest\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x16.perdure.v1.LeaseHello\x12\x0f\n\x07started\x18\x02 \x03(\x04\x12%\n\x08receipts\x18\x03 \x03(\x0b\x32\x13.perdure.v1.Receipt\x12\x10\n\x08returned\x18\x04 \x03(\x04\x12\x12\n\nconcurrent\x18\x05 \x03(\t\x12\x0c\n\x04\x61sks\x18\x06 \x01(\x08\x12\x12\n\nstarted_ms\x18\x07 \x03(\x03\x12$\n\x07loading\x18\x08 \x03(\x0b\x32\x13.perdure.v1.Loading\x12\x1f\n\x05waits\x18\t \x03(\x0b\x32\x10.perdure.v1.Wait\"&\n\x04Wait\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x0f\n\x07is_over\x18\x02 \x01(\x08\"\'\n\x07Loading\x12\r\n\x05token\x18\x01 \x01(\x04\x12\r\n\x05stack\x18\x02 \x01(\t\"e\n\nLeaseHello\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x11\n\tengine_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x16\n\x0epython_version\x18\x05 \x01(\tJ\x04\x08\x03\x10\x04R\x03pid\"\x96\x02\n\x07Receipt\x12\r\n\x05token\x18\x01 \x01(\x04\x12%\n\x06output\x18\x02 \x01(\x0b\x32\x13.perdure.v1.PayloadH\x00\x12\x16\n\x0c\x63ontinuation\x18\x03 \x01(\x0cH\x00\x12&\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x13.perdure.v1.FailureH\x00\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x0emethod_outcome\x18\x07 \x01(\x0cH\x01\x88\x01\x01\x42\x08\n\x06resultB\x11\n\x0f_method_outcome\"\xc7\x01\n\x12ServeLeaseResponse\x12,\n\tfunctions\x18\x01 \x03(\x0b\x32\x19.perdure.v1.LeaseFunction\x12%\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32\x13.perdure.v1.Attempt\x12\x0e\n\x06\x63\x61ncel\x18\x03 \x03(\x04\x12\x0e\n\x06recall\x18\x04 \x03(\x04\x12\x0e\n\x06\x66inish\x18\x05 \x01(\x08\x12,\n\tholds_for\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"G\n\rLeaseFunction\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x08\x66unction\x18\x02 \x01(\x0b\x32\x17.perdure.v1.FunctionRef\"\xf2\x01\n\x07\x41ttempt\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x10\n\x08\x66unction\x18\x07 \x01(\t\x12&\n\targuments\x18\x08 \x01(\x0b\x32\x13.perdure.v1.Payload\x12\x1f\n\x04refs\x18\t \x03(\x0b\x32\x11.perdure.v1.Value\x12\x12\n\nis_limited\x18\n \x01(\x08\x12\x0f\n\x07\x63\x61llers\x18\x0b \x03(\t\"\x9d\x01\n\tArguments\x12\x1d\n\x04\x61rgs\x18\x01 \x03(\x0b\x32\x0f.perdure.v1.Arg\x12\x31\n\x06kwargs\x18\x02 \x03(\x0b\x32!.perdure.v1.Arguments.KwargsEntry\x1a>\n\x0bKwargsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1e\n\x05value\x18\x02 \x01(\x0b\x32\x0f.perdure.v1.Arg:\x02\x38\x01\"\x8f\x01\n\x05Value\x12&\n\x07payload\x18\x01 \x01(\x0b\x32\x13.perdure.v1.PayloadH\x00\x12#\n\x03key\x18\x02 \x01(\x0b\x32\x14.perdure.v1.ValueKeyH\x00\x12\r\n\x05wraps\x18\x03 \x01(\x05\x12\"\n\x04path\x18\x04 \x03(\x0b\x32\x14.perdure.v1.PathStepB\x06\n\x04kind\"F\n\x08ValueKey\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\x07task_id\x18\x02 \x01(\tH\x00\x12\x0f\n\x05input\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"8\n\x12\x46\x65tchValuesRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.perdure.v1.ValueKey\":\n\x13\x46\x65tchValuesResponse\x12#\n\x06values\x18\x01 \x03(\x0b\x32\x13.perdure.v1.Payload\"\xba\x01\n\nMethodCall\x12\x0e\n\x06method\x18\x01 \x01(\t\x12&\n\targuments\x18\x02 \x01(\x0b\x32\x13.perdure.v1.Payload\x12\x0c\n\x04refs\x18\x03 \x01(\x05\x12\x0f\n\x07\x63\x61ll_id\x18\x04 \x01(\t\x12\r\n\x05\x63hain\x18\x05 \x03(\t\x12\x1e\n\x11\x65xpected_revision\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08is_query\x18\x07 \x01(\x08\x42\x14\n\x12_expected_revision\"\x91\x02\n\rMethodOutcome\x12#\n\x06output\x18\x01 \x01(\x0b\x32\x13.perdure.v1.Payload\x12\"\n\x05state\x18\x03 \x01(\x0b\x32\x13.perdure.v1.Payload\x12\x33\n\x05parts\x18\x04 \x03(\x0b\x32$.perdure.v1.MethodOutcome.PartsEntry\x12\x0f\n\x07\x64ropped\x18\x05 \x03(\t\x12.\n\treminders\x18\x06 \x03(\x0b\x32\x1b.perdure.v1.ReminderSetting\x1a\x41\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.perdure.v1.Payload:\x02\x38\x01\"\xdb\x01\n\x0fReminderSetting\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12*\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12)\n\x06period\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06method\x18\x05 \x01(\t\x12!\n\x04\x63\x61ll\x18\x06 \x01(\x0b\x32\x13.perdure.v1.PayloadB\x05\n\x03\x64ue\"M\n\x0b\x43lassChange\x12\x11\n\tchange_id\x18\x01 \x01(\t\x12+\n\x0b\x61\x63tor_class\x18\x02 \x01(\x0b\x32\x16.perdure.v1.ActorClass\"\x1b\n\x08\x44ropCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t2\x86\x02\n\rWorkerService\x12O\n\nServeAgent\x12\x1d.perdure.v1.ServeAgentRequest\x1a\x1e.perdure.v1.ServeAgentResponse(\x01\x30\x01\x12O\n\nServeLease\x12\x1d.perdure.v1.ServeLeaseRequest\x1a\x1e.perdure.v1.ServeLeaseResponse(\x01\x30\x01\x12S\n\x0b\x46\x65tchValues\x12\x1e.perdure.v1.FetchValuesRequest\x1a\x1f.perdure.v1.FetchValuesResponse\"\x03\x90\x02\x01\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,66 +45,82 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOURCEAMOUNTS_AMOUNTSENTRY']._serialized_options = b'8\001'
   _globals['_ARGUMENTS_KWARGSENTRY']._loaded_options = None
   _globals['_ARGUMENTS_KWARGSENTRY']._serialized_options = b'8\001'
+  _globals['_METHODOUTCOME_PARTSENTRY']._loaded_options = None
+  _globals['_METHODOUTCOME_PARTSENTRY']._serialized_options = b'8\001'
   _globals['_WORKERSERVICE'].methods_by_name['FetchValues']._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['FetchValues']._serialized_options = b'\220\002\001'
-  _globals['_SERVEAGENTREQUEST']._serialized_start=218
-  _globals['_SERVEAGENTREQUEST']._serialized_end=466
-  _globals['_AGENTHELLO']._serialized_start=469
-  _globals['_AGENTHELLO']._serialized_end=609
-  _globals['_CLUSTERCAPACITY']._serialized_start=612
-  _globals['_CLUSTERCAPACITY']._serialized_end=774
-  _globals['_CLUSTERCAPACITY_TOTALENTRY']._serialized_start=730
-  _globals['_CLUSTERCAPACITY_TOTALENTRY']._serialized_end=774
-  _globals['_RESOURCEAMOUNTS']._serialized_start=776
-  _globals['_RESOURCEAMOUNTS']._serialized_end=900
-  _globals['_RESOURCEAMOUNTS_AMOUNTSENTRY']._serialized_start=854
-  _globals['_RESOURCEAMOUNTS_AMOUNTSENTRY']._serialized_end=900
-  _globals['_CLUSTERDEMAND']._serialized_start=902
-  _globals['_CLUSTERDEMAND']._serialized_end=963
-  _globals['_RESOURCEDEMAND']._serialized_start=965
-  _globals['_RESOURCEDEMAND']._serialized_end=1041
-  _globals['_LEASEENDED']._serialized_start=1043
-  _globals['_LEASEENDED']._serialized_end=1106
-  _globals['_AGENTLEAVING']._serialized_start=1108
-  _globals['_AGENTLEAVING']._serialized_end=1138
-  _globals['_SERVEAGENTRESPONSE']._serialized_start=1141
-  _globals['_SERVEAGENTRESPONSE']._serialized_end=1343
-  _globals['_AGENTWELCOME']._serialized_start=1345
-  _globals['_AGENTWELCOME']._serialized_end=1416
-  _globals['_STARTLEASE']._serialized_start=1418
-  _globals['_STARTLEASE']._serialized_end=1482
-  _globals['_SHAPE']._serialized_start=1485
-  _globals['_SHAPE']._serialized_end=1632
-  _globals['_WATCHDEMAND']._serialized_start=1634
-  _globals['_WATCHDEMAND']._serialized_end=1659
-  _globals['_KILLLEASE']._serialized_start=1661
-  _globals['_KILLLEASE']._serialized_end=1690
-  _globals['_SERVELEASEREQUEST']._serialized_start=1693
-  _globals['_SERVELEASEREQUEST']._serialized_end=1917
-  _globals['_LOADING']._serialized_start=1919
-  _globals['_LOADING']._serialized_end=1958
-  _globals['_LEASEHELLO']._serialized_start=1960
-  _globals['_LEASEHELLO']._serialized_end=2061
-  _globals['_RECEIPT']._serialized_start=2064
-  _globals['_RECEIPT']._serialized_end=2294
-  _globals['_SERVELEASERESPONSE']._serialized_start=2297
-  _globals['_SERVELEASERESPONSE']._serialized_end=2496
-  _globals['_LEASEFUNCTION']._serialized_start=2498
-  _globals['_LEASEFUNCTION']._serialized_end=2569
-  _globals['_ATTEMPT']._serialized_start=2572
-  _globals['_ATTEMPT']._serialized_end=2797
-  _globals['_ARGUMENTS']._serialized_start=2800
-  _globals['_ARGUMENTS']._serialized_end=2957
-  _globals['_ARGUMENTS_KWARGSENTRY']._serialized_start=2895
-  _globals['_ARGUMENTS_KWARGSENTRY']._serialized_end=2957
-  _globals['_VALUE']._serialized_start=2960
-  _globals['_VALUE']._serialized_end=3103
-  _globals['_VALUEKEY']._serialized_start=3105
-  _globals['_VALUEKEY']._serialized_end=3175
-  _globals['_FETCHVALUESREQUEST']._serialized_start=3177
-  _globals['_FETCHVALUESREQUEST']._serialized_end=3233
-  _globals['_FETCHVALUESRESPONSE']._serialized_start=3235
-  _globals['_FETCHVALUESRESPONSE']._serialized_end=3293
-  _globals['_WORKERSERVICE']._serialized_start=3296
-  _globals['_WORKERSERVICE']._serialized_end=3558
+  _globals['_SERVEAGENTREQUEST']._serialized_start=250
+  _globals['_SERVEAGENTREQUEST']._serialized_end=498
+  _globals['_AGENTHELLO']._serialized_start=501
+  _globals['_AGENTHELLO']._serialized_end=641
+  _globals['_CLUSTERCAPACITY']._serialized_start=644
+  _globals['_CLUSTERCAPACITY']._serialized_end=806
+  _globals['_CLUSTERCAPACITY_TOTALENTRY']._serialized_start=762
+  _globals['_CLUSTERCAPACITY_TOTALENTRY']._serialized_end=806
+  _globals['_RESOURCEAMOUNTS']._serialized_start=808
+  _globals['_RESOURCEAMOUNTS']._serialized_end=932
+  _globals['_RESOURCEAMOUNTS_AMOUNTSENTRY']._serialized_start=886
+  _globals['_RESOURCEAMOUNTS_AMOUNTSENTRY']._serialized_end=932
+  _globals['_CLUSTERDEMAND']._serialized_start=934
+  _globals['_CLUSTERDEMAND']._serialized_end=995
+  _globals['_RESOURCEDEMAND']._serialized_start=997
+  _globals['_RESOURCEDEMAND']._serialized_end=1073
+  _globals['_LEASEENDED']._serialized_start=1075
+  _globals['_LEASEENDED']._serialized_end=1138
+  _globals['_AGENTLEAVING']._serialized_start=1140
+  _globals['_AGENTLEAVING']._serialized_end=1170
+  _globals['_SERVEAGENTRESPONSE']._serialized_start=1173
+  _globals['_SERVEAGENTRESPONSE']._serialized_end=1375
+  _globals['_AGENTWELCOME']._serialized_start=1377
+  _globals['_AGENTWELCOME']._serialized_end=1448
+  _globals['_STARTLEASE']._serialized_start=1450
+  _globals['_STARTLEASE']._serialized_end=1514
+  _globals['_SHAPE']._serialized_start=1517
+  _globals['_SHAPE']._serialized_end=1710
+  _globals['_WATCHDEMAND']._serialized_start=1712
+  _globals['_WATCHDEMAND']._serialized_end=1737
+  _globals['_KILLLEASE']._serialized_start=1739
+  _globals['_KILLLEASE']._serialized_end=1768
+  _globals['_SERVELEASEREQUEST']._serialized_start=1771
+  _globals['_SERVELEASEREQUEST']._serialized_end=2028
+  _globals['_WAIT']._serialized_start=2030
+  _globals['_WAIT']._serialized_end=2068
+  _globals['_LOADING']._serialized_start=2070
+  _globals['_LOADING']._serialized_end=2109
+  _globals['_LEASEHELLO']._serialized_start=2111
+  _globals['_LEASEHELLO']._serialized_end=2212
+  _globals['_RECEIPT']._serialized_start=2215
+  _globals['_RECEIPT']._serialized_end=2493
+  _globals['_SERVELEASERESPONSE']._serialized_start=2496
+  _globals['_SERVELEASERESPONSE']._serialized_end=2695
+  _globals['_LEASEFUNCTION']._serialized_start=2697
+  _globals['_LEASEFUNCTION']._serialized_end=2768
+  _globals['_ATTEMPT']._serialized_start=2771
+  _globals['_ATTEMPT']._serialized_end=3013
+  _globals['_ARGUMENTS']._serialized_start=3016
+  _globals['_ARGUMENTS']._serialized_end=3173
+  _globals['_ARGUMENTS_KWARGSENTRY']._serialized_start=3111
+  _globals['_ARGUMENTS_KWARGSENTRY']._serialized_end=3173
+  _globals['_VALUE']._serialized_start=3176
+  _globals['_VALUE']._serialized_end=3319
+  _globals['_VALUEKEY']._serialized_start=3321
+  _globals['_VALUEKEY']._serialized_end=3391
+  _globals['_FETCHVALUESREQUEST']._serialized_start=3393
+  _globals['_FETCHVALUESREQUEST']._serialized_end=3449
+  _globals['_FETCHVALUESRESPONSE']._serialized_start=3451
+  _globals['_FETCHVALUESRESPONSE']._serialized_end=3509
+  _globals['_METHODCALL']._serialized_start=3512
+  _globals['_METHODCALL']._serialized_end=3698
+  _globals['_METHODOUTCOME']._serialized_start=3701
+  _globals['_METHODOUTCOME']._serialized_end=3974
+  _globals['_METHODOUTCOME_PARTSENTRY']._serialized_start=3909
+  _globals['_METHODOUTCOME_PARTSENTRY']._serialized_end=3974
+  _globals['_REMINDERSETTING']._serialized_start=3977
+  _globals['_REMINDERSETTING']._serialized_end=4196
+  _globals['_CLASSCHANGE']._serialized_start=4198
+  _globals['_CLASSCHANGE']._serialized_end=4275
+  _globals['_DROPCALL']._serialized_start=4277
+  _globals['_DROPCALL']._serialized_end=4304
+  _globals['_WORKERSERVICE']._serialized_start=4307
+  _globals['_WORKERSERVICE']._serialized_end=4569
 # @@protoc_insertion_point(module_scope)

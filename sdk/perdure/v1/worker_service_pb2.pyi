@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from perdure.v1 import actor_service_pb2 as _actor_service_pb2
 from perdure.v1 import failure_pb2 as _failure_pb2
 from perdure.v1 import payload_pb2 as _payload_pb2
 from perdure.v1 import spec_pb2 as _spec_pb2
@@ -129,14 +130,16 @@ class StartLease(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ..., shape: _Optional[_Union[Shape, _Mapping]] = ...) -> None: ...
 
 class Shape(_message.Message):
-    __slots__ = ("resources", "runtime_env", "scheduling")
+    __slots__ = ("resources", "runtime_env", "scheduling", "keep_warm")
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_ENV_FIELD_NUMBER: _ClassVar[int]
     SCHEDULING_FIELD_NUMBER: _ClassVar[int]
+    KEEP_WARM_FIELD_NUMBER: _ClassVar[int]
     resources: _spec_pb2.Resources
     runtime_env: _struct_pb2.Struct
     scheduling: _spec_pb2.SchedulingStrategy
-    def __init__(self, resources: _Optional[_Union[_spec_pb2.Resources, _Mapping]] = ..., runtime_env: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., scheduling: _Optional[_Union[_spec_pb2.SchedulingStrategy, _Mapping]] = ...) -> None: ...
+    keep_warm: _duration_pb2.Duration
+    def __init__(self, resources: _Optional[_Union[_spec_pb2.Resources, _Mapping]] = ..., runtime_env: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., scheduling: _Optional[_Union[_spec_pb2.SchedulingStrategy, _Mapping]] = ..., keep_warm: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class WatchDemand(_message.Message):
     __slots__ = ("on",)
@@ -151,7 +154,7 @@ class KillLease(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ...) -> None: ...
 
 class ServeLeaseRequest(_message.Message):
-    __slots__ = ("hello", "started", "receipts", "returned", "concurrent", "asks", "started_ms", "loading")
+    __slots__ = ("hello", "started", "receipts", "returned", "concurrent", "asks", "started_ms", "loading", "waits")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     RECEIPTS_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +163,7 @@ class ServeLeaseRequest(_message.Message):
     ASKS_FIELD_NUMBER: _ClassVar[int]
     STARTED_MS_FIELD_NUMBER: _ClassVar[int]
     LOADING_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
     hello: LeaseHello
     started: _containers.RepeatedScalarFieldContainer[int]
     receipts: _containers.RepeatedCompositeFieldContainer[Receipt]
@@ -168,7 +172,16 @@ class ServeLeaseRequest(_message.Message):
     asks: bool
     started_ms: _containers.RepeatedScalarFieldContainer[int]
     loading: _containers.RepeatedCompositeFieldContainer[Loading]
-    def __init__(self, hello: _Optional[_Union[LeaseHello, _Mapping]] = ..., started: _Optional[_Iterable[int]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ..., returned: _Optional[_Iterable[int]] = ..., concurrent: _Optional[_Iterable[str]] = ..., asks: bool = ..., started_ms: _Optional[_Iterable[int]] = ..., loading: _Optional[_Iterable[_Union[Loading, _Mapping]]] = ...) -> None: ...
+    waits: _containers.RepeatedCompositeFieldContainer[Wait]
+    def __init__(self, hello: _Optional[_Union[LeaseHello, _Mapping]] = ..., started: _Optional[_Iterable[int]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ..., returned: _Optional[_Iterable[int]] = ..., concurrent: _Optional[_Iterable[str]] = ..., asks: bool = ..., started_ms: _Optional[_Iterable[int]] = ..., loading: _Optional[_Iterable[_Union[Loading, _Mapping]]] = ..., waits: _Optional[_Iterable[_Union[Wait, _Mapping]]] = ...) -> None: ...
+
+class Wait(_message.Message):
+    __slots__ = ("token", "is_over")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    IS_OVER_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    is_over: bool
+    def __init__(self, token: _Optional[int] = ..., is_over: bool = ...) -> None: ...
 
 class Loading(_message.Message):
     __slots__ = ("token", "stack")
@@ -191,20 +204,22 @@ class LeaseHello(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ..., engine_id: _Optional[str] = ..., node_id: _Optional[str] = ..., python_version: _Optional[str] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("token", "output", "continuation", "failure", "start_time", "duration")
+    __slots__ = ("token", "output", "continuation", "failure", "start_time", "duration", "method_outcome")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     CONTINUATION_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
+    METHOD_OUTCOME_FIELD_NUMBER: _ClassVar[int]
     token: int
     output: _payload_pb2.Payload
     continuation: bytes
     failure: _failure_pb2.Failure
     start_time: _timestamp_pb2.Timestamp
     duration: _duration_pb2.Duration
-    def __init__(self, token: _Optional[int] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., continuation: _Optional[bytes] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    method_outcome: bytes
+    def __init__(self, token: _Optional[int] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., continuation: _Optional[bytes] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., method_outcome: _Optional[bytes] = ...) -> None: ...
 
 class ServeLeaseResponse(_message.Message):
     __slots__ = ("functions", "attempts", "cancel", "recall", "finish", "holds_for")
@@ -231,7 +246,7 @@ class LeaseFunction(_message.Message):
     def __init__(self, key: _Optional[str] = ..., function: _Optional[_Union[_spec_pb2.FunctionRef, _Mapping]] = ...) -> None: ...
 
 class Attempt(_message.Message):
-    __slots__ = ("token", "namespace", "workflow_id", "run_id", "task_id", "attempt", "function", "arguments", "refs", "is_limited")
+    __slots__ = ("token", "namespace", "workflow_id", "run_id", "task_id", "attempt", "function", "arguments", "refs", "is_limited", "callers")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     WORKFLOW_ID_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +257,7 @@ class Attempt(_message.Message):
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
     REFS_FIELD_NUMBER: _ClassVar[int]
     IS_LIMITED_FIELD_NUMBER: _ClassVar[int]
+    CALLERS_FIELD_NUMBER: _ClassVar[int]
     token: int
     namespace: str
     workflow_id: str
@@ -252,7 +268,8 @@ class Attempt(_message.Message):
     arguments: _payload_pb2.Payload
     refs: _containers.RepeatedCompositeFieldContainer[Value]
     is_limited: bool
-    def __init__(self, token: _Optional[int] = ..., namespace: _Optional[str] = ..., workflow_id: _Optional[str] = ..., run_id: _Optional[str] = ..., task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., function: _Optional[str] = ..., arguments: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., refs: _Optional[_Iterable[_Union[Value, _Mapping]]] = ..., is_limited: bool = ...) -> None: ...
+    callers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, token: _Optional[int] = ..., namespace: _Optional[str] = ..., workflow_id: _Optional[str] = ..., run_id: _Optional[str] = ..., task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., function: _Optional[str] = ..., arguments: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., refs: _Optional[_Iterable[_Union[Value, _Mapping]]] = ..., is_limited: bool = ..., callers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Arguments(_message.Message):
     __slots__ = ("args", "kwargs")
@@ -302,3 +319,72 @@ class FetchValuesResponse(_message.Message):
     VALUES_FIELD_NUMBER: _ClassVar[int]
     values: _containers.RepeatedCompositeFieldContainer[_payload_pb2.Payload]
     def __init__(self, values: _Optional[_Iterable[_Union[_payload_pb2.Payload, _Mapping]]] = ...) -> None: ...
+
+class MethodCall(_message.Message):
+    __slots__ = ("method", "arguments", "refs", "call_id", "chain", "expected_revision", "is_query")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    REFS_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_REVISION_FIELD_NUMBER: _ClassVar[int]
+    IS_QUERY_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    arguments: _payload_pb2.Payload
+    refs: int
+    call_id: str
+    chain: _containers.RepeatedScalarFieldContainer[str]
+    expected_revision: int
+    is_query: bool
+    def __init__(self, method: _Optional[str] = ..., arguments: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., refs: _Optional[int] = ..., call_id: _Optional[str] = ..., chain: _Optional[_Iterable[str]] = ..., expected_revision: _Optional[int] = ..., is_query: bool = ...) -> None: ...
+
+class MethodOutcome(_message.Message):
+    __slots__ = ("output", "state", "parts", "dropped", "reminders")
+    class PartsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _payload_pb2.Payload
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ...) -> None: ...
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    REMINDERS_FIELD_NUMBER: _ClassVar[int]
+    output: _payload_pb2.Payload
+    state: _payload_pb2.Payload
+    parts: _containers.MessageMap[str, _payload_pb2.Payload]
+    dropped: _containers.RepeatedScalarFieldContainer[str]
+    reminders: _containers.RepeatedCompositeFieldContainer[ReminderSetting]
+    def __init__(self, output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., state: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., parts: _Optional[_Mapping[str, _payload_pb2.Payload]] = ..., dropped: _Optional[_Iterable[str]] = ..., reminders: _Optional[_Iterable[_Union[ReminderSetting, _Mapping]]] = ...) -> None: ...
+
+class ReminderSetting(_message.Message):
+    __slots__ = ("key", "delay", "time", "period", "method", "call")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    delay: _duration_pb2.Duration
+    time: _timestamp_pb2.Timestamp
+    period: _duration_pb2.Duration
+    method: str
+    call: _payload_pb2.Payload
+    def __init__(self, key: _Optional[str] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., period: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., method: _Optional[str] = ..., call: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ...) -> None: ...
+
+class ClassChange(_message.Message):
+    __slots__ = ("change_id", "actor_class")
+    CHANGE_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_CLASS_FIELD_NUMBER: _ClassVar[int]
+    change_id: str
+    actor_class: _actor_service_pb2.ActorClass
+    def __init__(self, change_id: _Optional[str] = ..., actor_class: _Optional[_Union[_actor_service_pb2.ActorClass, _Mapping]] = ...) -> None: ...
+
+class DropCall(_message.Message):
+    __slots__ = ("call_id",)
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    def __init__(self, call_id: _Optional[str] = ...) -> None: ...

@@ -34,6 +34,7 @@ from perdure.workflow.running import create, resume, resume_all, resume_async, r
 from perdure.workflow.status import CANCELED, FAILED, PENDING, RESUMABLE, RUNNING, SUCCESSFUL, WorkflowStatus
 from perdure.workflow.step_options import options
 from perdure.workflow.steps import step
+from perdure.workflow.virtual_actors import get_actor, virtual_actor
 
 __all__ = [
     "CANCELED",
@@ -57,6 +58,7 @@ __all__ = [
     "delete",
     "event_listener",
     "exceptions",
+    "get_actor",
     "get_metadata",
     "get_output",
     "get_output_async",
@@ -73,6 +75,7 @@ __all__ = [
     "run_async",
     "sleep",
     "step",
+    "virtual_actor",
     "wait",
     "wait_for_event",
 ]

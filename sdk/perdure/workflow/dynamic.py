@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from perdure import graph, raydag
+from perdure import graph, raydag, texts
 from perdure.context import is_bound
 from perdure.workflow import running
 
@@ -22,7 +22,7 @@ def continuation(dag_node: T) -> T:
     TypeError if it is not a graph.
     """
     if not graph.is_node(dag_node):
-        raise TypeError(f"a continuation is a graph, made by .bind(), not a {type(dag_node).__name__}")
+        raise TypeError(f"a continuation is a graph, made by .bind(), not {texts.kind_of(dag_node)}")
     if is_bound():
         return dag_node
     if not _is_of_ray_alone(dag_node):
@@ -61,5 +61,5 @@ def wait(tasks: Sequence[T], num_returns: int = 1, timeout: float | None = None)
     fewer after `timeout` seconds, in the order given; and the other nodes, for another `wait` or for other tasks.
     TypeError if it is not a list of nodes, ValueError for an invalid number or time."""
     if not isinstance(tasks, Sequence):
-        raise TypeError(f"wait takes a list of nodes, not a {type(tasks).__name__}")
+        raise TypeError(f"wait takes a list of nodes, not {texts.kind_of(tasks)}")
     return graph.wait(tasks, num_returns=num_returns, timeout=timeout)

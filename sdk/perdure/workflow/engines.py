@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from perdure import texts
 from perdure.workflow import host
 
 PASSED_ON: Final = "PERDURE_"
@@ -173,7 +174,7 @@ def _text(name: str, value: object) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise TypeError(f"{name} is a string, not a {type(value).__name__}")
+        raise TypeError(f"{name} is a string, not {texts.kind_of(value)}")
     return value
 
 
@@ -200,7 +201,7 @@ def _limit(name: str, value: object, *, least: int) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is an integer or None, not a {type(value).__name__}")
+        raise TypeError(f"{name} is an integer or None, not {texts.kind_of(value)}")
     if value != -1 and value < least:
         raise ValueError(f"{name} is {least} or more, or -1 for no limit; not {value}")
     return value

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from numbers import Real
 from typing import Any
 
-from perdure import codec, graph
+from perdure import codec, graph, texts
 from perdure.workflow.event_listener import EventListener, TimerListener
 from perdure.workflow.http_event_provider import HTTPListener
 
@@ -82,7 +82,7 @@ def _timer(timestamp: Any) -> Any:
     if graph.is_node(timestamp) or codec.is_object(timestamp):
         return _until.bind(timestamp)
     if isinstance(timestamp, bool) or not isinstance(timestamp, Real):
-        raise TypeError(f"a moment is a number of seconds since the epoch, not a {type(timestamp).__name__}")
+        raise TypeError(f"a moment is a number of seconds since the epoch, not {texts.kind_of(timestamp)}")
     try:
         return graph.sleep_until(datetime.fromtimestamp(float(timestamp), UTC))
     except (OverflowError, ValueError, OSError) as error:

@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from perdure import texts
 from perdure.infos import RunInfo
 from perdure.model import RunStatus
 from perdure.v1 import workflow_pb2
@@ -37,7 +38,7 @@ def _task(task_id: object, name: object) -> str:
     if given is None:
         return ""
     if not isinstance(given, str):
-        raise TypeError(f"a task id is a string, not a {type(given).__name__}")
+        raise TypeError(f"a task id is a string, not {texts.kind_of(given)}")
     if not given:
         raise ValueError("a task id has at least one character")
     return given

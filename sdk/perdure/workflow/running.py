@@ -158,13 +158,13 @@ def _attach(connection: Connection, workflow_id: str, mark: str) -> Started:
 
 def _check_graph(dag: object) -> None:
     if not is_node(dag):
-        raise TypeError(f"a workflow is a graph, made by .bind(), not a {type(dag).__name__}")
+        raise TypeError(f"a workflow is a graph, made by .bind(), not {texts.kind_of(dag)}")
 
 
 def check_id(workflow_id: object) -> str:
     """The workflow id. TypeError or ValueError if it is invalid."""
     if not isinstance(workflow_id, str):
-        raise TypeError(f"a workflow id is a string, not a {type(workflow_id).__name__}")
+        raise TypeError(f"a workflow id is a string, not {texts.kind_of(workflow_id)}")
     return texts.name(workflow_id, "workflow_id")
 
 
@@ -172,7 +172,7 @@ def _check_metadata(metadata: object) -> None:
     if metadata is None:
         return
     if not isinstance(metadata, Mapping):
-        raise ValueError(f"metadata is a dictionary, not a {type(metadata).__name__}")
+        raise ValueError(f"metadata is a dictionary, not {texts.kind_of(metadata)}")
     try:
         text = json.dumps(dict(metadata), allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, cast
 
-from perdure import raydag
+from perdure import raydag, texts
 from perdure.graph import Task
 
 F = TypeVar("F")
@@ -26,7 +26,7 @@ class options:
     def __init__(self, **workflow_options: Any) -> None:
         metadata = workflow_options.get("metadata")
         if metadata is not None and not isinstance(metadata, Mapping):
-            raise ValueError(f"metadata is a dictionary, not a {type(metadata).__name__}")
+            raise ValueError(f"metadata is a dictionary, not {texts.kind_of(metadata)}")
         self._carried = raydag.metadata_of(workflow_options)
         self.options: Mapping[str, Any] = workflow_options
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from perdure.model import Failure, FailureKind
+
+CALL_DROPPED: Final = "perdure.CallDropped"
 
 
 def worker_lost(reason: str) -> Failure:
@@ -38,6 +41,20 @@ def step_failed(error: str) -> Failure:
     """The engine raised an unexpected error, of this type, in a step of the run."""
     message = f"the engine failed in a step of the run ({error}); its log says more. Resume the run to try again"
     return Failure(FailureKind.SYSTEM, "perdure.StepFailed", message, non_retryable=True)
+
+
+def call_dropped(call_id: str) -> Failure:
+    return Failure(FailureKind.CANCELED, CALL_DROPPED, f"the call {call_id!r} of the actor was dropped")
+
+
+def call_refused(why: str) -> Failure:
+    """A call of an actor, or what a method of it made, cannot be read."""
+    return Failure(FailureKind.SERIALIZATION, "perdure.InvalidCall", why, non_retryable=True)
+
+
+def revision_mismatch(expected: int, actual: int) -> Failure:
+    message = f"the call expected the actor at revision {expected}, and it was at {actual}; read it again"
+    return Failure(FailureKind.APPLICATION, "perdure.ActorRevisionMismatch", message, non_retryable=True)
 
 
 def leaving(task_id: str, failure: Failure, attempts: int) -> Failure:

@@ -145,6 +145,12 @@ class Machine(Protocol):
         ...
 
     @property
+    def lingers(self) -> bool:
+        """Whether it will probably be needed again soon although it is dormant, so that it should stay in memory while
+        there is room."""
+        ...
+
+    @property
     def next_wake_ms(self) -> int | None:
         """The earliest recorded time that a task waits for."""
         ...

@@ -169,6 +169,25 @@ class ConsumeEvent:
 
 
 @frozen
+class ForgetTasks:
+    """Remove the records of tasks, with `and_events` the events that they consumed, and with `and_graphs` the graphs
+    that they returned. Remove `inputs` of the run."""
+
+    task_ids: tuple[str, ...]
+    and_events: bool = False
+    and_graphs: bool = False
+    inputs: tuple[str, ...] = ()
+
+
+@frozen
+class RecordDefinition:
+    """Store a definition that a record of the same list names. `key` is its key in the store."""
+
+    key: str
+    data: bytes
+
+
+@frozen
 class RecordRun:
     """Store the end of the run. SUCCESSFUL has an `output`, FAILED and CANCELED a `failure`."""
 
@@ -182,7 +201,8 @@ class RecordRun:
 class StartAttempt:
     """Run an attempt of a task on a lease of this shape. `inputs` are the sources of the call's refs, in their order.
     `beside` names a task: the attempt should run in that task's process, if possible. `is_limited`: the time of the
-    attempt is limited from AttemptStarted on."""
+    attempt is limited from AttemptStarted on. `turn`: if it is not "", the attempt begins only after older, cancelled
+    attempts of the run with the same turn have really ended. `callers`: as in MethodCall, those that wait for it."""
 
     task_id: str
     attempt: int
@@ -191,6 +211,8 @@ class StartAttempt:
     inputs: tuple[Source, ...]
     beside: str = ""
     is_limited: bool = False
+    turn: str = ""
+    callers: tuple[str, ...] = ()
 
 
 @frozen
@@ -226,6 +248,16 @@ class SetTimer:
     is_recorded: bool = True
 
 
-Record: TypeAlias = RecordTask | ConsumeEvent | RecordRun
-Act: TypeAlias = StartAttempt | KeepOutput | DropOutput | CancelAttempt | SetTimer
+@frozen
+class DeleteUnused:
+    """Delete the run with everything that belongs to it, unless it has an event above `last_event`. If that cannot be
+    now, apply TimerFired for this task and attempt again, later."""
+
+    task_id: str
+    attempt: int
+    last_event: int
+
+
+Record: TypeAlias = RecordTask | ConsumeEvent | ForgetTasks | RecordDefinition | RecordRun
+Act: TypeAlias = StartAttempt | KeepOutput | DropOutput | CancelAttempt | SetTimer | DeleteUnused
 Command: TypeAlias = Record | Act

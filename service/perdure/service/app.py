@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from perdure import connection
+from perdure.service.api.actors import ActorCalls
 from perdure.service.api.batch import BatchCalls
 from perdure.service.api.blobs import BlobCalls
 from perdure.service.api.events import EventCalls
@@ -40,6 +41,7 @@ from perdure.service.executors.port import Executor
 from perdure.service.executors.processes import ProcessExecutor
 from perdure.service.kernel import Kernel
 from perdure.service.operations.batches import Batches
+from perdure.service.rpc.actor import ActorServicer
 from perdure.service.rpc.blob import BlobServicer
 from perdure.service.rpc.hangup import hang_up
 from perdure.service.rpc.health import HealthServicer
@@ -54,6 +56,8 @@ from perdure.storage.ports import BlobStore, MetadataStore
 from perdure.storage.rows import EngineRow
 from perdure.storage.urls import blob_store, metadata_store
 from perdure.v1 import (
+    actor_service_pb2,
+    actor_service_pb2_grpc,
     blob_service_pb2,
     blob_service_pb2_grpc,
     system_service_pb2,
@@ -67,6 +71,7 @@ SERVICES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
         (workflow_service_pb2, "WorkflowService"),
+        (actor_service_pb2, "ActorService"),
         (blob_service_pb2, "BlobService"),
         (system_service_pb2, "SystemService"),
     )
@@ -75,8 +80,9 @@ REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
 OPTIONS: Final = (
     *connection.LIMITS,
     ("grpc.so_reuseport", 0),
+    *connection.pings(10.0, 20.0),  # the stream of a lease that stands still breaks within 30 s
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # workers send one every 10 s, which may arrive late
     ("grpc.http2.max_concurrent_streams", 10_000),
 )
 
@@ -163,8 +169,11 @@ async def running_server(
         )
         sources = Sources(blobs, grace_s=kernel.blob_grace_s)
         events = EventCalls(kernel.events, sources)
-        workflows = _workflows(kernel, store, blobs, clock, sources, events)
+        lists = ListCalls(kernel.queries, store)
+        workflows = _workflows(kernel, store, blobs, clock, sources, events, lists)
         workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)
+        actors = ActorServicer(ActorCalls(kernel.actors, sources, blobs), lists)
+        actor_service_pb2_grpc.add_ActorServiceServicer_to_server(actors, server)
         blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(BlobCalls(blobs)), server)
         system_service_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(system), server)
         if pool is not None:
@@ -260,12 +269,13 @@ def _workflows(
     clock: Callable[[], int],
     sources: Sources,
     events: EventCalls,
+    lists: ListCalls,
 ) -> WorkflowServicer:
     batches = Batches(kernel.submissions, kernel.events, kernel.queries, kernel.changes)
     return WorkflowServicer(
         RunCalls(kernel.submissions, kernel.lifecycle, kernel.queries, sources, blobs),
         events,
-        ListCalls(kernel.queries, store),
+        lists,
         BatchCalls(batches, kernel.queries, sources, blobs),
         Watcher(store, kernel.queries, kernel.changes, clock),
     )

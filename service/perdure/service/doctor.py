@@ -1,7 +1,7 @@
 """Checks the dependencies of an engine with these settings, and gives advice on problems.
 
 The checks are independent. They change nothing, except that they write, read and remove a small blob and write a file
-to time the disk.
+to time the disk. They make no folder that stays.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import platform
 import secrets
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import grpc.aio
@@ -27,7 +29,7 @@ from perdure.service.common.settings import Settings
 from perdure.service.kernel import KINDS
 from perdure.storage.examine import examine_metadata, examine_rows
 from perdure.storage.ports import StorageError
-from perdure.storage.urls import blob_store
+from perdure.storage.urls import blob_folder, blob_store
 from perdure.v1 import system_service_pb2, system_service_pb2_grpc
 
 Status = Literal["ok", "warning", "failed"]
@@ -183,9 +185,31 @@ async def _blobs(settings: Settings) -> list[Finding]:
     url = settings.blob_url
     shown = url.partition("?")[0]
     try:
-        store = blob_store(url)
+        with _blobs_to_try(url) as tried:
+            return [await _try_blobs(tried, shown)]
     except ValueError as error:
         return [Finding("blobs", "failed", str(error), "see --blobs and PERDURE_BLOBS")]
+    except OSError as error:
+        return [Finding("blobs", "failed", f"{shown}: {error.strerror}: {error.filename}", _BLOB_RIGHTS)]
+
+
+@contextmanager
+def _blobs_to_try(url: str) -> Iterator[str]:
+    """A folder that does not exist is not made: another one is, and removed again, where it would be."""
+    folder = blob_folder(url)
+    if folder is None or folder.exists():
+        yield url
+        return
+    above = next(above for above in folder.absolute().parents if above.exists())
+    with tempfile.TemporaryDirectory(prefix=".perdure-doctor-", dir=above) as place:
+        yield Path(place).as_uri()
+
+
+_BLOB_RIGHTS: Final = "blobs must be written, read, listed and removed; engines and workers need the same rights"
+
+
+async def _try_blobs(url: str, shown: str) -> Finding:
+    store = blob_store(url)
     data = b"written by perdure doctor " + secrets.token_bytes(16)
     start_s = time.perf_counter()
     try:
@@ -198,13 +222,12 @@ async def _blobs(settings: Settings) -> list[Finding]:
         if await store.size(blob.sha256) is not None:
             raise StorageError("what was removed is still there")
     except StorageError as error:
-        advice = "blobs must be written, read, listed and removed; engines and workers need the same rights"
-        return [Finding("blobs", "failed", f"{shown}: {error}", advice)]
+        return Finding("blobs", "failed", f"{shown}: {error}", _BLOB_RIGHTS)
     finally:
         await store.close()
     took_ms = (time.perf_counter() - start_s) * 1000
     text = f"{shown}: written, read and removed in {took_ms:.0f} ms"
-    return [Finding("blobs", "ok", text, facts={"url": shown, "milliseconds": round(took_ms, 1)})]
+    return Finding("blobs", "ok", text, facts={"url": shown, "milliseconds": round(took_ms, 1)})
 
 
 # ------------------------------------------------------------------------------ around

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from perdure.ids import TimeOrderedIds
 from perdure.service.common.clocks import elapsed_s as since_some_moment_s
 from perdure.service.common.clocks import wall_clock_ms
+from perdure.service.executors.asking import AskingExecutor
 from perdure.service.executors.port import Executor
 from perdure.service.executors.renewing import RenewingExecutor
 from perdure.service.fleet.among_several import AmongSeveral
@@ -25,17 +27,19 @@ from perdure.service.housekeeping.sweep import Sweeper
 from perdure.service.housekeeping.tombstones import Tombstones
 from perdure.service.journal.journal import Journal
 from perdure.service.journal.membership import SoleMember
+from perdure.service.machines.actors import ACTORS, blobs_of_returned
 from perdure.service.machines.definitions import Definitions
-from perdure.service.machines.graphs import GRAPHS, blobs_of_continuation
+from perdure.service.machines.graphs import GRAPHS
 from perdure.service.machines.kinds import Kinds
+from perdure.service.operations.actors import Actors
 from perdure.service.operations.current import Current
 from perdure.service.operations.events import Events
 from perdure.service.operations.lifecycle import Lifecycle
 from perdure.service.operations.queries import Queries
 from perdure.service.operations.submit import Submissions
 from perdure.service.queue.moves import Moves
+from perdure.service.queue.pending import PendingRuns
 from perdure.service.queue.slots import ANY, Capacity, LocalSlots, Slots
-from perdure.service.queue.waiting import Waiting
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.delivery import Delivery, LocalDelivery
 from perdure.service.runs.moments import Moments
@@ -43,11 +47,12 @@ from perdure.service.runs.ownership import Alone, Ownership
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.values import Values
 from perdure.storage.ports import BlobStore, MetadataStore
-from perdure.storage.rows import EngineRow, SetAsideRuns
+from perdure.storage.rows import EngineRow
+from perdure.storage.writes import SetAsideRuns
 
 log = logging.getLogger(__name__)
 
-KINDS: Final = Kinds([GRAPHS])
+KINDS: Final = Kinds([GRAPHS, ACTORS])
 """The kinds of runs that every engine knows."""
 GRACE_LEASES: Final = 3
 """Blobs without a use are kept for at least this many engine leases. By then an engine has recorded the use of a blob,
@@ -136,9 +141,8 @@ class Kernel:
         if blobs is not None and blob_grace_s:
             blob_grace_s = max(blob_grace_s, standing.blob_grace_s)
             late_s = blob_grace_s / 2
-            executor = RenewingExecutor(
-                executor, blobs, late_s=late_s, elapsed_s=elapsed_s, named_by=blobs_of_continuation
-            )
+            executor = RenewingExecutor(executor, blobs, late_s=late_s, elapsed_s=elapsed_s, named_by=blobs_of_returned)
+        executor = asking = AskingExecutor(executor)
         self.store = store
         self.blob_grace_s = blob_grace_s
         self.journal = journal = standing.journal
@@ -150,14 +154,24 @@ class Kernel:
         self.values = values = Values(store)
         definitions = Definitions(store, kinds)
         self.scheduler = scheduler = Scheduler(
-            store, definitions, journal, executor, values, changes, clock, ownership, on_end=slots.leave
+            store,
+            definitions,
+            journal,
+            executor,
+            values,
+            changes,
+            clock,
+            ownership,
+            on_end=slots.leave,
+            on_forget=lambda: self.sweeper.wake() if self.sweeper is not None else None,
+            remove=lambda row, last_event: self._deletions.remove_unused(row, last_event),
         )
         moments = Moments(store, journal, scheduler, ownership)
         delivery, self.fleet = standing.join(scheduler, moments)
 
         # queue
         moves = Moves(journal, scheduler, slots, ownership)
-        self.waiting = Waiting(store, scheduler, slots, moves)
+        self.pending_runs = PendingRuns(store, scheduler, slots, moves)
 
         # housekeeping
         self.sweeper: Sweeper | None = None
@@ -165,13 +179,13 @@ class Kernel:
             self.sweeper = Sweeper(store, journal, blobs, grace_s=blob_grace_s, collect_s=collect_s, now_s=elapsed_s)
         on_delete = self.sweeper.wake if self.sweeper is not None else lambda: None
         tombstones = Tombstones(store, clock)
-        deletions = Deletions(journal, changes, clock, tombstones, on_delete=on_delete)
+        self._deletions = deletions = Deletions(journal, changes, clock, tombstones, on_delete=on_delete)
         self.retention: Retention | None = None
         if keep_ms is not None:
             self.retention = Retention(store, moves, deletions, clock, keep_ms=keep_ms)
 
         # operations
-        current = Current(journal, moments, tombstones)
+        current = Current(journal, moments, tombstones, clock)
         self.lifecycle = Lifecycle(store, journal, scheduler, moments, slots, moves, deletions, current, ownership)
         self.submissions = Submissions(
             store,
@@ -187,8 +201,23 @@ class Kernel:
             ownership,
             new_id=new_id,
         )
-        self.events = Events(store, journal, scheduler, current, delivery)
+        self.events = Events(store, journal, scheduler, current, delivery, moments)
         self.queries = Queries(store, moments, scheduler, executor, values, changes)
+        self.actors = Actors(
+            store,
+            moments,
+            scheduler,
+            changes,
+            self.submissions,
+            self.lifecycle,
+            self.events,
+            self.queries,
+            asking,
+            values,
+            journal,
+            ownership,
+            new_id or TimeOrderedIds(),
+        )
         self.is_ready = False
 
     async def start(self, *, recover: bool = True) -> None:
@@ -198,14 +227,14 @@ class Kernel:
         await self.journal.start()
         if not recover:
             await self.journal.commit((SetAsideRuns(self.scheduler.clock()),))
-        await self.waiting.count()
+        await self.pending_runs.count()
         await self.scheduler.start()
         if self.fleet is not None:
             await self.fleet.start()  # recovery: runs without a living owner are taken over
         elif recover:
             count = await self.scheduler.recover()
             log.info("recovered", extra={"runs": count})
-        await self.waiting.start()
+        await self.pending_runs.start()
         if self.sweeper is not None:
             await self.sweeper.start()
         if self.retention is not None:
@@ -215,7 +244,7 @@ class Kernel:
     @property
     def is_quiet(self) -> bool:
         """Whether only attempts are under way: the next change comes from an attempt, a caller or the clock."""
-        at_rest = self.journal.is_idle and self.waiting.is_idle and self.scheduler.is_idle
+        at_rest = self.journal.is_idle and self.pending_runs.is_idle and self.scheduler.is_idle
         return self.is_ready and at_rest
 
     def drain(self) -> None:
@@ -233,7 +262,7 @@ class Kernel:
             await self.fleet.stop()
         if self.retention is not None:
             await self.retention.stop()
-        await self.waiting.stop()
+        await self.pending_runs.stop()
         try:
             await self.scheduler.stop()
             await self.journal.stop(grace_s=grace_s)

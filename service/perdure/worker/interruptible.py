@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from perdure.model import Function
-from perdure.worker.attempt import AttemptInput, Result, Runner, exited, unforeseen
+from perdure.worker.attempt import Runner
 from perdure.worker.interrupt import Interrupted
+from perdure.worker.results import Result, exited, unforeseen
+from perdure.worker.values import AttemptInput
 
 
 def load(runner: Runner, function: Function, enter: Callable[[], bool], leave: Callable[[], None]) -> bool:

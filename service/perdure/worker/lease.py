@@ -28,18 +28,15 @@ from math import inf
 from typing import Any, Final, NoReturn
 
 from perdure import tracebacks
+from perdure.context import tells_waits
 from perdure.rayobjects import RayObjects
 from perdure.worker import children, interruptible, loops
-from perdure.worker.attempt import (
-    AttemptInput,
-    Result,
-    Runner,
-    now_ms,
-    result_of,
-)
+from perdure.worker.attempt import Runner, now_ms
 from perdure.worker.interrupt import Interrupted, interrupt_thread, spare_thread
 from perdure.worker.receipts import receipt_of
+from perdure.worker.results import Result, result_of
 from perdure.worker.session import Session
+from perdure.worker.values import AttemptInput
 
 GRACE_S: Final = 1.0
 """The time between the interrupt of an attempt and the end of the process, if the attempt does not end."""
@@ -308,7 +305,8 @@ class _Lease:
                 _wait_for(sent)
             return True
 
-        result = interruptible.run(self._runner, attempt_input, enter, self._leave)
+        with tells_waits(partial(self._session.send_waits, token)):
+            result = interruptible.run(self._runner, attempt_input, enter, self._leave)
         if is_dropped:
             return
         if token == self._interrupted and self._has_left_work(threads):
@@ -391,7 +389,7 @@ class _Lease:
             if not self._begin(token, began_ms, at_once=True, on_sent=on_sent):
                 return
             # Not by the loop's task factory, which user code may have set.
-            run = self._runner.run_async(attempt_input) if sent is None else self._run_after(sent, attempt_input)
+            run = self._run_async(token, attempt_input, sent)
             task = asyncio.Task(run, loop=loop)
             self._tasks[token] = task
 
@@ -405,9 +403,11 @@ class _Lease:
 
         task.add_done_callback(done)
 
-    async def _run_after(self, sent: asyncio.Event, attempt_input: AttemptInput) -> Result:
-        await sent.wait()
-        return await self._runner.run_async(attempt_input)
+    async def _run_async(self, token: int, attempt_input: AttemptInput, sent: asyncio.Event | None) -> Result:
+        if sent is not None:
+            await sent.wait()
+        with tells_waits(partial(self._session.send_waits, token)):
+            return await self._runner.run_async(attempt_input)
 
 
 def _wait_for(sent: threading.Event) -> None:

@@ -1,4 +1,5 @@
-"""Event loops shared by the coroutines of many tasks: a task must not end the others by stopping the loop.
+"""Event loops shared by the coroutines of many tasks: a task must not end the others by stopping the loop. And loops
+on which a thread runs one coroutine at a time.
 
 In asyncio, SystemExit and KeyboardInterrupt of any task leave the loop, and any task may stop it.
 """
@@ -7,14 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 from perdure import failures
+from perdure.worker.interrupt import Interrupted
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+TICK_S: Final = 0.1
+"""A waiting loop wakes up this often, because a thread can be interrupted only while it runs bytecode."""
+ENDS_S: Final = 1.0
+"""How long tasks that a coroutine has left behind may take to end."""
 
 
 def serve(loop: asyncio.AbstractEventLoop, is_over: Callable[[], bool]) -> None:
@@ -37,3 +45,78 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         serve(loop, task.done)
         loop.set_task_factory(None)  # user code may have set one; the runner ends what is left by tasks of its own
         return task.result()
+
+
+class ThreadLoop:
+    """A loop on which a thread runs coroutines, one at a time and each to its end. What a coroutine has made on the
+    loop can be used by later ones, such as a connection."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            self._end(self.tasks)
+        self._loop.close()
+
+    def run(self, main: Coroutine[Any, Any, T], *, keeps_tasks: bool = False) -> tuple[T | None, BaseException | None]:
+        """What the coroutine returned or raised. Tasks that it leaves behind are cancelled, unless `keeps_tasks` and it
+        returned.
+        Raises Interrupted and KeyboardInterrupt."""
+        loop = self._loop
+        before = self.tasks
+        task = asyncio.Task(_settled(main), loop=loop)
+        task.add_done_callback(lambda _: loop.stop())
+        is_over = keeps = False
+
+        def tick() -> None:
+            if not is_over:
+                loop.call_later(TICK_S, tick)
+
+        loop.call_later(TICK_S, tick)
+        try:
+            self._until(task)
+            value, error = task.result()
+            keeps = keeps_tasks and error is None
+            return value, error
+        finally:
+            is_over = True
+            if not keeps:
+                self._end(self.tasks - before)
+
+    @property
+    def tasks(self) -> set[asyncio.Task[Any]]:
+        """Those that have not ended."""
+        return asyncio.all_tasks(self._loop)
+
+    def cancel(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        """Let tasks end, while the loop runs."""
+        if not self._loop.is_closed():
+            for task in tasks:
+                task.cancel()
+
+    def _until(self, task: asyncio.Task[Any]) -> None:
+        while not task.done():
+            try:
+                self._loop.run_forever()
+            except (Interrupted, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                if self._loop.is_closed():
+                    raise
+                log.warning("user code raised through its loop", extra={"error": failures.described(error)})
+
+    def _end(self, tasks: set[asyncio.Task[Any]]) -> None:
+        if not tasks:
+            return
+        self.cancel(tasks)
+        end = asyncio.Task(asyncio.wait(tasks, timeout=ENDS_S), loop=self._loop)
+        end.add_done_callback(lambda _: self._loop.stop())
+        self._until(end)
+
+
+async def _settled(main: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
+    try:
+        return await main, None
+    except BaseException as error:  # raised in a task, SystemExit would leave the loop
+        return None, error

@@ -11,17 +11,13 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Final
 
 from perdure import tracebacks
 from perdure.model import BlobRef
-from perdure.snapshots import snapshot_of
+from perdure.snapshots import MODULES_GONE, snapshot_of
 from perdure.storage.ports import BlobNotFound, CorruptData
 from perdure.storage.urls import blob_store
 from perdure.worker.lease import run_lease
-
-NO_MODULES: Final = 77
-"""The exit code of a process whose package of modules is gone or damaged."""
 
 
 def main() -> None:
@@ -35,7 +31,7 @@ def main() -> None:
             folder = _unpacked(found[0], given["blob_url"], Path(given["folder"]))
         except (BlobNotFound, CorruptData, zipfile.BadZipFile) as error:  # no other try finds it otherwise
             print(f"the modules of a run are lost: {error}", file=sys.stderr)
-            sys.exit(NO_MODULES)
+            sys.exit(MODULES_GONE)
         tracebacks.is_unpacked_at(str(folder))
         sys.path.insert(0, str(folder))  # before the working directory, which may have modules of the same names
     run_lease(

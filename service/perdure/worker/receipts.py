@@ -5,7 +5,7 @@ from __future__ import annotations
 from perdure import wire
 from perdure.model import Failure, FailureKind
 from perdure.v1 import worker_service_pb2 as pb
-from perdure.worker.attempt import Continued, Failed, Result, Returned, unforeseen
+from perdure.worker.results import Continued, Failed, Result, Returned, unforeseen
 
 
 def receipt_of(token: int, result: Result | None, began_ms: int, took_s: float) -> pb.Receipt:
@@ -22,8 +22,10 @@ def _filled(token: int, result: Result | None, began_ms: int, took_s: float) -> 
     match result:
         case Returned(output):
             wire.fill_payload(receipt.output, output)
-        case Continued(spec):
+        case Continued(spec, method_outcome):
             receipt.continuation = spec
+            if method_outcome is not None:
+                receipt.method_outcome = method_outcome
         case Failed(failure):
             receipt.failure.CopyFrom(wire.failure_to_proto(failure))
         case None:

@@ -22,29 +22,27 @@ import grpc.aio
 from perdure import failures, tracebacks, wire
 from perdure.context import Context
 from perdure.functions import PYTHON_VERSION
-from perdure.model import Failure, FailureKind, Function, Payload
+from perdure.model import Failure, FailureKind, Function
 from perdure.storage.urls import blob_store
 from perdure.v1 import worker_service_pb2 as pb
-from perdure.worker.attempt import AttemptInput, Value, data_lost, with_ready
 from perdure.worker.blobs import BlockingBlobs
 from perdure.worker.dialling import Dial, dial
+from perdure.worker.intake import Intake
+from perdure.worker.results import data_lost
+from perdure.worker.values import AttemptInput, Value
 
 RECEIPTS_BYTES_SOFT: Final = 1024 * 1024
 """A message is closed at this size. Its last receipt may exceed it by the largest graph that a task may return."""
-KEYS_AT_ONCE: Final = 2_000
-"""Values that one call asks for. Their names have at most 2.5 MB."""
 CONNECT_S: Final = 30.0
-PATIENCE_S: Final = 60.0
-"""The longest wait for values while the database of the engine is away. (A dead engine breaks the stream.)"""
 LOOK_S: Final = 0.25
 """The pause between two looks at a thread that loads a function."""
 START_LINGERS_S: Final = 0.002
 """The start of an attempt travels in one message with its end, if the end comes within this time."""
 START_LINGERS_MAX_S: Final = 0.05
+WAIT_LASTS_S: Final = 0.01
+"""The engine is not told of waits that are shorter: most answers come at once."""
 ASK_S_MIN: Final = 0.1
 ASK_S_MAX: Final = 1.0
-PAUSE_FIRST_S: Final = 0.1
-PAUSE_MAX_S: Final = 2.0
 
 
 class MainThread(Protocol):
@@ -91,11 +89,11 @@ class Session:
         self._begun: set[int] = set()  # their start was sent, their end was not
         self._on_sent: list[Callable[[], None]] = []  # of the message that is being sent
         self._linger: asyncio.TimerHandle | None = None
+        self._waits: dict[int, asyncio.TimerHandle | None] = {}  # by token; None: the engine knows
         self._loading: tuple[int, bool, asyncio.TimerHandle] | None = None  # its token, and whether the engine knows
         self._asks = asks
         self._asked_s = 0.0
         self._functions: dict[str, Function] = {}
-        self._refs: dict[int, list[pb.Value]] = {}  # of attempts of which some messages have come
         self._store = blob_store(blob_url)
         self.blobs = BlockingBlobs(self._store, self._loop)
         self._thread = threading.Thread(target=self._run, name="perdure-stream", daemon=True)
@@ -138,6 +136,11 @@ class Session:
         """The function was loaded, or will not be."""
         self._call(self._look_no_more)
 
+    def send_waits(self, token: int, begins: bool) -> None:
+        """The attempt begins to wait for the engine, or goes on. The engine is told of waits that last, because it may
+        use the place of an attempt that waits for another one. May be called in any thread."""
+        self._call(lambda: self._waits_begin(token) if begins else self._waits_end(token))
+
     def send_receipt(self, receipt: pb.Receipt) -> None:
         self._send("receipt", receipt)
 
@@ -171,10 +174,14 @@ class Session:
         """The session from its first message to its end, which the main thread is told."""
         self._main_thread = main_thread
         try:
-            async with self._dial(self._address) as self._stub:
-                with suppress(grpc.RpcError):
-                    async for message in self._stub.ServeLease(self._messages()):
-                        await self._handle(message)
+            async with self._dial(self._address) as stub:
+                self._intake = Intake(stub, self._assign, self._refuse)
+                try:
+                    with suppress(grpc.RpcError):
+                        async for message in stub.ServeLease(self._messages()):
+                            await self._handle(message)
+                finally:
+                    await self._intake.stop()
         finally:
             try:
                 await self._store.close()
@@ -232,6 +239,8 @@ class Session:
                 case "loading":
                     message.loading.add(token=item[0], stack=item[1])
                     size += len(item[1])
+                case "waits":
+                    message.waits.append(item)
                 case "returned":
                     message.returned.append(item)
                     self._unbegun.discard(item)
@@ -261,6 +270,22 @@ class Session:
             self._out.append(("loading", (token, "")))
             self._wake.set()
 
+    def _waits_begin(self, token: int) -> None:
+        if token not in self._waits:
+            self._waits[token] = self._loop.call_later(WAIT_LASTS_S, self._tell_wait, token)
+
+    def _tell_wait(self, token: int) -> None:
+        self._waits[token] = None
+        self._out.append(("waits", pb.Wait(token=token)))
+        self._wake.set()
+
+    def _waits_end(self, token: int) -> None:
+        if (timer := self._waits.pop(token, None)) is not None:
+            timer.cancel()
+            return
+        self._out.append(("waits", pb.Wait(token=token, is_over=True)))
+        self._wake.set()
+
     def _was_sent(self) -> None:
         on_sent, self._on_sent = self._on_sent, []
         for call in on_sent:
@@ -282,29 +307,33 @@ class Session:
         for function in message.functions:
             self._functions[function.key] = wire.function_from_proto(function.function)
         for attempt in message.attempts:
-            if not attempt.function:  # the rest of the attempt follows
-                self._refs.setdefault(attempt.token, []).extend(attempt.refs)
-                continue
-            try:
-                refs = [*self._refs.pop(attempt.token, ()), *attempt.refs]
-                values = await self._values(attempt.run_id, refs) if refs else []
-                attempt_input = self._attempt_input(attempt, values)
-            except Exception as error:  # fails this attempt only
-                self.send_receipt(_without_inputs(attempt.token, error))
-                continue
-            self._unbegun.add(attempt.token)
-            self._main_thread.assign(attempt.token, attempt_input)
-        self._await_start(START_LINGERS_S)
+            await self._intake.take(attempt)
         if message.cancel:
-            self._main_thread.cancel(message.cancel)
+            self._main_thread.cancel(self._without_dropped(message.cancel))
         if message.recall:
-            self._main_thread.recall(message.recall)
+            self._main_thread.recall(self._without_dropped(message.recall))
         if message.finish:
-            self._main_thread.finish()
+            self._intake.after_all(self._main_thread.finish)
+
+    def _without_dropped(self, tokens: Sequence[int]) -> list[int]:
+        """Return those of the attempts that the main thread was not given yet. The others."""
+        dropped = self._intake.drop(tokens)
+        for token in dropped:
+            self.send_returned(token)
+        return [token for token in tokens if token not in dropped]
+
+    def _assign(self, attempt: pb.Attempt, values: list[Value]) -> None:
+        attempt_input = self._attempt_input(attempt, values)
+        self._unbegun.add(attempt.token)
+        self._main_thread.assign(attempt.token, attempt_input)
+        self._await_start(START_LINGERS_S)
+
+    def _refuse(self, token: int, error: Exception) -> None:
+        self.send_receipt(_without_inputs(token, error))
 
     def _attempt_input(self, attempt: pb.Attempt, values: list[Value]) -> AttemptInput:
         names = attempt.namespace, attempt.workflow_id, attempt.run_id, attempt.task_id
-        context = Context(*names, attempt.attempt, self._address)
+        context = Context(*names, attempt.attempt, self._address, tuple(attempt.callers))
         return AttemptInput(
             context,
             self._functions[attempt.function],
@@ -312,42 +341,6 @@ class Session:
             values,
             attempt.is_limited,
         )
-
-    async def _values(self, run_id: str, refs: Sequence[pb.Value]) -> list[Value]:
-        keys = [value.key for value in refs if value.WhichOneof("kind") == "key"]
-        fetched = iter(await self._fetch(keys)) if keys else iter(())
-        values = []
-        for value in refs:
-            payload = wire.payload_from_proto(value.payload) if value.WhichOneof("kind") == "payload" else next(fetched)
-            value_ = Value(payload, value.wraps, wire.path_from_proto(value.path))
-            values.append(await with_ready(value_, lambda tasks: self._outputs(run_id, tasks)))
-        return values
-
-    async def _outputs(self, run_id: str, task_ids: Sequence[str]) -> list[Payload]:
-        return await self._fetch([pb.ValueKey(run_id=run_id, task_id=task_id) for task_id in task_ids])
-
-    async def _fetch(self, keys: list[pb.ValueKey]) -> list[Payload]:
-        payloads: list[Payload] = []
-        while len(payloads) < len(keys):
-            following = keys[len(payloads) : len(payloads) + KEYS_AT_ONCE]
-            answer = await self._ask_for(pb.FetchValuesRequest(keys=following))
-            payloads += [wire.payload_from_proto(value) for value in answer.values]
-        return payloads
-
-    async def _ask_for(self, request: pb.FetchValuesRequest) -> pb.FetchValuesResponse:
-        """Fetch values. While the engine's database is away this tries again, for up to PATIENCE_S."""
-        pause_s, failed_s = PAUSE_FIRST_S, None
-        while True:
-            try:
-                answer: pb.FetchValuesResponse = await self._stub.FetchValues(request)
-                return answer
-            except grpc.aio.AioRpcError as error:
-                now_s = asyncio.get_running_loop().time()
-                failed_s = now_s if failed_s is None else failed_s
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or now_s - failed_s >= PATIENCE_S:
-                    raise
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, PAUSE_MAX_S)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -83,7 +83,7 @@ def _sqlite(path: Path) -> Mapping[str, Any]:
                 applied += [number for (number,) in connection.execute("SELECT number FROM migrations")]
         finally:
             connection.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # a message of SQLite may have a damaged name
         raise StorageError(f"{path} is no database that can be read: {error}; restore a backup") from error
     known = max(step.number for step in migrations("sqlite"))
     if max(applied) > known:

@@ -55,9 +55,12 @@ def blob_store(url: str) -> BlobStore:
         return _s3(url)
     from perdure.storage.blobs.filesystem import FilesystemBlobStore
 
-    if parts.scheme == "file":
-        return FilesystemBlobStore(unquote(parts.path))
-    return FilesystemBlobStore(_folder(url) / BLOBS)
+    return FilesystemBlobStore(_blob_folder(url))
+
+
+def blob_folder(url: str) -> Path | None:
+    """The folder of blobs that are files; None for those that are not."""
+    return None if urlsplit(url).scheme in ("memory", "s3") else _blob_folder(url)
 
 
 def database_path(url: str) -> Path:
@@ -74,6 +77,11 @@ def default_blobs(storage: str) -> str:
         raise ValueError("several engines share a database, so say where large values are kept: --blobs s3://bucket")
     folder = _path(storage).parent if parts.scheme == "sqlite" else _folder(storage)
     return (folder.absolute() / BLOBS).as_uri()
+
+
+def _blob_folder(url: str) -> Path:
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else _folder(url) / BLOBS
 
 
 def _s3(url: str) -> BlobStore:

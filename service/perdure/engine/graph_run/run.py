@@ -70,10 +70,13 @@ DEFERRED_MAX = 500
 
 
 class Run:
-    """Implements Machine for a graph."""
+    """Implements Machine for a graph. Ids of tasks in returned graphs begin with `prefix`."""
 
-    def __init__(self, spec: Spec) -> None:
-        self.graph = Graph(spec)
+    lingers = False
+
+    def __init__(self, spec: Spec, prefix: str = "") -> None:
+        self.graph = Graph(spec, prefix)
+        self._callers = spec.callers
         self.status = RunStatus.RUNNING
         self.output: Source | None = None
         self.failure: Failure | None = None
@@ -115,6 +118,11 @@ class Run:
         """Whether it has values in memory that are not in the store. Such a run should not leave memory without
         need."""
         return bool(self._kept)
+
+    @property
+    def kept(self) -> Collection[str]:
+        """The tasks whose values are in memory and not in the store."""
+        return self._kept
 
     @property
     def next_wake_ms(self) -> int | None:
@@ -328,6 +336,19 @@ class Run:
             commands, self._deferred = [*self._deferred, *commands], []
         return commands
 
+    @property
+    def next_seq(self) -> int:
+        """The place of its next record. A machine that contains this one continues its own numbers with it."""
+        return self._next_seq
+
+    @next_seq.setter
+    def next_seq(self, seq: int) -> None:
+        self._next_seq = seq
+
+    def holds(self, task_id: str, attempt: int) -> bool:
+        """Whether this is the current attempt of a task, whose report is not fenced off."""
+        return self._current(task_id, attempt) is not None
+
     def _current(self, task_id: str, attempt: int) -> Task | None:
         """The task, if this is its current attempt. None: the attempt is fenced off."""
         task = self._in_flight.get(task_id)
@@ -395,7 +416,8 @@ class Run:
         beside = owner.id if owner is not None and options.allow_inplace else ""
         inputs = self.graph.sources(task)
         is_limited = options.attempt_timeout_ms is not None
-        self._commands.append(StartAttempt(task.id, task.attempt, call, options.shape, inputs, beside, is_limited))
+        what = task.id, task.attempt, call, options.shape, inputs, beside, is_limited
+        self._commands.append(StartAttempt(*what, callers=self._callers))
 
     def _number_anew(self, task: Task) -> None:
         """Start the next attempt of a task after one that may have begun without a report. The used number is recorded,
@@ -649,6 +671,7 @@ class Run:
         mail: Iterable[EventArrived] = (),
         last_event: int = 0,
         ended_ms: int | None = None,
+        prefix: str = "",
     ) -> Run:
         """Rebuild a run from its records, in the order of `seq`.
 
@@ -656,7 +679,7 @@ class Run:
         their sequence. Events up to `last_event` are ignored if they arrive again. `ended_ms`: the end of a run that
         has begun and ended.
         """
-        run = cls(spec)
+        run = cls(spec, prefix)
         for record in records:
             run._restore_task(record, specs)
         run.status = status

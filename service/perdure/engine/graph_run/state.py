@@ -16,9 +16,10 @@ _NONE: Final = dict.fromkeys(TaskStatus, 0)
 
 class Graph:
     """The tasks of a run by id, in the order in which they became known. `counts` is the number of tasks in each
-    state."""
+    state. Ids of tasks in returned graphs begin with `prefix`."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, prefix: str = "") -> None:
+        self._prefix = prefix
         self.tasks: dict[str, Task] = {}
         self.counts = _NONE.copy()
         self.has_volatile = False
@@ -58,13 +59,15 @@ class Graph:
         if owner is not None:
             owner.inner = scope
         inherited = owner.checkpoint if owner is not None else True
+        prefix = self._prefix if owner is not None else ""
         for node in spec.nodes:
-            task = Task(self._fresh_id(node.options.task_id or node.id), node, scope)
+            task = Task(self._fresh_id(prefix + (node.options.task_id or node.id)), node, scope)
             self.tasks[task.id] = scope.tasks[node.id] = task
             task.checkpoint = inherited if node.options.checkpoint is None else node.options.checkpoint
+            task.must_keep = task.is_method  # what it made of the state is recorded, so it must not run again
             self.has_volatile |= not task.checkpoint
         self.counts[_BLOCKED] += len(scope.tasks)
-        scope.tasks[spec.output].must_keep = owner is None or owner.must_keep
+        scope.tasks[spec.output].must_keep |= owner is None or owner.must_keep
         has_wait = False
         for task in scope.tasks.values():
             self._connect(task)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from perdure.model import Call, Failure, Sleep, SpecNode, TaskOptions, TaskStatus, Wait, WaitEvent
+from perdure.model import ACTOR_CALL, Call, Failure, Sleep, SpecNode, TaskOptions, TaskStatus, Wait, WaitEvent
 
 
 class Task:
@@ -83,6 +83,12 @@ class Task:
     def is_volatile(self) -> bool:
         """Whether its output is not recorded. Outputs of events and waits always are."""
         return not self.checkpoint and not self.must_keep and isinstance(self.node.action, Call)
+
+    @property
+    def is_method(self) -> bool:
+        """Whether it calls a method of an actor, as opposed to a function."""
+        action = self.node.action
+        return isinstance(action, Call) and action.arguments.encoding == ACTOR_CALL
 
     @property
     def is_startable(self) -> bool:

@@ -8,11 +8,13 @@ from typing import Any, Final
 from google.protobuf.struct_pb2 import Struct
 
 from perdure import wire
-from perdure.model import Failure, Payload, Resources, TaskOptions
+from perdure.model import ID_CHARS_MAX, Failure, Payload, Resources, TaskOptions
 from perdure.service.api import pages
 from perdure.service.executors.port import Waiting, WaitReason
+from perdure.service.machines.actors import ActorView
 from perdure.service.runs.views import OutcomeView, RunView, TaskView
-from perdure.v1 import failure_pb2, workflow_pb2, workflow_service_pb2
+from perdure.storage.rows import RunRow
+from perdure.v1 import actor_service_pb2, failure_pb2, workflow_pb2, workflow_service_pb2
 
 REASON_CHARS_MAX: Final = 1_000
 """Longest failure message in a list of runs. GetOutput returns the full message."""
@@ -54,9 +56,9 @@ def fill_workflow(message: workflow_pb2.Workflow, view: RunView) -> None:
     if row.end_ms is not None:
         wire.fill_timestamp(message.end_time, row.end_ms)
     if row.failure is not None:
-        _fill_reason(message.failure, row.failure)
+        fill_reason(message.failure, row.failure)
     if view.waiting is not None:
-        _fill_waiting(message.waiting, view.waiting)
+        fill_waiting(message.waiting, view.waiting)
     if view.counts is not None:
         counts, tasks = view.counts, message.tasks
         tasks.total = counts.total
@@ -82,13 +84,43 @@ def task(view: TaskView) -> workflow_pb2.Task:
         next_attempt_time=wire.to_timestamp(view.next_attempt_ms),
     )
     if view.waiting is not None:
-        _fill_waiting(message.waiting, view.waiting)
+        fill_waiting(message.waiting, view.waiting)
     if view.failure is not None:
-        message.last_failure.CopyFrom(_summary(view.failure))
+        message.last_failure.CopyFrom(summary(view.failure))
     return message
 
 
-def _fill_reason(message: failure_pb2.Failure, stored: bytes) -> None:
+def actor(row: RunRow, view: ActorView | None = None, waiting: Waiting | None = None) -> actor_service_pb2.Actor:
+    """An actor; without a view as it is in lists, where nothing is known but its row."""
+    message = actor_service_pb2.Actor(
+        namespace=row.namespace,
+        actor_id=row.workflow_id,
+        class_name=row.name,
+        create_time=wire.to_timestamp(row.create_ms),
+        labels=dict(row.labels),
+    )
+    is_failed = row.status.is_final or row.damage != ""
+    if view is not None:
+        message.class_name = view.spec.function.name[-ID_CHARS_MAX:]
+        message.revision = view.revision
+        message.pending_calls = view.pending
+        message.readonly_methods.extend(view.spec.readonly)
+        if view.spec.ttl_ms:
+            message.ttl.CopyFrom(wire.to_duration(view.spec.ttl_ms))
+        message.call_retention.CopyFrom(wire.to_duration(view.spec.call_retention_ms))
+    if waiting is not None:
+        fill_waiting(message.waiting, waiting)
+    if is_failed:
+        message.status = actor_service_pb2.ACTOR_STATUS_FAILED
+        if row.failure is not None:
+            fill_reason(message.failure, row.failure)
+    else:
+        is_created = view is None or view.is_created
+        message.status = actor_service_pb2.ACTOR_STATUS_READY if is_created else actor_service_pb2.ACTOR_STATUS_CREATING
+    return message
+
+
+def fill_reason(message: failure_pb2.Failure, stored: bytes) -> None:
     """Fill an empty message with a short form of the failure of a run."""
     message.ParseFromString(stored)
     message.message = message.message[:REASON_CHARS_MAX]
@@ -96,12 +128,12 @@ def _fill_reason(message: failure_pb2.Failure, stored: bytes) -> None:
         message.ClearField(field)
 
 
-def _fill_waiting(message: workflow_pb2.Waiting, waiting: Waiting) -> None:
+def fill_waiting(message: workflow_pb2.Waiting, waiting: Waiting) -> None:
     message.reason = WAIT_REASON[waiting.reason]
     message.text = waiting.text
 
 
-def _summary(failure: Failure) -> failure_pb2.Failure:
+def summary(failure: Failure) -> failure_pb2.Failure:
     message = wire.failure_to_proto(failure)
     for field in ("stack_trace", "error", "cause"):
         message.ClearField(field)

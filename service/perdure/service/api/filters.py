@@ -1,4 +1,4 @@
-"""Parses the filter of ListWorkflows, a subset of AIP-160, into a condition for the store.
+"""Parses the filters of ListWorkflows and ListActors, a subset of AIP-160, into a condition for the store.
 
 filter     = and-part { "OR" and-part }
 and-part   = term { "AND" term }
@@ -11,16 +11,21 @@ value      = word | "quoted"
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
 from perdure import texts
 from perdure.errors import InvalidFilterError
 from perdure.model import RunStatus
-from perdure.storage.rows import AllOf, AnyOf, Comparison, Condition
+from perdure.storage.queries import AllOf, AnyOf, Comparison, Condition
 
-TEXTS: Final = {"workflow_id", "name", "queue"}
+TEXTS: Final = frozenset({"workflow_id", "name", "queue"})
 TIMES: Final = {"create_time": "create_ms", "start_time": "start_ms", "end_time": "end_ms"}
+WORKFLOWS: Final = {name: name for name in ("workflow_id", "name", "queue", "status", "priority")} | TIMES
+"""The fields of a filter of workflows, with their columns. Labels are fields of all filters."""
+ACTORS: Final = {"actor_id": "workflow_id", "class_name": "name", "create_time": "create_ms"}
+"""Those of a filter of actors."""
 ORDERS: Final = {"create_time": "create_ms", "update_time": "update_ms", "workflow_id": "workflow_id"}
 FILTER_CHARS_MAX: Final = 4_000
 DEPTH_MAX: Final = 16
@@ -34,7 +39,7 @@ _INTEGER: Final = re.compile(r"-?[0-9]{1,9}")
 _VISIBLE: Final = re.compile(r"\S")
 
 
-def parse_filter(text: str) -> Condition | None:
+def parse_filter(text: str, fields: Mapping[str, str] = WORKFLOWS) -> Condition | None:
     """None for an empty filter. Raises InvalidFilterError with the position."""
     if (at := texts.never_at(text)) is not None:
         raise _wrong("no text has this character", at)
@@ -42,7 +47,7 @@ def parse_filter(text: str) -> Condition | None:
         raise _wrong(f"a filter has at most {FILTER_CHARS_MAX} characters", FILTER_CHARS_MAX)
     if not text.strip():
         return None
-    parser = _Parser(text)
+    parser = _Parser(text, fields)
     condition = parser.either(0)
     parser.expect_end()
     return condition
@@ -57,8 +62,9 @@ def parse_order(text: str) -> tuple[str, bool]:
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, fields: Mapping[str, str]) -> None:
         self._text = text
+        self._fields = fields
         self._tokens: list[tuple[str, str, int]] = []
         position, kind = 0, ""
         while (start := _VISIBLE.search(text, position)) is not None:
@@ -123,29 +129,34 @@ class _Parser:
             text = self._expect("word", "a value")
             if text.startswith("'"):
                 raise _wrong("a value is quoted by double quotes", value_position)
-        return _comparison(name, operator, text, position, value_position)
+        return self._comparison(name, operator, text, position, value_position)
+
+    def _comparison(self, name: str, operator: str, text: str, position: int, value_position: int) -> Comparison:
+        if name.startswith("labels.") and len(name) > len("labels."):
+            return Comparison(name, operator, text)
+        column = self._fields.get(name)
+        if column is None:
+            known = ", ".join(sorted({*self._fields, "labels.KEY"}))
+            raise _wrong(f"unknown field {name!r:.80}; there are {known}", position)
+        if column in TEXTS:
+            return Comparison(column, operator, text)
+        if operator == ":":
+            raise _wrong(f"{name} has no prefixes; : works on texts", position)
+        return Comparison(column, operator, _value(column, operator, text, value_position))
 
 
-def _comparison(name: str, operator: str, text: str, position: int, value_position: int) -> Comparison:
-    if name.startswith("labels.") and len(name) > len("labels."):
-        return Comparison(name, operator, text)
-    if name in TEXTS:
-        return Comparison(name, operator, text)
-    if operator == ":":
-        raise _wrong(f"{name} has no prefixes; : works on texts", position)
-    if name == "status":
+def _value(column: str, operator: str, text: str, position: int) -> str | int:
+    """The value that a column is compared with."""
+    if column == "status":
         status = text.upper().removeprefix("WORKFLOW_STATUS_")
         if operator not in ("=", "!=") or status not in RunStatus.__members__:
-            raise _wrong(f"status is compared by = or != with {', '.join(RunStatus.__members__)}", value_position)
-        return Comparison(name, operator, status)
-    if name == "priority":
+            raise _wrong(f"status is compared by = or != with {', '.join(RunStatus.__members__)}", position)
+        return status
+    if column == "priority":
         if _INTEGER.fullmatch(text) is None:
-            raise _wrong("priority is an integer", value_position)
-        return Comparison(name, operator, int(text))
-    if name in TIMES:
-        return Comparison(TIMES[name], operator, _moment(text, value_position))
-    known = ", ".join(sorted({*TEXTS, *TIMES, "status", "priority", "labels.KEY"}))
-    raise _wrong(f"unknown field {name!r:.80}; there are {known}", position)
+            raise _wrong("priority is an integer", position)
+        return int(text)
+    return _moment(text, position)
 
 
 def _moment(text: str, position: int) -> int:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
 
 from perdure import wire
 from perdure.service.api import answers, pages, requests
-from perdure.service.api.filters import parse_filter, parse_order
+from perdure.service.api.filters import ACTORS, parse_filter, parse_order
 from perdure.service.api.places import Place
 from perdure.service.operations.queries import Queries
+from perdure.service.runs.views import RunView
 from perdure.storage.ports import ChangeStore
-from perdure.storage.rows import RunQuery
+from perdure.storage.queries import RunQuery
+from perdure.v1 import actor_service_pb2 as actors_pb
 from perdure.v1 import workflow_service_pb2 as pb
+
+M = TypeVar("M", bound=Message)
 
 ROWS_AT_ONCE: Final = 250
 """Rows per read. They contain metadata, which may be large and which a listing does not return."""
@@ -26,30 +34,48 @@ class ListCalls:
         self._store = store
 
     async def workflows(self, request: pb.ListWorkflowsRequest) -> pb.ListWorkflowsResponse:
-        namespace, limit = requests.namespace(request.namespace), requests.page_size(request.page_size)
+        namespace = requests.namespace(request.namespace)
         question = (namespace, request.filter, request.order_by)
         order_by, descending = parse_order(request.order_by)
-        kind = str if order_by == "workflow_id" else int
-        place = requests.read_token(request.page_token, question, lambda place: requests.is_row(place, kind))
-        where = parse_filter(request.filter)
-        after = (place[0], place[1]) if place else None
+        query = RunQuery(namespace, 0, parse_filter(request.filter), order_by, descending)
         answer = pb.ListWorkflowsResponse(watch_token=Place(await self._store.last_change()).token())
-        page = pages.Page(limit)
+        found, answer.next_page_token = await self._page(request, question, query, answers.workflow)
+        answer.workflows.extend(found)
+        return answer
+
+    async def actors(self, request: actors_pb.ListActorsRequest) -> actors_pb.ListActorsResponse:
+        namespace = requests.namespace(request.namespace)
+        question = (namespace, request.filter, "actors")
+        query = RunQuery(namespace, 0, parse_filter(request.filter, ACTORS), of_actors=True)
+        found, token = await self._page(request, question, query, lambda view: answers.actor(view.row))
+        return actors_pb.ListActorsResponse(actors=found, next_page_token=token)
+
+    async def _page(
+        self,
+        request: pb.ListWorkflowsRequest | actors_pb.ListActorsRequest,
+        question: tuple[str, ...],
+        query: RunQuery,
+        answer: Callable[[RunView], M],
+    ) -> tuple[list[M], str]:
+        """The messages of one page, and the token of the next one."""
+        limit = requests.page_size(request.page_size)
+        kind = str if query.order_by == "workflow_id" else int
+        place = requests.read_token(request.page_token, question, lambda place: requests.is_row(place, kind))
+        after = (place[0], place[1]) if place else None
+        page, found = pages.Page(limit), list[M]()
         while True:
             wanted = min(limit - page.count, ROWS_AT_ONCE)
-            views = await self._queries.list_runs(RunQuery(namespace, wanted, where, order_by, descending, after))
+            views = await self._queries.list_runs(replace(query, limit=wanted, after=after))
             for view in views:
-                workflow = answers.workflow(view)
-                if not page.fits(workflow):
-                    answer.next_page_token = requests.make_token(question, after)
-                    return answer
-                answer.workflows.append(workflow)
-                after = (getattr(view.row, order_by), view.row.run_id)
+                message = answer(view)
+                if not page.fits(message):
+                    return found, requests.make_token(question, after)
+                found.append(message)
+                after = (getattr(view.row, query.order_by), view.row.run_id)
             if len(views) < wanted:
-                return answer
+                return found, ""
             if page.count == limit:
-                answer.next_page_token = requests.make_token(question, after)
-                return answer
+                return found, requests.make_token(question, after)
 
     async def tasks(self, request: pb.ListTasksRequest) -> pb.ListTasksResponse:
         namespace, workflow_id = requests.named(request)

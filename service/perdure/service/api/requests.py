@@ -14,6 +14,7 @@ from perdure import errors, graphwire, texts, wire
 from perdure.model import DEFAULT_NAMESPACE, BlobRef, Call, Payload, Spec
 from perdure.service.api.caller import Caller
 from perdure.service.common import limits
+from perdure.service.machines.actors import MAIL
 from perdure.service.machines.source import RunSource
 from perdure.service.operations.asked import Conflict, NewEvent, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
@@ -60,19 +61,24 @@ def payload(message: payload_pb2.Payload, field: str) -> Payload:
     """A payload; an unset one is null."""
     if not message.encoding and not message.data and not message.HasField("blob"):
         return Payload("binary/null")
-    if len(message.data) > limits.INLINE_PAYLOAD_BYTES_MAX:
-        raise errors.PayloadTooLargeError(
-            f"{field}: {len(message.data)} bytes inline, at most {limits.INLINE_PAYLOAD_BYTES_MAX}; upload a blob",
-            field=field,
-            size=str(len(message.data)),
-            limit=str(limits.INLINE_PAYLOAD_BYTES_MAX),
-        )
+    check_inline(len(message.data), field)
     try:
         return texts.payload(wire.payload_from_proto(message), field)
     except errors.PerdureError:
         raise
     except ValueError as error:
         raise invalid(field, str(error)) from error
+
+
+def check_inline(size: int, field: str) -> None:
+    """Raise an error unless a value of this size may travel inline."""
+    if size > limits.INLINE_PAYLOAD_BYTES_MAX:
+        raise errors.PayloadTooLargeError(
+            f"{field}: {size} bytes inline, at most {limits.INLINE_PAYLOAD_BYTES_MAX}; upload a blob",
+            field=field,
+            size=str(size),
+            limit=str(limits.INLINE_PAYLOAD_BYTES_MAX),
+        )
 
 
 def blob(message: payload_pb2.BlobRef, field: str) -> BlobRef:
@@ -100,6 +106,8 @@ def count_items(items: Sized) -> None:
 
 
 def event(item: workflow_service_pb2.SendEventRequest | workflow_service_pb2.EventItem) -> NewEvent:
+    if item.event_key == MAIL:  # with it, events would be calls of actors that no check of CallActor has seen
+        raise invalid("event_key", f"{MAIL!r} is the key of calls of actors, which CallActor sends")
     return NewEvent(
         workflow_id(item.workflow_id),
         text(item.event_key, "event_key"),
@@ -138,11 +146,13 @@ def run(
         workflow_id=wanted_id,
         request_id=request_id,
         source=source,
-        inputs={text(name, "inputs"): payload(value, f"inputs[{name!r}]") for name, value in request.inputs.items()},
+        inputs={
+            texts.key(name, "inputs"): payload(value, f"inputs[{name!r}]") for name, value in request.inputs.items()
+        },
         reuse=_REUSE[request.id_reuse_policy],
         conflict=_CONFLICT[request.id_conflict_policy],
         metadata=_metadata(request),
-        labels=_labels(request.labels),
+        labels=labels(request.labels),
         name=text(request.display_name, "display_name", required=False) or source.name,
     )
 
@@ -195,15 +205,15 @@ def _metadata(request: workflow_service_pb2.RunRequest | workflow_service_pb2.Ru
     return texts.json_text(told, "metadata")
 
 
-def _labels(labels: Mapping[str, str]) -> dict[str, str]:
-    if len(labels) > limits.LABELS_MAX:
+def labels(given: Mapping[str, str]) -> dict[str, str]:
+    if len(given) > limits.LABELS_MAX:
         raise invalid("labels", f"there may be {limits.LABELS_MAX} of them")
-    for key, value in labels.items():
-        text(key, "labels", limit=limits.LABEL_KEY_CHARS_MAX)
+    for key, value in given.items():
+        texts.key(key, "labels", limit=limits.LABEL_KEY_CHARS_MAX)
         if len(value.encode()) > limits.LABEL_VALUE_BYTES_MAX:
             raise invalid(f"labels[{key!r}]", f"has at most {limits.LABEL_VALUE_BYTES_MAX} bytes")
         text(value, f"labels[{key!r}]", required=False)
-    return dict(labels)
+    return dict(given)
 
 
 # ------------------------------------------------------------------------------ page tokens

@@ -24,7 +24,8 @@ from perdure.service.operations.queries import Queries
 from perdure.service.runs.changes import Change, Changes, Subscription
 from perdure.service.runs.views import RunView, TaskView, has_ended_since
 from perdure.storage.ports import ChangeStore, ListingStore
-from perdure.storage.rows import AllOf, Comparison, Condition, RunQuery, RunRow
+from perdure.storage.queries import AllOf, Comparison, Condition, RunQuery
+from perdure.storage.rows import ACTOR, RunRow
 from perdure.v1 import workflow_service_pb2
 
 PROGRESS_S: Final = 15.0
@@ -152,7 +153,9 @@ class Watcher:
         after = place.whole
         while page := await self._store.read_changes(watch.namespace, after=after, limit=PAGE):
             after = page[-1].change  # no page ends inside of a commit
-            rows = [row for row in page if (row.change, row.run_id) > (place.change, place.run_id)]
+            rows = [
+                row for row in page if (row.change, row.run_id) > (place.change, place.run_id) and row.kind != ACTOR
+            ]
             events = [self._run_event(watch, RunView(row), row.change, row.update_ms) for row in rows]
             told = {id(event): Place(row.change, row.run_id) for event, row in zip(events, rows, strict=True)}
             for event in await self._matching(watch, events):
@@ -238,6 +241,8 @@ class Watcher:
             if 0 < change.moment <= seen.moment or 0 < change.change <= seen.tasks:
                 return None  # this state or a newer one was sent
             return _task_event(change.change, change.at_ms, workflow_id, run_id, task)
+        if not watch.runs and (change.of_actor or (change.run is not None and change.run.row.kind == ACTOR)):
+            return None  # an actor is watched by its id
         if change.deleted is not None:
             gone = {run_id for run_id, row in watch.runs.items() if row.workflow_id == change.deleted}
             watch.gone |= gone

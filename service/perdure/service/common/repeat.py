@@ -12,3 +12,10 @@ class Repeat:
 
     since_ms: int
     surely_since_ms: int = 0
+
+
+def aged(repeat: Repeat | None, ms: int) -> Repeat:
+    """What is known of a call that came so long ago. It may have had its effect meanwhile: the journal repeats a commit
+    whose answer was lost."""
+    since_ms, surely_since_ms = (repeat.since_ms, repeat.surely_since_ms) if repeat is not None else (0, 0)
+    return Repeat(since_ms + ms, surely_since_ms + ms)

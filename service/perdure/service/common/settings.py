@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from perdure import texts
 from perdure.storage.urls import default_blobs
 
 PREFIX: Final = "PERDURE_"
@@ -82,6 +83,8 @@ class Settings:
         _check_address("listen", self.listen)
         if self.http_listen:
             _check_address("http_listen", self.http_listen)
+            if self.http_listen == self.listen and not self.listen.endswith(":0"):
+                raise SettingsError(f"http_listen is {self.http_listen}, as listen is; gRPC and HTTP need a port each")
         _ = self.keep_finished_ms  # says what is wrong with it
         if not self.max_running_workflows:
             raise SettingsError("max_running_workflows must be 1 or more, or -1 for any number")
@@ -135,4 +138,4 @@ def _parse(name: str, text: str, kind: type) -> Any:
     try:
         return kind(text)
     except ValueError as error:
-        raise SettingsError(f"{name} is a {kind.__name__}, not {text!r}") from error
+        raise SettingsError(f"{name} is {texts.with_article(kind.__name__)}, not {text!r}") from error

@@ -9,14 +9,21 @@ from collections.abc import Collection
 
 from perdure.engine.messages import RecordTask
 from perdure.model import BlobRef, Failure, Payload
-from perdure.storage.rows import UseBlobs, Write
+from perdure.storage.rows import ACTOR, RunRow
+from perdure.storage.writes import UseBlobs, Write
 
 
-def use(run_id: str, blobs: Collection[BlobRef]) -> list[Write]:
-    """The write that stores the uses; none if there are no blobs."""
+def use(run_id: str, blobs: Collection[BlobRef], task_id: str = "") -> list[Write]:
+    """The write that stores the uses of a task, or of the run itself; none if there are no blobs."""
     if not blobs:
         return []
-    return [UseBlobs(run_id, tuple(sorted({blob.sha256 for blob in blobs})))]
+    return [UseBlobs(run_id, tuple(sorted({blob.sha256 for blob in blobs})), task_id)]
+
+
+def user(row: RunRow, task_id: str) -> str:
+    """The task that uses the blobs of its record, or "": only actors forget tasks, and the many tasks of a graph that
+    pass the same blob on need one row together."""
+    return task_id if row.kind == ACTOR else ""
 
 
 def of_record(record: RecordTask, output: Payload | None) -> tuple[BlobRef, ...]:

@@ -1,5 +1,7 @@
 """Runs attempts in threads of this process, without a cluster and without isolation; for tests and small work.
 
+While an attempt waits for Perdure, such as a method for a call of another actor, another thread takes its place.
+
 `async def` functions run on one loop in a separate thread, many at a time. User code that holds the GIL holds up the
 engine, so its time limit cannot end it.
 """
@@ -15,10 +17,12 @@ from math import ceil
 from typing import Final
 
 from perdure import failures, tracebacks
-from perdure.context import Context
+from perdure.context import Context, tells_waits
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.functions import PYTHON_VERSION
 from perdure.model import WAITED, Payload
+from perdure.service.executors.lanes import Lanes
+from perdure.service.executors.places import Places
 from perdure.service.executors.port import (
     Attempt,
     ContinuationReturned,
@@ -33,22 +37,12 @@ from perdure.service.executors.turns import Key, Turns
 from perdure.storage.ports import BlobStore, CorruptData, StorageUnavailable
 from perdure.storage.rows import ValueKey
 from perdure.worker import interruptible
-from perdure.worker.attempt import (
-    AttemptInput,
-    Continued,
-    Failed,
-    Result,
-    Returned,
-    Runner,
-    Value,
-    data_lost,
-    now_ms,
-    result_of,
-    with_ready,
-)
+from perdure.worker.attempt import Runner, now_ms
 from perdure.worker.blobs import BlockingBlobs
 from perdure.worker.interrupt import interrupt_thread, spare_thread
 from perdure.worker.loops import serve
+from perdure.worker.results import Continued, Failed, Result, Returned, data_lost, result_of
+from perdure.worker.values import AttemptInput, Value, with_ready
 
 THREADS: Final = 4
 AGAIN_S: Final = 0.2
@@ -79,22 +73,32 @@ class _Queue:
 
     def __init__(self) -> None:
         self._turns: Turns[tuple[_LocalAttempt, AttemptInput]] = Turns()
+        self._called: Turns[tuple[_LocalAttempt, AttemptInput]] = Turns()  # those that other attempts wait for
         self._changed = threading.Condition()
         self._is_closed = False
 
     def put(self, running: _LocalAttempt, attempt_input: AttemptInput) -> None:
         with self._changed:
-            self._turns.add(running.attempt.key, (running, attempt_input))
+            turns = self._called if running.attempt.is_awaited else self._turns
+            turns.add(running.attempt.key, (running, attempt_input))
             self._changed.notify()
 
-    def get(self) -> tuple[_LocalAttempt, AttemptInput] | None:
-        """Waits for one. None: it was closed, and nothing is left."""
+    def get(self, places: Places) -> tuple[_LocalAttempt, AttemptInput] | None:
+        """Waits for one. None: it was closed and nothing is left, or this thread is one too many."""
         with self._changed:
-            while not self._turns:
-                if self._is_closed:
+            while True:
+                if places.is_surplus() or (self._is_closed and not self._turns and not self._called):
                     return None
+                if self._called:
+                    return self._called.take()
+                if self._turns and (self._is_closed or places.takes_any()):
+                    return self._turns.take()
                 self._changed.wait()
-            return self._turns.take()
+
+    def stir(self) -> None:
+        """Let threads look again whether they are too many."""
+        with self._changed:
+            self._changed.notify_all()
 
     def close(self) -> None:
         with self._changed:
@@ -119,10 +123,9 @@ class LocalExecutor:
         self._threads_max = threads
         self._queue = _Queue()
         self._here: dict[Key, _LocalAttempt] = {}
-        self._busy: set[tuple[str, str]] = set()  # the tasks whose attempts are here
-        self._held: dict[tuple[str, str], list[Attempt]] = {}  # behind an older attempt that was cancelled
+        self._lanes = Lanes()
         self._fetching: set[asyncio.Task[None]] = set()
-        self._threads: list[threading.Thread] = []
+        self._places = Places(threads, self._work, self._queue.stir)
         self._report: Callable[[Reports], None] | None = None
         self._is_stopping = False
         self._holds_for_s: Callable[[], float] = forever
@@ -136,32 +139,26 @@ class LocalExecutor:
         self._holds_for_s = holds_for_s
         self._runner = Runner(BlockingBlobs(self._blobs, self._loop))
         self._async_loop = asyncio.new_event_loop()
-        loop_thread = threading.Thread(target=self._serve_async, name="perdure-async", daemon=True)
-        workers = [
-            threading.Thread(target=self._work, name=f"perdure-{number}", daemon=True)
-            for number in range(self._threads_max)
-        ]
-        self._loop_thread, self._threads = loop_thread, workers
-        for thread in (loop_thread, *workers):
-            thread.start()
+        self._loop_thread = threading.Thread(target=self._serve_async, name="perdure-async", daemon=True)
+        self._loop_thread.start()
+        self._places.open()
 
     async def stop(self) -> None:
         if self._report is None:
             return
         self._report = None
-        self._held.clear()
+        self._lanes.drop_all()
         for running in self._here.values():
             self._interrupt(running)
         for task in self._fetching:
             task.cancel()
         await asyncio.gather(*self._fetching, return_exceptions=True)
+        self._places.close()
         self._queue.close()
         await asyncio.to_thread(self._join)
 
     def _join(self) -> None:
-        deadline_s = time.monotonic() + STOP_S
-        for thread in self._threads:
-            thread.join(timeout=max(deadline_s - time.monotonic(), 0))
+        self._places.join(time.monotonic() + STOP_S)
         self._is_stopping = True
         self._async_loop.call_soon_threadsafe(self._async_loop.stop)
         self._loop_thread.join(timeout=STOP_S)
@@ -197,15 +194,10 @@ class LocalExecutor:
         return frozenset({PYTHON_VERSION})
 
     def submit(self, attempt: Attempt) -> None:
-        if attempt.key in self._here:
-            return
-        if attempt.key[:2] in self._busy:
-            held = self._held.setdefault(attempt.key[:2], [])
-            if all(other.number != attempt.number for other in held):
-                held.append(attempt)
+        if attempt.key in self._here or self._lanes.waits(attempt):
             return
         self._here[attempt.key] = _LocalAttempt(attempt)
-        self._busy.add(attempt.key[:2])
+        self._lanes.enter(attempt)
         payloads = [self._values.cached(_key(attempt, source.task_id, source.input)) for source in attempt.inputs]
         if all(payload is not None and payload.encoding != WAITED for payload in payloads):
             pairs = zip(payloads, attempt.inputs, strict=True)
@@ -245,12 +237,11 @@ class LocalExecutor:
         if running is None:
             return
         names = attempt.namespace, attempt.workflow_id, attempt.run_id, attempt.task_id
-        context = Context(*names, attempt.number, self._address())
+        context = Context(*names, attempt.number, self._address(), attempt.callers)
         self._queue.put(running, AttemptInput(context, attempt.call.function, attempt.call.arguments, values))
 
     def cancel(self, run_id: str, task_id: str, number: int) -> None:
-        held = self._held.get((run_id, task_id), [])
-        held[:] = [attempt for attempt in held if attempt.number != number]
+        self._lanes.drop((run_id, task_id, number))
         running = self._here.get((run_id, task_id, number))
         if running is not None and self._report is not None:
             self._interrupt(running)
@@ -268,7 +259,7 @@ class LocalExecutor:
     # -------------------------------------------------------------------------- in the threads
 
     def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (item := self._queue.get(self._places)) is not None:
             running, attempt_input = item
             while self._holds_for_s() <= 0 and not running.is_cancelled:
                 time.sleep(UNSURE_S)
@@ -294,7 +285,8 @@ class LocalExecutor:
     def _run(self, running: _LocalAttempt, attempt_input: AttemptInput) -> None:
         thread_id = threading.get_ident()
         enter, leave = partial(self._enter, running, thread_id), partial(_leave, running, thread_id)
-        result = interruptible.run(self._runner, attempt_input, enter, leave)
+        with tells_waits(self._places.waits):
+            result = interruptible.run(self._runner, attempt_input, enter, leave)
         self._tell(running, result, running.began)
 
     def _enter(self, running: _LocalAttempt, thread_id: int) -> bool:
@@ -341,8 +333,8 @@ class LocalExecutor:
         match result:
             case Returned(output):
                 report = TaskSucceeded(attempt.task_id, attempt.number, output, *times)
-            case Continued(spec):
-                report = ContinuationReturned(attempt.task_id, attempt.number, spec, *times)
+            case Continued(spec, method_outcome):
+                report = ContinuationReturned(attempt.task_id, attempt.number, spec, *times, method_outcome)
             case Failed(failure):
                 report = TaskFailed(attempt.task_id, attempt.number, failure, *times)
             case None:
@@ -357,10 +349,10 @@ class LocalExecutor:
 
     def _end(self, attempt: Attempt, report: Report) -> None:
         self._here.pop(attempt.key, None)
-        self._busy.discard(attempt.key[:2])
+        freed = self._lanes.leave(attempt)
         self._send(attempt, report)
-        for held in self._held.pop(attempt.key[:2], []):
-            self.submit(held)
+        for waiting in freed:
+            self.submit(waiting)
 
     def _send(self, attempt: Attempt, report: Report) -> None:
         if self._report is not None:

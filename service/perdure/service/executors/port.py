@@ -23,7 +23,9 @@ class Attempt:
 
     `beside` names a task of the run, "" for none: if that task's worker still exists, this attempt should run there
     too, whatever its shape. `is_limited`: the time of the attempt is limited from AttemptStarted on, so that report
-    must be on its way before user code is called, which may never let the worker send anything.
+    must be on its way before user code is called, which may never let the worker send anything. `turn`: attempts of
+    a run with the same turn do not run beside each other, "" for those that may. `callers`: the workflows and actors
+    whose attempts wait for this one, as "NAMESPACE/ID".
     """
 
     namespace: str
@@ -36,16 +38,24 @@ class Attempt:
     inputs: tuple[Source, ...]
     beside: str = ""
     is_limited: bool = False
+    turn: str = ""
+    callers: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, int]:
         return (self.run_id, self.task_id, self.number)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether other attempts wait for this one. Those that wait for a constructor are not known."""
+        return bool(self.callers) or (bool(self.turn) and not self.call.arguments.size)
+
 
 @frozen
 class ContinuationReturned:
     """An attempt returned a continuation, serialized and not yet checked. The kind of the run turns this into
-    TaskContinued or TaskFailed."""
+    TaskContinued or TaskFailed. `method_outcome`: what a method of an actor made of the state, serialized; None for
+    a function."""
 
     task_id: str
     attempt: int
@@ -53,6 +63,7 @@ class ContinuationReturned:
     at_ms: int
     started_ms: int | None = None
     ended_ms: int | None = None
+    method_outcome: bytes | None = None
 
 
 class WaitReason(enum.Enum):
@@ -116,7 +127,9 @@ class Executor(Protocol):
 
     def submit(self, attempt: Attempt) -> None:
         """Run an attempt when there is room for it. A key that is submitted again while its attempt is here makes no
-        second attempt. An attempt begins only after older, cancelled attempts of its task have really ended.
+        second attempt. An attempt begins only after older, cancelled attempts of its task have really ended. One with a
+        turn begins only after older attempts of its run with the same turn have really ended, cancelled or lost ones
+        included.
 
         Reports: AttemptStarted once user code may have begun, then exactly one of TaskSucceeded, ContinuationReturned,
         TaskFailed, AttemptLost, unless the attempt is cancelled. AttemptLost means that it may have begun. It is

@@ -24,12 +24,11 @@ from perdure.model import Resources, Shape
 from perdure.service.executors.pool.leases import AgentSession
 from perdure.service.executors.pool.pool import LeasePool
 from perdure.service.executors.port import Attempt, Executor, Reports, ValueReader, Waiting, forever
+from perdure.snapshots import MODULES_GONE
 from perdure.v1 import worker_service_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-NO_MODULES: Final = 77
-"""So a process says that its package of modules is gone or damaged (`worker/process.py`)."""
 STOP_S: Final = 3.0
 """The wait before leases are killed. A lease ends by itself about a second after its stream."""
 
@@ -58,7 +57,7 @@ class ProcessExecutor:
         return [self._pool] if self._threads is None else [self._threads, self._pool]
 
     def submit(self, attempt: Attempt) -> None:
-        shape = _shape_of(attempt.shape.runtime_env)
+        shape = _shape_of(attempt.shape.runtime_env, attempt.shape.keep_warm_ms)
         if not shape.runtime_env and self._threads is not None:
             self._threads.submit(attempt)
         else:
@@ -81,11 +80,11 @@ class ProcessExecutor:
 
 
 @lru_cache(1_000)
-def _shape_of(environment: str) -> Shape:
+def _shape_of(environment: str, keep_warm_ms: int) -> Shape:
     """The shape of the processes for a runtime environment. Only the program's modules distinguish them."""
     modules = json.loads(environment).get("modules") if '"modules"' in environment else None
     kept = json.dumps({"modules": modules}, separators=(",", ":")) if modules is not None else ""
-    return Shape(Resources(num_cpus=0), runtime_env=kept)
+    return Shape(Resources(num_cpus=0), runtime_env=kept, keep_warm_ms=keep_warm_ms)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
@@ -154,7 +153,7 @@ class _Processes:
             try:
                 code = await process.wait()
                 reason = f"ProcessEnded: with exit code {code}" if code else "ProcessEnded: by itself"
-                if is_refused := code == NO_MODULES:
+                if is_refused := code == MODULES_GONE:
                     reason = f"CorruptData: the modules of the run are gone or damaged: {given['modules']}"
             finally:
                 del self._running[start.lease_id]

@@ -36,7 +36,7 @@ PAUSE_MAX_S: Final = 5.0
 
 class RenewingExecutor:
     """Implements Executor. Reports of attempts that were submitted less than `late_s` ago are passed on at once.
-    `named_by` finds the blobs that a continuation names."""
+    `named_by` finds the blobs that a report of a continuation names."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class RenewingExecutor:
         *,
         late_s: float,
         elapsed_s: Callable[[], float],
-        named_by: Callable[[bytes], Iterable[BlobRef]],
+        named_by: Callable[[ContinuationReturned], Iterable[BlobRef]],
     ) -> None:
         self._inner = inner
         self._blobs = blobs
@@ -130,6 +130,6 @@ class RenewingExecutor:
             case TaskFailed():
                 return of_failure(report.failure)
             case ContinuationReturned():
-                return tuple(self._named_by(report.continuation))
+                return tuple(self._named_by(report))
             case _:
                 return ()

@@ -20,7 +20,8 @@ from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.restore import arrival_of
 from perdure.service.runs.scheduler import Scheduler
 from perdure.storage.ports import EventStore, Fenced, RunStore
-from perdure.storage.rows import RunRow, Write
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import Write
 
 
 class InboxStore(EventStore, RunStore, Protocol):
@@ -47,7 +48,7 @@ class Inbox:
         again by then, so clearing the dormancy in its row would not be enough."""
         return event_letter(row.run_id)
 
-    def deliver(self, row: RunRow, event: EventArrived) -> None:
+    def deliver(self, row: RunRow, event: EventArrived, note: Write) -> None:
         """Read the events of a run that this engine owns. For other runs the letter does this: any engine may have
         started the run before the event was durable."""
         if row.status is RunStatus.RUNNING and self._ownership.is_ours(row):

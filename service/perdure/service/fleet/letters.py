@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from perdure.storage.rows import Mail, MailRow
+from perdure.storage.rows import MailRow
+from perdure.storage.writes import Mail
 
 EVENT: Final = "event"
 CANCEL: Final = "cancel"

@@ -16,7 +16,8 @@ from perdure.service.journal.journal import Journal
 from perdure.service.journal.loops import Loop
 from perdure.service.runs.scheduler import Scheduler
 from perdure.storage.ports import MailStore, StorageError, Unstorable
-from perdure.storage.rows import DropMail, MailRow
+from perdure.storage.rows import MailRow
+from perdure.storage.writes import DropMail
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from perdure.service.journal.membership import added_by
 from perdure.storage.ports import Entry, RunStore
-from perdure.storage.rows import AddEvent, AddRun, ConsumeEvent, PutTask, RunRow, SetDormant, SetRun
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import AddEvent, AddRun, ConsumeEvent, PutTask, SetDormant, SetRun
 
 
 async def happened(store: RunStore, owner: str, entries: Sequence[Entry]) -> dict[int, int]:

@@ -14,7 +14,8 @@ from perdure.model import RunStatus
 from perdure.service.journal.loops import Loop
 from perdure.service.queue.slots import ANY, PAGE, Capacity, Pending, Way
 from perdure.storage.ports import QueueStore
-from perdure.storage.rows import Limit, RunRow
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import Limit
 
 POLL_S: Final = 1.0
 """Pending runs are counted at most this often."""

@@ -1,4 +1,5 @@
-"""Deletes runs that ended long ago. It is off unless the settings say how long runs are kept.
+"""Deletes runs that ended long ago. It is off unless the settings say how long runs are kept. Of actors it only deletes
+canceled ones, whose deletion was broken off.
 
 Each deletion is one entry of the journal, like a client's deletion: it happens wholly or not at all, so an engine may
 die at any moment and the next one goes on. The entry is conditional on the row that was read: a run that was resumed

@@ -2,8 +2,8 @@
 
 Uses. The journal entry that stores a reference to a blob also stores that the run uses the blob.
 
-Marks. Deleting a run marks its blobs, and so does a late report. Marks are rows, so after a crash the next engine
-sweeps again; removing a blob is idempotent.
+Marks. Deleting a run marks its blobs. So does an actor that forgets a record, and a late report. Marks are rows, so
+after a crash the next engine sweeps again; removing a blob is idempotent.
 
 Sweep. A sweep unmarks the marked blobs that a run uses, and removes the unused ones, unless they were put within the
 grace period: a client or worker that has put a blob is about to have its use stored.
@@ -28,7 +28,8 @@ from perdure.service.common.clocks import elapsed_s
 from perdure.service.journal.journal import Journal
 from perdure.service.journal.loops import Loop
 from perdure.storage.ports import BlobStore, ChangeStore, HousekeepingStore, StorageError
-from perdure.storage.rows import BlobMark, MarkBlobs, Unmark
+from perdure.storage.rows import BlobMark
+from perdure.storage.writes import MarkBlobs, Unmark
 
 log = logging.getLogger(__name__)
 

@@ -23,10 +23,11 @@ from typing import Any, Final
 from perdure.model import RunStatus, frozen
 from perdure.service.common.repeat import Repeat
 from perdure.storage.ports import CorruptData, TombstoneStore
-from perdure.storage.rows import DropTombstones, EventName, KeepTombstones, RunRow, Tombstone, Write
+from perdure.storage.rows import EventName, RunRow, Tombstone
+from perdure.storage.writes import DropTombstones, KeepTombstones, Write
 
 KEPT_MS: Final = 3600 * 1000
-"""The time for which tombstones are kept. A run that has not changed for that long leaves none."""
+"""The time for which tombstones are kept. A run that ended before that leaves none."""
 EVENTS_MAX: Final = 1_000
 """The latest events of a run that leave tombstones."""
 DROPPED_MAX: Final = 1_000
@@ -67,7 +68,7 @@ class Tombstones:
         """The writes that leave tombstones of a run, for the entry that deletes it. They remove expired ones, too."""
         now_ms = self._clock()
         drop = DropTombstones(now_ms, DROPPED_MAX)
-        if row.damage or row.update_ms < now_ms - KEPT_MS:
+        if row.damage or (row.status.is_final and row.update_ms < now_ms - KEPT_MS):
             return (drop,)
         names = [_workflow_key(row.namespace, row.workflow_id)]
         if row.request_id:
@@ -97,16 +98,20 @@ class Tombstones:
 
     async def of_request(self, namespace: str, request_id: str, repeat: Repeat | None) -> DeletedRun | None:
         """The run that a request made, if it was deleted since the call was made first."""
-        return await self._find(_request_key(namespace, request_id), repeat) if request_id else None
+        if repeat is None or not request_id:
+            return None
+        return await self._find(_request_key(namespace, request_id), repeat)
 
     async def of_workflow(self, namespace: str, workflow_id: str, repeat: Repeat | None) -> DeletedRun | None:
         """The last run of a workflow id that was deleted, if that was since the call was made first."""
-        return await self._find(_workflow_key(namespace, workflow_id), repeat)
+        return None if repeat is None else await self._find(_workflow_key(namespace, workflow_id), repeat)
 
     async def of_event(
         self, namespace: str, workflow_id: str, key: str, event_id: str, repeat: Repeat | None
     ) -> DeletedRun | None:
         """The run that has had an event, if it was deleted since the call was made first."""
+        if repeat is None:
+            return None
         return await self._find(_event_key(namespace, workflow_id, key, event_id), repeat)
 
     async def _events(self, run_id: str) -> list[EventName]:
@@ -115,12 +120,13 @@ class Tombstones:
         except CorruptData:  # the run can be deleted all the same
             return []
 
-    async def _find(self, key: str, repeat: Repeat | None) -> DeletedRun | None:
-        if repeat is None or repeat.surely_since_ms <= 0:
+    async def _find(self, key: str, repeat: Repeat) -> DeletedRun | None:
+        if repeat.surely_since_ms <= 0:
             return None
+        since_ms = self._clock() - repeat.surely_since_ms  # before the read, which may take long
         data = await self._read(key)
         try:
-            if data is None or data["deleted_ms"] < self._clock() - repeat.surely_since_ms:
+            if data is None or data["deleted_ms"] < since_ms:
                 return None
             return DeletedRun(_row_of(data), data.get("sequence", 0))
         except _DAMAGED:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ from typing import Any, Final
 from aiohttp import http_exceptions, web
 
 from perdure import errors
+from perdure.ids import time_ordered_id
 from perdure.service.api import requests
 from perdure.service.api.caller import Anybody
 from perdure.service.api.errors import translate
@@ -83,7 +83,8 @@ async def serving_http(listen: str, events: EventCalls, gate: Gate, *, grace_s: 
         try:
             await web.TCPSite(runner, host.strip("[]"), int(port)).start()
         except OSError as error:
-            raise SettingsError(f"cannot listen on {listen}: {error.strerror}") from error
+            advice = "end what uses it, or give another address with --http-listen"
+            raise SettingsError(f"cannot listen on {listen}: {error.strerror}; {advice}") from error
         yield f"{host}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
@@ -99,7 +100,7 @@ class _Service:
         key, payload = _event(await _json(request))
         event_id = request.headers.get(KEY_HEADER)
         if event_id is None:
-            event_id = uuid.uuid4().hex
+            event_id = time_ordered_id()
         event = SendEventRequest(
             namespace=requests.namespace(request.query.get("namespace", "")),
             workflow_id=requests.workflow_id(request.match_info["workflow_id"]),

@@ -34,7 +34,7 @@ from typing import Final, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 from perdure.service.journal.membership import Membership, SoleMember
 from perdure.storage.ports import CommitStore, CorruptData, Entry, Fenced, StorageError, StorageFull, Unstorable
-from perdure.storage.rows import Committed, EntryResult
+from perdure.storage.writes import Committed, EntryResult
 
 log = logging.getLogger(__name__)
 

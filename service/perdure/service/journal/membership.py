@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from perdure.storage.ports import Entry, RunStore
-from perdure.storage.rows import AddRun
+from perdure.storage.writes import AddRun
 
 
 class Membership(Protocol):

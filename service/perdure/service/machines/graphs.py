@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from perdure import graphwire, texts
@@ -17,7 +17,8 @@ from perdure.service.executors.port import ContinuationReturned
 from perdure.service.machines.definitions import spec_key
 from perdure.service.machines.kinds import Returned
 from perdure.service.machines.source import RunSource
-from perdure.storage.rows import GRAPH, PutSpec, Write
+from perdure.storage.rows import GRAPH
+from perdure.storage.writes import PutSpec, Write
 
 
 class Graphs:
@@ -50,28 +51,22 @@ class Graphs:
 
     def read_returned(self, run_id: str, report: ContinuationReturned) -> Returned:
         try:
-            spec = graphwire.decode_spec(report.continuation)
-            texts.check_spec(spec)
-            if missing := spec.inputs():
-                raise InvalidSpec(f"a returned graph has no inputs of its own, but uses {sorted(missing)}")
+            spec = graph_of(report)
         except InvalidSpec as error:
-            failed = _failed(report, error)
-            return lambda _machine: (failed, ())
+            refused = failed(report, error)
+            return lambda _machine: (refused, ())
         named = tasks_named(spec)
         key = spec_key(report.continuation)
         times = report.at_ms, report.started_ms, report.ended_ms
         event = TaskContinued(report.task_id, report.attempt, spec, key, *times)
-        writes: tuple[Write, ...] = (
-            PutSpec(key, report.continuation),
-            *use(run_id, tuple(graphwire.blobs_of_spec(spec))),
-        )
+        writes = writes_of(run_id, spec, report)
 
         def in_run(machine: Machine) -> tuple[TaskContinued | TaskFailed, tuple[Write, ...]]:
             assert isinstance(machine, Run)
             try:
                 machine.graph.check_named(named, machine.find_task(report.task_id))
             except InvalidSpec as error:
-                return _failed(report, error), ()
+                return failed(report, error), ()
             return event, writes
 
         return in_run
@@ -80,15 +75,24 @@ class Graphs:
 GRAPHS: Final = Graphs()
 
 
-def blobs_of_continuation(data: bytes) -> Iterable[BlobRef]:
-    """The blobs that a serialized graph names; none if it is invalid, which `read_returned` finds out."""
-    try:
-        return tuple(graphwire.blobs_of_spec(graphwire.decode_spec(data)))
-    except InvalidSpec:
-        return ()
+def graph_of(report: ContinuationReturned) -> Spec:
+    """The graph that an attempt returned. Raises InvalidSpec."""
+    spec = graphwire.decode_spec(report.continuation)
+    texts.check_spec(spec)
+    if missing := spec.inputs():
+        raise InvalidSpec(f"a returned graph has no inputs of its own, but uses {sorted(missing)}")
+    return spec
 
 
-def _failed(report: ContinuationReturned, error: InvalidSpec) -> TaskFailed:
+def writes_of(run_id: str, spec: Spec, report: ContinuationReturned, user: str = "") -> tuple[Write, ...]:
+    """What to store with the record that a task returned this graph. `user` is the task that uses its blobs, "" for the
+    run."""
+    put = PutSpec(spec_key(report.continuation), report.continuation)
+    return put, *use(run_id, tuple(graphwire.blobs_of_spec(spec)), user)
+
+
+def failed(report: ContinuationReturned, error: ValueError) -> TaskFailed:
+    """The event of an attempt whose graph cannot be used."""
     failure = Failure(FailureKind.SERIALIZATION, "perdure.InvalidSpec", f"the task returned a graph: {error}")
     return TaskFailed(report.task_id, report.attempt, failure, report.at_ms, report.started_ms, report.ended_ms)
 

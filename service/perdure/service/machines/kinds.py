@@ -13,7 +13,8 @@ from perdure.engine.machine import Machine, Saved
 from perdure.engine.messages import TaskContinued, TaskFailed
 from perdure.service.executors.port import ContinuationReturned
 from perdure.storage.ports import CorruptData
-from perdure.storage.rows import RunRow, Write
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import Write
 
 D = TypeVar("D")
 

@@ -11,10 +11,12 @@ import asyncio
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
+from perdure import errors
 from perdure.service.common.repeat import Repeat
 from perdure.service.common.trouble import is_away, refusal
 from perdure.service.housekeeping.tombstones import DeletedRun
 from perdure.service.operations.asked import NewEvent, NewRun, SentEvent
+from perdure.service.operations.current import check_kind
 from perdure.service.operations.events import Events
 from perdure.service.operations.queries import Queries
 from perdure.service.operations.submit import Submissions
@@ -69,6 +71,8 @@ class Batches:
         """As Events.send; to one workflow in the order of the items."""
         self._events.refuse_while_failing()
         rows = await self._rows_of(namespace, items, repeat)
+        open_rows = {row.run_id: row for row in rows.values() if isinstance(row, RunRow) and not row.status.is_final}
+        room = {run_id: await caught(self._events.room(row)) for run_id, row in open_rows.items()}
         sent: list[Result[SentEvent] | Awaitable[SentEvent]] = []
         for number, item in enumerate(items):
             if isinstance(item, Exception):
@@ -79,8 +83,12 @@ class Batches:
                 sent.append(self._events.of_deleted(row))
             elif row.status.is_final:
                 sent.append(self._events.find(row, item.key, item.event_id))
+            elif isinstance(left := room[row.run_id], Exception):
+                sent.append(left)
             else:
-                sent.append(self._events.offer(row, item.key, item.event_id, item.payload))
+                offer = self._events.offer if left > 0 else self._events.offer_again
+                sent.append(offer(row, item.key, item.event_id, item.payload))
+                room[row.run_id] = left - 1
         return _unless_away([await caught(one) if isinstance(one, Awaitable) else one for one in sent])
 
     async def _rows_of(
@@ -159,7 +167,17 @@ class Batches:
         found = await _abreast(self._queries.row(namespace, *cast("tuple[str, str]", items[number])) for number in left)
         for number, result in zip(left, found, strict=True):
             results[number] = result
-        return _unless_away(cast("list[Result[RunRow]]", results))
+        return [_with_end(row) for row in _unless_away(cast("list[Result[RunRow]]", results))]
+
+
+def _with_end(row: Result[RunRow]) -> Result[RunRow]:
+    """The row, or an error if it is that of an actor, which has no end to wait for."""
+    try:
+        if isinstance(row, RunRow):
+            check_kind(row, "")
+        return row
+    except errors.WrongKindError as error:
+        return error
 
 
 def _unfinished(results: Sequence[Result[RunRow]]) -> dict[str, list[int]]:

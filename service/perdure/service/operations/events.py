@@ -7,22 +7,29 @@ nothing. Every request may be repeated: the id of the event makes it idempotent.
 from __future__ import annotations
 
 import asyncio
+from math import inf
+from typing import Final
 
 from perdure import errors, wire
 from perdure.engine.messages import EventArrived
 from perdure.model import Payload
-from perdure.service.common.repeat import Repeat
+from perdure.service.common.repeat import Repeat, aged
 from perdure.service.common.trouble import refusing
 from perdure.service.common.uses import use
 from perdure.service.housekeeping.tombstones import DeletedRun
 from perdure.service.journal.journal import Journal
+from perdure.service.machines.actors import MAIL, events_of
 from perdure.service.operations.asked import NewEvent, SentEvent
 from perdure.service.operations.current import Current
 from perdure.service.runs.delivery import Delivery
-from perdure.service.runs.moments import not_found
+from perdure.service.runs.moments import Moments, not_found
 from perdure.service.runs.scheduler import Scheduler
 from perdure.storage.ports import EventStore
-from perdure.storage.rows import AddEvent, EntryResult, RunRow
+from perdure.storage.rows import ACTOR, RunRow
+from perdure.storage.writes import AddEvent, EntryResult
+
+EVENTS_MAX: Final = 1_000
+"""Events for an actor that no graph has taken. Some more may be recorded if they are sent at the same time."""
 
 
 class Events:
@@ -35,8 +42,10 @@ class Events:
         scheduler: Scheduler,
         current: Current,
         delivery: Delivery,
+        moments: Moments,
     ) -> None:
         self._store = store
+        self._moments = moments
         self._journal = journal
         self._scheduler = scheduler
         self._current = current
@@ -64,7 +73,15 @@ class Events:
             return self.of_deleted(row)
         if row.status.is_final:
             return await self.find(row, key, event_id)
-        return await self.offer(row, key, event_id, payload)
+        came_ms = self._scheduler.clock()
+        try:
+            offer = self.offer if await self.room(row) > 0 else self.offer_again
+            return await offer(row, key, event_id, payload)
+        except errors.WorkflowNotFoundError:  # it was deleted since the look at it, perhaps with this event
+            deleted = await self.named(namespace, event, aged(repeat, self._scheduler.clock() - came_ms))
+            if not isinstance(deleted, DeletedRun):
+                raise
+            return self.of_deleted(deleted)
 
     @refusing
     async def named(self, namespace: str, event: NewEvent, repeat: Repeat | None) -> RunRow | DeletedRun:
@@ -90,6 +107,23 @@ class Events:
             )
         return SentEvent(row.run_id, sequence, True, self._scheduler.clock())
 
+    async def room(self, row: RunRow) -> float:
+        """The number of events that the run may still get. A workflow ends, and its events go with it. An actor stays,
+        so it has a bound. Events that are on their way are not counted."""
+        if row.kind != ACTOR:
+            return inf
+        return EVENTS_MAX - (await self._moments.look(row, events_of)).taken
+
+    async def offer_again(self, row: RunRow, key: str, event_id: str, payload: Payload) -> SentEvent:
+        """As `offer`, for an actor without room. Raises MailboxFullError unless the event is recorded already."""
+        if await self._store.find_event(row.run_id, key, event_id) is None:
+            raise errors.MailboxFullError(
+                f"{EVENTS_MAX} events for the actor {row.workflow_id!r} wait for a graph that takes them; "
+                "that is as many as may",
+                actor_id=row.workflow_id,
+            )
+        return await self.offer(row, key, event_id, payload)
+
     def offer(self, row: RunRow, key: str, event_id: str, payload: Payload) -> asyncio.Future[SentEvent]:
         """Append an event for a run that is not final to the journal, before this returns."""
         now_ms = self._scheduler.clock()
@@ -100,9 +134,10 @@ class Events:
                 raise not_found(row.namespace, row.workflow_id)
             # Here and not after the await, since events arrive in the order of commits. A duplicate is handed
             # over too: the answer of its first commit may have been lost.
-            self._delivery.deliver(row, EventArrived(result.sequence, key, payload, now_ms))
+            self._delivery.deliver(row, EventArrived(result.sequence, key, payload, now_ms), note)
             return SentEvent(row.run_id, result.sequence, result.is_duplicate, now_ms)
 
         note = self._delivery.note(row)
-        entry = (write, *use(row.run_id, payload.blobs()), note)
+        user = event_id if key == MAIL else ""  # the task of a call has its id
+        entry = (write, *use(row.run_id, payload.blobs(), user), note)
         return self._journal.commit(entry, then, droppable=True)

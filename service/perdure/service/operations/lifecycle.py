@@ -12,20 +12,21 @@ from contextlib import asynccontextmanager, suppress
 from perdure import errors, snapshots, wire
 from perdure.engine.failures import run_canceled
 from perdure.model import RunStatus
-from perdure.service.common.repeat import Repeat
+from perdure.service.common.repeat import Repeat, aged
 from perdure.service.common.trouble import refusing
 from perdure.service.housekeeping.deletion import Deletions
 from perdure.service.housekeeping.tombstones import DeletedRun
 from perdure.service.journal.journal import Journal
-from perdure.service.operations.current import Current, check_etag
+from perdure.service.operations.current import Current, check_etag, check_kind
 from perdure.service.queue.moves import Moves
-from perdure.service.queue.slots import Slots
+from perdure.service.queue.slots import Slots, ways_of
 from perdure.service.runs.moments import Moments, not_found
 from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.views import RunView, count_tasks
 from perdure.storage.ports import CorruptData, RunStore, StorageError, StorageFull
-from perdure.storage.rows import RunRow, SetRun, UseBlobs
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import SetRun, UseBlobs
 
 
 class Lifecycle:
@@ -108,7 +109,7 @@ class Lifecycle:
         """Make a run that is not at work RUNNING or PENDING again, owned here. None: the run has changed since
         `row` was read."""
         now_ms = self._scheduler.clock()
-        for way in self._slots.ways(row.namespace, row.run_id):
+        for way in ways_of(self._slots, row):
             write = SetRun.of(row, way.status, now_ms, owner=self._ownership.owner, code=modules)
             uses = (UseBlobs(row.run_id, (snapshots.package_of(modules).sha256,)),) if modules else ()
             moved = await self._moves.move(row, write, way.guards, uses)
@@ -128,14 +129,16 @@ class Lifecycle:
         etag: str = "",
         *,
         repeat: Repeat | None = None,
+        kind: str = "",
     ) -> RunView:
-        """End a run. One that is final stays as it is. The caller of a repeat may have canceled it before, and that
-        changed its etag. If it was deleted since, the next run of the id goes on."""
+        """End a run of this kind, "" for all but actors. One that is final stays as it is. The caller of a repeat may
+        have canceled it before, and that changed its etag. If it was deleted since, the next run of the id goes on."""
         self._current.refuse_while_failing()
         while True:
             async with self._alone(namespace, workflow_id, repeat) as row:
                 if isinstance(row, DeletedRun):
                     return RunView(row.row)
+                check_kind(row, kind)
                 if repeat is None or row.status is not RunStatus.CANCELED:
                     check_etag(row, etag)
                 if row.status.is_final:
@@ -165,15 +168,18 @@ class Lifecycle:
         allow_missing: bool = False,
         etag: str = "",
         repeat: Repeat | None = None,
+        kind: str = "",
     ) -> None:
-        """Remove a run that is final or resumable, with everything that is its own. It makes room, so it is tried
-        while the store has none. A repeat may find it missing, and does not remove the next run of the id."""
+        """Remove a run of this kind, "" for all but actors, that is final or resumable, with everything that is its
+        own. It makes room, so it is tried while the store has none. A repeat may find it missing, and does not remove
+        the next run of the id."""
         if not isinstance(self._journal.error, StorageFull):
             self._current.refuse_while_failing()
         try:
             async with self._alone(namespace, workflow_id, repeat) as row:
                 if isinstance(row, DeletedRun):
                     return
+                check_kind(row, kind)
                 check_etag(row, etag)
                 if not row.status.is_final and row.status is not RunStatus.RESUMABLE:
                     raise errors.WorkflowStillActiveError(
@@ -195,6 +201,7 @@ class Lifecycle:
     ) -> AsyncIterator[RunRow | DeletedRun]:
         """The run that a request names. One that exists is locked against state changes by other requests to this
         engine."""
+        came_ms = self._scheduler.clock()
         while True:
             before = await self._current.named(namespace, workflow_id, repeat)
             if isinstance(before, DeletedRun):
@@ -202,6 +209,8 @@ class Lifecycle:
                 return
             async with self._moves.alone(before.run_id):
                 await self._ownership.catch_up()
+                if repeat is not None:
+                    repeat, came_ms = aged(repeat, self._scheduler.clock() - came_ms), self._scheduler.clock()
                 row = await self._current.named(namespace, workflow_id, repeat)
                 if isinstance(row, DeletedRun) or row.run_id == before.run_id:
                     yield row

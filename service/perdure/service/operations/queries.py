@@ -15,6 +15,7 @@ from perdure.engine.machine import Machine, TaskState
 from perdure.model import Failure, Payload, RunStatus, TaskStatus, frozen
 from perdure.service.common.trouble import refusing
 from perdure.service.executors.port import Executor, Waiting
+from perdure.service.operations.current import check_kind
 from perdure.service.runs.changes import Changes
 from perdure.service.runs.moments import Moment, Moments, not_found
 from perdure.service.runs.restore import failure_of
@@ -22,7 +23,8 @@ from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.values import Values
 from perdure.service.runs.views import OutcomeView, RunView, TaskCounts, TaskView, count_tasks, view_task, waits_for
 from perdure.storage.ports import CorruptData, ListingStore
-from perdure.storage.rows import RunQuery, RunRow, ValueKey
+from perdure.storage.queries import RunQuery
+from perdure.storage.rows import ACTOR, RunRow, ValueKey
 
 _FINAL: Final = frozenset(status for status in RunStatus if status.is_final)
 
@@ -36,6 +38,13 @@ class _Finding:
     wraps: int
     failure: Failure | None
     is_volatile: bool
+
+
+def first_ready(run: Machine) -> TaskState | None:
+    """The first task of a run that is ready."""
+    if not run.counts[TaskStatus.READY]:
+        return None
+    return next((task for task in run.tasks() if task.status is TaskStatus.READY), None)
 
 
 class Queries:
@@ -129,11 +138,11 @@ class Queries:
         def read(run: Machine) -> list[tuple[int, TaskView]]:
             places = enumerate(run.tasks(start), start)
             found = ((place, task) for place, task in places if not statuses or task.status in statuses)
-            return [(place, view_task(task, self._waiting(row.run_id, task))) for place, task in islice(found, limit)]
+            return [(place, view_task(task, self.waiting(row.run_id, task))) for place, task in islice(found, limit)]
 
         return (await self._moments.look(row, read)).taken
 
-    def _waiting(self, run_id: str, task: TaskState) -> Waiting | None:
+    def waiting(self, run_id: str, task: TaskState) -> Waiting | None:
         """Why a ready task has not begun, if the executor knows; or what a running wait waits for."""
         if task.status is TaskStatus.RUNNING:
             return waits_for(task)
@@ -141,10 +150,8 @@ class Queries:
 
     def _first_waiting(self, run_id: str, run: Machine) -> Waiting | None:
         """The same of the first task that is ready, with its name."""
-        if not run.counts[TaskStatus.READY]:
-            return None
-        ready = next((task for task in run.tasks() if task.status is TaskStatus.READY), None)
-        waiting = self._waiting(run_id, ready) if ready is not None else None
+        ready = first_ready(run)
+        waiting = self.waiting(run_id, ready) if ready is not None else None
         return Waiting(waiting.reason, f"task {ready.id!r} {waiting.text}") if ready and waiting else None
 
     @refusing
@@ -179,10 +186,11 @@ class Queries:
         """The outcome of a run or one of its tasks, after waiting up to `wait_s` for it.
 
         A task that does not exist is "not yet" while the run may still make it, and
-        TaskNotFoundError afterwards.
+        TaskNotFoundError afterwards. An actor has no outcome of its own: WrongKindError.
         """
         row = await self.row(namespace, workflow_id, run_id)
         if not task_id:
+            check_kind(row, "")
             return await self.outcome_of(await self.ended(row, wait_s))
         async with aclosing(self._changes.stirs(row.run_id, wait_s)) as stirs:
             async for _ in stirs:
@@ -250,7 +258,10 @@ class Queries:
 
     async def _read(self, row: RunRow, task_id: str, wraps: int) -> Payload:
         key = ValueKey(row.run_id, task_id=task_id)
-        payload = self._values.cached(key) or await self._values.find(key)
+        if row.kind == ACTOR and not self.is_live(row.run_id):  # its engine may have forgotten a call and made it anew
+            payload = await self._values.find_stored(key)
+        else:
+            payload = self._values.cached(key) or await self._values.find(key)
         if payload is None:
             await self.row(row.namespace, row.workflow_id, row.run_id)  # the run may have been deleted since
             if not await self._is_volatile(row, task_id):

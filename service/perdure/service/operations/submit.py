@@ -16,23 +16,26 @@ from perdure.bounded import Bounded
 from perdure.ids import TimeOrderedIds
 from perdure.model import RunStatus
 from perdure.service.common.aside import aside
+from perdure.service.common.repeat import aged
 from perdure.service.common.trouble import refusing
 from perdure.service.common.uses import use
 from perdure.service.executors.port import Executor
 from perdure.service.housekeeping.tombstones import Attachment, Tombstones
 from perdure.service.journal.journal import Journal
+from perdure.service.machines.source import RunSource
 from perdure.service.operations.asked import Conflict, NewRun, Reuse
-from perdure.service.operations.current import Current
+from perdure.service.operations.current import Current, check_kind
 from perdure.service.operations.lifecycle import Lifecycle
 from perdure.service.queue.moves import Moves
-from perdure.service.queue.slots import Slots, Way
+from perdure.service.queue.slots import Slots, Way, ways_of
 from perdure.service.runs.live import Begun, begin_run
 from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.values import Values
 from perdure.service.runs.views import RunView
 from perdure.storage.ports import RunStore
-from perdure.storage.rows import AddRun, EntryResult, RunRow, ValueKey, Write
+from perdure.storage.rows import ACTOR, RunRow, ValueKey
+from perdure.storage.writes import AddRun, EntryResult, Write
 
 TRIES_MAX: Final = 8
 """Races for one workflow id that a request may lose before its caller is told to try again."""
@@ -95,7 +98,7 @@ class Submissions:
         for _ in range(TRIES_MAX):
             row = self._row(new, digest)
             begun = await aside(partial(begin_run, row, new.source)) if new.source.is_large else None
-            for way in self._slots.ways(new.namespace, row.run_id):
+            for way in ways_of(self._slots, row):
                 if (view := await self._insert(new, row, way, replaces, begun)) is not None:
                     return view, True
                 decided = await self._decide(new, row, digest)
@@ -123,7 +126,7 @@ class Submissions:
         if new.source.is_large or new.repeat is not None or (new.namespace, new.request_id) in self._attached:
             return None
         row = self._row(new, _digest(new))
-        for way in self._slots.ways(new.namespace, row.run_id):
+        for way in ways_of(self._slots, row):
             return self._insert(new, row, way, "", counts_tasks=False)
         return None
 
@@ -204,9 +207,11 @@ class Submissions:
         if new.repeat is None or not new.repeat.surely_since_ms or not new.request_id:
             return None
         # The run is looked for before its tombstone: one of both is found, whenever it is deleted.
+        came_ms = self._scheduler.clock()
         made = await self._store.find_request(new.namespace, new.request_id)
         if made is None:
-            deleted = await self._tombstones.of_request(new.namespace, new.request_id, new.repeat)
+            repeat = aged(new.repeat, self._scheduler.clock() - came_ms)
+            deleted = await self._tombstones.of_request(new.namespace, new.request_id, repeat)
             made = None if deleted is None else deleted.row
         return RunView(made) if made is not None and made.request_digest == digest else None
 
@@ -222,6 +227,7 @@ class Submissions:
             return RunView(made)
         if current is None:
             return ""
+        check_kind(current, ACTOR if new.source.kind.name == ACTOR else "")
         is_stored = new.conflict is Conflict.USE_EXISTING
         if (before := await self._attached_before(new, digest, is_stored=is_stored)) is not None:
             return before
@@ -262,7 +268,7 @@ class Submissions:
             start_ms=now_ms,
             name=new.name,
             request_id=new.request_id,
-            request_digest=digest,
+            request_digest=digest if new.source.kind.name != ACTOR else "",  # any request gets the actor that is there
             labels=dict(new.labels),
             metadata=new.metadata,
             owner=self._ownership.owner,
@@ -275,7 +281,11 @@ class Submissions:
         if missing := new.source.inputs - new.inputs.keys():
             names = ", ".join(sorted(missing))
             raise errors.InvalidSpecError(f"the graph uses inputs that were not given: {names}")
-        for version, place in new.source.versions:
+        self.check_versions(new.source)
+
+    def check_versions(self, source: RunSource) -> None:
+        """Raises PythonVersionUnsupportedError if no worker has the Python version of pickled code."""
+        for version, place in source.versions:
             available = self._executor.python_versions()
             if available and version not in available:
                 those = ", ".join(sorted(available))

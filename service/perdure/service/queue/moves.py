@@ -21,7 +21,8 @@ from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.scheduler import Scheduler
 from perdure.service.runs.views import RunView
 from perdure.storage.ports import Fenced
-from perdure.storage.rows import EntryResult, Limit, RunRow, SetRun, Write
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import EntryResult, Limit, SetRun, Write
 
 
 class Moves:

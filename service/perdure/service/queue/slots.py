@@ -15,7 +15,8 @@ from typing import Final, Protocol
 from perdure import errors
 from perdure.model import RunStatus, frozen
 from perdure.storage.ports import QueueStore
-from perdure.storage.rows import Limit, RunRow
+from perdure.storage.rows import ACTOR, RunRow
+from perdure.storage.writes import Limit
 
 ANY: Final = -1
 """No limit."""
@@ -47,6 +48,11 @@ class Capacity:
             max_running=str(self.running),
             max_pending=str(self.pending),
         )
+
+
+def ways_of(slots: Slots, row: RunRow) -> Iterator[Way]:
+    """The ways of a row that is about to be stored. Actors need no slot: they live until they are deleted."""
+    return iter((Way(RunStatus.RUNNING),)) if row.kind == ACTOR else slots.ways(row.namespace, row.run_id)
 
 
 class Slots(Protocol):

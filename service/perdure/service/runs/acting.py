@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 from perdure import snapshots
-from perdure.engine.messages import CancelAttempt, DropOutput, KeepOutput, SetTimer, StartAttempt
+from perdure.engine.messages import CancelAttempt, DeleteUnused, DropOutput, KeepOutput, SetTimer, StartAttempt
 from perdure.service.executors.port import Attempt, Executor
 from perdure.service.runs.timers import Timers
 from perdure.service.runs.values import Values
@@ -23,7 +23,7 @@ from perdure.storage.rows import RunRow, Timer, ValueKey
 ACTS_AT_ONCE = 200
 """Acts per turn of the event loop. Each takes some ten microseconds."""
 
-Attempting: TypeAlias = StartAttempt | CancelAttempt | SetTimer
+Attempting: TypeAlias = StartAttempt | CancelAttempt | SetTimer | DeleteUnused
 
 
 class _Waiting:
@@ -56,12 +56,16 @@ class _Waiting:
 
 
 class Acting:
-    """Submits and cancels attempts, sets timers, pins values that are not stored."""
+    """Submits and cancels attempts, sets timers, pins values that are not stored, lets idle actors be deleted."""
 
-    def __init__(self, executor: Executor, values: Values, timers: Timers) -> None:
+    def __init__(
+        self, executor: Executor, values: Values, timers: Timers, expire: Callable[[str, DeleteUnused], None]
+    ) -> None:
+        """`expire` deletes a run that nobody uses."""
         self._executor = executor
         self._values = values
         self._timers = timers
+        self._expire = expire
         self._waiting: dict[str, _Waiting] = {}  # by run; the next one to have a turn first
         self._handle: asyncio.Handle | None = None
 
@@ -126,15 +130,18 @@ class Acting:
     def _do(self, row: RunRow, act: Attempting) -> None:
         match act:
             case StartAttempt():
-                self._executor.submit(_attempt(row, act))
+                self._executor.submit(attempt_of(row, act))
             case CancelAttempt():
                 self._executor.cancel(row.run_id, act.task_id, act.attempt)
             case SetTimer():
                 timer = Timer(row.run_id, act.task_id, act.attempt, act.due_ms)
                 self._timers.set(timer, is_recorded=act.is_recorded)
+            case DeleteUnused():
+                self._expire(row.run_id, act)
 
 
-def _attempt(row: RunRow, command: StartAttempt) -> Attempt:
+def attempt_of(row: RunRow, command: StartAttempt) -> Attempt:
+    """An attempt of a run as the executor takes it."""
     shape = command.shape
     if row.code_version:
         shape = replace(shape, runtime_env=snapshots.with_modules(shape.runtime_env, row.code_version))
@@ -149,4 +156,6 @@ def _attempt(row: RunRow, command: StartAttempt) -> Attempt:
         inputs=command.inputs,
         beside=command.beside,
         is_limited=command.is_limited,
+        turn=command.turn,
+        callers=command.callers,
     )

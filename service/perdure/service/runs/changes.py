@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -18,6 +18,7 @@ from perdure.storage.rows import RunRow
 
 BACKLOG_MAX: Final = 20_000
 """The most changes in the backlog of a subscriber."""
+_NONE: Final[dict[asyncio.Event, str]] = {}
 BACKLOG_CHARS_MAX: Final = 16 << 20
 """The most characters of texts (metadata, labels, failures) in a backlog. This bounds the memory of a subscriber."""
 
@@ -27,7 +28,8 @@ class Change:
     """One change: of a run, of a task (workflow id, run id, task), or the deletion of a workflow id.
 
     `change` is the number of the commit; 0: it was not committed (an attempt began). `namespace` is that of the run.
-    `moment` is the scheduler's moment of the task's state; 0: the task was read from the store.
+    `moment` is the scheduler's moment of the task's state; 0: the task was read from the store. `of_actor`: what was
+    deleted is an actor.
     """
 
     change: int
@@ -37,6 +39,7 @@ class Change:
     task: tuple[str, str, TaskView] | None = None
     deleted: str | None = None
     moment: int = 0
+    of_actor: bool = False
 
 
 class Overflowed(Exception):
@@ -161,6 +164,7 @@ class Changes:
         self._by_run: defaultdict[str, dict[Subscription, None]] = defaultdict(dict)
         self._waits: defaultdict[str, dict[asyncio.Event, None]] = defaultdict(dict)
         self._gatherings: defaultdict[str, dict[Gathering, None]] = defaultdict(dict)
+        self._consumptions: defaultdict[str, dict[asyncio.Event, str]] = defaultdict(dict)  # by run, with the tasks
         self._is_closed = False
         self.is_complete = is_complete
         self._published = 0
@@ -235,9 +239,33 @@ class Changes:
         for event in self._waits.get(run_id, ()):
             event.set()
 
+    def consumed(self, run_id: str, task_ids: Collection[str]) -> None:
+        """Tasks have consumed events, which is durable: wake the calls that wait for that."""
+        for event, task_id in self._consumptions.get(run_id, _NONE).items():
+            if task_id in task_ids:
+                event.set()
+
+    @contextmanager
+    def consumption(self, run_id: str, task_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set when this engine has published that the task has consumed an event, or that the run has
+        ended, or when the hub closes."""
+        event = asyncio.Event()
+        if self._is_closed:
+            event.set()
+        waits = self._consumptions[run_id]
+        waits[event] = task_id
+        try:
+            yield event
+        finally:
+            del waits[event]
+            if not waits and self._consumptions.get(run_id) is waits:
+                del self._consumptions[run_id]
+
     def stir(self, run_id: str) -> None:
         """Wake all calls that wait for this run; they read it again."""
         self.stir_tasks(run_id)
+        for event in self._consumptions.get(run_id, ()):
+            event.set()
         for gathering in self._gatherings.get(run_id, ()):
             gathering._stir(run_id)
 
@@ -307,8 +335,12 @@ class Changes:
     def count_waits(self) -> int:
         """The number of calls that wait for a run and have seen all changes so far."""
         gatherings = {gathering for gatherings in self._gatherings.values() for gathering in gatherings}
-        waits = [event for events in self._waits.values() for event in events]
+        waits = [event for events in self._all_waits() for event in events]
         return sum(not event.is_set() for event in (*waits, *(gathering._wake for gathering in gatherings)))
+
+    def _all_waits(self) -> Iterator[Iterable[asyncio.Event]]:
+        yield from self._waits.values()
+        yield from self._consumptions.values()
 
     def close(self) -> None:
         """Shut down: waits end as if their time were up, subscriptions end with Closed."""
@@ -316,7 +348,7 @@ class Changes:
         of_runs = (subscription for subscriptions in self._by_run.values() for subscription in subscriptions)
         for subscription in dict.fromkeys((*self._all, *of_runs)):
             subscription._end(Closed)
-        for events in self._waits.values():
+        for events in self._all_waits():
             for event in events:
                 event.set()
         for gatherings in self._gatherings.values():

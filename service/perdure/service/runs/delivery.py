@@ -6,7 +6,8 @@ from typing import Protocol
 
 from perdure.engine.messages import EventArrived
 from perdure.service.runs.scheduler import Scheduler
-from perdure.storage.rows import RunRow, SetDormant, Write
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import SetDormant, Write
 
 
 class Delivery(Protocol):
@@ -17,9 +18,9 @@ class Delivery(Protocol):
         write makes the next owner of the run look for events."""
         ...
 
-    def deliver(self, row: RunRow, event: EventArrived) -> None:
-        """Hand over an event that is durable. `row` is the run's row from before the commit. Called in the order of
-        commits."""
+    def deliver(self, row: RunRow, event: EventArrived, note: Write) -> None:
+        """Hand over an event that is durable, and its note with it. `row` is the run's row from before the commit.
+        Called in the order of commits."""
         ...
 
 
@@ -30,8 +31,9 @@ class LocalDelivery:
         self._scheduler = scheduler
 
     def note(self, row: RunRow) -> Write:
-        self._scheduler.roused(row.run_id)
-        return SetDormant(row.run_id, False)
+        note = SetDormant(row.run_id, False)
+        self._scheduler.roused(row.run_id, note)
+        return note
 
-    def deliver(self, row: RunRow, event: EventArrived) -> None:
-        self._scheduler.deliver(row.run_id, event)
+    def deliver(self, row: RunRow, event: EventArrived, note: Write) -> None:
+        self._scheduler.deliver(row.run_id, event, note)

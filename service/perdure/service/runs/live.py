@@ -16,8 +16,11 @@ from perdure.engine.messages import (
     CancelAttempt,
     Command,
     ConsumeEvent,
+    DeleteUnused,
     DropOutput,
+    ForgetTasks,
     KeepOutput,
+    RecordDefinition,
     RecordRun,
     RecordTask,
     SetTimer,
@@ -25,12 +28,13 @@ from perdure.engine.messages import (
 )
 from perdure.model import Payload, TaskStatus
 from perdure.service.common.aside import is_large
-from perdure.service.common.uses import of_record, use
+from perdure.service.common.uses import of_record, use, user
 from perdure.service.machines.source import RunSource
 from perdure.service.runs.acting import Attempting
 from perdure.service.runs.restore import output_of, write_of
 from perdure.service.runs.views import RunView, TaskView, count_tasks
-from perdure.storage.rows import RunRow, SetDormant, SetRun, Write
+from perdure.storage.rows import RunRow, ValueKey
+from perdure.storage.writes import SetDormant, SetRun, Write
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +43,8 @@ class Live:
 
     - `pending`: its journal entries that are not durable yet.
     - `dormant`: its dormancy in the store once all of them are durable. None: unknown.
+    - `roused_by`: the write of the last entry about its dormancy, if that is the entry of an event, which makes it
+      active in the store.
     - `held`: calls that wait until it is decided whether the run was canceled, or until `at_rest` is set. None: calls
       need not wait.
     - `is_refused`: the store rejected a record, or a step failed, so memory is not what the store will have. The run
@@ -51,6 +57,7 @@ class Live:
     run: Machine
     pending: int = 0
     dormant: bool | None = None
+    roused_by: Write | None = None
     held: deque[Callable[[], None]] | None = None
     is_refused: bool = False
     at_rest: asyncio.Event | None = None
@@ -79,7 +86,8 @@ class Step:
 @dataclass(slots=True)
 class Acts:
     """Acts to carry out once an entry is durable: `kept` before `commands`. `cuts_off`: more tasks have changed than
-    subscribers can be told of, so they are cut off and read the run again."""
+    subscribers can be told of, so they are cut off and read the run again. `consumers`: tasks that consumed an event,
+    which an actor's calls do when they end."""
 
     kept: list[KeepOutput | DropOutput] = field(default_factory=list)
     commands: list[Attempting] = field(default_factory=list)
@@ -88,7 +96,9 @@ class Acts:
     cuts_off: bool = False
     changes_tasks: bool = False
     failures: list[RecordTask] = field(default_factory=list)
+    forgotten: list[ValueKey] = field(default_factory=list)
     end: SetRun | None = None
+    consumers: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -137,14 +147,14 @@ def sort_out(live: Live, step: Step, *, is_dormant: bool | None = None) -> Plan:
     early: list[Write] = []
     has_early = is_large(len(step.commands))
     # The lists are made here: default factories of dataclasses would take several times as long, twice per run.
-    acts = Acts(kept=[], commands=[], values=[], views=step.views, failures=[])
+    acts = Acts(kept=[], commands=[], values=[], views=step.views, failures=[], forgotten=[], consumers=[])
     for command in step.commands:
         match command:
             case RecordTask():
                 output = output_of(command)
                 (early if has_early and _may_be_early(command) else writes).append(write_of(run_id, command, output))
                 if blobs := of_record(command, output):
-                    writes += use(run_id, blobs)
+                    writes += use(run_id, blobs, user(live.row, command.task_id))
                 acts.changes_tasks = True
                 if command.failure is not None:
                     acts.failures.append(command)
@@ -157,13 +167,20 @@ def sort_out(live: Live, step: Step, *, is_dormant: bool | None = None) -> Plan:
                 acts.end = end
             case ConsumeEvent():
                 writes.append(write_of(run_id, command, None))
+                acts.consumers.append(command.task_id)
+            case ForgetTasks():
+                writes.append(write_of(run_id, command, None))
+                acts.forgotten += [ValueKey(run_id, task_id=task_id) for task_id in command.task_ids]
+                acts.forgotten += [ValueKey(run_id, input=name) for name in command.inputs]
+            case RecordDefinition():
+                writes.append(write_of(run_id, command, None))
             case KeepOutput():
-                writes += use(run_id, command.output.blobs())
+                writes += use(run_id, command.output.blobs(), user(live.row, command.task_id))
                 acts.kept.append(command)
                 acts.changes_tasks = True
             case DropOutput():
                 acts.kept.append(command)
-            case StartAttempt() | CancelAttempt() | SetTimer():
+            case StartAttempt() | CancelAttempt() | SetTimer() | DeleteUnused():
                 acts.commands.append(command)
             case _:
                 assert_never(command)
@@ -172,6 +189,7 @@ def sort_out(live: Live, step: Step, *, is_dormant: bool | None = None) -> Plan:
     if is_dormant is not live.dormant:
         writes.append(SetDormant(run_id, is_dormant))
         live.dormant = is_dormant
+        live.roused_by = None
     return Plan(writes=writes, acts=acts, early=early)
 
 

@@ -4,7 +4,6 @@ made RUNNING in the store.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Final, Protocol, TypeVar
 
 from perdure.engine.machine import Before, TaskState
 from perdure.model import RunStatus, frozen
+from perdure.service.common.answer import Answer
 from perdure.service.common.aside import aside, is_large
 from perdure.service.journal.loops import until_answered
 from perdure.service.machines.definitions import Definitions
@@ -25,7 +25,8 @@ from perdure.service.runs.recording import Recorder
 from perdure.service.runs.restore import corrupt_data, restore_run
 from perdure.service.runs.views import TaskView
 from perdure.storage.ports import CorruptData, RecoveryStore, RunStore, StorageError
-from perdure.storage.rows import RunRow, SetRun
+from perdure.storage.rows import RunRow
+from perdure.storage.writes import SetRun
 
 log = logging.getLogger(__name__)
 
@@ -104,18 +105,18 @@ class Loading:
 
     async def when_live(self, run_id: str, then: Callable[[Live | None], T]) -> T:
         """Load the run, call `then` with it (None: there is no such active run), and return its result."""
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        answer: Answer[T] = Answer()
 
         def call(live: Live | None) -> None:
-            if answer.done():
+            if answer.future.done():
                 return
             try:
-                answer.set_result(then(live))
+                answer.give(then(live))
             except Exception as error:
-                answer.set_exception(error)
+                answer.fail(error)
 
         self.with_live(run_id, call)
-        return await answer
+        return await answer.future
 
     def with_live(self, run_id: str, then: Callable[[Live | None], None]) -> None:
         """Call `then` with the run: at once if it is in memory, otherwise once it is loaded, in the order of the

@@ -32,6 +32,8 @@ from perdure.storage.rows import RunRow, StoredRun
 
 T = TypeVar("T")
 
+TORN_MAX: Final = 5
+"""Times that a graph may be missing because it was removed while its run was read."""
 LOOK_S: Final = 0.5
 """The interval at which a caller that waits for a thread checks whether the store fails."""
 FINAL_TASKS_MAX: Final = 20_000
@@ -168,18 +170,26 @@ class Moments:
         return True
 
     async def _rebuild(self, row: RunRow) -> tuple[StoredRun, Machine]:
-        """A run from its records."""
+        """A run from its records. Graphs are read after them: one may have been removed between, with the run or with
+        the task that returned it. Then the records are read again."""
         if (known := self._rebuilt.get((row.run_id, row.change))) is not None:
             return known
         if row.damage:  # its id may be damaged too
             raise CorruptData(row.damage, subject=row.run_id)
-        stored = await self._store.load_run(row.run_id)
-        if stored is None:
-            raise not_found(row.namespace, row.workflow_id)
-        rebuilt = stored, await restore_run(stored, self._scheduler.definitions)
-        if stored.run.status.is_final:
-            self._keep(rebuilt)
-        return rebuilt
+        for torn in range(TORN_MAX + 1):
+            stored = await self._store.load_run(row.run_id)
+            if stored is None:
+                break
+            try:
+                rebuilt = stored, await restore_run(stored, self._scheduler.definitions)
+            except CorruptData:
+                if torn == TORN_MAX:
+                    raise
+                continue
+            if stored.run.status.is_final:
+                self._keep(rebuilt)
+            return rebuilt
+        raise not_found(row.namespace, row.workflow_id)
 
     def _keep(self, rebuilt: tuple[StoredRun, Machine]) -> None:
         row = rebuilt[0].run

@@ -26,7 +26,8 @@ from perdure.service.runs.memory import Memory
 from perdure.service.runs.publishing import Publishing
 from perdure.service.runs.runlog import log_task
 from perdure.service.runs.values import Values
-from perdure.storage.rows import EntryResult, SetRun, ValueKey, Write
+from perdure.storage.rows import ValueKey
+from perdure.storage.writes import EntryResult, SetRun, Write
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Recorder:
         publishing: Publishing,
         clock: Callable[[], int],
         on_end: Callable[[str], None],
+        on_forget: Callable[[], None],
     ) -> None:
         self._journal = journal
         self._values = values
@@ -58,6 +60,7 @@ class Recorder:
         self._publishing = publishing
         self._clock = clock
         self._on_end = on_end
+        self._on_forget = on_forget
 
     # -------------------------------------------------------------------------- writing
 
@@ -154,6 +157,8 @@ class Recorder:
     def act(self, live: Live, acts: Acts, change: int) -> None:
         """An entry is durable: carry out its acts, publish its changes."""
         row = live.row
+        for key in acts.forgotten:
+            self._values.forget(key)
         for task_id, payload in acts.values:
             self._values.keep(ValueKey(row.run_id, task_id=task_id), payload)
         if acts.kept:
@@ -162,6 +167,8 @@ class Recorder:
             self._acting.carry_out(row, acts.commands)
         for failure in acts.failures:
             log_task(row, failure)
+        if acts.forgotten:
+            self._on_forget()
         live.pending -= 1
         if change > live.change:
             live.change = change
@@ -175,6 +182,8 @@ class Recorder:
             self._on_end(row.run_id)
         elif acts.changes_tasks:
             self._changes.stir_tasks(row.run_id)
+        if acts.consumers:
+            self._changes.consumed(row.run_id, acts.consumers)
         self._memory.evict_if_idle(live)
 
     # -------------------------------------------------------------------------- failing

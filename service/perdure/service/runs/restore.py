@@ -11,12 +11,20 @@ from google.protobuf.message import DecodeError
 
 from perdure import wire
 from perdure.engine.machine import Machine, Saved
-from perdure.engine.messages import ConsumeEvent, EventArrived, Record, RecordRun, RecordTask
+from perdure.engine.messages import (
+    ConsumeEvent,
+    EventArrived,
+    ForgetTasks,
+    Record,
+    RecordDefinition,
+    RecordRun,
+    RecordTask,
+)
 from perdure.model import Failure, FailureKind, Payload, RunStatus, TaskStatus
 from perdure.service.common.aside import aside, is_large
 from perdure.service.machines.definitions import Definitions
 from perdure.service.machines.kinds import Kind
-from perdure.storage import rows
+from perdure.storage import rows, writes
 from perdure.storage.damage import about
 from perdure.storage.ports import CorruptData
 
@@ -119,11 +127,11 @@ def output_of(record: RecordTask) -> Payload | None:
     return None
 
 
-def write_of(run_id: str, record: Record, output: Payload | None) -> rows.Write:
+def write_of(run_id: str, record: Record, output: Payload | None) -> writes.Write:
     """The write of a record. `output` is `output_of` the record, if it is that of a task."""
     match record:
         case RecordTask():
-            return rows.PutTask(
+            return writes.PutTask(
                 rows.TaskRow(
                     run_id=run_id,
                     task_id=record.task_id,
@@ -142,9 +150,13 @@ def write_of(run_id: str, record: Record, output: Payload | None) -> rows.Write:
                 )
             )
         case ConsumeEvent():
-            return rows.ConsumeEvent(run_id, record.sequence, record.task_id)
+            return writes.ConsumeEvent(run_id, record.sequence, record.task_id)
+        case ForgetTasks():
+            return writes.DropTasks(run_id, record.task_ids, record.and_events, record.and_graphs, record.inputs)
+        case RecordDefinition():
+            return writes.PutSpec(record.key, record.data)
         case RecordRun():
-            return rows.SetRun(
+            return writes.SetRun(
                 run_id=run_id,
                 status=record.status,
                 at_ms=record.at_ms,

@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 
 from perdure.engine.machine import Before, Machine
 from perdure.engine.messages import CancelRequested, Command, Event, TaskContinued, TaskSucceeded, TimerFired
+from perdure.service.common.answer import Answer
 from perdure.service.common.aside import aside, is_large, is_large_spec
 from perdure.service.executors.port import ContinuationReturned, Executor, Reports
 from perdure.service.journal.journal import Journal
@@ -25,6 +26,7 @@ from perdure.service.machines.definitions import Definitions
 from perdure.service.machines.kinds import Returned
 from perdure.service.runs.acting import Acting
 from perdure.service.runs.changes import Changes
+from perdure.service.runs.expiring import Expiring, Remove
 from perdure.service.runs.holding import Holding
 from perdure.service.runs.live import Acts, Begun, Live, Plan, Step, sort_out
 from perdure.service.runs.loading import Loading, LoadingStore
@@ -36,7 +38,8 @@ from perdure.service.runs.timers import Timers
 from perdure.service.runs.values import Values
 from perdure.service.runs.views import RunView, TaskView
 from perdure.storage.ports import TimerStore
-from perdure.storage.rows import MarkBlobs, RunRow, Timer, Write
+from perdure.storage.rows import RunRow, Timer
+from perdure.storage.writes import MarkBlobs, Write
 
 T = TypeVar("T")
 
@@ -61,7 +64,11 @@ class Scheduler:
         ownership: Ownership,
         *,
         on_end: Callable[[str], None],
+        on_forget: Callable[[], None],
+        remove: Remove,
     ) -> None:
+        """`on_end` is called with a run that has ended, `on_forget` when the records of tasks were removed. `remove`
+        deletes a run in the store."""
         self._ownership = ownership
         self._journal = journal
         self._executor = executor
@@ -72,10 +79,11 @@ class Scheduler:
         self.timers = Timers(store, clock, self._timer_due)
         self.memory = memory = Memory(values, clock)
         self.publishing = publishing = Publishing(changes, clock)
-        self._acting = acting = Acting(executor, values, self.timers)
         self._holding = holding = Holding(memory)
+        expiring = Expiring(memory, holding, values, self.timers, clock, remove, on_end)
+        self._acting = acting = Acting(executor, values, self.timers, expiring.expire)
         self._recorder = recorder = Recorder(
-            journal, values, changes, acting, memory, holding, publishing, clock, on_end
+            journal, values, changes, acting, memory, holding, publishing, clock, on_end, on_forget
         )
         self._loading = Loading(store, definitions, changes, memory, holding, publishing, recorder, ownership, clock)
 
@@ -146,24 +154,28 @@ class Scheduler:
         for live, step in gathered.items():
             self._recorder.record(live, step)
 
-    def deliver(self, run_id: str, event: Event) -> None:
-        """Apply an event that is durable already. Loads the run if it is not in memory."""
+    def deliver(self, run_id: str, event: Event, note: Write | None = None) -> None:
+        """Apply an event that is durable already, with `note` if that made the run active in the same commit. Loads the
+        run if it is not in memory."""
 
         def then(live: Live | None) -> None:
             if live is not None:
+                if note is not None and live.roused_by is note and live.held is None:  # it is as the event left it
+                    live.dormant, live.roused_by = False, None
                 self.apply(live, event)
 
         self._loading.with_live(run_id, then)
 
-    def roused(self, run_id: str) -> None:
-        """Another part of the engine wrote the run's dormancy, or tried to. The next change of the run writes it
-        again."""
+    def roused(self, run_id: str, note: Write) -> None:
+        """An event on its way to the store makes the run active there by this write, unless the store refuses it. The
+        next change of the run writes the dormancy again, unless the event is delivered before."""
         live = self.memory.find(run_id)
         if live is not None and live.at_rest is not None:  # the thread will set `dormant`
             assert live.held is not None
-            live.held.append(partial(self.roused, run_id))
+            live.held.append(partial(self.roused, run_id, note))
         elif live is not None:
             live.dormant = None
+            live.roused_by = note if live.held is None else None
 
     async def bring(self, run_id: str, event: Event) -> None:
         """Apply an event that is durable already; returns once it is applied."""
@@ -187,7 +199,7 @@ class Scheduler:
         reach = live.run.reach(event)
         live.held = deque()
         live.pending += 1
-        canceled: asyncio.Future[RunView] = asyncio.get_running_loop().create_future()
+        canceled: Answer[RunView] = Answer()
 
         def decide() -> Plan:
             commands = live.run.cancellation(event) if not live.is_refused else []  # a refused run fails anyway
@@ -197,7 +209,7 @@ class Scheduler:
             if live.is_refused:
                 plan = Plan()
             self._recorder.write_early(
-                live, plan.early, lambda: self._journal_cancel(live, plan, ended, trouble), trouble
+                live, plan.early, lambda: self._journal_cancel(live, plan, ended, canceled.fail), canceled.fail
             )
 
         def ended(acts: Acts, change: int) -> None:
@@ -230,24 +242,19 @@ class Scheduler:
         def answer(view: RunView, change: int) -> None:
             self._changes.published_late(change)
             self._holding.release(live)
-            if not canceled.done():
-                canceled.set_result(view)
-
-        def trouble(error: Exception) -> None:
-            if not canceled.done():
-                canceled.set_exception(error)
+            canceled.give(view)
 
         def undecided(error: Exception) -> None:  # nothing was changed: the run goes on
             self._end_cancel(live)
-            trouble(error)
+            canceled.fail(error)
 
         self._holding.do(live, reach, decide, decided, undecided)
-        return canceled
+        return canceled.future
 
     def _end_cancel(self, live: Live) -> None:
         """A cancellation did not happen."""
         live.pending -= 1
-        live.dormant = None  # its new value was not written
+        live.dormant, live.roused_by = None, None  # its new value was not written
         self._holding.release(live)
         self.memory.evict_if_idle(live)
 
@@ -311,17 +318,15 @@ class Scheduler:
 
     def read(self, live: Live, read: Callable[[Machine], T]) -> asyncio.Future[T]:
         """Read all tasks of a run that is not held, in a thread if they are many. Meanwhile the run is held."""
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        answer: Answer[T] = Answer()
         live.held = deque()
 
         def done(result: T) -> None:
-            if not answer.done():
-                answer.set_result(result)
+            answer.give(result)
             go_on()
 
         def failed(error: Exception) -> None:
-            if not answer.done():
-                answer.set_exception(error)
+            answer.fail(error)
             go_on()
 
         def go_on() -> None:
@@ -329,7 +334,7 @@ class Scheduler:
             self.memory.evict_if_idle(live)
 
         self._holding.do(live, live.run.size, lambda: read(live.run), done, failed)
-        return answer
+        return answer.future
 
     # -------------------------------------------------------------------------- applying
 

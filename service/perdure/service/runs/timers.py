@@ -49,11 +49,12 @@ class Timers:
         """Read timers from the store: there are some that were not set here."""
         self._loop.wake()
 
-    async def next_ms(self) -> int | None:
-        """The time of the earliest timer, here or in the store; None if there is none."""
-        stored = await self._store.next_timers(until_ms=END_OF_TIME_MS, limit=1)
-        moments = [timer.wake_ms for timer in stored] + [item[0] for item in self._heap[:1]]
-        return min(moments, default=None)
+    async def next_ms(self, *, after_ms: int = -1) -> int | None:
+        """The time of the earliest timer after this moment, here or in the store; None if there is none. A timer stays
+        in the store after it has fired, until what it let begin has ended."""
+        stored = await self._store.next_timers(until_ms=END_OF_TIME_MS, limit=1 if after_ms < 0 else PAGE)
+        moments = [timer.wake_ms for timer in stored] + [item[0] for item in self._heap]
+        return min((moment for moment in moments if moment > after_ms), default=None)
 
     async def clock_moved(self) -> None:
         """The clock was moved by hand: fire the timers that are due now."""

@@ -31,9 +31,12 @@ class Values:
         self._pinned: dict[str, dict[str, Payload]] = {}  # by run, by task
 
     def keep(self, key: ValueKey, payload: Payload) -> None:
-        """Cache a durable value, which dependent tasks will probably need soon."""
-        if key not in self._cache:
-            self._cache.keep(key, payload)
+        """Cache a value that has just become durable, which dependent tasks will probably need soon."""
+        self._cache.keep(key, payload)
+
+    def forget(self, key: ValueKey) -> None:
+        """The value was removed from the store. A call of an actor may get the id of a forgotten one."""
+        self._cache.drop(key)
 
     def pin(self, key: ValueKey, payload: Payload) -> None:
         """Keep a value that is not in the store."""
@@ -59,6 +62,11 @@ class Values:
         (data,) = await self._store.read_values([key])
         return None if data is None else self._kept(key, data)
 
+    async def find_stored(self, key: ValueKey) -> Payload | None:
+        """The same without the cache, for a value that another engine may have replaced."""
+        (data,) = await self._store.read_values([key])
+        return None if data is None else _decode(key, data)
+
     async def read(self, keys: Sequence[ValueKey]) -> list[Payload]:
         found = {key: payload for key in keys if (payload := self.cached(key)) is not None}
         missing = [key for key in dict.fromkeys(keys) if key not in found]
@@ -69,9 +77,11 @@ class Values:
         return [found[key] for key in keys]
 
     def _kept(self, key: ValueKey, data: bytes) -> Payload:
-        """Cache a value that was just read, because other dependents of the task will ask for it too."""
+        """Cache a value that was just read, because other dependents of the task will ask for it too. A value that came
+        in meanwhile is newer."""
         payload = _decode(key, data)
-        self._cache.keep(key, payload)
+        if key not in self._cache:
+            self._cache.keep(key, payload)
         return payload
 
 

@@ -24,6 +24,7 @@ from typing import IO, Final, Protocol
 
 from perdure.bounded import SharedBounded
 from perdure.model import BlobRef
+from perdure.storage.blobs.filesystem import CHECKED_MAX, LOCK, STALE_S, TEMPORARY
 from perdure.storage.ports import BlobStore, BlobWriter
 
 BYTES: Final = 4 * 1024**3
@@ -34,10 +35,6 @@ KEEP_SHARE: Final = 0.9
 """The share of the allowed size that is left after files were removed."""
 USED_S: Final = 30.0
 """The precision of the time at which a file was last used."""
-STALE_S: Final = 3600.0
-CHECKED_MAX: Final = 100_000
-TEMPORARY: Final = "tmp"
-LOCK: Final = "lock"
 
 
 class FarBlobStore(BlobStore, Protocol):

@@ -51,7 +51,7 @@ READ_PAUSE_S: Final = 0.1
 CHUNK: Final = 256 * 1024
 DELETE_S: Final = 60.0
 """A deletion that takes longer than this gives up, because the ages that it read are too old."""
-STALE_S: Final = 24 * 3600.0
+GOING_S: Final = 24 * 3600.0
 """The `going-*` of a dead process is removed after this time."""
 DATA: Final = "data"
 PUT: Final = "put"
@@ -283,7 +283,7 @@ class S3BlobStore:
             since_s = time.monotonic()
             folder = await self._look(sha256)
             if not folder.data and not folder.put:
-                await self._remove([each for each in folder.going if _age_s(folder, each) > STALE_S])
+                await self._remove([each for each in folder.going if _age_s(folder, each) > GOING_S])
                 return True
             if idle_s and folder.idle_s() - (time.monotonic() - since_s) < idle_s:
                 return False
@@ -299,7 +299,7 @@ class S3BlobStore:
                     await self._remove([each])
             finally:
                 await self._remove([_Object(going, 0, folder.now)])
-            await self._remove([each for each in folder.going if _age_s(folder, each) > STALE_S])
+            await self._remove([each for each in folder.going if _age_s(folder, each) > GOING_S])
             return True
 
     async def _remove(self, objects: Iterable[_Object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import assert_never
@@ -10,7 +9,9 @@ from typing import assert_never
 from perdure.model import RunStatus
 from perdure.storage.memory.database import UNFINISHED, Connected, Kept, spec_keys
 from perdure.storage.ports import Entry, Unstorable
-from perdure.storage.rows import (
+from perdure.storage.rows import ACTOR, EventRow, MailRow, RunRow
+from perdure.storage.storable import fault_of
+from perdure.storage.writes import (
     TOLD,
     AddEvent,
     AddRun,
@@ -18,17 +19,15 @@ from perdure.storage.rows import (
     ConsumeEvent,
     DeleteRun,
     DropMail,
+    DropTasks,
     DropTombstones,
     EntryResult,
-    EventRow,
     KeepTombstones,
     Limit,
     Mail,
-    MailRow,
     MarkBlobs,
     PutSpec,
     PutTask,
-    RunRow,
     SetAsideRuns,
     SetDormant,
     SetRun,
@@ -38,7 +37,6 @@ from perdure.storage.rows import (
     has_happened,
     runs_of,
 )
-from perdure.storage.storable import fault_of
 
 
 class Commits(Connected):
@@ -71,11 +69,15 @@ class Commits(Connected):
                 if kept is None:
                     return not write.fits(None, is_current=False)
                 return not write.fits(kept.row, is_current=kept.is_current)
+            case DeleteRun(last_event=int(last)):
+                kept = self._runs.get(write.run_id)
+                return kept is not None and max(kept.events, default=0) > last
             case Limit():
                 if has_happened(entry, self._row_of):
                     return False
                 own = runs_of(entry)
-                rows = (kept.row for run_id, kept in self._runs.items() if run_id not in own)
+                others = (kept.row for run_id, kept in self._runs.items() if run_id not in own)
+                rows = (row for row in others if row.kind != ACTOR)
                 count = sum((row.namespace, row.status) == (write.namespace, write.status) for row in rows)
                 return count >= write.most
             case _:
@@ -105,9 +107,9 @@ class Commits(Connected):
                     kept.row = write.applied_to(kept.row, self._all.change)
             case SetAsideRuns(at_ms=at_ms):
                 for kept in self._runs.values():
-                    if kept.row.status in UNFINISHED and (
-                        self._is_mine(kept.row) or not self._all.is_alive(kept.row.owner)
-                    ):
+                    row = kept.row
+                    is_mine = self._is_mine(row) or not self._all.is_alive(row.owner)
+                    if row.status in UNFINISHED and is_mine and not kept.is_idle_actor:
                         kept.row = kept.row.but(status=RunStatus.RESUMABLE, update_ms=at_ms, change=self._all.change)
             case SetDormant():
                 if kept := self._runs.get(write.run_id):
@@ -122,6 +124,9 @@ class Commits(Connected):
             case ConsumeEvent():
                 if (kept := self._runs.get(write.run_id)) and (event := kept.events.get(write.sequence)):
                     kept.events[write.sequence] = replace(event, consumed_by=write.task_id)
+            case DropTasks():
+                if kept := self._runs.get(write.run_id):
+                    self._drop_tasks(kept, write)
             case UseBlobs():
                 self._use(write)
             case MarkBlobs(blobs=blobs):
@@ -179,14 +184,36 @@ class Commits(Connected):
         )
         return EntryResult(sequence=sequence)
 
+    def _drop_tasks(self, kept: Kept, write: DropTasks) -> None:
+        gone = set(write.task_ids)
+        tasks = [task for task_id in gone if (task := kept.tasks.pop(task_id, None)) is not None]
+        self._release(kept, {use for use in kept.uses if use[0] in gone})
+        for name in write.inputs:
+            kept.inputs.pop(name, None)
+        if write.and_graphs:
+            self._drop_specs({task.spec_key for task in tasks})
+        if write.and_events:
+            for sequence in [event.sequence for event in kept.events.values() if event.consumed_by in gone]:
+                del kept.events[sequence]
+
     def _use(self, write: UseBlobs) -> None:
         kept = self._runs.get(write.run_id)
         if kept is None:
             self._marks.update(dict.fromkeys(write.blobs, self._all.change))
             return
-        new = set(write.blobs) - kept.blobs
-        kept.blobs |= new
-        self._uses.update(new)
+        new = {(write.task_id, sha256) for sha256 in write.blobs} - kept.uses
+        kept.uses |= new
+        self._uses.update(sha256 for _, sha256 in new)
+
+    def _release(self, kept: Kept, uses: set[tuple[str, str]]) -> None:
+        kept.uses -= uses
+        self._uses.subtract(sha256 for _, sha256 in uses)
+        self._marks.update((sha256, self._all.change) for _, sha256 in uses)
+
+    def _drop_specs(self, keys: set[str]) -> None:
+        used = {key for kept in self._runs.values() for key in spec_keys(kept)}
+        for key in keys - used:
+            self._specs.pop(key, None)
 
     def _delete(self, run_id: str) -> None:
         kept = self._runs.pop(run_id, None)
@@ -197,11 +224,7 @@ class Commits(Connected):
             del self._current[row.namespace, row.workflow_id]
         if row.request_id:
             del self._requests[row.namespace, row.request_id]
-        uses = self._uses
-        uses -= Counter(kept.blobs)
-        self._marks.update(dict.fromkeys(kept.blobs, self._all.change))
+        self._release(kept, set(kept.uses))
         for number in [number for number, mail in self._mail.items() if mail.run_id == run_id]:
             del self._mail[number]
-        used = {key for other in self._runs.values() for key in spec_keys(other)}
-        for key in spec_keys(kept) - used:
-            self._specs.pop(key, None)
+        self._drop_specs(spec_keys(kept))

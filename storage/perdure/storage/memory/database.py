@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from perdure.model import RunStatus
+from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import Fenced
-from perdure.storage.rows import EngineRow, EventRow, MailRow, RunRow, TaskRow, Tombstone
+from perdure.storage.rows import ACTOR, CALL_KEY, IDLE_TASK, EngineRow, EventRow, MailRow, RunRow, TaskRow, Tombstone
 
 UNFINISHED = (RunStatus.RUNNING, RunStatus.PENDING)
+TIMED = (TaskStatus.RUNNING, TaskStatus.BACKING_OFF)
 
 
 @dataclass(slots=True)
@@ -24,13 +25,22 @@ class Kept:
     is_current: bool = True
     tasks: dict[str, TaskRow] = field(default_factory=dict)
     events: dict[int, EventRow] = field(default_factory=dict)
-    blobs: set[str] = field(default_factory=set)
+    uses: set[tuple[str, str]] = field(default_factory=set)
+    """Tasks ("" for the run) and blobs."""
 
     def find_event(self, key: str, event_id: str) -> int | None:
         for event in self.events.values():
             if (event.key, event.event_id) == (key, event_id):
                 return event.sequence
         return None
+
+    @property
+    def is_idle_actor(self) -> bool:
+        """Whether it is an actor that neither has nor expects anything to do."""
+        has_calls = any(event.key == CALL_KEY for event in self.waiting())
+        others = (task for task in self.tasks.values() if task.task_id != IDLE_TASK)
+        has_timers = any(task.wake_ms is not None and task.status in TIMED for task in others)
+        return self.row.kind == ACTOR and self.row.is_dormant and not has_calls and not has_timers
 
     def waiting(self) -> list[EventRow]:
         return [event for _, event in sorted(self.events.items()) if not event.consumed_by]
@@ -45,7 +55,7 @@ class Database:
         self.current: dict[tuple[str, str], Kept] = {}
         self.requests: dict[tuple[str, str], Kept] = {}
         self.specs: dict[str, bytes] = {}
-        self.uses: Counter[str] = Counter()  # how many runs use a blob
+        self.uses: Counter[str] = Counter()  # how many runs and tasks use a blob
         self.marks: dict[str, int] = {}
         self.mail: dict[int, MailRow] = {}
         self.tombstones: dict[str, Tombstone] = {}

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from perdure.storage.rows import AllOf, AnyOf, Comparison, Condition, RunQuery, RunRow
+from perdure.storage.queries import AllOf, AnyOf, Comparison, Condition, RunQuery
+from perdure.storage.rows import ACTOR, RunRow
 
 
 def page_of(rows: Iterable[RunRow], query: RunQuery) -> list[RunRow]:
     """The page of these rows that the query selects."""
-    found = [row for row in rows if row.namespace == query.namespace and _matches(row, query.where)]
+    of_kind = (row for row in rows if row.namespace == query.namespace and (row.kind == ACTOR) is query.of_actors)
+    found = [row for row in of_kind if _matches(row, query.where)]
     found.sort(key=lambda row: _place(row, query), reverse=query.descending)
     if query.after is not None:
         after = query.after

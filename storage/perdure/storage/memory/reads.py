@@ -6,12 +6,22 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from perdure.model import RunStatus, TaskStatus
-from perdure.storage.memory.database import Connected, Kept
+from perdure.model import RunStatus
+from perdure.storage.memory.database import TIMED, Connected, Kept
 from perdure.storage.memory.listing import page_of
-from perdure.storage.rows import BlobMark, EventName, EventRow, RunQuery, RunRow, StoredRun, Timer, Tombstone, ValueKey
-
-TIMED = (TaskStatus.RUNNING, TaskStatus.BACKING_OFF)
+from perdure.storage.queries import RunQuery
+from perdure.storage.rows import (
+    ACTOR,
+    CALL_KEY,
+    BlobMark,
+    EventName,
+    EventRow,
+    RunRow,
+    StoredRun,
+    Timer,
+    Tombstone,
+    ValueKey,
+)
 
 
 class RunReads(Connected):
@@ -39,6 +49,10 @@ class EventReads(Connected):
     async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:
         kept = self._runs.get(run_id)
         return kept.find_event(key, event_id) if kept is not None else None
+
+    async def count_calls(self, run_id: str) -> int:
+        kept = self._runs.get(run_id)
+        return sum(event.key == CALL_KEY for event in kept.waiting()) if kept is not None else 0
 
     async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
         kept = self._runs.get(run_id)
@@ -101,20 +115,24 @@ class ValueReads(Connected):
         return task.output if task is not None else None
 
 
+def _is_queued(row: RunRow, status: RunStatus) -> bool:
+    return row.status is status and row.kind != ACTOR
+
+
 class QueueReads(Connected):
     """Implements QueueStore."""
 
     async def running_runs(self) -> list[tuple[str, str]]:
         rows = (kept.row for kept in self._runs.values())
-        return [(row.namespace, row.run_id) for row in rows if row.status is RunStatus.RUNNING]
+        return [(row.namespace, row.run_id) for row in rows if _is_queued(row, RunStatus.RUNNING)]
 
     async def count_pending(self) -> Mapping[str, int]:
         rows = (kept.row for kept in self._runs.values())
-        return Counter(row.namespace for row in rows if row.status is RunStatus.PENDING)
+        return Counter(row.namespace for row in rows if _is_queued(row, RunStatus.PENDING))
 
     async def pending_runs(self, namespace: str, *, limit: int) -> list[RunRow]:
         rows = (kept.row for kept in self._runs.values())
-        pending = [row for row in rows if row.status is RunStatus.PENDING and row.namespace == namespace]
+        pending = [row for row in rows if _is_queued(row, RunStatus.PENDING) and row.namespace == namespace]
         return sorted(pending, key=lambda row: (row.change, row.run_id))[:limit]
 
 
@@ -182,5 +200,6 @@ class HousekeepingReads(Connected):
             (kept.row.end_ms, kept.row.run_id, kept.row)
             for kept in self._runs.values()
             if kept.row.status.is_final and kept.row.end_ms is not None and kept.row.end_ms < before_ms
+            if kept.row.kind != ACTOR or kept.row.status is RunStatus.CANCELED
         ]
         return [row for _, _, row in sorted(ended, key=lambda found: found[:2])[:limit]]

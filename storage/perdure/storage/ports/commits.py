@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
-from perdure.storage.rows import Committed, Write
+from perdure.storage.writes import Committed, Write
 
 Entry: TypeAlias = Sequence[Write]
 """Writes that belong together: all of them happen, or none."""

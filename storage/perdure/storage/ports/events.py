@@ -14,6 +14,10 @@ class EventStore(Protocol):
         """The sequence of a recorded event, consumed or not."""
         ...
 
+    async def count_calls(self, run_id: str) -> int:
+        """The number of the actor's recorded calls, and of other events with CALL_KEY, that no task has consumed."""
+        ...
+
     async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
         """Events of the run with a sequence above `after` that no task has consumed, by sequence."""
         ...

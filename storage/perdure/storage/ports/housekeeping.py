@@ -21,5 +21,5 @@ class HousekeepingStore(Protocol):
 
     async def finished_runs(self, *, before_ms: int, limit: int) -> list[RunRow]:
         """Final runs of all namespaces and members, current or not, with an `end_ms` below that: by `end_ms`
-        and then run id."""
+        and then run id. Actors that failed are left out: they may have a state, and go on when they are resumed."""
         ...

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from perdure.storage.rows import RunQuery, RunRow
+from perdure.storage.queries import RunQuery
+from perdure.storage.rows import RunRow
 
 
 class ListingStore(Protocol):

@@ -1,4 +1,4 @@
-"""The port for queues: runs that hold a slot, and runs that wait for one."""
+"""The port for queues: runs that hold a slot, and runs that wait for one. Actors do neither."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from perdure.storage.rows import RunRow
 
 
 class QueueStore(Protocol):
-    """Runs of all members by their place in the queues."""
+    """Runs of all members by their place in the queues, without actors."""
 
     async def running_runs(self) -> list[tuple[str, str]]:
         """Namespace and run id of every RUNNING run of all members, dormant ones included."""

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 from perdure.storage.damage import FOUND_MAX, about, damaged_labels, labels_of, of_unknown_kind, shown
 from perdure.storage.ports import CorruptData
 from perdure.storage.postgres.connections import Connection, connect, meaning, take_texts_as_they_are
-from perdure.storage.postgres.rows import EVENT_COLUMNS, TASK_COLUMNS, event_of, run_of, task_of
+from perdure.storage.postgres.rows import EVENT_COLUMNS, TASK_SELECTED, event_of, run_of, task_of
 from perdure.storage.postgres.schema import verify
 from perdure.storage.rows import RUN_COLUMNS
 
@@ -103,7 +103,7 @@ async def _of_nobody(connection: Connection) -> AsyncIterator[str]:
 _LOOKS: Final[tuple[Look, ...]] = (
     _runs,
     _specs,
-    _readable("tasks", TASK_COLUMNS, task_of),
+    _readable("tasks", TASK_SELECTED, task_of),
     _readable("events", EVENT_COLUMNS, event_of),
     _labels,
     _of_nobody,

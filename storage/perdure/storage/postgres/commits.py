@@ -9,8 +9,8 @@ from perdure.storage.ports import Entry, StorageUnavailable, Unstorable
 from perdure.storage.postgres import members, write
 from perdure.storage.postgres.connected import Connected
 from perdure.storage.postgres.connections import Connection, is_conflict
-from perdure.storage.rows import Committed
 from perdure.storage.storable import fault_of
+from perdure.storage.writes import Committed
 
 COMMIT_S: Final = 10.0
 COMMIT_MAX_S: Final = 160.0

@@ -7,19 +7,20 @@ written twice; where the order matters, another `Rows` begins.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final, TypeAlias, assert_never
+from typing import Final, assert_never
 
 from perdure.model import RunStatus
 from perdure.storage.ports import Entry
-from perdure.storage.rows import (
+from perdure.storage.postgres.gathered import DeletedRuns, EventKey, Forgetting, Found, PlanStep, Rows, RunState
+from perdure.storage.rows import ACTOR, RunRow
+from perdure.storage.writes import (
     AddEvent,
     AddRun,
     ConsumeEvent,
     DeleteRun,
     DropMail,
+    DropTasks,
     DropTombstones,
     EntryResult,
     KeepTombstones,
@@ -28,12 +29,9 @@ from perdure.storage.rows import (
     MarkBlobs,
     PutSpec,
     PutTask,
-    RunRow,
     SetAsideRuns,
     SetDormant,
     SetRun,
-    TaskRow,
-    Tombstone,
     Unmark,
     UseBlobs,
     Write,
@@ -46,12 +44,10 @@ BYTES_MAX: Final = 16 * 1024 * 1024
 
 _SIMPLE: Final = frozenset(
     {
-        PutTask, PutSpec, ConsumeEvent, UseBlobs, MarkBlobs, Unmark, SetDormant, Mail, DropMail, KeepTombstones,
-        DropTombstones,
+        PutTask, PutSpec, ConsumeEvent, UseBlobs, MarkBlobs, Unmark, SetDormant, Mail, DropMail,
+        KeepTombstones, DropTombstones,
     }
 )  # fmt: skip
-EventKey: TypeAlias = tuple[str, str, str]
-"""Run, key, event id."""
 
 
 def is_simple(write: Write) -> bool:
@@ -62,6 +58,8 @@ def is_simple(write: Write) -> bool:
             return not write.replaces
         case SetRun():
             return write.status.is_final and write.expects is None and not (write.resumed or write.owner)
+        case DropTasks():
+            return not write.and_graphs
         case _:
             return type(write) in _SIMPLE
 
@@ -71,116 +69,21 @@ def mentions(write: Write) -> bool:
     return type(write) in (AddRun, PutSpec) or (isinstance(write, PutTask) and write.row.spec_key != "")
 
 
-@dataclass(slots=True)
-class RunState:
-    """The state of a run at this point of the commit."""
-
-    row: RunRow
-    is_current: bool
-    is_new: bool = False
-
-
-@dataclass(slots=True)
-class Wanted:
-    """The state that must be read before a commit can be planned."""
-
-    run_ids: set[str] = field(default_factory=set)
-    workflow_ids: set[tuple[str, str]] = field(default_factory=set)
-    request_ids: set[tuple[str, str]] = field(default_factory=set)
-    counts: set[tuple[str, RunStatus]] = field(default_factory=set)
-
-    @classmethod
-    def of(cls, entries: Sequence[Entry]) -> Wanted:
-        wanted = cls()
-        for entry in entries:
-            for write in entry:
-                match write:
-                    case AddRun(row=row):
-                        wanted.run_ids.add(row.run_id)
-                        if write.replaces:
-                            wanted.run_ids.add(write.replaces)
-                        wanted.workflow_ids.add((row.namespace, row.workflow_id))
-                        if row.request_id:
-                            wanted.request_ids.add((row.namespace, row.request_id))
-                    case SetRun() | AddEvent() | DeleteRun():
-                        wanted.run_ids.add(write.run_id)
-                    case Limit():
-                        wanted.counts.add((write.namespace, write.status))
-                    case _:
-                        pass
-        return wanted
-
-
-@dataclass(slots=True)
-class Found:
-    """The state that was read. Its runs, and the namespaces of limits, are locked."""
-
-    runs: dict[str, RunState] = field(default_factory=dict)
-    current: dict[tuple[str, str], str] = field(default_factory=dict)
-    requests: set[tuple[str, str]] = field(default_factory=set)
-    counts: Counter[tuple[str, RunStatus]] = field(default_factory=Counter)
-
-
-@dataclass(slots=True)
-class Rows:
-    """Rows by table. `known` runs exist when the rows are written. `ended` are runs that were not read, with
-    `is_dormant` if the commit sets it."""
-
-    replaced: list[str] = field(default_factory=list)
-    added: dict[str, RunState] = field(default_factory=dict)
-    inputs: list[tuple[str, str, bytes]] = field(default_factory=list)
-    specs: dict[str, bytes] = field(default_factory=dict)
-    changed: dict[str, RunState] = field(default_factory=dict)
-    ended: dict[str, tuple[SetRun, bool | None]] = field(default_factory=dict)
-    dormant: dict[str, bool] = field(default_factory=dict)
-    tasks: dict[tuple[str, str], TaskRow] = field(default_factory=dict)
-    events: dict[EventKey, AddEvent] = field(default_factory=dict)
-    consumed: dict[tuple[str, int], str] = field(default_factory=dict)
-    uses: dict[tuple[str, str], None] = field(default_factory=dict)
-    marks: dict[str, None] = field(default_factory=dict)
-    unmarks: list[tuple[str, int]] = field(default_factory=list)
-    mail: list[Mail] = field(default_factory=list)
-    dropped: list[int] = field(default_factory=list)
-    tombstones: dict[str, Tombstone] = field(default_factory=dict)
-    expired: list[DropTombstones] = field(default_factory=list)
-    known: set[str] = field(default_factory=set)
-    byte_count: int = 0
-
-    def __bool__(self) -> bool:
-        return any(
-            (
-                self.replaced, self.added, self.inputs, self.specs, self.changed, self.ended, self.dormant, self.tasks,
-                self.events, self.consumed, self.uses, self.marks, self.unmarks, self.mail, self.dropped,
-                self.tombstones, self.expired,
-            )
-        )  # fmt: skip
-
-
-@dataclass(slots=True)
-class Deletions:
-    """Runs that are removed with everything that belongs to them."""
-
-    run_ids: list[str]
-
-
-Step: TypeAlias = Rows | Deletions | SetAsideRuns
-
-
-class Plan:
-    """`steps` are in order. `results` lack those of events, which are in `events_of` by place. `found` None: the
-    writes are simple, so nothing was read."""
+class CommitPlan:
+    """`steps` are in order. `results` lack those of events, which are in `events_of` by place, with the number of the
+    step that writes the event. `found` None: the writes are simple, so nothing was read."""
 
     def __init__(self, found: Found | None, change: int) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[PlanStep] = []
         self.results: list[EntryResult] = []
-        self.events_of: dict[int, EventKey] = {}
+        self.events_of: dict[int, tuple[int, EventKey]] = {}
         self._repeated: set[int] = set()
         self._is_blind = found is None
         self._found = found or Found()
         self._runs = self._found.runs
         self._gone: set[str] = set()
         self._change = change
-        self._seen_events: set[EventKey] = set()
+        self._seen_events: dict[str, dict[EventKey, int]] = {}  # by run, with their steps
         self._rows = Rows()
 
     def add(self, entries: Sequence[Entry]) -> None:
@@ -218,12 +121,15 @@ class Plan:
                 if state is None:
                     return not write.fits(None, is_current=False)
                 return not write.fits(state.row, is_current=state.is_current)
+            case DeleteRun(last_event=int(last)):
+                is_newer = bool(self._seen_events.get(write.run_id))
+                return write.run_id in self._runs and (is_newer or self._found.last_events.get(write.run_id, 0) > last)
             case Limit():
                 if has_happened(entry, self._row_of):
                     return False
                 which = (write.namespace, write.status)
                 states = (self._runs[run_id] for run_id in runs_of(entry) if run_id in self._runs)
-                counted = sum((state.row.namespace, state.row.status) == which for state in states)
+                counted = sum(_counted_as(state.row) == which for state in states)
                 return self._found.counts[which] - counted >= write.most
             case _:
                 return False
@@ -250,6 +156,7 @@ class Plan:
             case PutTask(row=row):
                 if row.run_id not in self._gone:
                     rows.tasks[row.run_id, row.task_id] = row
+                    rows.forgotten.pop((row.run_id, row.task_id), None)
                     rows.byte_count += len(row.output or b"") + len(row.failure or b"")
             case AddRun():
                 self._add_run(write)
@@ -262,13 +169,22 @@ class Plan:
             case AddEvent():
                 self._add_event(write)
             case ConsumeEvent():
-                rows.consumed[write.run_id, write.sequence] = write.task_id
+                if write.run_id in rows.taken:
+                    self._next_rows()
+                self._rows.consumed[write.run_id, write.sequence] = write.task_id
+            case DropTasks(and_graphs=True):
+                self._next_rows()
+                self._drop_tasks(write)
+                self.steps.append(Forgetting(write.run_id, write.task_ids, self._rows))
+                self._rows = Rows(known=self._rows.known)
+            case DropTasks():
+                self._drop_tasks(write)
             case UseBlobs(run_id=run_id, blobs=blobs):
-                self._marking(blobs) if run_id in self._gone else self._using(run_id, blobs)
+                self._marking(blobs) if run_id in self._gone else self._using(write)
             case MarkBlobs(blobs=blobs):
                 self._marking(blobs)
             case Unmark(marks=marks):
-                if rows.marks or rows.uses:
+                if rows.marks or rows.uses or rows.released:
                     self._next_rows()
                 self._rows.unmarks += [(mark.sha256, mark.change) for mark in marks]
             case Mail():
@@ -313,7 +229,11 @@ class Plan:
         self._found.current[row.namespace, row.workflow_id] = row.run_id
         if row.request_id:
             self._found.requests.add((row.namespace, row.request_id))
-        self._found.counts[row.namespace, row.status] += 1
+        self._count(row, 1)
+
+    def _count(self, row: RunRow, by: int) -> None:
+        if (counted := _counted_as(row)) is not None:
+            self._found.counts[counted] += by
 
     def _set_run(self, write: SetRun) -> None:
         state = self._runs.get(write.run_id)
@@ -321,9 +241,9 @@ class Plan:
             if self._is_blind:
                 self._end_run(write)
             return
-        self._found.counts[state.row.namespace, state.row.status] -= 1
+        self._count(state.row, -1)
         state.row = write.applied_to(state.row, self._change)
-        self._found.counts[state.row.namespace, state.row.status] += 1
+        self._count(state.row, 1)
         if write.run_id not in self._rows.added:
             self._rows.changed[write.run_id] = state
             self._rows.dormant.pop(write.run_id, None)
@@ -352,21 +272,44 @@ class Plan:
     def _add_event(self, write: AddEvent) -> None:
         if write.run_id not in self._runs:
             return
+        if write.run_id in self._rows.taken:
+            self._next_rows()
         key = (write.run_id, write.key, write.event_id)
         place = len(self.results)
-        self.events_of[place] = key
-        if key in self._seen_events:
+        seen = self._seen_events.setdefault(write.run_id, {})
+        if key in seen:
             self._repeated.add(place)
         else:
             self._repeated.discard(place)
-            self._seen_events.add(key)
+            seen[key] = len(self.steps)
             self._rows.events[key] = write
             self._rows.byte_count += len(write.payload)
+        self.events_of[place] = (seen[key], key)
 
-    def _using(self, run_id: str, blobs: Sequence[str]) -> None:
-        if self._rows.unmarks:
+    def _drop_tasks(self, write: DropTasks) -> None:
+        if self._rows.unmarks or (write.inputs and write.run_id in self._rows.added):
             self._next_rows()
-        self._rows.uses.update(dict.fromkeys((run_id, sha256) for sha256 in blobs))
+        rows, run_id = self._rows, write.run_id
+        rows.spent += [(run_id, name) for name in write.inputs]
+        for task_id in write.task_ids:
+            task = run_id, task_id
+            rows.tasks.pop(task, None)
+            rows.forgotten[task] = rows.released[task] = None
+            rows.marks.update(rows.uses.pop(task, {}))
+        if write.and_events:
+            gone = set(write.task_ids)
+            unread = [key for key, task_id in rows.consumed.items() if key[0] == run_id and task_id in gone]
+            for key in unread:
+                del rows.consumed[key]
+            rows.unread += unread
+            rows.taken.setdefault(run_id, set()).update(gone)
+            self._seen_events.pop(run_id, None)
+
+    def _using(self, write: UseBlobs) -> None:
+        user = write.run_id, write.task_id
+        if self._rows.unmarks or user in self._rows.released:
+            self._next_rows()
+        self._rows.uses.setdefault(user, {}).update(dict.fromkeys(write.blobs))
 
     def _marking(self, blobs: Sequence[str]) -> None:
         if self._rows.unmarks:
@@ -382,15 +325,20 @@ class Plan:
         if state.is_current:
             self._found.current.pop((row.namespace, row.workflow_id), None)
         self._found.requests.discard((row.namespace, row.request_id))
-        self._found.counts[row.namespace, row.status] -= 1
-        self._seen_events = {key for key in self._seen_events if key[0] != run_id}
+        self._count(row, -1)
+        self._seen_events.pop(run_id, None)
         if self._rows:
             self._next_rows()
         self._rows.known.discard(run_id)
-        if self.steps and isinstance(before := self.steps[-1], Deletions):
+        if self.steps and isinstance(before := self.steps[-1], DeletedRuns):
             before.run_ids.append(run_id)
         else:
-            self.steps.append(Deletions([run_id]))
+            self.steps.append(DeletedRuns([run_id]))
+
+
+def _counted_as(row: RunRow) -> tuple[str, RunStatus] | None:
+    """What a limit counts the run as; None for an actor."""
+    return (row.namespace, row.status) if row.kind != ACTOR else None
 
 
 _DONE: Final = EntryResult()

@@ -10,7 +10,7 @@ from perdure.storage.damage import about, damaged_run, implausible, labels_of, r
 from perdure.storage.ports import CorruptData
 from perdure.storage.rows import RUN_COLUMNS, EventRow, RunRow, TaskRow
 
-TASK_COLUMNS: Final = tuple(field.name for field in fields(TaskRow) if field.name != "output")
+TASK_SELECTED: Final = tuple(field.name for field in fields(TaskRow) if field.name != "output")
 """All columns but the output, which is in another table."""
 
 EVENT_COLUMNS: Final = tuple(field.name for field in fields(EventRow))
@@ -21,6 +21,11 @@ _TYPES: Final = {"is_dormant": "boolean", "failure": "bytea", "priority": "bigin
 RUN_TYPES: Final = tuple(_TYPES.get(name, "text") for name in RUN_COLUMNS)
 
 _STATUS, _LABELS = RUN_COLUMNS.index("status"), RUN_COLUMNS.index("labels")
+
+
+OF_WORKFLOWS: Final = "runs.kind <> 'actor'"
+OF_ACTORS: Final = "runs.kind = 'actor'"
+"""Conditions of indexes, which a query must repeat to be answered by them."""
 
 
 def run_of(values: Sequence[Any]) -> RunRow:
@@ -35,10 +40,10 @@ def run_of(values: Sequence[Any]) -> RunRow:
 
 
 def task_of(values: Sequence[Any]) -> TaskRow:
-    """A task from values in the order of TASK_COLUMNS. Raises CorruptData."""
-    named = dict(zip(TASK_COLUMNS, values, strict=True))
+    """A task from values in the order of TASK_SELECTED. Raises CorruptData."""
+    named = dict(zip(TASK_SELECTED, values, strict=True))
     status = task_status(named["status"])
-    if column := "status" if status is None else implausible(TASK_COLUMNS, values):
+    if column := "status" if status is None else implausible(TASK_SELECTED, values):
         place = f"{named['run_id']!r} {named['task_id']!r}"
         raise CorruptData(about("tasks", place, column), subject=named["run_id"])
     named["status"] = status

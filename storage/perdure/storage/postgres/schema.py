@@ -10,7 +10,8 @@ from perdure.storage.ports import StorageError
 from perdure.storage.postgres.connections import Connection, connect, meaning
 from perdure.storage.steps import Migration, Phase, migrations
 
-LOCK: Final = 7_233_000
+SCHEMA_LOCK: Final = 7_233_000
+"""The key of the advisory lock that a migration holds."""
 _MIGRATIONS: Final = """
     CREATE TABLE IF NOT EXISTS migrations (
         number integer PRIMARY KEY, name text NOT NULL, phase text NOT NULL, applied_at timestamptz NOT NULL
@@ -33,7 +34,7 @@ async def migrate(url: str, phase: Phase | None = None, *, steps: Sequence[Migra
     with meaning(url):
         connection = await connect(url)
         try:
-            await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
+            await connection.execute("SELECT pg_advisory_lock($1)", SCHEMA_LOCK)
             await connection.execute(_MIGRATIONS)
             applied = await _applied(connection)
             check_not_newer(url, applied, steps)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from perdure.storage.postgres.connections import CHANNEL
-from perdure.storage.postgres.plan import Rows, RunState
+from perdure.storage.postgres.gathered import Rows, RunState
 from perdure.storage.postgres.rows import RUN_TYPES
 from perdure.storage.rows import RUN_COLUMNS
 
@@ -45,6 +45,13 @@ _TASK: Final = (
 )  # fmt: skip
 _TASK_NAMES: Final = ", ".join(name for name, _ in _TASK)
 _EXISTS: Final = "(given.is_known OR EXISTS (SELECT 1 FROM runs WHERE runs.run_id = given.run_id))"
+_MARK: Final = (
+    "INSERT INTO blob_marks (sha256, change) SELECT sha256, {change} FROM ("
+    "SELECT sha256 FROM unnest(%2::text[], %3::text[], %4::boolean[]) AS given(run_id, sha256, is_known) "
+    f"WHERE NOT {_EXISTS} UNION SELECT unnest(%1::text[]) {{released}}ORDER BY 1) AS marks WHERE {{alive}} "
+    "ON CONFLICT (sha256) DO UPDATE SET change = excluded.change"
+)
+"""One part marks all: an insertion of a row and its update cannot be of one statement."""
 
 # {alive} is the fence condition, {change} the number of the commit, {taken} the handling of new runs whose ids are
 # taken, %n the n-th argument of the part. Parts write different rows, because they do not see each other's.
@@ -88,7 +95,8 @@ _PARTS: Final[dict[str, tuple[int, str]]] = {
     "dormant": (
         2,
         "UPDATE runs SET is_dormant = given.is_dormant FROM unnest(%1::text[], %2::boolean[]) "
-        "AS given(run_id, is_dormant) WHERE runs.run_id = given.run_id AND {alive}",
+        "AS given(run_id, is_dormant) "
+        "WHERE runs.run_id = given.run_id AND runs.is_dormant <> given.is_dormant AND {alive}",
     ),
     "tasks": (
         len(_TASK) + 3,
@@ -116,19 +124,41 @@ _PARTS: Final[dict[str, tuple[int, str]]] = {
         "AS given(run_id, sequence, task_id) "
         "WHERE events.run_id = given.run_id AND events.sequence = given.sequence AND {alive}",
     ),
+    "forgotten": (
+        2,
+        "DELETE FROM tasks USING unnest(%1::text[], %2::text[]) AS given(run_id, task_id) "
+        "WHERE tasks.run_id = given.run_id AND tasks.task_id = given.task_id AND {alive}",
+    ),
+    "taken": (
+        4,  # an event that another task consumes in the same statement stays
+        "DELETE FROM events USING ("
+        "SELECT run_id, array_agg(task_id) AS task_ids FROM unnest(%1::text[], %2::text[]) AS taken(run_id, task_id) "
+        "GROUP BY run_id) AS given WHERE events.run_id = given.run_id AND events.consumed_by = ANY (given.task_ids) "
+        "AND (events.run_id, events.sequence) NOT IN (SELECT * FROM unnest(%3::text[], %4::bigint[])) AND {alive}",
+    ),
+    "unread": (
+        2,
+        "DELETE FROM events USING unnest(%1::text[], %2::bigint[]) AS given(run_id, sequence) "
+        "WHERE events.run_id = given.run_id AND events.sequence = given.sequence AND {alive}",
+    ),
+    "spent": (
+        2,
+        "DELETE FROM inputs USING unnest(%1::text[], %2::text[]) AS given(run_id, name) "
+        "WHERE inputs.run_id = given.run_id AND inputs.name = given.name AND {alive}",
+    ),
+    "released": (
+        2,
+        "DELETE FROM blob_uses USING unnest(%1::text[], %2::text[]) AS given(run_id, task_id) "
+        "WHERE blob_uses.run_id = given.run_id AND blob_uses.task_id = given.task_id AND {alive} RETURNING sha256",
+    ),
     "uses": (
-        3,
-        "INSERT INTO blob_uses (run_id, sha256) SELECT run_id, sha256 "
-        "FROM unnest(%1::text[], %2::text[], %3::boolean[]) AS given(run_id, sha256, is_known) "
+        4,
+        "INSERT INTO blob_uses (run_id, task_id, sha256) SELECT run_id, task_id, sha256 "
+        "FROM unnest(%1::text[], %2::text[], %3::text[], %4::boolean[]) AS given(run_id, task_id, sha256, is_known) "
         f"WHERE {_EXISTS} AND {{alive}} ON CONFLICT DO NOTHING",
     ),
-    "marks": (
-        4,
-        "INSERT INTO blob_marks (sha256, change) SELECT sha256, {change} FROM ("
-        "SELECT sha256 FROM unnest(%2::text[], %3::text[], %4::boolean[]) AS given(run_id, sha256, is_known) "
-        f"WHERE NOT {_EXISTS} UNION SELECT unnest(%1::text[]) ORDER BY 1) AS marks WHERE {{alive}} "
-        "ON CONFLICT (sha256) DO UPDATE SET change = excluded.change",
-    ),
+    "marks": (4, _MARK.replace("{released}", "")),
+    "marks_and_released": (4, _MARK.replace("{released}", "UNION SELECT sha256 FROM write_released ")),
     "unmarks": (
         2,
         "DELETE FROM blob_marks USING unnest(%1::text[], %2::bigint[]) AS given(sha256, change) "
@@ -207,13 +237,25 @@ def parts_of(rows: Rows) -> Iterator[tuple[str, list[Any]]]:
         yield "dormant", columns(2, sorted(rows.dormant.items()))
     if rows.tasks:
         yield from _task_parts(rows)
+    if rows.forgotten:
+        yield "forgotten", columns(2, rows.forgotten)
+    no_outputs = [key for key, row in rows.tasks.items() if row.output is None] + list(rows.forgotten)
+    if no_outputs:
+        yield "no_outputs", columns(2, no_outputs)
     if rows.consumed:
         yield "consumed", columns(3, ((*key, task_id) for key, task_id in rows.consumed.items()))
-    uses = columns(3, ((run_id, sha256, run_id in known) for run_id, sha256 in sorted(rows.uses)))
-    if rows.uses:
-        yield "uses", uses
-    if rows.marks or rows.uses:
-        yield "marks", [list(rows.marks), *uses]
+    if rows.taken:
+        taken = [(run_id, task_id) for run_id, task_ids in sorted(rows.taken.items()) for task_id in sorted(task_ids)]
+        also = [key for key in rows.consumed if key[0] in rows.taken]
+        yield "taken", [*columns(2, taken), *columns(2, also)]
+    if rows.unread:
+        yield "unread", columns(2, rows.unread)
+    if rows.spent:
+        yield "spent", columns(2, rows.spent)
+    if rows.released:
+        yield "released", columns(2, rows.released)
+    if rows.uses or rows.marks or rows.released:
+        yield from _use_parts(rows)
     if rows.unmarks:
         yield "unmarks", columns(2, rows.unmarks)
     if rows.mail:
@@ -247,8 +289,19 @@ def _task_parts(rows: Rows) -> Iterator[tuple[str, list[Any]]]:
     ]
     if outputs:
         yield "outputs", columns(4, outputs)
-    if len(outputs) < len(rows.tasks):
-        yield "no_outputs", columns(2, (key for key, row in rows.tasks.items() if row.output is None))
+
+
+def _use_parts(rows: Rows) -> Iterator[tuple[str, list[Any]]]:
+    uses = [
+        (run_id, task_id, sha256, run_id in rows.known)
+        for (run_id, task_id), blobs in sorted(rows.uses.items())
+        for sha256 in sorted(blobs)
+    ]
+    run_ids, task_ids, sha256s, are_known = columns(4, uses)
+    if uses:
+        yield "uses", [run_ids, task_ids, sha256s, are_known]
+    name = "marks_and_released" if rows.released else "marks"
+    yield name, [list(rows.marks), run_ids, sha256s, are_known]
 
 
 def _run_values(state: RunState) -> tuple[Any, ...]:

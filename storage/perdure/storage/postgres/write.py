@@ -18,19 +18,12 @@ import asyncpg
 from perdure.model import RunStatus
 from perdure.storage.ports import Entry
 from perdure.storage.postgres.connections import Connection
-from perdure.storage.postgres.plan import (
-    Deletions,
-    Found,
-    Plan,
-    Rows,
-    RunState,
-    Wanted,
-    is_simple,
-    mentions,
-)
-from perdure.storage.postgres.rows import run_of
+from perdure.storage.postgres.gathered import DeletedRuns, EventKey, Forgetting, Found, Needed, Rows, RunState
+from perdure.storage.postgres.plan import CommitPlan, is_simple, mentions
+from perdure.storage.postgres.rows import OF_WORKFLOWS, run_of
 from perdure.storage.postgres.statements import ALIVE, SPECS, TELL, columns, parts_of, statement
-from perdure.storage.rows import RUN_COLUMNS, TOLD, Committed, DeleteRun, EntryResult, Limit, SetAsideRuns
+from perdure.storage.rows import RUN_COLUMNS
+from perdure.storage.writes import TOLD, Committed, DeleteRun, DropTasks, EntryResult, Limit, SetAsideRuns
 
 
 class Raced(Exception):
@@ -92,7 +85,7 @@ _EVENTS: Final = """
 async def commit(connection: Connection, fence: Fence, entries: Sequence[Entry]) -> Committed:
     """Commit all entries, or on any error none. Raises Raced, NotAlive, and errors of the driver."""
     if all(is_simple(write) for entry in entries for write in entry):
-        plan = Plan(None, 0)
+        plan = CommitPlan(None, 0)
         plan.add(entries)
         plan.finish()
         if len(plan.steps) <= 1:
@@ -116,7 +109,12 @@ def _mentions(entries: Sequence[Entry]) -> bool:
     return any(mentions(write) for entry in entries for write in entry)
 
 
-async def _commit_alone(connection: Connection, fence: Fence, plan: Plan, entries: Sequence[Entry]) -> Committed:
+def _drops_graphs(entries: Sequence[Entry]) -> bool:
+    writes = (write for entry in entries for write in entry)
+    return any(type(write) is DeleteRun or (isinstance(write, DropTasks) and write.and_graphs) for write in writes)
+
+
+async def _commit_alone(connection: Connection, fence: Fence, plan: CommitPlan, entries: Sequence[Entry]) -> Committed:
     rows = plan.steps[0] if plan.steps else Rows()
     assert isinstance(rows, Rows)
     parts = list(parts_of(rows))
@@ -130,31 +128,35 @@ async def _commit_alone(connection: Connection, fence: Fence, plan: Plan, entrie
 
 async def _commit_planned(connection: Connection, fence: Fence, entries: Sequence[Entry]) -> Committed:
     kinds = {type(write) for entry in entries for write in entry}
-    lock = _EXCLUSIVE if DeleteRun in kinds else _SHARED if _mentions(entries) else _NOTHING
+    lock = _EXCLUSIVE if _drops_graphs(entries) else _SHARED if _mentions(entries) else _NOTHING
     is_alive, change, _ = await connection.fetchrow(_BEGIN, fence.engine_id, fence.session, lock)
     if not is_alive:
         raise NotAlive
     if Limit in kinds:
-        await connection.execute(_LOCK_NAMESPACES, sorted({namespace for namespace, _ in Wanted.of(entries).counts}))
+        await connection.execute(_LOCK_NAMESPACES, sorted({namespace for namespace, _ in Needed.of(entries).counts}))
     results: list[EntryResult] = []
     tells = _tells(entries)
     for chunk in _chunks(entries):
-        plan = Plan(await _find(connection, Wanted.of(chunk)), change)
+        plan = CommitPlan(await _find(connection, Needed.of(chunk)), change)
         plan.add(chunk)
         plan.finish()
-        outcomes: dict[tuple[str, str, str], tuple[int, bool]] = {}
-        for step in plan.steps:
+        outcomes: dict[tuple[int, EventKey], tuple[int, bool]] = {}
+        for number, step in enumerate(plan.steps):
             match step:
                 case Rows():
-                    outcomes |= await _write_events(connection, step)
+                    outcomes |= await _write_events(connection, number, step)
                     await _write_rows(connection, fence, step, change, tells)
-                case Deletions(run_ids=run_ids):
+                case Forgetting():
+                    keys = [key for (key,) in await connection.fetch(_SPECS_OF_TASKS, step.run_id, step.task_ids)]
+                    await _write_rows(connection, fence, step.rows, change, tells=False)
+                    await connection.execute(_DELETE_SPECS, keys)
+                case DeletedRuns(run_ids=run_ids):
                     await _delete(connection, run_ids, change)
                 case SetAsideRuns():
                     await connection.execute(_SET_ASIDE, step.at_ms, change, fence.engine_id)
             tells = tells and not isinstance(step, Rows)
-        for place, key in plan.events_of.items():
-            plan.results[place] = plan.event_result(place, *outcomes[key])
+        for place, event in plan.events_of.items():
+            plan.results[place] = plan.event_result(place, *outcomes[event])
         results += plan.results
     if tells:
         await connection.execute(TELL, fence.engine_id)
@@ -176,6 +178,11 @@ _FIND_RUNS: Final = (
     f"SELECT {', '.join(RUN_COLUMNS)}, is_current FROM runs WHERE run_id = ANY ($1::text[]) "
     "ORDER BY run_id FOR NO KEY UPDATE"
 )
+_LAST_EVENTS: Final = """
+    SELECT given.run_id, (
+        SELECT sequence FROM events WHERE events.run_id = given.run_id ORDER BY sequence DESC LIMIT 1
+    ) FROM unnest($1::text[]) AS given(run_id)
+"""
 _FIND_TAKEN: Final = r"""
     SELECT given.namespace, workflow_id, (
         SELECT run_id FROM runs
@@ -189,23 +196,26 @@ _FIND_TAKEN: Final = r"""
             AND runs.request_id <> ''
     ), FALSE FROM unnest($3::text[], $4::text[]) AS given(namespace, request_id)
 """
-_COUNT: Final = """
+_COUNT: Final = f"""
     SELECT namespace, status, (
         SELECT count(*) FROM runs
-        WHERE runs.is_current AND runs.namespace = given.namespace AND runs.status = given.status
+        WHERE runs.is_current AND {OF_WORKFLOWS} AND runs.namespace = given.namespace AND runs.status = given.status
     ) FROM unnest($1::text[], $2::text[]) AS given(namespace, status)
 """
 
 
-async def _find(connection: Connection, wanted: Wanted) -> Found:
+async def _find(connection: Connection, needed: Needed) -> Found:
     found = Found()
-    if wanted.run_ids:
-        for record in await connection.fetch(_FIND_RUNS, sorted(wanted.run_ids)):
+    if needed.run_ids:
+        for record in await connection.fetch(_FIND_RUNS, sorted(needed.run_ids)):
             *values, is_current = record
             row = run_of(values)
             found.runs[row.run_id] = RunState(row, is_current)
-    if wanted.workflow_ids:
-        names = columns(2, wanted.workflow_ids) + columns(2, wanted.request_ids)
+    if needed.last_events:  # the runs are locked, so no other commit adds events to them
+        last = await connection.fetch(_LAST_EVENTS, sorted(needed.last_events))
+        found.last_events = {run_id: sequence for run_id, sequence in last if sequence is not None}
+    if needed.workflow_ids:
+        names = columns(2, needed.workflow_ids) + columns(2, needed.request_ids)
         for namespace, name, run_id, is_workflow in await connection.fetch(_FIND_TAKEN, *names):
             if run_id is None:
                 continue
@@ -213,19 +223,22 @@ async def _find(connection: Connection, wanted: Wanted) -> Found:
                 found.current[namespace, name] = run_id
             else:
                 found.requests.add((namespace, name))
-    if wanted.counts:
-        pairs = columns(2, ((namespace, status.value) for namespace, status in wanted.counts))
+    if needed.counts:
+        pairs = columns(2, ((namespace, status.value) for namespace, status in needed.counts))
         rows = await connection.fetch(_COUNT, *pairs)
         found.counts = Counter({(namespace, RunStatus(status)): count for namespace, status, count in rows})
     return found
 
 
-async def _write_events(connection: Connection, rows: Rows) -> dict[tuple[str, str, str], tuple[int, bool]]:
+async def _write_events(
+    connection: Connection, number: int, rows: Rows
+) -> dict[tuple[int, EventKey], tuple[int, bool]]:
+    """The results of a step's events, by its number and their keys."""
     if not rows.events:
         return {}
     arguments = columns(5, ((*key, event.payload, event.arrived_ms) for key, event in rows.events.items()))
     records = await connection.fetch(_EVENTS, *arguments)
-    return {(run_id, key, event_id): (sequence, is_new) for run_id, key, event_id, sequence, is_new in records}
+    return {(number, (run_id, key, event_id)): (sequence, new) for run_id, key, event_id, sequence, new in records}
 
 
 async def _write_rows(connection: Connection, fence: Fence, rows: Rows, change: int, tells: bool) -> None:
@@ -248,6 +261,13 @@ _SET_ASIDE: Final = """
     WHERE status IN ('RUNNING', 'PENDING') AND (
         $3 = '' OR owner = $3
         OR NOT EXISTS (SELECT 1 FROM engines WHERE engine_id = runs.owner AND NOT is_dead)
+    ) AND (
+        kind <> 'actor' OR NOT is_dormant
+        OR run_id IN (SELECT run_id FROM events WHERE key = '.call' AND consumed_by = '')
+        OR run_id IN (
+            SELECT run_id FROM tasks
+            WHERE wake_ms IS NOT NULL AND status IN ('RUNNING', 'BACKING_OFF') AND task_id <> '.idle'
+        )
     )
 """
 _MARK_USED: Final = """
@@ -259,6 +279,9 @@ _MARK_USED: Final = """
 _SPECS_OF: Final = """
     SELECT spec_key FROM runs WHERE run_id = ANY ($1::text[])
     UNION SELECT spec_key FROM tasks WHERE run_id = ANY ($1::text[]) AND spec_key <> ''
+"""
+_SPECS_OF_TASKS: Final = """
+    SELECT DISTINCT spec_key FROM tasks WHERE run_id = $1 AND task_id = ANY ($2::text[]) AND spec_key <> ''
 """
 _TABLES: Final = ("runs", "labels", "inputs", "tasks", "outputs", "events", "mail", "blob_uses")
 _DELETE: Final = (

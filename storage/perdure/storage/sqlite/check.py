@@ -22,10 +22,21 @@ from perdure.storage.sqlite.rows import (
     damaged_column_of_task,
 )
 from perdure.storage.sqlite.schema import impossible_steps, missing_steps
-from perdure.storage.sqlite.seals import BLOB_MARK, BLOB_USE, INPUT, MAIL, TOMBSTONE, name_flipped, seal, seal_of_value
+from perdure.storage.sqlite.seals import (
+    BLOB_MARK,
+    BLOB_USE,
+    INPUT,
+    MAIL,
+    TOMBSTONE,
+    name_flipped,
+    seal,
+    seal_of_use,
+    seal_of_value,
+)
 from perdure.storage.steps import migrations
 
 Row: TypeAlias = Sequence[Any]
+_Look: TypeAlias = Callable[[sqlite3.Connection], Iterator[str]]
 
 
 def damages_of(path: Path, kinds: Collection[str] = ()) -> list[str]:
@@ -35,12 +46,17 @@ def damages_of(path: Path, kinds: Collection[str] = ()) -> list[str]:
     Raises sqlite3.Error if nothing can be read.
     """
     marked = read_mark(path)  # before the database, which may have more by then
+    try:
+        return _damages_of(path, kinds, marked)
+    except UnicodeDecodeError as error:  # a message of SQLite with a damaged name
+        raise sqlite3.DatabaseError(f"the schema is damaged: {error}") from error
+
+
+def _damages_of(path: Path, kinds: Collection[str], marked: int | None) -> list[str]:
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as sql:
         sql.text_factory = tolerant
         sql.execute("BEGIN")  # read one snapshot
-        sound = [
-            f"{path.name}: {text}" for (text,) in sql.execute(f"PRAGMA integrity_check({FOUND_MAX})") if text != "ok"
-        ]
+        sound = [f"{path.name}: {text}" for text in damaged_pages(sql, FOUND_MAX)]
         tables = {name for (name,) in sql.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         found = sound + list(_of_commits(sql, path, marked))
         if "migrations" not in tables:
@@ -50,13 +66,31 @@ def damages_of(path: Path, kinds: Collection[str] = ()) -> list[str]:
         return list(dict.fromkeys([*found, *damaged_rows(sql), *_of_unknown_kinds(sql, kinds)]))
 
 
+def damaged_pages(sql: sqlite3.Connection, most: int) -> list[str]:
+    """What SQLite finds damaged, as sentences."""
+    return [text for (text,) in sql.execute(f"PRAGMA integrity_check({most})") if text != "ok"]
+
+
 def damaged_rows(sql: sqlite3.Connection) -> Iterator[str]:
-    """Check every row, over a connection that accepts texts that are not UTF-8."""
-    for look in _LOOKS:
+    """Check every row, over a connection that accepts texts that are not UTF-8. The rows themselves are read (NOT
+    INDEXED): a damaged index that has all columns of a query would be taken for damaged rows."""
+    for _, look in _LOOKS:
         try:
             yield from islice(look(sql), FOUND_MAX)
         except sqlite3.DatabaseError as error:
             yield str(error)
+
+
+def damaged_tables(sql: sqlite3.Connection) -> frozenset[str]:
+    """The tables that have damaged rows. As `damaged_rows`."""
+    return frozenset(table for table, look in _LOOKS if _finds_any(look, sql))
+
+
+def _finds_any(look: _Look, sql: sqlite3.Connection) -> bool:
+    try:
+        return next(look(sql), None) is not None
+    except sqlite3.DatabaseError:
+        return True
 
 
 def _is_up_to_date(sql: sqlite3.Connection) -> bool:
@@ -79,7 +113,7 @@ def _counters(sql: sqlite3.Connection) -> Iterator[str]:
 
 
 def _runs(sql: sqlite3.Connection) -> Iterator[str]:
-    for values in sql.execute(f"SELECT {', '.join(RUN_SELECTED)} FROM runs"):
+    for values in sql.execute(f"SELECT {', '.join(RUN_SELECTED)} FROM runs NOT INDEXED"):
         if column := damaged_column_of_run(values):
             yield about("runs", values[0], column)
 
@@ -87,22 +121,24 @@ def _runs(sql: sqlite3.Connection) -> Iterator[str]:
 def _of_unknown_kinds(sql: sqlite3.Connection, kinds: Collection[str]) -> Iterator[str]:
     if kinds:
         marks = ", ".join("?" * len(kinds))
-        statement = f"SELECT run_id, kind FROM runs WHERE kind NOT IN ({marks}) LIMIT {FOUND_MAX}"
+        statement = f"SELECT run_id, kind FROM runs NOT INDEXED WHERE kind NOT IN ({marks}) LIMIT {FOUND_MAX}"
         for run_id, kind in sql.execute(statement, sorted(kinds)):
             yield of_unknown_kind(run_id, kind)
 
 
 def _specs(sql: sqlite3.Connection) -> Iterator[str]:
-    for key, data in sql.execute("SELECT key, data FROM specs"):
+    for key, data in sql.execute("SELECT key, data FROM specs NOT INDEXED"):
         if type(data) is not bytes or hashlib.sha256(data).hexdigest() != key:
             yield about("specs", key, "key or data")
-    statement = "SELECT run_id, spec_key FROM runs WHERE spec_key NOT IN (SELECT key FROM specs)"
+    statement = (
+        "SELECT run_id, spec_key FROM runs NOT INDEXED WHERE spec_key NOT IN (SELECT key FROM specs NOT INDEXED)"
+    )
     for run_id, key in sql.execute(statement):
         yield f"table runs, row {shown(run_id)}: its graph {shown(key)} is not in table specs"
 
 
 def _tasks(sql: sqlite3.Connection) -> Iterator[str]:
-    statement = f"SELECT {', '.join(TASK_SELECTED)}, output_seal, output FROM tasks"
+    statement = f"SELECT {', '.join(TASK_SELECTED)}, output_seal, output FROM tasks NOT INDEXED"
     for *values, output_seal, output in sql.execute(statement):
         place = f"{values[0]!r} {values[1]!r}"
         if column := damaged_column_of_task(values):
@@ -112,41 +148,46 @@ def _tasks(sql: sqlite3.Connection) -> Iterator[str]:
 
 
 def _events(sql: sqlite3.Connection) -> Iterator[str]:
-    for values in sql.execute(f"SELECT {', '.join(EVENT_SELECTED)} FROM events"):
+    for values in sql.execute(f"SELECT {', '.join(EVENT_SELECTED)} FROM events NOT INDEXED"):
         if column := damaged_column_of_event(values):
             yield about("events", f"{values[0]!r} {values[1]!r}", column)
 
 
-def _sealed(table: str, columns: Sequence[str]) -> Callable[[sqlite3.Connection], Iterator[str]]:
+def _sealed(table: str, columns: Sequence[str], seal: Callable[..., int] = seal) -> _Look:
     def look(sql: sqlite3.Connection) -> Iterator[str]:
-        for *values, expected in sql.execute(f"SELECT {', '.join(columns)}, seal FROM {table}"):
+        for *values, expected in sql.execute(f"SELECT {', '.join(columns)}, seal FROM {table} NOT INDEXED"):
             place = " ".join(repr(value) for value in values if type(value) is not bytes)
             if column := implausible(columns, values):
                 yield about(table, place, column)
             elif expected is not None and seal(*values) != expected:
-                yield about(table, place, name_flipped(columns, values, expected))
+                yield about(table, place, name_flipped(columns, values, expected, seal))
 
     return look
 
 
 def _labels(sql: sqlite3.Connection) -> Iterator[str]:
     """Compare the table of labels, which is an index of labels for searches, with the rows of runs."""
-    statement = "SELECT run_id, namespace, labels FROM runs WHERE labels <> '{}'"
+    statement = "SELECT run_id, namespace, labels FROM runs NOT INDEXED WHERE labels <> '{}'"
     expected = {
         (namespace, key, value, run_id)
         for run_id, namespace, text in sql.execute(statement)
         for key, value in ((labels_of(text) if isinstance(text, str) else None) or {}).items()
     }
-    stored = set(sql.execute("SELECT namespace, key, value, run_id FROM labels"))
+    stored = set(sql.execute("SELECT namespace, key, value, run_id FROM labels NOT INDEXED"))
     yield from damaged_labels(expected, stored)
 
 
-def _of_nobody(sql: sqlite3.Connection) -> Iterator[str]:
+def _of_nobody(table: str) -> _Look:
     """Rows that belong to a missing run."""
-    for table in ("tasks", "events", "inputs", "labels", "blob_uses", "mail"):
-        statement = f"SELECT DISTINCT run_id FROM {table} WHERE run_id NOT IN (SELECT run_id FROM runs)"
+
+    def look(sql: sqlite3.Connection) -> Iterator[str]:
+        statement = (
+            f"SELECT DISTINCT run_id FROM {table} NOT INDEXED WHERE run_id NOT IN (SELECT run_id FROM runs NOT INDEXED)"
+        )
         for (run_id,) in sql.execute(statement):
             yield f"table {table}: there are rows of run {shown(run_id)}, which is not in table runs"
+
+    return look
 
 
 def _migrations(sql: sqlite3.Connection) -> Iterator[str]:
@@ -161,8 +202,18 @@ def _migrations(sql: sqlite3.Connection) -> Iterator[str]:
             yield about("migrations", number, "name")
 
 
-_LOOKS: Final[tuple[Callable[[sqlite3.Connection], Iterator[str]], ...]] = (
-    _counters, _runs, _specs, _tasks, _events, _sealed("inputs", INPUT), _sealed("blob_uses", BLOB_USE),
-    _sealed("blob_marks", BLOB_MARK), _sealed("mail", MAIL), _sealed("tombstones", TOMBSTONE), _labels, _of_nobody,
-    _migrations,
-)  # fmt: skip
+_LOOKS: Final[tuple[tuple[str, _Look], ...]] = (
+    ("counters", _counters),
+    ("runs", _runs),
+    ("specs", _specs),
+    ("tasks", _tasks),
+    ("events", _events),
+    ("inputs", _sealed("inputs", INPUT)),
+    ("blob_uses", _sealed("blob_uses", BLOB_USE, seal_of_use)),
+    ("blob_marks", _sealed("blob_marks", BLOB_MARK)),
+    ("mail", _sealed("mail", MAIL)),
+    ("tombstones", _sealed("tombstones", TOMBSTONE)),
+    ("labels", _labels),
+    *((table, _of_nobody(table)) for table in ("tasks", "events", "inputs", "labels", "blob_uses", "mail")),
+    ("migrations", _migrations),
+)

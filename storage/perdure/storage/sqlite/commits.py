@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Final
 
 from perdure.storage.ports import Entry, StorageUnavailable, Unstorable
-from perdure.storage.rows import Committed
 from perdure.storage.sqlite import write
 from perdure.storage.sqlite.connected import QUICK_S, Connected
 from perdure.storage.sqlite.open import REFUSALS, meaning
 from perdure.storage.storable import fault_of
+from perdure.storage.writes import Committed
 
 log = logging.getLogger(__name__)
 

@@ -81,7 +81,7 @@ def last_change(database: Path) -> int | None:
     try:
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             return change_in(connection)
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):  # a message of SQLite may have a damaged name
         return None
 
 

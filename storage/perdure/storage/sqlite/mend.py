@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Final
 
 from perdure.storage.ports import CorruptData
-from perdure.storage.sqlite.check import damaged_rows
+from perdure.storage.sqlite.check import damaged_pages, damaged_tables
 
 log = logging.getLogger(__name__)
 
 CHECKED_BYTES_MAX: Final = 32 * 1024 * 1024
 """Larger databases are not checked as a whole at the start, which would take seconds. `perdure doctor` checks them."""
 TOLD_MAX: Final = 5
-_OTHERS: Final = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL AND name NOT IN ({})"
+_INDEXES: Final = "SELECT name, tbl_name, sql IS NULL FROM sqlite_master WHERE type = 'index'"
 FOUND_BY: Final = ("runs_current", "runs_request", "events_id")
 """Indexes by which rows are found, besides primary keys. They may still hold the right key of a damaged row, and no
-update of a run or a task changes them."""
+update of a run or a task changes them. In a table with damaged rows, they stay as they are."""
 OF_ROWS: Final = ("missing from index", "wrong # of entries in index", "non-unique entry in index", " value in ")
 """Parts of SQLite's messages about rows and index entries. All other messages are about pages."""
 
@@ -32,7 +32,7 @@ def mend_indexes(connection: sqlite3.Connection, path: Path) -> None:
     """Rebuild damaged indexes. Raises CorruptData if pages are damaged, and sqlite3.Error if nothing can be read."""
     if path.stat().st_size > CHECKED_BYTES_MAX:
         return
-    damages = _damages(connection)
+    damages = damaged_pages(connection, TOLD_MAX)
     if not damages:
         return
     told = "; ".join(damages)
@@ -44,18 +44,12 @@ def mend_indexes(connection: sqlite3.Connection, path: Path) -> None:
         )
     log.error("the database is damaged", extra={"database": str(path), "damage": told})
     try:
-        if next(damaged_rows(connection), None) is None:
-            connection.execute("REINDEX")
-        else:
-            names = _OTHERS.format(", ".join(f"'{name}'" for name in FOUND_BY))
-            for (name,) in connection.execute(names).fetchall():
+        damaged = damaged_tables(connection)
+        for name, table, is_constraint in connection.execute(_INDEXES).fetchall():
+            if table not in damaged or not (is_constraint or name in FOUND_BY):
                 connection.execute(f"REINDEX {name}")
     except sqlite3.Error as error:
         log.error("the indexes cannot be made anew", extra={"database": str(path), "error": str(error)})
         return
-    if not _damages(connection):
+    if not damaged_pages(connection, TOLD_MAX):
         log.error("the damage was in indexes, which were made anew from the rows", extra={"database": str(path)})
-
-
-def _damages(connection: sqlite3.Connection) -> list[str]:
-    return [text for (text,) in connection.execute(f"PRAGMA integrity_check({TOLD_MAX})") if text != "ok"]

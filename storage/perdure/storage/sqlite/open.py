@@ -27,8 +27,9 @@ COUNTED: Final = {
     "sequence": (("events", "sequence"),),
 }
 """Counters, and the columns that hold their numbers."""
-REFUSALS: Final = (sqlite3.Error, UnicodeEncodeError, OverflowError, struct.error)
-"""Errors of the driver and of seals. All but the first are about texts and integers that SQLite cannot hold."""
+REFUSALS: Final = (sqlite3.Error, UnicodeError, OverflowError, struct.error)
+"""Errors of the driver and of seals. All but the first are about texts and integers that SQLite cannot hold, or about
+errors of SQLite whose message has a damaged name."""
 NEVER: Final = (
     UnicodeEncodeError,
     OverflowError,
@@ -138,6 +139,8 @@ def lock(path: Path) -> IO[str]:
 def meaning(error: Exception, path: Path) -> StorageError:
     if isinstance(error, NEVER):
         return Unstorable(f"{path.name}: {error}")
+    if isinstance(error, UnicodeDecodeError):
+        return CorruptData(f"the schema of {path} is damaged: {error}; {ADVICE}", subject=path.name)
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     match code:
         case sqlite3.SQLITE_FULL:

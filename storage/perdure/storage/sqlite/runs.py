@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 from perdure.model import RunStatus
 from perdure.storage.ports import Entry
-from perdure.storage.rows import RUN_COLUMNS, AddRun, RunRow, SetRun
+from perdure.storage.rows import RUN_COLUMNS, RunRow
 from perdure.storage.sqlite.seals import (
     RUN_CODE,
     RUN_FIXED,
@@ -27,8 +27,10 @@ from perdure.storage.sqlite.seals import (
     seal_of_run,
     seal_of_state,
 )
+from perdure.storage.writes import AddRun, SetRun
 
-Values: TypeAlias = list[Any]
+RunValues: TypeAlias = list[Any]
+"""By column."""
 
 MANY: Final = 8
 """From this number of new runs in a commit, their ids are looked up together."""
@@ -36,6 +38,9 @@ ROWS: Final = (32, 16, 8, 4, 2, 1)
 """Rows per statement. There are few sizes, so that each statement is prepared once. The largest one has fewer than 999
 values, which every SQLite takes."""
 
+OF_WORKFLOWS: Final = "kind <> 'actor'"
+OF_ACTORS: Final = "kind = 'actor'"
+"""Conditions of indexes, which a query must repeat to be answered by them."""
 STATUS, LABELS, DORMANT, FAILURE, CHANGE = map(
     RUN_COLUMNS.index, ("status", "labels", "is_dormant", "failure", "change")
 )
@@ -70,8 +75,8 @@ class RunRows:
     def __init__(self, sql: sqlite3.Connection, entries: Sequence[Entry], change: int) -> None:
         self._sql = sql
         self._change = change
-        self._added: dict[str, Values] = {}
-        self._set: dict[str, Values] = {}
+        self._added: dict[str, RunValues] = {}
+        self._set: dict[str, RunValues] = {}
         rows = [write.row for entry in entries for write in entry if type(write) is AddRun]
         self._taken = _Taken(sql, rows) if len(rows) >= MANY else None
 
@@ -89,7 +94,7 @@ class RunRows:
 
     def add(self, row: RunRow) -> None:
         self.settle(row.run_id)
-        values: Values = list(_columns_of(vars(row)))
+        values: RunValues = list(_columns_of(vars(row)))
         values[STATUS] = row.status.value
         values[LABELS] = json.dumps(dict(row.labels)) if row.labels else "{}"
         values[DORMANT] = int(row.is_dormant)
@@ -159,7 +164,7 @@ def sum_seal(values: Sequence[Any], is_current: int) -> int:
     return summed
 
 
-def _portions(rows: list[Values]) -> Iterator[list[Values]]:
+def _portions(rows: list[RunValues]) -> Iterator[list[RunValues]]:
     begin = 0
     for size in ROWS:
         while len(rows) - begin >= size:

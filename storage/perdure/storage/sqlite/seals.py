@@ -39,7 +39,7 @@ TASK: Final = (
 )  # fmt: skip
 EVENT: Final = ("run_id", "sequence", "event_id", "key", "arrived_ms", "payload")
 INPUT: Final = ("run_id", "name", "data")
-BLOB_USE: Final = ("run_id", "sha256")
+BLOB_USE: Final = ("run_id", "task_id", "sha256")
 BLOB_MARK: Final = ("sha256", "change")
 MAIL: Final = ("run_id", "kind", "data")
 TOMBSTONE: Final = ("key", "data", "expires_ms")
@@ -107,6 +107,12 @@ def seal_of_event(run_id: str, sequence: int, event_id: str, key: str, arrived_m
     """The seal of EVENT. Raises one of UNSEALABLE for a value of another type."""
     numbers = _pack_4(sequence, arrived_ms, crc32(payload), 0)
     return crc32(numbers + "\0".join((run_id, event_id, key)).encode(*_ENCODING))
+
+
+def seal_of_use(run_id: str, task_id: str, sha256: str) -> int:
+    """The seal of BLOB_USE. A task is left out if there is none, so that the seals of rows stay valid that were sealed
+    before tasks used blobs."""
+    return seal(run_id, task_id, sha256) if task_id != "" else seal(run_id, sha256)
 
 
 def seal(*values: object) -> int:

@@ -11,13 +11,26 @@ from typing import Final, assert_never
 from perdure.model import RunStatus
 from perdure.storage.damage import run_status
 from perdure.storage.ports import Entry
-from perdure.storage.rows import (
+from perdure.storage.rows import TaskRow
+from perdure.storage.sqlite.runs import OF_WORKFLOWS, RunRows
+from perdure.storage.sqlite.seals import (
+    RUN_SUMMED,
+    TASK,
+    TOMBSTONE,
+    seal,
+    seal_of_event,
+    seal_of_task,
+    seal_of_use,
+    seal_of_value,
+)
+from perdure.storage.writes import (
     AddEvent,
     AddRun,
     Committed,
     ConsumeEvent,
     DeleteRun,
     DropMail,
+    DropTasks,
     DropTombstones,
     EntryResult,
     KeepTombstones,
@@ -29,14 +42,11 @@ from perdure.storage.rows import (
     SetAsideRuns,
     SetDormant,
     SetRun,
-    TaskRow,
     Unmark,
     UseBlobs,
     Write,
     runs_of,
 )
-from perdure.storage.sqlite.runs import RunRows
-from perdure.storage.sqlite.seals import RUN_SUMMED, TASK, TOMBSTONE, seal, seal_of_event, seal_of_task, seal_of_value
 
 TASK_COLUMNS: Final = tuple(field.name for field in fields(TaskRow))
 
@@ -52,6 +62,15 @@ _ADD_EVENT: Final = _insert(
     "events",
     ("run_id", "sequence", "event_id", "key", "payload", "arrived_ms", "consumed_by", "seal", "is_taken"),
 )
+_DROP_TASK: Final = "DELETE FROM tasks WHERE run_id = ? AND task_id = ?"
+_DROP_SPEC: Final = """
+    DELETE FROM specs WHERE key = :key
+        AND NOT EXISTS (SELECT 1 FROM runs WHERE substr(spec_key, 1, 16) = substr(:key, 1, 16) AND spec_key = :key)
+        AND NOT EXISTS (SELECT 1 FROM tasks WHERE spec_key = :key AND spec_key <> '')
+"""
+_USE_OF_TASK: Final = "SELECT 1 FROM blob_uses WHERE run_id = ? AND task_id = ? LIMIT 1"
+_OF_TASKS: Final = "run_id = ? AND task_id IN (SELECT value FROM json_each(?))"
+_DROP_EVENTS: Final = "DELETE FROM events WHERE run_id = ? AND consumed_by IN (SELECT value FROM json_each(?))"
 _MARK: Final = "INSERT OR REPLACE INTO blob_marks (sha256, change, seal) VALUES (?, ?, ?)"
 _KEEP_TOMBSTONE: Final = _insert("INSERT OR REPLACE", "tombstones", (*TOMBSTONE, "seal"))
 _DROP_TOMBSTONES: Final = (
@@ -61,7 +80,7 @@ _DROP_TOMBSTONES: Final = (
 _COUNT: Final = "UPDATE counters SET value = value + 1, mirror = mirror - 1 WHERE name = ? RETURNING value"
 _SET_DORMANT: Final = (
     f"UPDATE runs SET is_dormant = :is_dormant, sum_seal = sum_seal + {RUN_SUMMED['is_dormant']} "
-    "* (:is_dormant - is_dormant) WHERE run_id = :run_id"
+    "* (:is_dormant - is_dormant) WHERE run_id = :run_id AND is_dormant <> :is_dormant"
 )
 _REPLACED: Final = (
     f"UPDATE runs SET is_current = 0, sum_seal = sum_seal - {RUN_SUMMED['is_current']} "
@@ -75,7 +94,14 @@ _SET_ASIDE: Final = """
             perdure_seal_of_state(run_id, 'RESUMABLE', :at_ms, end_ms, output_task, output_wraps, failure),
             state_seal
         )
-    WHERE status IN ('RUNNING', 'PENDING')
+    WHERE status IN ('RUNNING', 'PENDING') AND (
+        kind <> 'actor' OR is_dormant = 0
+        OR run_id IN (SELECT run_id FROM events WHERE key = '.call' AND consumed_by = '')
+        OR run_id IN (
+            SELECT run_id FROM tasks
+            WHERE wake_ms IS NOT NULL AND status IN ('RUNNING', 'BACKING_OFF') AND task_id <> '.idle'
+        )
+    )
 """
 _FITS: Final = """
     SELECT 1 FROM runs WHERE run_id = :run_id AND (is_current = 1 OR :is_final)
@@ -108,6 +134,7 @@ class _Commit:
         self._sql = connection
         (self.change,) = connection.execute(_COUNT, ("change",)).fetchone()
         self._tasks: list[tuple[object, ...]] = []
+        self._dropped: dict[tuple[object, ...], int] = {}  # tasks, with the number of those gathered before
         self._runs = RunRows(connection, entries, self.change)
         self._repeated: set[str] = set()  # runs that were there already
         self._specs: set[str] = set()  # that are there for certain
@@ -123,9 +150,15 @@ class _Commit:
 
     def finish(self) -> None:
         self._runs.store()
-        if self._tasks:
-            self._sql.executemany(_PUT_TASK, self._tasks)
-            self._tasks.clear()
+        tasks = self._tasks
+        if self._dropped:
+            self._sql.executemany(_DROP_TASK, self._dropped)
+            dropped = self._dropped.get
+            tasks = [row for place, row in enumerate(tasks) if dropped(row[:2], 0) <= place]
+            self._dropped.clear()
+        if tasks:
+            self._sql.executemany(_PUT_TASK, tasks)
+        self._tasks.clear()
 
     def _write(self, write: Write) -> EntryResult | None:
         match write:
@@ -141,7 +174,7 @@ class _Commit:
             case SetRun():
                 self._runs.set(write)
             case SetAsideRuns(at_ms=at_ms):
-                self._runs.store()
+                self.finish()
                 values = {"at_ms": at_ms, "change": self.change, "factor": RUN_SUMMED["change"]}
                 self._sql.execute(_SET_ASIDE, values)
             case SetDormant() if self._runs.is_added(write.run_id):
@@ -157,6 +190,8 @@ class _Commit:
                     "UPDATE events SET consumed_by = ?, is_taken = 1 WHERE run_id = ? AND sequence = ?",
                     (write.task_id, write.run_id, write.sequence),
                 )
+            case DropTasks():
+                self._drop_tasks(write)
             case UseBlobs():
                 self._use(write)
             case MarkBlobs(blobs=blobs):
@@ -206,13 +241,16 @@ class _Commit:
                     "owner": write.owner,
                 }
                 return self._sql.execute(_FITS, values).fetchone() is None
+            case DeleteRun(last_event=int(last)):
+                newer = "SELECT 1 FROM events WHERE run_id = ? AND sequence > ? LIMIT 1"
+                return self._sql.execute(newer, (write.run_id, last)).fetchone() is not None
             case Limit():
                 self._runs.store()
                 if any(self._has_happened(other) for other in entry):
                     return False
                 (count,) = self._sql.execute(
-                    "SELECT count(*) FROM runs WHERE is_current = 1 AND namespace = ? AND status = ? "
-                    "AND run_id NOT IN (SELECT value FROM json_each(?))",
+                    f"SELECT count(*) FROM runs WHERE is_current = 1 AND {OF_WORKFLOWS} AND namespace = ? "
+                    "AND status = ? AND run_id NOT IN (SELECT value FROM json_each(?))",
                     (write.namespace, write.status.value, json.dumps(sorted(runs_of(entry)))),
                 ).fetchone()
                 return bool(count >= write.most)
@@ -299,11 +337,41 @@ class _Commit:
         )
         return EntryResult(sequence=sequence)
 
+    def _drop_tasks(self, write: DropTasks) -> None:
+        run_id, names = write.run_id, json.dumps(write.task_ids)
+        keys: list[tuple[str]] = []
+        if write.and_graphs:
+            self.finish()
+            statement = f"SELECT DISTINCT spec_key FROM tasks WHERE {_OF_TASKS} AND spec_key <> ''"
+            keys = self._sql.execute(statement, (run_id, names)).fetchall()
+        self._dropped.update(((run_id, task_id), len(self._tasks)) for task_id in write.task_ids)
+        # Most tasks use no blobs, and to see that is cheaper than to delete nothing.
+        if any(self._sql.execute(_USE_OF_TASK, (run_id, task_id)).fetchone() for task_id in write.task_ids):
+            released = self._sql.execute(f"SELECT DISTINCT sha256 FROM blob_uses WHERE {_OF_TASKS}", (run_id, names))
+            self._mark([sha256 for (sha256,) in released])
+            self._sql.execute(f"DELETE FROM blob_uses WHERE {_OF_TASKS}", (run_id, names))
+        if write.and_events:
+            self._sql.execute(_DROP_EVENTS, (run_id, names))
+        if write.inputs:
+            self._sql.executemany(
+                "DELETE FROM inputs WHERE run_id = ? AND name = ?", [(run_id, name) for name in write.inputs]
+            )
+        if keys:
+            self.finish()
+            self._specs.clear()
+            self._drop_specs(key for (key,) in keys)
+
+    def _drop_specs(self, keys: Iterable[str]) -> None:
+        """Remove graphs that neither a run nor a task names."""
+        for key in keys:
+            self._sql.execute(_DROP_SPEC, {"key": key})
+
     def _use(self, write: UseBlobs) -> None:
         if self._is_there(write.run_id):
-            statement = "INSERT OR IGNORE INTO blob_uses (run_id, sha256, seal) VALUES (?, ?, ?)"
+            user = write.run_id, write.task_id
             self._sql.executemany(
-                statement, [(write.run_id, sha256, seal(write.run_id, sha256)) for sha256 in write.blobs]
+                "INSERT OR IGNORE INTO blob_uses (run_id, task_id, sha256, seal) VALUES (?, ?, ?, ?)",
+                [(*user, sha256, seal_of_use(*user, sha256)) for sha256 in write.blobs],
             )
         else:
             self._mark(write.blobs)
@@ -320,17 +388,12 @@ class _Commit:
             "UNION SELECT spec_key FROM tasks WHERE run_id = :run_id AND spec_key <> ''",
             {"run_id": run_id},
         ).fetchall()
-        used = self._sql.execute("SELECT sha256 FROM blob_uses WHERE run_id = ?", (run_id,)).fetchall()
+        used = self._sql.execute("SELECT DISTINCT sha256 FROM blob_uses WHERE run_id = ?", (run_id,)).fetchall()
         self._mark(sha256 for (sha256,) in used)
         for table in ("runs", "labels", "inputs", "tasks", "events", "blob_uses", "mail"):
             self._sql.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
-        for (key,) in keys:
-            self._sql.execute(
-                "DELETE FROM specs WHERE key = :key AND NOT EXISTS (SELECT 1 FROM runs WHERE spec_key = :key) "
-                "AND NOT EXISTS (SELECT 1 FROM tasks WHERE spec_key = :key AND spec_key <> '')",
-                {"key": key},
-            )
+        self._drop_specs(key for (key,) in keys)
 
 
 _DONE: Final = EntryResult()
-_MAY_BE_REFUSED: Final = {AddRun, SetRun, Limit}
+_MAY_BE_REFUSED: Final = {AddRun, SetRun, DeleteRun, Limit}

@@ -39,6 +39,7 @@ def parts_of(attempt: Attempt, token: int, cached: Callable[[ValueKey], Payload 
         function=attempt.call.function.key,
         arguments=wire.payload_to_proto(attempt.call.arguments),
         is_limited=attempt.is_limited,
+        callers=attempt.callers,
     )
     last = max(len(inputs) - 1, 0) // REFS_MAX * REFS_MAX
     _add_refs(message, attempt, inputs[last:] if last else inputs, cached, room)
@@ -89,7 +90,8 @@ def report_of(attempt: Attempt, receipt: pb.Receipt, now_ms: int) -> Report:
             output = wire.payload_from_proto(receipt.output)
             return TaskSucceeded(attempt.task_id, attempt.number, output, *times)
         case "continuation":
-            return ContinuationReturned(attempt.task_id, attempt.number, receipt.continuation, *times)
+            outcome = receipt.method_outcome if receipt.HasField("method_outcome") else None
+            return ContinuationReturned(attempt.task_id, attempt.number, receipt.continuation, *times, outcome)
         case _:
             failure = texts.mended(wire.failure_from_proto(receipt.failure))  # of a worker of any version
             if failure.kind is FailureKind.CANCELED:  # interrupted without a request: the worker is ending

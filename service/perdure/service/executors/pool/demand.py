@@ -17,7 +17,7 @@ Amounts = Mapping[str, float]
 
 
 def idle_leases(agent: AgentSession, now_s: float) -> list[Lease]:
-    """The idle leases that hold resources, longest idle first."""
+    """The idle leases that hold resources and are not kept warm, longest idle first."""
     idle = [
         lease
         for lease in agent.leases.values()
@@ -25,6 +25,7 @@ def idle_leases(agent: AgentSession, now_s: float) -> list[Lease]:
         and not lease.in_flight
         and not lease.is_finishing
         and now_s - lease.idle_since_s >= SETTLED_S
+        and not lease.is_kept_warm(now_s)
         and lease.shape.resources.amounts()
         and not is_reserved(lease.shape)
     ]
@@ -34,11 +35,7 @@ def idle_leases(agent: AgentSession, now_s: float) -> list[Lease]:
 def to_end(agent: AgentSession, demand: pb.ClusterDemand, now_s: float) -> list[Lease]:
     """The fewest idle leases that free the wanted resources. Demands that no node can meet are left out, and so are our
     own leases that are being started, which Ray reports as part of the demand."""
-    ours = [
-        lease.shape.resources.amounts()
-        for lease in agent.leases.values()
-        if not lease.is_connected and not is_reserved(lease.shape)
-    ]
+    ours = [lease.held() for lease in agent.leases.values() if not lease.is_connected and not is_reserved(lease.shape)]
     missing: dict[str, float] = {}
     for request in demand.requests:
         wanted = dict(request.wanted.amounts)
@@ -48,7 +45,7 @@ def to_end(agent: AgentSession, demand: pb.ClusterDemand, now_s: float) -> list[
                 missing[name] = missing.get(name, 0.0) + amount * count
     ending: list[Lease] = []
     for lease in idle_leases(agent, now_s):
-        given = lease.shape.resources.amounts()
+        given = lease.held()
         if any(missing.get(name, 0.0) >= _LEAST for name in given):
             ending.append(lease)
             for name, amount in given.items():

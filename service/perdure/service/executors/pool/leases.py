@@ -6,14 +6,18 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 from perdure import wire
 from perdure.model import Payload, Shape
+from perdure.service.executors.lanes import Lane
 from perdure.service.executors.port import Attempt
 from perdure.service.executors.turns import Turns
 from perdure.v1 import worker_service_pb2 as pb
 
+CPU: Final = "CPU"
+"""The name of Ray's."""
 MESSAGE_BYTES_SOFT: Final = 2 * 1024 * 1024
 """A message to a lease is closed at this size. Its last attempt may exceed it, by far less than a gRPC message
 allows."""
@@ -21,7 +25,8 @@ allows."""
 
 @dataclass(slots=True, eq=False)
 class PlacedAttempt:
-    """An attempt that was put onto a lease. `is_sent`: a part of it was handed to the stream, so it may begin."""
+    """An attempt that was put onto a lease. `is_sent`: a part of it was handed to the stream, so it may begin.
+    `waits`: it waits for an answer of the engine."""
 
     attempt: Attempt
     token: int
@@ -29,6 +34,7 @@ class PlacedAttempt:
     is_cancelled: bool = False
     is_recalled: bool = False
     is_sent: bool = False
+    waits: bool = False
     began_s: float | None = None
     loading: str = ""
     """Where it is, if its function takes long to load."""
@@ -54,13 +60,27 @@ class Outbox:
 
 
 class Lease:
-    """A lease that was requested, connected or not yet."""
+    """A lease that was requested, connected or not yet. `borrowed`: the CPUs of its shape that it does not hold,
+    because leases that wait for the engine hold them. `is_beyond`: it was requested although its cluster had no room.
+    """
 
-    def __init__(self, lease_id: str, shape: Shape, agent_id: str, cluster_id: str) -> None:
+    def __init__(
+        self,
+        lease_id: str,
+        shape: Shape,
+        agent_id: str,
+        cluster_id: str,
+        *,
+        borrowed: float = 0.0,
+        is_beyond: bool = False,
+    ) -> None:
         self.id = lease_id
         self.shape = shape
         self.agent_id = agent_id
         self.cluster_id = cluster_id
+        self.borrowed = borrowed
+        self.is_beyond = is_beyond
+        self.node_id = ""
         self.outbox = Outbox()
         self.is_connected = False
         self.is_finishing = False
@@ -72,6 +92,10 @@ class Lease:
         self.python_version = ""
         self.concurrent = 0  # attempts in flight of asynchronous functions
         self.cancelling = 0  # attempts in flight that were cancelled
+        self.waits = 0  # attempts in flight that wait for the engine
+        self.waits_since_s = 0.0  # when the last one of these began to wait
+        self.has_ended = False  # its process
+        self.turns: list[Lane] = []  # of attempts that may still run, although the lease is lost
         self._is_finish_sent = False
         self._holds_for_s: float | None = None
         self._functions: set[str] = set()
@@ -104,6 +128,37 @@ class Lease:
         del self.in_flight[placed.token]
         self.concurrent -= placed.is_concurrent
         self.cancelling -= placed.is_cancelled
+        self.waits -= placed.waits
+
+    def wait(self, placed: PlacedAttempt, now_s: float, *, is_over: bool) -> None:
+        """One of its attempts waits for the engine, or goes on."""
+        if not is_over and not placed.waits:
+            self.waits_since_s = now_s
+        self.waits += (not is_over) - placed.waits
+        placed.waits = not is_over
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it does nothing but wait for the engine. Attempts of synchronous functions run one at a time."""
+        return self.waits > 0 and (not self.concurrent or self.waits == len(self.in_flight))
+
+    @property
+    def cpus(self) -> float:
+        return self.shape.resources.amounts().get(CPU, 0.0)
+
+    def lends(self, since_s: float = inf) -> float:
+        """The CPUs that it lends, less those that it borrows: while it is idle, none. `since_s`: a lease that began to
+        wait later lends none yet."""
+        is_idle = self.is_connected and not self.in_flight
+        is_lending = self.is_waiting and self.waits_since_s <= since_s
+        return (self.cpus if is_lending else 0.0) - (0.0 if is_idle else self.borrowed)
+
+    def held(self) -> dict[str, float]:
+        """What it holds of its cluster."""
+        amounts = self.shape.resources.amounts()
+        if self.borrowed:
+            amounts[CPU] = round(amounts[CPU] - self.borrowed, 4)
+        return {name: amount for name, amount in amounts.items() if amount}
 
     def regroup(self, function: str) -> None:
         """A function turned out to be asynchronous."""
@@ -111,6 +166,11 @@ class Lease:
             if not placed.is_concurrent and placed.attempt.call.function.key == function:
                 placed.is_concurrent = True
                 self.concurrent += 1
+
+    def is_kept_warm(self, now_s: float) -> bool:
+        """Whether it stays for the next attempt of its shape, although it is idle."""
+        is_fresh = now_s - self.idle_since_s < self.shape.keep_warm_ms / 1000
+        return is_fresh and not self.in_flight and not self.borrowed
 
     def is_stuck(self, now_s: float, after_s: float) -> bool:
         """Whether its first attempt runs so long that other attempts should not wait behind it."""
@@ -149,12 +209,12 @@ class Lease:
                 size += function.code.size if function.code is not None else 0
             message.attempts.append(attempt)
             size += attempt.ByteSize()
-        if self._cancel:
-            message.cancel.extend(self._cancel)
-            self._cancel.clear()
-        if self._recall:
-            message.recall.extend(self._recall)
-            self._recall.clear()
+        if self._cancel or self._recall:
+            behind = {placed.token for _, placed in self._queue}  # the lease ignores tokens that it was not sent
+            message.cancel.extend(token for token in self._cancel if token not in behind)
+            message.recall.extend(token for token in self._recall if token not in behind)
+            self._cancel = [token for token in self._cancel if token in behind]
+            self._recall = [token for token in self._recall if token in behind]
         if self.is_finishing and not self._queue and not self._is_finish_sent:
             message.finish = self._is_finish_sent = True
         is_empty = not (message.attempts or message.cancel or message.recall or message.finish)
@@ -198,9 +258,25 @@ class AgentSession:
                 continue
             if not lease.is_connected and not self.holds(lease.shape):
                 continue
-            for name, amount in lease.shape.resources.amounts().items():
+            for name, amount in lease.held().items():
                 left[name] = left.get(name, 0) - amount
         return left
+
+    def lendable(self, since_s: float = inf) -> float:
+        """The CPUs of leases that wait for the engine, less those that others use. Below 0: leases that waited go on,
+        and more work than the cluster has CPUs. `since_s`: as for a lease."""
+        return sum(lease.lends(since_s) for lease in self.leases.values())
+
+    def lender(self) -> str:
+        """The node with the most CPUs that can be lent; "" if it is not known."""
+        nodes: dict[str, float] = {}
+        for lease in self.leases.values():
+            nodes[lease.node_id] = nodes.get(lease.node_id, 0.0) + lease.lends()
+        return max(nodes, key=lambda node: nodes[node], default="")
+
+    def waiting(self) -> int:
+        """The number of leases that wait for the engine."""
+        return sum(lease.is_waiting for lease in self.leases.values())
 
     def has(self, capacity: pb.ClusterCapacity) -> None:
         """Store the resources that the agent reports."""
@@ -225,6 +301,7 @@ class ShapeQueue:
 
     shape: Shape
     waiting: Turns[Attempt] = field(default_factory=Turns)
+    awaited: Turns[Attempt] = field(default_factory=Turns)  # those that other attempts wait for
     together: Turns[Attempt] = field(default_factory=Turns)  # waiting calls of asynchronous functions
     leases: dict[str, Lease] = field(default_factory=dict)  # requested or connected, not gone
     waiting_since_s: float | None = None
@@ -237,7 +314,7 @@ class ShapeQueue:
 
     @property
     def is_wanted(self) -> bool:
-        return bool(self.waiting or self.together)
+        return bool(self.waiting or self.awaited or self.together)
 
     def has_started(self) -> None:
         """A lease of this shape runs, or no attempt waits for one any more: forget earlier failures."""
@@ -245,23 +322,31 @@ class ShapeQueue:
         self.trouble = ""
 
     def add(self, attempt: Attempt, *, first: bool = False, together: bool = False) -> None:
-        (self.together if together else self.waiting).add(attempt.key, attempt, first=first)
+        alone = self.awaited if attempt.is_awaited else self.waiting
+        (self.together if together else alone).add(attempt.key, attempt, first=first)
 
     def remove(self, attempt: Attempt) -> None:
-        if self.waiting.drop(attempt.key) is None:
-            self.together.drop(attempt.key)
+        for turns in (self.waiting, self.awaited, self.together):
+            turns.drop(attempt.key)
 
     def regroup(self, function: str) -> None:
         """A function turned out to be asynchronous."""
-        for attempt in [attempt for attempt in self.waiting if attempt.call.function.key == function]:
-            self.waiting.drop(attempt.key)
-            self.together.add(attempt.key, attempt)
+        for turns in (self.waiting, self.awaited):
+            for attempt in [attempt for attempt in turns if attempt.call.function.key == function]:
+                turns.drop(attempt.key)
+                self.together.add(attempt.key, attempt)
+
+    @property
+    def alone(self) -> int:
+        """The number of waiting calls of synchronous functions."""
+        return len(self.awaited) + len(self.waiting)
 
     def head(self) -> Attempt:
-        return self.waiting.head()
+        """The call of a synchronous function that is next. Those that others wait for go first."""
+        return (self.awaited or self.waiting).head()
 
     def take(self) -> Attempt:
-        return self.waiting.take()
+        return (self.awaited or self.waiting).take()
 
     def take_together(self) -> Attempt:
         return self.together.take()
@@ -275,3 +360,7 @@ class ShapeQueue:
 
     def starting(self) -> int:
         return sum(not lease.is_connected for lease in self.leases.values())
+
+    def coming(self) -> int:
+        """The number of leases that are starting, and have room to start."""
+        return sum(not lease.is_connected and not lease.is_beyond for lease in self.leases.values())

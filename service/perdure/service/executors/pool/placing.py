@@ -7,19 +7,21 @@
 - Asynchronous functions have leases of their own, with thousands of attempts each.
 - Attempts that wait behind a long one are recalled.
 - An attempt that was not sent when its lease is lost runs elsewhere, without a report. One that was sent may have
-  begun: it is reported, and its number is not used again.
+  begun: it is reported, and its number is not used again. Its turn goes on until the lease's process has ended, which
+  may be later than its connection.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from perdure import texts, wire
 from perdure.bounded import Bounded
 from perdure.engine.messages import AttemptLost, AttemptStarted
 from perdure.model import Payload
+from perdure.service.executors.lanes import Lanes, turn_of
 from perdure.service.executors.pool.attempts import parts_of, report_of, took_ms
 from perdure.service.executors.pool.durations import FUNCTIONS_REMEMBERED_MAX, Durations
 from perdure.service.executors.pool.leases import Lease, PlacedAttempt, ShapeQueue
@@ -33,6 +35,10 @@ CONCURRENT_MAX: Final = 25_000
 """Attempts of asynchronous functions that a lease may have at a time."""
 CONCURRENT_SPREAD: Final = 256
 """A lease with this many shares further ones with idle leases."""
+WAITING_MAX: Final = 8
+"""While so many leases of a cluster wait for the engine, their CPUs are lent only to attempts that others wait for.
+Else attempts that wait themselves could have any number of leases."""
+EPSILON: Final = 1e-6
 STUCK_S: Final = 0.05
 KILL_S: Final = 1.4
 """A lease that does not answer a cancellation within this time is killed: user code holds the GIL. It is a little
@@ -49,8 +55,8 @@ class Placing:
         self._queued: dict[Key, Attempt] = {}
         self._placed: dict[Key, tuple[Lease, PlacedAttempt]] = {}
         self._cancelled: dict[int, tuple[Lease, float]] = {}  # by token: the lease, and when it was cancelled
-        self._held: dict[tuple[str, str], list[Attempt]] = {}  # behind an older attempt that was cancelled
-        self._busy: dict[tuple[str, str], Key] = {}  # the attempt of a task that is at a lease
+        self._lanes = Lanes()  # of the placed attempts
+        self._forsaken: dict[Lease, float] = {}  # lost with their agents: when they have certainly ended
         self._durations = Durations()
         # Attempts of a forgotten async function share no lease until a lease says again that it is one.
         self._concurrent: Bounded[str, bool] = Bounded(FUNCTIONS_REMEMBERED_MAX)
@@ -64,10 +70,7 @@ class Placing:
         key = attempt.key
         if key in self._queued or key in self._placed:
             return
-        if (attempt.run_id, attempt.task_id) in self._busy:
-            held = self._held.setdefault((attempt.run_id, attempt.task_id), [])
-            if all(other.number != attempt.number for other in held):
-                held.append(attempt)
+        if self._lanes.waits(attempt):
             return
         if (lease := self._beside(attempt)) is not None:
             self._put(lease, attempt, is_concurrent=self._is_concurrent(attempt))
@@ -76,7 +79,6 @@ class Placing:
         self._state.stir()
 
     def cancel(self, key: Key) -> None:
-        run_id, task_id, number = key
         if (attempt := self._queued.pop(key, None)) is not None:
             self._state.shapes[attempt.shape].remove(attempt)
         elif (found := self._placed.get(key)) is not None:
@@ -86,8 +88,8 @@ class Placing:
                 lease.cancelling += 1
                 self._cancelled[placed.token] = (lease, self._state.now_s())
                 lease.send_cancel(placed.token)
-        elif (held := self._held.get((run_id, task_id))) is not None:
-            held[:] = [attempt for attempt in held if attempt.number != number]
+        else:
+            self._lanes.drop(key)
 
     def loading(self, key: Key) -> str:
         """Where an attempt is whose function takes long to load; "" otherwise."""
@@ -103,7 +105,7 @@ class Placing:
         """Remove all attempts from a queue. They will not run."""
         dropped = []
         while queue.is_wanted:
-            attempt = queue.take() if queue.waiting else queue.take_together()
+            attempt = queue.take() if queue.alone else queue.take_together()
             del self._queued[attempt.key]
             dropped.append(attempt)
         return dropped
@@ -140,6 +142,11 @@ class Placing:
         for told in message.loading:
             if (placed := lease.in_flight.get(told.token)) is not None:
                 placed.loading = texts.storable(told.stack)[-wire.STACK_CHARS_MAX :]
+        for wait in message.waits:
+            if (placed := lease.in_flight.get(wait.token)) is not None:
+                lease.wait(placed, now_s, is_over=wait.is_over)
+                if lease.is_waiting:
+                    self.recall(lease)  # it may wait for one of these
         for receipt in message.receipts:
             placed = lease.in_flight.get(receipt.token)
             if placed is not None:
@@ -186,10 +193,12 @@ class Placing:
         back: list[Attempt] = []
         now_ms = self._state.clock()
         for position, placed in enumerate(list(lease.in_flight.values())):
+            attempt = placed.attempt
+            if attempt.turn and placed.is_sent and not lease.has_ended:
+                lease.turns.append(turn_of(attempt))
             self._take_off(lease, placed)
             if placed.is_cancelled or self._state.is_draining:
                 continue
-            attempt = placed.attempt
             if placed.is_sent:
                 # The first one may be the cause of the loss, even if it is not known to have begun.
                 is_free = position > 0 and placed.began_s is None
@@ -205,10 +214,33 @@ class Placing:
         lease.remove(placed)
         self._placed.pop(attempt.key, None)
         self._cancelled.pop(placed.token, None)
-        task = (attempt.run_id, attempt.task_id)
-        self._busy.pop(task, None)
-        for held in self._held.pop(task, ()):
-            self._enqueue(held)
+        if attempt.turn and turn_of(attempt) in lease.turns:
+            self._go_on(self._lanes.clear((attempt.run_id, attempt.task_id)))
+        else:
+            self._go_on(self._lanes.leave(attempt))
+
+    def _go_on(self, freed: Iterable[Attempt]) -> None:
+        """Let attempts go on that waited for others to end."""
+        for attempt in freed:
+            if not self._lanes.waits(attempt):
+                self._enqueue(attempt)
+
+    def ended(self, lease: Lease) -> None:
+        """The process of a lease has ended: so have its attempts."""
+        lease.has_ended = True
+        self._forsaken.pop(lease, None)
+        turns, lease.turns = lease.turns, []
+        for turn in turns:
+            self._go_on(self._lanes.clear(turn))
+
+    def forsake(self, lease: Lease, after_s: float) -> None:
+        """Nobody will tell when the process of a lost lease ends. It does in this time."""
+        if lease.turns:
+            self._forsaken[lease] = self._state.now_s() + after_s
+
+    def end_forsaken(self, now_s: float) -> None:
+        for lease in [lease for lease, until_s in self._forsaken.items() if until_s <= now_s]:
+            self.ended(lease)
 
     # -------------------------------------------------------------------------- placing
 
@@ -217,26 +249,40 @@ class Placing:
         leases = [lease for lease in queue.ready() if not lease.cancelling]
         if queue.together:
             self._place_together(queue, leases)
-        waiting = queue.waiting
-        if not waiting:
+        if not queue.alone:
             return
         now_s = self._state.now_s()
         leases = [lease for lease in leases if not lease.concurrent and not lease.is_stuck(now_s, STUCK_S)]
+        leases = [lease for lease in leases if not lease.waits]
         leases.sort(key=lambda lease: len(lease.in_flight))
-        is_single = bool(queue.shape.resources.num_gpus)
+        # The memory of a GPU is free again when the process ends.
+        is_single = bool(queue.shape.resources.num_gpus) and not queue.shape.keep_warm_ms
         for lease in leases:  # idle ones first, one attempt each
-            if waiting and not lease.in_flight:
+            if not queue.alone or lease.in_flight or not self.may_begin(lease):
+                continue
+            if queue.awaited or self._takes_any(lease):
                 self._put(lease, queue.take())
                 if is_single:
                     lease.finish()
         if is_single:
             return
-        while waiting:  # then batches of short work
+        leases = [lease for lease in leases if not lease.borrowed]
+        while queue.alone:  # then batches of short work
             room = self._durations.room(queue.head().call.function.key)
             least = min(leases, key=lambda lease: len(lease.in_flight), default=None)
             if least is None or len(least.in_flight) >= room:
                 return
             self._put(least, queue.take())
+
+    def may_begin(self, lease: Lease) -> bool:
+        """Whether there are CPUs for a lease that is idle, and holds not all of its own."""
+        agent = self._state.agents.get(lease.agent_id)
+        return not lease.borrowed or (agent is not None and agent.lendable() > lease.borrowed - EPSILON)
+
+    def _takes_any(self, lease: Lease) -> bool:
+        """Whether a lease may begin an attempt that no other one waits for."""
+        agent = self._state.agents.get(lease.agent_id)
+        return not lease.borrowed or (agent is not None and agent.waiting() < WAITING_MAX)
 
     def _place_together(self, queue: ShapeQueue, leases: list[Lease]) -> None:
         """Put asynchronous functions onto few leases, and never beside synchronous ones, which would wait for them."""
@@ -244,6 +290,8 @@ class Placing:
         idle = [lease for lease in leases if not lease.in_flight]
         while queue.together:
             least = min(hosts, key=lambda lease: len(lease.in_flight), default=None)
+            while idle and not self.may_begin(idle[-1]):
+                idle.pop()
             if idle and (least is None or len(least.in_flight) >= CONCURRENT_SPREAD):
                 least = idle.pop()
                 hosts.append(least)
@@ -257,9 +305,14 @@ class Placing:
         if queue.starting():
             return
         for lease in queue.ready():
-            if len(queue.waiting) <= len(queue.leases) or not self._durations.is_brief(queue.head().call.function.key):
+            if queue.alone <= len(queue.leases) or not self._durations.is_brief(queue.head().call.function.key):
                 return
-            if len(lease.in_flight) == 1 and not lease.cancelling and not lease.is_stuck(now_s, STUCK_S):
+            if (
+                len(lease.in_flight) == 1
+                and not lease.cancelling
+                and not lease.waits
+                and not lease.is_stuck(now_s, STUCK_S)
+            ):
                 (placed,) = lease.in_flight.values()
                 if not placed.is_concurrent and self._durations.is_brief(placed.attempt.call.function.key):
                     self._put(lease, queue.take())
@@ -269,7 +322,7 @@ class Placing:
         self._queued.pop(attempt.key, None)
         lease.add(placed)
         self._placed[attempt.key] = (lease, placed)
-        self._busy[attempt.run_id, attempt.task_id] = attempt.key
+        self._lanes.enter(attempt)
         lease.send(parts_of(attempt, placed.token, self.cached), placed)
 
     # -------------------------------------------------------------------------- as time goes by

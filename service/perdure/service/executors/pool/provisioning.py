@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from dataclasses import replace
 from typing import Final
 
 from perdure import optionwire
@@ -16,8 +17,8 @@ from perdure.engine.messages import TaskFailed
 from perdure.model import Failure, FailureKind, Shape
 from perdure.service.executors.pool import demand as demands
 from perdure.service.executors.pool import waits
-from perdure.service.executors.pool.leases import AgentSession, Lease, ShapeQueue
-from perdure.service.executors.pool.placing import CONCURRENT_SPREAD, Placing
+from perdure.service.executors.pool.leases import CPU, AgentSession, Lease, ShapeQueue
+from perdure.service.executors.pool.placing import CONCURRENT_SPREAD, EPSILON, WAITING_MAX, Placing
 from perdure.service.executors.pool.state import State
 from perdure.v1 import worker_service_pb2 as pb
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 UNFAIR_S: Final = 1.0
 BLOCKED_S: Final = 0.3
-"""An attempt that has run for this long may itself wait for an attempt in the queue."""
+"""An attempt that has run, or has waited for the engine, for this long may wait for an attempt in the queue."""
 BACKOFF_S: Final = 0.2
 BACKOFF_MAX_S: Final = 30.0
 DOUBLINGS_MAX: Final = 10
@@ -58,52 +59,94 @@ class Provisioning:
         """Start as many leases as the waiting attempts need and the clusters have room for; otherwise make room."""
         if now_s < queue.not_before_s or not self._state.agents:
             return
+        self._end_borrowing(queue)
         hosts = queue.hosts()
-        wanted = len(queue.waiting) - queue.starting()
+        wanted = queue.alone - queue.coming()
         is_free = not queue.shape.resources.amounts()
         if queue.together and (not is_free or hosts < FREE_SHAPE_LEASES_MAX):
             wanted += -(-len(queue.together) // CONCURRENT_SPREAD)
         if is_free:
-            wanted = min(wanted, FREE_SHAPE_LEASES_MAX - (len(queue.leases) - hosts))
+            others = len(queue.leases) - hosts
+            waiting = sum(lease.is_waiting and not lease.concurrent for lease in queue.leases.values())
+            room = FREE_SHAPE_LEASES_MAX - (others - waiting)
+            any_room = min(room, FREE_SHAPE_LEASES_MAX + WAITING_MAX - others)
+            awaited = len(queue.awaited)
+            wanted = min(wanted, room, max(awaited - queue.coming(), 0) + max(any_room, 0))
         while wanted > 0:
             agent = next((agent for agent in self._state.agents.values() if _has_room(agent, queue.shape)), None)
             if agent is None:
                 break
             self._start(agent, queue)
             wanted -= 1
+        while wanted > 0 and not is_free and self._borrow(queue, now_s):
+            wanted -= 1
         if wanted > 0 and not is_free:
             self._make_room(queue, now_s)
 
-    def _start(self, agent: AgentSession, queue: ShapeQueue) -> None:
-        lease = Lease(secrets.token_hex(8), queue.shape, agent.id, agent.cluster_id)
+    def _start(self, agent: AgentSession, queue: ShapeQueue, *, borrowed: float = 0.0, is_beyond: bool = False) -> None:
+        ids = secrets.token_hex(8), queue.shape, agent.id, agent.cluster_id
+        lease = Lease(*ids, borrowed=borrowed, is_beyond=is_beyond)
         lease.asked_s = lease.idle_since_s = self._state.now_s()
+        shape = queue.shape
+        if borrowed:
+            lease.node_id = agent.lender()
+            shape = _borrowing(shape, borrowed, lease.node_id)
         self._state.leases[lease.id] = agent.leases[lease.id] = queue.leases[lease.id] = lease
-        start = pb.StartLease(lease_id=lease.id, shape=optionwire.shape_to_proto(queue.shape))
+        start = pb.StartLease(lease_id=lease.id, shape=optionwire.shape_to_proto(shape))
         agent.send(pb.ServeAgentResponse(start=start))
 
+    def _end_borrowing(self, queue: ShapeQueue) -> None:
+        """End idle leases that have no CPUs to borrow any more. A lease that can begin may need the rest of what they
+        hold, such as a GPU."""
+        for lease in queue.ready():
+            if not lease.in_flight and not self._placing.may_begin(lease) and lease.held():
+                lease.finish()
+
+    def _borrow(self, queue: ShapeQueue, now_s: float) -> bool:
+        """Start a lease with CPUs of leases that wait for the engine, which may wait for this very queue. Only long
+        waits count, because most answers come faster than a process starts. False: none can."""
+        cpus = queue.shape.resources.amounts().get(CPU, 0.0)
+        for agent in self._state.agents.values():
+            lendable = agent.lendable(now_s - BLOCKED_S)
+            if lendable <= EPSILON or not agent.holds(queue.shape):
+                continue
+            if not (queue.awaited or queue.together or agent.waiting() < WAITING_MAX):
+                continue
+            free = agent.free(queue.shape)
+            borrowed = round(cpus - max(free.get(CPU, 0.0), 0.0), 4)
+            free[CPU] = cpus
+            if 0 < borrowed <= lendable + EPSILON and agent.fits(queue.shape, free):
+                self._start(agent, queue, borrowed=borrowed)
+                return True
+        return False
+
     def _make_room(self, queue: ShapeQueue, now_s: float) -> None:
-        """Make room for a shape: idle leases of other shapes end at once, and after a while a busy lease of the shape
-        with the most leases. One lease is requested beyond the room in two cases. If the shape fits no node, an
-        autoscaling cluster sees the demand. If all leases of the shape run long attempts, Ray starts the new lease
-        when one of those gives its resources back in a `ray.get`, which may wait for this very queue."""
+        """Make room for a shape: idle leases of other shapes end at once, and after a while a busy lease, or one that
+        is kept warm, of the shape with the most leases. One lease is requested beyond the room in two cases. If the
+        shape fits no node, an autoscaling cluster sees the demand. If all leases of the shape run long attempts, or
+        borrow CPUs that are not lent any more, Ray starts the new lease when an attempt gives its resources back in a
+        `ray.get`, which may wait for this very queue."""
         leases = self._state.leases.values()
         others = [lease for lease in leases if lease.shape != queue.shape and not lease.is_finishing]
-        idle = [lease for lease in others if lease.is_connected and not lease.in_flight]
+        idle = [
+            lease for lease in others if lease.is_connected and not lease.in_flight and not lease.is_kept_warm(now_s)
+        ]
         if idle:
             for lease in idle:
                 lease.finish()
             return
         agents = self._state.agents
         if queue.leases:
-            if not queue.starting() and all(lease.is_stuck(now_s, BLOCKED_S) for lease in queue.leases.values()):
-                self._start(agents[next(iter(queue.leases.values())).agent_id], queue)
+            able = [lease for lease in queue.leases.values() if lease.in_flight or self._placing.may_begin(lease)]
+            if not queue.starting() and all(lease.is_stuck(now_s, BLOCKED_S) for lease in able):
+                self._start(agents[next(iter(queue.leases.values())).agent_id], queue, is_beyond=True)
             return
         if not any(agent.holds(queue.shape) for agent in agents.values()):
             self._start(next(iter(agents.values())), queue)
             return
         waited_s = now_s - (queue.waiting_since_s or now_s)
-        busy = [lease for lease in others if lease.is_connected]
-        if waited_s > UNFAIR_S and busy and not any(lease.is_finishing for lease in leases):
+        busy = [lease for lease in others if lease.is_connected and not lease.is_waiting]
+        if waited_s > UNFAIR_S and busy and not any(lease.is_finishing and not lease.is_waiting for lease in leases):
             largest = max(busy, key=lambda lease: len(self._state.shapes[lease.shape].leases))
             self._placing.recall(largest)
             largest.finish()
@@ -155,7 +198,7 @@ class Provisioning:
         if queue.is_wanted:
             return
         for lease in queue.ready():
-            if not lease.in_flight and now_s - lease.idle_since_s >= self._idle_s:
+            if not lease.in_flight and now_s - lease.idle_since_s >= max(self._idle_s, queue.shape.keep_warm_ms / 1000):
                 lease.finish()
         for lease in list(queue.leases.values()):
             if not lease.is_connected and now_s - lease.idle_since_s >= self._idle_s:
@@ -171,6 +214,7 @@ class Provisioning:
             return
         busy = [lease for queue in self._state.shapes.values() for lease in queue.ready() if lease.in_flight]
         busy = [lease for lease in busy if lease.shape.resources.amounts() and not lease.concurrent]
+        busy = [lease for lease in busy if not lease.shape.keep_warm_ms and not lease.is_waiting]
         oldest = min(busy, key=lambda lease: lease.since_s, default=None)
         if oldest is not None and now_s - oldest.since_s >= TURN_S:
             self._gave_way_s = now_s
@@ -213,6 +257,14 @@ class Provisioning:
 
 def _has_room(agent: AgentSession, shape: Shape) -> bool:
     return agent.holds(shape) and agent.fits(shape, agent.free(shape))
+
+
+def _borrowing(shape: Shape, cpus: float, node_id: str) -> Shape:
+    """The shape of a lease that borrows CPUs, beside the lease that they are of."""
+    held = round(shape.resources.amounts()[CPU] - cpus, 4)
+    scheduling = f"node?:{node_id}" if shape.scheduling in ("", "DEFAULT") and node_id else shape.scheduling
+    resources = replace(shape.resources, num_cpus=held)
+    return replace(shape, resources=resources, scheduling=scheduling)
 
 
 def kind_of(reason: str) -> str:

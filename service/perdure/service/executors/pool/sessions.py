@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from math import inf
+from typing import Final
 
 from perdure.service.executors.pool.leases import AgentSession, Lease
 from perdure.service.executors.pool.placing import Placing
@@ -16,6 +17,13 @@ from perdure.service.executors.pool.state import State
 from perdure.v1 import worker_service_pb2 as pb
 
 log = logging.getLogger(__name__)
+
+LEFT_S: Final = 3.0
+"""The processes of leases have ended this long after their agent has said that it leaves. Their streams end with it,
+and what they run then has a grace of a second."""
+VANISHED_S: Final = 23.0
+"""The same after the connection of their agent broke. The network may be broken, too: then the keepalive of a lease
+notices it within 20 s."""
 
 
 class Sessions:
@@ -79,8 +87,10 @@ class Sessions:
         agent.outbox.close()
         if self._state.agents.get(agent.id) is agent:
             del self._state.agents[agent.id]
+        ends_s = LEFT_S if agent.leaves_because else VANISHED_S
         for lease in list(agent.leases.values()):
             self._placing.lose(lease, "the agent is gone")
+            self._placing.forsake(lease, ends_s)
         reason = agent.leaves_because or "its connection broke"
         self._state.last_left = f"the agent of {agent.cluster_id!r} has left: {reason}"
         level = logging.INFO if self._state.is_draining else logging.WARNING  # agents leave with their service
@@ -94,6 +104,7 @@ class Sessions:
             return
         if not lease.is_connected and not lease.is_gone:
             self._provisioning.start_failed(lease, ended)
+        self._placing.ended(lease)
         self._placing.lose(lease, ended.reason or "the lease ended")
         self._state.stir()
 
@@ -107,6 +118,7 @@ class Sessions:
         lease.is_connected = True
         lease.since_s = lease.idle_since_s = self._state.now_s()
         lease.python_version = hello.python_version
+        lease.node_id = hello.node_id or lease.node_id
         self._state.shapes[lease.shape].has_started()
         self._state.stir()
         return lease

@@ -7,7 +7,7 @@ from typing import Final
 from perdure.storage.postgres.connected import Connected
 from perdure.storage.postgres.connections import Connection
 from perdure.storage.postgres.rows import EVENT_COLUMNS, event_of
-from perdure.storage.rows import EventName, EventRow, Tombstone
+from perdure.storage.rows import CALL_KEY, EventName, EventRow, Tombstone
 
 EVENT: Final = ", ".join(EVENT_COLUMNS)
 
@@ -16,6 +16,14 @@ async def _find_event(connection: Connection, run_id: str, key: str, event_id: s
     statement = "SELECT sequence FROM events WHERE run_id = $1 AND key = $2 AND event_id = $3"
     found: int | None = await connection.fetchval(statement, run_id, key, event_id)
     return found
+
+
+async def _count_calls(connection: Connection, run_id: str) -> int:
+    statement = (
+        f"SELECT count(*) FROM events WHERE run_id || '{CALL_KEY}' = $1 || '{CALL_KEY}' "
+        f"AND key = '{CALL_KEY}' AND consumed_by = ''"
+    )
+    return int(await connection.fetchval(statement, run_id))
 
 
 async def _read_events(connection: Connection, run_id: str, after: int) -> list[EventRow]:
@@ -40,6 +48,9 @@ class EventReads(Connected):
 
     async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:
         return await self._read(lambda connection: _find_event(connection, run_id, key, event_id))
+
+    async def count_calls(self, run_id: str) -> int:
+        return await self._read(lambda connection: _count_calls(connection, run_id))
 
     async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
         return await self._read(lambda connection: _read_events(connection, run_id, after))

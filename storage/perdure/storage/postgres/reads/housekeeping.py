@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from perdure.storage.postgres.connected import Connected
 from perdure.storage.postgres.connections import Connection
 from perdure.storage.postgres.reads.runs import RUN, runs_of
+from perdure.storage.postgres.rows import OF_WORKFLOWS
 from perdure.storage.rows import BlobMark, RunRow
 
 
@@ -32,8 +33,8 @@ async def _unused_blobs(connection: Connection, sha256s: Sequence[str]) -> list[
 
 async def _finished_runs(connection: Connection, before_ms: int, limit: int) -> list[RunRow]:
     # A run has an `end_ms` exactly while its state is final.
-    where = "end_ms IS NOT NULL AND end_ms < $1 ORDER BY end_ms, run_id LIMIT $2"
-    return await runs_of(connection, f"{RUN} WHERE {where}", before_ms, limit)
+    where = f"end_ms IS NOT NULL AND end_ms < $1 AND ({OF_WORKFLOWS} OR status = 'CANCELED')"
+    return await runs_of(connection, f"{RUN} WHERE {where} ORDER BY end_ms, run_id LIMIT $2", before_ms, limit)
 
 
 class HousekeepingReads(Connected):

@@ -7,17 +7,9 @@ from typing import Any, Final
 from perdure.storage.postgres.connected import Connected
 from perdure.storage.postgres.connections import Connection
 from perdure.storage.postgres.reads.runs import RUN, runs_of
-from perdure.storage.rows import (
-    LABELLED_MAX,
-    RUN_COLUMNS,
-    AllOf,
-    AnyOf,
-    Comparison,
-    Condition,
-    RunQuery,
-    RunRow,
-    labels_of_all,
-)
+from perdure.storage.postgres.rows import OF_ACTORS, OF_WORKFLOWS
+from perdure.storage.queries import LABELLED_MAX, AllOf, AnyOf, Comparison, Condition, RunQuery, labels_of_all
+from perdure.storage.rows import RUN_COLUMNS, RunRow
 
 _OPEN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint + (SELECT shift FROM numbering)"
 """Commits with lower numbers are decided, and visible to this statement."""
@@ -78,7 +70,7 @@ def _comparison(column: str, operator: str, value: str | int, arguments: list[An
 
 async def _list_runs(connection: Connection, query: RunQuery) -> list[RunRow]:
     arguments: list[Any] = [query.namespace]
-    where = ["namespace = $1", "is_current"]
+    where = ["namespace = $1", "is_current", OF_ACTORS if query.of_actors else OF_WORKFLOWS]
     if query.where is not None:
         where.append(_condition(query.where, arguments))
     comparison, direction = ("<", "DESC") if query.descending else (">", "ASC")

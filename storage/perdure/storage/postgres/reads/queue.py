@@ -7,21 +7,22 @@ from collections.abc import Mapping
 from perdure.storage.postgres.connected import Connected
 from perdure.storage.postgres.connections import Connection
 from perdure.storage.postgres.reads.runs import RUN, runs_of
+from perdure.storage.postgres.rows import OF_WORKFLOWS
 from perdure.storage.rows import RunRow, Timer
 
 
 async def _running_runs(connection: Connection) -> list[tuple[str, str]]:
-    records = await connection.fetch("SELECT namespace, run_id FROM runs WHERE status = 'RUNNING'")
+    records = await connection.fetch(f"SELECT namespace, run_id FROM runs WHERE status = 'RUNNING' AND {OF_WORKFLOWS}")
     return [(namespace, run_id) for namespace, run_id in records]
 
 
 async def _count_pending(connection: Connection) -> Mapping[str, int]:
-    statement = "SELECT namespace, count(*) FROM runs WHERE status = 'PENDING' GROUP BY namespace"
+    statement = f"SELECT namespace, count(*) FROM runs WHERE status = 'PENDING' AND {OF_WORKFLOWS} GROUP BY namespace"
     return dict(await connection.fetch(statement))
 
 
 async def _pending_runs(connection: Connection, namespace: str, limit: int) -> list[RunRow]:
-    where = "namespace = $1 AND status = 'PENDING' ORDER BY change, run_id LIMIT $2"
+    where = f"namespace = $1 AND status = 'PENDING' AND {OF_WORKFLOWS} ORDER BY change, run_id LIMIT $2"
     return await runs_of(connection, f"{RUN} WHERE {where}", namespace, limit)
 
 

@@ -10,7 +10,7 @@ from perdure.storage.postgres.connected import Connected
 from perdure.storage.postgres.connections import Connection
 from perdure.storage.postgres.reads.events import EVENT
 from perdure.storage.postgres.reads.runs import RUN, runs_of
-from perdure.storage.postgres.rows import TASK_COLUMNS, event_of, run_of, task_of
+from perdure.storage.postgres.rows import TASK_SELECTED, event_of, run_of, task_of
 from perdure.storage.rows import RunRow, StoredRun, ValueKey
 
 T = TypeVar("T")
@@ -20,12 +20,12 @@ LOAD_S: Final = 60.0
 LOADED_AT_ONCE = 1_000
 """Tasks of a run that are decoded in one turn of the event loop. Each takes some ten microseconds."""
 
-_TASKS: Final = f"SELECT {', '.join(TASK_COLUMNS)} FROM tasks WHERE tasks.run_id = $1 ORDER BY seq"
+_TASKS: Final = f"SELECT {', '.join(TASK_SELECTED)} FROM tasks WHERE tasks.run_id = $1 ORDER BY seq"
 _WAITING: Final = f"SELECT {EVENT} FROM events WHERE events.run_id = $1 AND consumed_by = '' ORDER BY sequence"
 _LOAD: Final = f"""
     {RUN.replace(" FROM runs", "")},
         ARRAY(SELECT name FROM inputs WHERE inputs.run_id = runs.run_id ORDER BY name),
-        ARRAY({_TASKS.replace(", ".join(TASK_COLUMNS), f"ROW({', '.join(TASK_COLUMNS)})")} LIMIT $2),
+        ARRAY({_TASKS.replace(", ".join(TASK_SELECTED), f"ROW({', '.join(TASK_SELECTED)})")} LIMIT $2),
         ARRAY({_WAITING.replace(EVENT, f"ROW({EVENT})")} LIMIT $2),
         coalesce((SELECT max(sequence) FROM events WHERE events.run_id = runs.run_id), 0)
     FROM runs WHERE runs.run_id = $1

@@ -6,7 +6,7 @@ import sqlite3
 from typing import Final
 
 from perdure.storage.damage import implausible
-from perdure.storage.rows import EventName, EventRow, Tombstone
+from perdure.storage.rows import CALL_KEY, EventName, EventRow, Tombstone
 from perdure.storage.sqlite.connected import Connected
 from perdure.storage.sqlite.rows import EVENT_SELECTED, event_of
 from perdure.storage.sqlite.seals import TOMBSTONE, seal
@@ -18,6 +18,16 @@ def _find_event(sql: sqlite3.Connection, run_id: str, key: str, event_id: str) -
     where = "run_id = ? AND key = ? AND event_id = ?"
     found = sql.execute(f"SELECT sequence FROM events WHERE {where}", (run_id, key, event_id)).fetchone()
     return None if found is None else int(found[0])
+
+
+def _count_calls(sql: sqlite3.Connection, run_id: str) -> int:
+    # Other indexes seem as good, but have all calls of the run.
+    statement = (
+        f"SELECT count(*) FROM events INDEXED BY events_calls "
+        f"WHERE run_id = ? AND key = '{CALL_KEY}' AND consumed_by = ''"
+    )
+    (count,) = sql.execute(statement, (run_id,)).fetchone()
+    return int(count)
 
 
 def read_events(sql: sqlite3.Connection, run_id: str, after: int) -> list[EventRow]:
@@ -45,6 +55,9 @@ class EventReads(Connected):
 
     async def find_event(self, run_id: str, key: str, event_id: str) -> int | None:
         return await self._look(lambda connection: _find_event(connection, run_id, key, event_id))
+
+    async def count_calls(self, run_id: str) -> int:
+        return await self._read(lambda connection: _count_calls(connection, run_id))
 
     async def read_events(self, run_id: str, *, after: int) -> list[EventRow]:
         return await self._read(lambda connection: read_events(connection, run_id, after))

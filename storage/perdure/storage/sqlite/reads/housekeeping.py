@@ -10,6 +10,7 @@ from perdure.storage.rows import BlobMark, RunRow
 from perdure.storage.sqlite.connected import Connected
 from perdure.storage.sqlite.reads.runs import RUN
 from perdure.storage.sqlite.rows import run_of
+from perdure.storage.sqlite.runs import OF_WORKFLOWS
 
 
 def _marked_blobs(sql: sqlite3.Connection, after: str, limit: int) -> list[BlobMark]:
@@ -34,9 +35,10 @@ def _unused_blobs(sql: sqlite3.Connection, sha256s: Sequence[str]) -> list[str]:
 
 
 def _finished_runs(sql: sqlite3.Connection, before_ms: int, limit: int) -> list[RunRow]:
+    order = "ORDER BY end_ms, run_id LIMIT ?"
     # A run has an `end_ms` exactly while its state is final.
-    where = "end_ms IS NOT NULL AND end_ms < ? ORDER BY end_ms, run_id LIMIT ?"
-    return [run_of(values) for values in sql.execute(f"{RUN} WHERE {where}", (before_ms, limit))]
+    where = f"end_ms IS NOT NULL AND end_ms < ? AND ({OF_WORKFLOWS} OR status = 'CANCELED')"
+    return [run_of(values) for values in sql.execute(f"{RUN} WHERE {where} {order}", (before_ms, limit))]
 
 
 class HousekeepingReads(Connected):

@@ -6,10 +6,12 @@ import json
 import sqlite3
 from typing import Any
 
-from perdure.storage.rows import LABELLED_MAX, AllOf, AnyOf, Comparison, Condition, RunQuery, RunRow, labels_of_all
+from perdure.storage.queries import LABELLED_MAX, AllOf, AnyOf, Comparison, Condition, RunQuery, labels_of_all
+from perdure.storage.rows import RunRow
 from perdure.storage.sqlite.connected import Connected, last_change
 from perdure.storage.sqlite.reads.runs import RUN
 from perdure.storage.sqlite.rows import RUN_SELECTED, run_of
+from perdure.storage.sqlite.runs import OF_ACTORS, OF_WORKFLOWS
 
 
 def _few_with_a_label(sql: sqlite3.Connection, query: RunQuery) -> list[str] | None:
@@ -54,7 +56,7 @@ def _comparison(column: str, operator: str, value: str | int, arguments: list[An
 
 def _list_runs(sql: sqlite3.Connection, query: RunQuery) -> list[RunRow]:
     arguments: list[Any] = [query.namespace]
-    where = ["namespace = ?", "is_current = 1"]
+    where = ["namespace = ?", "is_current = 1", OF_ACTORS if query.of_actors else OF_WORKFLOWS]
     if query.where is not None:
         where.append(_condition(query.where, arguments))
     comparison, direction = ("<", "DESC") if query.descending else (">", "ASC")

@@ -11,6 +11,7 @@ from perdure.storage.rows import RunRow, Timer
 from perdure.storage.sqlite.connected import Connected
 from perdure.storage.sqlite.reads.runs import RUN
 from perdure.storage.sqlite.rows import run_of
+from perdure.storage.sqlite.runs import OF_WORKFLOWS
 
 
 def _timer(run_id: str, task_id: Any, attempt: Any, wake_ms: Any) -> Timer:
@@ -25,26 +26,26 @@ def _running_runs(sql: sqlite3.Connection) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     namespace = b""
     while row := sql.execute(
-        "SELECT CAST(namespace AS BLOB) FROM runs WHERE is_current = 1 AND namespace > CAST(? AS TEXT) "
-        "ORDER BY namespace LIMIT 1",
+        f"SELECT CAST(namespace AS BLOB) FROM runs WHERE is_current = 1 AND {OF_WORKFLOWS} "
+        "AND namespace > CAST(? AS TEXT) ORDER BY namespace LIMIT 1",
         (namespace,),
     ).fetchone():
         (namespace,) = row
         found += sql.execute(
-            "SELECT namespace, run_id FROM runs WHERE is_current = 1 AND namespace = CAST(? AS TEXT) "
-            "AND status = 'RUNNING'",
+            f"SELECT namespace, run_id FROM runs WHERE is_current = 1 AND {OF_WORKFLOWS} "
+            "AND namespace = CAST(? AS TEXT) AND status = 'RUNNING'",
             (namespace,),
         )
     return found
 
 
 def _count_pending(sql: sqlite3.Connection) -> Mapping[str, int]:
-    statement = "SELECT namespace, count(*) FROM runs WHERE status = 'PENDING' GROUP BY namespace"
+    statement = f"SELECT namespace, count(*) FROM runs WHERE status = 'PENDING' AND {OF_WORKFLOWS} GROUP BY namespace"
     return {namespace: count for namespace, count in sql.execute(statement) if is_text(namespace)}
 
 
 def _pending_runs(sql: sqlite3.Connection, namespace: str, limit: int) -> list[RunRow]:
-    statement = f"{RUN} WHERE namespace = ? AND status = 'PENDING' ORDER BY change, run_id LIMIT ?"
+    statement = f"{RUN} WHERE namespace = ? AND status = 'PENDING' AND {OF_WORKFLOWS} ORDER BY change, run_id LIMIT ?"
     return [run_of(values) for values in sql.execute(statement, (namespace, limit))]
 
 

@@ -18,14 +18,14 @@ from perdure.storage.ports import QueueStore, RunStore
 from perdure.storage.rows import RunRow
 
 
-class WaitingStore(QueueStore, RunStore, Protocol):
+class PendingStore(QueueStore, RunStore, Protocol):
     """The part of the store that the queue uses."""
 
 
-class Waiting:
+class PendingRuns:
     """Starts pending runs whenever there is a slot."""
 
-    def __init__(self, store: WaitingStore, scheduler: Scheduler, slots: Slots, moves: Moves) -> None:
+    def __init__(self, store: PendingStore, scheduler: Scheduler, slots: Slots, moves: Moves) -> None:
         self._store = store
         self._scheduler = scheduler
         self._slots = slots
