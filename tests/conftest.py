@@ -18,6 +18,7 @@ from transitions import each_transition, refuse_unknown
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # by default, workers get almost nothing of a busy machine's CPUs
 os.environ.setdefault("PERDURE_MODULES", "off")  # engines of this process import tests as they are; some tests say else
 os.environ |= CREDENTIALS  # now, for the workers of a cluster know what it was started with
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import cloudpickle  # type: ignore[import-untyped]
 
 import perdure
+from patience import PATIENCE_S
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
@@ -57,7 +58,7 @@ def lines(path: Path) -> list[str]:
 
 def eventually(path: Path) -> None:
     """Until there is such a file."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not path.exists():
         assert time.monotonic() < deadline, f"{path.name} does not appear"
         time.sleep(0.01)

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from perdure.storage.damage import FOUND_MAX, about, damaged_labels, labels_of, of_unknown_kind, shown
 from perdure.storage.ports import CorruptData
-from perdure.storage.postgres.connections import Connection, connect, meaning, take_texts_as_they_are
+from perdure.storage.postgres.connections import CONNECT_ONCE_S, Connection, connect, meaning, take_texts_as_they_are
 from perdure.storage.postgres.rows import EVENT_COLUMNS, TASK_SELECTED, event_of, run_of, task_of
 from perdure.storage.postgres.schema import verify
 from perdure.storage.rows import RUN_COLUMNS
@@ -26,7 +26,7 @@ async def damages_of(url: str, kinds: Collection[str] = ()) -> list[str]:
     """What is damaged, each as a sentence that names the table, the row and the column. With `kinds`, runs of other
     kinds are damage as well. Raises StorageError if there is nothing that can be looked at."""
     with meaning(url):
-        connection = await connect(url)
+        connection = await connect(url, timeout_s=CONNECT_ONCE_S)
         try:
             await verify(connection, url)
             await take_texts_as_they_are(connection)

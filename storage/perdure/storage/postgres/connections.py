@@ -23,6 +23,8 @@ Connection: TypeAlias = Any
 """asyncpg's; it has no types for what we do with it."""
 
 CONNECT_S: Final = 5
+CONNECT_ONCE_S: Final = 30
+"""For what is not tried again: migrations and checks."""
 STATEMENTS_CACHED: Final = 200
 RETRY_S: Final = 0.5
 CHANNEL: Final = "perdure"
@@ -47,10 +49,10 @@ SETTINGS: Final = {
 }
 
 
-async def connect(url: str) -> Connection:
+async def connect(url: str, *, timeout_s: float = CONNECT_S) -> Connection:
     """A new connection. Raises errors of the driver."""
     return await asyncpg.connect(
-        url, timeout=CONNECT_S, server_settings=SETTINGS, statement_cache_size=STATEMENTS_CACHED
+        url, timeout=timeout_s, server_settings=SETTINGS, statement_cache_size=STATEMENTS_CACHED
     )
 
 

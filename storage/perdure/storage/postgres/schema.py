@@ -7,7 +7,7 @@ from typing import Final
 
 from perdure.storage.addresses import shown
 from perdure.storage.ports import StorageError
-from perdure.storage.postgres.connections import Connection, connect, meaning
+from perdure.storage.postgres.connections import CONNECT_ONCE_S, Connection, connect, meaning
 from perdure.storage.steps import Migration, Phase, migrations
 
 SCHEMA_LOCK: Final = 7_233_000
@@ -32,7 +32,7 @@ async def migrate(url: str, phase: Phase | None = None, *, steps: Sequence[Migra
     """
     steps = steps or migrations("postgres")
     with meaning(url):
-        connection = await connect(url)
+        connection = await connect(url, timeout_s=CONNECT_ONCE_S)
         try:
             await connection.execute("SELECT pg_advisory_lock($1)", SCHEMA_LOCK)
             await connection.execute(_MIGRATIONS)
