@@ -49,7 +49,7 @@ SETTINGS: Final = {
 }
 
 
-async def connect(url: str, *, timeout_s: float = CONNECT_S) -> Connection:
+async def connect(url: str, *, timeout_s: int = CONNECT_S) -> Connection:
     """A new connection. Raises errors of the driver."""
     return await asyncpg.connect(
         url, timeout=timeout_s, server_settings=SETTINGS, statement_cache_size=STATEMENTS_CACHED
