@@ -18,6 +18,8 @@ class Context:
 
     `callers`: the workflows and actors whose tasks and methods wait for this attempt, as "NAMESPACE/ID", the outermost
     one first. It is () for a workflow, and for a call of an actor, that no task or method waits for.
+
+    `is_query`: the attempt is a query of an actor, which runs beside the calls that change the actor.
     """
 
     namespace: str
@@ -27,12 +29,13 @@ class Context:
     attempt: int
     engine: str = ""
     callers: tuple[str, ...] = ()
+    is_query: bool = False
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """The callers, and then the workflow or the actor of this attempt. A call of an actor in the chain could never
-        have its turn: it raises ActorCycleError."""
-        return (*self.callers, f"{self.namespace}/{self.workflow_id}")
+        """The callers, and then the workflow or the actor of this attempt, unless it is a query. A call of an actor in
+        the chain could never have its turn: it raises ActorCycleError."""
+        return self.callers if self.is_query else (*self.callers, f"{self.namespace}/{self.workflow_id}")
 
     @property
     def idempotency_token(self) -> str:

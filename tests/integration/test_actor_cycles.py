@@ -52,6 +52,14 @@ class Counter(perdure.Actor):
     def read(self) -> int:
         return self.n
 
+    @perdure.readonly
+    async def count_from_query(self, own: str) -> int:
+        return await Counter.get(own).incr()
+
+    @perdure.method
+    async def query_itself(self, own: str) -> int:
+        return await Counter.get(own).count_from_query(own)
+
     @perdure.method
     async def call_itself(self, own: str) -> int:
         return await Counter.get(own).incr()
@@ -118,6 +126,7 @@ async def call_task_of(actor_id: str, target: str) -> int:
 
 CYCLES = {
     "call_itself": "default/a -> default/a",
+    "query_itself": "default/a -> default/a",
     "return_task": "default/a -> default/a",
     "return_blocking_task": "default/a -> default/a",
     "return_graph_of_graph": "default/a -> default/a",
@@ -159,6 +168,11 @@ async def test_a_constructor_that_calls_the_actor_that_waits_for_it_fails(client
 async def test_a_task_of_a_returned_graph_reads_its_own_actor(client: perdure.Client) -> None:
     async with asyncio.timeout(PATIENCE_S):
         assert await client.actor(Counter, "a").return_reader("a") == 10
+
+
+async def test_a_query_has_no_turn_that_a_call_would_wait_for(client: perdure.Client) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        assert await client.actor(Counter, "a").count_from_query("a") == 1
 
 
 async def test_a_workflow_that_nobody_waits_for_may_call_the_actor_that_started_it(client: perdure.Client) -> None:

@@ -136,6 +136,8 @@ class Methods:
         kind = self._class(attempt_input.function, cls, context.task_id)
         if call.chain and not context.callers:  # the engine has not read the call of a constructor
             context = replace(context, callers=call.chain)
+        if call.is_query:
+            context = replace(context, is_query=True)
         with bind_context(context):
             return _Run(self, attempt_input, call, kind).run(values, state)
 

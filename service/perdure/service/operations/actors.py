@@ -75,7 +75,7 @@ TORN_MAX: Final = 5
 """Times that a query finds that the state it was to read has been replaced meanwhile, before it fails."""
 
 UNKNOWN_S: Final = 5.0
-"""How long a call that an actor does not know is waited for, at least."""
+"""How long a call that an actor does not know is waited for."""
 DROP_S: Final = 2.0
 """How long the end of a call that is dropped is waited for. It comes soon, unless the actor's engine has died."""
 
@@ -314,14 +314,19 @@ class Actors:
         """The result of a recorded call, after waiting up to `wait_s` for it. TaskNotFoundError for a call that the
         actor does not know: it was never recorded, or its result is not kept any more. Another engine may hear of a new
         call a moment later than the caller, so the error comes after some waiting only."""
+        value = await self._ended(row, call_id, min(wait_s, UNKNOWN_S))
+        if value is None and wait_s >= UNKNOWN_S:
+            if await self._look(row, lambda run: _known(call_id, run)) is None:
+                raise _no_call(row, call_id)
+            value = await self._ended(row, call_id, wait_s - UNKNOWN_S)
+        return NOT_YET if value is None else CallResult(value, (await self._view(row)).revision)
+
+    async def _ended(self, row: RunRow, call_id: str, wait_s: float) -> Payload | Failure | None:
+        """The result of a call after waiting up to `wait_s` for it."""
         names = row.namespace, row.workflow_id
         with _naming_actor(*names):
             view = await self._queries.outcome(*names, task_id=call_id, run_id=row.run_id, wait_s=wait_s)
-        if view.value is None:
-            if wait_s >= UNKNOWN_S and await self._look(row, lambda run: _known(call_id, run)) is None:
-                raise _no_call(row, call_id)
-            return NOT_YET
-        return CallResult(view.value, (await self._view(row)).revision)
+        return view.value
 
     @refusing
     async def calls(self, row: RunRow, *, only_pending: bool, after: str, most: int) -> list[TaskView]:
