@@ -536,6 +536,10 @@ class Bill:
     def approve(self, key: str) -> Any:
         return perdure.event(key)
 
+    @perdure.method
+    def get_up_to_date(self) -> None:
+        """Its turn comes once the actor has the events that were sent before."""
+
 
 async def test_events_that_no_graph_takes_are_bounded(
     channel: grpc.aio.Channel, client: perdure.Client, monkeypatch: pytest.MonkeyPatch
@@ -544,6 +548,7 @@ async def test_events_that_no_graph_takes_are_bounded(
     await client.actors.get_or_create(Bill.definition, "b", (), waits=True)
     for number in range(3):
         await client.send_event("b", "key", number, event_id=str(number))
+    await client.actor(Bill, "b").get_up_to_date()
     with pytest.raises(errors.MailboxFullError) as refused:
         await client.send_event("b", "key", 3, event_id="3")
     assert refused.value.fields["actor_id"] == "b"
