@@ -53,7 +53,7 @@ ROOMS = {
     "ids": set[str](),
     "parent": set[str](),
     "bounded": set[str](),
-    "errors": {"model"},
+    "errors": {"model", "v1"},
     "texts": {"model", "errors"},
     "wire": {"model", "v1"},
     "optionwire": {"model", "v1", "wire"},
@@ -89,7 +89,8 @@ ROOMS = {
     "modules": {"bounded", "codec", "functions", "folders"},
     "runtimeenv": {"bounded", "model", "snapshots", "folders", "modules", "options"},
     "connection": {"v1"},
-    "transport": {"v1", "errors", "connection", "context", "texts"},
+    "callstream": {"v1", "errors", "connection"},
+    "transport": {"v1", "errors", "connection", "callstream", "context", "texts"},
     "blobs": {"model", "bounded", "v1", "errors", "transport"},
     "values": {
         "model",

@@ -169,7 +169,7 @@ class ActorCalls:
     ) -> str:
         """Record a call; returns its id once it is durable."""
         request = await self._request(actor_id, method, args, kwargs, request_id, expected_revision)
-        await self._transport.ask(self._transport.actors.CallActor, request)
+        await self._transport.ask(self._transport.call_actor, request)
         return request.request_id
 
     async def call(
@@ -189,7 +189,7 @@ class ActorCalls:
         request = await self._request(actor_id, method, args, kwargs, request_id, expected_revision)
         request.wait.CopyFrom(_wait(deadline))
         request.include_error_object = True
-        answer = await self._transport.ask(self._transport.actors.CallActor, request)
+        answer = await self._transport.ask(self._transport.call_actor, request)
         if answer.done:
             return await self._value(actor_id, method, answer.outcome)
         try:

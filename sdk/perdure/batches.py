@@ -275,16 +275,7 @@ async def outcomes(
 
 
 def _error_of(result: Answered) -> errors.PerdureError | None:
-    if not result.HasField("error"):
-        return None
-    try:
-        reason = errors_pb2.ErrorReason.Name(result.error.reason).removeprefix("ERROR_REASON_")
-    except ValueError:  # this client is older than the reason
-        reason = str(result.error.reason)
-    kind = errors.BY_REASON.get(reason, errors.PerdureError)
-    error = kind(result.error.message)
-    error.fields = dict(result.error.metadata) | ({} if kind is not errors.PerdureError else {"reason": reason})
-    return error
+    return errors.from_item(result.error) if result.HasField("error") else None
 
 
 async def _patiently(

@@ -11,7 +11,7 @@ the user's own exception as `__cause__`.
 from __future__ import annotations
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 import grpc
@@ -22,6 +22,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from perdure.model import Failure
+from perdure.v1.errors_pb2 import ErrorReason, ItemError
 
 T = TypeVar("T")
 
@@ -364,6 +365,22 @@ def from_rpc_error(error: grpc.RpcError) -> PerdureError:
     return unknown
 
 
+def from_item(message: ItemError) -> PerdureError:
+    """The error of one item of a batch or a stream."""
+    try:
+        reason = ErrorReason.Name(message.reason).removeprefix("ERROR_REASON_")
+    except ValueError:  # this client is older than the reason
+        reason = str(message.reason)
+    return _made(reason, message.message, message.metadata)
+
+
+def _made(reason: str, message: str, fields: Mapping[str, str]) -> PerdureError:
+    kind = BY_REASON.get(reason, PerdureError)
+    error = kind(message)
+    error.fields = dict(fields) | ({} if kind is not PerdureError else {"reason": reason})
+    return error
+
+
 def _from_details(value: bytes | str, text: str) -> PerdureError | None:
     try:
         status = Status.FromString(value if isinstance(value, bytes) else value.encode("latin-1"))
@@ -372,10 +389,7 @@ def _from_details(value: bytes | str, text: str) -> PerdureError | None:
     info = ErrorInfo()
     for detail in status.details:
         if _unpack(detail, info) and info.domain == DOMAIN:
-            kind = BY_REASON.get(info.reason, PerdureError)
-            error = kind(status.message or text)
-            error.fields = dict(info.metadata) | ({} if kind is not PerdureError else {"reason": info.reason})
-            return error
+            return _made(info.reason, status.message or text, info.metadata)
     return None
 
 

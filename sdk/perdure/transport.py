@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 import grpc
 
 from perdure import errors, texts
+from perdure.callstream import CallStream
 from perdure.connection import AGE_KEY, REPEAT_KEY, client_channel
 from perdure.context import waiting
 from perdure.v1 import actor_service_pb2_grpc, blob_service_pb2_grpc, system_service_pb2_grpc, workflow_service_pb2_grpc
@@ -53,8 +54,10 @@ class Transport:
         self.actors = actor_service_pb2_grpc.ActorServiceStub(self._channel)
         self.blobs = blob_service_pb2_grpc.BlobServiceStub(self._channel)
         self.system = system_service_pb2_grpc.SystemServiceStub(self._channel)
+        self.call_actor = CallStream(self.actors)
 
     async def close(self) -> None:
+        await self.call_actor.close()
         await self._channel.close(None)
 
     async def ask(self, method: Callable[..., Awaitable[T]], request: object, *, asked_s: float | None = None) -> T:
@@ -82,6 +85,8 @@ class Transport:
                         answer = await ask()
                     except grpc.RpcError as rpc_error:
                         error = errors.from_rpc_error(rpc_error)
+                    except errors.PerdureError as refused:  # one call of a stream
+                        error = refused
                     else:
                         absence.end()
                         return answer

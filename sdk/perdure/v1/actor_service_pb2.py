@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from perdure.v1 import errors_pb2 as perdure_dot_v1_dot_errors__pb2
 from perdure.v1 import failure_pb2 as perdure_dot_v1_dot_failure__pb2
 from perdure.v1 import payload_pb2 as perdure_dot_v1_dot_payload__pb2
 from perdure.v1 import spec_pb2 as perdure_dot_v1_dot_spec__pb2
 from perdure.v1 import workflow_pb2 as perdure_dot_v1_dot_workflow__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eperdure/v1/actor_service.proto\x12\nperdure.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18perdure/v1/failure.proto\x1a\x18perdure/v1/payload.proto\x1a\x15perdure/v1/spec.proto\x1a\x19perdure/v1/workflow.proto\"\xe2\x03\n\x05\x41\x63tor\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x12\n\nclass_name\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x15\n\rpending_calls\x18\x05 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06status\x18\x07 \x01(\x0e\x32\x17.perdure.v1.ActorStatus\x12-\n\x06labels\x18\x08 \x03(\x0b\x32\x1d.perdure.v1.Actor.LabelsEntry\x12$\n\x07\x66\x61ilure\x18\t \x01(\x0b\x32\x13.perdure.v1.Failure\x12\x18\n\x10readonly_methods\x18\n \x03(\t\x12$\n\x07waiting\x18\x0b \x01(\x0b\x32\x13.perdure.v1.Waiting\x12&\n\x03ttl\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0e\x63\x61ll_retention\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf1\x01\n\nActorClass\x12)\n\x08\x66unction\x18\x01 \x01(\x0b\x32\x17.perdure.v1.FunctionRef\x12(\n\x07options\x18\x02 \x01(\x0b\x32\x17.perdure.v1.TaskOptions\x12\x19\n\x11max_pending_calls\x18\x03 \x01(\x05\x12\x18\n\x10readonly_methods\x18\x04 \x03(\t\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0e\x63\x61ll_retention\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd9\x01\n\x0fMethodArguments\x12!\n\x04\x61rgs\x18\x01 \x03(\x0b\x32\x13.perdure.v1.Payload\x12\x37\n\x06kwargs\x18\x02 \x03(\x0b\x32\'.perdure.v1.MethodArguments.KwargsEntry\x12&\n\targuments\x18\x03 \x01(\x0b\x32\x13.perdure.v1.Payload\x1a\x42\n\x0bKwargsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.perdure.v1.Payload:\x02\x38\x01\"\xc3\x02\n\x17GetOrCreateActorRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12+\n\x0b\x61\x63tor_class\x18\x03 \x01(\x0b\x32\x16.perdure.v1.ActorClass\x12.\n\targuments\x18\x04 \x01(\x0b\x32\x1b.perdure.v1.MethodArguments\x12?\n\x06labels\x18\x05 \x03(\x0b\x32/.perdure.v1.GetOrCreateActorRequest.LabelsEntry\x12\'\n\x04wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x63hain\x18\x07 \x03(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x18GetOrCreateActorResponse\x12 \n\x05\x61\x63tor\x18\x01 \x01(\x0b\x32\x11.perdure.v1.Actor\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"_\n\x0fGetActorRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"4\n\x10GetActorResponse\x12 \n\x05\x61\x63tor\x18\x01 \x01(\x0b\x32\x11.perdure.v1.Actor\"\x97\x02\n\x10\x43\x61llActorRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12.\n\targuments\x18\x04 \x01(\x0b\x32\x1b.perdure.v1.MethodArguments\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\'\n\x04wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x11\x65xpected_revision\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\r\n\x05\x63hain\x18\x08 \x03(\t\x12\x1c\n\x14include_error_object\x18\t \x01(\x08\x42\x14\n\x12_expected_revision\"Y\n\x11\x43\x61llActorResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.perdure.v1.Outcome\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xbb\x01\n\x11QueryActorRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12.\n\targuments\x18\x04 \x01(\x0b\x32\x1b.perdure.v1.MethodArguments\x12\x14\n\x0cmin_revision\x18\x05 \x01(\x03\x12\x1c\n\x14include_error_object\x18\x06 \x01(\x08\x12\r\n\x05\x63hain\x18\x07 \x03(\t\"L\n\x12QueryActorResponse\x12$\n\x07outcome\x18\x01 \x01(\x0b\x32\x13.perdure.v1.Outcome\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x92\x01\n\x13GetActorCallRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x14include_error_object\x18\x05 \x01(\x08\"\\\n\x14GetActorCallResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.perdure.v1.Outcome\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x94\x02\n\tActorCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12+\n\x06status\x18\x03 \x01(\x0e\x32\x1b.perdure.v1.ActorCallStatus\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12$\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\x13.perdure.v1.Failure\x12$\n\x07waiting\x18\x08 \x01(\x0b\x32\x13.perdure.v1.Waiting\"y\n\x15ListActorCallsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x14\n\x0conly_pending\x18\x05 \x01(\x08\"W\n\x16ListActorCallsResponse\x12$\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x15.perdure.v1.ActorCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x14\x44ropActorCallRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\"(\n\x15\x44ropActorCallResponse\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\x08\"\x80\x01\n\x18ReplaceActorClassRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12+\n\x0b\x61\x63tor_class\x18\x03 \x01(\x0b\x32\x16.perdure.v1.ActorClass\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x1b\n\x19ReplaceActorClassResponse\"]\n\x11ListActorsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\"P\n\x12ListActorsResponse\x12!\n\x06\x61\x63tors\x18\x01 \x03(\x0b\x32\x11.perdure.v1.Actor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x12\x44\x65leteActorRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x15\n\rallow_missing\x18\x03 \x01(\x08\"\x15\n\x13\x44\x65leteActorResponse*w\n\x0b\x41\x63torStatus\x12\x1c\n\x18\x41\x43TOR_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x43TOR_STATUS_CREATING\x10\x01\x12\x16\n\x12\x41\x43TOR_STATUS_READY\x10\x02\x12\x17\n\x13\x41\x43TOR_STATUS_FAILED\x10\x03*\xb2\x01\n\x0f\x41\x63torCallStatus\x12!\n\x1d\x41\x43TOR_CALL_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41\x43TOR_CALL_STATUS_WAITING\x10\x01\x12\x1d\n\x19\x41\x43TOR_CALL_STATUS_RUNNING\x10\x02\x12 \n\x1c\x41\x43TOR_CALL_STATUS_SUCCESSFUL\x10\x03\x12\x1c\n\x18\x41\x43TOR_CALL_STATUS_FAILED\x10\x04\x32\xfe\x06\n\x0c\x41\x63torService\x12\x62\n\x10GetOrCreateActor\x12#.perdure.v1.GetOrCreateActorRequest\x1a$.perdure.v1.GetOrCreateActorResponse\"\x03\x90\x02\x02\x12J\n\x08GetActor\x12\x1b.perdure.v1.GetActorRequest\x1a\x1c.perdure.v1.GetActorResponse\"\x03\x90\x02\x01\x12M\n\tCallActor\x12\x1c.perdure.v1.CallActorRequest\x1a\x1d.perdure.v1.CallActorResponse\"\x03\x90\x02\x02\x12P\n\nQueryActor\x12\x1d.perdure.v1.QueryActorRequest\x1a\x1e.perdure.v1.QueryActorResponse\"\x03\x90\x02\x01\x12V\n\x0cGetActorCall\x12\x1f.perdure.v1.GetActorCallRequest\x1a .perdure.v1.GetActorCallResponse\"\x03\x90\x02\x01\x12\\\n\x0eListActorCalls\x12!.perdure.v1.ListActorCallsRequest\x1a\".perdure.v1.ListActorCallsResponse\"\x03\x90\x02\x01\x12Y\n\rDropActorCall\x12 .perdure.v1.DropActorCallRequest\x1a!.perdure.v1.DropActorCallResponse\"\x03\x90\x02\x02\x12\x65\n\x11ReplaceActorClass\x12$.perdure.v1.ReplaceActorClassRequest\x1a%.perdure.v1.ReplaceActorClassResponse\"\x03\x90\x02\x02\x12P\n\nListActors\x12\x1d.perdure.v1.ListActorsRequest\x1a\x1e.perdure.v1.ListActorsResponse\"\x03\x90\x02\x01\x12S\n\x0b\x44\x65leteActor\x12\x1e.perdure.v1.DeleteActorRequest\x1a\x1f.perdure.v1.DeleteActorResponse\"\x03\x90\x02\x02\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eperdure/v1/actor_service.proto\x12\nperdure.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17perdure/v1/errors.proto\x1a\x18perdure/v1/failure.proto\x1a\x18perdure/v1/payload.proto\x1a\x15perdure/v1/spec.proto\x1a\x19perdure/v1/workflow.proto\"\xe2\x03\n\x05\x41\x63tor\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x12\n\nclass_name\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x15\n\rpending_calls\x18\x05 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06status\x18\x07 \x01(\x0e\x32\x17.perdure.v1.ActorStatus\x12-\n\x06labels\x18\x08 \x03(\x0b\x32\x1d.perdure.v1.Actor.LabelsEntry\x12$\n\x07\x66\x61ilure\x18\t \x01(\x0b\x32\x13.perdure.v1.Failure\x12\x18\n\x10readonly_methods\x18\n \x03(\t\x12$\n\x07waiting\x18\x0b \x01(\x0b\x32\x13.perdure.v1.Waiting\x12&\n\x03ttl\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0e\x63\x61ll_retention\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf1\x01\n\nActorClass\x12)\n\x08\x66unction\x18\x01 \x01(\x0b\x32\x17.perdure.v1.FunctionRef\x12(\n\x07options\x18\x02 \x01(\x0b\x32\x17.perdure.v1.TaskOptions\x12\x19\n\x11max_pending_calls\x18\x03 \x01(\x05\x12\x18\n\x10readonly_methods\x18\x04 \x03(\t\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0e\x63\x61ll_retention\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd9\x01\n\x0fMethodArguments\x12!\n\x04\x61rgs\x18\x01 \x03(\x0b\x32\x13.perdure.v1.Payload\x12\x37\n\x06kwargs\x18\x02 \x03(\x0b\x32\'.perdure.v1.MethodArguments.KwargsEntry\x12&\n\targuments\x18\x03 \x01(\x0b\x32\x13.perdure.v1.Payload\x1a\x42\n\x0bKwargsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.perdure.v1.Payload:\x02\x38\x01\"\xc3\x02\n\x17GetOrCreateActorRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12+\n\x0b\x61\x63tor_class\x18\x03 \x01(\x0b\x32\x16.perdure.v1.ActorClass\x12.\n\targuments\x18\x04 \x01(\x0b\x32\x1b.perdure.v1.MethodArguments\x12?\n\x06labels\x18\x05 \x03(\x0b\x32/.perdure.v1.GetOrCreateActorRequest.LabelsEntry\x12\'\n\x04wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x63hain\x18\x07 \x03(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x18GetOrCreateActorResponse\x12 \n\x05\x61\x63tor\x18\x01 \x01(\x0b\x32\x11.perdure.v1.Actor\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"_\n\x0fGetActorRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"4\n\x10GetActorResponse\x12 \n\x05\x61\x63tor\x18\x01 \x01(\x0b\x32\x11.perdure.v1.Actor\"\x97\x02\n\x10\x43\x61llActorRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12.\n\targuments\x18\x04 \x01(\x0b\x32\x1b.perdure.v1.MethodArguments\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\'\n\x04wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x11\x65xpected_revision\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\r\n\x05\x63hain\x18\x08 \x03(\t\x12\x1c\n\x14include_error_object\x18\t \x01(\x08\x42\x14\n\x12_expected_revision\"Y\n\x11\x43\x61llActorResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.perdure.v1.Outcome\x12\x10\n\x08revision\x18\x03 \x01(\x03\"O\n\x11\x43\x61llActorsRequest\x12\'\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x18.perdure.v1.StreamedCall\x12\x11\n\tabandoned\x18\x02 \x03(\x03\"z\n\x0cStreamedCall\x12\r\n\x05token\x18\x01 \x01(\x03\x12*\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x1c.perdure.v1.CallActorRequest\x12\x19\n\x11previous_attempts\x18\x03 \x01(\x05\x12\x14\n\x0c\x61sked_ms_ago\x18\x04 \x01(\x03\"A\n\x12\x43\x61llActorsResponse\x12+\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1a.perdure.v1.StreamedAnswer\"\x82\x01\n\x0eStreamedAnswer\x12\r\n\x05token\x18\x01 \x01(\x03\x12/\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1d.perdure.v1.CallActorResponseH\x00\x12&\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x15.perdure.v1.ItemErrorH\x00\x42\x08\n\x06result\"\xbb\x01\n\x11QueryActorRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12.\n\targuments\x18\x04 \x01(\x0b\x32\x1b.perdure.v1.MethodArguments\x12\x14\n\x0cmin_revision\x18\x05 \x01(\x03\x12\x1c\n\x14include_error_object\x18\x06 \x01(\x08\x12\r\n\x05\x63hain\x18\x07 \x03(\t\"L\n\x12QueryActorResponse\x12$\n\x07outcome\x18\x01 \x01(\x0b\x32\x13.perdure.v1.Outcome\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x92\x01\n\x13GetActorCallRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x14include_error_object\x18\x05 \x01(\x08\"\\\n\x14GetActorCallResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.perdure.v1.Outcome\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x94\x02\n\tActorCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12+\n\x06status\x18\x03 \x01(\x0e\x32\x1b.perdure.v1.ActorCallStatus\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12$\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\x13.perdure.v1.Failure\x12$\n\x07waiting\x18\x08 \x01(\x0b\x32\x13.perdure.v1.Waiting\"y\n\x15ListActorCallsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x14\n\x0conly_pending\x18\x05 \x01(\x08\"W\n\x16ListActorCallsResponse\x12$\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x15.perdure.v1.ActorCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x14\x44ropActorCallRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\"(\n\x15\x44ropActorCallResponse\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\x08\"\x80\x01\n\x18ReplaceActorClassRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12+\n\x0b\x61\x63tor_class\x18\x03 \x01(\x0b\x32\x16.perdure.v1.ActorClass\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x1b\n\x19ReplaceActorClassResponse\"]\n\x11ListActorsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\"P\n\x12ListActorsResponse\x12!\n\x06\x61\x63tors\x18\x01 \x03(\x0b\x32\x11.perdure.v1.Actor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x12\x44\x65leteActorRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\t\x12\x15\n\rallow_missing\x18\x03 \x01(\x08\"\x15\n\x13\x44\x65leteActorResponse*w\n\x0b\x41\x63torStatus\x12\x1c\n\x18\x41\x43TOR_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x43TOR_STATUS_CREATING\x10\x01\x12\x16\n\x12\x41\x43TOR_STATUS_READY\x10\x02\x12\x17\n\x13\x41\x43TOR_STATUS_FAILED\x10\x03*\xb2\x01\n\x0f\x41\x63torCallStatus\x12!\n\x1d\x41\x43TOR_CALL_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41\x43TOR_CALL_STATUS_WAITING\x10\x01\x12\x1d\n\x19\x41\x43TOR_CALL_STATUS_RUNNING\x10\x02\x12 \n\x1c\x41\x43TOR_CALL_STATUS_SUCCESSFUL\x10\x03\x12\x1c\n\x18\x41\x43TOR_CALL_STATUS_FAILED\x10\x04\x32\xd4\x07\n\x0c\x41\x63torService\x12\x62\n\x10GetOrCreateActor\x12#.perdure.v1.GetOrCreateActorRequest\x1a$.perdure.v1.GetOrCreateActorResponse\"\x03\x90\x02\x02\x12J\n\x08GetActor\x12\x1b.perdure.v1.GetActorRequest\x1a\x1c.perdure.v1.GetActorResponse\"\x03\x90\x02\x01\x12M\n\tCallActor\x12\x1c.perdure.v1.CallActorRequest\x1a\x1d.perdure.v1.CallActorResponse\"\x03\x90\x02\x02\x12T\n\nCallActors\x12\x1d.perdure.v1.CallActorsRequest\x1a\x1e.perdure.v1.CallActorsResponse\"\x03\x90\x02\x02(\x01\x30\x01\x12P\n\nQueryActor\x12\x1d.perdure.v1.QueryActorRequest\x1a\x1e.perdure.v1.QueryActorResponse\"\x03\x90\x02\x01\x12V\n\x0cGetActorCall\x12\x1f.perdure.v1.GetActorCallRequest\x1a .perdure.v1.GetActorCallResponse\"\x03\x90\x02\x01\x12\\\n\x0eListActorCalls\x12!.perdure.v1.ListActorCallsRequest\x1a\".perdure.v1.ListActorCallsResponse\"\x03\x90\x02\x01\x12Y\n\rDropActorCall\x12 .perdure.v1.DropActorCallRequest\x1a!.perdure.v1.DropActorCallResponse\"\x03\x90\x02\x02\x12\x65\n\x11ReplaceActorClass\x12$.perdure.v1.ReplaceActorClassRequest\x1a%.perdure.v1.ReplaceActorClassResponse\"\x03\x90\x02\x02\x12P\n\nListActors\x12\x1d.perdure.v1.ListActorsRequest\x1a\x1e.perdure.v1.ListActorsResponse\"\x03\x90\x02\x01\x12S\n\x0b\x44\x65leteActor\x12\x1e.perdure.v1.DeleteActorRequest\x1a\x1f.perdure.v1.DeleteActorResponse\"\x03\x90\x02\x02\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,6 +51,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACTORSERVICE'].methods_by_name['GetActor']._serialized_options = b'\220\002\001'
   _globals['_ACTORSERVICE'].methods_by_name['CallActor']._loaded_options = None
   _globals['_ACTORSERVICE'].methods_by_name['CallActor']._serialized_options = b'\220\002\002'
+  _globals['_ACTORSERVICE'].methods_by_name['CallActors']._loaded_options = None
+  _globals['_ACTORSERVICE'].methods_by_name['CallActors']._serialized_options = b'\220\002\002'
   _globals['_ACTORSERVICE'].methods_by_name['QueryActor']._loaded_options = None
   _globals['_ACTORSERVICE'].methods_by_name['QueryActor']._serialized_options = b'\220\002\001'
   _globals['_ACTORSERVICE'].methods_by_name['GetActorCall']._loaded_options = None
@@ -64,64 +67,72 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACTORSERVICE'].methods_by_name['ListActors']._serialized_options = b'\220\002\001'
   _globals['_ACTORSERVICE'].methods_by_name['DeleteActor']._loaded_options = None
   _globals['_ACTORSERVICE'].methods_by_name['DeleteActor']._serialized_options = b'\220\002\002'
-  _globals['_ACTORSTATUS']._serialized_start=3655
-  _globals['_ACTORSTATUS']._serialized_end=3774
-  _globals['_ACTORCALLSTATUS']._serialized_start=3777
-  _globals['_ACTORCALLSTATUS']._serialized_end=3955
-  _globals['_ACTOR']._serialized_start=214
-  _globals['_ACTOR']._serialized_end=696
-  _globals['_ACTOR_LABELSENTRY']._serialized_start=651
-  _globals['_ACTOR_LABELSENTRY']._serialized_end=696
-  _globals['_ACTORCLASS']._serialized_start=699
-  _globals['_ACTORCLASS']._serialized_end=940
-  _globals['_METHODARGUMENTS']._serialized_start=943
-  _globals['_METHODARGUMENTS']._serialized_end=1160
-  _globals['_METHODARGUMENTS_KWARGSENTRY']._serialized_start=1094
-  _globals['_METHODARGUMENTS_KWARGSENTRY']._serialized_end=1160
-  _globals['_GETORCREATEACTORREQUEST']._serialized_start=1163
-  _globals['_GETORCREATEACTORREQUEST']._serialized_end=1486
-  _globals['_GETORCREATEACTORREQUEST_LABELSENTRY']._serialized_start=651
-  _globals['_GETORCREATEACTORREQUEST_LABELSENTRY']._serialized_end=696
-  _globals['_GETORCREATEACTORRESPONSE']._serialized_start=1488
-  _globals['_GETORCREATEACTORRESPONSE']._serialized_end=1565
-  _globals['_GETACTORREQUEST']._serialized_start=1567
-  _globals['_GETACTORREQUEST']._serialized_end=1662
-  _globals['_GETACTORRESPONSE']._serialized_start=1664
-  _globals['_GETACTORRESPONSE']._serialized_end=1716
-  _globals['_CALLACTORREQUEST']._serialized_start=1719
-  _globals['_CALLACTORREQUEST']._serialized_end=1998
-  _globals['_CALLACTORRESPONSE']._serialized_start=2000
-  _globals['_CALLACTORRESPONSE']._serialized_end=2089
-  _globals['_QUERYACTORREQUEST']._serialized_start=2092
-  _globals['_QUERYACTORREQUEST']._serialized_end=2279
-  _globals['_QUERYACTORRESPONSE']._serialized_start=2281
-  _globals['_QUERYACTORRESPONSE']._serialized_end=2357
-  _globals['_GETACTORCALLREQUEST']._serialized_start=2360
-  _globals['_GETACTORCALLREQUEST']._serialized_end=2506
-  _globals['_GETACTORCALLRESPONSE']._serialized_start=2508
-  _globals['_GETACTORCALLRESPONSE']._serialized_end=2600
-  _globals['_ACTORCALL']._serialized_start=2603
-  _globals['_ACTORCALL']._serialized_end=2879
-  _globals['_LISTACTORCALLSREQUEST']._serialized_start=2881
-  _globals['_LISTACTORCALLSREQUEST']._serialized_end=3002
-  _globals['_LISTACTORCALLSRESPONSE']._serialized_start=3004
-  _globals['_LISTACTORCALLSRESPONSE']._serialized_end=3091
-  _globals['_DROPACTORCALLREQUEST']._serialized_start=3093
-  _globals['_DROPACTORCALLREQUEST']._serialized_end=3169
-  _globals['_DROPACTORCALLRESPONSE']._serialized_start=3171
-  _globals['_DROPACTORCALLRESPONSE']._serialized_end=3211
-  _globals['_REPLACEACTORCLASSREQUEST']._serialized_start=3214
-  _globals['_REPLACEACTORCLASSREQUEST']._serialized_end=3342
-  _globals['_REPLACEACTORCLASSRESPONSE']._serialized_start=3344
-  _globals['_REPLACEACTORCLASSRESPONSE']._serialized_end=3371
-  _globals['_LISTACTORSREQUEST']._serialized_start=3373
-  _globals['_LISTACTORSREQUEST']._serialized_end=3466
-  _globals['_LISTACTORSRESPONSE']._serialized_start=3468
-  _globals['_LISTACTORSRESPONSE']._serialized_end=3548
-  _globals['_DELETEACTORREQUEST']._serialized_start=3550
-  _globals['_DELETEACTORREQUEST']._serialized_end=3630
-  _globals['_DELETEACTORRESPONSE']._serialized_start=3632
-  _globals['_DELETEACTORRESPONSE']._serialized_end=3653
-  _globals['_ACTORSERVICE']._serialized_start=3958
-  _globals['_ACTORSERVICE']._serialized_end=4852
+  _globals['_ACTORSTATUS']._serialized_start=4085
+  _globals['_ACTORSTATUS']._serialized_end=4204
+  _globals['_ACTORCALLSTATUS']._serialized_start=4207
+  _globals['_ACTORCALLSTATUS']._serialized_end=4385
+  _globals['_ACTOR']._serialized_start=239
+  _globals['_ACTOR']._serialized_end=721
+  _globals['_ACTOR_LABELSENTRY']._serialized_start=676
+  _globals['_ACTOR_LABELSENTRY']._serialized_end=721
+  _globals['_ACTORCLASS']._serialized_start=724
+  _globals['_ACTORCLASS']._serialized_end=965
+  _globals['_METHODARGUMENTS']._serialized_start=968
+  _globals['_METHODARGUMENTS']._serialized_end=1185
+  _globals['_METHODARGUMENTS_KWARGSENTRY']._serialized_start=1119
+  _globals['_METHODARGUMENTS_KWARGSENTRY']._serialized_end=1185
+  _globals['_GETORCREATEACTORREQUEST']._serialized_start=1188
+  _globals['_GETORCREATEACTORREQUEST']._serialized_end=1511
+  _globals['_GETORCREATEACTORREQUEST_LABELSENTRY']._serialized_start=676
+  _globals['_GETORCREATEACTORREQUEST_LABELSENTRY']._serialized_end=721
+  _globals['_GETORCREATEACTORRESPONSE']._serialized_start=1513
+  _globals['_GETORCREATEACTORRESPONSE']._serialized_end=1590
+  _globals['_GETACTORREQUEST']._serialized_start=1592
+  _globals['_GETACTORREQUEST']._serialized_end=1687
+  _globals['_GETACTORRESPONSE']._serialized_start=1689
+  _globals['_GETACTORRESPONSE']._serialized_end=1741
+  _globals['_CALLACTORREQUEST']._serialized_start=1744
+  _globals['_CALLACTORREQUEST']._serialized_end=2023
+  _globals['_CALLACTORRESPONSE']._serialized_start=2025
+  _globals['_CALLACTORRESPONSE']._serialized_end=2114
+  _globals['_CALLACTORSREQUEST']._serialized_start=2116
+  _globals['_CALLACTORSREQUEST']._serialized_end=2195
+  _globals['_STREAMEDCALL']._serialized_start=2197
+  _globals['_STREAMEDCALL']._serialized_end=2319
+  _globals['_CALLACTORSRESPONSE']._serialized_start=2321
+  _globals['_CALLACTORSRESPONSE']._serialized_end=2386
+  _globals['_STREAMEDANSWER']._serialized_start=2389
+  _globals['_STREAMEDANSWER']._serialized_end=2519
+  _globals['_QUERYACTORREQUEST']._serialized_start=2522
+  _globals['_QUERYACTORREQUEST']._serialized_end=2709
+  _globals['_QUERYACTORRESPONSE']._serialized_start=2711
+  _globals['_QUERYACTORRESPONSE']._serialized_end=2787
+  _globals['_GETACTORCALLREQUEST']._serialized_start=2790
+  _globals['_GETACTORCALLREQUEST']._serialized_end=2936
+  _globals['_GETACTORCALLRESPONSE']._serialized_start=2938
+  _globals['_GETACTORCALLRESPONSE']._serialized_end=3030
+  _globals['_ACTORCALL']._serialized_start=3033
+  _globals['_ACTORCALL']._serialized_end=3309
+  _globals['_LISTACTORCALLSREQUEST']._serialized_start=3311
+  _globals['_LISTACTORCALLSREQUEST']._serialized_end=3432
+  _globals['_LISTACTORCALLSRESPONSE']._serialized_start=3434
+  _globals['_LISTACTORCALLSRESPONSE']._serialized_end=3521
+  _globals['_DROPACTORCALLREQUEST']._serialized_start=3523
+  _globals['_DROPACTORCALLREQUEST']._serialized_end=3599
+  _globals['_DROPACTORCALLRESPONSE']._serialized_start=3601
+  _globals['_DROPACTORCALLRESPONSE']._serialized_end=3641
+  _globals['_REPLACEACTORCLASSREQUEST']._serialized_start=3644
+  _globals['_REPLACEACTORCLASSREQUEST']._serialized_end=3772
+  _globals['_REPLACEACTORCLASSRESPONSE']._serialized_start=3774
+  _globals['_REPLACEACTORCLASSRESPONSE']._serialized_end=3801
+  _globals['_LISTACTORSREQUEST']._serialized_start=3803
+  _globals['_LISTACTORSREQUEST']._serialized_end=3896
+  _globals['_LISTACTORSRESPONSE']._serialized_start=3898
+  _globals['_LISTACTORSRESPONSE']._serialized_end=3978
+  _globals['_DELETEACTORREQUEST']._serialized_start=3980
+  _globals['_DELETEACTORREQUEST']._serialized_end=4060
+  _globals['_DELETEACTORRESPONSE']._serialized_start=4062
+  _globals['_DELETEACTORRESPONSE']._serialized_end=4083
+  _globals['_ACTORSERVICE']._serialized_start=4388
+  _globals['_ACTORSERVICE']._serialized_end=5368
 # @@protoc_insertion_point(module_scope)

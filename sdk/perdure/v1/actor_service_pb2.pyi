@@ -2,6 +2,7 @@ import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from perdure.v1 import errors_pb2 as _errors_pb2
 from perdure.v1 import failure_pb2 as _failure_pb2
 from perdure.v1 import payload_pb2 as _payload_pb2
 from perdure.v1 import spec_pb2 as _spec_pb2
@@ -189,6 +190,42 @@ class CallActorResponse(_message.Message):
     outcome: _workflow_pb2.Outcome
     revision: int
     def __init__(self, done: bool = ..., outcome: _Optional[_Union[_workflow_pb2.Outcome, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class CallActorsRequest(_message.Message):
+    __slots__ = ("calls", "abandoned")
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    ABANDONED_FIELD_NUMBER: _ClassVar[int]
+    calls: _containers.RepeatedCompositeFieldContainer[StreamedCall]
+    abandoned: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, calls: _Optional[_Iterable[_Union[StreamedCall, _Mapping]]] = ..., abandoned: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class StreamedCall(_message.Message):
+    __slots__ = ("token", "call", "previous_attempts", "asked_ms_ago")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    ASKED_MS_AGO_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    call: CallActorRequest
+    previous_attempts: int
+    asked_ms_ago: int
+    def __init__(self, token: _Optional[int] = ..., call: _Optional[_Union[CallActorRequest, _Mapping]] = ..., previous_attempts: _Optional[int] = ..., asked_ms_ago: _Optional[int] = ...) -> None: ...
+
+class CallActorsResponse(_message.Message):
+    __slots__ = ("answers",)
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    answers: _containers.RepeatedCompositeFieldContainer[StreamedAnswer]
+    def __init__(self, answers: _Optional[_Iterable[_Union[StreamedAnswer, _Mapping]]] = ...) -> None: ...
+
+class StreamedAnswer(_message.Message):
+    __slots__ = ("token", "answer", "error")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    answer: CallActorResponse
+    error: _errors_pb2.ItemError
+    def __init__(self, token: _Optional[int] = ..., answer: _Optional[_Union[CallActorResponse, _Mapping]] = ..., error: _Optional[_Union[_errors_pb2.ItemError, _Mapping]] = ...) -> None: ...
 
 class QueryActorRequest(_message.Message):
     __slots__ = ("namespace", "actor_id", "method", "arguments", "min_revision", "include_error_object", "chain")

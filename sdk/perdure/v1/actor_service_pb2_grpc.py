@@ -54,6 +54,11 @@ class ActorServiceStub(object):
                 request_serializer=perdure_dot_v1_dot_actor__service__pb2.CallActorRequest.SerializeToString,
                 response_deserializer=perdure_dot_v1_dot_actor__service__pb2.CallActorResponse.FromString,
                 _registered_method=True)
+        self.CallActors = channel.stream_stream(
+                '/perdure.v1.ActorService/CallActors',
+                request_serializer=perdure_dot_v1_dot_actor__service__pb2.CallActorsRequest.SerializeToString,
+                response_deserializer=perdure_dot_v1_dot_actor__service__pb2.CallActorsResponse.FromString,
+                _registered_method=True)
         self.QueryActor = channel.unary_unary(
                 '/perdure.v1.ActorService/QueryActor',
                 request_serializer=perdure_dot_v1_dot_actor__service__pb2.QueryActorRequest.SerializeToString,
@@ -117,6 +122,15 @@ class ActorServiceServicer(object):
     def CallActor(self, request, context):
         """Records a call of a method. Returns once it is recorded, or waits for its result if asked to. A call that failed is
         an answer (`outcome.failure`), not an error of this call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CallActors(self, request_iterator, context):
+        """Makes calls as CallActor does, many over one stream, which costs less than a call each. Every call is answered by
+        itself, as soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again,
+        with the same request ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,6 +204,11 @@ def add_ActorServiceServicer_to_server(servicer, server):
                     servicer.CallActor,
                     request_deserializer=perdure_dot_v1_dot_actor__service__pb2.CallActorRequest.FromString,
                     response_serializer=perdure_dot_v1_dot_actor__service__pb2.CallActorResponse.SerializeToString,
+            ),
+            'CallActors': grpc.stream_stream_rpc_method_handler(
+                    servicer.CallActors,
+                    request_deserializer=perdure_dot_v1_dot_actor__service__pb2.CallActorsRequest.FromString,
+                    response_serializer=perdure_dot_v1_dot_actor__service__pb2.CallActorsResponse.SerializeToString,
             ),
             'QueryActor': grpc.unary_unary_rpc_method_handler(
                     servicer.QueryActor,
@@ -313,6 +332,33 @@ class ActorService(object):
             '/perdure.v1.ActorService/CallActor',
             perdure_dot_v1_dot_actor__service__pb2.CallActorRequest.SerializeToString,
             perdure_dot_v1_dot_actor__service__pb2.CallActorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CallActors(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/perdure.v1.ActorService/CallActors',
+            perdure_dot_v1_dot_actor__service__pb2.CallActorsRequest.SerializeToString,
+            perdure_dot_v1_dot_actor__service__pb2.CallActorsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,11 @@ class ActorServiceStub:
     """Records a call of a method. Returns once it is recorded, or waits for its result if asked to. A call that failed is
     an answer (`outcome.failure`), not an error of this call.
     """
+    CallActors: _grpc.StreamStreamMultiCallable[_actor_service_pb2.CallActorsRequest, _actor_service_pb2.CallActorsResponse]
+    """Makes calls as CallActor does, many over one stream, which costs less than a call each. Every call is answered by
+    itself, as soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again,
+    with the same request ids.
+    """
     QueryActor: _grpc.UnaryUnaryMultiCallable[_actor_service_pb2.QueryActorRequest, _actor_service_pb2.QueryActorResponse]
     """Calls a method that its class declares readonly, on the last committed state and beside all other calls. Not
     recorded.
@@ -86,6 +91,11 @@ class ActorServiceAsyncStub(ActorServiceStub):
     CallActor: _aio.UnaryUnaryMultiCallable[_actor_service_pb2.CallActorRequest, _actor_service_pb2.CallActorResponse]  # type: ignore[assignment]
     """Records a call of a method. Returns once it is recorded, or waits for its result if asked to. A call that failed is
     an answer (`outcome.failure`), not an error of this call.
+    """
+    CallActors: _aio.StreamStreamMultiCallable[_actor_service_pb2.CallActorsRequest, _actor_service_pb2.CallActorsResponse]  # type: ignore[assignment]
+    """Makes calls as CallActor does, many over one stream, which costs less than a call each. Every call is answered by
+    itself, as soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again,
+    with the same request ids.
     """
     QueryActor: _aio.UnaryUnaryMultiCallable[_actor_service_pb2.QueryActorRequest, _actor_service_pb2.QueryActorResponse]  # type: ignore[assignment]
     """Calls a method that its class declares readonly, on the last committed state and beside all other calls. Not
@@ -140,6 +150,17 @@ class ActorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_actor_service_pb2.CallActorResponse, _abc.Awaitable[_actor_service_pb2.CallActorResponse]]:
         """Records a call of a method. Returns once it is recorded, or waits for its result if asked to. A call that failed is
         an answer (`outcome.failure`), not an error of this call.
+        """
+
+    @_abc_1.abstractmethod
+    def CallActors(
+        self,
+        request_iterator: _MaybeAsyncIterator[_actor_service_pb2.CallActorsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_actor_service_pb2.CallActorsResponse], _abc.AsyncIterator[_actor_service_pb2.CallActorsResponse]]:
+        """Makes calls as CallActor does, many over one stream, which costs less than a call each. Every call is answered by
+        itself, as soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again,
+        with the same request ids.
         """
 
     @_abc_1.abstractmethod

@@ -32,6 +32,7 @@ from perdure.service.api.gate import Gate
 from perdure.service.api.listing import ListCalls
 from perdure.service.api.runs import RunCalls
 from perdure.service.api.sources import Sources
+from perdure.service.api.streaming import StreamedCalls
 from perdure.service.api.system import SystemCalls
 from perdure.service.api.watch import Watcher
 from perdure.service.common.clocks import wall_clock_ms
@@ -172,8 +173,9 @@ async def running_server(
         lists = ListCalls(kernel.queries, store)
         workflows = _workflows(kernel, store, blobs, clock, sources, events, lists)
         workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)
-        actors = ActorServicer(ActorCalls(kernel.actors, sources, blobs), lists)
-        actor_service_pb2_grpc.add_ActorServiceServicer_to_server(actors, server)
+        actors = ActorCalls(kernel.actors, sources, blobs)
+        streams = StreamedCalls(actors, gate)
+        actor_service_pb2_grpc.add_ActorServiceServicer_to_server(ActorServicer(actors, lists, streams), server)
         blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(BlobCalls(blobs)), server)
         system_service_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(system), server)
         if pool is not None:
@@ -207,6 +209,7 @@ async def running_server(
         async def drain() -> None:
             health.drain()
             gate.drain()
+            streams.drain()
             kernel.drain()
             if pool is not None:
                 pool.drain()

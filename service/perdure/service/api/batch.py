@@ -10,7 +10,7 @@ from typing import Final
 from perdure import errors
 from perdure.service.api import answers, pages, requests
 from perdure.service.api.caller import Caller
-from perdure.service.api.errors import translate
+from perdure.service.api.errors import item_error
 from perdure.service.api.sources import Sources
 from perdure.service.common import limits
 from perdure.service.common.trouble import is_away
@@ -20,11 +20,9 @@ from perdure.service.operations.batches import Batches, Result, caught
 from perdure.service.operations.queries import Queries
 from perdure.storage.ports import BlobStore
 from perdure.storage.rows import RunRow
-from perdure.v1 import errors_pb2, spec_pb2
+from perdure.v1 import spec_pb2
 from perdure.v1 import workflow_service_pb2 as pb
 
-ERROR_MESSAGE_BYTES_MAX: Final = 512
-"""Longest error message of an item, so that one answer has room for an error of every item."""
 PAUSE_EVERY: Final = 100
 """Items to decode before other tasks get a turn of the event loop."""
 
@@ -61,7 +59,7 @@ class BatchCalls:
         for item, result in zip(request.items, await self._batches.submit(news), strict=True):
             if isinstance(result, Exception):
                 named = errors.cut(item.workflow_id, limits.ID_BYTES_MAX)
-                answer.results.add(workflow_id=named, error=_error(result, "BatchRun"))
+                answer.results.add(workflow_id=named, error=item_error(result, "BatchRun"))
             else:
                 view, started = result
                 answer.results.add(workflow_id=view.row.workflow_id, run_id=view.row.run_id, started=started)
@@ -88,7 +86,7 @@ class BatchCalls:
         for row in await self._batches.outcomes(namespace, items, wait_s=wait_s):
             result = answer.results.add()
             if isinstance(row, Exception):
-                result.error.CopyFrom(_error(row, "BatchGetOutput"))
+                result.error.CopyFrom(item_error(row, "BatchGetOutput"))
             elif row.status.is_final and room > 0:
                 await self._fill(result, row, include_error=request.include_error_object)
             room -= result.ByteSize()
@@ -105,7 +103,7 @@ class BatchCalls:
             if is_away(error):  # it concerns all items: the caller repeats the batch
                 raise
             result.Clear()
-            result.error.CopyFrom(_error(error, "BatchGetOutput"))
+            result.error.CopyFrom(item_error(error, "BatchGetOutput"))
 
     async def send_events(self, request: pb.BatchSendEventsRequest, caller: Caller) -> pb.BatchSendEventsResponse:
         requests.count_items(request.items)
@@ -114,7 +112,7 @@ class BatchCalls:
         answer = pb.BatchSendEventsResponse()
         for sent in await self._batches.send_events(namespace, events, repeat=caller.repeat):
             if isinstance(sent, Exception):
-                answer.results.add(error=_error(sent, "BatchSendEvents"))
+                answer.results.add(error=item_error(sent, "BatchSendEvents"))
             else:
                 answer.results.add(sequence=sent.sequence, duplicate=sent.is_duplicate)
         return answer
@@ -133,16 +131,3 @@ def _new_run(item: pb.RunItem, namespace: str, sources: Sequence[Result[RunSourc
         return source if isinstance(source, Exception) else requests.run(item, namespace, source)
     except Exception as error:
         return error
-
-
-def _error(error: Exception, method: str) -> errors_pb2.ItemError:
-    known = translate(error, method)
-    return errors_pb2.ItemError(
-        code=known.status.value[0],
-        reason=f"ERROR_REASON_{known.reason}" if known.reason in errors.BY_REASON else None,
-        message=errors.cut(known.message, ERROR_MESSAGE_BYTES_MAX),
-        metadata={
-            key: errors.cut(value, errors.FIELD_BYTES_MAX)
-            for key, value in list(known.fields.items())[: errors.FIELDS_MAX]
-        },
-    )

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import secrets
+from typing import Final
 
 from perdure import errors
 from perdure.model import InvalidSpec
 from perdure.service.common.trouble import refusal
 from perdure.service.runs.changes import Closed, Overflowed
 from perdure.storage.ports import StorageError
+from perdure.v1.errors_pb2 import ItemError
+
+ITEM_MESSAGE_BYTES_MAX: Final = 512
+"""Longest error message of an item, so that one answer has room for an error of every item."""
 
 log = logging.getLogger(__name__)
 
@@ -33,3 +38,17 @@ def translate(error: Exception, method: str) -> errors.PerdureError:
             error_id = secrets.token_hex(8)
             log.error("unexpected error", exc_info=error, extra={"method": method, "error_id": error_id})
             return errors.InternalError(f"internal error {error_id}", error_id=error_id)
+
+
+def item_error(error: Exception, method: str) -> ItemError:
+    """The error of one item of a batch or a stream."""
+    known = translate(error, method)
+    return ItemError(
+        code=known.status.value[0],
+        reason=f"ERROR_REASON_{known.reason}" if known.reason in errors.BY_REASON else None,
+        message=errors.cut(known.message, ITEM_MESSAGE_BYTES_MAX),
+        metadata={
+            key: errors.cut(value, errors.FIELD_BYTES_MAX)
+            for key, value in list(known.fields.items())[: errors.FIELDS_MAX]
+        },
+    )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from perdure.service.api.actors import ActorCalls
 from perdure.service.api.listing import ListCalls
-from perdure.service.rpc.context import Context, RpcCaller
+from perdure.service.api.streaming import StreamedCalls
+from perdure.service.rpc.context import Context, RpcCaller, messages_of
 from perdure.v1 import actor_service_pb2 as pb
 from perdure.v1 import actor_service_pb2_grpc
 
@@ -12,9 +15,10 @@ from perdure.v1 import actor_service_pb2_grpc
 class ActorServicer(actor_service_pb2_grpc.ActorServiceServicer):
     """A face of `api`: each method passes its request on, with what is known of the caller where that matters."""
 
-    def __init__(self, actors: ActorCalls, lists: ListCalls) -> None:
+    def __init__(self, actors: ActorCalls, lists: ListCalls, streams: StreamedCalls) -> None:
         self._actors = actors
         self._lists = lists
+        self._streams = streams
 
     async def GetOrCreateActor(
         self, request: pb.GetOrCreateActorRequest, context: Context
@@ -26,6 +30,12 @@ class ActorServicer(actor_service_pb2_grpc.ActorServiceServicer):
 
     async def CallActor(self, request: pb.CallActorRequest, context: Context) -> pb.CallActorResponse:
         return await self._actors.call(request, RpcCaller(context))
+
+    async def CallActors(
+        self, request_iterator: AsyncIterator[pb.CallActorsRequest], context: Context
+    ) -> AsyncIterator[pb.CallActorsResponse]:
+        async for answer in self._streams.serve(messages_of(request_iterator)):
+            yield answer
 
     async def QueryActor(self, request: pb.QueryActorRequest, context: Context) -> pb.QueryActorResponse:
         return await self._actors.query(request, RpcCaller(context))

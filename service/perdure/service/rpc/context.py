@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from collections.abc import AsyncIterator
+from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc.aio
 
 from perdure.connection import AGE_KEY, REPEAT_KEY
-from perdure.service.common.repeat import Repeat
+from perdure.service.common.repeat import REPEATED_MS_MAX, Repeat
 
+T = TypeVar("T")
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 REPEAT_KEYS: Final = frozenset({"grpc-previous-rpc-attempts", REPEAT_KEY})
 """Metadata by which gRPC's own retries, and clients that make a call again themselves, say so."""
 REPEATED_MS: Final = 10_000
 """gRPC's own repeats do not say when the call was made first; all of them come within some seconds."""
-REPEATED_MS_MAX: Final = 24 * 3600 * 1000
 DIGITS_MAX: Final = 15
+
+
+async def messages_of(stream: AsyncIterator[T]) -> AsyncIterator[T]:
+    """The messages of a stream until it ends, with or without an error."""
+    try:
+        async for message in stream:
+            yield message
+    except grpc.aio.BaseError:
+        pass
 
 
 class RpcCaller:

@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import grpc.aio
-
 from perdure.service.api import requests
 from perdure.service.api.fetching import FetchCalls
 from perdure.service.executors.pool.sessions import Sessions
-from perdure.service.rpc.context import Context
+from perdure.service.rpc.context import Context, messages_of
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.v1 import worker_service_pb2_grpc
 
@@ -71,9 +69,5 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
 
 
 async def _read(stream: AsyncIterator[Any], take: Callable[[Any], None]) -> None:
-    """Read until the stream ends, with or without an error."""
-    try:
-        async for message in stream:
-            take(message)
-    except grpc.aio.BaseError:
-        pass
+    async for message in messages_of(stream):
+        take(message)

@@ -13,6 +13,8 @@ from perdure.service.rpc.interceptors.chain import Handler, Part
 WORKERS: Final = "/perdure.v1.WorkerService/"
 ALWAYS: Final = ("/perdure.v1.SystemService/GetSystemInfo", "/grpc.health.v1.Health/")
 """Answered also while the engine starts or drains."""
+STREAM: Final = "/perdure.v1.ActorService/CallActors"
+"""A stream of calls, which are counted instead of it."""
 
 
 def admit_by(gate: Gate) -> Part:
@@ -29,6 +31,9 @@ def admit_by(gate: Gate) -> Part:
         count(context)
         gate.check()
 
+    def check(_context: Any) -> None:
+        gate.check()
+
     def count_worker(context: Any) -> None:
         peer: str = context.peer()
         gate.worker_came(peer)
@@ -41,6 +46,8 @@ def admit_by(gate: Gate) -> Part:
             admit = count_worker
         elif method.startswith(ALWAYS):
             admit = count
+        elif method == STREAM:
+            admit = check
         else:
             admit = count_and_check
 

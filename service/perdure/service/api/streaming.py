@@ -1,0 +1,144 @@
+"""Calls of actors over a stream. Each is a call by itself: admitted, made, answered or refused as if it came alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+from perdure.service.api import pages, requests
+from perdure.service.api.actors import ActorCalls
+from perdure.service.api.errors import item_error
+from perdure.service.api.gate import Gate
+from perdure.service.common.repeat import REPEATED_MS_MAX, Repeat
+from perdure.v1 import actor_service_pb2 as pb
+
+CALLS_MAX: Final = 10_000
+"""Calls of one stream without an answer. No more are read until some are answered."""
+
+
+class StreamedCalls:
+    """Serves streams of calls."""
+
+    def __init__(self, actors: ActorCalls, gate: Gate) -> None:
+        self._actors = actors
+        self._gate = gate
+        self._open: set[_Stream] = set()
+
+    def drain(self) -> None:
+        """Let streams end once their calls are answered."""
+        for stream in self._open:
+            stream.end()
+
+    async def serve(self, messages: AsyncIterator[pb.CallActorsRequest]) -> AsyncIterator[pb.CallActorsResponse]:
+        """Answer the calls of a stream. It ends once its calls are answered, and the client has ended its side or the
+        engine drains."""
+        stream = _Stream(self._actors, self._gate)
+        self._open.add(stream)
+        reader = asyncio.create_task(stream.read(messages))
+        reader.add_done_callback(lambda reader: reader.cancelled() or reader.exception())  # the client may be gone
+        try:
+            async for answer in stream.answers():
+                yield answer
+            if reader.done():
+                reader.result()  # raises the error of a malformed message
+        finally:
+            self._open.discard(stream)
+            reader.cancel()
+            stream.close()
+
+
+class _Stream:
+    """One stream. A call is counted by the gate until its answer is sent."""
+
+    def __init__(self, actors: ActorCalls, gate: Gate) -> None:
+        self._actors = actors
+        self._gate = gate
+        self._calls: dict[int, asyncio.Task[None]] = {}  # by token
+        self._answers: deque[pb.StreamedAnswer] = deque()
+        self._stirred = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._is_ending = False
+
+    def end(self) -> None:
+        """End once all calls are answered."""
+        self._is_ending = True
+        self._stirred.set()
+
+    async def read(self, messages: AsyncIterator[pb.CallActorsRequest]) -> None:
+        """Start the calls of all messages."""
+        try:
+            async for message in messages:
+                for token in message.abandoned:
+                    if (task := self._calls.get(token)) is not None:
+                        task.cancel()
+                for call in message.calls:
+                    await self._start(call)
+        finally:
+            self.end()
+
+    async def _start(self, call: pb.StreamedCall) -> None:
+        while len(self._calls) + len(self._answers) >= CALLS_MAX:
+            self._has_room.clear()
+            await self._has_room.wait()
+        token = call.token
+        if token in self._calls:
+            raise requests.invalid("token", "is that of a call without an answer")
+        self._gate.came()
+        task = self._calls[token] = asyncio.create_task(self._make(call))
+        task.add_done_callback(lambda task: self._end(token, is_abandoned=task.cancelled()))
+
+    async def _make(self, call: pb.StreamedCall) -> None:
+        answer = pb.StreamedAnswer(token=call.token)
+        try:
+            self._gate.check()
+            answer.answer.MergeFrom(await self._actors.call(call.call, _StreamedCaller(call)))
+        except Exception as error:
+            answer.error.MergeFrom(item_error(error, "CallActors"))
+        self._answers.append(answer)
+
+    def _end(self, token: int, *, is_abandoned: bool) -> None:
+        del self._calls[token]
+        if is_abandoned:
+            self._left(1)
+        self._stirred.set()
+
+    async def answers(self) -> AsyncIterator[pb.CallActorsResponse]:
+        """The answers, as many in a message as there are."""
+        while True:
+            while self._answers:
+                page, message = pages.Page(), pb.CallActorsResponse()
+                while self._answers and page.fits(self._answers[0]):
+                    message.answers.append(self._answers.popleft())
+                try:
+                    yield message
+                finally:
+                    self._left(page.count)
+            if self._is_ending and not self._calls:
+                return
+            await self._stirred.wait()
+            self._stirred.clear()
+
+    def _left(self, count: int) -> None:
+        for _ in range(count):
+            self._gate.left()
+        self._has_room.set()
+
+    def close(self) -> None:
+        """The stream is over: nobody waits for its calls any more."""
+        for task in self._calls.values():
+            task.cancel()
+        self._left(len(self._answers))
+        self._answers.clear()
+
+
+class _StreamedCaller:
+    """A `Caller` of a call in a stream, which has no deadline but its wait."""
+
+    __slots__ = ("left_s", "repeat")
+
+    def __init__(self, call: pb.StreamedCall) -> None:
+        self.left_s: float | None = None
+        age_ms = min(max(call.asked_ms_ago, 0), REPEATED_MS_MAX)
+        self.repeat = Repeat(age_ms, age_ms) if call.previous_attempts else None

@@ -1,0 +1,278 @@
+"""Calls of actors over one stream: each is answered by itself, and what one does costs no other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+import perdure
+from integration.engine_settings import settings_on
+from integration.wire_calls import refused
+from patience import PATIENCE_S
+from perdure import callstream, errors
+from perdure.service.api import streaming
+from perdure.service.app import RunningServer, running_server
+from perdure.v1 import actor_service_pb2 as pb
+from perdure.v1 import actor_service_pb2_grpc, errors_pb2
+
+LONG = {"seconds": 30}
+
+
+@perdure.actor
+class Counter(perdure.Actor):
+    def __init__(self) -> None:
+        self.value = 0
+
+    @perdure.method
+    def incr(self) -> int:
+        self.value += 1
+        return self.value
+
+    @perdure.method
+    def length(self, data: bytes) -> int:
+        return len(data)
+
+    @perdure.method
+    async def until_exists(self, path: str) -> str:
+        while not Path(path).exists():
+            await asyncio.sleep(0.01)
+        return path
+
+
+def call(token: int, actor_id: str, method: str = "incr", **fields: Any) -> pb.StreamedCall:
+    request = pb.CallActorRequest(actor_id=actor_id, method=method, request_id=f"r{token}", wait=LONG)
+    return pb.StreamedCall(token=token, call=request, **fields)
+
+
+class Opened:
+    """A stream of the test's own."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        stub: Any = actor_service_pb2_grpc.ActorServiceStub(channel)
+        self.rpc = stub.CallActors()
+
+    async def send(self, *calls: pb.StreamedCall, abandoned: tuple[int, ...] = ()) -> None:
+        await self.rpc.write(pb.CallActorsRequest(calls=calls, abandoned=abandoned))
+
+    async def answers(self, count: int) -> dict[int, pb.StreamedAnswer]:
+        """So many answers, by token."""
+        found: dict[int, pb.StreamedAnswer] = {}
+        async with asyncio.timeout(PATIENCE_S):
+            while len(found) < count:
+                message = await self.rpc.read()
+                assert message is not grpc.aio.EOF, "the stream has ended"
+                found |= {answer.token: answer for answer in message.answers}
+        assert len(found) == count
+        return found
+
+
+@pytest.fixture
+async def opened(channel: grpc.aio.Channel) -> AsyncIterator[Opened]:
+    opened = Opened(channel)
+    yield opened
+    opened.rpc.cancel()
+
+
+async def made(client: perdure.Client, *actor_ids: str) -> None:
+    for actor_id in actor_ids:
+        await client.actors.get_or_create(Counter.definition, actor_id, (), waits=True)
+
+
+async def are_under_way(server: RunningServer, count: int) -> None:
+    """Return once so many calls of clients wait for the results of actors."""
+    async with asyncio.timeout(PATIENCE_S):
+        while server.kernel.changes.count_waits() != count:
+            await asyncio.sleep(0.01)
+
+
+async def test_each_call_is_answered_by_itself(
+    server: RunningServer, client: perdure.Client, opened: Opened, tmp_path: Path
+) -> None:
+    await made(client, "a", "slow")
+    file = tmp_path / "file"
+    slow = asyncio.create_task(client.actor(Counter, "slow").until_exists(str(file)))
+    await are_under_way(server, 1)
+    await opened.send(call(1, "a"), call(2, "slow"), call(3, "nobody"), call(4, "a"))
+
+    answers = await opened.answers(3)
+
+    assert answers.keys() == {1, 3, 4}
+    assert answers[1].answer.revision < answers[4].answer.revision
+    assert answers[3].error.reason == errors_pb2.ERROR_REASON_ACTOR_NOT_FOUND
+    file.touch()
+    assert (await opened.answers(1)).keys() == {2}
+    assert await slow == str(file)
+    assert await client.actor(Counter, "a").incr() == 3
+
+
+async def test_a_repeat_is_the_same_call(client: perdure.Client, opened: Opened) -> None:
+    await made(client, "a")
+    await opened.send(call(1, "a"))
+    first = (await opened.answers(1))[1]
+
+    again = call(1, "a", previous_attempts=1, asked_ms_ago=5)
+    await opened.send(again)
+
+    assert (await opened.answers(1))[1].answer.outcome == first.answer.outcome
+    assert await client.actor(Counter, "a").incr() == 2
+    await client.actors.delete("a")
+    again.asked_ms_ago = 10**15
+    await opened.send(again, call(2, "a"))
+    answers = await opened.answers(2)
+    assert answers[1].answer.outcome.failure.type == "perdure.ActorDeleted"
+    assert answers[2].error.reason == errors_pb2.ERROR_REASON_ACTOR_NOT_FOUND
+
+
+async def test_an_ended_stream_answers_all_its_calls_first(client: perdure.Client, opened: Opened) -> None:
+    await made(client, "a")
+    await opened.send(*(call(token, "a") for token in range(20)))
+    await opened.rpc.done_writing()
+
+    assert len(await opened.answers(20)) == 20
+    assert await opened.rpc.read() is grpc.aio.EOF
+
+
+async def test_an_abandoned_call_goes_on_without_its_caller(
+    server: RunningServer, client: perdure.Client, opened: Opened, tmp_path: Path
+) -> None:
+    await made(client, "a", "b")
+    file = tmp_path / "file"
+    slow = asyncio.create_task(client.actor(Counter, "a").until_exists(str(file)))
+    await are_under_way(server, 1)
+    await opened.send(call(1, "a"))
+    await are_under_way(server, 2)
+
+    await opened.send(call(2, "b"), abandoned=(1, 77))
+
+    assert (await opened.answers(1)).keys() == {2}
+    await are_under_way(server, 1)
+    file.touch()
+    assert await slow == str(file)
+    assert await client.actors.output("a", "r1") == 1
+
+
+async def test_who_is_cancelled_abandons_the_call(
+    server: RunningServer, client: perdure.Client, tmp_path: Path
+) -> None:
+    await made(client, "a")
+    call = asyncio.create_task(client.actor(Counter, "a").until_exists(str(tmp_path / "file")))
+    await are_under_way(server, 1)
+
+    call.cancel()
+
+    await are_under_way(server, 0)
+    assert (await asyncio.gather(call, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+    (tmp_path / "file").touch()
+    assert await client.actor(Counter, "a").incr() == 1
+
+
+async def test_a_token_names_one_call(client: perdure.Client, opened: Opened, tmp_path: Path) -> None:
+    await made(client, "a")
+    slow = asyncio.create_task(client.actor(Counter, "a").until_exists(str(tmp_path / "file")))
+    await opened.send(call(1, "a"), call(1, "a"))
+    await opened.rpc.done_writing()
+    (tmp_path / "file").touch()
+
+    assert (await opened.answers(1)).keys() == {1}
+    await refused(opened.rpc.read(), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    await slow
+
+
+async def test_no_more_calls_are_read_than_may_wait(
+    server: RunningServer,
+    client: perdure.Client,
+    opened: Opened,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streaming, "CALLS_MAX", 2)
+    await made(client, "a")
+    file = tmp_path / "file"
+    slow = asyncio.create_task(client.actor(Counter, "a").until_exists(str(file)))
+    await are_under_way(server, 1)
+    await opened.send(*(call(token, "a") for token in range(6)))
+    await are_under_way(server, 3)
+    file.touch()
+
+    assert len(await opened.answers(6)) == 6
+    await slow
+
+
+async def test_a_malformed_message_ends_the_stream(server: RunningServer, client: perdure.Client) -> None:
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        raw = channel.stream_stream("/perdure.v1.ActorService/CallActors")()
+        await raw.write(b"\xff\xff\xff")
+        await refused(raw.read(), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    await made(client, "a")
+    assert await client.actor(Counter, "a").incr() == 1
+
+
+async def test_a_drain_answers_the_calls_of_streams_and_ends_them(
+    server: RunningServer, client: perdure.Client, channel: grpc.aio.Channel, opened: Opened, tmp_path: Path
+) -> None:
+    await made(client, "a")
+    idle = Opened(channel)
+    await idle.send(call(1, "nobody"))
+    await idle.answers(1)
+    file = tmp_path / "file"
+    slow = asyncio.create_task(client.actor(Counter, "a").until_exists(str(file)))
+    await are_under_way(server, 1)
+    await opened.send(call(1, "a"))
+    await are_under_way(server, 2)
+
+    await server.drain()
+
+    answers = await opened.answers(1)
+    assert answers[1].HasField("answer")
+    assert not answers[1].answer.done
+    for stream in (opened, idle):
+        assert await stream.rpc.read() is grpc.aio.EOF
+    late = Opened(channel)
+    await refused(late.rpc.read(), grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    slow.cancel()
+    file.touch()
+
+
+@pytest.mark.storages("sqlite")
+async def test_a_client_opens_its_stream_again_at_the_next_engine(storage: str) -> None:
+    async with running_server(settings_on(storage)) as server:
+        address = server.address
+        client = perdure.Client(address, patience=PATIENCE_S)
+        await made(client, "a")
+        assert await client.actor(Counter, "a").incr() == 1
+    call = asyncio.create_task(client.actor(Counter, "a").incr())
+    async with running_server(settings_on(storage, listen=address)):
+        assert await call == 2
+        await client.close()
+
+
+async def test_large_calls_go_by_themselves(client: perdure.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    await made(client, "a")
+    monkeypatch.setattr(callstream, "CALL_BYTES_MAX", 1_000)
+    monkeypatch.setattr(callstream._Stream, "ask", None)
+    assert await client.actor(Counter, "a").length(bytes(2_000)) == 2_000
+
+
+async def test_calls_end_with_their_client(server: RunningServer, client: perdure.Client, tmp_path: Path) -> None:
+    await made(client, "a")
+    other = perdure.Client(server.address)
+    call = asyncio.create_task(other.actor(Counter, "a").until_exists(str(tmp_path / "file")))
+    await are_under_way(server, 1)
+
+    await other.close()
+
+    assert isinstance((await asyncio.gather(call, return_exceptions=True))[0], asyncio.CancelledError)
+    await are_under_way(server, 0)
+    (tmp_path / "file").touch()
+
+
+async def test_a_refused_call_raises_its_own_error(client: perdure.Client) -> None:
+    with pytest.raises(errors.ActorNotFoundError) as missing:
+        await client.actors.call("nobody", "incr")
+    assert missing.value.fields["actor_id"] == "nobody"
