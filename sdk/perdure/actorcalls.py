@@ -239,8 +239,11 @@ class ActorCalls:
             include_error_object=True,
             chain=chain(),
         )
-        async with asyncio.timeout(timeout):
-            answer = await self._transport.call(partial(self._transport.actors.QueryActor, request))
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await self._transport.call(partial(self._transport.actors.QueryActor, request))
+        except TimeoutError:
+            raise TimeoutError(f"the query {method!r} of actor {actor_id!r} had no result in time") from None
         return await self._value(actor_id, method, answer.outcome)
 
     async def calls(self, actor_id: str, *, only_pending: bool = False) -> AsyncIterator[ActorCallInfo]:

@@ -34,13 +34,14 @@ from perdure.graph import imported
 from perdure.model import (
     CALL_RETENTION_MS,
     FIRST_VERSION,
+    MIGRATE,
     PENDING_CALLS_MAX,
     READONLY_MARK,
     TTL_MS_MAX,
     TTL_MS_MIN,
     VERSION_MARK,
 )
-from perdure.options import Options, milliseconds
+from perdure.options import TASK_OPTIONS, Options, milliseconds
 from perdure.references import OWN_NAMES, Reference, StartedCall
 from perdure.values import Values
 
@@ -49,8 +50,10 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 VERSION_MAX: Final = 1_000_000_000
-_NOT_OF_METHODS: Final = frozenset({"task_id", "name", "catch_exceptions", "checkpoint"})
+_NOT_OF_METHODS: Final = frozenset({"task_id", "name", "catch_exceptions", "checkpoint", "allow_inplace"})
 """Options of tasks that methods do not have."""
+_OWN: Final = frozenset({"max_pending_calls", "ttl", "call_retention", "version"})
+"""Options that only actors have."""
 
 
 # ------------------------------------------------------------------------------ methods, for type checkers
@@ -175,6 +178,8 @@ class ActorClass(Generic[P, A]):
         self.__wrapped__ = cls
         if taken := next((name for name in OWN_NAMES if callable(getattr(given, name, None))), None):
             raise TypeError(f"no method of an actor is called {taken!r}: references have an attribute of this name")
+        if inspect.isfunction(inspect.getattr_static(given, MIGRATE, None)):
+            raise TypeError(f"{MIGRATE} takes a version and a state, and no object: decorate it with @staticmethod")
         names = [name for name in dir(given) if getattr(inspect.getattr_static(given, name), READONLY_MARK, False)]
         ttl_ms = 0 if ttl is None else milliseconds("ttl", ttl)
         kept_ms = CALL_RETENTION_MS if call_retention is None else milliseconds("call_retention", call_retention)
@@ -187,6 +192,10 @@ class ActorClass(Generic[P, A]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
         """An object of the class itself, for tests: it is no actor."""
         return self.cls(*args, **kwargs)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A class that derives from this one derives from the class that was decorated, and is decorated itself."""
+        return (self.cls,)
 
     @property
     def version(self) -> int:
@@ -278,6 +287,9 @@ def _options(
     given = dict(options)
     if unfit := sorted(given.keys() & _NOT_OF_METHODS):
         raise TypeError(f"{unfit[0]} is an option of tasks, and not of actors")
+    if unknown := sorted(given.keys() - TASK_OPTIONS - _OWN):
+        known = ", ".join(sorted((TASK_OPTIONS | _OWN) - _NOT_OF_METHODS))
+        raise TypeError(f"unknown option {unknown[0]!r}; there are {known}")
     most = given.pop("max_pending_calls", most)
     if isinstance(most, bool) or not isinstance(most, int):
         raise TypeError("max_pending_calls is an integer")

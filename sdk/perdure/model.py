@@ -491,6 +491,8 @@ VERSION_MARK: Final = "__perdure_version__"
 """The attribute of a class that has its version, if that is not the first one."""
 FIRST_VERSION: Final = 1
 """The version of classes that say none, and of their states."""
+MIGRATE: Final = "migrate"
+"""The function of a class that makes a state of an older version into one of its own."""
 ACTOR_DELETED: Final = Failure(
     FailureKind.CANCELED,
     "perdure.ActorDeleted",

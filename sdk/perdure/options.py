@@ -108,8 +108,8 @@ class Options:
             named["task_id"] = named.pop("name")
         if named.get("task_id") == "":
             texts.optional("", "name" if "name" in options else "task_id")  # refuses it
-        if unknown := named.keys() - _NAMES:
-            raise TypeError(f"unknown option {sorted(unknown)[0]!r}; there are {', '.join(sorted(_NAMES))}")
+        if unknown := named.keys() - TASK_OPTIONS:
+            raise TypeError(f"unknown option {sorted(unknown)[0]!r}; there are {', '.join(sorted(TASK_OPTIONS))}")
         merged = replace(self, **named)
         merged.to_model()
         return merged
@@ -201,7 +201,7 @@ class Options:
         return None if self.timeout is None else milliseconds("timeout", self.timeout, above_zero=True)
 
 
-_NAMES: Final = frozenset(option.name for option in fields(Options) if option.init)
+TASK_OPTIONS: Final = frozenset(option.name for option in fields(Options) if option.init)
 
 OF_WORKFLOWS: Final = frozenset(
     {

@@ -217,10 +217,13 @@ class RemoteMethod:
                     raise
             # Another caller may delete it while its constructor is waited for.
             with suppress(errors.ActorNotFoundError):
-                async with asyncio.timeout_at(until_s):
-                    await calls.get_or_create(
-                        reference._definition, reference.actor_id, reference._args, reference._kwargs, waits=True
-                    )
+                try:
+                    async with asyncio.timeout_at(until_s):
+                        await calls.get_or_create(
+                            reference._definition, reference.actor_id, reference._args, reference._kwargs, waits=True
+                        )
+                except TimeoutError:
+                    raise TimeoutError(f"the actor {reference.actor_id!r} was not made in time") from None
             left_s = None if until_s is None else max(until_s - clock(), 0)
         return await call(left_s)
 

@@ -455,7 +455,7 @@ async def test_timeout_of_a_call_bounds_the_wait_for_the_constructor(client: per
     pipe = str(tmp_path / "pipe")
     os.mkfifo(pipe)
 
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match="was not made in time"):
         await client.actor(MadeByPipe, "m", pipe).count.options(timeout=0.2)()
 
     await asyncio.to_thread(Path(pipe).write_text, "go")
@@ -528,6 +528,31 @@ async def test_events_are_no_calls(channel: grpc.aio.Channel, client: perdure.Cl
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert answer.results[0].HasField("error")
     assert await client.actor(Counter, "c").incr() == 2
+
+
+decorated: Any = Counter  # for type checkers no base of a class
+
+
+@perdure.actor
+class Savings(decorated):
+    @perdure.method
+    def double(self) -> int:
+        return self.incr(self.value)
+
+
+async def test_a_query_that_takes_too_long_says_so(client: perdure.Client) -> None:
+    counter: Any = client.actor(Counter, "c")
+    assert await counter.incr() == 1
+    with pytest.raises(TimeoutError, match="the query 'read' of actor 'c' had no result in time"):
+        await counter.read.options(min_revision=100, timeout=0.1)()
+
+
+async def test_a_class_derives_from_a_class_of_actors(client: perdure.Client) -> None:
+    savings: Any = client.actor(Savings, "s", 20)
+
+    assert await savings.incr() == 21
+    assert await savings.double() == 42
+    assert await savings.read() == 42
 
 
 @perdure.actor

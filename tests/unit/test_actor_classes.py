@@ -74,7 +74,8 @@ def test_options_that_actors_do_not_have_are_refused() -> None:
         ({"task_id": "x"}, "task_id is an option of tasks, and not of actors"),
         ({"checkpoint": False}, "checkpoint is an option of tasks"),
         ({"max_pending_calls": "1"}, "max_pending_calls is an integer"),
-        ({"no_such": 1}, "no_such"),
+        ({"allow_inplace": True}, "allow_inplace is an option of tasks"),
+        ({"no_such": 1}, "unknown option 'no_such'; there are accelerator_type, call_retention, fallback_strategy, "),
     ]:
         with pytest.raises(TypeError, match=text):
             perdure.actor(**options)
@@ -116,6 +117,15 @@ def test_no_method_has_the_name_of_an_attribute_of_references() -> None:
 
     with pytest.raises(TypeError, match="no method of an actor is called 'actor_id'"):
         perdure.actor(Taken)
+
+
+def test_a_migration_that_would_get_an_object_is_refused() -> None:
+    class Old:
+        def migrate(self, version: int, state: dict[str, int]) -> dict[str, int]:
+            return state
+
+    with pytest.raises(TypeError, match="decorate it with @staticmethod"):
+        perdure.actor(Old)
 
 
 async def test_revisions_that_a_call_would_ignore_are_refused() -> None:

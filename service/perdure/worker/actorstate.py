@@ -24,11 +24,10 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from perdure import codec, failures
-from perdure.model import FIRST_VERSION, INLINE_BYTES_MAX, Failure, FailureKind, Payload
+from perdure.model import FIRST_VERSION, INLINE_BYTES_MAX, MIGRATE, Failure, FailureKind, Payload
 from perdure.worker.changes import is_frozen, is_plainly_large, is_tiny
 from perdure.worker.instances import (
     FIELDS,
-    MIGRATE,
     VALUE,
     Change,
     Instance,

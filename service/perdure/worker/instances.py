@@ -17,8 +17,6 @@ FIELDS: Final = 0
 """The state is attributes, or a dict that `__getstate__` returned."""
 VALUE: Final = 1
 """The state is another value that `__getstate__` returned; it is the field ""."""
-MIGRATE: Final = "migrate"
-"""The function of a class that makes a state of an older version into one of its own."""
 OVERHEAD_BYTES: Final = 4096
 """What an instance takes besides its state."""
 _HEAP_TYPE: Final = 1 << 9

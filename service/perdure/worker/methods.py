@@ -24,6 +24,7 @@ from perdure.context import bind_context
 from perdure.model import (
     ACTOR_CALL,
     CONSTRUCTOR,
+    MIGRATE,
     READONLY_MARK,
     Failure,
     FailureKind,
@@ -34,7 +35,7 @@ from perdure.model import (
     frozen,
 )
 from perdure.worker.actorstate import States
-from perdure.worker.instances import GONE, MIGRATE, Change, Instance, Kind
+from perdure.worker.instances import GONE, Change, Instance, Kind
 from perdure.worker.interrupt import Interrupted
 from perdure.worker.loops import ThreadLoop
 from perdure.worker.results import Bad, Continued, Result, Returned, kind_of, leave_room, returned
