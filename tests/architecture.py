@@ -89,7 +89,7 @@ ROOMS = {
     "modules": {"bounded", "codec", "functions", "folders"},
     "runtimeenv": {"bounded", "model", "snapshots", "folders", "modules", "options"},
     "connection": {"v1"},
-    "callstream": {"v1", "errors", "connection"},
+    "callstream": {"v1", "errors"},
     "transport": {"v1", "errors", "connection", "callstream", "context", "texts"},
     "blobs": {"model", "bounded", "v1", "errors", "transport"},
     "values": {

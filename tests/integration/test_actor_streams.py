@@ -111,22 +111,14 @@ async def test_each_call_is_answered_by_itself(
     assert await client.actor(Counter, "a").incr() == 3
 
 
-async def test_a_repeat_is_the_same_call(client: perdure.Client, opened: Opened) -> None:
+async def test_a_call_that_is_made_again_is_the_same_call(client: perdure.Client, opened: Opened) -> None:
     await made(client, "a")
     await opened.send(call(1, "a"))
     first = (await opened.answers(1))[1]
-
-    again = call(1, "a", previous_attempts=1, asked_ms_ago=5)
-    await opened.send(again)
+    await opened.send(call(1, "a"))
 
     assert (await opened.answers(1))[1].answer.outcome == first.answer.outcome
     assert await client.actor(Counter, "a").incr() == 2
-    await client.actors.delete("a")
-    again.asked_ms_ago = 10**15
-    await opened.send(again, call(2, "a"))
-    answers = await opened.answers(2)
-    assert answers[1].answer.outcome.failure.type == "perdure.ActorDeleted"
-    assert answers[2].error.reason == errors_pb2.ERROR_REASON_ACTOR_NOT_FOUND
 
 
 async def test_an_ended_stream_answers_all_its_calls_first(client: perdure.Client, opened: Opened) -> None:
@@ -250,6 +242,70 @@ async def test_a_client_opens_its_stream_again_at_the_next_engine(storage: str) 
     async with running_server(settings_on(storage, listen=address)):
         assert await call == 2
         await client.close()
+
+
+async def test_many_abandoned_calls_are_refused(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "CALLS_MAX", 2)
+    await opened.send(abandoned=(1, 2, 3))
+    await refused(opened.rpc.read(), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+
+
+@pytest.mark.storages("sqlite")
+@pytest.mark.parametrize("end", ["reader", "writer"])
+async def test_a_call_outlives_its_stream(
+    server: RunningServer, client: perdure.Client, tmp_path: Path, end: str
+) -> None:
+    """Whoever ends the tasks of a stream, such as the end of the code that opened it."""
+    await made(client, "a")
+    file = tmp_path / "file"
+    call = asyncio.create_task(client.actor(Counter, "a").until_exists(str(file)))
+    await are_under_way(server, 1)
+    stream: Any = client.actors._transport.call_actor._stream
+
+    getattr(stream, f"_{end}").cancel()
+
+    file.touch()
+    assert await call == str(file)
+
+
+@pytest.mark.storages("sqlite")
+async def test_a_stream_gets_no_new_calls_after_its_time(
+    server: RunningServer, client: perdure.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await made(client, "a", "b")
+    file = tmp_path / "file"
+    slow = asyncio.create_task(client.actor(Counter, "a").until_exists(str(file)))
+    await are_under_way(server, 1)
+    calls: Any = client.actors._transport.call_actor
+    first = calls._stream
+    monkeypatch.setattr(callstream, "LIFE_S", -1.0)
+
+    assert await client.actor(Counter, "b").incr() == 1
+
+    assert calls._stream is not first
+    assert not first.has_ended
+    file.touch()
+    assert await slow == str(file)
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.wait([first._reader, first._writer])
+    assert first._reader.exception() is None
+    monkeypatch.undo()
+    assert await asyncio.gather(*(client.actor(Counter, "b").incr() for _ in range(3))) == [2, 3, 4]
+
+
+async def test_repeated_calls_go_by_themselves(client: perdure.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all repeats would go to the engine that could not answer the first try."""
+    await made(client, "a")
+    assert await client.actor(Counter, "a").incr() == 1
+    failed = asyncio.Event()
+
+    async def fail(_stream: object, _request: object, _size: int) -> None:
+        failed.set()
+        raise errors.DatabaseUnavailableError("the store does not answer")
+
+    monkeypatch.setattr(callstream._Stream, "ask", fail)
+    assert await client.actor(Counter, "a").incr() == 2
+    assert failed.is_set()
 
 
 async def test_large_calls_go_by_themselves(client: perdure.Client, monkeypatch: pytest.MonkeyPatch) -> None:

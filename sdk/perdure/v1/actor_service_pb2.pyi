@@ -200,16 +200,12 @@ class CallActorsRequest(_message.Message):
     def __init__(self, calls: _Optional[_Iterable[_Union[StreamedCall, _Mapping]]] = ..., abandoned: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StreamedCall(_message.Message):
-    __slots__ = ("token", "call", "previous_attempts", "asked_ms_ago")
+    __slots__ = ("token", "call")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
-    PREVIOUS_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
-    ASKED_MS_AGO_FIELD_NUMBER: _ClassVar[int]
     token: int
     call: CallActorRequest
-    previous_attempts: int
-    asked_ms_ago: int
-    def __init__(self, token: _Optional[int] = ..., call: _Optional[_Union[CallActorRequest, _Mapping]] = ..., previous_attempts: _Optional[int] = ..., asked_ms_ago: _Optional[int] = ...) -> None: ...
+    def __init__(self, token: _Optional[int] = ..., call: _Optional[_Union[CallActorRequest, _Mapping]] = ...) -> None: ...
 
 class CallActorsResponse(_message.Message):
     __slots__ = ("answers",)

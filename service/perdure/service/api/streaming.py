@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Final
 
+from perdure import errors
 from perdure.service.api import pages, requests
 from perdure.service.api.actors import ActorCalls
+from perdure.service.api.caller import Anybody
 from perdure.service.api.errors import item_error
 from perdure.service.api.gate import Gate
-from perdure.service.common.repeat import REPEATED_MS_MAX, Repeat
 from perdure.v1 import actor_service_pb2 as pb
 
 CALLS_MAX: Final = 10_000
 """Calls of one stream without an answer. No more are read until some are answered."""
+PAUSE_EVERY: Final = 100
+"""Calls of one message to start before other tasks get a turn of the event loop."""
 
 
 class StreamedCalls:
@@ -39,8 +43,9 @@ class StreamedCalls:
         reader = asyncio.create_task(stream.read(messages))
         reader.add_done_callback(lambda reader: reader.cancelled() or reader.exception())  # the client may be gone
         try:
-            async for answer in stream.answers():
-                yield answer
+            async with aclosing(stream.answers()) as answers:
+                async for answer in answers:
+                    yield answer
             if reader.done():
                 reader.result()  # raises the error of a malformed message
         finally:
@@ -70,11 +75,15 @@ class _Stream:
         """Start the calls of all messages."""
         try:
             async for message in messages:
+                if len(message.abandoned) > CALLS_MAX:
+                    raise requests.invalid("abandoned", f"has at most {CALLS_MAX} tokens")
                 for token in message.abandoned:
                     if (task := self._calls.get(token)) is not None:
                         task.cancel()
-                for call in message.calls:
+                for number, call in enumerate(message.calls, 1):
                     await self._start(call)
+                    if number % PAUSE_EVERY == 0:
+                        await asyncio.sleep(0)
         finally:
             self.end()
 
@@ -91,11 +100,20 @@ class _Stream:
 
     async def _make(self, call: pb.StreamedCall) -> None:
         answer = pb.StreamedAnswer(token=call.token)
+        task = asyncio.current_task()
+        assert task is not None
         try:
             self._gate.check()
-            answer.answer.MergeFrom(await self._actors.call(call.call, _StreamedCaller(call)))
+            answer.answer.MergeFrom(await self._actors.call(call.call, Anybody()))
+        except asyncio.CancelledError:
+            if not task.cancelling():  # what it waited for was cancelled, and not the call
+                answer.error.MergeFrom(
+                    item_error(errors.DrainingError("the call was given up; ask again"), "CallActors")
+                )
         except Exception as error:
             answer.error.MergeFrom(item_error(error, "CallActors"))
+        if task.cancelling():
+            raise asyncio.CancelledError
         self._answers.append(answer)
 
     def _end(self, token: int, *, is_abandoned: bool) -> None:
@@ -104,7 +122,7 @@ class _Stream:
             self._left(1)
         self._stirred.set()
 
-    async def answers(self) -> AsyncIterator[pb.CallActorsResponse]:
+    async def answers(self) -> AsyncGenerator[pb.CallActorsResponse, None]:
         """The answers, as many in a message as there are."""
         while True:
             while self._answers:
@@ -131,14 +149,3 @@ class _Stream:
             task.cancel()
         self._left(len(self._answers))
         self._answers.clear()
-
-
-class _StreamedCaller:
-    """A `Caller` of a call in a stream, which has no deadline but its wait."""
-
-    __slots__ = ("left_s", "repeat")
-
-    def __init__(self, call: pb.StreamedCall) -> None:
-        self.left_s: float | None = None
-        age_ms = min(max(call.asked_ms_ago, 0), REPEATED_MS_MAX)
-        self.repeat = Repeat(age_ms, age_ms) if call.previous_attempts else None

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from perdure.model import frozen
-
-REPEATED_MS_MAX: Final = 24 * 3600 * 1000
-"""The longest time since a first call that is believed."""
 
 
 @frozen

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import grpc.aio
 
 from perdure.connection import AGE_KEY, REPEAT_KEY
-from perdure.service.common.repeat import REPEATED_MS_MAX, Repeat
+from perdure.service.common.repeat import Repeat
 
 T = TypeVar("T")
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -17,6 +17,7 @@ REPEAT_KEYS: Final = frozenset({"grpc-previous-rpc-attempts", REPEAT_KEY})
 """Metadata by which gRPC's own retries, and clients that make a call again themselves, say so."""
 REPEATED_MS: Final = 10_000
 """gRPC's own repeats do not say when the call was made first; all of them come within some seconds."""
+REPEATED_MS_MAX: Final = 24 * 3600 * 1000
 DIGITS_MAX: Final = 15
 
 
