@@ -39,6 +39,10 @@ class Counter(perdure.Actor):
         return len(data)
 
     @perdure.method
+    def block(self) -> bytes:
+        return bytes(60_000)
+
+    @perdure.method
     async def until_exists(self, path: str) -> str:
         while not Path(path).exists():
             await asyncio.sleep(0.01)
@@ -119,6 +123,15 @@ async def test_a_call_that_is_made_again_is_the_same_call(client: perdure.Client
 
     assert (await opened.answers(1))[1].answer.outcome == first.answer.outcome
     assert await client.actor(Counter, "a").incr() == 2
+
+
+async def test_messages_of_large_answers_are_bounded(client: perdure.Client, opened: Opened) -> None:
+    await made(client, "a")
+    await opened.send(*(call(token, "a", "block") for token in range(100)))
+
+    answers = await opened.answers(100)  # the channel reads messages of up to 4 MiB
+
+    assert sum(answer.ByteSize() for answer in answers.values()) > 5 * 1024 * 1024
 
 
 async def test_an_ended_stream_answers_all_its_calls_first(client: perdure.Client, opened: Opened) -> None:
@@ -229,6 +242,13 @@ async def test_a_drain_answers_the_calls_of_streams_and_ends_them(
     await refused(late.rpc.read(), grpc.StatusCode.UNAVAILABLE, "DRAINING")
     slow.cancel()
     file.touch()
+
+
+async def test_a_drain_tells_no_call_that_it_is_unknown(server: RunningServer, client: perdure.Client) -> None:
+    await made(client, "a")
+    row = await server.kernel.actors.row("default", "a")
+    await server.drain()
+    assert (await server.kernel.actors.result(row, "never", 30)).value is None
 
 
 @pytest.mark.storages("sqlite")

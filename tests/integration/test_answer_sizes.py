@@ -30,6 +30,7 @@ BOUNDED_BY = {
     "WatchResponse.events": "Filling",
     "ListActorsResponse.actors": "Page",
     "ListActorCallsResponse.calls": "Page",
+    "CallActorsResponse.answers": "Page",
     # one for each item of the request
     "BatchRunResponse.results": "BATCH_ITEMS_MAX, and a bound of each",
     "BatchSendEventsResponse.results": "BATCH_ITEMS_MAX, and a bound of each",

@@ -315,7 +315,7 @@ class Actors:
         actor does not know: it was never recorded, or its result is not kept any more. Another engine may hear of a new
         call a moment later than the caller, so the error comes after some waiting only."""
         value = await self._ended(row, call_id, min(wait_s, UNKNOWN_S))
-        if value is None and wait_s >= UNKNOWN_S:
+        if value is None and wait_s >= UNKNOWN_S and not self._changes.is_closed:  # otherwise it has not waited
             if await self._look(row, lambda run: _known(call_id, run)) is None:
                 raise _no_call(row, call_id)
             value = await self._ended(row, call_id, wait_s - UNKNOWN_S)
