@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -14,14 +14,21 @@ from perdure.context import chain
 from perdure.graph import CallNode
 from perdure.ids import time_ordered_id
 from perdure.infos import ActorCallInfo, ActorInfo
-from perdure.model import ACTOR_DELETED, CALL_RETENTION_MS, ActorSpec, Call, Failure, Payload, SpecNode
+from perdure.model import (
+    ACTOR_DELETED,
+    CALL_RETENTION_MS,
+    REQUEST_ID_CHARS_MAX,
+    ActorSpec,
+    Call,
+    Failure,
+    Payload,
+    SpecNode,
+)
 from perdure.options import Options
 from perdure.transport import POLL_S
 from perdure.v1 import actor_service_pb2 as pb
 from perdure.v1 import workflow_pb2
 from perdure.values import Values
-
-REQUEST_ID_CHARS_MAX: Final = 128
 
 
 class ActorDefinition:

@@ -1,7 +1,7 @@
 """Batches: many runs, events or outputs in few messages.
 
-A message has at most ITEMS_MAX items and not many more than MESSAGE_BYTES bytes. A graph that several items share, as
-an object or by its content, is in it once.
+A message has at most BATCH_ITEMS_MAX items and not many more than MESSAGE_BYTES bytes. A graph that several items
+share, as an object or by its content, is in it once.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from perdure import errors, texts, wire
 from perdure.bounded import Bounded
+from perdure.connection import BATCH_ITEMS_MAX, MESSAGE_BYTES
 from perdure.ids import time_ordered_id
-from perdure.model import Failure, Payload
+from perdure.model import REQUEST_ID_CHARS_MAX, Failure, Payload
 from perdure.options import to_json
 from perdure.transport import Absence
 from perdure.v1 import errors_pb2, spec_pb2, workflow_service_pb2
@@ -25,8 +26,6 @@ from perdure.values import Values
 
 T = TypeVar("T")
 
-ITEMS_MAX: Final = 1_000
-MESSAGE_BYTES: Final = 2 * 1024 * 1024
 ABREAST: Final = 2
 """Messages under way at a time: the next one is made while the service works on one."""
 
@@ -86,7 +85,7 @@ class _Graphs:
 
     def __init__(self, values: Values) -> None:
         self._values = values
-        self._converted: Bounded[int, tuple[object, spec_pb2.WorkflowSource, bytes]] = Bounded(ITEMS_MAX)
+        self._converted: Bounded[int, tuple[object, spec_pb2.WorkflowSource, bytes]] = Bounded(BATCH_ITEMS_MAX)
         self._places: dict[bytes, int] = {}
 
     def begin(self) -> None:
@@ -116,7 +115,7 @@ def _check(item: RunItem) -> None:
     _one_of("id_reuse", item.id_reuse, ID_REUSES)
     _one_of("id_conflict", item.id_conflict, ID_CONFLICTS)
     texts.optional(item.workflow_id, "workflow_id")
-    texts.optional(item.request_id, "request_id", limit=128)
+    texts.optional(item.request_id, "request_id", limit=REQUEST_ID_CHARS_MAX)
     texts.name(item.name, "name", required=False)
     for key, value in (item.labels or {}).items():
         texts.key(key, "labels", limit=63)
@@ -171,7 +170,7 @@ async def _run_requests(
         for key, value in (item.inputs or {}).items():
             message.inputs[key].CopyFrom(wire.payload_to_proto(await values.payload(value)))
         size += grown + message.ByteSize()
-        if len(request.items) == ITEMS_MAX or size >= MESSAGE_BYTES:
+        if len(request.items) == BATCH_ITEMS_MAX or size >= MESSAGE_BYTES:
             yield request
             graphs.begin()
             request, size = workflow_service_pb2.BatchRunRequest(namespace=values.transport.namespace), 0
@@ -213,12 +212,12 @@ async def send_events(values: Values, items: Iterable[EventItem]) -> list[bool |
             message = workflow_service_pb2.EventItem(
                 workflow_id=texts.name(item.workflow_id, "workflow_id"),
                 event_key=texts.name(item.key, "event_key"),
-                event_id=texts.optional(item.event_id, "event_id", limit=128) or time_ordered_id(),
+                event_id=texts.optional(item.event_id, "event_id", limit=REQUEST_ID_CHARS_MAX) or time_ordered_id(),
                 payload=wire.payload_to_proto(await values.payload(item.payload)),
             )
             some.append(message)
             size += message.ByteSize()
-            if len(some) == ITEMS_MAX or size >= MESSAGE_BYTES:
+            if len(some) == BATCH_ITEMS_MAX or size >= MESSAGE_BYTES:
                 yield some
                 some, size = [], 0
         if some:
@@ -253,7 +252,7 @@ async def outcomes(
     found: dict[int, Payload | Failure | errors.PerdureError] = {}
     waiting = list(range(len(runs)))
     while waiting:
-        some = waiting[:ITEMS_MAX]
+        some = waiting[:BATCH_ITEMS_MAX]
         left = poll_s if deadline is None else min(poll_s, max(deadline - loop.time(), 0))
         request = workflow_service_pb2.BatchGetOutputRequest(
             namespace=values.transport.namespace,
@@ -268,7 +267,7 @@ async def outcomes(
                 found[number] = error
             elif result.done:
                 found[number] = wire.outcome_from_proto(result.outcome)
-        waiting = [number for number in some if number not in found] + waiting[ITEMS_MAX:]
+        waiting = [number for number in some if number not in found] + waiting[BATCH_ITEMS_MAX:]
         if waiting and deadline is not None and loop.time() >= deadline:
             raise TimeoutError(f"{len(waiting)} of {len(runs)} workflows had no output after {timeout} s")
     return [found[number] for number in range(len(runs))]

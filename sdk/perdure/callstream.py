@@ -18,13 +18,12 @@ import grpc
 import grpc.aio
 
 from perdure import errors
+from perdure.connection import MESSAGE_BYTES
 from perdure.v1 import actor_service_pb2 as pb
 from perdure.v1 import actor_service_pb2_grpc
 
 CALL_BYTES_MAX: Final = 1024 * 1024
 """A larger call goes by itself, because a stream breaks at a message that is too large."""
-MESSAGE_BYTES: Final = 2 * 1024 * 1024
-"""A message is closed at this size. Its last call may exceed it."""
 ABANDONED_MAX: Final = 1_000
 """Abandoned calls that one message names."""
 LIFE_S: Final = 60.0

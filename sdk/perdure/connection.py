@@ -22,6 +22,10 @@ AGE_KEY: Final = "perdure-asked-ms-ago"
 """Metadata of a repeated call: the milliseconds since the first try."""
 MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 """The largest gRPC message in either direction, also at engines."""
+MESSAGE_BYTES: Final = 2 * 1024 * 1024
+"""A message of several items is closed at this size. Its last item may exceed it."""
+BATCH_ITEMS_MAX: Final = 1_000
+"""The most items of one message."""
 WORKER_PINGS_S: Final = 10.0, 10.0
 LIMITS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),

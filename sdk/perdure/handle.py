@@ -20,7 +20,7 @@ from perdure.blobs import BlockingBlobs
 from perdure.graph import TaskNode
 from perdure.ids import time_ordered_id
 from perdure.infos import RunInfo, TaskInfo, Update
-from perdure.model import WAITED, Failure, FailureKind, Payload, RunStatus, TaskStatus, Waited
+from perdure.model import REQUEST_ID_CHARS_MAX, WAITED, Failure, FailureKind, Payload, RunStatus, TaskStatus, Waited
 from perdure.transport import POLL_S, Absence, waited
 from perdure.v1 import workflow_pb2, workflow_service_pb2
 from perdure.values import Decode, Values
@@ -206,7 +206,7 @@ class Handle:
             namespace=self._transport.namespace,
             workflow_id=self.workflow_id,
             event_key=texts.name(key, "event_key"),
-            event_id=texts.optional(event_id, "event_id", limit=128) or time_ordered_id(),
+            event_id=texts.optional(event_id, "event_id", limit=REQUEST_ID_CHARS_MAX) or time_ordered_id(),
             payload=wire.payload_to_proto(await self._values.payload(payload)),
         )
         return not (await self._transport.ask(self._transport.workflows.SendEvent, request)).duplicate

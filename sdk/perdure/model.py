@@ -17,6 +17,11 @@ T = TypeVar("T")
 
 ID_CHARS_MAX: Final = 256
 NODE_ID_CHARS_MAX: Final = 256
+REQUEST_ID_CHARS_MAX: Final = 128
+"""Of ids of requests, of events and of calls of actors."""
+REMINDER_KEY_CHARS_MAX: Final = 100
+PART_NAME_CHARS_MAX: Final = 200
+"""Of parts of an actor's state."""
 DEFAULT_NAMESPACE: Final = "default"
 """The namespace of a call that names none."""
 INLINE_BYTES_MAX: Final = 64 * 1024
@@ -485,6 +490,8 @@ ACTOR_DROP: Final = "perdure/actor-drop"
 ACTOR_CLASS: Final = "perdure/actor-class"
 """The encoding of a ClassChange."""
 CONSTRUCTOR: Final = "__init__"
+CREATION: Final = ".create"
+"""The task of the constructor. Ids of calls do not begin with a dot."""
 READONLY_MARK: Final = "__perdure_readonly__"
 """The attribute of a method that is declared readonly."""
 VERSION_MARK: Final = "__perdure_version__"

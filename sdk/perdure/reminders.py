@@ -10,19 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from perdure import texts
-from perdure.model import Payload, ReminderSetting
+from perdure.model import REMINDER_KEY_CHARS_MAX, Payload, ReminderSetting
 from perdure.options import milliseconds
-
-KEY_CHARS_MAX: Final = 100
 
 Encode = Callable[[str, tuple[Any, ...], dict[str, Any]], Payload]
 """Encodes a call of a method with these arguments."""
 
 
-class Settings:
+class ReminderSettings:
     """The reminders that a running method has set. `methods` finds a method of its actor by name."""
 
     def __init__(self, encode: Encode, methods: Callable[[str], Callable[..., Any] | None]) -> None:
@@ -47,11 +45,11 @@ class Settings:
         return tuple(self._by_key.values())
 
 
-_current: ContextVar[Settings | None] = ContextVar("perdure_reminders", default=None)
+_current: ContextVar[ReminderSettings | None] = ContextVar("perdure_reminders", default=None)
 
 
 @contextmanager
-def gathered(settings: Settings) -> Iterator[None]:
+def gathered(settings: ReminderSettings) -> Iterator[None]:
     """Inside, a method runs that may set reminders."""
     token = _current.set(settings)
     try:
@@ -99,7 +97,7 @@ def forget_reminder(key: str) -> None:
     _settings().set(ReminderSetting(_key(key)))
 
 
-def _settings() -> Settings:
+def _settings() -> ReminderSettings:
     current = _current.get()
     if current is None:
         raise RuntimeError("reminders are set by a method of an actor that is called, not queried")
@@ -107,7 +105,7 @@ def _settings() -> Settings:
 
 
 def _key(key: str) -> str:
-    texts.name(key, "key", limit=KEY_CHARS_MAX)
+    texts.name(key, "key", limit=REMINDER_KEY_CHARS_MAX)
     if "@" in key or "/" in key:
         raise ValueError(f'the key of a reminder has no "@" and no "/": {key!r}')
     return key

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors import Actor, failure_of
-from perdure.model import INLINE_BYTES_MAX, FailureKind
+from perdure.model import INLINE_BYTES_MAX, PART_NAME_CHARS_MAX, FailureKind
 from perdure.worker import actorstate
-from perdure.worker.actorstate import INLINE_PARTS_BYTES_MAX, NAME_CHARS_MAX, PARTS_MAX, part_name
+from perdure.worker.actorstate import INLINE_PARTS_BYTES_MAX, PARTS_MAX, part_name
 
 T = TypeVar("T")
 
@@ -204,7 +204,7 @@ def test_hostile_names_of_fields(name: str) -> None:
     (part,) = actor.sent
     assert part.isascii()
     assert part.isprintable()
-    assert 1 <= len(part) <= NAME_CHARS_MAX
+    assert 1 <= len(part) <= PART_NAME_CHARS_MAX
     assert "/" not in part
     actor.move()
     assert actor.call("exec", f"result = self.__dict__[{name!r}] + bytes([self.__dict__[{name + '2'!r}]])")[-1] == 1

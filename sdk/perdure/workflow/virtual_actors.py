@@ -12,7 +12,7 @@ from perdure import errors
 from perdure.actorcalls import ActorCalls
 from perdure.actors import ActorClass, readonly
 from perdure.infos import ActorInfo
-from perdure.model import PENDING_CALLS_MAX
+from perdure.model import CREATION, PENDING_CALLS_MAX
 from perdure.options import Options
 from perdure.workflow import gateway, outcomes
 from perdure.workflow.connection import Connection, connect, in_main_thread_of_a_worker
@@ -21,9 +21,6 @@ from perdure.workflow.running import check_id
 
 C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
-
-CREATION: Final = ".create"
-"""The task of the constructor."""
 
 
 class VirtualActorClass(ActorClass[..., Any]):

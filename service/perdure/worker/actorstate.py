@@ -24,7 +24,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from perdure import codec, failures
-from perdure.model import FIRST_VERSION, INLINE_BYTES_MAX, MIGRATE, Failure, FailureKind, Payload
+from perdure.model import FIRST_VERSION, INLINE_BYTES_MAX, MIGRATE, PART_NAME_CHARS_MAX, Failure, FailureKind, Payload
 from perdure.worker.changes import is_frozen, is_plainly_large, is_tiny
 from perdure.worker.instances import (
     FIELDS,
@@ -47,7 +47,6 @@ PARTS_MAX: Final = 400
 included."""
 INLINE_PARTS_BYTES_MAX: Final = 512 * 1024
 """New parts of a state travel inline up to this sum, further ones are blobs."""
-NAME_CHARS_MAX: Final = 200
 _ATOMS: Final = frozenset({int, str, bytes, float, bool, type(None)})
 _TEXT: Final = frozenset({str})
 
@@ -345,7 +344,7 @@ def _migrated(kind: Kind, version: int, state: Any, task_id: str) -> Any:
 def part_name(field: str) -> str:
     """The name of the part of a field: printable ASCII, and different for every field."""
     name = quote(field, safe="", errors="surrogatepass")
-    if 1 <= len(name) <= NAME_CHARS_MAX:
+    if 1 <= len(name) <= PART_NAME_CHARS_MAX:
         return name
     return "%" + hashlib.sha256(name.encode()).hexdigest()  # a quoted name has two hexadecimal capitals after each "%"
 

@@ -236,7 +236,7 @@ class _Run:
         instance = self._methods.take(self._run_id, self._kind, state, self._task_id, is_query=call.is_query)
         self._kind.prepare()
         self._activate(instance)
-        settings = reminders.Settings(self._encode, self._kind.by_name)
+        settings = reminders.ReminderSettings(self._encode, self._kind.by_name)
         with selfcalls.running(instance.value, self._function), self._gathered(settings, method):
             value = self._user(instance, method.of(instance.value), args, kwargs)
             result = self._values.result(value, self._function, self._task_id)
@@ -244,7 +244,7 @@ class _Run:
             return self._answer_readonly(result, instance)
         return self._answer(result, instance, settings)
 
-    def _gathered(self, settings: reminders.Settings, method: _Method) -> AbstractContextManager[None]:
+    def _gathered(self, settings: reminders.ReminderSettings, method: _Method) -> AbstractContextManager[None]:
         """A readonly method changes nothing, so it sets no reminders."""
         return nullcontext() if method.is_readonly else reminders.gathered(settings)
 
@@ -258,7 +258,7 @@ class _Run:
         kind.check(self._task_id)
         args, kwargs = self._values.arguments(self._call.arguments, values, self._task_id)
         instance = Instance(kind, None)
-        settings = reminders.Settings(self._encode, kind.by_name)
+        settings = reminders.ReminderSettings(self._encode, kind.by_name)
         with reminders.gathered(settings):
             instance.value = self._user(instance, kind.cls, args, kwargs)
         return self._answer(self._values.result(None, self._function, self._task_id), instance, settings)
@@ -313,7 +313,7 @@ class _Run:
 
     # -------------------------------------------------------------------------- results
 
-    def _answer(self, result: Returned | Continued, instance: Instance, settings: reminders.Settings) -> Result:
+    def _answer(self, result: Returned | Continued, instance: Instance, settings: reminders.ReminderSettings) -> Result:
         change = self._methods.save(instance, self._task_id)
         output = result.output if isinstance(result, Returned) else None
         outcome = MethodOutcome(output, change.state, change.parts, change.dropped, settings.all())

@@ -21,7 +21,7 @@ from itertools import chain, islice
 from typing import Protocol
 
 from perdure.engine.actor.attempts import MethodAttempts
-from perdure.engine.actor.calls import ARGUMENTS, CLASS, CREATION, ActorCall
+from perdure.engine.actor.calls import ARGUMENTS, CLASS, ActorCall
 from perdure.engine.actor.idle import IDLE, IdleTime
 from perdure.engine.actor.mailbox import MAIL, Mailbox
 from perdure.engine.actor.reminders import CALL, TIMER, Reminders
@@ -55,6 +55,7 @@ from perdure.model import (
     ACTOR_CLASS,
     ACTOR_DROP,
     CONSTRUCTOR,
+    CREATION,
     NULL,
     ActorSpec,
     ClassChange,

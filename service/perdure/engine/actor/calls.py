@@ -8,6 +8,7 @@ from perdure.engine.actor.reminders import Reminder
 from perdure.engine.graph_run.run import Run
 from perdure.model import (
     ACTOR_CALL,
+    CREATION,
     ActorSpec,
     Call,
     Failure,
@@ -21,8 +22,6 @@ from perdure.model import (
     WaitEvent,
 )
 
-CREATION: Final = ".create"
-"""The task of the constructor. Ids of calls do not begin with a dot."""
 CLASS: Final = ".class/"
 """The beginning of the ids of changes of the class: of their events, and of the record of the last one."""
 ARGUMENTS: Final = "call"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import chain, islice, takewhile
 from typing import Final
 
-from perdure.engine.actor.calls import CREATION, ActorCall
-from perdure.model import TaskStatus
+from perdure.engine.actor.calls import ActorCall
+from perdure.model import CREATION, TaskStatus
 
 KEPT_MAX: Final = 1_000
 """Ended calls whose results are kept."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from perdure.engine.messages import Command, ForgetTasks, RecordTask, SetTimer, Source
+from perdure.model import REMINDER_KEY_CHARS_MAX as KEY_CHARS_MAX
 from perdure.model import MethodOutcome, TaskStatus
 
 TIMER: Final = ".reminder/"
@@ -20,7 +21,6 @@ CALL: Final = ".reminder-call/"
 RINGS: Final = ".remind-"
 """The beginning of the ids of the calls."""
 REMINDERS_MAX: Final = 1_000
-KEY_CHARS_MAX: Final = 100
 
 
 @dataclass(slots=True)

@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 from perdure.engine.messages import ForgetTasks, RecordTask, Source
-from perdure.model import MethodOutcome, Payload, TaskStatus
+from perdure.model import PART_NAME_CHARS_MAX, MethodOutcome, Payload, TaskStatus
 
 PREFIX: Final = ".state"
 PARTS_MAX: Final = 1_000
-NAME_CHARS_MAX: Final = 200
 
 
 class ActorState:
@@ -40,8 +39,8 @@ class ActorState:
         if not outcome.parts:
             return ""
         names = {name for name, _ in outcome.parts}
-        if any(not (name.isascii() and name.isprintable() and 1 <= len(name) <= NAME_CHARS_MAX) for name in names):
-            return f"the name of a part has 1 to {NAME_CHARS_MAX} printable ASCII characters"
+        if any(not (name.isascii() and name.isprintable() and 1 <= len(name) <= PART_NAME_CHARS_MAX) for name in names):
+            return f"the name of a part has 1 to {PART_NAME_CHARS_MAX} printable ASCII characters"
         if len(names.union(self._parts.keys() - set(outcome.dropped))) > PARTS_MAX:
             return f"the state has more than {PARTS_MAX} parts"
         return ""

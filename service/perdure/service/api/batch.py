@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
 
 from perdure import errors
 from perdure.service.api import answers, pages, requests
@@ -22,9 +21,6 @@ from perdure.storage.ports import BlobStore
 from perdure.storage.rows import RunRow
 from perdure.v1 import spec_pb2
 from perdure.v1 import workflow_service_pb2 as pb
-
-PAUSE_EVERY: Final = 100
-"""Items to decode before other tasks get a turn of the event loop."""
 
 
 class BatchCalls:
@@ -53,7 +49,7 @@ class BatchCalls:
                 missing = await caught(self._sources.check_blobs(new.blobs() - new.source.blobs))
                 new = missing or new
             news.append(new)
-            if number % PAUSE_EVERY == 0:
+            if number % requests.PAUSE_EVERY == 0:
                 await asyncio.sleep(0)
         answer = pb.BatchRunResponse()
         for item, result in zip(request.items, await self._batches.submit(news), strict=True):

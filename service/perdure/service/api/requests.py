@@ -20,6 +20,8 @@ from perdure.service.operations.asked import Conflict, NewEvent, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
 
 DEFAULT_QUEUE: Final = "default"
+PAUSE_EVERY: Final = 100
+"""Items of a request to decode before other tasks get a turn of the event loop."""
 
 _REUSE: Final = {0: Reuse.REJECT, 1: Reuse.REJECT, 2: Reuse.ALLOW_IF_UNSUCCESSFUL, 3: Reuse.ALLOW}
 _CONFLICT: Final = {0: Conflict.FAIL, 1: Conflict.FAIL, 2: Conflict.USE_EXISTING, 3: Conflict.CANCEL_EXISTING}

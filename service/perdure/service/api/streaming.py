@@ -18,8 +18,6 @@ from perdure.v1 import actor_service_pb2 as pb
 
 CALLS_MAX: Final = 10_000
 """Calls of one stream without an answer. No more are read until some are answered."""
-PAUSE_EVERY: Final = 100
-"""Calls of one message to start before other tasks get a turn of the event loop."""
 
 
 class StreamedCalls:
@@ -82,7 +80,7 @@ class _Stream:
                         task.cancel()
                 for number, call in enumerate(message.calls, 1):
                     await self._start(call)
-                    if number % PAUSE_EVERY == 0:
+                    if number % requests.PAUSE_EVERY == 0:
                         await asyncio.sleep(0)
         finally:
             self.end()

@@ -10,7 +10,6 @@ from perdure import actorwire, graphwire
 from perdure.engine.actor.actor import Actor, MethodContinued
 from perdure.engine.actor.calls import ARGUMENTS as ARGUMENTS
 from perdure.engine.actor.calls import CLASS as CLASS
-from perdure.engine.actor.calls import CREATION as CREATION
 from perdure.engine.actor.mailbox import MAIL as MAIL
 from perdure.engine.actor.reminders import RINGS as RINGS
 from perdure.engine.graph_run.state import tasks_named

@@ -19,6 +19,7 @@ from perdure.engine.machine import Machine, TaskState
 from perdure.engine.messages import AttemptLost, StartAttempt, TaskFailed, TaskSucceeded
 from perdure.model import (
     ACTOR_DELETED,
+    CREATION,
     ActorSpec,
     Call,
     ClassChange,
@@ -38,7 +39,6 @@ from perdure.service.housekeeping.tombstones import DeletedRun
 from perdure.service.journal.journal import Journal
 from perdure.service.machines.actors import (
     CLASS,
-    CREATION,
     MAIL,
     ActorView,
     calls_of,
