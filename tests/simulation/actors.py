@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from perdure import actorwire, errors
 from perdure.engine.actor.mailbox import MAIL
-from perdure.model import CONSTRUCTOR, NULL, Failure, MethodCall, Payload, RunStatus
+from perdure.model import CONSTRUCTOR, NULL, ActorSpec, Failure, MethodCall, Payload, RunStatus
 from perdure.service.kernel import Kernel
 from perdure.service.machines.actors import source_of
 from perdure.service.operations.actors import CallResult
@@ -41,6 +41,14 @@ class Insist(Protocol):
     """Asks engines until there is an answer."""
 
     def __call__(self, ask: Callable[[Kernel], Awaitable[T]], /) -> Awaitable[T]: ...
+
+
+async def make_actor(kernel: Kernel, name: str, spec: ActorSpec, dice: random.Random) -> tuple[RunRow, bool]:
+    """One try to make an actor. Requests for actors have no ids. Here they name the actor for `Watch`, and each try has
+    another one."""
+    call = actorwire.encode_call(MethodCall(CONSTRUCTOR, NULL))
+    request = f"{REQUEST}{name} {dice.random()}"
+    return await kernel.actors.get_or_create(NewRun(NAMESPACE, name, request, source_of(spec), inputs={"call": call}))
 
 
 @dataclass(slots=True)
@@ -169,18 +177,9 @@ class ActorClient:
             await self._delete()
 
     async def _create(self) -> None:
-        source = source_of(CLASS)
-        call = actorwire.encode_call(MethodCall(CONSTRUCTOR, NULL))
         made: Counter[bool] = Counter()
-
-        async def ask(kernel: Kernel) -> tuple[RunRow, bool]:
-            # Requests for actors have no ids. Here they name the actor for `Watch`, and each try has another one.
-            request = f"{REQUEST}{self.name} {self._dice.random()}"
-            new = NewRun(NAMESPACE, self.name, request, source, inputs={"call": call})
-            return await kernel.actors.get_or_create(new)
-
         for _ in range(self._dice.choice((1, 1, 2))):  # another caller, who does not know that there is one
-            self.row, is_new = await self._insist(ask)
+            self.row, is_new = await self._insist(lambda kernel: make_actor(kernel, self.name, CLASS, self._dice))
             made[is_new] += 1
         assert made[True] <= 1, "there are two actors of one id"
 

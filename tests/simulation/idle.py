@@ -13,15 +13,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from perdure import actorwire, errors
-from perdure.model import CONSTRUCTOR, NULL, Failure, MethodCall
+from perdure import errors
+from perdure.model import NULL, Failure, MethodCall
 from perdure.service.common.repeat import Repeat
 from perdure.service.kernel import Kernel
-from perdure.service.machines.actors import source_of
 from perdure.service.operations.actors import CallResult
-from perdure.service.operations.asked import NewRun
 from perdure.storage.rows import RunRow
-from simulation.actors import NAMESPACE, REQUEST, Insist
+from simulation.actors import NAMESPACE, Insist, make_actor
 from simulation.methods import CLASS
 from simulation.store import Watch
 
@@ -105,15 +103,7 @@ class IdleClient:
         self._made += 1
         if self._made > 1:
             self._marks["made anew"] += 1
-        call = actorwire.encode_call(MethodCall(CONSTRUCTOR, NULL))
-
-        async def ask(kernel: Kernel) -> tuple[RunRow, bool]:
-            # Requests for actors have no ids. Here they name the actor for `Watch`, and each try has another one.
-            request = f"{REQUEST}{self.name} {self._dice.random()}"
-            new = NewRun(NAMESPACE, self.name, request, source_of(SHORT_LIVED), inputs={"call": call})
-            return await kernel.actors.get_or_create(new)
-
-        await self._insist(ask)
+        await self._insist(lambda kernel: make_actor(kernel, self.name, SHORT_LIVED, self._dice))
 
     async def _is_there(self) -> bool:
         async def ask(kernel: Kernel) -> RunRow:
