@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -103,24 +103,14 @@ class ActorCalls:
             labels=labels,
             chain=chain() if waits else (),
         )
-        while True:
-            if waits:
-                request.wait.FromSeconds(int(POLL_S))
-            answer = await self._transport.ask(self._transport.actors.GetOrCreateActor, request)
-            info = ActorInfo.from_proto(answer.actor)
-            if not waits or not info.is_creating:
-                return info
+        ask = partial(self._transport.ask, self._transport.actors.GetOrCreateActor, request)
+        return await _info(request, ask, waits=waits)
 
     async def info(self, actor_id: str, *, waits: bool = False) -> ActorInfo:
         """The actor as it is now. With `waits`, after its constructor has ended. Raises ActorNotFoundError."""
         request = pb.GetActorRequest(namespace=self._transport.namespace, actor_id=texts.name(actor_id, "actor_id"))
-        while True:
-            if waits:
-                request.wait.FromSeconds(int(POLL_S))
-            answer = await self._transport.call(partial(self._transport.actors.GetActor, request))
-            info = ActorInfo.from_proto(answer.actor)
-            if not waits or not info.is_creating:
-                return info
+        ask = partial(self._transport.call, partial(self._transport.actors.GetActor, request))
+        return await _info(request, ask, waits=waits)
 
     async def list(self, filter: str = "", *, page_size: int = 100) -> AsyncIterator[ActorInfo]:
         """The actors, the newest first. The filter is that of ListActors."""
@@ -305,6 +295,21 @@ class ActorCalls:
         if isinstance(outcome, Failure):
             raise errors.ActorCallError(actor_id, method, outcome) from failures.to_exception(outcome)
         return await self._values.value_of(outcome)
+
+
+async def _info(
+    request: pb.GetOrCreateActorRequest | pb.GetActorRequest,
+    ask: Callable[[], Awaitable[pb.GetOrCreateActorResponse | pb.GetActorResponse]],
+    *,
+    waits: bool,
+) -> ActorInfo:
+    """The actor of a request. With `waits`, it is asked for until the constructor has ended."""
+    if waits:
+        request.wait.FromSeconds(int(POLL_S))
+    while True:
+        info = ActorInfo.from_proto((await ask()).actor)
+        if not waits or not info.is_creating:
+            return info
 
 
 def _deadline(timeout: float | None) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from perdure.cli.session import SessionCommand
+from perdure.cli.session import SessionCommand, first
 from perdure.cli.tables import show_table
 from perdure.cli.values import as_json, duration, look_here, moment, parse_json, run_fields
 from perdure.client import Client
@@ -30,12 +30,7 @@ def list_(session: Session, filter_: str, limit: int) -> None:
     """List actors, the newest first."""
 
     async def read(client: Client) -> list[ActorInfo]:
-        found: list[ActorInfo] = []
-        async for info in client.actors.list(filter_, page_size=min(limit, 1000)):
-            if len(found) == limit:
-                break
-            found.append(info)
-        return found
+        return await first(client.actors.list(filter_, page_size=min(limit, 1000)), limit)
 
     found = session.call(read)
 

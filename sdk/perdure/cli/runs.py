@@ -10,7 +10,7 @@ import click
 
 from perdure.batches import ID_CONFLICTS, ID_REUSES, IdConflict, IdReuse, RunItem
 from perdure.cli.exits import in_own_words
-from perdure.cli.session import SessionCommand
+from perdure.cli.session import SessionCommand, first
 from perdure.cli.tables import show_table
 from perdure.cli.values import as_json, duration, load_graph, look_here, moment, parse_json, run_fields
 from perdure.client import Client
@@ -131,12 +131,7 @@ def list_(session: Session, filter_: str, status: str | None, limit: int) -> Non
         filter_ = f"({filter_}) AND status = {status}" if filter_ else f"status = {status}"
 
     async def read(client: Client) -> list[RunInfo]:
-        found: list[RunInfo] = []
-        async for info in client.list(filter_, page_size=min(limit, 1000)):
-            if len(found) == limit:
-                break
-            found.append(info)
-        return found
+        return await first(client.list(filter_, page_size=min(limit, 1000)), limit)
 
     found = session.call(read)
 

@@ -9,15 +9,17 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
 from perdure.client import Client
 from perdure.transport import DEFAULT_ADDRESS
+
+T = TypeVar("T")
 
 PATIENCE_S: Final = 30.0
 
@@ -70,6 +72,16 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         print(json.dumps({"note": text}) if self._style.is_json else f"perdure: {text}", file=sys.stderr, flush=True)
+
+
+async def first(items: AsyncIterable[T], count: int) -> list[T]:
+    """The first items, at most so many."""
+    found: list[T] = []
+    async for item in items:
+        if len(found) == count:
+            break
+        found.append(item)
+    return found
 
 
 @contextmanager
