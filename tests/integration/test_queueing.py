@@ -17,6 +17,7 @@ from integration.engine_settings import settings_on
 from perdure import RunStatus, errors
 from perdure.handle import Handle
 from perdure.service.app import RunningServer, running_server
+from perdure.service.common import aside
 from perdure.v1 import workflow_service_pb2
 
 PENDING, RUNNING, CANCELED = RunStatus.PENDING, RunStatus.RUNNING, RunStatus.CANCELED
@@ -104,6 +105,18 @@ async def test_a_pending_run_has_only_a_row(serve: Start) -> None:
         with pytest.raises(errors.WorkflowStillActiveError):
             await service.client.delete(others[0].workflow_id)
         assert (await holder.status()).status is RUNNING
+
+
+async def test_a_large_graph_waits_for_its_slot(serve: Start) -> None:
+    """It is made before it is known that there is no slot."""
+    async with serve() as service:
+        (holder,) = await service.waiting("holder")
+        parts = [first.bind(number) for number in range(aside.NODES_AT_ONCE + 1)]
+        large = await service.client.start(first.bind("large", *parts), workflow_id="large")
+        assert (await large.status()).status is PENDING
+        assert service.server.kernel.scheduler.memory.find(large.run_id) is None
+        await holder.cancel()
+        assert await large.output() == "large"
 
 
 async def test_a_full_queue_refuses_and_stores_nothing(serve: Start) -> None:

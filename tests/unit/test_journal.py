@@ -435,3 +435,16 @@ async def test_no_callback_runs_after_the_lease_has_ended() -> None:
     await journal.stop(grace_s=0)
     assert done == list(range(2 * THENS_AT_ONCE))
     assert len(told) == MANY - len(done)
+
+
+async def test_a_step_may_cancel_the_caller_that_waits_for_it(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def caller() -> None:
+        await journal.commit(entry("a"), lambda _result, _change: waiting.cancel())
+
+    waiting = asyncio.ensure_future(caller())
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    await settled(journal)
+    assert caplog.messages == []

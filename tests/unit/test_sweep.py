@@ -188,9 +188,8 @@ async def test_what_comes_too_late_is_marked(store: Store) -> None:
 
 def test_uses_are_noted_once_and_only_if_there_are_any() -> None:
     assert uses.use("r", ()) == []
-    assert uses.use("r", (ref("b"), ref("a"), ref("b"))) == [
-        UseBlobs("r", tuple(sorted((ref("a").sha256, ref("b").sha256))))
-    ]
+    names = uses.names_of((ref("b"), ref("a"), ref("b")))
+    assert uses.use("r", names) == [UseBlobs("r", tuple(sorted((ref("a").sha256, ref("b").sha256))))]
 
 
 def test_an_error_and_its_causes_use_blobs() -> None:

@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -34,14 +33,11 @@ LOOK_S: Final = 0.2
 """The pause between two looks whether it has."""
 SERVES_S: Final = 1.0
 """An engine that serves for this long, while another one waits for its storage, is not about to end."""
-GARBAGE: Final = (20_000, 10, 30)
+GARBAGE: Final = (50_000, 20, 6)
 """Thresholds of the garbage collector. Python's defaults cost a tenth of the CPU, and few objects are in cycles: runs
-break theirs. A full collection stops the engine for a second while a run of 200,000 tasks is in memory. It comes when
-six million more objects exist than at the last one."""
-
-SWITCH_S: Final = 0.001
-"""The switch interval of the GIL. After a system call the event loop waits this long for the GIL, instead of 5 ms,
-while a thread works on a large run."""
+break theirs. A collection of the middle generation looks at all objects of the runs that came since the last one, so
+it waits until there are a million more. A full collection stops the engine for a second while a run of 200,000 tasks is
+in memory. It comes when six million more objects exist than at the last one."""
 
 
 def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
@@ -57,7 +53,6 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> Non
 async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     gc.freeze()
     gc.set_threshold(*GARBAGE)
-    sys.setswitchinterval(SWITCH_S)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     start: asyncio.Timeout | None = None

@@ -21,7 +21,7 @@ The states of a task are in `transitions`.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import assert_never, cast
@@ -81,8 +81,8 @@ class Run:
         self.output: Source | None = None
         self.failure: Failure | None = None
         self._in_flight: dict[str, Task] = {}  # an attempt is with the executor
-        self._waiting: defaultdict[str, deque[Task]] = defaultdict(deque)  # by event key
-        self._mailbox: defaultdict[str, deque[EventArrived]] = defaultdict(deque)  # no task waits for them yet
+        self._waiting: dict[str, deque[Task]] = {}  # by event key
+        self._mailbox: dict[str, deque[EventArrived]] = {}  # no task waits for them yet
         self._timed: dict[str, Task] = {}  # wait for a recorded moment
         self._untimed: dict[str, Task] = {}  # wait without a worker, however long it takes
         self._ready: deque[Task] = deque()  # to be started before apply returns
@@ -393,7 +393,7 @@ class Run:
                 if mail := self._mailbox.get(key):
                     self._deliver(mail.popleft(), task, at_ms)
                     return
-                self._waiting[key].append(task)
+                self._waiting.setdefault(key, deque()).append(task)
                 self._wait_until(task, None if timeout_ms is None else at_ms + timeout_ms, at_ms)
             case Sleep(delay_ms=delay_ms, until_ms=until_ms):
                 task.attempt = 1
@@ -610,7 +610,7 @@ class Run:
         if waiting := self._waiting.get(event.key):
             self._deliver(event, waiting.popleft(), event.at_ms)
         else:
-            self._mailbox[event.key].append(event)
+            self._mailbox.setdefault(event.key, deque()).append(event)
 
     def _deliver(self, event: EventArrived, task: Task, at_ms: int) -> None:
         self._commands.append(ConsumeEvent(event.sequence, task.id))
@@ -687,7 +687,7 @@ class Run:
             run._settle_volatile()
             run._close_open(ended_ms)
         for event in mail:
-            run._mailbox[event.key].append(event)
+            run._mailbox.setdefault(event.key, deque()).append(event)
         run.last_event = last_event
         return run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
@@ -23,7 +22,7 @@ class Graph:
         self.tasks: dict[str, Task] = {}
         self.counts = _NONE.copy()
         self.has_volatile = False
-        self._suffixes: defaultdict[str, int] = defaultdict(int)
+        self._suffixes: dict[str, int] = {}
         self.root = self.add_scope(spec, owner=None)
 
     def __iter__(self) -> Iterator[Task]:
@@ -80,8 +79,8 @@ class Graph:
     def _fresh_id(self, wanted: str) -> str:
         task_id = wanted
         while task_id in self.tasks:
-            self._suffixes[wanted] += 1
-            task_id = f"{wanted}_{self._suffixes[wanted]}"
+            number = self._suffixes[wanted] = self._suffixes.get(wanted, 0) + 1
+            task_id = f"{wanted}_{number}"
         return task_id
 
     def _connect(self, task: Task) -> None:

@@ -5,7 +5,7 @@ Nearly all records refer to no blob, and nothing is written for those.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from perdure.engine.messages import RecordTask
 from perdure.model import BlobRef, Failure, Payload
@@ -13,11 +13,14 @@ from perdure.storage.rows import ACTOR, RunRow
 from perdure.storage.writes import UseBlobs, Write
 
 
-def use(run_id: str, blobs: Collection[BlobRef], task_id: str = "") -> list[Write]:
-    """The write that stores the uses of a task, or of the run itself; none if there are no blobs."""
-    if not blobs:
-        return []
-    return [UseBlobs(run_id, tuple(sorted({blob.sha256 for blob in blobs})), task_id)]
+def names_of(blobs: Iterable[BlobRef]) -> tuple[str, ...]:
+    """Their names in the store, each once."""
+    return tuple(sorted({blob.sha256 for blob in blobs}))
+
+
+def use(run_id: str, names: tuple[str, ...], task_id: str = "") -> list[Write]:
+    """The write that stores that a task, or the run itself, uses the blobs of these names; none if there are none."""
+    return [UseBlobs(run_id, names, task_id)] if names else []
 
 
 def user(row: RunRow, task_id: str) -> str:

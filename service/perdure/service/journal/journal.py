@@ -77,18 +77,42 @@ class Terms(TypedDict, total=False):
 
 @dataclass(slots=True, eq=False)
 class _Pending:
+    """An entry that is not durable yet. `answer` is the future of the caller that waits for it, if one does."""
+
     entry: Entry
     then: Then[object]
-    trouble: Callable[[Exception], None] | None
-    droppable: bool
+    answer: asyncio.Future[object] | None = None
+    trouble: Callable[[Exception], None] | None = None
+    patient: bool = False
+    droppable: bool = False
     frees: bool = False
     dropped: Callable[[], None] | None = None
     once: bool = False
     of: str = ""
     refused: Callable[[Exception], None] | None = None
-    patient: bool = False
     bugs: int = 0
     may_have_happened: bool = False
+
+    def complete(self, result: EntryResult, change: int) -> None:
+        """The entry is durable: call `then`, and answer the caller. Raises the error of `then` if no caller gets it."""
+        answer = self.answer
+        try:
+            value = self.then(result, change)
+        except Exception as error:
+            if answer is None or answer.done():
+                raise
+            answer.set_exception(error)
+        else:
+            if answer is not None and not answer.done():
+                answer.set_result(value)
+
+    def fail(self, error: Exception) -> None:
+        """The store fails: tell the caller, once."""
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(error)
+        if self.trouble is not None:
+            self.trouble(error)
+            self.trouble = None
 
 
 class Journal:
@@ -179,16 +203,18 @@ class Journal:
         - `of`: the run that the entry belongs to. If the store rejects the entry for good, `refused` is called. Then
           `trouble` and `dropped` of this entry and of all later entries of the run are called.
         """
-        if not entry and self._idle.is_set() and self.is_sure:
-            then(EntryResult(), 0)
+        self._add(_Pending(entry, then, None, trouble, patient, droppable, frees, dropped, once, of, refused))
+
+    def _add(self, pending: _Pending) -> None:
+        if not pending.entry and self._idle.is_set() and self.is_sure:
+            pending.complete(EntryResult(), 0)
             return
         if isinstance(self._error, Fenced):
-            if trouble is not None:
-                trouble(self._error)
+            pending.fail(self._error)
             return
-        self._pending.append(_Pending(entry, then, trouble, droppable, frees, dropped, once, of, refused, patient))
+        self._pending.append(pending)
         self._idle.clear()
-        if frees:
+        if pending.frees:
             self._freeing.set()
         self._wake.set()
 
@@ -210,25 +236,9 @@ class Journal:
         `append`). With `patient` the future raises only if the entry will certainly never be committed. `then` is
         called at the end of the commit even if the future was cancelled.
         """
-        committed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-
-        def done(result: EntryResult, change: int) -> None:
-            try:
-                value = then(result, change) if then is not None else result
-            except Exception as error:
-                if committed.done():
-                    raise  # the future cannot report it
-                committed.set_exception(error)
-            else:
-                if not committed.done():
-                    committed.set_result(value)
-
-        def trouble(error: Exception) -> None:
-            if not committed.done():
-                committed.set_exception(error)
-
-        self.append(entry, done, trouble=trouble, patient=patient, **terms)
-        return cast("asyncio.Future[T]", committed)
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._add(_Pending(entry, then or _result, answer, None, patient, **terms))
+        return cast("asyncio.Future[T]", answer)
 
     async def barrier(self) -> None:
         """Wait until everything appended so far is durable. Raises StorageError while the store fails."""
@@ -369,7 +379,7 @@ class Journal:
                     self._error = None
             result = next(results) if pending.entry and pending not in done else EntryResult()
             try:
-                pending.then(result, done.get(pending, committed.change))
+                pending.complete(result, done.get(pending, committed.change))
             except Exception:
                 log.exception("a step after a commit failed")
         self._finished(committed.change)
@@ -468,8 +478,11 @@ def _after_trouble(batch: list[_Pending], error: Exception) -> list[_Pending]:
 
 
 def _tell_trouble(batch: Sequence[_Pending], error: Exception, *, is_over: bool = False) -> None:
-    """Call each `trouble` once. `is_over`: the entries were not committed and never will be."""
+    """Tell each caller once. `is_over`: the entries were not committed and never will be."""
     for pending in batch:
-        if pending.trouble is not None and (is_over or not pending.patient):
-            pending.trouble(error)
-            pending.trouble = None
+        if is_over or not pending.patient:
+            pending.fail(error)
+
+
+def _result(result: EntryResult, _change: int) -> EntryResult:
+    return result

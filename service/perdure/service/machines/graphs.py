@@ -12,7 +12,7 @@ from perdure.engine.graph_run.state import tasks_named
 from perdure.engine.machine import Machine, Saved
 from perdure.engine.messages import TaskContinued, TaskFailed
 from perdure.model import ID_CHARS_MAX, BlobRef, Call, Failure, FailureKind, InvalidSpec, Spec
-from perdure.service.common.uses import use
+from perdure.service.common.uses import names_of, use
 from perdure.service.executors.port import ContinuationReturned
 from perdure.service.machines.definitions import spec_key
 from perdure.service.machines.kinds import Returned
@@ -88,7 +88,7 @@ def writes_of(run_id: str, spec: Spec, report: ContinuationReturned, user: str =
     """What to store with the record that a task returned this graph. `user` is the task that uses its blobs, "" for the
     run."""
     put = PutSpec(spec_key(report.continuation), report.continuation)
-    return put, *use(run_id, tuple(graphwire.blobs_of_spec(spec)), user)
+    return put, *use(run_id, names_of(graphwire.blobs_of_spec(spec)), user)
 
 
 def failed(report: ContinuationReturned, error: ValueError) -> TaskFailed:

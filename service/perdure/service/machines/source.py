@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from perdure.engine.machine import Machine
 from perdure.model import BlobRef, frozen
 from perdure.service.common.aside import is_large
+from perdure.service.common.uses import names_of
 from perdure.service.machines.kinds import Kind
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ class RunSource:
     inputs: frozenset[str]
     blobs: frozenset[BlobRef]
     versions: tuple[tuple[str, str], ...]
+    blob_names: tuple[str, ...] = field(init=False)
+    """The names of `blobs` in the store."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blob_names", names_of(self.blobs))
 
     @property
     def is_large(self) -> bool:

@@ -8,7 +8,9 @@ from dataclasses import field
 
 from perdure.model import BlobRef, Payload, frozen
 from perdure.service.common.repeat import Repeat
+from perdure.service.common.uses import names_of, use
 from perdure.service.machines.source import RunSource
+from perdure.storage.writes import Write
 
 
 class Reuse(enum.Enum):
@@ -48,6 +50,10 @@ class NewRun:
         if not self.inputs:
             return self.source.blobs
         return self.source.blobs.union(*(payload.blobs() for payload in self.inputs.values()))
+
+    def uses(self, run_id: str) -> list[Write]:
+        """The write that stores that the run uses these blobs; none if there are none."""
+        return use(run_id, self.source.blob_names if not self.inputs else names_of(self.blobs()))
 
 
 @frozen

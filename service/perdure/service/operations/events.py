@@ -15,7 +15,7 @@ from perdure.engine.messages import EventArrived
 from perdure.model import Payload
 from perdure.service.common.repeat import Repeat, aged
 from perdure.service.common.trouble import refusing
-from perdure.service.common.uses import use
+from perdure.service.common.uses import names_of, use
 from perdure.service.housekeeping.tombstones import DeletedRun
 from perdure.service.journal.journal import Journal
 from perdure.service.machines.actors import MAIL, events_of
@@ -139,5 +139,5 @@ class Events:
 
         note = self._delivery.note(row)
         user = event_id if key == MAIL else ""  # the task of a call has its id
-        entry = (write, *use(row.run_id, payload.blobs(), user), note)
+        entry = (write, *use(row.run_id, names_of(payload.blobs()), user), note)
         return self._journal.commit(entry, then, droppable=True)

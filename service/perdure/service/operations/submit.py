@@ -18,7 +18,6 @@ from perdure.model import RunStatus
 from perdure.service.common.aside import aside
 from perdure.service.common.repeat import aged
 from perdure.service.common.trouble import refusing
-from perdure.service.common.uses import use
 from perdure.service.executors.port import Executor
 from perdure.service.housekeeping.tombstones import Attachment, Tombstones
 from perdure.service.journal.journal import Journal
@@ -142,40 +141,31 @@ class Submissions:
     ) -> asyncio.Future[RunView | None]:
         """Store a run for which there is a slot or a place. None: its ids are taken, or there is none. `begun` is the
         run if it was made already."""
+        writes: Iterable[Write] = ()
         if way.status is RunStatus.PENDING:
-            row = row.but(status=way.status, start_ms=None)
+            row, begun = row.but(status=way.status, start_ms=None), None  # it begins when there is a slot
+        else:
+            self._scheduler.definitions.keep(new.source.kind, row.spec_key, new.source.definition)
+            begun = begun or begin_run(row, new.source)
+            row, writes = begun.live.row, (*begun.plan.early, *begun.plan.writes)
         inputs = {name: wire.encode_payload(payload) for name, payload in new.inputs.items()}
-        row, writes, stored = self._begin(new, row, begun, counts_tasks=counts_tasks)
-        entry = (*way.guards, AddRun(row, new.source.data, inputs, replaces), *use(row.run_id, new.blobs()), *writes)
+        entry = (*way.guards, AddRun(row, new.source.data, inputs, replaces), *new.uses(row.run_id), *writes)
 
         def then(result: EntryResult, change: int) -> RunView | None:
             if result.is_refused:
                 self._slots.withdraw(row)
                 return None
-            return stored(change)
+            if begun is None:
+                return self._moves.queued(row.but(change=change))
+            for name, payload in new.inputs.items():
+                self._values.keep(ValueKey(row.run_id, input=name), payload)
+            live = self._scheduler.begin(begun, change)
+            return live.view() if counts_tasks else RunView(live.row)
 
         dropped = partial(self._slots.withdraw, row)
         # Another engine may start a pending run, so it may be over and deleted when the entry is repeated.
         once = row.status is RunStatus.PENDING and self._ownership.others_may_start()
         return self._journal.commit(entry, then, droppable=True, dropped=dropped, once=once)
-
-    def _begin(
-        self, new: NewRun, row: RunRow, begun: Begun | None, *, counts_tasks: bool
-    ) -> tuple[RunRow, list[Write], Callable[[int], RunView]]:
-        """The row of the new run, the further writes of its entry, and the function to call once that is durable."""
-        if row.status is RunStatus.PENDING:
-            return row, [], lambda change: self._moves.queued(row.but(change=change))
-        self._scheduler.definitions.keep(new.source.kind, row.spec_key, new.source.definition)
-        begun = begun or begin_run(row, new.source)
-        row, writes, stored = begun.live.row, [*begun.plan.early, *begun.plan.writes], self._scheduler.begin(begun)
-
-        def then(change: int) -> RunView:
-            for name, payload in new.inputs.items():
-                self._values.keep(ValueKey(row.run_id, input=name), payload)
-            live = stored(change)
-            return live.view() if counts_tasks else RunView(live.row)
-
-        return row, writes, then
 
     async def _attach(self, new: NewRun, digest: str, view: RunView) -> RunView:
         """Answer a request with a run that was there. If another request made it, no row says which run the answer was,
@@ -285,8 +275,8 @@ class Submissions:
 
     def check_versions(self, source: RunSource) -> None:
         """Raises PythonVersionUnsupportedError if no worker has the Python version of pickled code."""
+        available = self._executor.python_versions()
         for version, place in source.versions:
-            available = self._executor.python_versions()
             if available and version not in available:
                 those = ", ".join(sorted(available))
                 raise errors.PythonVersionUnsupportedError(

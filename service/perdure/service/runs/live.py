@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
@@ -28,7 +28,7 @@ from perdure.engine.messages import (
 )
 from perdure.model import Payload, TaskStatus
 from perdure.service.common.aside import is_large
-from perdure.service.common.uses import of_record, use, user
+from perdure.service.common.uses import names_of, of_record, use, user
 from perdure.service.machines.source import RunSource
 from perdure.service.runs.acting import Attempting
 from perdure.service.runs.restore import output_of, write_of
@@ -89,16 +89,16 @@ class Acts:
     subscribers can be told of, so they are cut off and read the run again. `consumers`: tasks that consumed an event,
     which an actor's calls do when they end."""
 
-    kept: list[KeepOutput | DropOutput] = field(default_factory=list)
-    commands: list[Attempting] = field(default_factory=list)
-    values: list[tuple[str, Payload]] = field(default_factory=list)
+    kept: Sequence[KeepOutput | DropOutput] = ()
+    commands: Sequence[Attempting] = ()
+    values: Sequence[tuple[str, Payload]] = ()
     views: list[tuple[int, TaskView]] = field(default_factory=list)
     cuts_off: bool = False
     changes_tasks: bool = False
-    failures: list[RecordTask] = field(default_factory=list)
-    forgotten: list[ValueKey] = field(default_factory=list)
+    failures: Sequence[RecordTask] = ()
+    forgotten: Sequence[ValueKey] = ()
     end: SetRun | None = None
-    consumers: list[str] = field(default_factory=list)
+    consumers: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Begun:
-    """A new run that is not yet visible to other code, and its first step."""
+    """A new run that is not yet visible to other code, because its first entry is not durable, and its first step."""
 
     live: Live
     plan: Plan
@@ -135,7 +135,7 @@ def begin_run(row: RunRow, source: RunSource) -> Begun:
     run.pop_changed()  # a new run has no subscribers
     if run.is_dormant and not run.status.is_final:
         row = row.but(is_dormant=True)
-    live = Live(row, run, dormant=row.is_dormant)
+    live = Live(row, run, pending=1, dormant=row.is_dormant)
     return Begun(live, sort_out(live, Step(commands, [])))
 
 
@@ -146,42 +146,48 @@ def sort_out(live: Live, step: Step, *, is_dormant: bool | None = None) -> Plan:
     writes: list[Write] = []
     early: list[Write] = []
     has_early = is_large(len(step.commands))
-    # The lists are made here: default factories of dataclasses would take several times as long, twice per run.
-    acts = Acts(kept=[], commands=[], values=[], views=step.views, failures=[], forgotten=[], consumers=[])
+    kept: list[KeepOutput | DropOutput] = []
+    attempting: list[Attempting] = []
+    values: list[tuple[str, Payload]] = []
+    failures: list[RecordTask] = []
+    forgotten: list[ValueKey] = []
+    consumers: list[str] = []
+    changes_tasks = False
+    end: SetRun | None = None
     for command in step.commands:
         match command:
             case RecordTask():
                 output = output_of(command)
                 (early if has_early and _may_be_early(command) else writes).append(write_of(run_id, command, output))
                 if blobs := of_record(command, output):
-                    writes += use(run_id, blobs, user(live.row, command.task_id))
-                acts.changes_tasks = True
+                    writes += use(run_id, names_of(blobs), user(live.row, command.task_id))
+                changes_tasks = True
                 if command.failure is not None:
-                    acts.failures.append(command)
+                    failures.append(command)
                 if output is not None:
-                    acts.values.append((command.task_id, output))
+                    values.append((command.task_id, output))
             case RecordRun():
-                end = write_of(run_id, command, None)
-                assert isinstance(end, SetRun)
-                writes.append(end)
-                acts.end = end
+                write = write_of(run_id, command, None)
+                assert isinstance(write, SetRun)
+                writes.append(write)
+                end = write
             case ConsumeEvent():
                 writes.append(write_of(run_id, command, None))
-                acts.consumers.append(command.task_id)
+                consumers.append(command.task_id)
             case ForgetTasks():
                 writes.append(write_of(run_id, command, None))
-                acts.forgotten += [ValueKey(run_id, task_id=task_id) for task_id in command.task_ids]
-                acts.forgotten += [ValueKey(run_id, input=name) for name in command.inputs]
+                forgotten += [ValueKey(run_id, task_id=task_id) for task_id in command.task_ids]
+                forgotten += [ValueKey(run_id, input=name) for name in command.inputs]
             case RecordDefinition():
                 writes.append(write_of(run_id, command, None))
             case KeepOutput():
-                writes += use(run_id, command.output.blobs(), user(live.row, command.task_id))
-                acts.kept.append(command)
-                acts.changes_tasks = True
+                writes += use(run_id, names_of(command.output.blobs()), user(live.row, command.task_id))
+                kept.append(command)
+                changes_tasks = True
             case DropOutput():
-                acts.kept.append(command)
+                kept.append(command)
             case StartAttempt() | CancelAttempt() | SetTimer() | DeleteUnused():
-                acts.commands.append(command)
+                attempting.append(command)
             case _:
                 assert_never(command)
     if is_dormant is None:
@@ -190,7 +196,20 @@ def sort_out(live: Live, step: Step, *, is_dormant: bool | None = None) -> Plan:
         writes.append(SetDormant(run_id, is_dormant))
         live.dormant = is_dormant
         live.roused_by = None
-    return Plan(writes=writes, acts=acts, early=early)
+    # Few steps have acts of every kind. Empty lists, kept until the entry is durable, would be half of the objects that
+    # a step leaves to the garbage collector.
+    acts = Acts(
+        kept or (),
+        attempting or (),
+        values or (),
+        step.views,
+        changes_tasks=changes_tasks,
+        failures=failures or (),
+        forgotten=forgotten or (),
+        end=end,
+        consumers=consumers or (),
+    )
+    return Plan(writes, acts, early)
 
 
 def _may_be_early(record: RecordTask) -> bool:

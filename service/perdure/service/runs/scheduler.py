@@ -338,24 +338,18 @@ class Scheduler:
 
     # -------------------------------------------------------------------------- applying
 
-    def begin(self, begun: Begun) -> Callable[[int], Live]:
-        """Take a new run into memory before it is stored. Returns the function to call once its commit is durable."""
+    def begin(self, begun: Begun, change: int) -> Live:
+        """Take a new run into memory: its first entry is durable."""
         live = begun.live
-        run_id = live.row.run_id
-        live.pending = 1
-
-        def then(change: int) -> Live:
-            live.row = live.row.but(change=change)
-            live.change = change
-            if self.memory.find(run_id) is not None or self._loading.outdate(run_id):
-                # An earlier try of this commit had succeeded without an answer, and the run was loaded since.
-                return live
-            self.memory.admit(live)
-            self.publishing.tell(live.row, change)
-            self._recorder.act(live, begun.plan.acts, change)
+        live.row = live.row.but(change=change)
+        live.change = change
+        if self.memory.find(live.row.run_id) is not None or self._loading.outdate(live.row.run_id):
+            # An earlier try of this commit had succeeded without an answer, and the run was loaded since.
             return live
-
-        return then
+        self.memory.admit(live)
+        self.publishing.tell(live.row, change)
+        self._recorder.act(live, begun.plan.acts, change)
+        return live
 
     def apply(self, live: Live, event: Event, *also: Write) -> None:
         """Apply an event to a run in memory."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, Final
 
-from perdure.model import RunStatus, TaskStatus
+from perdure.model import TaskStatus
 from perdure.storage.damage import about, damaged_run, implausible, labels_of, run_status, shown, task_status
 from perdure.storage.ports import CorruptData
 from perdure.storage.rows import RUN_COLUMNS, EventRow, RunRow, TaskRow
@@ -41,7 +41,7 @@ _TASK_FIELDS: Final = TASK_SELECTED[:-1]
 
 def run_of(values: Sequence[Any]) -> RunRow:
     """A run from RUN_SELECTED. A damaged one has `damage`."""
-    *_, fixed_seal, state_seal, code_seal, summed = values
+    fixed_seal, state_seal, code_seal, summed = values[_COUNT + 1 :]
     try:
         is_good = (
             (fixed_seal is None or fixed_seal == seal_of_run(*fixed_of(values)))
@@ -50,11 +50,7 @@ def run_of(values: Sequence[Any]) -> RunRow:
             and (summed is None or summed == sum_seal(values, values[_COUNT]))
         )
         if is_good and fixed_seal is not None and state_seal is not None:
-            made = list(values[:_COUNT])
-            made[STATUS] = RunStatus(made[STATUS])
-            made[LABELS] = _labels(made[LABELS])
-            made[DORMANT] = bool(made[DORMANT])
-            return RunRow(*made)
+            return _made(values)
     except UNSEALABLE:
         pass
     return _doubtful_run(values)
@@ -72,8 +68,15 @@ def _doubtful_run(values: Sequence[Any]) -> RunRow:
     column = damaged_column_of_run(values)
     if column:
         return damaged_run(RUN_COLUMNS, values[:_COUNT], column)
-    made = list(values[:_COUNT])
-    made[STATUS] = RunStatus(made[STATUS])
+    return _made(values)
+
+
+def _made(values: Sequence[Any]) -> RunRow:
+    """Raises ValueError if the status or the labels are damaged."""
+    made = [*values[:_COUNT]]
+    made[STATUS] = run_status(made[STATUS])
+    if made[STATUS] is None:
+        raise ValueError
     made[LABELS] = _labels(made[LABELS])
     made[DORMANT] = bool(made[DORMANT])
     return RunRow(*made)

@@ -131,7 +131,7 @@ class RunRows:
                 write.run_id, write.status.value, write.at_ms, end_ms, write.output_task, write.output_wraps,
                 write.failure,
             ),
-            seal_of_code(write.run_id, write.code),
+            seal_of_code(write.run_id, write.code) if write.code else 0,
         ]  # fmt: skip
 
     def store(self) -> None:

@@ -14,6 +14,7 @@ from perdure.storage.ports import Entry
 from perdure.storage.rows import TaskRow
 from perdure.storage.sqlite.runs import OF_WORKFLOWS, RunRows
 from perdure.storage.sqlite.seals import (
+    BLOB_USE,
     RUN_SUMMED,
     TASK,
     TOMBSTONE,
@@ -68,6 +69,7 @@ _DROP_SPEC: Final = """
         AND NOT EXISTS (SELECT 1 FROM runs WHERE substr(spec_key, 1, 16) = substr(:key, 1, 16) AND spec_key = :key)
         AND NOT EXISTS (SELECT 1 FROM tasks WHERE spec_key = :key AND spec_key <> '')
 """
+_USE: Final = _insert("INSERT OR IGNORE", "blob_uses", (*BLOB_USE, "seal"))
 _USE_OF_TASK: Final = "SELECT 1 FROM blob_uses WHERE run_id = ? AND task_id = ? LIMIT 1"
 _OF_TASKS: Final = "run_id = ? AND task_id IN (SELECT value FROM json_each(?))"
 _DROP_EVENTS: Final = "DELETE FROM events WHERE run_id = ? AND consumed_by IN (SELECT value FROM json_each(?))"
@@ -128,12 +130,14 @@ def commit(connection: sqlite3.Connection, entries: Sequence[Entry]) -> Committe
 
 
 class _Commit:
-    """One transaction. Rows of tasks and runs are gathered, because they are most of a busy engine's writes."""
+    """One transaction. Rows of tasks and runs, and their uses of blobs, are gathered, because they are most of a busy
+    engine's writes."""
 
     def __init__(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
         self._sql = connection
         (self.change,) = connection.execute(_COUNT, ("change",)).fetchone()
         self._tasks: list[tuple[object, ...]] = []
+        self._uses: list[tuple[object, ...]] = []
         self._dropped: dict[tuple[object, ...], int] = {}  # tasks, with the number of those gathered before
         self._runs = RunRows(connection, entries, self.change)
         self._repeated: set[str] = set()  # runs that were there already
@@ -150,6 +154,7 @@ class _Commit:
 
     def finish(self) -> None:
         self._runs.store()
+        self._store_uses()
         tasks = self._tasks
         if self._dropped:
             self._sql.executemany(_DROP_TASK, self._dropped)
@@ -345,6 +350,7 @@ class _Commit:
             statement = f"SELECT DISTINCT spec_key FROM tasks WHERE {_OF_TASKS} AND spec_key <> ''"
             keys = self._sql.execute(statement, (run_id, names)).fetchall()
         self._dropped.update(((run_id, task_id), len(self._tasks)) for task_id in write.task_ids)
+        self._store_uses()
         # Most tasks use no blobs, and to see that is cheaper than to delete nothing.
         if any(self._sql.execute(_USE_OF_TASK, (run_id, task_id)).fetchone() for task_id in write.task_ids):
             released = self._sql.execute(f"SELECT DISTINCT sha256 FROM blob_uses WHERE {_OF_TASKS}", (run_id, names))
@@ -368,13 +374,15 @@ class _Commit:
 
     def _use(self, write: UseBlobs) -> None:
         if self._is_there(write.run_id):
-            user = write.run_id, write.task_id
-            self._sql.executemany(
-                "INSERT OR IGNORE INTO blob_uses (run_id, task_id, sha256, seal) VALUES (?, ?, ?, ?)",
-                [(*user, sha256, seal_of_use(*user, sha256)) for sha256 in write.blobs],
-            )
+            run_id, task_id = write.run_id, write.task_id
+            self._uses += [(run_id, task_id, sha256, seal_of_use(run_id, task_id, sha256)) for sha256 in write.blobs]
         else:
             self._mark(write.blobs)
+
+    def _store_uses(self) -> None:
+        if self._uses:
+            self._sql.executemany(_USE, self._uses)
+            self._uses.clear()
 
     def _mark(self, blobs: Iterable[str]) -> None:
         self._sql.executemany(_MARK, [(sha256, self.change, seal(sha256, self.change)) for sha256 in blobs])

@@ -74,17 +74,17 @@ def took_ms(receipt: pb.Receipt) -> float | None:
     return float(wire.from_duration(receipt.duration)) + receipt.duration.nanos % 1_000_000 / 1e6
 
 
-def _times(receipt: pb.Receipt) -> tuple[int | None, int | None]:
+def _times(receipt: pb.Receipt, took: float | None) -> tuple[int | None, int | None]:
     """When user code began and ended, by the worker's clock."""
-    took = took_ms(receipt)
     if took is None or not receipt.HasField("start_time"):
         return None, None
     started_ms = wire.from_timestamp(receipt.start_time)
     return started_ms, started_ms + ceil(took)
 
 
-def report_of(attempt: Attempt, receipt: pb.Receipt, now_ms: int) -> Report:
-    times = now_ms, *_times(receipt)
+def report_of(attempt: Attempt, receipt: pb.Receipt, took: float | None, now_ms: int) -> Report:
+    """The event of a receipt. `took`: `took_ms` of it."""
+    times = now_ms, *_times(receipt, took)
     match receipt.WhichOneof("result"):
         case "output":
             output = wire.payload_from_proto(receipt.output)

@@ -150,9 +150,10 @@ class Placing:
         for receipt in message.receipts:
             placed = lease.in_flight.get(receipt.token)
             if placed is not None:
-                self._end(lease, placed, receipt)
+                took = took_ms(receipt)
+                self._end(lease, placed, receipt, took)
                 if not placed.is_cancelled:
-                    reports.append((placed.attempt.run_id, report_of(placed.attempt, receipt, now_ms)))
+                    reports.append((placed.attempt.run_id, report_of(placed.attempt, receipt, took, now_ms)))
         for token in message.returned:
             placed = lease.in_flight.get(token)
             if placed is not None:
@@ -170,10 +171,10 @@ class Placing:
                 queue.regroup(function)
         self._concurrent.keep(function, True)
 
-    def _end(self, lease: Lease, placed: PlacedAttempt, receipt: pb.Receipt) -> None:
+    def _end(self, lease: Lease, placed: PlacedAttempt, receipt: pb.Receipt, took: float | None) -> None:
         self._take_off(lease, placed)
         attempt = placed.attempt
-        if (took := took_ms(receipt)) is not None:
+        if took is not None:
             self._durations.learn(attempt.call.function.key, took)
         if receipt.WhichOneof("result") == "continuation":
             self._ran_by.keep((attempt.run_id, attempt.task_id), lease)

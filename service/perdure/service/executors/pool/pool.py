@@ -91,7 +91,7 @@ class LeasePool:
         return self._placing.loading((run_id, task_id, number))
 
     def python_versions(self) -> frozenset[str]:
-        return frozenset(agent.python_version for agent in self._state.agents.values())
+        return self._state.python_versions
 
     # -------------------------------------------------------------------------- passes
 

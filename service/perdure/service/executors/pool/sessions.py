@@ -43,7 +43,7 @@ class Sessions:
     def agent_connected(self, hello: pb.AgentHello) -> AgentSession:
         agent = AgentSession(hello.agent_id, hello.cluster_id, hello.python_version)
         agent.has(hello.capacity)
-        self._state.agents[agent.id] = agent
+        self._state.add_agent(agent)
         if self._state.report is not None:
             self._welcome(agent)
         log.info("agent connected", extra={"agent": agent.id, "cluster": agent.cluster_id})
@@ -85,8 +85,7 @@ class Sessions:
     def agent_lost(self, agent: AgentSession) -> None:
         """The agent's stream ended. Its leases end with it or by themselves; it starts new ones when it is back."""
         agent.outbox.close()
-        if self._state.agents.get(agent.id) is agent:
-            del self._state.agents[agent.id]
+        self._state.remove_agent(agent)
         ends_s = LEFT_S if agent.leaves_because else VANISHED_S
         for lease in list(agent.leases.values()):
             self._placing.lose(lease, "the agent is gone")

@@ -25,6 +25,8 @@ class State:
         self.clock = clock
         self.shapes: dict[Shape, ShapeQueue] = {}
         self.agents: dict[str, AgentSession] = {}
+        self.python_versions: frozenset[str] = frozenset()
+        """Those of the agents."""
         self.leases: dict[str, Lease] = {}
         self.report: Callable[[Reports], None] | None = None
         self.holds_for_s: Callable[[], float] = forever
@@ -41,6 +43,19 @@ class State:
         if queue is None:
             queue = self.shapes[shape] = ShapeQueue(shape)
         return queue
+
+    def add_agent(self, agent: AgentSession) -> None:
+        self.agents[agent.id] = agent
+        self._agents_changed()
+
+    def remove_agent(self, agent: AgentSession) -> None:
+        """Remove an agent, unless another session of it has come."""
+        if self.agents.get(agent.id) is agent:
+            del self.agents[agent.id]
+            self._agents_changed()
+
+    def _agents_changed(self) -> None:
+        self.python_versions = frozenset(agent.python_version for agent in self.agents.values())
 
     def kill(self, lease: Lease) -> None:
         """Have the agent kill the lease's process."""
