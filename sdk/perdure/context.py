@@ -114,19 +114,20 @@ def tells_waits(change: Callable[[bool], None]) -> Iterator[None]:
         waits.close()
 
 
-@contextmanager
-def waiting() -> Iterator[None]:
+class Waiting:
     """Inside, the calling code waits for an answer of Perdure, which may need the place of its attempt in the worker:
     the answer may come from another attempt."""
-    waits = _waits.get()
-    if waits is None:
-        yield
-        return
-    waits.begin()
-    try:
-        yield
-    finally:
-        waits.end()
+
+    __slots__ = ("_waits",)
+
+    def __enter__(self) -> None:
+        self._waits = _waits.get()
+        if self._waits is not None:
+            self._waits.begin()
+
+    def __exit__(self, *_error: object) -> None:
+        if self._waits is not None:
+            self._waits.end()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import grpc
 from perdure import errors, texts
 from perdure.callstream import CallStream
 from perdure.connection import AGE_KEY, REPEAT_KEY, client_channel
-from perdure.context import waiting
+from perdure.context import Waiting
 from perdure.v1 import actor_service_pb2_grpc, blob_service_pb2_grpc, system_service_pb2_grpc, workflow_service_pb2_grpc
 
 T = TypeVar("T")
@@ -48,7 +48,10 @@ class Transport:
         self.patience = patience
         self.under_way = 0
         """Calls without an answer yet, including those that wait for the service to come back."""
+        self._watching = 0
         self._is_noted = False
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._was_ready = False  # when the timer was set, or since
         self._channel = client_channel(address)
         self.workflows = workflow_service_pb2_grpc.WorkflowServiceStub(self._channel)
         self.actors = actor_service_pb2_grpc.ActorServiceStub(self._channel)
@@ -57,6 +60,8 @@ class Transport:
         self.call_actor = CallStream(self.actors)
 
     async def close(self) -> None:
+        if self._look_timer is not None:
+            self._look_timer.cancel()
         await self.call_actor.close()
         await self._channel.close(None)
 
@@ -77,9 +82,10 @@ class Transport:
     async def call(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call until the service answers or patience ends. Raises the errors of `perdure.errors`."""
         absence = Absence(self)
+        self._look_soon()
         self.under_way += 1
         try:
-            with waiting(), self.noting():
+            with Waiting():
                 while True:
                     try:
                         answer = await ask()
@@ -96,18 +102,32 @@ class Transport:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Log what a call waits for, if the channel does not connect soon. A call to an address that drops packets
-        fails only after a long time."""
-
-        def look() -> None:
-            if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
-                self.note(f"no connection yet; {errors.ADVICE}")
-
-        timer = asyncio.get_running_loop().call_later(NOTE_AFTER_S, look)
+        """Log what a stream waits for, as for a call."""
+        self._look_soon()
+        self._watching += 1
         try:
             yield
         finally:
-            timer.cancel()
+            self._watching -= 1
+
+    def _look_soon(self) -> None:
+        """Log what a call waits for, if the channel does not connect soon. A call to an address that drops packets
+        fails only after a long time. One timer serves all calls: setting one for each takes longer than the rest."""
+        if self._look_timer is None:
+            self._was_ready = self._is_ready()
+            self._look_timer = asyncio.get_running_loop().call_later(NOTE_AFTER_S, self._look)
+
+    def _look(self) -> None:
+        self._look_timer = None
+        if self._is_ready() or not (self.under_way or self._watching):
+            return
+        if self._was_ready:  # the connection may have been lost just now
+            self._look_soon()
+        else:
+            self.note(f"no connection yet; {errors.ADVICE}")
+
+    def _is_ready(self) -> bool:
+        return self._channel.get_state() is grpc.ChannelConnectivity.READY
 
     def note(self, what: str) -> None:
         """Log what is waited for, once, however many calls wait."""
@@ -117,6 +137,7 @@ class Transport:
 
     def answered(self) -> None:
         self._is_noted = False
+        self._was_ready = True
 
 
 def transport_to(address: str = "", namespace: str = "", patience: float = PATIENCE_S) -> Transport:
@@ -143,7 +164,7 @@ async def waited(messages: AsyncIterable[T]) -> AsyncIterator[T]:
     """The messages of a stream, for each of which the caller waits."""
     following = aiter(messages)
     while True:
-        with waiting():
+        with Waiting():
             try:
                 message = await anext(following)
             except StopAsyncIteration:

@@ -186,3 +186,12 @@ async def test_the_limits_that_are_told_are_those_in_force(stubs: Stubs) -> None
     assert info.limits.max_wait.seconds == limits.WAIT_S_MAX
     assert info.python_versions
     assert info.server_version
+
+
+async def test_a_burst_of_calls_is_answered(stubs: Stubs) -> None:
+    """By default gRPC cancels calls at random once a thousand wait for the event loop."""
+    listing = workflow_service_pb2.ListWorkflowsRequest()
+    calls = [stubs.workflows.ListWorkflows(listing) for _ in range(2_000)]
+    calls += [stubs.system.GetSystemInfo(SYSTEM_INFO) for _ in range(2_000)]
+    for call in calls:
+        await call

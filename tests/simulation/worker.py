@@ -15,7 +15,7 @@ from functools import partial
 from math import inf
 from typing import Final
 
-from perdure.context import tells_waits, waiting
+from perdure.context import Waiting, tells_waits
 from perdure.v1 import worker_service_pb2 as pb
 from perdure.worker.lease import GRACE_S
 from perdure.worker.receipts import receipt_of
@@ -285,7 +285,7 @@ class Worker:
     async def _user_code(self, token: int, attempt_input: AttemptInput) -> Result | None:
         dice = self._dice
         if dice.random() < WAIT_SHARE:
-            with tells_waits(partial(self._session.send_waits, token)), waiting():
+            with tells_waits(partial(self._session.send_waits, token)), Waiting():
                 await asyncio.sleep(dice.random() * DELAY_MAX_S)
         elif dice.random() < WAIT_SHARE:  # until its end
             self._session.send_waits(token, True)

@@ -44,26 +44,34 @@ async def stream(request: Any, context: Any) -> Any:
     yield request
 
 
-async def looked_up(chain: Chain, handler: Any, method: str = METHOD) -> Any:
-    async def continuation(details: Any) -> Any:
-        return handler
+class Service(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+    """A service in which every method has the same handler."""
 
-    return await chain.intercept_service(continuation, Details(method))  # type: ignore[arg-type]  # pyright: ignore
+    def __init__(self, handler: Any) -> None:
+        self._handler = handler
+
+    def service(self, handler_call_details: Any) -> Any:
+        return self._handler
+
+
+def looked_up(chain: Chain, handler: Any, method: str = METHOD) -> Any:
+    chain.add_generic_rpc_handlers((Service(handler),))
+    return chain.service(Details(method))  # type: ignore[arg-type]  # pyright: ignore
 
 
 async def test_calls_pass_the_parts_from_the_first_to_the_last() -> None:
     notes: list[str] = []
     chain = Chain([noting("outer", notes), noting("inner", notes)])
-    handler = await looked_up(chain, grpc.unary_unary_rpc_method_handler(unary))
+    handler = looked_up(chain, grpc.unary_unary_rpc_method_handler(unary))
     assert await handler.unary_unary("asked", None) == ["asked"]
     assert notes == ["inner around Do", "outer around Do", "outer", "inner"]
 
 
-async def test_a_method_is_composed_once() -> None:
+def test_a_method_is_composed_once() -> None:
     notes: list[str] = []
     chain = Chain([noting("part", notes)])
     found = grpc.unary_unary_rpc_method_handler(unary)
-    assert await looked_up(chain, found) is await looked_up(chain, found)
+    assert looked_up(chain, found) is looked_up(chain, found)
     assert notes == ["part around Do"]
 
 
@@ -72,14 +80,22 @@ async def test_every_kind_of_method_stays_of_its_kind(kind: str) -> None:
     notes: list[str] = []
     gives_stream = kind.endswith("stream")
     found = getattr(grpc, f"{kind}_rpc_method_handler")(stream if gives_stream else unary)
-    composed = await looked_up(Chain([noting("part", notes)]), found)
+    composed = looked_up(Chain([noting("part", notes)]), found)
     assert (composed.request_streaming, composed.response_streaming) == (kind.startswith("stream"), gives_stream)
     answer = getattr(composed, kind)("asked", None)
     assert ([one async for one in answer] if gives_stream else await answer) in (["asked"], [["asked"]])
     assert notes[-1] == "part"
 
 
-async def test_methods_of_others_are_left_alone() -> None:
+def test_the_first_service_that_has_a_method_answers() -> None:
+    chain = Chain([])
     found = grpc.unary_unary_rpc_method_handler(unary)
-    assert await looked_up(Chain([noting("part", [])]), found, "/grpc.reflection.v1.ServerReflection/Do") is found
-    assert await looked_up(Chain([noting("part", [])]), None) is None
+    assert looked_up(chain, None) is None
+    assert looked_up(chain, found).unary_unary is unary
+    assert looked_up(chain, grpc.unary_unary_rpc_method_handler(stream)).unary_unary is unary
+
+
+def test_methods_of_others_are_left_alone() -> None:
+    found = grpc.unary_unary_rpc_method_handler(unary)
+    assert looked_up(Chain([noting("part", [])]), found, "/grpc.reflection.v1.ServerReflection/Do") is found
+    assert looked_up(Chain([noting("part", [])]), None) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conformance.workbench import local_bench
 from patience import PATIENCE_S
-from perdure.context import waiting
+from perdure.context import Waiting
 from perdure.engine.messages import AttemptStarted, TaskSucceeded
 from perdure.service.executors.local import THREADS, LocalExecutor
 
@@ -16,7 +16,7 @@ gate = threading.Event()
 
 
 def wait_at_the_gate() -> None:
-    with waiting():
+    with Waiting():
         gate.wait(PATIENCE_S)
 
 

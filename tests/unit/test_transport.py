@@ -189,6 +189,51 @@ async def test_an_address_that_swallows_everything_is_named(caplog: pytest.LogCa
     assert "no connection yet" in caplog.text
 
 
+class FakeChannel:
+    """A channel with a state that a test sets."""
+
+    def __init__(self) -> None:
+        self.is_ready = True
+        self.asked = asyncio.Event()
+
+    def get_state(self) -> grpc.ChannelConnectivity:
+        self.asked.set()
+        return grpc.ChannelConnectivity.READY if self.is_ready else grpc.ChannelConnectivity.CONNECTING
+
+    async def close(self, _grace: float | None) -> None:
+        pass
+
+
+async def test_a_call_is_not_blamed_for_the_time_before_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The timer of an earlier call looks soon after a later call has begun, while the connection is away."""
+    monkeypatch.setattr(transport, "NOTE_AFTER_S", 0.01)
+    client = Transport(NOWHERE, "", 30)
+    channel = FakeChannel()
+    monkeypatch.setattr(client, "_channel", channel)
+
+    async def connect() -> None:
+        channel.is_ready = True
+
+    channel.is_ready = False
+    await client.call(connect)
+    channel.is_ready = False
+    waiting = asyncio.ensure_future(client.call(asyncio.Event().wait))
+    try:
+        channel.asked.clear()
+        await channel.asked.wait()
+        assert caplog.messages == []
+        while not caplog.messages:  # it has waited long enough at the next look
+            channel.asked.clear()
+            await channel.asked.wait()
+            await asyncio.sleep(0)
+        assert "no connection yet" in caplog.text
+    finally:
+        waiting.cancel()
+        await client.close()
+
+
 def test_grpc_retries_only_what_changes_nothing() -> None:
     """Its retries do not say how old a call is, so a repeat could be taken for a new call."""
     retried: set[str] = set()

@@ -20,7 +20,7 @@ from ray import exceptions
 import perdure
 from patience import PATIENCE_S
 from perdure import wire
-from perdure.context import waiting
+from perdure.context import Waiting
 from perdure.conversion import to_spec
 from perdure.engine.messages import Source
 from perdure.model import Call, Payload, Resources, Shape
@@ -361,7 +361,7 @@ async def test_a_lease_says_that_its_attempt_waits_and_goes_on(tmp_path: Path, i
     said: list[str] = []
 
     def wait() -> None:
-        with waiting(), waiting():
+        with Waiting(), Waiting():
             until_s = time.monotonic() + WAIT_S
             while not Path(answered).exists() and time.monotonic() < until_s:
                 time.sleep(0.01)

@@ -78,6 +78,7 @@ SERVICES: Final = tuple(
     )
 )
 REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
+PENDING_MAX: Final = 100_000
 OPTIONS: Final = (
     *connection.LIMITS,
     ("grpc.so_reuseport", 0),
@@ -85,6 +86,9 @@ OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # workers send one every 10 s, which may arrive late
     ("grpc.http2.max_concurrent_streams", 10_000),
+    # Calls that wait for the event loop. Beyond its own limits of 1,000 and 3,000 gRPC ends calls as cancelled.
+    ("grpc.server.max_pending_requests", PENDING_MAX),
+    ("grpc.server.max_pending_requests_hard_limit", PENDING_MAX),
 )
 
 
@@ -157,7 +161,7 @@ async def running_server(
             engine=engine,
         )
         chain = Chain((answer_errors, admit_by(gate), refuse_malformed))
-        server = grpc.aio.server(interceptors=[chain], options=OPTIONS)
+        server = grpc.aio.server(handlers=(chain,), options=OPTIONS)
         assert kernel.sweeper is not None
         system = SystemCalls(
             executor,
@@ -172,19 +176,19 @@ async def running_server(
         events = EventCalls(kernel.events, sources)
         lists = ListCalls(kernel.queries, store)
         workflows = _workflows(kernel, store, blobs, clock, sources, events, lists)
-        workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)
+        workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, chain.services)
         actors = ActorCalls(kernel.actors, sources, blobs)
         streams = StreamedCalls(actors, gate)
-        actor_service_pb2_grpc.add_ActorServiceServicer_to_server(ActorServicer(actors, lists, streams), server)
-        blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(BlobCalls(blobs)), server)
-        system_service_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(system), server)
+        actor_service_pb2_grpc.add_ActorServiceServicer_to_server(ActorServicer(actors, lists, streams), chain.services)
+        blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(BlobCalls(blobs)), chain.services)
+        system_service_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(system), chain.services)
         if pool is not None:
             worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(
-                WorkerServicer(pool.sessions, FetchCalls(kernel.values)), server
+                WorkerServicer(pool.sessions, FetchCalls(kernel.values)), chain.services
             )
         health = HealthServicer(SERVICES)
-        health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        _add_reflection(server)
+        health_pb2_grpc.add_HealthServicer_to_server(health, chain.services)
+        _add_reflection(chain)
         _check_address(settings.listen)
         try:
             port = server.add_insecure_port(settings.listen)
@@ -284,18 +288,18 @@ def _workflows(
     )
 
 
-def _add_reflection(server: grpc.aio.Server) -> None:
+def _add_reflection(chain: Chain) -> None:
     """Add reflection v1alpha from the library, and v1, which has the same messages, with the same handler."""
     from grpc_reflection.v1alpha._async import ReflectionServicer
 
     servicer = ReflectionServicer(
         (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     )
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, chain.services)
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     generic = grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": handler})
-    server.add_generic_rpc_handlers((generic,))
+    chain.add_generic_rpc_handlers((generic,))
