@@ -1,8 +1,7 @@
 """The rows of runs, many in one statement.
 
-Each statement releases the GIL and must get it back from a busy event loop. So a commit of many runs looks up all
-their ids at once, and writes many rows per statement. The rows gathered here must be written before anything else
-reads them; `write` sees to that.
+A commit of many runs looks up all their ids at once, and writes many rows per statement (see `many`). The rows gathered
+here must be written before anything else reads them; `write` sees to that.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 from perdure.model import RunStatus
 from perdure.storage.ports import Entry
 from perdure.storage.rows import RUN_COLUMNS, RunRow
+from perdure.storage.sqlite.many import ManyRows, marks
 from perdure.storage.sqlite.seals import (
     RUN_CODE,
     RUN_FIXED,
@@ -34,9 +33,6 @@ RunValues: TypeAlias = list[Any]
 
 MANY: Final = 8
 """From this number of new runs in a commit, their ids are looked up together."""
-ROWS: Final = (32, 16, 8, 4, 2, 1)
-"""Rows per statement. There are few sizes, so that each statement is prepared once. The largest one has fewer than 999
-values, which every SQLite takes."""
 
 OF_WORKFLOWS: Final = "kind <> 'actor'"
 OF_ACTORS: Final = "kind = 'actor'"
@@ -44,15 +40,14 @@ OF_ACTORS: Final = "kind = 'actor'"
 STATUS, LABELS, DORMANT, FAILURE, CHANGE = map(
     RUN_COLUMNS.index, ("status", "labels", "is_dormant", "failure", "change")
 )
-_ADD: Final = (
-    f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}, is_current, fixed_seal, state_seal, code_seal, sum_seal) VALUES ",
+_ADD: Final = ManyRows(
+    f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}, is_current, fixed_seal, state_seal, code_seal, sum_seal)",
     f"({', '.join('?' * len(RUN_COLUMNS))}, 1, ?, ?, ?, ?)",
-    "",
 )
 _RESUMED: Final = (
     "(new.column10 AND NOT (status = new.column2 AND update_ms = new.column3 AND new.column11 IN ('', owner)))"
 )
-_SET: Final = (
+_SET: Final = ManyRows(
     f"""
     UPDATE runs SET status = new.column2, update_ms = new.column3, start_ms = coalesce(start_ms, new.column4),
         end_ms = new.column5, output_task = new.column6, output_wraps = new.column7, failure = new.column8,
@@ -63,8 +58,8 @@ _SET: Final = (
             + {RUN_SUMMED["start_ms"]} * iif(start_ms IS NULL, coalesce(new.column4, 0), 0),
         code_version = CASE new.column12 WHEN '' THEN code_version ELSE new.column12 END,
         code_seal = CASE new.column12 WHEN '' THEN code_seal ELSE new.column14 END
-    FROM (VALUES """,
-    f"({', '.join('?' * 14)})",
+    FROM (""",
+    marks(14),
     ") AS new WHERE run_id = new.column1",
 )
 
@@ -136,11 +131,9 @@ class RunRows:
 
     def store(self) -> None:
         """Write what was gathered: at most one change per row."""
-        for (head, marks, tail), gathered in ((_ADD, self._added), (_SET, self._set)):
+        for statement, gathered in ((_ADD, self._added), (_SET, self._set)):
             if gathered:
-                for rows in _portions(list(gathered.values())):
-                    text = head + ", ".join([marks] * len(rows)) + tail
-                    self._sql.execute(text, list(chain.from_iterable(rows)))
+                statement.execute(self._sql, list(gathered.values()))
                 gathered.clear()
 
 
@@ -162,14 +155,6 @@ def sum_seal(values: Sequence[Any], is_current: int) -> int:
         + _START_X * (values[_START] or 0)
     )
     return summed
-
-
-def _portions(rows: list[RunValues]) -> Iterator[list[RunValues]]:
-    begin = 0
-    for size in ROWS:
-        while len(rows) - begin >= size:
-            yield rows[begin : begin + size]
-            begin += size
 
 
 class _Taken:

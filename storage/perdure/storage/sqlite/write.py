@@ -12,6 +12,7 @@ from perdure.model import RunStatus
 from perdure.storage.damage import run_status
 from perdure.storage.ports import Entry
 from perdure.storage.rows import TaskRow
+from perdure.storage.sqlite.many import inserting, marks
 from perdure.storage.sqlite.runs import OF_WORKFLOWS, RunRows
 from perdure.storage.sqlite.seals import (
     BLOB_USE,
@@ -53,11 +54,10 @@ TASK_COLUMNS: Final = tuple(field.name for field in fields(TaskRow))
 
 
 def _insert(verb: str, table: str, columns: Sequence[str]) -> str:
-    marks = ", ".join("?" * len(columns))
-    return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+    return f"{verb} INTO {table} ({', '.join(columns)}) VALUES {marks(len(columns))}"
 
 
-_PUT_TASK: Final = _insert("INSERT OR REPLACE", "tasks", (*TASK, "seal", "output", "output_seal"))
+_PUT_TASKS: Final = inserting("INSERT OR REPLACE", "tasks", (*TASK, "seal", "output", "output_seal"))
 _ADD_EVENT: Final = _insert(
     "INSERT",
     "events",
@@ -69,7 +69,7 @@ _DROP_SPEC: Final = """
         AND NOT EXISTS (SELECT 1 FROM runs WHERE substr(spec_key, 1, 16) = substr(:key, 1, 16) AND spec_key = :key)
         AND NOT EXISTS (SELECT 1 FROM tasks WHERE spec_key = :key AND spec_key <> '')
 """
-_USE: Final = _insert("INSERT OR IGNORE", "blob_uses", (*BLOB_USE, "seal"))
+_USE: Final = inserting("INSERT OR IGNORE", "blob_uses", (*BLOB_USE, "seal"))
 _USE_OF_TASK: Final = "SELECT 1 FROM blob_uses WHERE run_id = ? AND task_id = ? LIMIT 1"
 _OF_TASKS: Final = "run_id = ? AND task_id IN (SELECT value FROM json_each(?))"
 _DROP_EVENTS: Final = "DELETE FROM events WHERE run_id = ? AND consumed_by IN (SELECT value FROM json_each(?))"
@@ -162,7 +162,7 @@ class _Commit:
             tasks = [row for place, row in enumerate(tasks) if dropped(row[:2], 0) <= place]
             self._dropped.clear()
         if tasks:
-            self._sql.executemany(_PUT_TASK, tasks)
+            _PUT_TASKS.execute(self._sql, tasks)
         self._tasks.clear()
 
     def _write(self, write: Write) -> EntryResult | None:
@@ -381,7 +381,7 @@ class _Commit:
 
     def _store_uses(self) -> None:
         if self._uses:
-            self._sql.executemany(_USE, self._uses)
+            _USE.execute(self._sql, self._uses)
             self._uses.clear()
 
     def _mark(self, blobs: Iterable[str]) -> None:
