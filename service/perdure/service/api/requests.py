@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sized
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from google.protobuf.duration_pb2 import Duration
@@ -223,7 +224,7 @@ def labels(given: Mapping[str, str]) -> dict[str, str]:
 
 def make_token(query: Iterable[object], place: object) -> str:
     """An opaque token for a place in a listing, bound to the query."""
-    data = json.dumps([_mark(query), place]).encode()
+    data = json.dumps([_mark(repr(tuple(query))), place]).encode()
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
@@ -236,7 +237,7 @@ def read_token(token: str, query: Iterable[object], is_place: Callable[[Any], bo
         mark, place = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     except (ValueError, TypeError, RecursionError) as error:
         raise errors.InvalidPageTokenError("this is not a token of this service") from error
-    if mark != _mark(query) or not is_place(place):
+    if mark != _mark(repr(tuple(query))) or not is_place(place):
         raise errors.InvalidPageTokenError("the token belongs to another question; start over")
     return place
 
@@ -255,5 +256,6 @@ def is_row(place: Any, kind: type) -> bool:
             return False
 
 
-def _mark(query: Iterable[object]) -> str:
-    return hashlib.sha256(repr(tuple(query)).encode()).hexdigest()[:16]
+@lru_cache(100)
+def _mark(query: str) -> str:
+    return hashlib.sha256(query.encode()).hexdigest()[:16]
