@@ -8,7 +8,10 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2_grpc
 
+from perdure.service.app import running_server
+from perdure.service.common.settings import Settings
 from perdure.service.rpc.interceptors.chain import OURS, Chain, Handler, Part
 
 METHOD = f"{OURS[0]}SomeService/Do"
@@ -93,6 +96,23 @@ def test_the_first_service_that_has_a_method_answers() -> None:
     assert looked_up(chain, None) is None
     assert looked_up(chain, found).unary_unary is unary
     assert looked_up(chain, grpc.unary_unary_rpc_method_handler(stream)).unary_unary is unary
+
+
+def test_generated_code_adds_services_to_the_chain() -> None:
+    chain = Chain([])
+    health_pb2_grpc.add_HealthServicer_to_server(health_pb2_grpc.HealthServicer(), chain.services)
+    assert chain.service(Details("/grpc.health.v1.Health/Check")) is not None  # type: ignore[arg-type]  # pyright: ignore
+    assert chain.service(Details("/grpc.health.v1.Health/Other")) is None  # type: ignore[arg-type]  # pyright: ignore
+
+
+async def test_no_method_is_registered_with_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registered method costs time in every call of every method."""
+    registered: list[object] = []
+    used = type(grpc.aio.server())
+    monkeypatch.setattr(used, "add_registered_method_handlers", lambda *given: registered.append(given))
+    async with running_server(Settings(storage="memory://", executor="local", listen="127.0.0.1:0")):
+        pass
+    assert registered == []
 
 
 def test_methods_of_others_are_left_alone() -> None:
