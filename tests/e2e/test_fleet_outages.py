@@ -36,7 +36,8 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 pytestmark = pytest.mark.timeout(600)
 
-FLAGS = ("--executor", "local", "--local-threads", "8", "--engine-lease-s", "2")
+EXECUTOR = ("--executor", "local", "--local-threads", "8")
+FLAGS = (*EXECUTOR, "--engine-lease-s", "2")
 SHORT_S, LONG_S = 6.0, 30.0
 CALL_S = 25.0
 """A database that does not answer at all is given up after a while; no call takes longer than that."""
@@ -281,7 +282,7 @@ async def test_s3_fails_for_a_while(database: str, s3_server: S3Server, tmp_path
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(proxied(s3_server.url))
         blobs = s3_server.blobs_url().replace(s3_server.url, proxy.url)
-        fleet = stack.enter_context(engines(tmp_path, database, blobs, ("a", "b"), *FLAGS))
+        fleet = stack.enter_context(engines(tmp_path, database, blobs, ("a", "b"), *EXECUTOR, "--engine-lease-s", "20"))
         clients = [await stack.enter_async_context(perdure.Client(engine.address)) for engine in fleet]
         members = await owners(database)
         traces = Traces(tmp_path / "traces")

@@ -56,7 +56,7 @@ def expected(number: int) -> int:
 @asynccontextmanager
 async def serving(storage: str, blobs: Path) -> AsyncIterator[perdure.Client]:
     settings = Settings(
-        listen="127.0.0.1:0", storage=storage, blobs=str(blobs), executor="local", engine_lease_s=1.0, drain_s=1.0
+        listen="127.0.0.1:0", storage=storage, blobs=str(blobs), executor="local", engine_lease_s=5.0, drain_s=1.0
     )
     async with running_server(settings) as server, perdure.Client(server.address) as client:
         yield client
