@@ -51,7 +51,7 @@ class Transport:
         self._watching = 0
         self._is_noted = False
         self._look_timer: asyncio.TimerHandle | None = None
-        self._was_ready = False  # when the timer was set, or since
+        self._was_ready = False  # when the timer was set, or by an answer since
         self._channel = client_channel(address)
         self.workflows = workflow_service_pb2_grpc.WorkflowServiceStub(self._channel)
         self.actors = actor_service_pb2_grpc.ActorServiceStub(self._channel)
@@ -112,7 +112,8 @@ class Transport:
 
     def _look_soon(self) -> None:
         """Log what a call waits for, if the channel does not connect soon. A call to an address that drops packets
-        fails only after a long time. One timer serves all calls: setting one for each takes longer than the rest."""
+        fails only after a long time. One timer serves all calls, because setting one for each costs more than all
+        else that this does."""
         if self._look_timer is None:
             self._was_ready = self._is_ready()
             self._look_timer = asyncio.get_running_loop().call_later(NOTE_AFTER_S, self._look)

@@ -67,6 +67,7 @@ Then: TypeAlias = Callable[[EntryResult, int], T]
 class Terms(TypedDict, total=False):
     """Options of an entry: see `Journal.append`."""
 
+    patient: bool
     droppable: bool
     frees: bool
     dropped: Callable[[], None] | None
@@ -182,13 +183,7 @@ class Journal:
         then: Then[object],
         *,
         trouble: Callable[[Exception], None] | None = None,
-        patient: bool = False,
-        droppable: bool = False,
-        frees: bool = False,
-        dropped: Callable[[], None] | None = None,
-        once: bool = False,
-        of: str = "",
-        refused: Callable[[Exception], None] | None = None,
+        **terms: Unpack[Terms],
     ) -> None:
         """Add an entry without waiting for it. An empty entry completes after those before it.
 
@@ -203,7 +198,7 @@ class Journal:
         - `of`: the run that the entry belongs to. If the store rejects the entry for good, `refused` is called. Then
           `trouble` and `dropped` of this entry and of all later entries of the run are called.
         """
-        self._add(_Pending(entry, then, None, trouble, patient, droppable, frees, dropped, once, of, refused))
+        self._add(_Pending(entry, then, trouble=trouble, **terms))
 
     def _add(self, pending: _Pending) -> None:
         if not pending.entry and self._idle.is_set() and self.is_sure:
@@ -219,15 +214,13 @@ class Journal:
         self._wake.set()
 
     @overload
-    def commit(self, entry: Entry, *, patient: bool = False, **terms: Unpack[Terms]) -> asyncio.Future[EntryResult]: ...
+    def commit(self, entry: Entry, **terms: Unpack[Terms]) -> asyncio.Future[EntryResult]: ...
 
     @overload
-    def commit(
-        self, entry: Entry, then: Then[T], *, patient: bool = False, **terms: Unpack[Terms]
-    ) -> asyncio.Future[T]: ...
+    def commit(self, entry: Entry, then: Then[T], **terms: Unpack[Terms]) -> asyncio.Future[T]: ...
 
     def commit(
-        self, entry: Entry, then: Then[T] | None = None, *, patient: bool = False, **terms: Unpack[Terms]
+        self, entry: Entry, then: Then[T] | None = None, **terms: Unpack[Terms]
     ) -> asyncio.Future[T] | asyncio.Future[EntryResult]:
         """Add an entry before this returns. The future gets the result of `then`, or without `then` that of the entry.
 
@@ -237,7 +230,7 @@ class Journal:
         called at the end of the commit even if the future was cancelled.
         """
         answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._add(_Pending(entry, then or _result, answer, None, patient, **terms))
+        self._add(_Pending(entry, then or _result, answer, **terms))
         return cast("asyncio.Future[T]", answer)
 
     async def barrier(self) -> None:

@@ -196,8 +196,8 @@ def sort_out(live: Live, step: Step, *, is_dormant: bool | None = None) -> Plan:
         writes.append(SetDormant(run_id, is_dormant))
         live.dormant = is_dormant
         live.roused_by = None
-    # Few steps have acts of every kind. Empty lists, kept until the entry is durable, would be half of the objects that
-    # a step leaves to the garbage collector.
+    # Few steps have acts of every kind. Empty lists would stay until the entry is durable, and the garbage collector
+    # would look at each.
     acts = Acts(
         kept or (),
         attempting or (),

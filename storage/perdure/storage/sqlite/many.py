@@ -33,7 +33,12 @@ class ManyRows:
 
 def inserting(verb: str, table: str, columns: Sequence[str]) -> ManyRows:
     """Inserts rows with values for these columns."""
-    return ManyRows(f"{verb} INTO {table} ({', '.join(columns)})", marks(len(columns)))
+    return ManyRows(into(verb, table, columns), marks(len(columns)))
+
+
+def into(verb: str, table: str, columns: Sequence[str]) -> str:
+    """The head of an INSERT."""
+    return f"{verb} INTO {table} ({', '.join(columns)})"
 
 
 def marks(count: int) -> str:

@@ -94,7 +94,7 @@ class RunRows:
         values[LABELS] = json.dumps(dict(row.labels)) if row.labels else "{}"
         values[DORMANT] = int(row.is_dormant)
         values[CHANGE] = self._change
-        code_seal = seal_of_code(row.run_id, row.code_version) if row.code_version else 0
+        code_seal = seal_of_code(row.run_id, row.code_version)
         values += seal_of_run(*fixed_of(values)), seal_of_state(*state_of(values)), code_seal, sum_seal(values, 1)
         self._added[row.run_id] = values
         if self._taken is not None:
@@ -126,7 +126,7 @@ class RunRows:
                 write.run_id, write.status.value, write.at_ms, end_ms, write.output_task, write.output_wraps,
                 write.failure,
             ),
-            seal_of_code(write.run_id, write.code) if write.code else 0,
+            seal_of_code(write.run_id, write.code),
         ]  # fmt: skip
 
     def store(self) -> None:

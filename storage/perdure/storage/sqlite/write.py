@@ -12,7 +12,7 @@ from perdure.model import RunStatus
 from perdure.storage.damage import run_status
 from perdure.storage.ports import Entry
 from perdure.storage.rows import TaskRow
-from perdure.storage.sqlite.many import inserting, marks
+from perdure.storage.sqlite.many import inserting, into, marks
 from perdure.storage.sqlite.runs import OF_WORKFLOWS, RunRows
 from perdure.storage.sqlite.seals import (
     BLOB_USE,
@@ -53,16 +53,11 @@ from perdure.storage.writes import (
 TASK_COLUMNS: Final = tuple(field.name for field in fields(TaskRow))
 
 
-def _insert(verb: str, table: str, columns: Sequence[str]) -> str:
-    return f"{verb} INTO {table} ({', '.join(columns)}) VALUES {marks(len(columns))}"
-
-
 _PUT_TASKS: Final = inserting("INSERT OR REPLACE", "tasks", (*TASK, "seal", "output", "output_seal"))
-_ADD_EVENT: Final = _insert(
-    "INSERT",
-    "events",
-    ("run_id", "sequence", "event_id", "key", "payload", "arrived_ms", "consumed_by", "seal", "is_taken"),
-)
+_EVENT_COLUMNS: Final = (
+    "run_id", "sequence", "event_id", "key", "payload", "arrived_ms", "consumed_by", "seal", "is_taken",
+)  # fmt: skip
+_ADD_EVENT: Final = f"{into('INSERT', 'events', _EVENT_COLUMNS)} VALUES {marks(len(_EVENT_COLUMNS))}"
 _DROP_TASK: Final = "DELETE FROM tasks WHERE run_id = ? AND task_id = ?"
 _DROP_SPEC: Final = """
     DELETE FROM specs WHERE key = :key
@@ -74,7 +69,7 @@ _USE_OF_TASK: Final = "SELECT 1 FROM blob_uses WHERE run_id = ? AND task_id = ? 
 _OF_TASKS: Final = "run_id = ? AND task_id IN (SELECT value FROM json_each(?))"
 _DROP_EVENTS: Final = "DELETE FROM events WHERE run_id = ? AND consumed_by IN (SELECT value FROM json_each(?))"
 _MARK: Final = "INSERT OR REPLACE INTO blob_marks (sha256, change, seal) VALUES (?, ?, ?)"
-_KEEP_TOMBSTONE: Final = _insert("INSERT OR REPLACE", "tombstones", (*TOMBSTONE, "seal"))
+_KEEP_TOMBSTONES: Final = inserting("INSERT OR REPLACE", "tombstones", (*TOMBSTONE, "seal"))
 _DROP_TOMBSTONES: Final = (
     "DELETE FROM tombstones WHERE rowid IN "
     "(SELECT rowid FROM tombstones WHERE expires_ms < ? ORDER BY expires_ms LIMIT ?)"
@@ -210,7 +205,7 @@ class _Commit:
                 self._delete(write.run_id)
             case KeepTombstones(tombstones=tombstones):
                 rows = [(tombstone.key, tombstone.data, tombstone.expires_ms) for tombstone in tombstones]
-                self._sql.executemany(_KEEP_TOMBSTONE, [(*values, seal(*values)) for values in rows])
+                _KEEP_TOMBSTONES.execute(self._sql, [(*values, seal(*values)) for values in rows])
             case DropTombstones():
                 self._sql.execute(_DROP_TOMBSTONES, (write.before_ms, write.most))
             case Mail():
