@@ -13,6 +13,9 @@ from perdure import texts, wire
 T = TypeVar("T")
 
 NAME_CHARS_MAX: Final = 512
+LEFT_OUT: Final = " [...] "
+TAIL_CHARS: Final = 2048
+"""So much of the end of a text that is too long is kept."""
 INTERNAL: Final = tuple(
     f"perdure.{room}" for room in ("codec", "functions", "rayobjects", "storage.", "worker.", "service.", "engine.")
 )
@@ -33,11 +36,15 @@ def type_name(kind: type) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """The text of an exception: Unicode of a bounded length, whatever its `__str__` does."""
+    """The text of an exception: Unicode of a bounded length, whatever its `__str__` does. A text that is too long keeps
+    both ends, because errors that quote others have the first cause at their end."""
     try:
         text = str(error)
     except BaseException as broken:
         return f"(its text cannot be made: {_qualname_of(type(broken))[:NAME_CHARS_MAX]})"
+    if str.__len__(text) > wire.MESSAGE_CHARS_MAX:
+        head = slice(wire.MESSAGE_CHARS_MAX - len(LEFT_OUT) - TAIL_CHARS)
+        text = str.__getitem__(text, head) + LEFT_OUT + str.__getitem__(text, slice(-TAIL_CHARS, None))
     return plain(text, wire.MESSAGE_CHARS_MAX)
 
 

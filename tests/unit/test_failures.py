@@ -95,6 +95,16 @@ def test_the_failure_says_what_policies_need() -> None:
     assert failure.message == "2 of lamps"
 
 
+@pytest.mark.parametrize("more", [0, 1, 100_000])
+def test_a_message_that_is_too_long_keeps_both_ends(more: int) -> None:
+    middle = "x" * (wire.MESSAGE_CHARS_MAX - len("first") - len("last") + more)
+    message = failures.from_exception(ValueError(f"first{middle}last")).message
+    assert len(message) == wire.MESSAGE_CHARS_MAX
+    assert message.startswith("first")
+    assert message.endswith("last")
+    assert ("x [...] x" in message) == bool(more)
+
+
 def test_the_remote_traceback_is_a_note() -> None:
     back = there_and_back(caught(OutOfStock("lamps", 2)))
     (note,) = back.__notes__
