@@ -1,8 +1,9 @@
-"""Calls of actors over one stream to an engine, which costs client and engine less than a call each.
+"""Calls of one method over streams to an engine, which costs client and engine less than a call each.
 
-The stream is opened with the first call, and again after it broke. Calls gather while a message is being sent, and go
-with the next one. After some time another stream takes its place, so that clients spread over the engines there are. A
-call that is repeated goes by itself, since the stream may be to an engine that is of no use.
+A stream is opened with the first call, and again after it broke. Calls gather while a message is being sent, and go
+with the next one. After some time, or when many of its calls are without an answer, another stream takes its place, so
+that clients spread over the engines there are. A call that is repeated goes by itself, since the stream may be to an
+engine that is of no use.
 """
 
 from __future__ import annotations
@@ -10,53 +11,83 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import grpc
 import grpc.aio
 
 from perdure import errors
 from perdure.connection import MESSAGE_BYTES
-from perdure.v1 import actor_service_pb2 as pb
-from perdure.v1 import actor_service_pb2_grpc
 
 CALL_BYTES_MAX: Final = 1024 * 1024
 """A larger call goes by itself, because a stream breaks at a message that is too large."""
+ASKED_MAX: Final = 1_000
+"""A stream with so many calls without an answer gets no new ones."""
 ABANDONED_MAX: Final = 1_000
 """Abandoned calls that one message names."""
 LIFE_S: Final = 60.0
 """After this time a stream gets no new calls."""
 
 
-class CallStream:
-    """Makes calls as the stub of `CallActor` does."""
+class Message(Protocol):
+    def ByteSize(self) -> int: ...
 
-    def __init__(self, stub: actor_service_pb2_grpc.ActorServiceAsyncStub) -> None:
-        self._stub = stub
+
+Request = TypeVar("Request", bound=Message)
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Method(Generic[Request, Answer]):
+    """A method whose calls streams make: `unary` makes one call, and `stream` opens a stream. `message` is the class of
+    the messages with calls, and `call` that of a call. The fields of both have the same names for all methods."""
+
+    unary: Callable[..., Awaitable[Answer]]
+    stream: Callable[[None], Any]
+    message: Callable[..., Any]
+    call: Callable[..., Any]
+
+
+class CallStream(Generic[Request, Answer]):
+    """Makes the calls of a method as its stub does."""
+
+    def __init__(self, method: Method[Request, Answer]) -> None:
+        self._method = method
         self._stream: _Stream | None = None
         self._retired: set[_Stream] = set()
+        self._unary_until_s = 0.0
 
-    async def __call__(
-        self, request: pb.CallActorRequest, *, metadata: Sequence[tuple[str, str]] | None = None
-    ) -> pb.CallActorResponse:
+    async def __call__(self, request: Request, *, metadata: Sequence[tuple[str, str]] | None = None) -> Answer:
         """Raises grpc.RpcError, or an error of `perdure.errors` if the service refuses this call."""
         size = request.ByteSize()
         if size > CALL_BYTES_MAX or metadata:
-            return await self._stub.CallActor(request, metadata=metadata)
+            return await self._method.unary(request, metadata=metadata)
+        stream = self._open_stream()
+        if stream is None:
+            return await self._method.unary(request)
+        answer: Answer = await stream.ask(request, size)
+        return answer
+
+    def _open_stream(self) -> _Stream | None:
+        """The stream that takes the next call; None if the engine has no streams, as those of an older version."""
         now_s = asyncio.get_running_loop().time()
         stream = self._stream
-        if stream is not None and now_s - stream.opened_s > LIFE_S:
+        if stream is not None and stream.is_unimplemented:
+            self._stream, self._unary_until_s = None, now_s + LIFE_S
+        if now_s < self._unary_until_s:
+            return None
+        if stream is not None and (now_s - stream.opened_s > LIFE_S or stream.asked >= ASKED_MAX):
             stream.retire()
             self._retired = {stream, *(other for other in self._retired if not other.has_ended)}
         if stream is None or stream.is_retired or stream.has_ended:
-            call_actors: Any = self._stub.CallActors  # its type demands an iterator of requests
-            stream = self._stream = _Stream(call_actors(), now_s)
-        return await stream.ask(request, size)
+            stream = self._stream = _Stream(self._method, now_s)
+        return stream
 
     async def close(self) -> None:
-        """Close the stream. Calls without an answer are cancelled."""
+        """Close the streams. Calls without an answer are cancelled."""
         for stream in (*self._retired, *([] if self._stream is None else [self._stream])):
             await stream.close()
 
@@ -64,13 +95,16 @@ class CallStream:
 class _Stream:
     """One stream, until it breaks."""
 
-    def __init__(self, rpc: Any, opened_s: float) -> None:
+    def __init__(self, method: Method[Any, Any], opened_s: float) -> None:
         self.opened_s = opened_s
         self.is_retired = False
-        self._rpc = rpc
+        self.is_unimplemented = False
+        """The engine has no such method."""
+        self._method = method
+        self._rpc = method.stream(None)
         self._tokens = itertools.count(1)
-        self._asked: dict[int, asyncio.Future[pb.CallActorResponse]] = {}
-        self._queue: deque[tuple[pb.StreamedCall, int]] = deque()
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._queue: deque[tuple[Any, int]] = deque()
         self._abandoned: list[int] = []
         self._wake = asyncio.Event()
         self._is_closed = False
@@ -84,12 +118,17 @@ class _Stream:
     def has_ended(self) -> bool:
         return self._reader.done() or self._writer.done()
 
-    async def ask(self, request: pb.CallActorRequest, size: int) -> pb.CallActorResponse:
+    @property
+    def asked(self) -> int:
+        """Calls without an answer."""
+        return len(self._asked)
+
+    async def ask(self, request: Any, size: int) -> Any:
         """Make a call."""
         token = next(self._tokens)
-        future: asyncio.Future[pb.CallActorResponse] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked[token] = future
-        self._queue.append((pb.StreamedCall(token=token, call=request), size))
+        self._queue.append((self._method.call(token=token, call=request), size))
         self._wake.set()
         try:
             return await future
@@ -113,9 +152,9 @@ class _Stream:
                     await self._rpc.write(self._next())
             await self._rpc.done_writing()
 
-    def _next(self) -> pb.CallActorsRequest:
+    def _next(self) -> Any:
         abandoned, self._abandoned = self._abandoned[:ABANDONED_MAX], self._abandoned[ABANDONED_MAX:]
-        message = pb.CallActorsRequest(abandoned=abandoned)
+        message = self._method.message(abandoned=abandoned)
         size = 0
         while self._queue and size < MESSAGE_BYTES:
             call, bytes_ = self._queue.popleft()
@@ -129,7 +168,7 @@ class _Stream:
             for answer in message.answers:
                 self._answer(answer)
 
-    def _answer(self, answer: pb.StreamedAnswer) -> None:
+    def _answer(self, answer: Any) -> None:
         future = self._asked.pop(answer.token, None)
         if self.is_retired:
             self._wake.set()
@@ -149,6 +188,8 @@ class _Stream:
         self._writer.cancel()
         self._rpc.cancel()
         error: BaseException | None = None if reader.cancelled() else reader.exception()
+        if isinstance(error, grpc.RpcError):
+            self.is_unimplemented = error.code() is grpc.StatusCode.UNIMPLEMENTED
         if not isinstance(error, grpc.RpcError) or not _is_of_service(error):
             error = errors.ServiceUnavailableError("the stream of calls has broken")
         asked, self._asked = self._asked, {}

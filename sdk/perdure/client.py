@@ -111,7 +111,7 @@ class Client:
         """
         item = RunItem(graph, workflow_id, inputs, metadata, labels, name, request_id, id_reuse, id_conflict)
         request = await batches.run_request(self._values, item)
-        answer = await self._transport.ask(self._transport.workflows.Run, request)
+        answer = await self._transport.ask(self._transport.run, request)
         return Handle(self._values, answer.workflow.workflow_id, answer.workflow.run_id)
 
     async def run(self, graph: T, **how: Any) -> T:
@@ -124,7 +124,7 @@ class Client:
         request = await batches.run_request(self._values, RunItem(graph, **how), chain())
         request.wait.FromSeconds(int(POLL_S))
         request.include_error_object = True
-        answer = await self._transport.ask(self._transport.workflows.Run, request)
+        answer = await self._transport.ask(self._transport.run, request)
         handle = Handle(self._values, answer.workflow.workflow_id, answer.workflow.run_id)
         has_ended = answer.HasField("outcome")
         outcome = wire.outcome_from_proto(answer.outcome) if has_ended else await handle.outcome()

@@ -15,10 +15,17 @@ from typing import Final, TypeVar
 import grpc
 
 from perdure import errors, texts
-from perdure.callstream import CallStream
+from perdure.callstream import CallStream, Method
 from perdure.connection import AGE_KEY, REPEAT_KEY, client_channel
 from perdure.context import Waiting
-from perdure.v1 import actor_service_pb2_grpc, blob_service_pb2_grpc, system_service_pb2_grpc, workflow_service_pb2_grpc
+from perdure.v1 import (
+    actor_service_pb2,
+    actor_service_pb2_grpc,
+    blob_service_pb2_grpc,
+    system_service_pb2_grpc,
+    workflow_service_pb2,
+    workflow_service_pb2_grpc,
+)
 
 T = TypeVar("T")
 
@@ -57,11 +64,27 @@ class Transport:
         self.actors = actor_service_pb2_grpc.ActorServiceStub(self._channel)
         self.blobs = blob_service_pb2_grpc.BlobServiceStub(self._channel)
         self.system = system_service_pb2_grpc.SystemServiceStub(self._channel)
-        self.call_actor = CallStream(self.actors)
+        self.run = CallStream(
+            Method[workflow_service_pb2.RunRequest, workflow_service_pb2.RunResponse](
+                self.workflows.Run,
+                self.workflows.StreamRuns,
+                workflow_service_pb2.StreamRunsRequest,
+                workflow_service_pb2.StreamedRun,
+            )
+        )
+        self.call_actor = CallStream(
+            Method[actor_service_pb2.CallActorRequest, actor_service_pb2.CallActorResponse](
+                self.actors.CallActor,
+                self.actors.CallActors,
+                actor_service_pb2.CallActorsRequest,
+                actor_service_pb2.StreamedCall,
+            )
+        )
 
     async def close(self) -> None:
         if self._look_timer is not None:
             self._look_timer.cancel()
+        await self.run.close()
         await self.call_actor.close()
         await self._channel.close(None)
 

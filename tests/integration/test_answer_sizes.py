@@ -31,6 +31,7 @@ BOUNDED_BY = {
     "ListActorsResponse.actors": "Page",
     "ListActorCallsResponse.calls": "Page",
     "CallActorsResponse.answers": "Page",
+    "StreamRunsResponse.answers": "Page",
     # one for each item of the request
     "BatchRunResponse.results": "BATCH_ITEMS_MAX, and a bound of each",
     "BatchSendEventsResponse.results": "BATCH_ITEMS_MAX, and a bound of each",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from perdure import errors
-from perdure.callstream import CallStream
+from perdure.callstream import CallStream, Method
 from perdure.v1 import actor_service_pb2 as pb
 
 
@@ -43,12 +43,12 @@ class HeldRpc:
         self.answers.put_nowait(pb.CallActorsResponse(answers=answers))
 
 
-class Stub:
-    def __init__(self, rpc: Any) -> None:
-        self.rpc = rpc
+Calls = CallStream[pb.CallActorRequest, pb.CallActorResponse]
 
-    def CallActors(self) -> Any:
-        return self.rpc
+
+async def alone(request: pb.CallActorRequest, metadata: object = None) -> pb.CallActorResponse:
+    """The method without a stream."""
+    return pb.CallActorResponse(revision=-1)
 
 
 @pytest.fixture
@@ -57,9 +57,8 @@ def rpc() -> HeldRpc:
 
 
 @pytest.fixture
-async def calls(rpc: HeldRpc) -> AsyncIterator[CallStream]:
-    stub: Any = Stub(rpc)
-    calls = CallStream(stub)
+async def calls(rpc: HeldRpc) -> AsyncIterator[Calls]:
+    calls = Calls(Method(alone, lambda _none: rpc, pb.CallActorsRequest, pb.StreamedCall))
     yield calls
     await calls.close()
 
@@ -68,7 +67,7 @@ def request(actor_id: str) -> pb.CallActorRequest:
     return pb.CallActorRequest(actor_id=actor_id)
 
 
-async def test_calls_that_wait_for_a_message_go_together(rpc: HeldRpc, calls: CallStream) -> None:
+async def test_calls_that_wait_for_a_message_go_together(rpc: HeldRpc, calls: Calls) -> None:
     asked = [asyncio.ensure_future(calls(request(name))) for name in "abc"]
     await rpc.writing.wait()
     later = [asyncio.ensure_future(calls(request(name))) for name in "de"]
@@ -80,7 +79,7 @@ async def test_calls_that_wait_for_a_message_go_together(rpc: HeldRpc, calls: Ca
     assert [[call.call.actor_id for call in message.calls] for message in rpc.sent] == [["a", "b", "c"], ["d", "e"]]
 
 
-async def test_a_call_that_is_cancelled_before_it_is_sent_is_never_made(rpc: HeldRpc, calls: CallStream) -> None:
+async def test_a_call_that_is_cancelled_before_it_is_sent_is_never_made(rpc: HeldRpc, calls: Calls) -> None:
     first = asyncio.ensure_future(calls(request("a")))
     await rpc.writing.wait()
     second, third = (asyncio.ensure_future(calls(request(name))) for name in "bc")
@@ -95,7 +94,7 @@ async def test_a_call_that_is_cancelled_before_it_is_sent_is_never_made(rpc: Hel
     assert second.cancelled()
 
 
-async def test_tasks_that_are_cancelled_at_once_fail_the_calls(rpc: HeldRpc, calls: CallStream) -> None:
+async def test_tasks_that_are_cancelled_at_once_fail_the_calls(rpc: HeldRpc, calls: Calls) -> None:
     call = asyncio.ensure_future(calls(request("a")))
     await asyncio.sleep(0)
     stream: Any = calls._stream
@@ -105,7 +104,7 @@ async def test_tasks_that_are_cancelled_at_once_fail_the_calls(rpc: HeldRpc, cal
         await call
 
 
-async def test_a_message_that_cannot_be_made_fails_its_calls(rpc: HeldRpc, calls: CallStream) -> None:
+async def test_a_message_that_cannot_be_made_fails_its_calls(rpc: HeldRpc, calls: Calls) -> None:
     call = asyncio.ensure_future(calls(request("a")))
     await asyncio.sleep(0)
     stream: Any = calls._stream

@@ -105,6 +105,38 @@ class RunResponse(_message.Message):
     outcome: _workflow_pb2.Outcome
     def __init__(self, workflow: _Optional[_Union[_workflow_pb2.Workflow, _Mapping]] = ..., started: bool = ..., watch_token: _Optional[str] = ..., outcome: _Optional[_Union[_workflow_pb2.Outcome, _Mapping]] = ...) -> None: ...
 
+class StreamRunsRequest(_message.Message):
+    __slots__ = ("calls", "abandoned")
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    ABANDONED_FIELD_NUMBER: _ClassVar[int]
+    calls: _containers.RepeatedCompositeFieldContainer[StreamedRun]
+    abandoned: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, calls: _Optional[_Iterable[_Union[StreamedRun, _Mapping]]] = ..., abandoned: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class StreamedRun(_message.Message):
+    __slots__ = ("token", "call")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    call: RunRequest
+    def __init__(self, token: _Optional[int] = ..., call: _Optional[_Union[RunRequest, _Mapping]] = ...) -> None: ...
+
+class StreamRunsResponse(_message.Message):
+    __slots__ = ("answers",)
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    answers: _containers.RepeatedCompositeFieldContainer[StreamedRunAnswer]
+    def __init__(self, answers: _Optional[_Iterable[_Union[StreamedRunAnswer, _Mapping]]] = ...) -> None: ...
+
+class StreamedRunAnswer(_message.Message):
+    __slots__ = ("token", "answer", "error")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    answer: RunResponse
+    error: _errors_pb2.ItemError
+    def __init__(self, token: _Optional[int] = ..., answer: _Optional[_Union[RunResponse, _Mapping]] = ..., error: _Optional[_Union[_errors_pb2.ItemError, _Mapping]] = ...) -> None: ...
+
 class BatchRunRequest(_message.Message):
     __slots__ = ("namespace", "sources", "items")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]

@@ -53,6 +53,11 @@ class WorkflowServiceStub(object):
                 request_serializer=perdure_dot_v1_dot_workflow__service__pb2.RunRequest.SerializeToString,
                 response_deserializer=perdure_dot_v1_dot_workflow__service__pb2.RunResponse.FromString,
                 _registered_method=True)
+        self.StreamRuns = channel.stream_stream(
+                '/perdure.v1.WorkflowService/StreamRuns',
+                request_serializer=perdure_dot_v1_dot_workflow__service__pb2.StreamRunsRequest.SerializeToString,
+                response_deserializer=perdure_dot_v1_dot_workflow__service__pb2.StreamRunsResponse.FromString,
+                _registered_method=True)
         self.BatchRun = channel.unary_unary(
                 '/perdure.v1.WorkflowService/BatchRun',
                 request_serializer=perdure_dot_v1_dot_workflow__service__pb2.BatchRunRequest.SerializeToString,
@@ -139,6 +144,15 @@ class WorkflowServiceServicer(object):
 
     def Run(self, request, context):
         """Records a workflow and starts it as soon as its queue allows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamRuns(self, request_iterator, context):
+        """Makes calls of Run, many over one stream, which costs less than a call each. Every call is answered by itself, as
+        soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again with Run,
+        whose metadata says that they are repeats.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -250,6 +264,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     request_deserializer=perdure_dot_v1_dot_workflow__service__pb2.RunRequest.FromString,
                     response_serializer=perdure_dot_v1_dot_workflow__service__pb2.RunResponse.SerializeToString,
             ),
+            'StreamRuns': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamRuns,
+                    request_deserializer=perdure_dot_v1_dot_workflow__service__pb2.StreamRunsRequest.FromString,
+                    response_serializer=perdure_dot_v1_dot_workflow__service__pb2.StreamRunsResponse.SerializeToString,
+            ),
             'BatchRun': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchRun,
                     request_deserializer=perdure_dot_v1_dot_workflow__service__pb2.BatchRunRequest.FromString,
@@ -357,6 +376,33 @@ class WorkflowService(object):
             '/perdure.v1.WorkflowService/Run',
             perdure_dot_v1_dot_workflow__service__pb2.RunRequest.SerializeToString,
             perdure_dot_v1_dot_workflow__service__pb2.RunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamRuns(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/perdure.v1.WorkflowService/StreamRuns',
+            perdure_dot_v1_dot_workflow__service__pb2.StreamRunsRequest.SerializeToString,
+            perdure_dot_v1_dot_workflow__service__pb2.StreamRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

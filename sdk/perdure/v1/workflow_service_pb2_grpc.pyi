@@ -49,6 +49,11 @@ class WorkflowServiceStub:
     def __new__(cls, channel: _aio.Channel) -> WorkflowServiceAsyncStub: ...
     Run: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.RunRequest, _workflow_service_pb2.RunResponse]
     """Records a workflow and starts it as soon as its queue allows."""
+    StreamRuns: _grpc.StreamStreamMultiCallable[_workflow_service_pb2.StreamRunsRequest, _workflow_service_pb2.StreamRunsResponse]
+    """Makes calls of Run, many over one stream, which costs less than a call each. Every call is answered by itself, as
+    soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again with Run,
+    whose metadata says that they are repeats.
+    """
     BatchRun: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchRunRequest, _workflow_service_pb2.BatchRunResponse]
     """Records and starts many workflows. A graph that several of them share is sent and stored once."""
     Resume: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ResumeRequest, _workflow_service_pb2.ResumeResponse]
@@ -110,6 +115,11 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Run: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.RunRequest, _workflow_service_pb2.RunResponse]  # type: ignore[assignment]
     """Records a workflow and starts it as soon as its queue allows."""
+    StreamRuns: _aio.StreamStreamMultiCallable[_workflow_service_pb2.StreamRunsRequest, _workflow_service_pb2.StreamRunsResponse]  # type: ignore[assignment]
+    """Makes calls of Run, many over one stream, which costs less than a call each. Every call is answered by itself, as
+    soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again with Run,
+    whose metadata says that they are repeats.
+    """
     BatchRun: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchRunRequest, _workflow_service_pb2.BatchRunResponse]  # type: ignore[assignment]
     """Records and starts many workflows. A graph that several of them share is sent and stored once."""
     Resume: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ResumeRequest, _workflow_service_pb2.ResumeResponse]  # type: ignore[assignment]
@@ -174,6 +184,17 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_service_pb2.RunResponse, _abc.Awaitable[_workflow_service_pb2.RunResponse]]:
         """Records a workflow and starts it as soon as its queue allows."""
+
+    @_abc_1.abstractmethod
+    def StreamRuns(
+        self,
+        request_iterator: _MaybeAsyncIterator[_workflow_service_pb2.StreamRunsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_workflow_service_pb2.StreamRunsResponse], _abc.AsyncIterator[_workflow_service_pb2.StreamRunsResponse]]:
+        """Makes calls of Run, many over one stream, which costs less than a call each. Every call is answered by itself, as
+        soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again with Run,
+        whose metadata says that they are repeats.
+        """
 
     @_abc_1.abstractmethod
     def BatchRun(

@@ -32,7 +32,7 @@ from perdure.service.api.gate import Gate
 from perdure.service.api.listing import ListCalls
 from perdure.service.api.runs import RunCalls
 from perdure.service.api.sources import Sources
-from perdure.service.api.streaming import StreamedCalls
+from perdure.service.api.streaming import Streams
 from perdure.service.api.system import SystemCalls
 from perdure.service.api.watch import Watcher
 from perdure.service.common.clocks import wall_clock_ms
@@ -175,10 +175,10 @@ async def running_server(
         sources = Sources(blobs, grace_s=kernel.blob_grace_s)
         events = EventCalls(kernel.events, sources)
         lists = ListCalls(kernel.queries, store)
-        workflows = _workflows(kernel, store, blobs, clock, sources, events, lists)
+        streams = Streams(gate)
+        workflows = _workflows(kernel, store, blobs, clock, sources, events, lists, streams)
         workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, chain.services)
         actors = ActorCalls(kernel.actors, sources, blobs)
-        streams = StreamedCalls(actors, gate)
         actor_service_pb2_grpc.add_ActorServiceServicer_to_server(ActorServicer(actors, lists, streams), chain.services)
         blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(BlobCalls(blobs)), chain.services)
         system_service_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(system), chain.services)
@@ -277,6 +277,7 @@ def _workflows(
     sources: Sources,
     events: EventCalls,
     lists: ListCalls,
+    streams: Streams,
 ) -> WorkflowServicer:
     batches = Batches(kernel.submissions, kernel.events, kernel.queries, kernel.changes)
     return WorkflowServicer(
@@ -285,6 +286,7 @@ def _workflows(
         lists,
         BatchCalls(batches, kernel.queries, sources, blobs),
         Watcher(store, kernel.queries, kernel.changes, clock),
+        streams,
     )
 
 

@@ -1,30 +1,40 @@
-"""Calls of actors over a stream. Each is a call by itself: admitted, made, answered or refused as if it came alone."""
+"""Many calls of one method over a stream. Each is a call by itself: admitted, made, answered or refused as if it came
+alone."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from perdure import errors
 from perdure.service.api import pages, requests
-from perdure.service.api.actors import ActorCalls
-from perdure.service.api.caller import Anybody
+from perdure.service.api.caller import Anybody, Caller
 from perdure.service.api.errors import item_error
 from perdure.service.api.gate import Gate
-from perdure.v1 import actor_service_pb2 as pb
 
 CALLS_MAX: Final = 10_000
 """Calls of one stream without an answer. No more are read until some are answered."""
 
 
-class StreamedCalls:
+@dataclass(frozen=True)
+class Method:
+    """A method whose calls streams make: `call` makes one. `message` is the class of the messages with answers, and
+    `answer` that of an answer. The fields of both have the same names for all methods."""
+
+    name: str
+    call: Callable[[Any, Caller], Awaitable[Any]]
+    message: Callable[[], Any]
+    answer: Callable[..., Any]
+
+
+class Streams:
     """Serves streams of calls."""
 
-    def __init__(self, actors: ActorCalls, gate: Gate) -> None:
-        self._actors = actors
+    def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._open: set[_Stream] = set()
 
@@ -33,10 +43,10 @@ class StreamedCalls:
         for stream in self._open:
             stream.end()
 
-    async def serve(self, messages: AsyncIterator[pb.CallActorsRequest]) -> AsyncIterator[pb.CallActorsResponse]:
+    async def serve(self, method: Method, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """Answer the calls of a stream. It ends once its calls are answered, and the client has ended its side or the
         engine drains."""
-        stream = _Stream(self._actors, self._gate)
+        stream = _Stream(method, self._gate)
         self._open.add(stream)
         reader = asyncio.create_task(stream.read(messages))
         reader.add_done_callback(lambda reader: reader.cancelled() or reader.exception())  # the client may be gone
@@ -55,11 +65,11 @@ class StreamedCalls:
 class _Stream:
     """One stream. A call is counted by the gate until its answer is sent."""
 
-    def __init__(self, actors: ActorCalls, gate: Gate) -> None:
-        self._actors = actors
+    def __init__(self, method: Method, gate: Gate) -> None:
+        self._method = method
         self._gate = gate
         self._calls: dict[int, asyncio.Task[None]] = {}  # by token
-        self._answers: deque[pb.StreamedAnswer] = deque()
+        self._answers: deque[Any] = deque()
         self._stirred = asyncio.Event()
         self._has_room = asyncio.Event()
         self._is_ending = False
@@ -69,7 +79,7 @@ class _Stream:
         self._is_ending = True
         self._stirred.set()
 
-    async def read(self, messages: AsyncIterator[pb.CallActorsRequest]) -> None:
+    async def read(self, messages: AsyncIterator[Any]) -> None:
         """Start the calls of all messages."""
         try:
             async for message in messages:
@@ -85,7 +95,7 @@ class _Stream:
         finally:
             self.end()
 
-    async def _start(self, call: pb.StreamedCall) -> None:
+    async def _start(self, call: Any) -> None:
         while len(self._calls) + len(self._answers) >= CALLS_MAX:
             self._has_room.clear()
             await self._has_room.wait()
@@ -96,20 +106,19 @@ class _Stream:
         task = self._calls[token] = asyncio.create_task(self._make(call))
         task.add_done_callback(lambda task: self._end(token, is_abandoned=task.cancelled()))
 
-    async def _make(self, call: pb.StreamedCall) -> None:
-        answer = pb.StreamedAnswer(token=call.token)
+    async def _make(self, call: Any) -> None:
+        answer = self._method.answer(token=call.token)
         task = asyncio.current_task()
         assert task is not None
         try:
             self._gate.check()
-            answer.answer.MergeFrom(await self._actors.call(call.call, Anybody()))
+            answer.answer.MergeFrom(await self._method.call(call.call, Anybody()))
         except asyncio.CancelledError:
             if not task.cancelling():  # what it waited for was cancelled, and not the call
-                answer.error.MergeFrom(
-                    item_error(errors.DrainingError("the call was given up; ask again"), "CallActors")
-                )
+                given_up = errors.DrainingError("the call was given up; ask again")
+                answer.error.MergeFrom(item_error(given_up, self._method.name))
         except Exception as error:
-            answer.error.MergeFrom(item_error(error, "CallActors"))
+            answer.error.MergeFrom(item_error(error, self._method.name))
         if task.cancelling():
             raise asyncio.CancelledError
         self._answers.append(answer)
@@ -120,11 +129,11 @@ class _Stream:
             self._left(1)
         self._stirred.set()
 
-    async def answers(self) -> AsyncGenerator[pb.CallActorsResponse, None]:
+    async def answers(self) -> AsyncGenerator[Any, None]:
         """The answers, as many in a message as there are."""
         while True:
             while self._answers:
-                page, message = pages.Page(), pb.CallActorsResponse()
+                page, message = pages.Page(), self._method.message()
                 while self._answers and page.fits(self._answers[0]):
                     message.answers.append(self._answers.popleft())
                 try:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from perdure.service.api.actors import ActorCalls
 from perdure.service.api.listing import ListCalls
-from perdure.service.api.streaming import StreamedCalls
+from perdure.service.api.streaming import Method, Streams
 from perdure.service.rpc.context import Context, RpcCaller, messages_of
 from perdure.v1 import actor_service_pb2 as pb
 from perdure.v1 import actor_service_pb2_grpc
@@ -15,10 +15,11 @@ from perdure.v1 import actor_service_pb2_grpc
 class ActorServicer(actor_service_pb2_grpc.ActorServiceServicer):
     """A face of `api`: each method passes its request on, with what is known of the caller where that matters."""
 
-    def __init__(self, actors: ActorCalls, lists: ListCalls, streams: StreamedCalls) -> None:
+    def __init__(self, actors: ActorCalls, lists: ListCalls, streams: Streams) -> None:
         self._actors = actors
         self._lists = lists
         self._streams = streams
+        self._streamed = Method("CallActors", actors.call, pb.CallActorsResponse, pb.StreamedAnswer)
 
     async def GetOrCreateActor(
         self, request: pb.GetOrCreateActorRequest, context: Context
@@ -34,7 +35,7 @@ class ActorServicer(actor_service_pb2_grpc.ActorServiceServicer):
     async def CallActors(
         self, request_iterator: AsyncIterator[pb.CallActorsRequest], context: Context
     ) -> AsyncIterator[pb.CallActorsResponse]:
-        async for answer in self._streams.serve(messages_of(request_iterator)):
+        async for answer in self._streams.serve(self._streamed, messages_of(request_iterator)):
             yield answer
 
     async def QueryActor(self, request: pb.QueryActorRequest, context: Context) -> pb.QueryActorResponse:

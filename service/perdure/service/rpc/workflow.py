@@ -8,8 +8,9 @@ from perdure.service.api.batch import BatchCalls
 from perdure.service.api.events import EventCalls
 from perdure.service.api.listing import ListCalls
 from perdure.service.api.runs import RunCalls
+from perdure.service.api.streaming import Method, Streams
 from perdure.service.api.watch import Watcher
-from perdure.service.rpc.context import Context, RpcCaller
+from perdure.service.rpc.context import Context, RpcCaller, messages_of
 from perdure.v1 import workflow_service_pb2 as pb
 from perdure.v1 import workflow_service_pb2_grpc
 
@@ -18,16 +19,30 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
     """A face of `api`: each method passes its request on, with what is known of the caller where that matters."""
 
     def __init__(
-        self, runs: RunCalls, events: EventCalls, lists: ListCalls, batches: BatchCalls, watcher: Watcher
+        self,
+        runs: RunCalls,
+        events: EventCalls,
+        lists: ListCalls,
+        batches: BatchCalls,
+        watcher: Watcher,
+        streams: Streams,
     ) -> None:
         self._runs = runs
         self._events = events
         self._lists = lists
         self._batches = batches
         self._watcher = watcher
+        self._streams = streams
+        self._streamed = Method("StreamRuns", runs.run, pb.StreamRunsResponse, pb.StreamedRunAnswer)
 
     async def Run(self, request: pb.RunRequest, context: Context) -> pb.RunResponse:
         return await self._runs.run(request, RpcCaller(context))
+
+    async def StreamRuns(
+        self, request_iterator: AsyncIterator[pb.StreamRunsRequest], context: Context
+    ) -> AsyncIterator[pb.StreamRunsResponse]:
+        async for answer in self._streams.serve(self._streamed, messages_of(request_iterator)):
+            yield answer
 
     async def BatchRun(self, request: pb.BatchRunRequest, context: Context) -> pb.BatchRunResponse:
         return await self._batches.run(request, RpcCaller(context))

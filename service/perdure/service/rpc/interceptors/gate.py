@@ -13,8 +13,8 @@ from perdure.service.rpc.interceptors.chain import Handler, Part
 WORKERS: Final = "/perdure.v1.WorkerService/"
 ALWAYS: Final = ("/perdure.v1.SystemService/GetSystemInfo", "/grpc.health.v1.Health/")
 """Answered also while the engine starts or drains."""
-STREAM: Final = "/perdure.v1.ActorService/CallActors"
-"""A stream of calls, which are counted instead of it."""
+STREAMS: Final = ("/perdure.v1.ActorService/CallActors", "/perdure.v1.WorkflowService/StreamRuns")
+"""Streams of calls, which are counted instead of them."""
 
 
 def admit_by(gate: Gate) -> Part:
@@ -46,7 +46,7 @@ def admit_by(gate: Gate) -> Part:
             admit = count_worker
         elif method.startswith(ALWAYS):
             admit = count
-        elif method == STREAM:
+        elif method in STREAMS:
             admit = check
         else:
             admit = count_and_check
