@@ -63,7 +63,11 @@ def add(chance: random.Random, moment: int) -> AddRun:
         kind="graph" if number % 2 else "actor",
     )
     return AddRun(
-        row, b"graph", {"x": b"input"} if number % 2 else {}, chance.choice(("", "", "", chance.choice(RUNS)))
+        row,
+        b"graph",
+        {"x": b"input"} if number % 2 else {},
+        chance.choice(("", "", "", chance.choice(RUNS))),
+        chance.choice(((), ("blob-1",), ("blob-2", "blob-3"))),
     )
 
 
@@ -156,9 +160,9 @@ async def everything(store: MetadataStore) -> dict[str, Any]:
     found["tombstones"] = [await store.read_tombstone(f"tombstone-{number}") for number in range(3)]
     found["specs"] = await store.read_specs([f"spec-{number}" for number in range(4)])
     found["mail"] = [(mail.run_id, mail.kind) for mail in await store.read_mail(limit=1_000)]
-    blobs = [f"blob-{number}" for number in range(3)]
+    blobs = [f"blob-{number}" for number in range(4)]
     found["unused"] = sorted(await store.unused_blobs(blobs))
-    found["marked"] = sorted(mark.sha256 for mark in await store.marked_blobs(after="", limit=100))
+    found["marked"] = sorted((mark.sha256, mark.is_used) for mark in await store.marked_blobs(after="", limit=100))
     return found
 
 

@@ -13,10 +13,22 @@ from conformance.stores import STORES, open_store
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import MetadataStore
 from perdure.storage.queries import RunQuery
-from perdure.storage.rows import BlobMark, RunRow
+from perdure.storage.rows import BlobMark, RunRow, TaskRow
+from perdure.storage.sqlite.check import damages_of
 from perdure.storage.sqlite.store import SqliteMetadataStore
 from perdure.storage.steps import migrations
-from perdure.storage.writes import AddRun, DeleteRun, MarkBlobs, SetAsideRuns, SetDormant, SetRun, Unmark, UseBlobs
+from perdure.storage.writes import (
+    AddRun,
+    DeleteRun,
+    DropTasks,
+    MarkBlobs,
+    PutTask,
+    SetAsideRuns,
+    SetDormant,
+    SetRun,
+    Unmark,
+    UseBlobs,
+)
 
 RUNNING, PENDING = RunStatus.RUNNING, RunStatus.PENDING
 
@@ -110,6 +122,62 @@ async def test_the_blobs_of_a_deleted_run_are_marked(store: MetadataStore) -> No
     assert await marks(store) == {"1": False, "2": False, "3": False}
 
 
+def of_graph(name: str, key: str, *letters: str) -> AddRun:
+    row = RunRow(name, "default", f"id-{name}", RUNNING, key, 1, 1)
+    return AddRun(row, key.encode(), blobs=tuple(sha(letter) for letter in letters))
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_the_blobs_of_a_graph_are_used_until_its_last_run_is_deleted(
+    store: MetadataStore, together: bool
+) -> None:
+    entries = [(of_graph("a", "g", "1", "2"),), (of_graph("b", "g", "1", "2"),), (of_graph("c", "h", "2", "3"),)]
+    for some in [entries] if together else [[entry] for entry in entries]:
+        await store.commit(some)
+    assert await marks(store) == {}
+    assert await store.unused_blobs([sha(letter) for letter in "1234"]) == [sha("4")]
+    await store.commit([(DeleteRun("a"),)])
+    assert await marks(store) == {}
+    await store.commit([(DeleteRun("b"),)])
+    assert await marks(store) == {"1": False, "2": True}
+    await store.commit([(DeleteRun("c"),)])
+    assert await marks(store) == {"1": False, "2": False, "3": False}
+
+
+async def test_a_graph_that_comes_again_uses_its_blobs_again(store: MetadataStore) -> None:
+    await store.commit([(of_graph("a", "g", "1"),)])
+    await store.commit([(DeleteRun("a"),), (of_graph("b", "g", "1"),)])
+    assert await marks(store) == {"1": True}
+    await store.commit([(of_graph("c", "g", "1"),), (DeleteRun("b"),), (DeleteRun("c"),)])
+    assert await marks(store) == {"1": False}
+
+
+async def test_blobs_that_only_some_runs_of_a_graph_name_are_used_by_it(store: MetadataStore) -> None:
+    """Such as the one that contained the graph."""
+    await store.commit([(of_graph("a", "g", "1"),), (of_graph("b", "g", "1", "2"),)])
+    await store.commit([(of_graph("c", "g", "3"),)])
+    await store.commit([(DeleteRun("b"),), (DeleteRun("c"),)])
+    assert await store.unused_blobs([sha(letter) for letter in "1234"]) == [sha("4")]
+    await store.commit([(DeleteRun("a"),)])
+    assert await marks(store) == {"1": False, "2": False, "3": False}
+
+
+async def test_a_graph_that_a_task_names_keeps_its_blobs(store: MetadataStore) -> None:
+    await store.commit([(of_graph("a", "g", "1"), of_graph("b", "h"))])
+    await store.commit([(PutTask(TaskRow("b", "t", 1, TaskStatus.SUCCESSFUL, 1, spec_key="g")),)])
+    await store.commit([(DeleteRun("a"),)])
+    assert await marks(store) == {}
+    await store.commit([(DropTasks("b", ("t",), and_graphs=True),)])
+    assert await marks(store) == {"1": False}
+
+
+async def test_a_refused_run_uses_no_blobs(store: MetadataStore) -> None:
+    await store.commit([(of_graph("a", "g"),)])
+    twin = AddRun(RunRow("b", "default", "id-a", RUNNING, "h", 1, 1), b"h", blobs=(sha("1"),))
+    assert (await store.commit([(twin,)])).results[0].is_refused
+    assert await store.unused_blobs([sha("1")]) == [sha("1")]
+
+
 async def test_uses_are_refused_with_their_run(store: MetadataStore) -> None:
     await store.commit([(add("a"),)])
     twin = AddRun(RunRow("b", "default", "id-a", RUNNING, "spec", 1, 1), b"graph")
@@ -140,6 +208,17 @@ async def test_marks_are_paged(store: MetadataStore) -> None:
 
 
 # ------------------------------------------------------------------------------ of SQLite
+
+
+async def test_uses_by_a_graph_that_is_gone_are_damage(tmp_path: Path) -> None:
+    path = tmp_path / "perdure.db"
+    store = SqliteMetadataStore(path)
+    await store.open()
+    await store.commit([(of_graph("a", "g", "1"),)])
+    assert not [text for text in damages_of(path) if "blob_uses" in text]
+    store._write_connection.execute("UPDATE specs SET key = 'h'")
+    await store.close()
+    assert "table blob_uses: there are rows of graph g, which is not in table specs" in damages_of(path)
 
 
 async def test_blobs_of_an_older_database_are_known(tmp_path: Path) -> None:

@@ -160,7 +160,9 @@ async def test_orphaned_labels_and_rows_are_found(postgres_server: PostgresServe
         await change(url, "DELETE FROM labels WHERE value = 'well-1'")
         await change(url, "UPDATE labels SET value = 'other' WHERE value = 'well-2'")
         await change(url, "DELETE FROM runs WHERE workflow_id = 'well-3'")
+        await change(url, "INSERT INTO blob_uses (run_id, task_id, sha256) VALUES ('', 'none', 'blob')")
         found = await examine_rows(url) or []
+        assert "table blob_uses: there are rows of graph none, which is not in table specs" in found
         assert sum(text.startswith("table labels: one of run") for text in found) == 2
         assert sum("one of namespace, key, value, run_id" in text for text in found) == 2
         for table in ("tasks", "outputs", "events", "inputs", "labels"):

@@ -63,6 +63,10 @@ class Store(MemoryMetadataStore):
 
 
 def add(run_id: str, blob: BlobRef) -> Entry:
+    """Either the run uses the blob, or its graph, which all runs with this blob have."""
+    if run_id[-1] in "13579":
+        row = RunRow(run_id, "default", run_id, RunStatus.SUCCESSFUL, f"graph of {blob.sha256}", 1, 1)
+        return (AddRun(row, b"graph", blobs=(blob.sha256,)),)
     row = RunRow(run_id, "default", run_id, RunStatus.SUCCESSFUL, "spec", 1, 1)
     return (AddRun(row, b"graph"), UseBlobs(run_id, (blob.sha256,)))
 

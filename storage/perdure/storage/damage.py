@@ -98,6 +98,10 @@ def about(table: str, row: object, column: str) -> str:
     return f"table {table}, row {shown(row)}: the value of {column} is not what was written"
 
 
+def of_missing_graph(key: str) -> str:
+    return f"table blob_uses: there are rows of graph {shown(key)}, which is not in table specs"
+
+
 def of_unknown_kind(run_id: object, kind: object) -> str:
     """A sentence about a run whose kind this version does not know."""
     return f"table runs, row {shown(run_id)}: this version of Perdure does not know the kind {shown(kind)}"

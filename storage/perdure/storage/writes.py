@@ -17,12 +17,15 @@ class AddRun:
     Refused, with its whole entry, if another run has its `request_id` ("" is no id), or if the current run of its
     workflow id is not `replaces` ("": there is none) or is not final. Adding the same `run_id` again is accepted and
     changes nothing.
+
+    `blobs` are those that the graph uses. They are used for as long as the graph is stored, and marked when it goes.
     """
 
     row: RunRow
     spec: bytes
     inputs: Mapping[str, bytes] = field(default_factory=dict)
     replaces: str = ""
+    blobs: tuple[str, ...] = ()
 
     def may_follow(self, run_id: str, status: RunStatus | None) -> bool:
         """Whether it may take the place of the current run of its workflow id; "": there is none. The status is None if
@@ -188,6 +191,10 @@ class DropTasks:
     and_events: bool = False
     and_graphs: bool = False
     inputs: tuple[str, ...] = ()
+
+
+NO_RUN: Final = ""
+"""The run id with which stores keep the uses by graphs, each with the key of the graph in place of a task."""
 
 
 @frozen

@@ -52,8 +52,8 @@ class NewRun:
         return self.source.blobs.union(*(payload.blobs() for payload in self.inputs.values()))
 
     def uses(self, run_id: str) -> list[Write]:
-        """The write that stores that the run uses these blobs; none if there are none."""
-        return use(run_id, self.source.blob_names if not self.inputs else names_of(self.blobs()))
+        """The write that stores that the run uses the blobs of its inputs; none if there are none."""
+        return use(run_id, names_of(blob for payload in self.inputs.values() for blob in payload.blobs()))
 
 
 @frozen

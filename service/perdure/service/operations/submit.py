@@ -149,7 +149,8 @@ class Submissions:
             begun = begun or begin_run(row, new.source)
             row, writes = begun.live.row, (*begun.plan.early, *begun.plan.writes)
         inputs = {name: wire.encode_payload(payload) for name, payload in new.inputs.items()}
-        entry = (*way.guards, AddRun(row, new.source.data, inputs, replaces), *new.uses(row.run_id), *writes)
+        add = AddRun(row, new.source.data, inputs, replaces, new.source.blob_names)
+        entry = (*way.guards, add, *new.uses(row.run_id), *writes)
 
         def then(result: EntryResult, change: int) -> RunView | None:
             if result.is_refused:

@@ -170,6 +170,9 @@ class Commits(Connected):
         if row.request_id:
             self._requests[row.namespace, row.request_id] = kept
         self._specs.setdefault(row.spec_key, write.spec)
+        used = self._all.spec_uses.setdefault(row.spec_key, set())
+        self._uses.update(set(write.blobs) - used)
+        used.update(write.blobs)
 
     def _add_event(self, write: AddEvent) -> EntryResult | None:
         kept = self._runs.get(write.run_id)
@@ -214,6 +217,9 @@ class Commits(Connected):
         used = {key for kept in self._runs.values() for key in spec_keys(kept)}
         for key in keys - used:
             self._specs.pop(key, None)
+            released = self._all.spec_uses.pop(key, set())
+            self._uses.subtract(released)
+            self._marks.update(dict.fromkeys(released, self._all.change))
 
     def _delete(self, run_id: str) -> None:
         kept = self._runs.pop(run_id, None)

@@ -55,7 +55,8 @@ class Database:
         self.current: dict[tuple[str, str], Kept] = {}
         self.requests: dict[tuple[str, str], Kept] = {}
         self.specs: dict[str, bytes] = {}
-        self.uses: Counter[str] = Counter()  # how many runs and tasks use a blob
+        self.uses: Counter[str] = Counter()  # how many runs, tasks and graphs use a blob
+        self.spec_uses: dict[str, set[str]] = {}  # the blobs that a graph uses
         self.marks: dict[str, int] = {}
         self.mail: dict[int, MailRow] = {}
         self.tombstones: dict[str, Tombstone] = {}

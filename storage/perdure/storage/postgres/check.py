@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, Final, TypeAlias
 
-from perdure.storage.damage import FOUND_MAX, about, damaged_labels, labels_of, of_unknown_kind, shown
+from perdure.storage.damage import FOUND_MAX, about, damaged_labels, labels_of, of_missing_graph, of_unknown_kind, shown
 from perdure.storage.ports import CorruptData
 from perdure.storage.postgres.connections import CONNECT_ONCE_S, Connection, connect, meaning, take_texts_as_they_are
 from perdure.storage.postgres.rows import EVENT_COLUMNS, TASK_SELECTED, event_of, run_of, task_of
 from perdure.storage.postgres.schema import verify
 from perdure.storage.rows import RUN_COLUMNS
+from perdure.storage.writes import NO_RUN
 
 _OF_RUNS: Final = ("tasks", "outputs", "events", "inputs", "labels", "blob_uses", "mail")
 
@@ -96,8 +97,17 @@ async def _labels(connection: Connection) -> AsyncIterator[str]:
 async def _of_nobody(connection: Connection) -> AsyncIterator[str]:
     for table in _OF_RUNS:
         nobody = f"NOT EXISTS (SELECT 1 FROM runs WHERE runs.run_id = {table}.run_id)"
+        if table == "blob_uses":
+            nobody += " AND run_id <> ''"
         async for (run_id,) in connection.cursor(f"SELECT DISTINCT run_id FROM {table} WHERE {nobody}"):
             yield f"table {table}: there are rows of run {shown(run_id)}, which is not in table runs"
+
+
+async def _uses_of_graphs(connection: Connection) -> AsyncIterator[str]:
+    missing = "NOT EXISTS (SELECT 1 FROM specs WHERE specs.key = blob_uses.task_id)"
+    statement = f"SELECT DISTINCT task_id FROM blob_uses WHERE run_id = '{NO_RUN}' AND {missing}"
+    async for (key,) in connection.cursor(statement):
+        yield of_missing_graph(key)
 
 
 _LOOKS: Final[tuple[Look, ...]] = (
@@ -107,4 +117,5 @@ _LOOKS: Final[tuple[Look, ...]] = (
     _readable("events", EVENT_COLUMNS, event_of),
     _labels,
     _of_nobody,
+    _uses_of_graphs,
 )

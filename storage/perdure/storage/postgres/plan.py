@@ -15,6 +15,7 @@ from perdure.storage.ports import Entry
 from perdure.storage.postgres.gathered import DeletedRuns, EventKey, Forgetting, Found, PlanStep, Rows, RunState
 from perdure.storage.rows import ACTOR, RunRow
 from perdure.storage.writes import (
+    NO_RUN,
     AddEvent,
     AddRun,
     ConsumeEvent,
@@ -220,6 +221,8 @@ class CommitPlan:
             if write.replaces not in self._rows.added:
                 self._rows.replaced.append(write.replaces)
         self._put_spec(row.spec_key, write.spec)
+        if write.blobs:
+            self._rows.uses.setdefault((NO_RUN, row.spec_key), {}).update(dict.fromkeys(write.blobs))
         state = RunState(row, is_current=True, is_new=True)
         self._runs[row.run_id] = self._rows.added[row.run_id] = state
         self._rows.known.add(row.run_id)

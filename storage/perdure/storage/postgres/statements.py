@@ -15,6 +15,7 @@ from perdure.storage.postgres.connections import CHANNEL
 from perdure.storage.postgres.gathered import Rows, RunState
 from perdure.storage.postgres.rows import RUN_TYPES
 from perdure.storage.rows import RUN_COLUMNS
+from perdure.storage.writes import NO_RUN
 
 SPECS: Final = 7_233_001
 """An advisory lock: commits that refer to graphs share it, commits that delete graphs hold it exclusively."""
@@ -293,7 +294,7 @@ def _task_parts(rows: Rows) -> Iterator[tuple[str, list[Any]]]:
 
 def _use_parts(rows: Rows) -> Iterator[tuple[str, list[Any]]]:
     uses = [
-        (run_id, task_id, sha256, run_id in rows.known)
+        (run_id, task_id, sha256, run_id in rows.known or run_id == NO_RUN)
         for (run_id, task_id), blobs in sorted(rows.uses.items())
         for sha256 in sorted(blobs)
     ]

@@ -23,7 +23,7 @@ from perdure.storage.postgres.plan import CommitPlan, is_simple, mentions
 from perdure.storage.postgres.rows import OF_WORKFLOWS, run_of
 from perdure.storage.postgres.statements import ALIVE, SPECS, TELL, columns, parts_of, statement
 from perdure.storage.rows import RUN_COLUMNS
-from perdure.storage.writes import TOLD, Committed, DeleteRun, DropTasks, EntryResult, Limit, SetAsideRuns
+from perdure.storage.writes import NO_RUN, TOLD, Committed, DeleteRun, DropTasks, EntryResult, Limit, SetAsideRuns
 
 
 class Raced(Exception):
@@ -149,7 +149,7 @@ async def _commit_planned(connection: Connection, fence: Fence, entries: Sequenc
                 case Forgetting():
                     keys = [key for (key,) in await connection.fetch(_SPECS_OF_TASKS, step.run_id, step.task_ids)]
                     await _write_rows(connection, fence, step.rows, change, tells=False)
-                    await connection.execute(_DELETE_SPECS, keys)
+                    await connection.execute(_DELETE_SPECS, keys, change)
                 case DeletedRuns(run_ids=run_ids):
                     await _delete(connection, run_ids, change)
                 case SetAsideRuns():
@@ -287,10 +287,17 @@ _TABLES: Final = ("runs", "labels", "inputs", "tasks", "outputs", "events", "mai
 _DELETE: Final = (
     f"WITH {', '.join(f'from_{t} AS (DELETE FROM {t} WHERE run_id = ANY ($1::text[]))' for t in _TABLES)} SELECT 1"
 )
-_DELETE_SPECS: Final = """
-    DELETE FROM specs WHERE key = ANY ($1::text[])
-        AND NOT EXISTS (SELECT 1 FROM runs WHERE spec_key = key)
-        AND NOT EXISTS (SELECT 1 FROM tasks WHERE spec_key = key AND spec_key <> '')
+_DELETE_SPECS: Final = f"""
+    WITH gone AS (
+        DELETE FROM specs WHERE key = ANY ($1::text[])
+            AND NOT EXISTS (SELECT 1 FROM runs WHERE spec_key = key)
+            AND NOT EXISTS (SELECT 1 FROM tasks WHERE spec_key = key AND spec_key <> '')
+        RETURNING key
+    ), released AS (
+        DELETE FROM blob_uses USING gone WHERE run_id = '{NO_RUN}' AND task_id = gone.key RETURNING sha256
+    )
+    INSERT INTO blob_marks (sha256, change) SELECT DISTINCT sha256, $2::bigint FROM released ORDER BY 1
+    ON CONFLICT (sha256) DO UPDATE SET change = excluded.change
 """
 
 
@@ -298,4 +305,4 @@ async def _delete(connection: Connection, run_ids: list[str], change: int) -> No
     keys = [key for (key,) in await connection.fetch(_SPECS_OF, run_ids)]
     await connection.execute(_MARK_USED, run_ids, change)
     await connection.execute(_DELETE, run_ids)
-    await connection.execute(_DELETE_SPECS, keys)
+    await connection.execute(_DELETE_SPECS, keys, change)

@@ -10,7 +10,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from perdure.storage.damage import FOUND_MAX, about, damaged_labels, implausible, labels_of, of_unknown_kind, shown
+from perdure.storage.damage import (
+    FOUND_MAX,
+    about,
+    damaged_labels,
+    implausible,
+    labels_of,
+    of_missing_graph,
+    of_unknown_kind,
+    shown,
+)
 from perdure.storage.sqlite.mark import change_in, lost, mark_of, read_mark
 from perdure.storage.sqlite.open import damaged_counters, tolerant
 from perdure.storage.sqlite.rows import (
@@ -34,6 +43,7 @@ from perdure.storage.sqlite.seals import (
     seal_of_value,
 )
 from perdure.storage.steps import migrations
+from perdure.storage.writes import NO_RUN
 
 Row: TypeAlias = Sequence[Any]
 _Look: TypeAlias = Callable[[sqlite3.Connection], Iterator[str]]
@@ -183,11 +193,19 @@ def _of_nobody(table: str) -> _Look:
     def look(sql: sqlite3.Connection) -> Iterator[str]:
         statement = (
             f"SELECT DISTINCT run_id FROM {table} NOT INDEXED WHERE run_id NOT IN (SELECT run_id FROM runs NOT INDEXED)"
+            f" AND ('{table}' <> 'blob_uses' OR run_id <> '')"
         )
         for (run_id,) in sql.execute(statement):
             yield f"table {table}: there are rows of run {shown(run_id)}, which is not in table runs"
 
     return look
+
+
+def _uses_of_graphs(sql: sqlite3.Connection) -> Iterator[str]:
+    """Uses by missing graphs."""
+    statement = "SELECT DISTINCT task_id FROM blob_uses NOT INDEXED WHERE run_id = ? AND task_id NOT IN "
+    for (key,) in sql.execute(f"{statement} (SELECT key FROM specs NOT INDEXED)", (NO_RUN,)):
+        yield of_missing_graph(key)
 
 
 def _migrations(sql: sqlite3.Connection) -> Iterator[str]:
@@ -215,5 +233,6 @@ _LOOKS: Final[tuple[tuple[str, _Look], ...]] = (
     ("tombstones", _sealed("tombstones", TOMBSTONE)),
     ("labels", _labels),
     *((table, _of_nobody(table)) for table in ("tasks", "events", "inputs", "labels", "blob_uses", "mail")),
+    ("blob_uses", _uses_of_graphs),
     ("migrations", _migrations),
 )

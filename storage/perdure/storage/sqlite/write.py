@@ -26,6 +26,7 @@ from perdure.storage.sqlite.seals import (
     seal_of_value,
 )
 from perdure.storage.writes import (
+    NO_RUN,
     AddEvent,
     AddRun,
     Committed,
@@ -65,6 +66,7 @@ _DROP_SPEC: Final = """
         AND NOT EXISTS (SELECT 1 FROM tasks WHERE spec_key = :key AND spec_key <> '')
 """
 _USE: Final = inserting("INSERT OR IGNORE", "blob_uses", (*BLOB_USE, "seal"))
+_USES_OF_SPEC: Final = "FROM blob_uses WHERE run_id = '' AND task_id = ?"
 _USE_OF_TASK: Final = "SELECT 1 FROM blob_uses WHERE run_id = ? AND task_id = ? LIMIT 1"
 _OF_TASKS: Final = "run_id = ? AND task_id IN (SELECT value FROM json_each(?))"
 _DROP_EVENTS: Final = "DELETE FROM events WHERE run_id = ? AND consumed_by IN (SELECT value FROM json_each(?))"
@@ -137,6 +139,7 @@ class _Commit:
         self._runs = RunRows(connection, entries, self.change)
         self._repeated: set[str] = set()  # runs that were there already
         self._specs: set[str] = set()  # that are there for certain
+        self._spec_uses: set[tuple[str, tuple[str, ...]]] = set()  # that are gathered or stored
 
     def apply(self, entry: Entry) -> EntryResult:
         for write in entry:
@@ -303,6 +306,9 @@ class _Commit:
             self._runs.store()
             self._sql.execute(_REPLACED, (row.namespace, row.workflow_id))
         self._put_spec(row.spec_key, write.spec)
+        if write.blobs and (used := (row.spec_key, write.blobs)) not in self._spec_uses:
+            self._spec_uses.add(used)
+            self._gather_uses(NO_RUN, row.spec_key, write.blobs)
         self._runs.add(row)
         if row.labels:
             self._sql.executemany(
@@ -359,20 +365,25 @@ class _Commit:
             )
         if keys:
             self.finish()
-            self._specs.clear()
             self._drop_specs(key for (key,) in keys)
 
     def _drop_specs(self, keys: Iterable[str]) -> None:
-        """Remove graphs that neither a run nor a task names."""
+        """Remove graphs that neither a run nor a task names, and their uses of blobs."""
+        self._specs.clear()
+        self._spec_uses.clear()
         for key in keys:
-            self._sql.execute(_DROP_SPEC, {"key": key})
+            if self._sql.execute(_DROP_SPEC, {"key": key}).rowcount:
+                self._mark([sha256 for (sha256,) in self._sql.execute(f"SELECT sha256 {_USES_OF_SPEC}", (key,))])
+                self._sql.execute(f"DELETE {_USES_OF_SPEC}", (key,))
 
     def _use(self, write: UseBlobs) -> None:
         if self._is_there(write.run_id):
-            run_id, task_id = write.run_id, write.task_id
-            self._uses += [(run_id, task_id, sha256, seal_of_use(run_id, task_id, sha256)) for sha256 in write.blobs]
+            self._gather_uses(write.run_id, write.task_id, write.blobs)
         else:
             self._mark(write.blobs)
+
+    def _gather_uses(self, run_id: str, task_id: str, blobs: Iterable[str]) -> None:
+        self._uses += [(run_id, task_id, sha256, seal_of_use(run_id, task_id, sha256)) for sha256 in blobs]
 
     def _store_uses(self) -> None:
         if self._uses:
@@ -384,7 +395,6 @@ class _Commit:
 
     def _delete(self, run_id: str) -> None:
         self.finish()
-        self._specs.clear()
         self._repeated.discard(run_id)
         keys = self._sql.execute(
             "SELECT spec_key FROM runs WHERE run_id = :run_id "
