@@ -1,9 +1,9 @@
 """Calls of one method over streams to an engine, which costs client and engine less than a call each.
 
 A stream is opened with the first call, and again after it broke. Calls gather while a message is being sent, and go
-with the next one. After some time, or when many of its calls are without an answer, another stream takes its place, so
-that clients spread over the engines there are. A call that is repeated goes by itself, since the stream may be to an
-engine that is of no use.
+with the next one. After some calls or some time another stream takes its place, so that calls spread over the engines
+there are. A call whose stream breaks is made again by itself, and so is every further try: the stream may be to an
+engine that is of no use, and another call may have broken it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -20,16 +20,22 @@ import grpc
 import grpc.aio
 
 from perdure import errors
-from perdure.connection import MESSAGE_BYTES
+from perdure.connection import MESSAGE_BYTES, Metadata, repeated
 
 CALL_BYTES_MAX: Final = 1024 * 1024
 """A larger call goes by itself, because a stream breaks at a message that is too large."""
-ASKED_MAX: Final = 1_000
-"""A stream with so many calls without an answer gets no new ones."""
+CALLS_MAX: Final = 100
+"""After so many calls a stream gets no new ones."""
+LIFE_S: Final = 5.0
+"""After this time a stream gets no new calls, and ends with the last answer."""
+UNARY_S: Final = 60.0
+"""For this time calls go by themselves to an engine without streams."""
 ABANDONED_MAX: Final = 1_000
 """Abandoned calls that one message names."""
-LIFE_S: Final = 60.0
-"""After this time a stream gets no new calls."""
+
+
+class _Broken(Exception):
+    """The stream has ended without an answer to a call."""
 
 
 class Message(Protocol):
@@ -57,46 +63,45 @@ class CallStream(Generic[Request, Answer]):
     def __init__(self, method: Method[Request, Answer]) -> None:
         self._method = method
         self._stream: _Stream | None = None
-        self._retired: set[_Stream] = set()
+        self._open: set[_Stream] = set()
         self._unary_until_s = 0.0
 
-    async def __call__(self, request: Request, *, metadata: Sequence[tuple[str, str]] | None = None) -> Answer:
+    async def __call__(self, request: Request, *, metadata: Metadata | None = None) -> Answer:
         """Raises grpc.RpcError, or an error of `perdure.errors` if the service refuses this call."""
         size = request.ByteSize()
-        if size > CALL_BYTES_MAX or metadata:
+        now_s = asyncio.get_running_loop().time()
+        if size > CALL_BYTES_MAX or metadata or now_s < self._unary_until_s:
             return await self._method.unary(request, metadata=metadata)
-        stream = self._open_stream()
-        if stream is None:
-            return await self._method.unary(request)
-        answer: Answer = await stream.ask(request, size)
+        try:
+            answer: Answer = await self._newest().ask(request, size)
+        except _Broken:
+            age_s = asyncio.get_running_loop().time() - now_s
+            return await self._method.unary(request, metadata=repeated(1, age_s))
         return answer
 
-    def _open_stream(self) -> _Stream | None:
-        """The stream that takes the next call; None if the engine has no streams, as those of an older version."""
-        now_s = asyncio.get_running_loop().time()
-        stream = self._stream
-        if stream is not None and stream.is_unimplemented:
-            self._stream, self._unary_until_s = None, now_s + LIFE_S
-        if now_s < self._unary_until_s:
-            return None
-        if stream is not None and (now_s - stream.opened_s > LIFE_S or stream.asked >= ASKED_MAX):
-            stream.retire()
-            self._retired = {stream, *(other for other in self._retired if not other.has_ended)}
-        if stream is None or stream.is_retired or stream.has_ended:
-            stream = self._stream = _Stream(self._method, now_s)
+    def _newest(self) -> _Stream:
+        """The stream that takes the next call."""
+        if (stream := self._stream) is None or stream.is_retired or stream.has_ended:
+            stream = self._stream = _Stream(self._method)
+            self._open.add(stream)
+            stream.when_ended(self._ended)
         return stream
+
+    def _ended(self, stream: _Stream) -> None:
+        self._open.discard(stream)
+        if stream.is_unimplemented:  # by an engine of an older version
+            self._unary_until_s = asyncio.get_running_loop().time() + UNARY_S
 
     async def close(self) -> None:
         """Close the streams. Calls without an answer are cancelled."""
-        for stream in (*self._retired, *([] if self._stream is None else [self._stream])):
+        for stream in tuple(self._open):
             await stream.close()
 
 
 class _Stream:
     """One stream, until it breaks."""
 
-    def __init__(self, method: Method[Any, Any], opened_s: float) -> None:
-        self.opened_s = opened_s
+    def __init__(self, method: Method[Any, Any]) -> None:
         self.is_retired = False
         self.is_unimplemented = False
         """The engine has no such method."""
@@ -108,6 +113,7 @@ class _Stream:
         self._abandoned: list[int] = []
         self._wake = asyncio.Event()
         self._is_closed = False
+        self._timer = asyncio.get_running_loop().call_later(LIFE_S, self.retire)
         self._writer = asyncio.create_task(self._write())
         self._reader = asyncio.create_task(self._read())
         # Callbacks, because a task that is cancelled before its first step runs nothing of its own.
@@ -118,14 +124,14 @@ class _Stream:
     def has_ended(self) -> bool:
         return self._reader.done() or self._writer.done()
 
-    @property
-    def asked(self) -> int:
-        """Calls without an answer."""
-        return len(self._asked)
+    def when_ended(self, tell: Callable[[_Stream], None]) -> None:
+        self._reader.add_done_callback(lambda _reader: tell(self))
 
     async def ask(self, request: Any, size: int) -> Any:
-        """Make a call."""
+        """Make a call. Raises _Broken if the stream ends before the answer."""
         token = next(self._tokens)
+        if token == CALLS_MAX:
+            self.retire()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked[token] = future
         self._queue.append((self._method.call(token=token, call=request), size))
@@ -184,27 +190,20 @@ class _Stream:
             self._rpc.cancel()  # so that the reader ends, too
 
     def _reader_ended(self, reader: asyncio.Task[None]) -> None:
-        """The stream is over. Calls without an answer fail, and are made again by the transport."""
+        """The stream is over. Calls without an answer are made again."""
+        self._timer.cancel()
         self._writer.cancel()
         self._rpc.cancel()
-        error: BaseException | None = None if reader.cancelled() else reader.exception()
-        if isinstance(error, grpc.RpcError):
-            self.is_unimplemented = error.code() is grpc.StatusCode.UNIMPLEMENTED
-        if not isinstance(error, grpc.RpcError) or not _is_of_service(error):
-            error = errors.ServiceUnavailableError("the stream of calls has broken")
+        error = None if reader.cancelled() else reader.exception()
+        self.is_unimplemented = isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.UNIMPLEMENTED
         asked, self._asked = self._asked, {}
         for future in asked.values():
             if self._is_closed:
                 future.cancel()
             elif not future.done():
-                future.set_exception(error)
+                future.set_exception(_Broken)
 
     async def close(self) -> None:
         self._is_closed = True
         self._rpc.cancel()
         await asyncio.wait([self._reader, self._writer])
-
-
-def _is_of_service(error: Any) -> bool:
-    """Whether a stream ended with a status of the service, and not of gRPC or a proxy."""
-    return any(key == errors.DETAILS_KEY for key, _ in error.trailing_metadata() or ())

@@ -8,7 +8,9 @@ lives on one stream, so it notices a dead peer soon and retries nothing. A probe
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from collections.abc import Sequence
+from math import ceil
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -33,6 +35,13 @@ LIMITS: Final = (
 )
 
 Options = list[tuple[str, Any]]
+Metadata: TypeAlias = Sequence[tuple[str, str]]
+
+
+def repeated(attempts: int, age_s: float) -> Metadata:
+    """The metadata of a call that was made so many times before, first so many seconds ago. The service answers it as
+    it would have answered the first one."""
+    return ((REPEAT_KEY, str(attempts)), (AGE_KEY, str(ceil(age_s * 1000))))
 
 
 def pings(every_s: float, answer_s: float) -> Options:

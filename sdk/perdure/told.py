@@ -32,7 +32,7 @@ def type_name(kind: type) -> str:
     place = module if type(module) is str else ""
     if place.startswith("perdure.") and place.startswith(INTERNAL):
         place = "perdure"
-    return plain(f"{place}.{_qualname_of(kind)}", NAME_CHARS_MAX)
+    return plain(f"{place}.{plain(_qualname_of(kind), NAME_CHARS_MAX)}", NAME_CHARS_MAX)
 
 
 def text_of(error: BaseException) -> str:
@@ -41,11 +41,16 @@ def text_of(error: BaseException) -> str:
     try:
         text = str(error)
     except BaseException as broken:
-        return f"(its text cannot be made: {_qualname_of(type(broken))[:NAME_CHARS_MAX]})"
-    if str.__len__(text) > wire.MESSAGE_CHARS_MAX:
-        head = slice(wire.MESSAGE_CHARS_MAX - len(LEFT_OUT) - TAIL_CHARS)
-        text = str.__getitem__(text, head) + LEFT_OUT + str.__getitem__(text, slice(-TAIL_CHARS, None))
-    return plain(text, wire.MESSAGE_CHARS_MAX)
+        return f"(its text cannot be made: {plain(_qualname_of(type(broken)), NAME_CHARS_MAX)})"
+    return _both_ends(texts.storable(_both_ends(text)))  # what is stored for a character may be longer
+
+
+def _both_ends(text: str) -> str:
+    """A plain str of at most MESSAGE_CHARS_MAX characters."""
+    if str.__len__(text) <= wire.MESSAGE_CHARS_MAX:
+        return str.__getitem__(text, slice(None))
+    head = str.__getitem__(text, slice(wire.MESSAGE_CHARS_MAX - len(LEFT_OUT) - TAIL_CHARS))
+    return head + LEFT_OUT + str.__getitem__(text, slice(-TAIL_CHARS, None))
 
 
 def described(error: BaseException) -> str:

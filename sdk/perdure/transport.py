@@ -9,14 +9,13 @@ import os
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from math import ceil
 from typing import Final, TypeVar
 
 import grpc
 
 from perdure import errors, texts
 from perdure.callstream import CallStream, Method
-from perdure.connection import AGE_KEY, REPEAT_KEY, client_channel
+from perdure.connection import client_channel, repeated
 from perdure.context import Waiting
 from perdure.v1 import (
     actor_service_pb2,
@@ -97,8 +96,7 @@ class Transport:
 
         def ask() -> Awaitable[T]:
             attempt = next(attempts)
-            age_ms = ceil((loop.time() - began_s) * 1000)
-            return method(request, metadata=((REPEAT_KEY, str(attempt)), (AGE_KEY, str(age_ms))) if attempt else None)
+            return method(request, metadata=repeated(attempt, loop.time() - began_s) if attempt else None)
 
         return await self.call(ask)
 

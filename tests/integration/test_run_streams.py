@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -150,19 +151,74 @@ async def test_a_run_goes_on_when_its_engine_is_another_one(storage: str, tmp_pa
         await client.close()
 
 
-async def test_a_full_stream_gets_no_new_calls(
+async def test_a_stream_takes_some_calls_and_ends_with_the_last_answer(
     server: RunningServer, client: perdure.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So any number of runs may wait: no call waits for the answers to others."""
-    monkeypatch.setattr(callstream, "ASKED_MAX", 2)
+    """So calls spread over engines, and any number of runs may wait: no call waits for the answers to others."""
+    monkeypatch.setattr(callstream, "CALLS_MAX", 2)
     file = tmp_path / "file"
     runs = [asyncio.create_task(client.run(until_exists.bind(str(file)))) for _ in range(5)]
     await are_waited_for(server, 5)
+    streams = streams_of(client)
 
-    assert len(streams_of(client)._retired) == 2
+    assert len(streams._open) == 3
     assert await client.run(double.bind(4)) == 8
     file.touch()
     assert await asyncio.gather(*runs) == [str(file)] * 5
+    async with asyncio.timeout(PATIENCE_S):
+        while streams._open:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.storages("memory")
+async def test_runs_of_one_client_spread_over_engines(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of the service resolves to both, and each stream goes to another one."""
+    monkeypatch.setattr(callstream, "CALLS_MAX", 10)
+    async with running_server(settings_on(storage)) as one, running_server(settings_on(storage)) as other:
+        client = perdure.Client(f"ipv4:{one.address},{other.address}", patience=PATIENCE_S)
+        await asyncio.gather(*(client.start(double.bind(number)) for number in range(100)))
+        shares = []
+        for engine in (one, other):
+            async with perdure.Client(engine.address) as single:
+                shares.append(len([found async for found in single.list()]))
+        assert sum(shares) == 100
+        assert min(shares) >= 30, shares
+        await client.close()
+
+
+@pytest.mark.storages("memory")
+async def test_a_client_that_is_forgotten_leaves_nothing(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callstream, "LIFE_S", 0.0)
+    before = asyncio.all_tasks()
+    forgotten = perdure.Client(server.address)
+    assert await forgotten.run(double.bind(4)) == 8
+    del forgotten
+    async with asyncio.timeout(PATIENCE_S):
+        while gc.collect() or [task for task in asyncio.all_tasks() - before if "_Stream" in repr(task)]:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.storages("memory")
+async def test_a_call_that_breaks_the_stream_costs_no_other(
+    server: RunningServer, client: perdure.Client, tmp_path: Path
+) -> None:
+    """Metadata may be nested as deep as a message of its own can be, and messages of a stream are two levels deeper."""
+    file = tmp_path / "file"
+    run = asyncio.create_task(client.run(until_exists.bind(str(file))))
+    await are_waited_for(server, 1)
+    deep: Any = "leaf"
+    for _ in range(32):
+        deep = {"in": deep}
+
+    handle = asyncio.create_task(client.start(double.bind(4), metadata=deep))
+    others = [asyncio.create_task(client.run(double.bind(number))) for number in range(3)]
+
+    assert await asyncio.gather(*others) == [0, 2, 4]
+    assert await (await handle).output() == 8
+    file.touch()
+    assert await run == str(file)
 
 
 @pytest.mark.storages("sqlite")
@@ -179,10 +235,9 @@ async def test_a_run_outlives_its_stream(server: RunningServer, client: perdure.
 
 
 @pytest.mark.storages("memory")
-async def test_an_engine_without_streams_gets_single_calls(
-    server: RunningServer, client: perdure.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As those of an older version."""
+async def test_an_engine_without_streams_gets_single_calls(server: RunningServer, storage: str) -> None:
+    """As those of an older version. Nothing is tried again for that, so a client without patience notices nothing."""
+    client = perdure.Client(server.address, patience=0)
     async with grpc.aio.insecure_channel(server.address) as channel:
         unknown = channel.stream_stream(
             "/perdure.v1.WorkflowService/StreamOthers", pb.StreamRunsRequest.SerializeToString
@@ -198,10 +253,10 @@ async def test_an_engine_without_streams_gets_single_calls(
 
         assert [await client.run(double.bind(number)) for number in range(3)] == [0, 2, 4]
         assert len(opened) == 1
-        monkeypatch.setattr(callstream, "LIFE_S", 0.0)
         streams._unary_until_s = 0.0
         assert await client.run(double.bind(3)) == 6
         assert len(opened) == 2  # it is looked again later
+    await client.close()
 
 
 async def test_large_graphs_go_by_themselves(client: perdure.Client, monkeypatch: pytest.MonkeyPatch) -> None:

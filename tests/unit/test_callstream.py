@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from perdure import errors
 from perdure.callstream import CallStream, Method
+from perdure.connection import REPEAT_KEY, Metadata
 from perdure.v1 import actor_service_pb2 as pb
 
 
@@ -43,12 +43,14 @@ class HeldRpc:
         self.answers.put_nowait(pb.CallActorsResponse(answers=answers))
 
 
+ALONE = -1
 Calls = CallStream[pb.CallActorRequest, pb.CallActorResponse]
 
 
-async def alone(request: pb.CallActorRequest, metadata: object = None) -> pb.CallActorResponse:
+async def alone(request: pb.CallActorRequest, metadata: Metadata) -> pb.CallActorResponse:
     """The method without a stream."""
-    return pb.CallActorResponse(revision=-1)
+    assert dict(metadata)[REPEAT_KEY] == "1"
+    return pb.CallActorResponse(revision=ALONE)
 
 
 @pytest.fixture
@@ -94,17 +96,18 @@ async def test_a_call_that_is_cancelled_before_it_is_sent_is_never_made(rpc: Hel
     assert second.cancelled()
 
 
-async def test_tasks_that_are_cancelled_at_once_fail_the_calls(rpc: HeldRpc, calls: Calls) -> None:
+async def test_calls_are_made_alone_when_the_tasks_of_a_stream_are_cancelled_at_once(
+    rpc: HeldRpc, calls: Calls
+) -> None:
     call = asyncio.ensure_future(calls(request("a")))
     await asyncio.sleep(0)
     stream: Any = calls._stream
     for task in (stream._reader, stream._writer):
         task.cancel()
-    with pytest.raises(errors.ServiceUnavailableError):
-        await call
+    assert (await call).revision == ALONE
 
 
-async def test_a_message_that_cannot_be_made_fails_its_calls(rpc: HeldRpc, calls: Calls) -> None:
+async def test_calls_of_a_message_that_cannot_be_made_are_made_alone(rpc: HeldRpc, calls: Calls) -> None:
     call = asyncio.ensure_future(calls(request("a")))
     await asyncio.sleep(0)
     stream: Any = calls._stream
@@ -113,8 +116,7 @@ async def test_a_message_that_cannot_be_made_fails_its_calls(rpc: HeldRpc, calls
         raise MemoryError
 
     stream._next = fail
-    with pytest.raises(errors.ServiceUnavailableError):
-        await call
+    assert (await call).revision == ALONE
     assert stream.has_ended
     with suppress(MemoryError):
         await stream._writer

@@ -105,6 +105,25 @@ def test_a_message_that_is_too_long_keeps_both_ends(more: int) -> None:
     assert ("x [...] x" in message) == bool(more)
 
 
+def test_a_message_of_escaped_characters_keeps_both_ends() -> None:
+    back = there_and_back(Locked("first" + "\0" * wire.MESSAGE_CHARS_MAX + "last"))
+    assert isinstance(back, errors.RemoteError)
+    assert back.failure.message.startswith(r"first\x00")
+    assert back.failure.message.endswith("last")
+    assert len(back.failure.message) == wire.MESSAGE_CHARS_MAX
+
+
+def test_a_name_of_a_type_may_be_any_kind_of_text() -> None:
+    class Name(str):
+        def __format__(self, spec: str) -> str:
+            raise ValueError("no format")
+
+    class Odd(Exception):
+        __qualname__ = Name("Odd")
+
+    assert failures.from_exception(Odd("x")).type.endswith(".Odd")
+
+
 def test_the_remote_traceback_is_a_note() -> None:
     back = there_and_back(caught(OutOfStock("lamps", 2)))
     (note,) = back.__notes__

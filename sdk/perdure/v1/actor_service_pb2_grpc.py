@@ -129,8 +129,9 @@ class ActorServiceServicer(object):
 
     def CallActors(self, request_iterator, context):
         """Makes calls as CallActor does, many over one stream, which costs less than a call each. Every call is answered by
-        itself, as soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again
-        with CallActor, whose metadata says that they are repeats, and with the same request ids.
+        itself, as soon as it can be, and has no deadline but that of the stream. A malformed message ends the stream at
+        once. Calls without an answer when the stream ends may have been recorded: make them again with CallActor, whose
+        metadata says that they are repeats, and with the same request ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,8 +50,9 @@ class ActorServiceStub:
     """
     CallActors: _grpc.StreamStreamMultiCallable[_actor_service_pb2.CallActorsRequest, _actor_service_pb2.CallActorsResponse]
     """Makes calls as CallActor does, many over one stream, which costs less than a call each. Every call is answered by
-    itself, as soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again
-    with CallActor, whose metadata says that they are repeats, and with the same request ids.
+    itself, as soon as it can be, and has no deadline but that of the stream. A malformed message ends the stream at
+    once. Calls without an answer when the stream ends may have been recorded: make them again with CallActor, whose
+    metadata says that they are repeats, and with the same request ids.
     """
     QueryActor: _grpc.UnaryUnaryMultiCallable[_actor_service_pb2.QueryActorRequest, _actor_service_pb2.QueryActorResponse]
     """Calls a method that its class declares readonly, on the last committed state and beside all other calls. Not
@@ -94,8 +95,9 @@ class ActorServiceAsyncStub(ActorServiceStub):
     """
     CallActors: _aio.StreamStreamMultiCallable[_actor_service_pb2.CallActorsRequest, _actor_service_pb2.CallActorsResponse]  # type: ignore[assignment]
     """Makes calls as CallActor does, many over one stream, which costs less than a call each. Every call is answered by
-    itself, as soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again
-    with CallActor, whose metadata says that they are repeats, and with the same request ids.
+    itself, as soon as it can be, and has no deadline but that of the stream. A malformed message ends the stream at
+    once. Calls without an answer when the stream ends may have been recorded: make them again with CallActor, whose
+    metadata says that they are repeats, and with the same request ids.
     """
     QueryActor: _aio.UnaryUnaryMultiCallable[_actor_service_pb2.QueryActorRequest, _actor_service_pb2.QueryActorResponse]  # type: ignore[assignment]
     """Calls a method that its class declares readonly, on the last committed state and beside all other calls. Not
@@ -159,8 +161,9 @@ class ActorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_actor_service_pb2.CallActorsResponse], _abc.AsyncIterator[_actor_service_pb2.CallActorsResponse]]:
         """Makes calls as CallActor does, many over one stream, which costs less than a call each. Every call is answered by
-        itself, as soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again
-        with CallActor, whose metadata says that they are repeats, and with the same request ids.
+        itself, as soon as it can be, and has no deadline but that of the stream. A malformed message ends the stream at
+        once. Calls without an answer when the stream ends may have been recorded: make them again with CallActor, whose
+        metadata says that they are repeats, and with the same request ids.
         """
 
     @_abc_1.abstractmethod

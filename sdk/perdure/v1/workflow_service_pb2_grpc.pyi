@@ -51,8 +51,9 @@ class WorkflowServiceStub:
     """Records a workflow and starts it as soon as its queue allows."""
     StreamRuns: _grpc.StreamStreamMultiCallable[_workflow_service_pb2.StreamRunsRequest, _workflow_service_pb2.StreamRunsResponse]
     """Makes calls of Run, many over one stream, which costs less than a call each. Every call is answered by itself, as
-    soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again with Run,
-    whose metadata says that they are repeats.
+    soon as it can be, and has no deadline but that of the stream. A malformed message ends the stream at once. Calls
+    without an answer when the stream ends may have been recorded: make them again with Run, whose metadata says that
+    they are repeats.
     """
     BatchRun: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchRunRequest, _workflow_service_pb2.BatchRunResponse]
     """Records and starts many workflows. A graph that several of them share is sent and stored once."""
@@ -117,8 +118,9 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     """Records a workflow and starts it as soon as its queue allows."""
     StreamRuns: _aio.StreamStreamMultiCallable[_workflow_service_pb2.StreamRunsRequest, _workflow_service_pb2.StreamRunsResponse]  # type: ignore[assignment]
     """Makes calls of Run, many over one stream, which costs less than a call each. Every call is answered by itself, as
-    soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again with Run,
-    whose metadata says that they are repeats.
+    soon as it can be, and has no deadline but that of the stream. A malformed message ends the stream at once. Calls
+    without an answer when the stream ends may have been recorded: make them again with Run, whose metadata says that
+    they are repeats.
     """
     BatchRun: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.BatchRunRequest, _workflow_service_pb2.BatchRunResponse]  # type: ignore[assignment]
     """Records and starts many workflows. A graph that several of them share is sent and stored once."""
@@ -192,8 +194,9 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_workflow_service_pb2.StreamRunsResponse], _abc.AsyncIterator[_workflow_service_pb2.StreamRunsResponse]]:
         """Makes calls of Run, many over one stream, which costs less than a call each. Every call is answered by itself, as
-        soon as it can be. Calls without an answer when the stream ends may have been recorded: make them again with Run,
-        whose metadata says that they are repeats.
+        soon as it can be, and has no deadline but that of the stream. A malformed message ends the stream at once. Calls
+        without an answer when the stream ends may have been recorded: make them again with Run, whose metadata says that
+        they are repeats.
         """
 
     @_abc_1.abstractmethod

@@ -40,13 +40,13 @@ def translate(error: Exception, method: str) -> errors.PerdureError:
             return errors.InternalError(f"internal error {error_id}", error_id=error_id)
 
 
-def item_error(error: Exception, method: str) -> ItemError:
+def item_error(error: Exception, method: str, *, limit: int = ITEM_MESSAGE_BYTES_MAX) -> ItemError:
     """The error of one item of a batch or a stream."""
     known = translate(error, method)
     return ItemError(
         code=known.status.value[0],
         reason=f"ERROR_REASON_{known.reason}" if known.reason in errors.BY_REASON else None,
-        message=errors.cut(known.message, ITEM_MESSAGE_BYTES_MAX),
+        message=errors.cut(known.message, limit),
         metadata={
             key: errors.cut(value, errors.FIELD_BYTES_MAX)
             for key, value in list(known.fields.items())[: errors.FIELDS_MAX]

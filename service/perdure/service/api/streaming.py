@@ -92,6 +92,9 @@ class _Stream:
                     await self._start(call)
                     if number % requests.PAUSE_EVERY == 0:
                         await asyncio.sleep(0)
+        except errors.PerdureError:  # the client has to know at once, and make the calls without an answer again
+            self.close()
+            raise
         finally:
             self.end()
 
@@ -118,7 +121,7 @@ class _Stream:
                 given_up = errors.DrainingError("the call was given up; ask again")
                 answer.error.MergeFrom(item_error(given_up, self._method.name))
         except Exception as error:
-            answer.error.MergeFrom(item_error(error, self._method.name))
+            answer.error.MergeFrom(item_error(error, self._method.name, limit=errors.STATUS_TEXT_BYTES_MAX))
         if task.cancelling():
             raise asyncio.CancelledError
         self._answers.append(answer)
