@@ -50,14 +50,12 @@ class RunStatus(enum.StrEnum):
     FAILED = "FAILED"
     CANCELED = "CANCELED"
 
-    @property
-    def is_final(self) -> bool:
+    def __init__(self, name: str) -> None:
+        self.is_final = name in ("SUCCESSFUL", "FAILED", "CANCELED")
         """Whether it has ended. A FAILED run may be resumed."""
-        return self in _FINAL_RUNS
 
 
 _INFINITE: Final = float("inf")
-_FINAL_RUNS = frozenset({RunStatus.SUCCESSFUL, RunStatus.FAILED, RunStatus.CANCELED})
 
 
 class TaskStatus(enum.StrEnum):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,4 +58,24 @@ def steady(ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         service.up()
         agent.start()
         agent.wait_for("agent serves")
-        yield service
+        with started_again(agent):
+            yield service
+
+
+@contextmanager
+def started_again(process: Process) -> Iterator[None]:
+    """Start a process again whenever it dies, as whatever runs an agent does: checks in Ray's own code may end it."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(0.5):
+            if process.code() is not None:
+                process.start()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()

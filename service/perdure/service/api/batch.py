@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from perdure.service.api.caller import Caller
 from perdure.service.api.errors import item_error
 from perdure.service.api.sources import Sources
 from perdure.service.common import limits
+from perdure.service.common.pauses import Pauses
 from perdure.service.common.trouble import is_away
 from perdure.service.machines.source import RunSource
 from perdure.service.operations.asked import NewEvent, NewRun
@@ -41,7 +41,8 @@ class BatchCalls:
         repeat = caller.repeat
         sources = [await caught(self._source(source)) for source in request.sources]
         news: list[Result[NewRun]] = []
-        for number, item in enumerate(request.items, 1):
+        pauses = Pauses()
+        for item in request.items:
             new = _new_run(item, namespace, sources)
             if isinstance(new, NewRun) and repeat is not None:
                 new = replace(new, repeat=repeat)
@@ -49,8 +50,7 @@ class BatchCalls:
                 missing = await caught(self._sources.check_blobs(new.blobs() - new.source.blobs))
                 new = missing or new
             news.append(new)
-            if number % requests.PAUSE_EVERY == 0:
-                await asyncio.sleep(0)
+            await pauses.pause()
         answer = pb.BatchRunResponse()
         for item, result in zip(request.items, await self._batches.submit(news), strict=True):
             if isinstance(result, Exception):

@@ -21,8 +21,6 @@ from perdure.service.operations.asked import Conflict, NewEvent, NewRun, Reuse
 from perdure.v1 import payload_pb2, spec_pb2, workflow_service_pb2
 
 DEFAULT_QUEUE: Final = "default"
-PAUSE_EVERY: Final = 100
-"""Items of a request to decode before other tasks get a turn of the event loop."""
 
 _REUSE: Final = {0: Reuse.REJECT, 1: Reuse.REJECT, 2: Reuse.ALLOW_IF_UNSUCCESSFUL, 3: Reuse.ALLOW}
 _CONFLICT: Final = {0: Conflict.FAIL, 1: Conflict.FAIL, 2: Conflict.USE_EXISTING, 3: Conflict.CANCEL_EXISTING}
@@ -149,9 +147,7 @@ def run(
         workflow_id=wanted_id,
         request_id=request_id,
         source=source,
-        inputs={
-            texts.key(name, "inputs"): payload(value, f"inputs[{name!r}]") for name, value in request.inputs.items()
-        },
+        inputs=_inputs(request.inputs),
         reuse=_REUSE[request.id_reuse_policy],
         conflict=_CONFLICT[request.id_conflict_policy],
         metadata=_metadata(request),
@@ -190,6 +186,12 @@ def check_payloads(graph: Spec) -> None:
             )
 
 
+def _inputs(given: Mapping[str, payload_pb2.Payload]) -> dict[str, Payload]:
+    if not given:  # to go through an empty map of a message takes longer than all other checks
+        return {}
+    return {texts.key(name, "inputs"): payload(value, f"inputs[{name!r}]") for name, value in given.items()}
+
+
 def _metadata(request: workflow_service_pb2.RunRequest | workflow_service_pb2.RunItem) -> str:
     if not request.HasField("metadata"):
         return ""
@@ -209,6 +211,8 @@ def _metadata(request: workflow_service_pb2.RunRequest | workflow_service_pb2.Ru
 
 
 def labels(given: Mapping[str, str]) -> dict[str, str]:
+    if not given:
+        return {}
     if len(given) > limits.LABELS_MAX:
         raise invalid("labels", f"there may be {limits.LABELS_MAX} of them")
     for key, value in given.items():

@@ -15,6 +15,7 @@ from perdure.service.api import pages, requests
 from perdure.service.api.caller import Anybody, Caller
 from perdure.service.api.errors import item_error
 from perdure.service.api.gate import Gate
+from perdure.service.common.pauses import Pauses
 
 CALLS_MAX: Final = 10_000
 """Calls of one stream without an answer. No more are read until some are answered."""
@@ -83,15 +84,15 @@ class _Stream:
         """Start the calls of all messages."""
         try:
             async for message in messages:
+                pauses = Pauses()
                 if len(message.abandoned) > CALLS_MAX:
                     raise requests.invalid("abandoned", f"has at most {CALLS_MAX} tokens")
                 for token in message.abandoned:
                     if (task := self._calls.get(token)) is not None:
                         task.cancel()
-                for number, call in enumerate(message.calls, 1):
+                for call in message.calls:
                     await self._start(call)
-                    if number % requests.PAUSE_EVERY == 0:
-                        await asyncio.sleep(0)
+                    await pauses.pause()
         except errors.PerdureError:  # the client has to know at once, and make the calls without an answer again
             self.close()
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from dataclasses import field
 from math import inf
 from typing import Protocol, TypeAlias
 
@@ -40,10 +41,10 @@ class Attempt:
     is_limited: bool = False
     turn: str = ""
     callers: tuple[str, ...] = ()
+    key: tuple[str, str, int] = field(init=False, compare=False)
 
-    @property
-    def key(self) -> tuple[str, str, int]:
-        return (self.run_id, self.task_id, self.number)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.run_id, self.task_id, self.number))
 
     @property
     def is_awaited(self) -> bool:
