@@ -72,12 +72,11 @@ class CallStream(Generic[Request, Answer]):
         now_s = asyncio.get_running_loop().time()
         if size > CALL_BYTES_MAX or metadata or now_s < self._unary_until_s:
             return await self._method.unary(request, metadata=metadata)
-        try:
+        with suppress(_Broken):
             answer: Answer = await self._newest().ask(request, size)
-        except _Broken:
-            age_s = asyncio.get_running_loop().time() - now_s
-            return await self._method.unary(request, metadata=repeated(1, age_s))
-        return answer
+            return answer
+        age_s = asyncio.get_running_loop().time() - now_s
+        return await self._method.unary(request, metadata=repeated(1, age_s))
 
     def _newest(self) -> _Stream:
         """The stream that takes the next call."""
