@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -105,13 +106,16 @@ async def test_the_calls_of_other_languages_run(tmp_path: Path) -> None:
     """Those of `buf curl`, which sends what any client sends."""
     text = (DOCS / "how-to/other-languages.md").read_text()
     (request,) = re.findall(r"^```json\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    (calls,) = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    calls, streamed = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "sums.json").write_text(request)
     async with testing.engine() as engine:
         out = await in_shell(calls.replace("127.0.0.1:7373", engine.address), tmp_path)
         assert '"started": true' in out
         assert '"done": true' in out
         assert await engine.client.handle("sums-1").output() == 20
+        answer = json.loads(await in_shell(streamed.replace("127.0.0.1:7373", engine.address), tmp_path))["answers"][0]
+        assert (answer["token"], answer["answer"]["started"]) == ("7", True)
+        assert answer["answer"]["outcome"]["output"]["data"] == "Mw=="
 
 
 async def test_the_calls_of_actors_from_other_languages_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

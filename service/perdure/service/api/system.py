@@ -40,7 +40,7 @@ class SystemCalls:
     def info(self) -> pb.GetSystemInfoResponse:
         return pb.GetSystemInfoResponse(
             server_version=self._engine.version,
-            capabilities=["batch", "spec-blob"],
+            capabilities=["actors", "batch", "spec-blob", "streams"],
             limits=pb.Limits(
                 max_message_bytes=limits.MESSAGE_BYTES_MAX,
                 max_inline_payload_bytes=limits.INLINE_PAYLOAD_BYTES_MAX,
