@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import assert_never
 
@@ -210,16 +210,17 @@ class Commits(Connected):
 
     def _release(self, kept: Kept, uses: set[tuple[str, str]]) -> None:
         kept.uses -= uses
-        self._uses.subtract(sha256 for _, sha256 in uses)
-        self._marks.update((sha256, self._all.change) for _, sha256 in uses)
+        self._unuse([sha256 for _, sha256 in uses])
+
+    def _unuse(self, blobs: Collection[str]) -> None:
+        self._uses.subtract(blobs)
+        self._marks.update(dict.fromkeys(blobs, self._all.change))
 
     def _drop_specs(self, keys: set[str]) -> None:
         used = {key for kept in self._runs.values() for key in spec_keys(kept)}
         for key in keys - used:
             self._specs.pop(key, None)
-            released = self._all.spec_uses.pop(key, set())
-            self._uses.subtract(released)
-            self._marks.update(dict.fromkeys(released, self._all.change))
+            self._unuse(self._all.spec_uses.pop(key, set()))
 
     def _delete(self, run_id: str) -> None:
         kept = self._runs.pop(run_id, None)

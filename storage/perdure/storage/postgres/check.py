@@ -98,7 +98,7 @@ async def _of_nobody(connection: Connection) -> AsyncIterator[str]:
     for table in _OF_RUNS:
         nobody = f"NOT EXISTS (SELECT 1 FROM runs WHERE runs.run_id = {table}.run_id)"
         if table == "blob_uses":
-            nobody += " AND run_id <> ''"
+            nobody += f" AND run_id <> '{NO_RUN}'"
         async for (run_id,) in connection.cursor(f"SELECT DISTINCT run_id FROM {table} WHERE {nobody}"):
             yield f"table {table}: there are rows of run {shown(run_id)}, which is not in table runs"
 

@@ -222,7 +222,7 @@ class CommitPlan:
                 self._rows.replaced.append(write.replaces)
         self._put_spec(row.spec_key, write.spec)
         if write.blobs:
-            self._rows.uses.setdefault((NO_RUN, row.spec_key), {}).update(dict.fromkeys(write.blobs))
+            self._using(UseBlobs(NO_RUN, write.blobs, row.spec_key))
         state = RunState(row, is_current=True, is_new=True)
         self._runs[row.run_id] = self._rows.added[row.run_id] = state
         self._rows.known.add(row.run_id)

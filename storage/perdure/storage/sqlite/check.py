@@ -193,7 +193,7 @@ def _of_nobody(table: str) -> _Look:
     def look(sql: sqlite3.Connection) -> Iterator[str]:
         statement = (
             f"SELECT DISTINCT run_id FROM {table} NOT INDEXED WHERE run_id NOT IN (SELECT run_id FROM runs NOT INDEXED)"
-            f" AND ('{table}' <> 'blob_uses' OR run_id <> '')"
+            f" AND ('{table}' <> 'blob_uses' OR run_id <> '{NO_RUN}')"
         )
         for (run_id,) in sql.execute(statement):
             yield f"table {table}: there are rows of run {shown(run_id)}, which is not in table runs"

@@ -66,7 +66,6 @@ _DROP_SPEC: Final = """
         AND NOT EXISTS (SELECT 1 FROM tasks WHERE spec_key = :key AND spec_key <> '')
 """
 _USE: Final = inserting("INSERT OR IGNORE", "blob_uses", (*BLOB_USE, "seal"))
-_USES_OF_SPEC: Final = "FROM blob_uses WHERE run_id = '' AND task_id = ?"
 _USE_OF_TASK: Final = "SELECT 1 FROM blob_uses WHERE run_id = ? AND task_id = ? LIMIT 1"
 _OF_TASKS: Final = "run_id = ? AND task_id IN (SELECT value FROM json_each(?))"
 _DROP_EVENTS: Final = "DELETE FROM events WHERE run_id = ? AND consumed_by IN (SELECT value FROM json_each(?))"
@@ -354,9 +353,7 @@ class _Commit:
         self._store_uses()
         # Most tasks use no blobs, and to see that is cheaper than to delete nothing.
         if any(self._sql.execute(_USE_OF_TASK, (run_id, task_id)).fetchone() for task_id in write.task_ids):
-            released = self._sql.execute(f"SELECT DISTINCT sha256 FROM blob_uses WHERE {_OF_TASKS}", (run_id, names))
-            self._mark([sha256 for (sha256,) in released])
-            self._sql.execute(f"DELETE FROM blob_uses WHERE {_OF_TASKS}", (run_id, names))
+            self._release(run_id, names)
         if write.and_events:
             self._sql.execute(_DROP_EVENTS, (run_id, names))
         if write.inputs:
@@ -373,8 +370,7 @@ class _Commit:
         self._spec_uses.clear()
         for key in keys:
             if self._sql.execute(_DROP_SPEC, {"key": key}).rowcount:
-                self._mark([sha256 for (sha256,) in self._sql.execute(f"SELECT sha256 {_USES_OF_SPEC}", (key,))])
-                self._sql.execute(f"DELETE {_USES_OF_SPEC}", (key,))
+                self._release(NO_RUN, json.dumps([key]))
 
     def _use(self, write: UseBlobs) -> None:
         if self._is_there(write.run_id):
@@ -384,6 +380,12 @@ class _Commit:
 
     def _gather_uses(self, run_id: str, task_id: str, blobs: Iterable[str]) -> None:
         self._uses += [(run_id, task_id, sha256, seal_of_use(run_id, task_id, sha256)) for sha256 in blobs]
+
+    def _release(self, run_id: str, names: str) -> None:
+        """Remove uses of blobs by the tasks with these names, as JSON, and mark the blobs."""
+        released = self._sql.execute(f"SELECT DISTINCT sha256 FROM blob_uses WHERE {_OF_TASKS}", (run_id, names))
+        self._mark([sha256 for (sha256,) in released])
+        self._sql.execute(f"DELETE FROM blob_uses WHERE {_OF_TASKS}", (run_id, names))
 
     def _store_uses(self) -> None:
         if self._uses:
