@@ -13,6 +13,7 @@ import pytest
 
 import perdure
 from integration.engine_settings import settings_on
+from integration.opened_streams import Opened, are_waiting
 from integration.wire_calls import refused
 from patience import PATIENCE_S
 from perdure import callstream, errors
@@ -54,31 +55,14 @@ def call(token: int, actor_id: str, method: str = "incr", **fields: Any) -> pb.S
     return pb.StreamedCall(token=token, call=request, **fields)
 
 
-class Opened:
+def open_on(channel: grpc.aio.Channel) -> Opened:
     """A stream of the test's own."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        stub: Any = actor_service_pb2_grpc.ActorServiceStub(channel)
-        self.rpc = stub.CallActors()
-
-    async def send(self, *calls: pb.StreamedCall, abandoned: tuple[int, ...] = ()) -> None:
-        await self.rpc.write(pb.CallActorsRequest(calls=calls, abandoned=abandoned))
-
-    async def answers(self, count: int) -> dict[int, pb.StreamedAnswer]:
-        """So many answers, by token."""
-        found: dict[int, pb.StreamedAnswer] = {}
-        async with asyncio.timeout(PATIENCE_S):
-            while len(found) < count:
-                message = await self.rpc.read()
-                assert message is not grpc.aio.EOF, "the stream has ended"
-                found |= {answer.token: answer for answer in message.answers}
-        assert len(found) == count
-        return found
+    return Opened(actor_service_pb2_grpc.ActorServiceStub(channel).CallActors(None), pb.CallActorsRequest)
 
 
 @pytest.fixture
 async def opened(channel: grpc.aio.Channel) -> AsyncIterator[Opened]:
-    opened = Opened(channel)
+    opened = open_on(channel)
     yield opened
     opened.rpc.cancel()
 
@@ -88,20 +72,13 @@ async def made(client: perdure.Client, *actor_ids: str) -> None:
         await client.actors.get_or_create(Counter.definition, actor_id, (), waits=True)
 
 
-async def are_under_way(server: RunningServer, count: int) -> None:
-    """Return once so many calls of clients wait for the results of actors."""
-    async with asyncio.timeout(PATIENCE_S):
-        while server.kernel.changes.count_waits() != count:
-            await asyncio.sleep(0.01)
-
-
 async def test_each_call_is_answered_by_itself(
     server: RunningServer, client: perdure.Client, opened: Opened, tmp_path: Path
 ) -> None:
     await made(client, "a", "slow")
     file = tmp_path / "file"
     slow = asyncio.create_task(client.actor(Counter, "slow").until_exists(str(file)))
-    await are_under_way(server, 1)
+    await are_waiting(server, 1)
     await opened.send(call(1, "a"), call(2, "slow"), call(3, "nobody"), call(4, "a"))
 
     answers = await opened.answers(3)
@@ -153,14 +130,14 @@ async def test_an_abandoned_call_goes_on_without_its_caller(
     await made(client, "a", "b")
     file = tmp_path / "file"
     slow = asyncio.create_task(client.actor(Counter, "a").until_exists(str(file)))
-    await are_under_way(server, 1)
+    await are_waiting(server, 1)
     await opened.send(call(1, "a"))
-    await are_under_way(server, 2)
+    await are_waiting(server, 2)
 
     await opened.send(call(2, "b"), abandoned=(1, 77))
 
     assert (await opened.answers(1)).keys() == {2}
-    await are_under_way(server, 1)
+    await are_waiting(server, 1)
     file.touch()
     assert await slow == str(file)
     assert await client.actors.output("a", "r1") == 1
@@ -171,11 +148,11 @@ async def test_who_is_cancelled_abandons_the_call(
 ) -> None:
     await made(client, "a")
     call = asyncio.create_task(client.actor(Counter, "a").until_exists(str(tmp_path / "file")))
-    await are_under_way(server, 1)
+    await are_waiting(server, 1)
 
     call.cancel()
 
-    await are_under_way(server, 0)
+    await are_waiting(server, 0)
     assert (await asyncio.gather(call, return_exceptions=True))[0].__class__ is asyncio.CancelledError
     (tmp_path / "file").touch()
     assert await client.actor(Counter, "a").incr() == 1
@@ -191,7 +168,7 @@ async def test_a_token_names_one_call(
     await refused(opened.rpc.read(), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")  # while both calls wait
     (tmp_path / "file").touch()
     await slow
-    again = Opened(channel)
+    again = open_on(channel)
     await again.send(call(1, "a"))
     await again.answers(1)
     assert await client.actor(Counter, "a").incr() == 2
@@ -208,9 +185,9 @@ async def test_no_more_calls_are_read_than_may_wait(
     await made(client, "a")
     file = tmp_path / "file"
     slow = asyncio.create_task(client.actor(Counter, "a").until_exists(str(file)))
-    await are_under_way(server, 1)
+    await are_waiting(server, 1)
     await opened.send(*(call(token, "a") for token in range(6)))
-    await are_under_way(server, 3)
+    await are_waiting(server, 3)
     file.touch()
 
     assert len(await opened.answers(6)) == 6
@@ -230,14 +207,14 @@ async def test_a_drain_answers_the_calls_of_streams_and_ends_them(
     server: RunningServer, client: perdure.Client, channel: grpc.aio.Channel, opened: Opened, tmp_path: Path
 ) -> None:
     await made(client, "a")
-    idle = Opened(channel)
+    idle = open_on(channel)
     await idle.send(call(1, "nobody"))
     await idle.answers(1)
     file = tmp_path / "file"
     slow = asyncio.create_task(client.actor(Counter, "a").until_exists(str(file)))
-    await are_under_way(server, 1)
+    await are_waiting(server, 1)
     await opened.send(call(1, "a"))
-    await are_under_way(server, 2)
+    await are_waiting(server, 2)
 
     await server.drain()
 
@@ -246,7 +223,7 @@ async def test_a_drain_answers_the_calls_of_streams_and_ends_them(
     assert not answers[1].answer.done
     for stream in (opened, idle):
         assert await stream.rpc.read() is grpc.aio.EOF
-    late = Opened(channel)
+    late = open_on(channel)
     await refused(late.rpc.read(), grpc.StatusCode.UNAVAILABLE, "DRAINING")
     slow.cancel()
     file.touch()
@@ -287,7 +264,7 @@ async def test_a_call_outlives_its_stream(
     await made(client, "a")
     file = tmp_path / "file"
     call = asyncio.create_task(client.actor(Counter, "a").until_exists(str(file)))
-    await are_under_way(server, 1)
+    await are_waiting(server, 1)
     stream: Any = client.actors._transport.call_actor._stream
 
     getattr(stream, f"_{end}").cancel()
@@ -304,7 +281,7 @@ async def test_a_stream_gets_no_new_calls_after_its_time(
     await made(client, "a", "b")
     file = tmp_path / "file"
     slow = asyncio.create_task(client.actor(Counter, "a").until_exists(str(file)))
-    await are_under_way(server, 1)
+    await are_waiting(server, 1)
     calls: Any = client.actors._transport.call_actor
     first = calls._stream
     async with asyncio.timeout(PATIENCE_S):
@@ -350,12 +327,12 @@ async def test_calls_end_with_their_client(server: RunningServer, client: perdur
     await made(client, "a")
     other = perdure.Client(server.address)
     call = asyncio.create_task(other.actor(Counter, "a").until_exists(str(tmp_path / "file")))
-    await are_under_way(server, 1)
+    await are_waiting(server, 1)
 
     await other.close()
 
     assert isinstance((await asyncio.gather(call, return_exceptions=True))[0], asyncio.CancelledError)
-    await are_under_way(server, 0)
+    await are_waiting(server, 0)
     (tmp_path / "file").touch()
 
 

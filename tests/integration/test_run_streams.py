@@ -14,6 +14,7 @@ import pytest
 
 import perdure
 from integration.engine_settings import settings_on
+from integration.opened_streams import Opened, are_waiting
 from integration.wire_calls import run_request, sum_of
 from patience import PATIENCE_S
 from perdure import callstream, errors
@@ -45,39 +46,16 @@ def call(token: int, workflow_id: str, **fields: Any) -> pb.StreamedRun:
     return pb.StreamedRun(token=token, call=run_request(sum_of(1, 2), workflow_id, wait=LONG, **fields))
 
 
-class Opened:
+def open_on(channel: grpc.aio.Channel) -> Opened:
     """A stream of the test's own."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.rpc = workflow_service_pb2_grpc.WorkflowServiceStub(channel).StreamRuns(None)
-
-    async def send(self, *calls: pb.StreamedRun, abandoned: tuple[int, ...] = ()) -> None:
-        await self.rpc.write(pb.StreamRunsRequest(calls=calls, abandoned=abandoned))
-
-    async def answers(self, count: int) -> dict[int, pb.StreamedRunAnswer]:
-        """So many answers, by token."""
-        found: dict[int, pb.StreamedRunAnswer] = {}
-        async with asyncio.timeout(PATIENCE_S):
-            while len(found) < count:
-                message: Any = await self.rpc.read()
-                assert message is not grpc.aio.EOF, "the stream has ended"
-                found |= {answer.token: answer for answer in message.answers}
-        assert len(found) == count
-        return found
+    return Opened(workflow_service_pb2_grpc.WorkflowServiceStub(channel).StreamRuns(None), pb.StreamRunsRequest)
 
 
 @pytest.fixture
 async def opened(channel: grpc.aio.Channel) -> AsyncIterator[Opened]:
-    opened = Opened(channel)
+    opened = open_on(channel)
     yield opened
     opened.rpc.cancel()
-
-
-async def are_waited_for(server: RunningServer, count: int) -> None:
-    """Return once so many calls wait for the ends of runs."""
-    async with asyncio.timeout(PATIENCE_S):
-        while server.kernel.changes.count_waits() != count:
-            await asyncio.sleep(0.01)
 
 
 def streams_of(client: perdure.Client) -> Any:
@@ -110,11 +88,11 @@ async def test_an_abandoned_run_goes_on_without_its_caller(
 ) -> None:
     file = tmp_path / "file"
     run = asyncio.create_task(client.run(until_exists.bind(str(file)), workflow_id="w"))
-    await are_waited_for(server, 1)
+    await are_waiting(server, 1)
 
     run.cancel()
 
-    await are_waited_for(server, 0)
+    await are_waiting(server, 0)
     file.touch()
     assert await client.handle("w").output() == str(file)
 
@@ -125,7 +103,7 @@ async def test_a_drain_answers_runs_that_go_on_and_ends_the_stream(
     file = tmp_path / "file"
     slow = await client.start(until_exists.bind(str(file)), workflow_id="w")
     await opened.send(call(1, "w", id_conflict_policy=pb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING))
-    await are_waited_for(server, 1)
+    await are_waiting(server, 1)
 
     await server.drain()
 
@@ -143,7 +121,7 @@ async def test_a_run_goes_on_when_its_engine_is_another_one(storage: str, tmp_pa
         address = server.address
         client = perdure.Client(address, patience=PATIENCE_S)
         run = asyncio.create_task(client.run(until_exists.bind(str(file)), workflow_id="w"))
-        await are_waited_for(server, 1)
+        await are_waiting(server, 1)
     file.touch()
     async with running_server(settings_on(storage, listen=address)):
         assert await run == str(file)
@@ -158,7 +136,7 @@ async def test_a_stream_takes_some_calls_and_ends_with_the_last_answer(
     monkeypatch.setattr(callstream, "CALLS_MAX", 2)
     file = tmp_path / "file"
     runs = [asyncio.create_task(client.run(until_exists.bind(str(file)))) for _ in range(5)]
-    await are_waited_for(server, 5)
+    await are_waiting(server, 5)
     streams = streams_of(client)
 
     assert len(streams._open) == 3
@@ -207,7 +185,7 @@ async def test_a_call_that_breaks_the_stream_costs_no_other(
     """Metadata may be nested as deep as a message of its own can be, and messages of a stream are two levels deeper."""
     file = tmp_path / "file"
     run = asyncio.create_task(client.run(until_exists.bind(str(file))))
-    await are_waited_for(server, 1)
+    await are_waiting(server, 1)
     deep: Any = "leaf"
     for _ in range(32):
         deep = {"in": deep}
@@ -225,7 +203,7 @@ async def test_a_call_that_breaks_the_stream_costs_no_other(
 async def test_a_run_outlives_its_stream(server: RunningServer, client: perdure.Client, tmp_path: Path) -> None:
     file = tmp_path / "file"
     run = asyncio.create_task(client.run(until_exists.bind(str(file))))
-    await are_waited_for(server, 1)
+    await are_waiting(server, 1)
 
     streams_of(client)._stream._rpc.cancel()
 
@@ -268,12 +246,12 @@ async def test_large_graphs_go_by_themselves(client: perdure.Client, monkeypatch
 async def test_waits_end_with_their_client(server: RunningServer, client: perdure.Client, tmp_path: Path) -> None:
     other = perdure.Client(server.address)
     run = asyncio.create_task(other.run(until_exists.bind(str(tmp_path / "file")), workflow_id="w"))
-    await are_waited_for(server, 1)
+    await are_waiting(server, 1)
 
     await other.close()
 
     assert isinstance((await asyncio.gather(run, return_exceptions=True))[0], asyncio.CancelledError)
-    await are_waited_for(server, 0)
+    await are_waiting(server, 0)
     (tmp_path / "file").touch()
     assert await client.handle("w").output() == str(tmp_path / "file")
 
