@@ -50,6 +50,11 @@ class Runner:
         except BaseException:  # the attempt will load it again and report the error
             return False
 
+    def prepare(self, attempt_input: AttemptInput) -> None:
+        """Make what an attempt in this thread needs, and what an interrupt must not leave half made."""
+        if attempt_input.arguments.encoding == ACTOR_CALL:
+            self._methods.prepare()
+
     def run(self, attempt_input: AttemptInput) -> Result:
         """Run it in this thread. Raises exceptions that end a worker: Interrupted, KeyboardInterrupt, SystemExit."""
         try:

@@ -35,6 +35,7 @@ def run(
     runner: Runner, attempt_input: AttemptInput, enter: Callable[[], bool], leave: Callable[[], None]
 ) -> Result | None:
     """Run an attempt. None: it was interrupted, or `enter` was refused."""
+    runner.prepare(attempt_input)
     try:
         try:
             return runner.run(attempt_input) if enter() else None

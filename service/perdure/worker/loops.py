@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -52,12 +53,9 @@ class ThreadLoop:
     loop can be used by later ones, such as a connection."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-
-    def __del__(self) -> None:
-        with suppress(Exception):
-            self._end(self.tasks)
-        self._loop.close()
+        self._loop = loop = asyncio.new_event_loop()
+        # No __del__: it may be called after that of the loop, which warns that nobody has closed it.
+        weakref.finalize(self, _close, loop).atexit = False
 
     def run(self, main: Coroutine[Any, Any, T], *, keeps_tasks: bool = False) -> tuple[T | None, BaseException | None]:
         """What the coroutine returned or raised. Tasks that it leaves behind are cancelled, unless `keeps_tasks` and it
@@ -75,14 +73,16 @@ class ThreadLoop:
 
         loop.call_later(TICK_S, tick)
         try:
-            self._until(task)
+            _run_until(loop, task)
             value, error = task.result()
             keeps = keeps_tasks and error is None
             return value, error
         finally:
             is_over = True
             if not keeps:
-                self._end(self.tasks - before)
+                _end(loop, self.tasks - before)
+            if task.done():
+                main.close()  # it may not have begun
 
     @property
     def tasks(self) -> set[asyncio.Task[Any]]:
@@ -92,27 +92,7 @@ class ThreadLoop:
     def cancel(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         """Let tasks end, while the loop runs."""
         if not self._loop.is_closed():
-            for task in tasks:
-                task.cancel()
-
-    def _until(self, task: asyncio.Task[Any]) -> None:
-        while not task.done():
-            try:
-                self._loop.run_forever()
-            except (Interrupted, KeyboardInterrupt):
-                raise
-            except BaseException as error:
-                if self._loop.is_closed():
-                    raise
-                log.warning("user code raised through its loop", extra={"error": failures.described(error)})
-
-    def _end(self, tasks: set[asyncio.Task[Any]]) -> None:
-        if not tasks:
-            return
-        self.cancel(tasks)
-        end = asyncio.Task(asyncio.wait(tasks, timeout=ENDS_S), loop=self._loop)
-        end.add_done_callback(lambda _: self._loop.stop())
-        self._until(end)
+            _cancel(tasks)
 
 
 async def _settled(main: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
@@ -120,3 +100,35 @@ async def _settled(main: Coroutine[Any, Any, T]) -> tuple[T | None, BaseExceptio
         return await main, None
     except BaseException as error:  # raised in a task, SystemExit would leave the loop
         return None, error
+
+
+def _run_until(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    while not task.done():
+        try:
+            loop.run_forever()
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if loop.is_closed():
+                raise
+            log.warning("user code raised through its loop", extra={"error": failures.described(error)})
+
+
+def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+
+
+def _end(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) -> None:
+    if not tasks or loop.is_closed():
+        return
+    _cancel(tasks)
+    end = asyncio.Task(asyncio.wait(tasks, timeout=ENDS_S), loop=loop)
+    end.add_done_callback(lambda _: loop.stop())
+    _run_until(loop, end)
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    with suppress(Exception):
+        _end(loop, asyncio.all_tasks(loop))
+    loop.close()

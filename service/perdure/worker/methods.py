@@ -14,7 +14,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -129,6 +129,11 @@ class Methods:
         self._classes: SharedBounded[str, _Class] = SharedBounded(CLASSES_MAX)
         self._instances: SharedBounded[str, Instance] = SharedBounded(INSTANCES_BYTES_MAX, _weight)
         self._threads = threading.local()
+
+    def prepare(self) -> None:
+        """Make the loop of this thread, while the thread cannot be interrupted: half a loop would stay open."""
+        with suppress(OSError):  # if there are too many open files, only an `async def` method fails
+            _ = self.loop
 
     def run(self, attempt_input: AttemptInput, cls: Any) -> Result:
         """Run a method of a class in this thread. Raises Bad, and exceptions that end a worker."""
