@@ -64,7 +64,7 @@ class InvalidFieldError(PerdureError, ValueError):
 
 class InvalidSpecError(PerdureError, ValueError):
     """The graph has a cycle, an unknown node, a duplicate id, a missing input... `node_id` names the
-    node if it is one in particular. Correct the graph."""
+    node if it is one in particular, and `input` an input that was not given. Correct the graph, or give the input."""
 
     reason = "INVALID_SPEC"
     status = grpc.StatusCode.INVALID_ARGUMENT

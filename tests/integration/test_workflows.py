@@ -149,8 +149,9 @@ async def test_inputs(client: perdure.Client) -> None:
     order = perdure.input("order")
     graph = add.bind(order["price"], order["items"][1])
     assert await client.run(graph, inputs={"order": {"price": 5, "items": [1, 2]}}) == 7
-    with pytest.raises(errors.InvalidSpecError, match="order"):
+    with pytest.raises(errors.InvalidSpecError, match="order") as missing:
         await client.run(graph)
+    assert missing.value.fields == {"input": "order"}
     with pytest.raises(errors.InvalidFieldError, match="uses no input 'ordre'; it uses 'order'"):
         await client.run(graph, inputs={"order": {}, "ordre": {}})
     with pytest.raises(errors.InvalidFieldError, match="uses no input 'ordre'; it uses 'order'"):

@@ -271,7 +271,7 @@ class Submissions:
             raise _unused(min(unused), new.source.inputs)
         if missing := new.source.inputs - new.inputs.keys():
             names = ", ".join(sorted(missing))
-            raise errors.InvalidSpecError(f"the graph uses inputs that were not given: {names}")
+            raise errors.InvalidSpecError(f"the graph uses inputs that were not given: {names}", input=min(missing))
         self.check_versions(new.source)
 
     def check_versions(self, source: RunSource) -> None:

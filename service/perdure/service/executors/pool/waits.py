@@ -26,7 +26,7 @@ def why(queue: ShapeQueue, agents: Collection[AgentSession], last_left: str, now
     if not any(agent.holds(queue.shape) for agent in agents):
         return Waiting(WaitReason.RESOURCES, f"{wants}; {unfit(queue.shape, agents)}")
     if queue.starting():
-        return Waiting(WaitReason.WORKER_START, f"{wants}; a worker is being started, as soon as the cluster has room")
+        return Waiting(WaitReason.WORKER_START, f"{wants}; the cluster starts a worker as soon as it has room")
     return Waiting(WaitReason.RESOURCES, f"{wants}, and all of it is in use")
 
 
