@@ -136,7 +136,7 @@ def begin_run(row: RunRow, source: RunSource) -> Begun:
     if run.is_dormant and not run.status.is_final:
         row = row.but(is_dormant=True)
     live = Live(row, run, pending=1, dormant=row.is_dormant)
-    return Begun(live, sort_out(live, Step(commands, [])))
+    return Begun(live, sort_out(live, Step(commands), is_dormant=row.is_dormant))
 
 
 def sort_out(live: Live, step: Step, *, is_dormant: bool | None = None) -> Plan:

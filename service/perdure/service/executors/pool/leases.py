@@ -341,12 +341,14 @@ class ShapeQueue:
         """The number of waiting calls of synchronous functions."""
         return len(self.awaited) + len(self.waiting)
 
-    def head(self) -> Attempt:
-        """The call of a synchronous function that is next. Those that others wait for go first."""
-        return (self.awaited or self.waiting).head()
+    @property
+    def line(self) -> Turns[Attempt]:
+        """The waiting calls of synchronous functions of which one is next. Those that others wait for go first."""
+        return self.awaited or self.waiting
 
     def take(self) -> Attempt:
-        return (self.awaited or self.waiting).take()
+        """Remove and return the call of a synchronous function that is next."""
+        return self.line.take()
 
     def take_together(self) -> Attempt:
         return self.together.take()

@@ -268,12 +268,11 @@ class Placing:
         if is_single:
             return
         leases = [lease for lease in leases if not lease.borrowed]
-        while queue.alone:  # then batches of short work
-            room = self._durations.room(queue.head().call.function.key)
-            least = min(leases, key=lambda lease: len(lease.in_flight), default=None)
-            if least is None or len(least.in_flight) >= room:
+        while leases and (line := queue.line):  # then batches of short work
+            least = min(leases, key=lambda lease: len(lease.in_flight))
+            if len(least.in_flight) >= self._durations.room(line.head().call.function.key):
                 return
-            self._put(least, queue.take())
+            self._put(least, line.take())
 
     def may_begin(self, lease: Lease) -> bool:
         """Whether there are CPUs for a lease that is idle, and holds not all of its own."""
@@ -306,7 +305,7 @@ class Placing:
         if queue.starting():
             return
         for lease in queue.ready():
-            if queue.alone <= len(queue.leases) or not self._durations.is_brief(queue.head().call.function.key):
+            if queue.alone <= len(queue.leases) or not self._durations.is_brief(queue.line.head().call.function.key):
                 return
             if (
                 len(lease.in_flight) == 1
