@@ -142,8 +142,8 @@ class Actor:
 
 
 def class_of(actor_class: Callable[P, A]) -> ActorClass[P, A]:
-    """The class that `@actor` has made. TypeError for anything else. Mypy takes one for the class that was decorated,
-    hence the type."""
+    """The class that `@actor` made. Raises TypeError for anything else. The parameter has the type of the decorated
+    class, because mypy ignores the result of a class's decorator."""
     if not isinstance(actor_class, ActorClass):
         raise TypeError(f"{actor_class!r} is no class of actors; decorate the class with @perdure.actor")
     found: ActorClass[P, A] = actor_class

@@ -2,8 +2,8 @@
 
 A stream is opened with the first call, and again after it broke. Calls gather while a message is being sent, and go
 with the next one. After some calls or some time another stream takes its place, so that calls spread over the engines
-there are. A call whose stream breaks is made again by itself, and so is every further try: the stream may be to an
-engine that is of no use, and another call may have broken it.
+there are. A call whose stream breaks is repeated as a unary call, and so are all its further tries, because the engine
+of the stream may be down, or another call may have broken the stream.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {}
 BUFFER_BYTES_MIN: Final = 4096
 """Smaller buffers stay in the pickle, where they cost less."""
 ALIGNMENT: Final = 64
-_ATOMS: Final = frozenset({int, str, bytes, float, bool, type(None)})
+ATOMS: Final = frozenset({int, str, bytes, float, bool, type(None)})
 """Types whose values need nothing of this module to be pickled."""
 MAGIC: Final = b"PERDURE1"
 MAGIC_OBJECTS: Final = b"PERDUREO"
@@ -104,7 +104,7 @@ Reducers: TypeAlias = Mapping[type, Callable[[Any], Any]]
 
 def encode(value: object, objects: Objects | None = None, reducers: Reducers | None = None) -> Encoded:
     """Pickle a value. Raises CodecError if it cannot be pickled."""
-    if type(value) in _ATOMS:
+    if type(value) in ATOMS:
         return Encoded(PICKLE, (pickle.dumps(value, protocol=5),))
     buffers: list[memoryview] = []
 

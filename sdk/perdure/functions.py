@@ -111,7 +111,7 @@ def _why(name: str, error: Exception) -> str:
 
 
 def renamed(error: BaseException) -> str:
-    """What to do about an error of unpickling, if it says that a module does not have a name; else ""."""
+    """Advice on an error of unpickling that says that a module does not have a name; "" for other errors."""
     found = _NOT_FOUND.search(told.text_of(error))
     return _advice(found["module"], found["name"]) if found is not None else ""
 

@@ -275,7 +275,7 @@ class Task(Generic[P, C, R]):
 
 
 def imported(module: str, qualname: str) -> object:
-    """What an imported module has under this name; None if there is nothing."""
+    """The object that an imported module has under this name; None if there is none."""
     found: object = sys.modules.get(module)
     for part in qualname.split("."):
         found = getattr(found, part, None)

@@ -514,7 +514,8 @@ TTL_MS_MIN: Final = 1_000
 TTL_MS_MAX: Final = 315_576_000_000_000
 """10,000 years."""
 CALL_RETENTION_MS: Final = 7 * 24 * 3600 * 1000
-"""The time for which an actor keeps results of calls, at most, unless its class says another one."""
+"""The default time for which an actor keeps the results of calls. Older ones are removed when a later call ends, once
+the oldest is overdue by a sixteenth of the time. Beyond a number of results, the oldest are removed earlier."""
 
 
 @frozen
@@ -569,8 +570,8 @@ class MethodCall:
 
 @frozen
 class ReminderSetting:
-    """What a method has set: a `call` of `method` at `at_ms`, or `after_ms` after the method, and then every `every_ms`
-    (0: once). `call` None: the reminder is no longer to ring."""
+    """A reminder that a method has set: a `call` of `method` at `at_ms`, or `after_ms` after the method, and then every
+    `every_ms` (0: once). `call` None: the reminder is no longer to ring."""
 
     key: str
     method: str = ""
@@ -582,7 +583,7 @@ class ReminderSetting:
 
 @frozen
 class MethodOutcome:
-    """What an attempt of a method made. `output` None: it returned a graph, which travels on its own.
+    """The outcome of an attempt of a method. `output` None: it returned a graph, which travels on its own.
 
     `state` holds the small fields of the state and the names of its parts; None: the state has not changed. `parts` are
     those that are new or have changed, by name, and `dropped` the names of those that are gone. `reminders` are those

@@ -61,7 +61,7 @@ class MethodNode(Node[Any]):
 
 
 _OF_FUNCTIONS: Final = frozenset({"__code__", "__defaults__", "__kwdefaults__"})
-"""What `inspect` takes for a function has these."""
+"""The attributes by which `inspect` recognizes a function."""
 
 
 class Bound(partial[Any]):

@@ -164,9 +164,9 @@ def _wrong(field: str, what: str) -> InvalidFieldError:
 
 
 def check_spec(spec: Spec) -> None:
-    """See to the texts of a graph that comes from outside. Raises InvalidSpec with the node.
+    """Check the texts of a graph that a client submitted or a task returned. Raises InvalidSpec with the node.
 
-    Graphs that are stored already are not asked: they were taken by the rule of their time."""
+    Stored graphs are not checked again: they were accepted under the rules of their version."""
     seen: set[int] = set()  # by id(): functions and options are shared by many nodes
     for node in spec.nodes:
         try:
@@ -206,7 +206,7 @@ def _check_node(node: SpecNode, seen: set[int]) -> None:
 
 
 def check_class(function: Function, options: TaskOptions) -> None:
-    """See to the texts of the class of an actor that comes from outside. Raises InvalidFieldError."""
+    """Check the texts of a class of actors that a client submitted. Raises InvalidFieldError."""
     _check_function(function)
     _check_options(options)
 

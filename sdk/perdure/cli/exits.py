@@ -11,7 +11,7 @@ INTERRUPTED: Final = 130
 
 
 def in_own_words(error: errors.PerdureError) -> str:
-    """The message. Its advice names options of this command line, where those of Python are meant."""
+    """The message, with the option names of Python in its advice replaced by those of this command line."""
     if not isinstance(error, errors.WorkflowAlreadyExistsError):
         return error.message
     told, mark, advice = error.message.rpartition("; ")

@@ -23,7 +23,7 @@ because the run was cut off."""
 
 @frozen
 class Saved:
-    """What the store has of a run, to restore its machine from.
+    """The stored state of a run, to restore its machine from.
 
     `records` are those of its tasks, by `seq`, and can be read once; outputs are left out. `mail` are the events that
     no task has consumed, in the order of their sequence; events up to `last_event` are to be ignored if they arrive
@@ -98,7 +98,7 @@ class TaskState(Protocol):
 
     @property
     def awaited(self) -> WaitEvent | Sleep | None:
-        """What it waits for without a worker while it is RUNNING."""
+        """The event or the time that it waits for without a worker while it is RUNNING."""
         ...
 
 

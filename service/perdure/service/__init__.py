@@ -1,1 +1,1 @@
-"""The asyncio shell around the core: what it does not know, this package does."""
+"""The asyncio shell around the pure core: I/O, clocks, storage, gRPC and HTTP."""

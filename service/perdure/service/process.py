@@ -30,9 +30,9 @@ AGAIN_S: Final = 1.0
 PREDECESSOR_S: Final = 10.0
 """An engine that ends has this time, besides `drain_s`, to give its storage up to the next one."""
 LOOK_S: Final = 0.2
-"""The pause between two looks whether it has."""
+"""The pause between two checks whether the storage is free."""
 SERVES_S: Final = 1.0
-"""An engine that serves for this long, while another one waits for its storage, is not about to end."""
+"""An engine that still serves after this time is not draining, so the new one stops waiting for it."""
 GARBAGE: Final = (50_000, 20, 6)
 """Thresholds of the garbage collector. Python's defaults cost a tenth of the CPU, and few objects are in cycles: runs
 break theirs. A collection of the middle generation looks at all objects of the runs that came since the last one, so

@@ -1,1 +1,1 @@
-"""Runs user code: in Ray workers, or in threads of this process."""
+"""Runs user code: in Ray workers, in processes beside the engine, or in threads of the engine."""

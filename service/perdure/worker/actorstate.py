@@ -47,7 +47,6 @@ PARTS_MAX: Final = 400
 included."""
 INLINE_PARTS_BYTES_MAX: Final = 512 * 1024
 """New parts of a state travel inline up to this sum, further ones are blobs."""
-_ATOMS: Final = frozenset({int, str, bytes, float, bool, type(None)})
 _TEXT: Final = frozenset({str})
 
 
@@ -227,7 +226,7 @@ class _Writer:
             else self._fields
         )
         try:
-            if _ATOMS.issuperset(map(type, fields.values())) and _TEXT.issuperset(map(type, fields)):
+            if codec.ATOMS.issuperset(map(type, fields.values())) and _TEXT.issuperset(map(type, fields)):
                 return codec.Encoded(codec.PICKLE, (pickle.dumps(self._small_state(fields, names), protocol=5),))
             return self._encode(self._small_state(fields, names))
         except (codec.Unresolved, Interrupted, Bad):
@@ -239,7 +238,7 @@ class _Writer:
             raise Bad(self._failure(error, f"the state of the actor, a {self._kind.name},")) from error
 
     def _small_state(self, fields: dict[Any, Any], names: dict[Any, str]) -> tuple[Any, ...]:
-        """What is stored of the small fields. A state of the first version does not say its version."""
+        """The stored form of the small fields. A state of the first version does not say its version."""
         version = self._kind.version
         return (self._state_kind, fields, names, *(() if version == FIRST_VERSION else (version,)))
 

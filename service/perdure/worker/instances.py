@@ -18,7 +18,7 @@ FIELDS: Final = 0
 VALUE: Final = 1
 """The state is another value that `__getstate__` returned; it is the field ""."""
 OVERHEAD_BYTES: Final = 4096
-"""What an instance takes besides its state."""
+"""The assumed size of an instance without its state."""
 _HEAP_TYPE: Final = 1 << 9
 """The flag of classes that are made by Python code."""
 
@@ -114,7 +114,7 @@ class Saved:
 
 @dataclass(slots=True)
 class Change:
-    """What a call made of a state. Nothing changed if `state` is None."""
+    """The changes that a call made to a state. Nothing changed if `state` is None."""
 
     saved: Saved
     state: Payload | None = None

@@ -58,8 +58,8 @@ class ThreadLoop:
         weakref.finalize(self, _close, loop).atexit = False
 
     def run(self, main: Coroutine[Any, Any, T], *, keeps_tasks: bool = False) -> tuple[T | None, BaseException | None]:
-        """What the coroutine returned or raised. Tasks that it leaves behind are cancelled, unless `keeps_tasks` and it
-        returned.
+        """Run a coroutine to its end. Returns its value and None, or None and its error. Tasks that it leaves behind
+        are cancelled, unless `keeps_tasks` and it returned.
         Raises Interrupted and KeyboardInterrupt."""
         loop = self._loop
         before = self.tasks
@@ -86,7 +86,7 @@ class ThreadLoop:
 
     @property
     def tasks(self) -> set[asyncio.Task[Any]]:
-        """Those that have not ended."""
+        """The tasks on the loop that have not ended."""
         return asyncio.all_tasks(self._loop)
 
     def cancel(self, tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -44,7 +44,7 @@ from perdure.worker.values import AttemptInput, Value, Values
 INSTANCES_BYTES_MAX: Final = 256 * 1024 * 1024
 """The instances that a process keeps, by the size of their stored states."""
 WARM_BYTES_MAX: Final = INSTANCES_BYTES_MAX // 4
-"""What an instance that was activated weighs at most, so that a large state does not cost it its place."""
+"""An activated instance is weighed at most this much, so that a large state does not evict it."""
 MISSES_MAX: Final = 2
 """So many queries of other states leave the kept instance in its place."""
 CLASSES_MAX: Final = 1_000
@@ -131,7 +131,8 @@ class Methods:
         self._threads = threading.local()
 
     def prepare(self) -> None:
-        """Make the loop of this thread, while the thread cannot be interrupted: half a loop would stay open."""
+        """Create the thread's event loop while the thread cannot be interrupted. An interrupt would leak a half-created
+        one."""
         with suppress(OSError):  # if there are too many open files, only an `async def` method fails
             _ = self.loop
 

@@ -33,7 +33,6 @@ from perdure.worker.values import AttemptInput, Value
 
 RECEIPTS_BYTES_SOFT: Final = 1024 * 1024
 """A message is closed at this size. Its last receipt may exceed it by the largest graph that a task may return."""
-CONNECT_S: Final = 30.0
 LOOK_S: Final = 0.25
 """The pause between two looks at a thread that loads a function."""
 START_LINGERS_S: Final = 0.002

@@ -1,1 +1,1 @@
-"""Where runs and large values are kept: ports, and one file for each implementation."""
+"""Where runs and large values are kept: ports and their implementations."""

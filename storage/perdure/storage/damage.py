@@ -77,8 +77,8 @@ def labels_of(text: str) -> Mapping[str, str] | None:
 
 
 def damaged_labels(written: Set[tuple[Any, ...]], stored: Set[tuple[Any, ...]]) -> Iterator[str]:
-    """What is wrong with the table of labels, which repeats what the rows of runs say for those who look for a label.
-    Both are of namespace, key, value and run id."""
+    """The differences between the labels table, which is an index, and the labels in the rows of runs (`written`), as
+    sentences. Both sets hold (namespace, key, value, run id)."""
     for *_, run_id in sorted(written - stored, key=repr):
         yield f"table labels: one of run {shown(run_id)} is missing"
     for label in sorted(stored - written, key=repr):

@@ -46,10 +46,6 @@ class RunQuery:
     of_actors: bool = False
 
 
-FILTER_FIELDS = frozenset(
-    {"status", "workflow_id", "name", "queue", "priority", "created_by", "create_ms", "start_ms", "end_ms"}
-)
-ORDER_FIELDS = frozenset({"create_ms", "update_ms", "workflow_id"})
 LABELLED_MAX = 1_000
 """Up to this many runs with a label are looked up by it. With more, a scan in the requested order finds some soon."""
 

@@ -194,7 +194,7 @@ class MailRow:
 
 @frozen
 class EventName:
-    """What names an event of a run, without its payload."""
+    """The identity of an event of a run, without its payload."""
 
     sequence: int
     key: str
@@ -204,7 +204,7 @@ class EventName:
 
 @frozen
 class Tombstone:
-    """What a repeat of a request is answered after its run was deleted. `key` names the request."""
+    """The answer to a request that is repeated after its run was deleted. `key` names the request."""
 
     key: str
     data: bytes

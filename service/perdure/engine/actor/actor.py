@@ -445,7 +445,7 @@ class Actor:
         self._close(call, failure, at_ms)
 
     def _close(self, call: ActorCall, failure: Failure, at_ms: int) -> None:
-        """Record that a call failed, of which no record of its run says so."""
+        """Record the failure of a call whose run left no record of it."""
         call.fail(failure, at_ms)
         self._changed[call] = None
         self._commands.append(

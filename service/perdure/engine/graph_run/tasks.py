@@ -112,8 +112,8 @@ class Task:
 
     @property
     def attempts_begun(self) -> int:
-        """The number of attempts that have begun. An attempt gets its number before it begins, but for one that is on
-        record as having begun perhaps."""
+        """The number of attempts that have begun. An attempt has its number before it begins. So a submitted one is
+        not counted, unless the record says that it may have begun, nor is one that was canceled before it began."""
         if not isinstance(self.node.action, Call):
             return int(self.attempt > 0)
         is_canceled_before = self.status is TaskStatus.CANCELED and self.started_ms is None and not self.failures

@@ -17,7 +17,7 @@ class Caller(Protocol):
 
     @property
     def repeat(self) -> Repeat | None:
-        """What is known of earlier tries, if this call is a repeat."""
+        """The age of the first try, if this call is a repeat."""
         ...
 
 

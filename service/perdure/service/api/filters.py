@@ -25,7 +25,7 @@ TIMES: Final = {"create_time": "create_ms", "start_time": "start_ms", "end_time"
 WORKFLOWS: Final = {name: name for name in ("workflow_id", "name", "queue", "status", "priority")} | TIMES
 """The fields of a filter of workflows, with their columns. Labels are fields of all filters."""
 ACTORS: Final = {"actor_id": "workflow_id", "class_name": "name", "create_time": "create_ms"}
-"""Those of a filter of actors."""
+"""The fields of a filter of actors, with their columns."""
 ORDERS: Final = {"create_time": "create_ms", "update_time": "update_ms", "workflow_id": "workflow_id"}
 FILTER_CHARS_MAX: Final = 4_000
 DEPTH_MAX: Final = 16

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
 
 from perdure import errors, texts, wire
-from perdure.model import RunStatus
 from perdure.service.api import answers, pages, requests
 from perdure.service.api.caller import Caller
 from perdure.service.api.places import Place
 from perdure.service.api.sources import Sources
 from perdure.service.common import limits
 from perdure.service.operations.lifecycle import Lifecycle
-from perdure.service.operations.queries import Queries
+from perdure.service.operations.queries import FINAL, Queries
 from perdure.service.operations.submit import Submissions
 from perdure.service.runs.views import RunView
 from perdure.storage.ports import BlobStore
 from perdure.v1 import workflow_service_pb2 as pb
-
-_FINAL: Final = frozenset(status for status in RunStatus if status.is_final)
 
 
 class RunCalls:
@@ -93,7 +89,7 @@ class RunCalls:
         """The state of a run, now or once it has one of the states to wait for."""
         if unknown := [number for number in request.wait_for if number not in wire.RUN_STATUS_BACK]:
             raise requests.invalid("wait_for", f"has the unknown state {unknown[0]}")
-        wait_for = frozenset(wire.RUN_STATUS_BACK[number] for number in request.wait_for) or _FINAL
+        wait_for = frozenset(wire.RUN_STATUS_BACK[number] for number in request.wait_for) or FINAL
         wait_s = requests.wait_s(request.wait, caller)
         view = await self._queries.run(*requests.named(request), wait_s=wait_s, wait_for=wait_for)
         return pb.GetStatusResponse(workflow=answers.workflow(view))

@@ -273,7 +273,8 @@ def _answer(events: list[workflow_service_pb2.WatchEvent], told: Place) -> workf
 
 
 def _told_with(events: list[workflow_service_pb2.WatchEvent], told: int) -> list[Place]:
-    """For each event, the last commit that is sent completely after it. For the last event that is `told`."""
+    """For each event, the last commit that has been sent completely once the event is sent. For the last event it is
+    `told`."""
     found = []
     least = told
     for event in reversed(events):

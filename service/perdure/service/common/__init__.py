@@ -1,1 +1,1 @@
-"""Shared by all rooms of the service: settings, limits, clocks, graph sources, errors of the store."""
+"""Shared by all rooms of the service: settings, limits, clocks, threads for large runs, errors of the store."""

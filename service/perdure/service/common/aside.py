@@ -1,7 +1,7 @@
 """Long work on large graphs, in threads instead of on the event loop.
 
-The threads share the GIL with the loop. However long the work is, the loop waits no longer than one switch interval for
-each of them whenever it wants the GIL back. More threads would make that wait longer and nothing faster. While they
+The threads share the GIL with the loop. Whenever the loop wants the GIL back, it waits at most one switch interval per
+thread, however long the work takes. More threads would lengthen that wait without speeding up the work. While they
 work, the switch interval is shorter than Python's. At other times that would only cost CPU: commits and the loop would
 take the GIL from each other more often.
 """

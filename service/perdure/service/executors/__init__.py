@@ -1,1 +1,1 @@
-"""Where attempts run: the port, and one file for each way."""
+"""Where attempts run: the port and its implementations."""

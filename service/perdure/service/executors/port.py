@@ -2,7 +2,7 @@
 
 An executor does not know runs and their rules. It takes attempts and reports their results. It never retries on its
 own.
-Tests in tests/conformance check every implementation against this file.
+tests/conformance checks `LocalExecutor` and `LeasePool` against this file.
 """
 
 from __future__ import annotations

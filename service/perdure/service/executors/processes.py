@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import secrets
 import sys
 import tempfile
@@ -26,8 +25,6 @@ from perdure.service.executors.pool.pool import LeasePool
 from perdure.service.executors.port import Attempt, Executor, Reports, ValueReader, Waiting, forever
 from perdure.snapshots import MODULES_GONE
 from perdure.v1 import worker_service_pb2 as pb
-
-log = logging.getLogger(__name__)
 
 STOP_S: Final = 3.0
 """The wait before leases are killed. A lease ends by itself about a second after its stream."""

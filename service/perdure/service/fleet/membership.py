@@ -1,11 +1,11 @@
 """This engine's lease, and takeover of runs whose owner's lease has ended.
 
-An engine that does not renew its lease in time is buried (fenced) by another one. From then on the store rejects its
-commits, so its runs can go on elsewhere while it still believes to be alive. Leases are measured by the clock of the
-database, not by those of the engines.
+An engine that does not renew its lease in time is declared dead (fenced) by another one. From then on the store rejects
+its commits, so its runs can go on elsewhere while it still believes to be alive. Leases are measured by the clock of
+the database, not by those of the engines.
 
-While the database is away no engine can renew. An engine that has seen the outage waits one lease before it buries
-another one, so that an outage does not cost engines.
+While the database is away no engine can renew. An engine that has seen the outage waits one lease before it declares
+another one dead, so that an outage does not cost engines.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class MembershipStore(MemberStore, RunStore, Protocol):
 
 
 class Membership:
-    """Renews this engine's lease, and buries engines whose lease has ended.
+    """Renews this engine's lease, and declares engines dead whose lease has ended.
 
-    `fenced` is called if this engine was buried. `elapsed_s` is a clock that goes on while the process is stopped; the
-    time of an event loop may stand still within a step.
+    `fenced` is called if this engine was declared dead. `elapsed_s` is a clock that goes on while the process is
+    stopped; the time of an event loop may stand still within a step.
     """
 
     def __init__(
@@ -93,7 +93,8 @@ class Membership:
         self._renewing.start()
 
     async def start(self, take_up: Callable[[list[RunRow]], None]) -> None:
-        """Begin to bury dead engines and to take over runs without an owner. `take_up` is called with their rows."""
+        """Begin to declare engines dead whose lease has ended, and to take over runs without an owner. `take_up` is
+        called with their rows."""
         self._take_up = take_up
         self._watching.start()
 
@@ -123,7 +124,7 @@ class Membership:
         return await repeats.happened(self._store, self.engine.engine_id, entries)
 
     def fence(self) -> None:
-        """The store says that this engine was buried."""
+        """The store says that this engine was declared dead."""
         self._fenced()
 
     @asynccontextmanager
@@ -153,7 +154,7 @@ class Membership:
         self._patient_until_s = self._elapsed_s() + self._lease_ms / 1000
 
     async def look_around(self) -> None:
-        """Bury engines whose lease has ended, and take over runs without an owner."""
+        """Declare engines dead whose lease has ended, and take over runs without an owner."""
         if self._elapsed_s() >= self._patient_until_s:
             for engine_id in await self._store.bury():
                 log.warning("engine declared dead", extra={"engine": engine_id})

@@ -6,7 +6,7 @@
     GET /healthz, GET /readyz
 
 This file translates requests to SendEvent and answers to JSON; `api.events` handles the events. The Content-Type of a
-request must be JSON, because browsers do not let a page of another origin send that without asking the server.
+request must be JSON, because that forces a CORS preflight, so a foreign web page cannot send events.
 """
 
 from __future__ import annotations

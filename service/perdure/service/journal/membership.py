@@ -26,8 +26,8 @@ class Membership(Protocol):
         ...
 
     async def happened(self, entries: Sequence[Entry]) -> Mapping[int, int]:
-        """The places of those entries that certainly have happened, each with the number of a commit that is not
-        before it. `entries` were sent before, in this order, and their answer was lost. Raises StorageError."""
+        """The positions of the entries that certainly took effect, each with the number of a commit not before it.
+        `entries` were sent before, in this order, and their answer was lost. Raises StorageError."""
         ...
 
     def fence(self) -> None:

@@ -85,8 +85,8 @@ def graph_of(report: ContinuationReturned) -> Spec:
 
 
 def writes_of(run_id: str, spec: Spec, report: ContinuationReturned, user: str = "") -> tuple[Write, ...]:
-    """What to store with the record that a task returned this graph. `user` is the task that uses its blobs, "" for the
-    run."""
+    """The writes to store with the record that a task returned this graph. `user` is the task that uses its blobs, ""
+    for the run."""
     put = PutSpec(spec_key(report.continuation), report.continuation)
     return put, *use(run_id, names_of(graphwire.blobs_of_spec(spec)), user)
 

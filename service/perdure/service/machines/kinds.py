@@ -19,8 +19,8 @@ from perdure.storage.writes import Write
 D = TypeVar("D")
 
 Returned: TypeAlias = Callable[[Machine], tuple[TaskContinued | TaskFailed, tuple[Write, ...]]]
-"""What a task returned instead of a value, read and checked. Called with the machine of the run, it gives the event to
-apply, and the writes to store together with the records of that event."""
+"""A definition that a task returned instead of a value, read and checked. Called with the machine of the run, it gives
+the event to apply, and the writes to store together with the records of that event."""
 
 
 class Kind(Protocol[D]):

@@ -1,1 +1,1 @@
-"""The operations of clients: submit, resume, cancel and delete runs, send events, batches, queries."""
+"""The operations of clients on runs, actors, events and batches, and their queries."""

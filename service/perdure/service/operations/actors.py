@@ -72,7 +72,7 @@ SMALL_MAILBOX: Final = 100
 """The bound of a mailbox that is kept exactly among several engines, with a question to the store for each call. A
 larger one may have some calls more."""
 TORN_MAX: Final = 5
-"""Times that a query finds that the state it was to read has been replaced meanwhile, before it fails."""
+"""A query fails once the state that it reads was replaced meanwhile in so many tries."""
 
 UNKNOWN_S: Final = 5.0
 """How long a call that an actor does not know is waited for."""

@@ -22,7 +22,7 @@ class Reuse(enum.Enum):
 
 
 class Conflict(enum.Enum):
-    """What to do when the id belongs to a run that is not final."""
+    """The policy for an id that belongs to a run that is not final."""
 
     FAIL = enum.auto()
     USE_EXISTING = enum.auto()

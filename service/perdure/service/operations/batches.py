@@ -1,4 +1,7 @@
-"""Batches: every item has its own result, and all items share one commit.
+"""Batches: every item has its own result, and items share one commit where that is possible.
+
+A run is submitted by itself if its graph has more than 500 nodes, its request is a repeat, its id is taken or there is
+no place for it.
 
 An error is the result of its item alone. Only a store that does not answer fails the whole batch, which may then be
 repeated. `Submissions`, `Events` and `Queries` handle the items. An item that was invalid from the start is passed in

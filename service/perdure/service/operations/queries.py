@@ -26,12 +26,12 @@ from perdure.storage.ports import CorruptData, ListingStore
 from perdure.storage.queries import RunQuery
 from perdure.storage.rows import ACTOR, RunRow, ValueKey
 
-_FINAL: Final = frozenset(status for status in RunStatus if status.is_final)
+FINAL: Final = frozenset(status for status in RunStatus if status.is_final)
 
 
 @frozen
 class _Finding:
-    """What is known of the value of a task, and where it is stored once the task is done."""
+    """The state of a task's value, and where it is stored once the task is done."""
 
     is_done: bool
     source: str
@@ -74,7 +74,7 @@ class Queries:
         run_id: str = "",
         *,
         wait_s: float = 0,
-        wait_for: Collection[RunStatus] = _FINAL,
+        wait_for: Collection[RunStatus] = FINAL,
     ) -> RunView:
         """A run with its tasks counted, after waiting up to `wait_s` for one of the states `wait_for`."""
         row = await self.row(namespace, workflow_id, run_id)

@@ -69,8 +69,8 @@ class PendingRuns:
                     now = await self._store.get_run(row.run_id)
                     if now is not None and now.status is RunStatus.PENDING:  # it was not canceled meanwhile
                         waiting.append(now)
-                # Nothing is between the starts in the journal. Otherwise, if the first start is refused, a slot that
-                # becomes free in between would go to the second one.
+                # The starts are adjacent entries of the journal. So if the first one is refused, no slot becomes free
+                # in between that would go to the second one.
                 if None in await asyncio.gather(*[self._moves.start(now) for now in waiting]):
                     return  # another engine was faster; its change wakes this loop
 

@@ -1,9 +1,9 @@
 """Deletes runs whose time is up: actors that were idle for as long as their class says.
 
 The run is held until the deletion is decided, as for a cancellation. The deletion is one entry of the journal, which
-the store refuses if the run has an event that its machine does not know. So a call is either recorded before the
-deletion, and then there is none, or it finds no actor. The timer of the run stays in the store until the run is
-deleted, so it fires again after a crash.
+the store refuses if the run has an event that its machine does not know. Either the call is recorded first and the
+actor stays, or the deletion commits first and the call finds no actor. The timer of the run stays in the store until
+the run is deleted, so it fires again after a crash.
 """
 
 from __future__ import annotations

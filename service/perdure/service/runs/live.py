@@ -1,4 +1,4 @@
-"""A run in memory, and what follows from what it commands: writes for the store, and acts for after they are durable.
+"""A run in memory. Turns its commands into store writes, and into acts to carry out once those are durable.
 
 Nothing here waits or touches other parts of the engine, so that it can be done in a thread for a large run.
 """

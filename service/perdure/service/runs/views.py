@@ -114,7 +114,7 @@ def view_task(task: TaskState, waiting: Waiting | None = None) -> TaskView:
 
 
 def waits_for(task: TaskState) -> Waiting | None:
-    """What a running event wait or timer waits for."""
+    """The event or the time that a running event wait or timer waits for."""
     until = f" until {_moment(task.wake_ms)}" if task.wake_ms is not None else ""
     match task.awaited:
         case WaitEvent(key=key):

@@ -25,6 +25,7 @@ from typing import IO, Final, Protocol
 from perdure.bounded import SharedBounded
 from perdure.model import BlobRef
 from perdure.storage.blobs.filesystem import CHECKED_MAX, LOCK, STALE_S, TEMPORARY
+from perdure.storage.blobs.hashing import sha256_of
 from perdure.storage.ports import BlobStore, BlobWriter
 
 BYTES: Final = 4 * 1024**3
@@ -116,7 +117,7 @@ class CachedBlobStore:
 
     async def put(self, chunks: Iterable[bytes | memoryview]) -> BlobRef:
         views = [memoryview(chunk).cast("B") for chunk in chunks]
-        sha256 = await asyncio.to_thread(_hash, views)
+        sha256 = await asyncio.to_thread(sha256_of, views)
         blob = await self._far.put_views(sha256, views)
         if 0 < blob.size <= self._max_bytes:
             await asyncio.to_thread(self._keep, sha256, views)
@@ -284,10 +285,3 @@ def _map(file: IO[bytes], size: int) -> memoryview:
 def _mark(status: os.stat_result) -> tuple[int, int]:
     """Size and time of change: they differ after a write to the file."""
     return (status.st_size, status.st_mtime_ns)
-
-
-def _hash(views: Iterable[memoryview]) -> str:
-    digest = hashlib.sha256()
-    for view in views:
-        digest.update(view)
-    return digest.hexdigest()

@@ -39,6 +39,7 @@ import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError
 
 from perdure.model import BlobRef
+from perdure.storage.blobs.hashing import sha256_of
 from perdure.storage.blobs.s3_client import MISSING, Clients, Endpoint, code_of, meaning, status_of
 from perdure.storage.ports import BlobNotFound, BlobWriter, CorruptData, StorageUnavailable
 
@@ -107,7 +108,7 @@ class S3BlobStore:
 
     async def put(self, chunks: Iterable[bytes | memoryview]) -> BlobRef:
         views = [memoryview(chunk).cast("B") for chunk in chunks]
-        return await self.put_views(await asyncio.to_thread(_hash, views), views)
+        return await self.put_views(await asyncio.to_thread(sha256_of, views), views)
 
     async def put_views(self, sha256: str, views: Sequence[memoryview]) -> BlobRef:
         """Write bytes whose hash is known."""
@@ -191,7 +192,7 @@ class S3BlobStore:
                     view = await self._fetch_object(key, allocate)
                     if view is None:
                         break
-                    if await asyncio.to_thread(_hash, [view]) == sha256:
+                    if await asyncio.to_thread(sha256_of, [view]) == sha256:
                         return view
                 else:
                     wrong.add(key)
@@ -450,13 +451,6 @@ def _date_of(answer: Any) -> datetime:
 
 def _age_s(folder: _Folder, each: _Object) -> float:
     return (folder.now - each.changed).total_seconds()
-
-
-def _hash(views: Iterable[memoryview]) -> str:
-    digest = hashlib.sha256()
-    for view in views:
-        digest.update(view)
-    return digest.hexdigest()
 
 
 def _md5(body: bytes) -> str:

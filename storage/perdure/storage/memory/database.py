@@ -47,7 +47,7 @@ class Kept:
 
 
 class Database:
-    """What all stores over it have in common. `clock` returns milliseconds; leases end by it."""
+    """The data that all stores over it share. `clock` returns milliseconds; leases end by it."""
 
     def __init__(self, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
         self.clock = clock

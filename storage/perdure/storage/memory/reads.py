@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from perdure.model import RunStatus
-from perdure.storage.memory.database import TIMED, Connected, Kept
+from perdure.storage.memory.database import TIMED, Connected
 from perdure.storage.memory.listing import page_of
 from perdure.storage.queries import RunQuery
 from perdure.storage.rows import (
@@ -179,10 +179,6 @@ class ChangeReads(Connected):
 
     async def last_change(self) -> int:
         return self._all.change
-
-
-def spec_keys(kept: Kept) -> set[str]:
-    return {kept.row.spec_key, *(task.spec_key for task in kept.tasks.values() if task.spec_key)}
 
 
 class HousekeepingReads(Connected):

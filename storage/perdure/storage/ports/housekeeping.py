@@ -16,7 +16,7 @@ class HousekeepingStore(Protocol):
         ...
 
     async def unused_blobs(self, sha256s: Sequence[str]) -> list[str]:
-        """Those of the blobs that no run uses and that are not marked, in any order."""
+        """The given blobs that no run uses and that are not marked, in any order."""
         ...
 
     async def finished_runs(self, *, before_ms: int, limit: int) -> list[RunRow]:

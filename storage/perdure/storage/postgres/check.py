@@ -1,7 +1,6 @@
-"""Looks at every row of a PostgreSQL database, and says which nobody can have written. Changes nothing.
+"""Reads every row of a PostgreSQL database, and reports values that no version can have written. Changes nothing.
 
-That a page is as it was written is the server's matter: it has checksums. What is found here was damaged where these
-do not reach, or without them.
+Page checksums are PostgreSQL's task. This finds damage that they do not cover, or that occurs without them.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ Look: TypeAlias = Callable[[Connection], AsyncIterator[str]]
 
 
 async def damages_of(url: str, kinds: Collection[str] = ()) -> list[str]:
-    """What is damaged, each as a sentence that names the table, the row and the column. With `kinds`, runs of other
-    kinds are damage as well. Raises StorageError if there is nothing that can be looked at."""
+    """The damages, each as a sentence that names the table, the row and the column. With `kinds`, runs of other kinds
+    are damage as well. Raises StorageError if nothing can be read."""
     with meaning(url):
         connection = await connect(url, timeout_s=CONNECT_ONCE_S)
         try:

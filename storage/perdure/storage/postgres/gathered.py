@@ -1,4 +1,4 @@
-"""What a commit to PostgreSQL needs to know, and the rows that it writes, gathered by table."""
+"""The state that a commit to PostgreSQL needs, and the rows that it writes, gathered by table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ class RunState:
 
     row: RunRow
     is_current: bool
-    is_new: bool = False
 
 
 @dataclass(slots=True)

@@ -132,9 +132,8 @@ async def take_over(connection: Connection, engine_id: str, call: int, limit: in
 async def taken_by(connection: Connection, engine_id: str, call: int, next_call: int) -> list[RunRow]:
     """The runs of a try whose answer was lost. If it had no effect yet, it never will.
 
-    The answer to this call may be lost, too. The next call is then about the same try, and finds a higher number than
-    that of the try. So such a number means that `taken` has the runs of the try, and if the try had no effect, `taken`
-    is emptied here.
+    If the answer to this call is lost as well, the next call asks for the same try again and finds a higher number. So
+    a higher number means that `taken` holds that try's runs. If the try had no effect, `taken` is emptied here.
     """
     found = await connection.fetchrow(
         "WITH before AS (SELECT call, taken FROM engines WHERE engine_id = $1 AND NOT is_dead FOR NO KEY UPDATE) "

@@ -223,7 +223,7 @@ class CommitPlan:
         self._put_spec(row.spec_key, write.spec)
         if write.blobs:
             self._using(UseBlobs(NO_RUN, write.blobs, row.spec_key))
-        state = RunState(row, is_current=True, is_new=True)
+        state = RunState(row, is_current=True)
         self._runs[row.run_id] = self._rows.added[row.run_id] = state
         self._rows.known.add(row.run_id)
         self._gone.discard(row.run_id)
@@ -340,7 +340,7 @@ class CommitPlan:
 
 
 def _counted_as(row: RunRow) -> tuple[str, RunStatus] | None:
-    """What a limit counts the run as; None for an actor."""
+    """The namespace and the status by which limits count the run; None for an actor."""
     return (row.namespace, row.status) if row.kind != ACTOR else None
 
 

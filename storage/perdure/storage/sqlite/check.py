@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from perdure.storage.damage import (
     FOUND_MAX,
@@ -45,7 +45,6 @@ from perdure.storage.sqlite.seals import (
 from perdure.storage.steps import migrations
 from perdure.storage.writes import NO_RUN
 
-Row: TypeAlias = Sequence[Any]
 _Look: TypeAlias = Callable[[sqlite3.Connection], Iterator[str]]
 
 
@@ -77,7 +76,7 @@ def _damages_of(path: Path, kinds: Collection[str], marked: int | None) -> list[
 
 
 def damaged_pages(sql: sqlite3.Connection, most: int) -> list[str]:
-    """What SQLite finds damaged, as sentences."""
+    """The damages that SQLite itself finds, as sentences."""
     return [text for (text,) in sql.execute(f"PRAGMA integrity_check({most})") if text != "ok"]
 
 

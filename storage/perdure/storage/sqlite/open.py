@@ -39,7 +39,7 @@ NEVER: Final = (
     sqlite3.InterfaceError,
     sqlite3.NotSupportedError,
 )
-"""Those of them that repetition does not help."""
+"""The errors among REFUSALS that do not go away when the call is repeated."""
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -154,7 +154,7 @@ class Lease:
         return (self.cpus if is_lending else 0.0) - (0.0 if is_idle else self.borrowed)
 
     def held(self) -> dict[str, float]:
-        """What it holds of its cluster."""
+        """The resources of its cluster that it holds."""
         amounts = self.shape.resources.amounts()
         if self.borrowed:
             amounts[CPU] = round(amounts[CPU] - self.borrowed, 4)

@@ -7,7 +7,6 @@ ends leases. They share `state`. This file implements the scheduler's port, and 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from math import inf
 from typing import Final
@@ -20,8 +19,6 @@ from perdure.service.executors.pool.sessions import Sessions
 from perdure.service.executors.pool.state import State
 from perdure.service.executors.port import Attempt, Reports, ValueReader, Waiting, forever
 from perdure.service.journal.loops import Loop
-
-log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 

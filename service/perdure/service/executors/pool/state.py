@@ -26,7 +26,7 @@ class State:
         self.shapes: dict[Shape, ShapeQueue] = {}
         self.agents: dict[str, AgentSession] = {}
         self.python_versions: frozenset[str] = frozenset()
-        """Those of the agents."""
+        """The Python versions of the agents."""
         self.leases: dict[str, Lease] = {}
         self.report: Callable[[Reports], None] | None = None
         self.holds_for_s: Callable[[], float] = forever

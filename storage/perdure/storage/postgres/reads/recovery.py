@@ -1,4 +1,4 @@
-"""What a run is loaded from: its rows, definitions and values."""
+"""Reads to load a run: its rows, definitions and values."""
 
 from __future__ import annotations
 
