@@ -115,6 +115,17 @@ def holds() -> dict[str, Any]:
     }
 
 
+async def test_work_that_no_node_may_do_keeps_nothing_from_other_work(steady: Service) -> None:
+    """Each wants the whole cluster."""
+    async with perdure.Client(steady.address) as client:
+        remote = ray.remote(num_cpus=2)(holds)
+        waiting = await client.start(remote.options(label_selector={"nobody": "has"}).bind())
+        while "asked for a worker" not in (await waiting.status()).waiting:
+            await asyncio.sleep(0.1)
+        assert (await client.run(remote.bind()))["resources"]["CPU"] == 2
+        await waiting.cancel()
+
+
 async def test_what_rays_options_ask_for(steady: Service, ray_address: str) -> None:
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
@@ -127,13 +138,15 @@ async def test_what_rays_options_ask_for(steady: Service, ray_address: str) -> N
         (node,) = ray.nodes()
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         in_group = PlacementGroupSchedulingStrategy(group, 0)
+        labels = {name: value for name, value in node["Labels"].items() if value == node["NodeID"]}
+        assert labels
         steps = [
             remote.bind(),
             remote.options(num_cpus=0.5, memory=10_000_000).bind(),
             remote.options(scheduling_strategy="SPREAD").bind(),
             remote.options(scheduling_strategy=here).bind(),
             remote.options(scheduling_strategy=in_group).bind(),
-            remote.options(label_selector={"ray.io/node-id": node["NodeID"]}).bind(),
+            remote.options(label_selector=labels).bind(),
             remote.options(**raydag.metadata_of({"catch_exceptions": True})).bind(),
         ]
         async with perdure.Client(steady.address) as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -16,7 +17,7 @@ from perdure.service.executors.pool import leases as leases_module
 from perdure.service.executors.pool import pool as pool_module
 from perdure.service.executors.pool.attempts import REFS_MAX
 from perdure.service.executors.pool.durations import AHEAD_MS, BATCH_MAX, Durations
-from perdure.service.executors.pool.leases import AgentSession, Lease
+from perdure.service.executors.pool.leases import STALLED_S, AgentSession, Lease
 from perdure.service.executors.pool.placing import (
     CONCURRENT_MAX,
     CONCURRENT_SPREAD,
@@ -386,6 +387,49 @@ async def test_what_no_node_has_keeps_nothing_from_others(world: World) -> None:
     assert len(world.told("start")) == 1, "so that a cluster that grows on demand sees it"
     await world.submit("b", "c", "d", "e")
     assert len(world.told("start")) == 4
+
+
+PLACED = replace(TWO, scheduling="node:away")
+
+
+async def test_a_lease_that_the_cluster_does_not_place_keeps_nothing_from_others(world: World) -> None:
+    await world.cluster(CPU=2)
+    await world.submit("a", shape=PLACED)
+    await world.submit("b", shape=TWO)
+    await world.submit("c", shape=PLACED)
+    assert len(world.told("start")) == 1
+    await world.pass_(STALLED_S / 2)
+    assert world.told("start") == []
+    assert why(world, "a") == (
+        WaitReason.WORKER_START,
+        "wants CPU 2; the cluster starts a worker as soon as it has room",
+    )
+    assert why(world, "b")[0] is WaitReason.RESOURCES
+    await world.pass_(STALLED_S / 2)
+    (lease_id,) = world.told("start")
+    lease = await world.connect(lease_id)
+    assert names(sent(lease)) == ["b"]
+    text = f"wants CPU 2; the cluster was asked for a worker {STALLED_S:.0f} s ago, and has not placed it"
+    assert why(world, "a") == (
+        WaitReason.WORKER_START,
+        f"{text}. Look at the labels, the node or the strategy that it asks for",
+    )
+    await world.pass_(2 * STALLED_S)
+    assert world.told("start") == [], "it is still asked for"
+
+
+async def test_a_worker_that_starts_slowly_is_used(world: World) -> None:
+    await world.cluster(CPU=2)
+    await world.submit("a", "b", shape=TWO)
+    (lease_id,) = world.told("start")
+    await world.pass_(STALLED_S)
+    assert world.told("start") == []
+    text = f"wants CPU 2; the cluster was asked for a worker {STALLED_S:.0f} s ago, and has not placed it"
+    assert why(world, "a") == (WaitReason.WORKER_START, text)
+    lease = await world.connect(lease_id)
+    assert names(sent(lease)) == ["a"]
+    await world.submit("c", shape=ONE)
+    assert world.told("start") == [], "its resources are in use"
 
 
 async def test_work_says_that_others_are_before_it_or_its_worker_starts(world: World) -> None:

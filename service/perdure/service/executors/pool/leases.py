@@ -18,6 +18,8 @@ from perdure.v1 import worker_service_pb2 as pb
 
 CPU: Final = "CPU"
 """The name of Ray's."""
+STALLED_S: Final = 10.0
+"""A cluster that has room for a lease starts it within this time, unless its machines are overloaded."""
 MESSAGE_BYTES_SOFT: Final = 2 * 1024 * 1024
 """A message to a lease is closed at this size. Its last attempt may exceed it, by far less than a gRPC message
 allows."""
@@ -167,6 +169,11 @@ class Lease:
                 placed.is_concurrent = True
                 self.concurrent += 1
 
+    def is_stalled(self, now_s: float) -> bool:
+        """Whether its cluster has not started it for long. Ray may have no node with the labels or the placement that
+        its shape asks for, which are not known here. So it is not assumed to hold resources."""
+        return not self.is_connected and now_s - self.asked_s >= STALLED_S
+
     def is_kept_warm(self, now_s: float) -> bool:
         """Whether it stays for the next attempt of its shape, although it is idle."""
         is_fresh = now_s - self.idle_since_s < self.shape.keep_warm_ms / 1000
@@ -248,13 +255,13 @@ class AgentSession:
         self.messages.append(message)
         self.outbox.wake()
 
-    def free(self, shape: Shape) -> dict[str, float]:
+    def free(self, shape: Shape, now_s: float) -> dict[str, float]:
         """The resources that our leases do not hold, by our own count. A lease that waits for the cluster to grow
-        holds none. A placement group has reserved its resources, so leases in it compete with leases of their own
-        shape only."""
+        holds none. To leases of other shapes, one that the cluster does not place holds none either. A placement group
+        has reserved its resources, so leases in it compete with leases of their own shape only."""
         left = dict(self.capacity)
         for lease in self.leases.values():
-            if is_reserved(shape) and lease.shape != shape:
+            if lease.shape != shape and (is_reserved(shape) or lease.is_stalled(now_s)):
                 continue
             if not lease.is_connected and not self.holds(lease.shape):
                 continue

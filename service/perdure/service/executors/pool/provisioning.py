@@ -73,7 +73,7 @@ class Provisioning:
             awaited = len(queue.awaited)
             wanted = min(wanted, room, max(awaited - queue.coming(), 0) + max(any_room, 0))
         while wanted > 0:
-            agent = next((agent for agent in self._state.agents.values() if _has_room(agent, queue.shape)), None)
+            agent = next((agent for agent in self._state.agents.values() if _has_room(agent, queue.shape, now_s)), None)
             if agent is None:
                 break
             self._start(agent, queue)
@@ -112,7 +112,7 @@ class Provisioning:
                 continue
             if not (queue.awaited or queue.together or agent.waiting() < WAITING_MAX):
                 continue
-            free = agent.free(queue.shape)
+            free = agent.free(queue.shape, now_s)
             borrowed = round(cpus - max(free.get(CPU, 0.0), 0.0), 4)
             free[CPU] = cpus
             if 0 < borrowed <= lendable + EPSILON and agent.fits(queue.shape, free):
@@ -255,8 +255,8 @@ class Provisioning:
                 log.warning("work waits for what no cluster has: it %s", text)
 
 
-def _has_room(agent: AgentSession, shape: Shape) -> bool:
-    return agent.holds(shape) and agent.fits(shape, agent.free(shape))
+def _has_room(agent: AgentSession, shape: Shape, now_s: float) -> bool:
+    return agent.holds(shape) and agent.fits(shape, agent.free(shape, now_s))
 
 
 def _borrowing(shape: Shape, cpus: float, node_id: str) -> Shape:

@@ -26,8 +26,19 @@ def why(queue: ShapeQueue, agents: Collection[AgentSession], last_left: str, now
     if not any(agent.holds(queue.shape) for agent in agents):
         return Waiting(WaitReason.RESOURCES, f"{wants}; {unfit(queue.shape, agents)}")
     if queue.starting():
-        return Waiting(WaitReason.WORKER_START, f"{wants}; the cluster starts a worker as soon as it has room")
+        return Waiting(WaitReason.WORKER_START, f"{wants}; {_start(queue, now_s)}")
     return Waiting(WaitReason.RESOURCES, f"{wants}, and all of it is in use")
+
+
+def _start(queue: ShapeQueue, now_s: float) -> str:
+    starting = [lease for lease in queue.leases.values() if not lease.is_connected]
+    if not all(lease.is_stalled(now_s) for lease in starting):
+        return "the cluster starts a worker as soon as it has room"
+    since_s = now_s - min(lease.asked_s for lease in starting)
+    text = f"the cluster was asked for a worker {since_s:.0f} s ago, and has not placed it"
+    if queue.shape.scheduling not in ("", "DEFAULT", "SPREAD"):
+        text += ". Look at the labels, the node or the strategy that it asks for"
+    return text
 
 
 def unfit(shape: Shape, agents: Iterable[AgentSession]) -> str:
