@@ -25,6 +25,8 @@ from perdure.storage.rows import EngineRow, EventRow, RunRow
 from perdure.storage.writes import AddEvent, AddRun, Mail
 
 LONG_MS = 600_000
+LEASE_S = 6.0
+"""Renewed every third of it, and long enough for a machine that is busy."""
 
 
 class Idle:
@@ -80,7 +82,7 @@ async def test_what_is_done_again_and_again_survives_a_bug(method: str, monkeypa
     ):  # fmt: skip
         monkeypatch.setattr(module, name, 0.001)
     store = Stumbling(SharedMemory())
-    async with at_work(store, max_running=1, lease_s=0.3) as kernel:
+    async with at_work(store, max_running=1, lease_s=LEASE_S) as kernel:
         assert kernel.fleet is not None
         store.stumble(method)
         kernel.fleet._heard()
