@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +40,19 @@ def fail_once() -> int:
 
 
 @pytest.fixture
-def lose(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
-    """Has a command carried out, and its answer and those of its next repeats be lost."""
+def lose(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has a command carried out, and its answer and those of its next repeats be lost. `meanwhile` is awaited when it
+    was carried out."""
 
-    def lose(name: str, count: int) -> None:
+    def lose(name: str, count: int, meanwhile: Callable[[], Awaitable[object]] | None = None) -> None:
         operations = server.kernel.submissions if name == "submit" else server.kernel.lifecycle
         real = getattr(operations, name)
         left = [count]
 
         async def losing(*args: Any, **how: Any) -> Any:
             result = await real(*args, **how) if left[0] in (count, 0) else None
+            if left[0] == count and meanwhile is not None:
+                await meanwhile()
             if left[0]:
                 left[0] -= 1
                 raise errors.DatabaseUnavailableError("the answer is lost")
@@ -186,14 +189,19 @@ async def test_an_attachment_that_another_engine_made_is_repeated(
 @pytest.mark.parametrize("is_batch", [False, True])
 async def test_an_attachment_whose_answer_is_lost(client: perdure.Client, lose: Any, lost: int, is_batch: bool) -> None:
     """The run has ended before it is asked again."""
-    handle = await client.start(perdure.sleep(0.3), workflow_id="w")
-    lose("submit", lost)
+    handle = await client.start(perdure.event("end"), workflow_id="w")
+
+    async def end() -> None:
+        await handle.send_event("end")
+        await handle.output()
+
+    lose("submit", lost, end)
     client.patience = 30
     if is_batch:
-        item = perdure.RunItem(perdure.sleep(0.3), workflow_id="w", id_conflict="use_existing")
+        item = perdure.RunItem(perdure.event("end"), workflow_id="w", id_conflict="use_existing")
         (again,) = await client.start_many([item])
     else:
-        again = await client.start(perdure.sleep(0.3), workflow_id="w", id_conflict="use_existing")
+        again = await client.start(perdure.event("end"), workflow_id="w", id_conflict="use_existing")
     assert again.run_id == handle.run_id
 
 
