@@ -58,6 +58,11 @@ async def opened(channel: grpc.aio.Channel) -> AsyncIterator[Opened]:
     opened.rpc.cancel()
 
 
+async def runs_of(server: RunningServer) -> list[perdure.RunInfo]:
+    async with perdure.Client(server.address) as client:
+        return [found async for found in client.list()]
+
+
 def streams_of(client: perdure.Client) -> Any:
     return client._transport.run
 
@@ -154,13 +159,18 @@ async def test_runs_of_one_client_spread_over_engines(storage: str, monkeypatch:
     monkeypatch.setattr(callstream, "CALLS_MAX", 10)
     async with running_server(settings_on(storage)) as one, running_server(settings_on(storage)) as other:
         client = perdure.Client(f"ipv4:{one.address},{other.address}", patience=PATIENCE_S)
-        shares = [0, 0]
+
+        async def shares_of(count: int) -> list[int]:
+            before = [len(await runs_of(engine)) for engine in (one, other)]
+            await asyncio.gather(*(client.start(double.bind(number)) for number in range(count)))
+            return [len(await runs_of(engine)) - had for engine, had in zip((one, other), before, strict=True)]
+
         async with asyncio.timeout(PATIENCE_S):
-            while min(shares) < 30:  # the connection to one of them may take longer
-                await asyncio.gather(*(client.start(double.bind(number)) for number in range(50)))
-                for place, engine in enumerate((one, other)):
-                    async with perdure.Client(engine.address) as single:
-                        shares[place] = len([found async for found in single.list()])
+            while not min(await shares_of(50)):  # the connection to one of them may take longer
+                pass
+        shares = await shares_of(100)
+        assert sum(shares) == 100
+        assert min(shares) >= 30, shares
         await client.close()
 
 

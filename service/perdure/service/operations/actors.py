@@ -69,8 +69,8 @@ T = TypeVar("T")
 QUERY: Final = ".query/"
 """The beginning of the task ids of queries, which belong to no task."""
 SMALL_MAILBOX: Final = 100
-"""The bound of a mailbox that is kept exactly among several engines, with a question to the store for each call. A
-larger one may have some calls more."""
+"""Up to this bound of a mailbox the store is asked for each call among several engines. Calls that come to them at the
+same time may still exceed it by a few, and a larger bound may have some calls more."""
 TORN_MAX: Final = 5
 """A query fails once the state that it reads was replaced meanwhile in so many tries."""
 
