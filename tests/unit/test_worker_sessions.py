@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import ray
 from ray import exceptions
 
 import perdure
@@ -259,6 +261,65 @@ async def test_only_what_the_shape_asks_for_is_refused(
         )
     assert [(ended.lease_id, ended.refused) for ended in told] == [("one", refused)]
     assert isinstance(outcome[0], RayDied) is dead
+
+
+async def test_a_lease_that_ends_before_it_is_killed_is_not_cancelled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ray would abort the agent if it cancelled a task whose worker has just died."""
+    tasks: dict[str, Future[int]] = {"one": Future(), "two": Future()}
+    stop = asyncio.Event()
+
+    class Ref:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def future(self) -> Future[int]:
+            return tasks[self.name]
+
+    def submit(agent: Agent, start: pb.StartLease, *args: Any) -> Ref:
+        if start.lease_id == "two":  # so the request to kill the other one was read
+            tasks["one"].set_exception(exceptions.WorkerCrashedError())
+        return Ref(start.lease_id)
+
+    def cancel(ref: Ref, *, force: bool) -> None:
+        cancelled.append(ref.name)
+        if not stop.is_set():
+            tasks[ref.name].set_exception(exceptions.WorkerCrashedError())
+
+    cancelled: list[str] = []
+    monkeypatch.setattr(Agent, "_submit", submit)
+    monkeypatch.setattr(ray, "cancel", cancel)
+
+    async def ended(stream: AsyncIterator[Any]) -> str:
+        async for message in stream:
+            if message.WhichOneof("kind") == "ended":
+                return str(message.ended.lease_id)
+        raise AssertionError("the agent has left")
+
+    def start(lease_id: str) -> Any:
+        return pb.ServeAgentResponse(start=pb.StartLease(lease_id=lease_id))
+
+    def kill(lease_id: str) -> Any:
+        return pb.ServeAgentResponse(kill=pb.KillLease(lease_id=lease_id))
+
+    async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        yield pb.ServeAgentResponse(welcome=pb.AgentWelcome(engine_id="e", blob_url=(tmp_path / "blobs").as_uri()))
+        monkeypatch.setattr(agent_module, "KILL_PAUSE_S", 3600)
+        yield start("one")
+        yield kill("one")
+        yield start("two")
+        assert await ended(stream) == "one"
+        monkeypatch.setattr(agent_module, "KILL_PAUSE_S", 0)
+        yield kill("one")
+        yield kill("two")
+        assert await ended(stream) == "two"
+        stop.set()
+        await anext(stream, None)
+
+    async with engine(agents=serve) as address, asyncio.timeout(WAIT_S):
+        await Agent(AgentSettings(address), WithoutRay("local")).run(stop)
+    assert cancelled == ["two"]
 
 
 @pytest.mark.parametrize("is_async", [False, True])

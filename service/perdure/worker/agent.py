@@ -65,6 +65,10 @@ RETRY_MAX_S: Final = 0.5
 LEASES_END_S: Final = 1.2
 """The time in which leases end by themselves. A lease without an engine stops its attempts or its process in a
 second."""
+KILL_PAUSE_S: Final = 0.25
+"""The pause between the engine's request to kill a lease and the cancellation of its Ray task. The engine requests it
+when the stream of a lease breaks, and mostly because the process has ended. While Ray looks for the cause of such an
+end, a cancellation makes it abort this process (`Tried to retry task that was not pending`)."""
 REASON_MAX: Final = 2000
 
 
@@ -142,7 +146,8 @@ class Agent:
                 session.cancel()
                 (outcome,) = await asyncio.gather(session, return_exceptions=True)
                 if stop.is_set():
-                    self._kill_all()
+                    self._cancel_all()
+                    self._leases.clear()  # nothing is cancelled while the connection to Ray is closed
                     break
                 await self._let_leases_end()
                 if isinstance(outcome, Exception) and not isinstance(outcome, grpc.RpcError):
@@ -327,6 +332,10 @@ class Agent:
         self._out.send(pb.ServeAgentRequest(ended=ended))
 
     def _kill(self, lease_id: str) -> None:
+        """Kill a lease, unless it ends by itself at once."""
+        asyncio.get_running_loop().call_later(KILL_PAUSE_S, self._cancel, lease_id)
+
+    def _cancel(self, lease_id: str) -> None:
         import ray
 
         ref = self._leases.get(lease_id)
@@ -342,11 +351,11 @@ class Agent:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LEASES_END_S):
                     await self._all_ended.wait()
-        self._kill_all()
+        self._cancel_all()
 
-    def _kill_all(self) -> None:
+    def _cancel_all(self) -> None:
         for lease_id in list(self._leases):
-            self._kill(lease_id)
+            self._cancel(lease_id)
 
 
 def _capacity(state: ClusterState) -> pb.ClusterCapacity:
