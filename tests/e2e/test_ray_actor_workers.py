@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,33 @@ async def test_a_worker_keeps_what_activate_has_built(steady: Service, tmp_path:
             await keeper.add(1)
             processes.add(await keeper.process())
         assert len(notes.read_text().splitlines()) == len(processes)
+
+
+@perdure.actor(num_cpus=0.5, keep_warm=60)
+class Warm(perdure.Actor):
+    def __init__(self, notes: str) -> None:
+        self.notes = notes
+
+    def activate(self) -> None:
+        note(self.notes, "activated")
+
+    @perdure.method
+    def process(self, takes_s: float) -> int:
+        time.sleep(takes_s)
+        return os.getpid()
+
+
+async def test_calls_of_warm_actors_go_to_the_worker_that_has_the_object(steady: Service, tmp_path: Path) -> None:
+    async with perdure.Client(steady.address) as client, asyncio.timeout(2 * PATIENCE_S):
+        one, two = (client.actor(Warm, name, str(tmp_path / name)) for name in ("one", "two"))
+        while True:  # until each has a worker of its own
+            first, second = await asyncio.gather(one.process(0.3), two.process(0.3))
+            if first != second:
+                break
+        before = [(tmp_path / name).read_text() for name in ("one", "two")]
+        for _ in range(5):
+            assert [await two.process(0), await one.process(0)] == [second, first]
+        assert [(tmp_path / name).read_text() for name in ("one", "two")] == before
 
 
 async def test_a_dropped_method_is_stopped_and_its_changes_are_gone(steady: Service, tmp_path: Path) -> None:

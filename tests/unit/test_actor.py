@@ -30,6 +30,7 @@ from perdure.model import (
     MethodOutcome,
     Payload,
     RunStatus,
+    Shape,
     TaskOptions,
     TaskStatus,
 )
@@ -354,6 +355,15 @@ def test_methods_share_a_turn() -> None:
     driver = new()
     driver.call("a")
     assert {start.turn for start in driver.started} == {".state"}
+
+
+@pytest.mark.parametrize(("keep_warm_ms", "beside"), [(0, ""), (60_000, ".state")])
+def test_methods_of_warm_actors_run_where_the_last_one_did(keep_warm_ms: int, beside: str) -> None:
+    driver = new(ActorSpec(FUNCTION, replace(CLASS.options, shape=Shape(keep_warm_ms=keep_warm_ms))))
+    driver.call("a")
+    driver.succeed("a", state="1")
+    driver.call("b")
+    assert [(start.turn, start.beside) for start in driver.started] == [(".state", beside)] * 3
 
 
 def test_late_reports_change_nothing() -> None:

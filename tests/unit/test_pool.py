@@ -23,6 +23,7 @@ from perdure.service.executors.pool.placing import (
     CONCURRENT_SPREAD,
     FUNCTIONS_REMEMBERED_MAX,
     KILL_S,
+    NEAR_MAX,
     STUCK_S,
 )
 from perdure.service.executors.pool.pool import LeasePool
@@ -760,6 +761,55 @@ async def test_work_does_not_wait_beside_something_long(world: World) -> None:
     await world.submit("child", shape=OTHER, beside="parent")
     (other,) = await world.leases()
     assert names(sent(other)) == ["child"]
+
+
+async def test_a_turn_goes_on_where_it_was(world: World) -> None:
+    """The worker may have its objects."""
+    await world.cluster(CPU=2)
+    one, two = await world.pair(1)
+    await world.submit("a1", run="a", turn="t")
+    await world.submit("b1", run="b", turn="t")
+    first, second = sent(one), sent(two)
+    homes = {names(first)[0][0]: one, names(second)[0][0]: two}
+    await world.end(one, *first, ms=1)
+    await world.end(two, *second, ms=1)
+    for run in ("b", "a"):  # whichever comes first
+        await world.submit(f"{run}2", run=run, turn="t")
+        attempts = sent(homes[run])
+        assert names(attempts) == [f"{run}2"]
+        await world.end(homes[run], *attempts, ms=1)
+
+
+async def test_turns_go_on_elsewhere_if_their_lease_has_much_more_to_do(world: World) -> None:
+    await world.cluster(CPU=2)
+    one, two = await world.pair(0.1)
+    runs = [str(number) for number in range(3 * NEAR_MAX)]
+    for run in runs:  # all on one lease
+        two.is_finishing = True
+        await world.submit("first", run=run, turn="t")
+        await world.end(one, *sent(one), ms=0.1)
+        two.is_finishing = False
+    for run in runs:
+        await world.submit("second", run=run, turn="t")
+    placed = len(sent(one)), len(sent(two))
+    assert sum(placed) == len(runs)
+    assert 0 < placed[1] < placed[0] <= placed[1] + NEAR_MAX + 1
+
+
+async def test_a_turn_that_asks_for_its_last_worker_waits_there_for_what_is_brief(world: World) -> None:
+    await world.cluster(CPU=2)
+    one, two = await world.pair(1)
+    await world.submit("method", run="actor", turn="t", beside="t")
+    home, other = (one, two) if one.in_flight else (two, one)
+    await world.end(home, *sent(home), ms=1)
+    await world.submit("a", "b")
+    await world.begin(home, *sent(home))
+    await world.submit("next", run="actor", turn="t", beside="t")
+    assert names(sent(home)) == ["next"]
+    world.pool.sessions.lease_lost(home)
+    sent(other)
+    await world.submit("last", run="actor", attempt=2, turn="t", beside="t")
+    assert "last" not in names(sent(home))
 
 
 async def test_what_a_stuck_lease_has_not_begun_goes_to_an_idle_one(world: World) -> None:

@@ -200,9 +200,10 @@ class RecordRun:
 @frozen
 class StartAttempt:
     """Run an attempt of a task on a lease of this shape. `inputs` are the sources of the call's refs, in their order.
-    `beside` names a task: the attempt should run in that task's process, if possible. `is_limited`: the time of the
-    attempt is limited from AttemptStarted on. `turn`: if it is not "", the attempt begins only after older, cancelled
-    attempts of the run with the same turn have really ended. `callers`: as in MethodCall, those that wait for it."""
+    `beside` names a task or a turn: the attempt should run in the process that ran it last, if possible. `is_limited`:
+    the time of the attempt is limited from AttemptStarted on. `turn`: if it is not "", the attempt begins only after
+    older, cancelled attempts of the run with the same turn have really ended. `callers`: as in MethodCall, those that
+    wait for it."""
 
     task_id: str
     attempt: int

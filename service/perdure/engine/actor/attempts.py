@@ -24,7 +24,6 @@ class MethodAttempts:
         self.shape = shape
         self._at_work: tuple[str, int] | None = None
         self._waiting: deque[StartAttempt] = deque()
-        self._last = ""
 
     def add(self, start: StartAttempt) -> None:
         """Take one that is to be started."""
@@ -59,8 +58,7 @@ class MethodAttempts:
         start = self._waiting.popleft()
         self._at_work = start.task_id, start.attempt
         # Where leases are kept warm, that of the last method has the object, and what `activate` has built.
-        beside = self._last if start.shape.keep_warm_ms else start.beside
-        self._last = start.task_id
+        beside = TURN if start.shape.keep_warm_ms else start.beside
         reminder = call.reminder if call is not None and call.id == start.task_id else None
         given = () if reminder is None else (reminder.source,)
         return StartAttempt(

@@ -22,11 +22,12 @@ from perdure.storage.rows import ValueKey
 class Attempt:
     """One attempt of one task. `inputs` are the places of the values of `call.refs`, in their order.
 
-    `beside` names a task of the run, "" for none: if that task's worker still exists, this attempt should run there
-    too, whatever its shape. `is_limited`: the time of the attempt is limited from AttemptStarted on, so that report
-    must be on its way before user code is called, which may never let the worker send anything. `turn`: attempts of
-    a run with the same turn do not run beside each other, "" for those that may. `callers`: the workflows and actors
-    whose attempts wait for this one, as "NAMESPACE/ID".
+    `beside` names a task or a turn of the run, "" for none: if the worker that ran it last still exists, this attempt
+    should run there too, whatever its shape. `is_limited`: the time of the attempt is limited from AttemptStarted on,
+    so that report must be on its way before user code is called, which may never let the worker send anything.
+    `turn`: attempts of a run with the same turn do not run beside each other, and each prefers the worker of the one
+    before; "" for those that do neither. `callers`: the workflows and actors whose attempts wait for this one, as
+    "NAMESPACE/ID".
     """
 
     namespace: str

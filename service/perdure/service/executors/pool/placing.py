@@ -43,8 +43,10 @@ STUCK_S: Final = 0.05
 KILL_S: Final = 1.4
 """A lease that does not answer a cancellation within this time is killed: user code holds the GIL. It is a little
 longer than the grace that the lease itself gives to user code."""
-TASKS_REMEMBERED_MAX: Final = 10_000
-"""Tasks that returned graphs, with their leases. If one is forgotten, its graph's tasks do not run beside it."""
+NEAR_MAX: Final = 8
+"""An attempt of a turn goes to the lease of the one before if that has at most this many attempts more than another."""
+REMEMBERED_MAX: Final = 10_000
+"""Tasks that returned graphs, and turns, with their leases. If one is forgotten, the next attempt runs anywhere."""
 
 
 class Placing:
@@ -60,7 +62,7 @@ class Placing:
         self._durations = Durations()
         # Attempts of a forgotten async function share no lease until a lease says again that it is one.
         self._concurrent: Bounded[str, bool] = Bounded(FUNCTIONS_REMEMBERED_MAX)
-        self._ran_by: Bounded[tuple[str, str], Lease] = Bounded(TASKS_REMEMBERED_MAX)
+        self._ran_by: Bounded[tuple[str, str], Lease] = Bounded(REMEMBERED_MAX)  # by run, and task or turn
         self._tokens = itertools.count(1)
         self.cached: Callable[[ValueKey], Payload | None] = lambda _key: None
 
@@ -178,6 +180,8 @@ class Placing:
             self._durations.learn(attempt.call.function.key, took)
         if receipt.WhichOneof("result") == "continuation":
             self._ran_by.keep((attempt.run_id, attempt.task_id), lease)
+        if attempt.turn:
+            self._ran_by.keep((attempt.run_id, attempt.turn), lease)
 
     def lose(self, lease: Lease, reason: str) -> None:
         """A lease is gone. Attempts that were sent may have begun, although no message that says so arrived: they are
@@ -255,13 +259,16 @@ class Placing:
         now_s = self._state.now_s()
         leases = [lease for lease in leases if not lease.concurrent and not lease.is_stuck(now_s, STUCK_S)]
         leases = [lease for lease in leases if not lease.waits]
-        leases.sort(key=lambda lease: len(lease.in_flight))
         # The memory of a GPU is free again when the process ends.
         is_single = bool(queue.shape.resources.num_gpus) and not queue.shape.keep_warm_ms
-        for lease in leases:  # idle ones first, one attempt each
-            if not queue.alone or lease.in_flight or not self.may_begin(lease):
-                continue
-            if queue.awaited or self._takes_any(lease):
+        idle = [lease for lease in reversed(leases) if not lease.in_flight]
+        while idle and queue.alone:  # idle ones first, one attempt each
+            lease = self._near(queue.line.head(), idle)
+            if lease is None:
+                lease = idle.pop()
+            else:
+                idle.remove(lease)
+            if self.may_begin(lease) and (queue.awaited or self._takes_any(lease)):
                 self._put(lease, queue.take())
                 if is_single:
                     lease.finish()
@@ -269,10 +276,21 @@ class Placing:
             return
         leases = [lease for lease in leases if not lease.borrowed]
         while leases and (line := queue.line):  # then batches of short work
+            attempt = line.head()
             least = min(leases, key=lambda lease: len(lease.in_flight))
-            if len(least.in_flight) >= self._durations.room(line.head().call.function.key):
+            if len(least.in_flight) >= self._durations.room(attempt.call.function.key):
                 return
+            near = self._near(attempt, leases)
+            if near is not None and len(near.in_flight) <= len(least.in_flight) + NEAR_MAX:
+                least = near
             self._put(least, line.take())
+
+    def _near(self, attempt: Attempt, leases: list[Lease]) -> Lease | None:
+        """The one of these leases that ran the attempt's turn last: it may still have the objects that are needed."""
+        if not attempt.turn:
+            return None
+        last = self._ran_by.get((attempt.run_id, attempt.turn))
+        return last if last in leases else None
 
     def may_begin(self, lease: Lease) -> bool:
         """Whether there are CPUs for a lease that is idle, and holds not all of its own."""
