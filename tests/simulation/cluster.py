@@ -267,7 +267,7 @@ class _Agent(Agent):
     def _failed(self, lease_id: str, error: BaseException) -> None:
         self._ended(lease_id, f"{type(error).__name__}: {error}", refused=isinstance(error, Refused))
 
-    def _kill(self, lease_id: str) -> None:
+    def _cancel(self, lease_id: str) -> None:
         if (ref := self._leases.get(lease_id)) is not None:
             self._ray.kill(ref)
 
