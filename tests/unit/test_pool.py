@@ -410,10 +410,10 @@ async def test_a_lease_that_the_cluster_does_not_place_keeps_nothing_from_others
     (lease_id,) = world.told("start")
     lease = await world.connect(lease_id)
     assert names(sent(lease)) == ["b"]
-    text = f"wants CPU 2; the cluster was asked for a worker {STALLED_S:.0f} s ago, and has not placed it"
+    text = f"wants CPU 2; the cluster was asked for a worker {STALLED_S:.0f} s ago, and has not started it"
     assert why(world, "a") == (
         WaitReason.WORKER_START,
-        f"{text}. Look at the labels, the node or the strategy that it asks for",
+        f"{text}. Look at the labels or the strategy that it asks for",
     )
     await world.pass_(2 * STALLED_S)
     assert world.told("start") == [], "it is still asked for"
@@ -425,7 +425,7 @@ async def test_a_worker_that_starts_slowly_is_used(world: World) -> None:
     (lease_id,) = world.told("start")
     await world.pass_(STALLED_S)
     assert world.told("start") == []
-    text = f"wants CPU 2; the cluster was asked for a worker {STALLED_S:.0f} s ago, and has not placed it"
+    text = f"wants CPU 2; the cluster was asked for a worker {STALLED_S:.0f} s ago, and has not started it"
     assert why(world, "a") == (WaitReason.WORKER_START, text)
     lease = await world.connect(lease_id)
     assert names(sent(lease)) == ["a"]

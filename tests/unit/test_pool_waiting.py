@@ -62,7 +62,7 @@ async def test_a_chain_of_calls_has_a_lease_for_each(world: World) -> None:
         (attempt,) = sent(lease)
         await world.begin(lease, attempt)
         await wait(world, lease, attempt)
-    assert world.pool._state.agents["agent"].free(ONE, world.now_s)["CPU"] == 0
+    assert world.pool._state.agents["agent"].free(ONE)["CPU"] == 0
 
 
 async def test_a_short_wait_starts_no_lease(world: World) -> None:

@@ -322,6 +322,39 @@ async def test_a_lease_that_ends_before_it_is_killed_is_not_cancelled(
     assert cancelled == ["two"]
 
 
+async def test_a_lease_that_is_submitted_while_the_session_ends_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    is_submitting, may_submit, is_cancelled = threading.Event(), threading.Event(), threading.Event()
+    stop = asyncio.Event()
+    lease = object()
+
+    def submit(*args: Any) -> object:
+        is_submitting.set()
+        may_submit.wait()
+        return lease
+
+    def cancel(ref: object, *, force: bool) -> None:
+        assert ref is lease
+        is_cancelled.set()
+
+    monkeypatch.setattr(Agent, "_submit", submit)
+    monkeypatch.setattr(ray, "cancel", cancel)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+
+    async def serve(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        yield pb.ServeAgentResponse(welcome=pb.AgentWelcome(engine_id="e", blob_url=(tmp_path / "blobs").as_uri()))
+        yield pb.ServeAgentResponse(start=pb.StartLease(lease_id="one"))
+        await asyncio.to_thread(is_submitting.wait)
+        stop.set()
+        await anext(stream, None)
+
+    async with engine(agents=serve) as address, asyncio.timeout(WAIT_S):
+        await Agent(AgentSettings(address), WithoutRay("local")).run(stop)
+        may_submit.set()
+        await asyncio.to_thread(is_cancelled.wait)
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_a_lease_begins_nothing_before_it_knows_that_its_engine_lives(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_async: bool

@@ -283,9 +283,13 @@ class Agent:
         if start.lease_id in self._leases:
             return
         loop = asyncio.get_running_loop()
+        assert self._welcome is not None
+        submitted = loop.run_in_executor(self._threads, self._submit, start, self._welcome, loop)
         try:
-            assert self._welcome is not None
-            ref = await loop.run_in_executor(self._threads, self._submit, start, self._welcome, loop)
+            ref = await asyncio.shield(submitted)
+        except asyncio.CancelledError:  # the session is over, and the thread submits the lease all the same
+            submitted.add_done_callback(_cancel_submitted)
+            raise
         except Exception as error:
             self._failed(start.lease_id, error)
             return
@@ -356,6 +360,14 @@ class Agent:
     def _cancel_all(self) -> None:
         for lease_id in list(self._leases):
             self._cancel(lease_id)
+
+
+def _cancel_submitted(submitted: asyncio.Future[Any]) -> None:
+    """Cancel a lease that nobody knows. Ray would keep it until it can place it."""
+    import ray
+
+    if submitted.exception() is None and ray.is_initialized():
+        ray.cancel(submitted.result(), force=True)
 
 
 def _capacity(state: ClusterState) -> pb.ClusterCapacity:

@@ -97,6 +97,7 @@ class Lease:
         self.waits = 0  # attempts in flight that wait for the engine
         self.waits_since_s = 0.0  # when the last one of these began to wait
         self.has_ended = False  # its process
+        self.is_stalled = False  # its cluster has not started it for STALLED_S
         self.turns: list[Lane] = []  # of attempts that may still run, although the lease is lost
         self._is_finish_sent = False
         self._holds_for_s: float | None = None
@@ -149,9 +150,9 @@ class Lease:
         return self.shape.resources.amounts().get(CPU, 0.0)
 
     def lends(self, since_s: float = inf) -> float:
-        """The CPUs that it lends, less those that it borrows: while it is idle, none. `since_s`: a lease that began to
-        wait later lends none yet."""
-        is_idle = self.is_connected and not self.in_flight
+        """The CPUs that it lends, less those that it borrows: while it is idle or stalled, none. `since_s`: a lease
+        that began to wait later lends none yet."""
+        is_idle = self.is_stalled or (self.is_connected and not self.in_flight)
         is_lending = self.is_waiting and self.waits_since_s <= since_s
         return (self.cpus if is_lending else 0.0) - (0.0 if is_idle else self.borrowed)
 
@@ -168,11 +169,6 @@ class Lease:
             if not placed.is_concurrent and placed.attempt.call.function.key == function:
                 placed.is_concurrent = True
                 self.concurrent += 1
-
-    def is_stalled(self, now_s: float) -> bool:
-        """Whether its cluster has not started it for long. Ray may have no node with the labels or the placement that
-        its shape asks for, which are not known here. So it is not assumed to hold resources."""
-        return not self.is_connected and now_s - self.asked_s >= STALLED_S
 
     def is_kept_warm(self, now_s: float) -> bool:
         """Whether it stays for the next attempt of its shape, although it is idle."""
@@ -255,18 +251,30 @@ class AgentSession:
         self.messages.append(message)
         self.outbox.wake()
 
-    def free(self, shape: Shape, now_s: float) -> dict[str, float]:
+    def free(self, shape: Shape) -> dict[str, float]:
         """The resources that our leases do not hold, by our own count. A lease that waits for the cluster to grow
-        holds none. To leases of other shapes, one that the cluster does not place holds none either. A placement group
-        has reserved its resources, so leases in it compete with leases of their own shape only."""
+        holds none. If the cluster has not started some lease for long, its nodes have something that is not counted
+        here: then leases that are starting hold nothing for other shapes, and the cluster decides which one starts."""
+        has_stalled = any(lease.is_stalled for lease in self.leases.values())
+        counted = [
+            lease
+            for lease in self.leases.values()
+            if lease.is_connected or (self.holds(lease.shape) and (lease.shape == shape or not has_stalled))
+        ]
+        return self._left(shape, counted)
+
+    def is_full(self, shape: Shape) -> bool:
+        """Whether the leases that work leave no room for one of this shape."""
+        return not self.fits(shape, self._left(shape, [lease for lease in self.leases.values() if lease.is_connected]))
+
+    def _left(self, shape: Shape, leases: Iterable[Lease]) -> dict[str, float]:
+        """What these leases leave. A placement group has reserved its resources, so leases in it compete with leases of
+        their own shape only."""
         left = dict(self.capacity)
-        for lease in self.leases.values():
-            if lease.shape != shape and (is_reserved(shape) or lease.is_stalled(now_s)):
-                continue
-            if not lease.is_connected and not self.holds(lease.shape):
-                continue
-            for name, amount in lease.held().items():
-                left[name] = left.get(name, 0) - amount
+        for lease in leases:
+            if lease.shape == shape or not is_reserved(shape):
+                for name, amount in lease.held().items():
+                    left[name] = left.get(name, 0) - amount
         return left
 
     def lendable(self, since_s: float = inf) -> float:

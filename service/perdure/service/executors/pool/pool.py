@@ -119,6 +119,7 @@ class LeasePool:
     def _tick(self, now_s: float) -> None:
         self._placing.kill_unyielding(now_s)
         self._placing.end_forsaken(now_s)
+        self._provisioning.note_stalled(now_s)
         for queue in list(self._state.shapes.values()):
             self._placing.recall_stuck(queue, now_s)
             self._provisioning.end_idle(queue, now_s)

@@ -17,7 +17,7 @@ from perdure.engine.messages import TaskFailed
 from perdure.model import Failure, FailureKind, Shape
 from perdure.service.executors.pool import demand as demands
 from perdure.service.executors.pool import waits
-from perdure.service.executors.pool.leases import CPU, AgentSession, Lease, ShapeQueue
+from perdure.service.executors.pool.leases import CPU, STALLED_S, AgentSession, Lease, ShapeQueue
 from perdure.service.executors.pool.placing import CONCURRENT_SPREAD, EPSILON, WAITING_MAX, Placing
 from perdure.service.executors.pool.state import State
 from perdure.v1 import worker_service_pb2 as pb
@@ -73,14 +73,14 @@ class Provisioning:
             awaited = len(queue.awaited)
             wanted = min(wanted, room, max(awaited - queue.coming(), 0) + max(any_room, 0))
         while wanted > 0:
-            agent = next((agent for agent in self._state.agents.values() if _has_room(agent, queue.shape, now_s)), None)
+            agent = next((agent for agent in self._state.agents.values() if _has_room(agent, queue.shape)), None)
             if agent is None:
                 break
             self._start(agent, queue)
             wanted -= 1
         while wanted > 0 and not is_free and self._borrow(queue, now_s):
             wanted -= 1
-        if wanted > 0 and not is_free:
+        if not is_free and (wanted > 0 or self._waits_for_room(queue)):
             self._make_room(queue, now_s)
 
     def _start(self, agent: AgentSession, queue: ShapeQueue, *, borrowed: float = 0.0, is_beyond: bool = False) -> None:
@@ -112,7 +112,7 @@ class Provisioning:
                 continue
             if not (queue.awaited or queue.together or agent.waiting() < WAITING_MAX):
                 continue
-            free = agent.free(queue.shape, now_s)
+            free = agent.free(queue.shape)
             borrowed = round(cpus - max(free.get(CPU, 0.0), 0.0), 4)
             free[CPU] = cpus
             if 0 < borrowed <= lendable + EPSILON and agent.fits(queue.shape, free):
@@ -120,29 +120,43 @@ class Provisioning:
                 return True
         return False
 
+    def _waits_for_room(self, queue: ShapeQueue) -> bool:
+        """Whether no lease of the shape works, and one that was requested cannot start before others end."""
+        if queue.ready():
+            return False
+        return any(
+            self._state.agents[lease.agent_id].is_full(queue.shape)
+            for lease in queue.leases.values()
+            if not lease.is_connected and not lease.borrowed and lease.agent_id in self._state.agents
+        )
+
     def _make_room(self, queue: ShapeQueue, now_s: float) -> None:
         """Make room for a shape: idle leases of other shapes end at once, and after a while a busy lease, or one that
         is kept warm, of the shape with the most leases. One lease is requested beyond the room in two cases. If the
         shape fits no node, an autoscaling cluster sees the demand. If all leases of the shape run long attempts, or
         borrow CPUs that are not lent any more, Ray starts the new lease when an attempt gives its resources back in a
         `ray.get`, which may wait for this very queue."""
+        agents = self._state.agents
+        if not any(agent.holds(queue.shape) for agent in agents.values()):
+            if not queue.leases:
+                self._start(next(iter(agents.values())), queue)
+            return
+        # What a stalled lease waits for is not known, so leases that are idle between two attempts do not end for it.
+        idle_s = demands.SETTLED_S if any(lease.is_stalled for lease in queue.leases.values()) else 0.0
         leases = self._state.leases.values()
         others = [lease for lease in leases if lease.shape != queue.shape and not lease.is_finishing]
         idle = [
             lease for lease in others if lease.is_connected and not lease.in_flight and not lease.is_kept_warm(now_s)
         ]
+        idle = [lease for lease in idle if now_s - lease.idle_since_s >= idle_s]
         if idle:
             for lease in idle:
                 lease.finish()
             return
-        agents = self._state.agents
-        if queue.leases:
+        if queue.leases and not self._waits_for_room(queue):
             able = [lease for lease in queue.leases.values() if lease.in_flight or self._placing.may_begin(lease)]
             if not queue.starting() and all(lease.is_stuck(now_s, BLOCKED_S) for lease in able):
                 self._start(agents[next(iter(queue.leases.values())).agent_id], queue, is_beyond=True)
-            return
-        if not any(agent.holds(queue.shape) for agent in agents.values()):
-            self._start(next(iter(agents.values())), queue)
             return
         waited_s = now_s - (queue.waiting_since_s or now_s)
         busy = [lease for lease in others if lease.is_connected and not lease.is_waiting]
@@ -150,6 +164,12 @@ class Provisioning:
             largest = max(busy, key=lambda lease: len(self._state.shapes[lease.shape].leases))
             self._placing.recall(largest)
             largest.finish()
+
+    def note_stalled(self, now_s: float) -> None:
+        """Note which requested leases have not started for long."""
+        for lease in self._state.leases.values():
+            if not lease.is_connected and now_s - lease.asked_s >= STALLED_S:
+                lease.is_stalled = True
 
     # -------------------------------------------------------------------------- failed starts
 
@@ -255,8 +275,8 @@ class Provisioning:
                 log.warning("work waits for what no cluster has: it %s", text)
 
 
-def _has_room(agent: AgentSession, shape: Shape, now_s: float) -> bool:
-    return agent.holds(shape) and agent.fits(shape, agent.free(shape, now_s))
+def _has_room(agent: AgentSession, shape: Shape) -> bool:
+    return agent.holds(shape) and agent.fits(shape, agent.free(shape))
 
 
 def _borrowing(shape: Shape, cpus: float, node_id: str) -> Shape:

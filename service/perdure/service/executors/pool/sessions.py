@@ -114,7 +114,7 @@ class Sessions:
         lease = self._state.leases.get(hello.lease_id)
         if hello.engine_id != self.engine_id or lease is None or lease.is_gone or lease.is_connected:
             return None
-        lease.is_connected = True
+        lease.is_connected, lease.is_stalled = True, False
         lease.since_s = lease.idle_since_s = self._state.now_s()
         lease.python_version = hello.python_version
         lease.node_id = hello.node_id or lease.node_id

@@ -32,12 +32,12 @@ def why(queue: ShapeQueue, agents: Collection[AgentSession], last_left: str, now
 
 def _start(queue: ShapeQueue, now_s: float) -> str:
     starting = [lease for lease in queue.leases.values() if not lease.is_connected]
-    if not all(lease.is_stalled(now_s) for lease in starting):
+    if not all(lease.is_stalled for lease in starting):
         return "the cluster starts a worker as soon as it has room"
     since_s = now_s - min(lease.asked_s for lease in starting)
-    text = f"the cluster was asked for a worker {since_s:.0f} s ago, and has not placed it"
+    text = f"the cluster was asked for a worker {since_s:.0f} s ago, and has not started it"
     if queue.shape.scheduling not in ("", "DEFAULT", "SPREAD"):
-        text += ". Look at the labels, the node or the strategy that it asks for"
+        text += ". Look at the labels or the strategy that it asks for"
     return text
 
 
