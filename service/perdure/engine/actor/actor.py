@@ -191,7 +191,7 @@ class Actor:
     def reach(self, event: Event) -> int:
         if isinstance(event, TaskContinued):
             return len(_graph_of(event.continuation).nodes)
-        return 0 if self._run is None else self._run.reach(event)
+        return 0 if (run := self._run) is None else run.reach(event)
 
     # -------------------------------------------------------------------------- reports
 
@@ -514,7 +514,7 @@ class Actor:
 
     @property
     def is_dormant(self) -> bool:
-        return self.status.is_final or self._run is None or self._run.is_dormant
+        return self.status.is_final or (run := self._run) is None or run.is_dormant
 
     @property
     def lingers(self) -> bool:
@@ -542,7 +542,7 @@ class Actor:
 
     @property
     def size(self) -> int:
-        return len(self._mailbox.by_id) + (self._run.size - 1 if self._run is not None else 0)
+        return len(self._mailbox.by_id) + (run.size - 1 if (run := self._run) is not None else 0)
 
     @property
     def counts(self) -> Mapping[TaskStatus, int]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -54,7 +54,7 @@ from perdure.service.operations.lifecycle import Lifecycle
 from perdure.service.operations.queries import Queries, first_ready
 from perdure.service.operations.submit import Submissions
 from perdure.service.runs.acting import attempt_of
-from perdure.service.runs.changes import Changes
+from perdure.service.runs.changes import Changes, Consumption
 from perdure.service.runs.moments import Moments
 from perdure.service.runs.ownership import Ownership
 from perdure.service.runs.restore import failure_of
@@ -150,7 +150,7 @@ class Actors:
     @refusing
     async def row(self, namespace: str, actor_id: str) -> RunRow:
         """The row of an actor."""
-        with _naming_actor(namespace, actor_id):
+        with _NamingActor(namespace, actor_id):
             row = await self._queries.row(namespace, actor_id)
         check_kind(row, ACTOR)
         return row
@@ -172,14 +172,14 @@ class Actors:
         return await self._look(row, view_actor)
 
     async def _look(self, row: RunRow, read: Callable[[Machine], T]) -> T:
-        with _naming_actor(row.namespace, row.workflow_id):
+        with _NamingActor(row.namespace, row.workflow_id):
             return (await self._moments.look(row, read)).taken
 
     @refusing
     async def created(self, row: RunRow, wait_s: float) -> RunRow:
         """The row of an actor after waiting up to `wait_s` for the end of its constructor."""
         names = row.namespace, row.workflow_id
-        with _naming_actor(*names):
+        with _NamingActor(*names):
             await self._queries.outcome(*names, task_id=CREATION, run_id=row.run_id, wait_s=wait_s)
             return await self._queries.row(*names, row.run_id)
 
@@ -221,17 +221,17 @@ class Actors:
     async def _call(self, row: RunRow, call: MethodCall, payload: Payload, wait_s: float) -> CallResult:
         """Record a call. Raises ActorNotFoundError if the actor is deleted before that."""
         until_s = asyncio.get_running_loop().time() + wait_s
-        with self._changes.consumption(row.run_id, call.call_id) as ended:
-            async with self._room(row, call.call_id):
+        with Consumption(self._changes, row.run_id, call.call_id) as consumption:
+            await self._enter(row, call.call_id)
+            try:
                 sent = await self._offer(row, call.call_id, payload)
+            finally:
+                self._leave(row.run_id)
             if not wait_s:
                 return NOT_YET
             if not sent.is_duplicate and self._ownership.is_ours(row):  # otherwise it may have ended, or ends elsewhere
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await ended.wait()
                 # Memory may be ahead of the store, so only what was published is told.
-                is_told = ended.is_set() and not self._changes.is_closed
+                is_told = await consumption.wait(wait_s) and not self._changes.is_closed
                 if is_told and (result := self._told(row, call.call_id)) is not None:
                     return result
         try:
@@ -241,7 +241,7 @@ class Actors:
 
     async def _offer(self, row: RunRow, event_id: str, payload: Payload) -> SentEvent:
         """Record a call, or what is to be done with one. Raises ActorNotFoundError if the actor is deleted before."""
-        with _naming_actor(row.namespace, row.workflow_id):
+        with _NamingActor(row.namespace, row.workflow_id):
             return await self._events.offer(row, MAIL, event_id, payload)
 
     def _told(self, row: RunRow, call_id: str) -> CallResult | None:
@@ -262,7 +262,7 @@ class Actors:
     ) -> RunRow | None:
         """The actor that a call is for; None if it has had the call, and was deleted. Raises an error unless it takes
         calls."""
-        with _naming_actor(namespace, actor_id):
+        with _NamingActor(namespace, actor_id):
             row = await self._events.named(namespace, NewEvent(actor_id, MAIL, event_id, payload), repeat)
         if isinstance(row, DeletedRun):
             return None
@@ -273,10 +273,9 @@ class Actors:
             raise _failed(row, "resume it once the cause is mended, or make it anew with get_or_create")
         return row
 
-    @asynccontextmanager
-    async def _room(self, row: RunRow, call_id: str) -> AsyncIterator[None]:
-        """A place in the mailbox for a call that is about to be recorded. Raises MailboxFullError if as many wait as
-        may, unless this one is a repeat of one of them."""
+    async def _enter(self, row: RunRow, call_id: str) -> None:
+        """Take a place in the mailbox for a call that is about to be recorded. Raises MailboxFullError if as many wait
+        as may, unless this one is a repeat of one of them."""
         run_id = row.run_id
         pending, most = await self._pending(row)
         if pending + self._offered[run_id] >= most and not await self._is_recorded(run_id, call_id):
@@ -286,12 +285,12 @@ class Actors:
                 max_pending_calls=str(most),
             )
         self._offered[run_id] += 1
-        try:
-            yield
-        finally:
-            self._offered[run_id] -= 1
-            if not self._offered[run_id]:
-                del self._offered[run_id]
+
+    def _leave(self, run_id: str) -> None:
+        """The call is recorded, or will not be."""
+        self._offered[run_id] -= 1
+        if not self._offered[run_id]:
+            del self._offered[run_id]
 
     async def _pending(self, row: RunRow) -> tuple[int, int]:
         """The number of calls that run or wait, and the most that may."""
@@ -324,7 +323,7 @@ class Actors:
     async def _ended(self, row: RunRow, call_id: str, wait_s: float) -> Payload | Failure | None:
         """The result of a call after waiting up to `wait_s` for it."""
         names = row.namespace, row.workflow_id
-        with _naming_actor(*names):
+        with _NamingActor(*names):
             view = await self._queries.outcome(*names, task_id=call_id, run_id=row.run_id, wait_s=wait_s)
         return view.value
 
@@ -411,7 +410,7 @@ class Actors:
         """The attempt of a query on the state of a durable moment, which has at least that revision."""
         async with aclosing(self._changes.stirs(row.run_id, wait_s)) as stirs:
             async for _ in stirs:
-                with _naming_actor(row.namespace, row.workflow_id):
+                with _NamingActor(row.namespace, row.workflow_id):
                     moment = await self._moments.look(row, query_of)
                 row, (view, sources) = moment.row, moment.taken
                 if row.status.is_final:
@@ -449,13 +448,20 @@ def _has_ended(call: TaskState) -> bool:
     return call.done or call.status is TaskStatus.FAILED
 
 
-@contextmanager
-def _naming_actor(namespace: str, actor_id: str) -> Iterator[None]:
-    """Inside, an actor that was deleted since it was found raises ActorNotFoundError."""
-    try:
-        yield
-    except errors.WorkflowNotFoundError as error:
-        raise _not_found(namespace, actor_id) from error
+class _NamingActor:
+    """Inside of this context manager, an actor that was deleted since it was found raises ActorNotFoundError."""
+
+    __slots__ = ("_names",)
+
+    def __init__(self, namespace: str, actor_id: str) -> None:
+        self._names = namespace, actor_id
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, errors.WorkflowNotFoundError):
+            raise _not_found(*self._names) from error
 
 
 def _not_found(namespace: str, actor_id: str) -> errors.ActorNotFoundError:

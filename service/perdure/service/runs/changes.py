@@ -18,7 +18,6 @@ from perdure.storage.rows import RunRow
 
 BACKLOG_MAX: Final = 20_000
 """The most changes in the backlog of a subscriber."""
-_NONE: Final[dict[asyncio.Event, str]] = {}
 BACKLOG_CHARS_MAX: Final = 16 << 20
 """The most characters of texts (metadata, labels, failures) in a backlog. This bounds the memory of a subscriber."""
 
@@ -118,6 +117,54 @@ def _count_chars(change: Change) -> int:
     return size
 
 
+class Consumption:
+    """Inside of this context manager an event's consumption by a task is waited for: until this engine has published
+    it, or that the run has ended, or until the hub closes."""
+
+    __slots__ = ("_changes", "_home", "_run_id", "_seen", "_task_id")
+
+    def __init__(self, changes: Changes, run_id: str, task_id: str) -> None:
+        self._changes = changes
+        self._run_id = run_id
+        self._task_id = task_id
+        self._seen: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def __enter__(self) -> Consumption:
+        if self._changes.is_closed:
+            self.set()
+        self._home = self._changes._consumptions[self._run_id]
+        self._home[self] = self._task_id
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        del self._home[self]
+        homes = self._changes._consumptions
+        if not self._home and homes.get(self._run_id) is self._home:
+            del homes[self._run_id]
+
+    def set(self) -> None:
+        if not self._seen.done():
+            self._seen.set_result(True)
+
+    def is_set(self) -> bool:
+        return self._seen.done()
+
+    async def wait(self, wait_s: float) -> bool:
+        """Wait for at most this time. Returns whether it was published. May be called once."""
+        timer = asyncio.get_running_loop().call_later(wait_s, self._expire)
+        try:
+            return await self._seen
+        finally:
+            timer.cancel()
+
+    def _expire(self) -> None:
+        if not self._seen.done():
+            self._seen.set_result(False)
+
+
+_NONE: Final[dict[Consumption, str]] = {}
+
+
 class Gathering:
     """Collects what is published about some runs: the rows of those that ended, and the ids of others that were
     stirred. `known` has the last commit of each that the caller has seen. An end before that is not collected: the run
@@ -164,7 +211,7 @@ class Changes:
         self._by_run: defaultdict[str, dict[Subscription, None]] = defaultdict(dict)
         self._waits: defaultdict[str, dict[asyncio.Event, None]] = defaultdict(dict)
         self._gatherings: defaultdict[str, dict[Gathering, None]] = defaultdict(dict)
-        self._consumptions: defaultdict[str, dict[asyncio.Event, str]] = defaultdict(dict)  # by run, with the tasks
+        self._consumptions: defaultdict[str, dict[Consumption, str]] = defaultdict(dict)  # by run, with the tasks
         self._is_closed = False
         self.is_complete = is_complete
         self._published = 0
@@ -241,31 +288,15 @@ class Changes:
 
     def consumed(self, run_id: str, task_ids: Collection[str]) -> None:
         """Tasks have consumed events, which is durable: wake the calls that wait for that."""
-        for event, task_id in self._consumptions.get(run_id, _NONE).items():
+        for consumption, task_id in self._consumptions.get(run_id, _NONE).items():
             if task_id in task_ids:
-                event.set()
-
-    @contextmanager
-    def consumption(self, run_id: str, task_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set when this engine has published that the task has consumed an event, or that the run has
-        ended, or when the hub closes."""
-        event = asyncio.Event()
-        if self._is_closed:
-            event.set()
-        waits = self._consumptions[run_id]
-        waits[event] = task_id
-        try:
-            yield event
-        finally:
-            del waits[event]
-            if not waits and self._consumptions.get(run_id) is waits:
-                del self._consumptions[run_id]
+                consumption.set()
 
     def stir(self, run_id: str) -> None:
         """Wake all calls that wait for this run; they read it again."""
         self.stir_tasks(run_id)
-        for event in self._consumptions.get(run_id, ()):
-            event.set()
+        for consumption in self._consumptions.get(run_id, ()):
+            consumption.set()
         for gathering in self._gatherings.get(run_id, ()):
             gathering._stir(run_id)
 
@@ -338,7 +369,7 @@ class Changes:
         waits = [event for events in self._all_waits() for event in events]
         return sum(not event.is_set() for event in (*waits, *(gathering._wake for gathering in gatherings)))
 
-    def _all_waits(self) -> Iterator[Iterable[asyncio.Event]]:
+    def _all_waits(self) -> Iterator[Iterable[asyncio.Event | Consumption]]:
         yield from self._waits.values()
         yield from self._consumptions.values()
 
