@@ -297,3 +297,18 @@ async def test_asynchronous_attempts_lend_their_cpu_when_all_of_them_wait(world:
         await wait(world, lease, attempt)
     await world.submit("callee", function="g", callers=CALLERS)
     assert len(ordered(world)) == (waits == 2)
+
+
+async def test_an_attempt_does_not_go_beside_another_one_whose_cpus_are_not_lent_any_more(world: World) -> None:
+    await world.cluster(CPU=1)
+    caller, attempt = await waiting_lease(world)
+    await world.submit("callee", run="actor", turn="t", callers=CALLERS)
+    (borrowing,) = await world.leases()
+    await world.end(borrowing, *sent(borrowing))
+    await wait(world, caller, attempt, is_over=True)
+    await world.submit("next", run="actor", turn="t", beside="t")
+    assert sent(borrowing) == []
+    await wait(world, caller, attempt)
+    await world.pass_(2 * BLOCKED_S)
+    leases = [borrowing, *(await world.leases())]
+    assert [name for lease in leases for name in names(sent(lease))] == ["next"]

@@ -120,6 +120,8 @@ class Placing:
         lease = self._ran_by.get((attempt.run_id, attempt.beside)) if attempt.beside else None
         if lease is None or lease.is_gone or not lease.takes(self._is_concurrent(attempt)):
             return None
+        if not lease.in_flight and not self.may_begin(lease):
+            return None
         return None if lease.is_stuck(self._state.now_s(), STUCK_S) else lease
 
     def _enqueue(self, attempt: Attempt, *, first: bool = False) -> None:
