@@ -17,7 +17,16 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from perdure.engine.machine import Before, Machine
-from perdure.engine.messages import CancelRequested, Command, Event, TaskContinued, TaskSucceeded, TimerFired
+from perdure.engine.messages import (
+    AttemptLost,
+    AttemptStarted,
+    CancelRequested,
+    Command,
+    Event,
+    TaskContinued,
+    TaskSucceeded,
+    TimerFired,
+)
 from perdure.service.common.answer import Answer
 from perdure.service.common.aside import aside, is_large, is_large_spec
 from perdure.service.executors.port import ContinuationReturned, Executor, Reports
@@ -134,9 +143,17 @@ class Scheduler:
 
     def report(self, reports: Reports) -> None:
         """Take reports of the executor, with one journal entry per run. Reports about runs that are not in memory are
-        late."""
+        late. The beginning of a brief attempt often comes together with its end, which says it too. Then it is left
+        out, unless somebody watches."""
         gathered: dict[Live, Step] = {}
+        ended = _ended(reports) if len(reports) > 1 else ()
         for run_id, report in reports:
+            if (
+                isinstance(report, AttemptStarted)
+                and (run_id, report.task_id, report.attempt) in ended
+                and not self._changes.wants_tasks(run_id)
+            ):
+                continue
             live = self.memory.find(run_id)
             if live is None:
                 self._came_too_late(report)
@@ -407,3 +424,12 @@ class Scheduler:
             self._holding.release(live)
 
         self._holding.do(live, live.run.reach(event), work, then, failed)
+
+
+def _ended(reports: Reports) -> set[tuple[str, str, int]]:
+    """The attempts whose ends say when they began."""
+    return {
+        (run_id, report.task_id, report.attempt)
+        for run_id, report in reports
+        if not isinstance(report, AttemptStarted | AttemptLost) and report.started_ms is not None
+    }
