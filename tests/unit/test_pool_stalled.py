@@ -15,6 +15,7 @@ from unit.test_pool import world as world
 from unit.test_pool_waiting import wait
 
 LABELS = 20
+NOBODYS = Shape(Resources(num_cpus=1, custom=(("nobody", 1.0),)))
 SLOW = replace(TWO, runtime_env='{"env_vars":{"SLOW":"1"}}')
 
 
@@ -91,6 +92,17 @@ async def test_a_warm_idle_lease_makes_way_for_one_that_was_requested_while_it_s
     assert lease.is_finishing
 
 
+async def test_work_that_fits_no_node_does_not_make_the_count_wrong(world: World) -> None:
+    await world.cluster(CPU=2)
+    await world.submit("unfit", shape=NOBODYS)
+    await world.pass_(STALLED_S)
+    await world.pass_(STALLED_S)
+    assert len(world.told("start")) == 1
+    await world.submit("a", shape=TWO)
+    await world.submit("b", shape=SLOW)
+    assert len(world.told("start")) == 1
+
+
 async def test_a_lease_that_is_starting_does_not_end_others(world: World) -> None:
     await world.cluster(CPU=2)
     (busy,) = [await world.learn(100)]
@@ -121,7 +133,7 @@ async def test_a_lease_that_is_not_placed_borrows_nothing(world: World) -> None:
     assert names(sent(await world.connect(callee))) == ["callee"]
 
 
-@pytest.mark.parametrize("shape", [nowhere(), Shape(Resources(num_cpus=1, custom=(("nobody", 1.0),)))])
+@pytest.mark.parametrize("shape", [nowhere(), NOBODYS])
 async def test_leases_do_not_end_between_two_attempts_for_work_that_cannot_be_placed(
     world: World, shape: Shape
 ) -> None:

@@ -253,9 +253,10 @@ class AgentSession:
 
     def free(self, shape: Shape) -> dict[str, float]:
         """The resources that our leases do not hold, by our own count. A lease that waits for the cluster to grow
-        holds none. If the cluster has not started some lease for long, its nodes have something that is not counted
-        here: then leases that are starting hold nothing for other shapes, and the cluster decides which one starts."""
-        has_stalled = any(lease.is_stalled for lease in self.leases.values())
+        holds none. If the cluster has not started some other lease for long, its nodes have something that is not
+        counted here: then leases that are starting hold nothing for other shapes, and the cluster decides which one
+        starts."""
+        has_stalled = any(lease.is_stalled and self.holds(lease.shape) for lease in self.leases.values())
         counted = [
             lease
             for lease in self.leases.values()
