@@ -12,7 +12,9 @@ import pytest
 import perdure
 from integration.engine_settings import settings_on
 from integration.wire_calls import Stubs, json_of, output_of, run_request, sum_of
+from patience import PATIENCE_S
 from perdure.service.app import RunningServer, running_server
+from perdure.storage.postgres import commits, connected, connections
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -30,8 +32,18 @@ def _tells(item: pytest.Item) -> bool:
     return item.callspec.params.get("storage", marker.args[0]) in marker.args
 
 
+@pytest.fixture
+def patient_with_postgres(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine runs in the process of the test, and a busy machine lets neither run for seconds. A real engine would
+    answer UNAVAILABLE, and its clients would ask again."""
+    monkeypatch.setattr(commits, "COMMIT_S", float(PATIENCE_S))
+    monkeypatch.setattr(connected, "READ_S", float(PATIENCE_S))
+    monkeypatch.setitem(connections.SETTINGS, "idle_in_transaction_session_timeout", f"{PATIENCE_S}s")
+    monkeypatch.setitem(connections.connect.__kwdefaults__, "timeout_s", PATIENCE_S)
+
+
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
-async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+async def storage(request: pytest.FixtureRequest, tmp_path: Path, patient_with_postgres: None) -> AsyncIterator[str]:
     match request.param:
         case "memory":
             yield "memory:"
