@@ -105,7 +105,7 @@ async def test_work_that_fits_no_node_does_not_make_the_count_wrong(world: World
 
 async def test_a_lease_that_is_starting_does_not_end_others(world: World) -> None:
     await world.cluster(CPU=2)
-    (busy,) = [await world.learn(100)]
+    busy = await world.learn(100)
     await world.submit("busy")
     await world.begin(busy, *sent(busy))
     await world.submit("other", shape=OTHER)

@@ -146,9 +146,13 @@ class Provisioning:
         leases = self._state.leases.values()
         others = [lease for lease in leases if lease.shape != queue.shape and not lease.is_finishing]
         idle = [
-            lease for lease in others if lease.is_connected and not lease.in_flight and not lease.is_kept_warm(now_s)
+            lease
+            for lease in others
+            if lease.is_connected
+            and not lease.in_flight
+            and not lease.is_kept_warm(now_s)
+            and now_s - lease.idle_since_s >= idle_s
         ]
-        idle = [lease for lease in idle if now_s - lease.idle_since_s >= idle_s]
         if idle:
             for lease in idle:
                 lease.finish()
