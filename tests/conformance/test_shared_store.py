@@ -150,7 +150,9 @@ async def test_a_commit_under_way_at_the_burial_happens_before_it_or_never(membe
         commit = asyncio.ensure_future(zombie.commit(tasks))
         for _ in range(number):
             await asyncio.sleep(0)
-        await heir.bury()
+        async with asyncio.timeout(PATIENCE_S):
+            while f"zombie-{number}" not in await heir.bury():  # passed over while the commit is under way
+                await asyncio.sleep(0)
         assert run_id in ids(await heir.take_over(99))
         seen = await heir.load_run(run_id)
         try:

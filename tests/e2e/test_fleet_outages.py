@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,19 @@ def stopped(server: PostgresServer) -> Iterator[None]:
         server.start()
 
 
+@asynccontextmanager
+async def hanging_commits(server: PostgresServer) -> AsyncIterator[None]:
+    """Every commit holds its locks and gets no answer until this is over, as with a disk that stalls or a synchronous
+    standby that is gone. Then all of them happen, also those that nobody waits for any more."""
+    await server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    await server.execute("SELECT pg_reload_conf()")
+    try:
+        yield
+    finally:
+        await server.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        await server.execute("SELECT pg_reload_conf()")
+
+
 async def go_through(server: PostgresServer, outage: Outage, how: str, lasts_s: float) -> None:
     began_s = time.monotonic()
     with server.paused() if how == "paused" else stopped(server):
@@ -212,6 +225,15 @@ async def go_through(server: PostgresServer, outage: Outage, how: str, lasts_s: 
 
 async def test_the_database_is_down_for_longer_than_the_leases(own_postgres: PostgresServer, outage: Outage) -> None:
     await go_through(own_postgres, outage, "stopped", SHORT_S)
+
+
+async def test_commits_do_not_come_back_for_longer_than_the_leases(
+    own_postgres: PostgresServer, outage: Outage
+) -> None:
+    async with hanging_commits(own_postgres):
+        await check_runs_refused(outage.clients, errors.ServiceUnavailableError)
+        await outage.ticks(20)
+    await outage.end()
 
 
 @pytest.mark.slow

@@ -31,7 +31,8 @@ class MemberStore(Protocol):
 
     async def bury(self) -> list[str]:
         """Declare members dead whose lease has ended. Returns their ids. When it returns, each commit that they had
-        under way has happened or will never happen."""
+        under way has happened or will never happen. A member with a commit or a renewal under way may be left to the
+        next call."""
         ...
 
     async def take_over(self, limit: int) -> list[RunRow]:

@@ -23,7 +23,7 @@ class Connected:
         self._reads = Connections(url, READERS)
         self._commits = Connections(url, 1)
         self._members = Connections(url, 1)
-        self._renewals = Connections(url, 1)  # declaring a member dead may wait for a lock, during which we must renew
+        self._renewals = Connections(url, 1)  # a takeover may take a while, during which we must renew
         self._listener: Listener | None = None
         self._engine_id = ""
 

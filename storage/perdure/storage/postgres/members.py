@@ -1,7 +1,8 @@
 """Members of a PostgreSQL store: leases by the database's clock, fencing by a lock on one row per member.
 
-A commit holds a shared lock on its member's row until it ends. Declaring the member dead needs an exclusive lock, so
-it waits for a commit under way. Renewing the lease waits for neither. Two numbers in the row make repetitions safe.
+A commit holds a shared lock on its member's row until it ends. Declaring the member dead needs an exclusive lock and
+waits for none: a member whose commit or renewal is under way is passed over. A statement that waited could take effect
+after its caller gave it up, when the member has renewed. Two numbers in the row make repetitions safe.
 `session` grows with each committing connection: a commit that was sent on an earlier connection, and may still arrive,
 finds its number outdated. `call` grows with each takeover, and `taken` keeps the runs of the last one, in case its
 answer was lost.
@@ -75,7 +76,8 @@ async def bury(connection: Connection) -> list[str]:
     await connection.execute(f"DELETE FROM engines WHERE is_dead AND expires_ms <= {_NOW} - $1::bigint", DEAD_KEPT_MS)
     records = await connection.fetch(
         "WITH ended AS ("
-        f"SELECT engine_id FROM engines WHERE NOT is_dead AND expires_ms <= {_NOW} ORDER BY engine_id FOR UPDATE"
+        f"SELECT engine_id FROM engines WHERE NOT is_dead AND expires_ms <= {_NOW} ORDER BY engine_id "
+        "FOR UPDATE SKIP LOCKED"
         ") UPDATE engines SET is_dead = TRUE FROM ended WHERE engines.engine_id = ended.engine_id "
         "RETURNING engines.engine_id"
     )
