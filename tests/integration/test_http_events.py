@@ -292,6 +292,19 @@ async def test_a_payload_that_grows_when_it_is_written_is_bounded(web: Web) -> N
     assert (status, answer["error"]["fields"]["field"]) == (413, "event_payload")
 
 
+@pytest.mark.parametrize("path", [b"/event/send_event/w", b"/other"])
+async def test_a_client_is_told_to_close_a_connection_on_which_a_body_was_refused(web: Web, path: bytes) -> None:
+    await web.waiting("w")
+    host, _, port = web.server.http_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 4000000\r\n\r\n" % path
+    writer.write(head + b"x" * 2_000_000)  # and not the rest
+    answer = await reader.readuntil(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 4")
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+    writer.close()
+
+
 async def raw_answer(web: Web, request: bytes) -> bytes:
     """All that the server says to these bytes and the end of the sender's side."""
     host, _, port = web.server.http_address.rpartition(":")

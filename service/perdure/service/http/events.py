@@ -70,7 +70,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def serving_http(listen: str, events: EventCalls, gate: Gate, *, grace_s: float) -> AsyncIterator[str]:
     """Serve until the context is left; yields host:port. Raises SettingsError if the address is taken."""
     host, _, port = listen.rpartition(":")
-    application = web.Application(middlewares=[_answer_errors], client_max_size=BODY_BYTES_MAX)
+    middlewares = [_close_after_unread_bodies, _answer_errors]
+    application = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES_MAX)
     service = _Service(events, gate)
     application.router.add_post("/event/send_event/{workflow_id}", service.send_event)
     application.router.add_get("/healthz", service.healthz)
@@ -174,6 +175,16 @@ def _event(body: Any) -> tuple[str, Payload]:
     if len(data) > BODY_BYTES_MAX:  # numbers may be longer than they came
         raise _too_large("event_payload", len(data))
     return requests.text(key, "event_key"), Payload(encoding="json/plain", data=data)
+
+
+@web.middleware
+async def _close_after_unread_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tell the client that it cannot use the connection again if it has not sent all of a body that is refused: some
+    clients would leave the rest out (RFC 9112, section 9.6)."""
+    answer = await handler(request)
+    if not request.content.is_eof():
+        answer.force_close()
+    return answer
 
 
 @web.middleware
