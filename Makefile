@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
+RELEASED := protos/released/0.1.0.binpb
 SECONDS ?= 60
 LANES ?= 2
 UV := .venv-uv/bin/uv
@@ -91,8 +92,9 @@ proto: $(STAMP) $(PROTO_STAMP) ## generate the stubs anew
 	$(BIN)/buf format -w protos
 	$(BIN)/python tools/generate_stubs.py $(PROTO_VENV)/bin sdk
 
-check-proto: $(STAMP) $(PROTO_STAMP) ## check the API's style, and that the stubs are up to date
+check-proto: $(STAMP) $(PROTO_STAMP) ## check the API: its style, that clients of the last release can use it, the stubs
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against $(RELEASED)
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/python tools/generate_stubs.py $(PROTO_VENV)/bin sdk --check
 
