@@ -16,7 +16,7 @@ from perdure.service.executors.pool import durations as durations_module
 from perdure.service.executors.pool import leases as leases_module
 from perdure.service.executors.pool import pool as pool_module
 from perdure.service.executors.pool.attempts import REFS_MAX
-from perdure.service.executors.pool.durations import AHEAD_MS, BATCH_MAX, Durations
+from perdure.service.executors.pool.durations import AHEAD_MS, BATCH_MAX, SHARED_MS, TINY_MS, Durations
 from perdure.service.executors.pool.leases import STALLED_S, AgentSession, Lease
 from perdure.service.executors.pool.placing import (
     CONCURRENT_MAX,
@@ -610,6 +610,55 @@ async def test_idle_leases_come_first(world: World) -> None:
     assert world.told("start") == []
 
 
+async def test_very_short_functions_share_a_lease_although_another_is_idle(world: World) -> None:
+    await world.cluster(CPU=2)
+    one, two = await world.pair(TINY_MS)
+    room = int(SHARED_MS / TINY_MS)
+    await world.submit(*(f"t{index}" for index in range(room)))
+    host, other = (one, two) if one.in_flight else (two, one)
+    assert names(sent(host)) == [f"t{index}" for index in range(room)]
+    await world.submit("more")
+    assert names(sent(other)) == ["more"], "the other one has enough"
+    assert sent(host) == []
+
+
+async def test_very_short_functions_share_no_lease_with_others(world: World) -> None:
+    await world.cluster(CPU=2)
+    one, two = await world.pair(TINY_MS)
+    await world.submit("longer", function="g")
+    host, other = (one, two) if one.in_flight else (two, one)
+    await world.submit("a", "b")
+    assert (names(sent(host)), names(sent(other))) == (["longer"], ["a", "b"])
+
+
+async def test_a_turn_of_a_very_short_function_stays_where_it_was_while_that_lease_works(world: World) -> None:
+    await world.cluster(CPU=2)
+    one, two = await world.pair(TINY_MS)
+    for lease, other in ((one, two), (two, one)):
+        other.is_finishing = True
+        await world.submit("turn", run=lease.id, turn="t")
+        await world.end(lease, *sent(lease), ms=TINY_MS)
+        await world.submit(f"busy {lease.id}")
+        sent(lease)
+        other.is_finishing = False
+    for lease in (one, two):
+        await world.submit("next", run=lease.id, turn="t")
+        assert names(sent(lease)) == ["next"]
+
+
+async def test_no_lease_is_woken_for_the_objects_of_a_very_short_function(world: World) -> None:
+    await world.cluster(CPU=2)
+    one, two = await world.pair(TINY_MS)
+    one.is_finishing = True
+    await world.submit("turn", run="actor", turn="t")
+    await world.end(two, *sent(two), ms=TINY_MS)
+    one.is_finishing, two.is_finishing = False, True
+    await world.submit("busy")
+    two.is_finishing = False
+    await world.submit("next", run="actor", turn="t")
+    assert names(sent(one)) == ["busy", "next"]
+
+
 async def test_async_functions_share_a_lease(world: World) -> None:
     await world.cluster(CPU=1)
     await world.submit(*(f"t{index}" for index in range(CONCURRENT_MAX + 10)))
@@ -782,12 +831,12 @@ async def test_a_turn_goes_on_where_it_was(world: World) -> None:
 
 async def test_turns_go_on_elsewhere_if_their_lease_has_much_more_to_do(world: World) -> None:
     await world.cluster(CPU=2)
-    one, two = await world.pair(0.1)
+    one, two = await world.pair(0.6)
     runs = [str(number) for number in range(3 * NEAR_MAX)]
     for run in runs:  # all on one lease
         two.is_finishing = True
         await world.submit("first", run=run, turn="t")
-        await world.end(one, *sent(one), ms=0.1)
+        await world.end(one, *sent(one), ms=0.6)
         two.is_finishing = False
     for run in runs:
         await world.submit("second", run=run, turn="t")

@@ -8,9 +8,15 @@ from perdure.bounded import Bounded
 
 BATCH_MS: Final = 8.0
 BATCH_MAX: Final = 64
+TINY_MS: Final = 0.5
+SHARED_MS: Final = 16.0
+"""Attempts of up to TINY_MS go to a busy lease before an idle one, up to so much work. One lease runs them as fast as
+the engine sends them, and a second one would only cost it more messages."""
 AHEAD_MS: Final = 40.0
 """Attempts of longer functions are not sent ahead to a busy lease. (A lease is stuck after a little more, STUCK_S.)"""
 SMOOTHING: Final = 0.3
+OUTLIER: Final = 10
+"""An attempt counts as at most this many times as long as the average: now and then one waits for a busy machine."""
 FUNCTIONS_REMEMBERED_MAX: Final = 10_000
 """Each new closure is a new function. A forgotten function is unknown again, so its next attempt runs alone."""
 
@@ -23,7 +29,9 @@ class Durations:
 
     def learn(self, function: str, took_ms: float) -> None:
         known = self._known_ms.get(function)
-        self._known_ms.keep(function, took_ms if known is None else known + SMOOTHING * (took_ms - known))
+        if known is not None:
+            took_ms = known + SMOOTHING * (min(took_ms, known * OUTLIER) - known)
+        self._known_ms.keep(function, took_ms)
 
     def room(self, function: str) -> int:
         """How many attempts of a function a lease may have at a time."""
@@ -31,6 +39,13 @@ class Durations:
         if took_ms is None or took_ms >= BATCH_MS:
             return 1
         return min(int(BATCH_MS / max(took_ms, 0.05)), BATCH_MAX)
+
+    def sharing(self, function: str) -> int:
+        """How many attempts of a function share a lease although another one is idle. 0: none does."""
+        took_ms = self._known_ms.get(function)
+        if took_ms is None or took_ms > TINY_MS:
+            return 0
+        return min(int(SHARED_MS / max(took_ms, 0.05)), BATCH_MAX)
 
     def is_brief(self, function: str) -> bool:
         """Whether attempts of the function are short enough for another one to wait behind them."""

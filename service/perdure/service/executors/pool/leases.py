@@ -33,6 +33,7 @@ class PlacedAttempt:
     attempt: Attempt
     token: int
     is_concurrent: bool = False
+    is_tiny: bool = False
     is_cancelled: bool = False
     is_recalled: bool = False
     is_sent: bool = False
@@ -93,6 +94,7 @@ class Lease:
         self.since_s = 0.0  # when it connected
         self.python_version = ""
         self.concurrent = 0  # attempts in flight of asynchronous functions
+        self.tiny = 0  # attempts in flight that are known to be very short
         self.cancelling = 0  # attempts in flight that were cancelled
         self.waits = 0  # attempts in flight that wait for the engine
         self.waits_since_s = 0.0  # when the last one of these began to wait
@@ -126,10 +128,12 @@ class Lease:
     def add(self, placed: PlacedAttempt) -> None:
         self.in_flight[placed.token] = placed
         self.concurrent += placed.is_concurrent
+        self.tiny += placed.is_tiny
 
     def remove(self, placed: PlacedAttempt) -> None:
         del self.in_flight[placed.token]
         self.concurrent -= placed.is_concurrent
+        self.tiny -= placed.is_tiny
         self.cancelling -= placed.is_cancelled
         self.waits -= placed.waits
 
@@ -181,6 +185,10 @@ class Lease:
             return False
         began_s = next(iter(self.in_flight.values())).began_s
         return began_s is not None and now_s - began_s > after_s
+
+    def shares(self, most: int) -> bool:
+        """Whether it works, on fewer than this many attempts, all of them very short."""
+        return 0 < len(self.in_flight) < most and self.tiny == len(self.in_flight)
 
     def takes(self, is_concurrent: bool) -> bool:
         """Whether it can take an attempt of an asynchronous (`is_concurrent`) or synchronous function: a lease runs

@@ -1,6 +1,6 @@
 """Puts attempts onto leases.
 
-- An idle lease is preferred to a busy one.
+- An idle lease is preferred to a busy one, unless the function is very short: then few leases do all the work.
 - Short functions are sent in batches of some milliseconds of work. Functions of unknown or long duration are sent
   alone.
 - A function of medium duration may wait behind another one, if all leases are busy and many attempts wait.
@@ -263,9 +263,18 @@ class Placing:
         leases = [lease for lease in leases if not lease.waits]
         # The memory of a GPU is free again when the process ends.
         is_single = bool(queue.shape.resources.num_gpus) and not queue.shape.keep_warm_ms
+        is_warm = bool(queue.shape.keep_warm_ms)
+        hosts = [] if is_single or is_warm else [lease for lease in leases if not lease.borrowed]
+        host: Lease | None = None
         idle = [lease for lease in reversed(leases) if not lease.in_flight]
-        while idle and queue.alone:  # idle ones first, one attempt each
-            lease = self._near(queue.line.head(), idle)
+        while queue.alone:
+            attempt = queue.line.head()
+            if (host := self._sharing(attempt, hosts, host)) is not None:
+                self._put(host, queue.take())
+                continue
+            if not idle:
+                break
+            lease = self._near(attempt, idle)
             if lease is None:
                 lease = idle.pop()
             else:
@@ -277,7 +286,7 @@ class Placing:
         if is_single:
             return
         leases = [lease for lease in leases if not lease.borrowed]
-        while leases and (line := queue.line):  # then batches of short work
+        while leases and (line := queue.line):  # all are busy: batches of short work
             attempt = line.head()
             least = min(leases, key=lambda lease: len(lease.in_flight))
             if len(least.in_flight) >= self._durations.room(attempt.call.function.key):
@@ -286,6 +295,19 @@ class Placing:
             if near is not None and len(near.in_flight) <= len(least.in_flight) + NEAR_MAX:
                 least = near
             self._put(least, line.take())
+
+    def _sharing(self, attempt: Attempt, leases: list[Lease], last: Lease | None) -> Lease | None:
+        """One of these leases that works, and shall take a very short attempt as well although others are idle. `last`
+        is the one that took the attempt before."""
+        most = self._durations.sharing(attempt.call.function.key) if leases else 0
+        if not most:
+            return None
+        near = self._near(attempt, leases)
+        for lease in (near, last):
+            if lease is not None and lease.shares(most):
+                return lease
+        sharing = [lease for lease in leases if lease.shares(most)]
+        return max(sharing, key=lambda lease: len(lease.in_flight), default=None)
 
     def _near(self, attempt: Attempt, leases: list[Lease]) -> Lease | None:
         """The one of these leases that ran the attempt's turn last: it may still have the objects that are needed."""
@@ -338,7 +360,8 @@ class Placing:
                     self._put(lease, queue.take())
 
     def _put(self, lease: Lease, attempt: Attempt, *, is_concurrent: bool = False) -> None:
-        placed = PlacedAttempt(attempt, next(self._tokens), is_concurrent)
+        is_tiny = self._durations.sharing(attempt.call.function.key) > 0
+        placed = PlacedAttempt(attempt, next(self._tokens), is_concurrent, is_tiny)
         self._queued.pop(attempt.key, None)
         lease.add(placed)
         self._placed[attempt.key] = (lease, placed)
