@@ -590,9 +590,10 @@ async def test_what_waits_behind_one_that_turns_out_long_is_called_back(world: W
     assert lease.next_message() is None, "it would wait again"
 
 
-async def test_the_known_duration_follows_recent_attempts(world: World) -> None:
+@pytest.mark.parametrize("ms", [0, 0.01])
+async def test_the_known_duration_follows_recent_attempts(world: World, ms: float) -> None:
     await world.cluster(CPU=1)
-    lease = await world.learn(0.01)
+    lease = await world.learn(ms)
     for index in range(30):
         await world.submit(f"slow{index}")
         await world.end(lease, *sent(lease), ms=100)

@@ -14,6 +14,8 @@ SHARED_MS: Final = 16.0
 the engine sends them, and a second one would only cost it more messages."""
 AHEAD_MS: Final = 40.0
 """Attempts of longer functions are not sent ahead to a busy lease. (A lease is stuck after a little more, STUCK_S.)"""
+LEAST_MS: Final = 0.05
+"""What an attempt of any function costs at least."""
 SMOOTHING: Final = 0.3
 OUTLIER: Final = 10
 """An attempt counts as at most this many times as long as the average: now and then one waits for a busy machine."""
@@ -31,21 +33,21 @@ class Durations:
         known = self._known_ms.get(function)
         if known is not None:
             took_ms = known + SMOOTHING * (min(took_ms, known * OUTLIER) - known)
-        self._known_ms.keep(function, took_ms)
+        self._known_ms.keep(function, max(took_ms, LEAST_MS))
 
     def room(self, function: str) -> int:
         """How many attempts of a function a lease may have at a time."""
         took_ms = self._known_ms.get(function)
         if took_ms is None or took_ms >= BATCH_MS:
             return 1
-        return min(int(BATCH_MS / max(took_ms, 0.05)), BATCH_MAX)
+        return min(int(BATCH_MS / took_ms), BATCH_MAX)
 
     def sharing(self, function: str) -> int:
         """How many attempts of a function share a lease although another one is idle. 0: none does."""
         took_ms = self._known_ms.get(function)
         if took_ms is None or took_ms > TINY_MS:
             return 0
-        return min(int(SHARED_MS / max(took_ms, 0.05)), BATCH_MAX)
+        return min(int(SHARED_MS / took_ms), BATCH_MAX)
 
     def is_brief(self, function: str) -> bool:
         """Whether attempts of the function are short enough for another one to wait behind them."""

@@ -263,8 +263,8 @@ class Placing:
         leases = [lease for lease in leases if not lease.waits]
         # The memory of a GPU is free again when the process ends.
         is_single = bool(queue.shape.resources.num_gpus) and not queue.shape.keep_warm_ms
-        is_warm = bool(queue.shape.keep_warm_ms)
-        hosts = [] if is_single or is_warm else [lease for lease in leases if not lease.borrowed]
+        whole = [lease for lease in leases if not lease.borrowed]
+        hosts = [] if queue.shape.resources.num_gpus or queue.shape.keep_warm_ms else whole
         host: Lease | None = None
         idle = [lease for lease in reversed(leases) if not lease.in_flight]
         while queue.alone:
@@ -285,13 +285,12 @@ class Placing:
                     lease.finish()
         if is_single:
             return
-        leases = [lease for lease in leases if not lease.borrowed]
-        while leases and (line := queue.line):  # all are busy: batches of short work
+        while whole and (line := queue.line):  # all are busy: batches of short work
             attempt = line.head()
-            least = min(leases, key=lambda lease: len(lease.in_flight))
+            least = min(whole, key=lambda lease: len(lease.in_flight))
             if len(least.in_flight) >= self._durations.room(attempt.call.function.key):
                 return
-            near = self._near(attempt, leases)
+            near = self._near(attempt, whole)
             if near is not None and len(near.in_flight) <= len(least.in_flight) + NEAR_MAX:
                 least = near
             self._put(least, line.take())
