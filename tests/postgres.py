@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -160,12 +160,12 @@ class PostgresServer:
         """SIGSTOP to it and all its children; they go on afterwards."""
         everybody = [self.pid, *_children(self.pid)]
         for pid in everybody:
-            os.kill(pid, signal.SIGSTOP)
+            _signal(pid, signal.SIGSTOP)
         try:
             yield
         finally:
             for pid in everybody:
-                os.kill(pid, signal.SIGCONT)
+                _signal(pid, signal.SIGCONT)
 
     @asynccontextmanager
     async def database(self, *, is_migrated: bool = True) -> AsyncIterator[str]:
@@ -199,6 +199,12 @@ def _other_user() -> pwd.struct_passwd | None:
 
 def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    """A child may have been about to end, and is gone as soon as its parent can look after it."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _children(pid: int) -> list[int]:
