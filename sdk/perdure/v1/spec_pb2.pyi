@@ -197,12 +197,24 @@ class PickledFunction(_message.Message):
     def __init__(self, code: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., qualified_name: _Optional[str] = ..., python_version: _Optional[str] = ...) -> None: ...
 
 class WorkflowSource(_message.Message):
-    __slots__ = ("spec", "spec_blob")
+    __slots__ = ("spec", "spec_blob", "entrypoint")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SPEC_BLOB_FIELD_NUMBER: _ClassVar[int]
+    ENTRYPOINT_FIELD_NUMBER: _ClassVar[int]
     spec: WorkflowSpec
     spec_blob: _payload_pb2.BlobRef
-    def __init__(self, spec: _Optional[_Union[WorkflowSpec, _Mapping]] = ..., spec_blob: _Optional[_Union[_payload_pb2.BlobRef, _Mapping]] = ...) -> None: ...
+    entrypoint: Entrypoint
+    def __init__(self, spec: _Optional[_Union[WorkflowSpec, _Mapping]] = ..., spec_blob: _Optional[_Union[_payload_pb2.BlobRef, _Mapping]] = ..., entrypoint: _Optional[_Union[Entrypoint, _Mapping]] = ...) -> None: ...
+
+class Entrypoint(_message.Message):
+    __slots__ = ("name", "version", "arguments")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    arguments: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., arguments: _Optional[str] = ...) -> None: ...
 
 class TaskOptions(_message.Message):
     __slots__ = ("task_id", "resources", "retry", "attempt_timeout", "catch_exceptions", "checkpoint", "metadata", "runtime_env", "scheduling", "allow_inplace", "keep_warm")

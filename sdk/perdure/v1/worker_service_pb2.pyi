@@ -5,6 +5,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from perdure.v1 import actor_service_pb2 as _actor_service_pb2
 from perdure.v1 import failure_pb2 as _failure_pb2
+from perdure.v1 import function_service_pb2 as _function_service_pb2
 from perdure.v1 import payload_pb2 as _payload_pb2
 from perdure.v1 import spec_pb2 as _spec_pb2
 from google.protobuf.internal import containers as _containers
@@ -30,16 +31,18 @@ class ServeAgentRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[AgentHello, _Mapping]] = ..., capacity: _Optional[_Union[ClusterCapacity, _Mapping]] = ..., ended: _Optional[_Union[LeaseEnded, _Mapping]] = ..., leaving: _Optional[_Union[AgentLeaving, _Mapping]] = ..., demand: _Optional[_Union[ClusterDemand, _Mapping]] = ...) -> None: ...
 
 class AgentHello(_message.Message):
-    __slots__ = ("agent_id", "cluster_id", "python_version", "capacity")
+    __slots__ = ("agent_id", "cluster_id", "python_version", "capacity", "functions")
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     PYTHON_VERSION_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     agent_id: str
     cluster_id: str
     python_version: str
     capacity: ClusterCapacity
-    def __init__(self, agent_id: _Optional[str] = ..., cluster_id: _Optional[str] = ..., python_version: _Optional[str] = ..., capacity: _Optional[_Union[ClusterCapacity, _Mapping]] = ...) -> None: ...
+    functions: _containers.RepeatedCompositeFieldContainer[_function_service_pb2.FunctionInfo]
+    def __init__(self, agent_id: _Optional[str] = ..., cluster_id: _Optional[str] = ..., python_version: _Optional[str] = ..., capacity: _Optional[_Union[ClusterCapacity, _Mapping]] = ..., functions: _Optional[_Iterable[_Union[_function_service_pb2.FunctionInfo, _Mapping]]] = ...) -> None: ...
 
 class ClusterCapacity(_message.Message):
     __slots__ = ("total", "nodes")
@@ -238,12 +241,14 @@ class ServeLeaseResponse(_message.Message):
     def __init__(self, functions: _Optional[_Iterable[_Union[LeaseFunction, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., cancel: _Optional[_Iterable[int]] = ..., recall: _Optional[_Iterable[int]] = ..., finish: bool = ..., holds_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class LeaseFunction(_message.Message):
-    __slots__ = ("key", "function")
+    __slots__ = ("key", "function", "module")
     KEY_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    MODULE_FIELD_NUMBER: _ClassVar[int]
     key: str
     function: _spec_pb2.FunctionRef
-    def __init__(self, key: _Optional[str] = ..., function: _Optional[_Union[_spec_pb2.FunctionRef, _Mapping]] = ...) -> None: ...
+    module: str
+    def __init__(self, key: _Optional[str] = ..., function: _Optional[_Union[_spec_pb2.FunctionRef, _Mapping]] = ..., module: _Optional[str] = ...) -> None: ...
 
 class Attempt(_message.Message):
     __slots__ = ("token", "namespace", "workflow_id", "run_id", "task_id", "attempt", "function", "arguments", "refs", "is_limited", "callers")

@@ -42,6 +42,7 @@ class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WAIT_REASON_WORKER_START: _ClassVar[WaitReason]
     WAIT_REASON_EVENT: _ClassVar[WaitReason]
     WAIT_REASON_TIME: _ClassVar[WaitReason]
+    WAIT_REASON_NO_FUNCTION: _ClassVar[WaitReason]
 WORKFLOW_STATUS_UNSPECIFIED: WorkflowStatus
 WORKFLOW_STATUS_PENDING: WorkflowStatus
 WORKFLOW_STATUS_RUNNING: WorkflowStatus
@@ -63,6 +64,7 @@ WAIT_REASON_NO_AGENT: WaitReason
 WAIT_REASON_WORKER_START: WaitReason
 WAIT_REASON_EVENT: WaitReason
 WAIT_REASON_TIME: WaitReason
+WAIT_REASON_NO_FUNCTION: WaitReason
 
 class Waiting(_message.Message):
     __slots__ = ("reason", "text")
