@@ -28,7 +28,7 @@ from typing import (
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from perdure import tracebacks
+from perdure import registry, tracebacks
 from perdure.actorcalls import ActorDefinition
 from perdure.graph import imported
 from perdure.model import (
@@ -257,8 +257,14 @@ def actor(cls: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     it to the static method `migrate(version, state)` of the class, which returns the state for this version; `state` is
     the dict of the attributes, or what `__getstate__` returned.
 
+    `name` registers the class: workers that import its module announce it, with `version` if that is given, and clients
+    in any language make and call its actors by this name. ValueError for a name and version that another class has.
+
     Unknown or malformed options raise TypeError or ValueError here.
     """
+    name, announced = options.pop("name", None), str(options.get("version", ""))
+    if name is not None:
+        registry.check(name, announced)
     version = _version(options.pop("version", FIRST_VERSION))
     given, most, ttl, kept = _options(options, PENDING_CALLS_MAX, None, None)
     made = Options().merged(given)
@@ -267,6 +273,8 @@ def actor(cls: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         decorated = ActorClass(inner, made, most, None, ttl, kept)
         if version != FIRST_VERSION:
             setattr(inner, VERSION_MARK, version)
+        if name is not None:
+            registry.register(name, announced, decorated)
         return decorated
 
     return decorate if cls is None else decorate(cls)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from perdure import codec, failures, wire
 from perdure.model import Payload, Ref, frozen
@@ -105,19 +105,37 @@ class _Direct:
     index: int
 
 
+class FromJson(Protocol):
+    """Converts arguments to the types that a function declares."""
+
+    def is_json(self, index: int) -> bool:
+        """Whether the value of a reference was stored as JSON."""
+        ...
+
+    def argument(self, place: int | str, value: Any) -> Any:
+        """A value of JSON as the argument at this position or of this name."""
+        ...
+
+    def placed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments as the function takes them."""
+        ...
+
+
 def decode_arguments(
     payload: Payload,
     resolve: Callable[[int, bool], Any],
     data: bytes | memoryview | None = None,
     objects: codec.Objects | None = None,
     bytes_of: Callable[[Payload], bytes | memoryview] | None = None,
+    from_json: FromJson | None = None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Decode the arguments of a call. `resolve(index, as_object)` returns the value of a reference, or an object of
-    it. `bytes_of` reads the bytes of a value that was sent by itself, which may be a blob."""
+    it. `bytes_of` reads the bytes of a value that was sent by itself, which may be a blob. `from_json` converts
+    arguments that were given as JSON."""
     data = payload.data if data is None else data
     try:
         if payload.encoding == ARGUMENTS:
-            return _compose(worker_service_pb2.Arguments.FromString(bytes(data)), resolve, objects, bytes_of)
+            return _compose(worker_service_pb2.Arguments.FromString(bytes(data)), resolve, objects, bytes_of, from_json)
         nested, pickled = codec.split_objects(memoryview(data)) if payload.encoding == codec.OBJECTS else ((), data)
         args, kwargs = _Unpickler(io.BytesIO(pickled), nested, objects, resolve).load()
     except (codec.CodecError, codec.Unresolved):
@@ -154,12 +172,14 @@ def _compose(
     resolve: Callable[[int, bool], Any],
     objects: codec.Objects | None,
     bytes_of: Callable[[Payload], bytes | memoryview] | None,
+    from_json: FromJson | None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """References are numbered in the order of `graphwire.arguments_refs`."""
     count = 0
+    is_json = True  # all of the argument that is decoded
 
     def value_of(arg: spec_pb2.Arg) -> Any:
-        nonlocal count
+        nonlocal count, is_json
         match arg.WhichOneof("kind"):
             case "list":
                 return [value_of(item) for item in arg.list.items]
@@ -167,10 +187,19 @@ def _compose(
                 return {key: value_of(arg.map.entries[key]) for key in sorted(arg.map.entries)}
             case "payload":
                 payload = wire.payload_from_proto(arg.payload)
+                is_json = is_json and payload.encoding in codec.OF_JSON
                 return codec.decode(payload, None if bytes_of is None else bytes_of(payload), objects)
             case _:
                 count += 1
+                is_json = is_json and from_json is not None and from_json.is_json(count - 1)
                 return resolve(count - 1, False)
 
-    args = tuple(value_of(arg) for arg in arguments.args)
-    return args, {name: value_of(arguments.kwargs[name]) for name in sorted(arguments.kwargs)}
+    def argument(place: int | str, arg: spec_pb2.Arg) -> Any:
+        nonlocal is_json
+        is_json = True
+        value = value_of(arg)
+        return from_json.argument(place, value) if from_json is not None and is_json else value
+
+    args = tuple(argument(place, arg) for place, arg in enumerate(arguments.args))
+    kwargs = {name: argument(name, arguments.kwargs[name]) for name in sorted(arguments.kwargs)}
+    return (args, kwargs) if from_json is None else from_json.placed(args, kwargs)

@@ -30,6 +30,8 @@ PICKLE: Final = "python/pickle"
 BUFFERS: Final = "python/pickle+buffers"
 OBJECTS: Final = "python/pickle+objects"
 JSON: Final = "json/plain"
+OF_JSON: Final = frozenset({JSON, NULL.encoding})
+"""Encodings of values of JSON."""
 BINARY: Final = "binary/plain"
 OUTCOME: Final = wire.OUTCOME
 DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {}

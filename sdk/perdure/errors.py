@@ -70,6 +70,14 @@ class InvalidSpecError(PerdureError, ValueError):
     status = grpc.StatusCode.INVALID_ARGUMENT
 
 
+class InvalidArgumentsError(PerdureError, ValueError):
+    """The arguments do not fit the function's schema. `pointer` is a JSON pointer to the first that does not, in the
+    object of the arguments by name; `function`, `version` and `node_id` name the call. Correct the argument."""
+
+    reason = "INVALID_ARGUMENTS"
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
 class InvalidFilterError(PerdureError, ValueError):
     """The filter or order does not parse; `position` counts characters from 0. Correct it there."""
 
@@ -140,6 +148,14 @@ class BlobNotFoundError(PerdureError, LookupError):
     """There is no blob of this hash. Upload it before you refer to it."""
 
     reason = "BLOB_NOT_FOUND"
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class FunctionNotFoundError(PerdureError, LookupError):
+    """No worker has announced a function of this name and version (`function`, `version`), or the service does not
+    allow calls of the module's functions. Have workers import the module that registers it."""
+
+    reason = "FUNCTION_NOT_FOUND"
     status = grpc.StatusCode.NOT_FOUND
 
 
@@ -343,6 +359,9 @@ def to_status(error: PerdureError) -> Status:
         status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=seconds, nanos=nanos)))
     if isinstance(error, InvalidFieldError):
         violation = BadRequest.FieldViolation(field=fields.get("field", ""), description=message)
+        status.details.add().Pack(BadRequest(field_violations=[violation]))
+    if isinstance(error, InvalidArgumentsError):
+        violation = BadRequest.FieldViolation(field=f"arguments{fields.get('pointer', '')}", description=message)
         status.details.add().Pack(BadRequest(field_violations=[violation]))
     return status
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from perdure import codec, texts, told, tracebacks
+from perdure import codec, registry, texts, told, tracebacks
 from perdure.bounded import SharedBounded
 from perdure.codec import CodecError, Objects, Unresolved
 from perdure.model import Function
@@ -63,10 +63,7 @@ def load_function(
     """The decoded function. Raises FunctionUnavailable, saying what to do."""
     try:
         if function.code is None:
-            module, _, qualname = function.name.partition(":")
-            found: Any = importlib.import_module(module)
-            for part in qualname.split("."):
-                found = getattr(found, part)
+            found: Any = _named(function) if ":" in function.name else _registered(function)
         else:
             if function.python_version and function.python_version != PYTHON_VERSION:
                 raise FunctionUnavailable(
@@ -88,6 +85,35 @@ def load_function(
     loaded: Any = found
     inner: Callable[..., Any] = loaded.function if hasattr(loaded, "__perdure_task__") else loaded
     return inner  # a @perdure.task is its function
+
+
+def _registered(function: Function) -> Any:
+    found = registry.find(function.name, function.version)
+    if found is None:
+        named = f"{function.name!r}" + (f" version {function.version!r}" if function.version else "")
+        raise FunctionUnavailable(
+            f"the function {named} cannot be loaded on the worker: no module that it imports registers it. It was "
+            "renamed or removed after it was announced; put it back, or start the graph again under another id"
+        )
+    return found
+
+
+def _named(function: Function) -> Any:
+    """What "module:qualname" names, which the module defines itself or offers by its `__all__`: what it merely imports
+    is not its own, such as `os` or `eval`."""
+    module, _, qualname = function.name.partition(":")
+    found: Any = importlib.import_module(module)
+    offers = getattr(found, "__all__", ())
+    parts = qualname.split(".")
+    for part in parts:
+        found = getattr(found, part)
+    is_own = getattr(found, "__module__", None) == module or (len(parts) == 1 and qualname in offers)
+    if callable(found) and not is_own:
+        raise FunctionUnavailable(
+            f"{function.name} may not be called by name: {qualname!r} is not defined in {module!r}, which does not "
+            "offer it by __all__ either. Name the module that defines it"
+        )
+    return found
 
 
 # ------------------------------------------------------------------------------ advice

@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar, 
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from perdure import raydag, texts, tracebacks
+from perdure import raydag, registry, texts, tracebacks
 from perdure.model import Attribute, Index, Key, Path, Sleep, WaitEvent
 from perdure.options import Options, RetryPolicy, milliseconds
 
@@ -300,16 +300,30 @@ def task(**options: Any) -> TaskDecorator: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function a task: `@task`, or `@task(num_cpus=2, max_retries=5)`.
 
-    Options: task_id (or name), num_cpus, num_gpus, memory (bytes), resources, accelerator_type,
+    `name` registers it: workers that import its module announce it, and clients in any language call it by this name.
+    It is the task id as well, unless `task_id` is given. `version` (a string) tells versions of a registered task
+    apart: a run keeps the version that it began with. ValueError for a name and version that another task has.
+
+    Options: task_id, num_cpus, num_gpus, memory (bytes), resources, accelerator_type,
     runtime_env, scheduling_strategy, max_retries (3; -1: without limit), retry_exceptions (False, True or
     a list of types), retry_policy, timeout (seconds an attempt may take), keep_warm (seconds that an idle worker stays
     for the next attempt with the same needs; with GPUs and without it each attempt has a process of its own),
     catch_exceptions, checkpoint, metadata (JSON). Unknown or malformed ones raise TypeError or ValueError here.
     """
-    made = Options().merged(options)
-    if function is not None:
-        return Task(function, made)
-    return lambda inner: Task(inner, made)
+    name, version = options.pop("name", None), options.pop("version", "")
+    if name is None and version != "":
+        raise TypeError("a task with a version has a name")
+    if name is not None:
+        registry.check(name, version)
+    made = Options().merged(options if name is None else {"task_id": name, **options})
+
+    def decorate(inner: Callable[..., Any]) -> Task[..., Any, Any]:
+        decorated: Task[..., Any, Any] = Task(inner, made)
+        if name is not None:
+            registry.register(name, version, decorated)
+        return decorated
+
+    return decorate if function is None else decorate(function)
 
 
 def event(key: str, *, timeout: float | timedelta | None = None, **options: Any) -> Any:

@@ -84,7 +84,7 @@ def _refs_of(arg: spec_pb2.Arg, depth: int) -> Iterator[Ref]:
             raise ValueError("an argument is a payload, a node, an input, a list or a map")
 
 
-def _ref_to_proto(ref: Ref) -> spec_pb2.Ref:
+def ref_to_proto(ref: Ref) -> spec_pb2.Ref:
     path = path_to_proto(ref.path) if ref.path else ()
     match ref:
         case NodeRef():
@@ -143,7 +143,7 @@ def spec_to_proto(spec: Spec) -> spec_pb2.WorkflowSpec:
                 else:
                     out.timer.time.CopyFrom(to_timestamp(until_ms) or Timestamp())
             case Wait(refs, num_returns, timeout_ms):
-                out.wait.refs.extend([_ref_to_proto(ref) for ref in refs])
+                out.wait.refs.extend([ref_to_proto(ref) for ref in refs])
                 out.wait.num_returns = num_returns
                 if timeout_ms is not None:
                     out.wait.timeout.CopyFrom(to_duration(timeout_ms))
@@ -169,14 +169,14 @@ def _common_environment(spec: Spec) -> str:
 
 
 def _arguments_to_proto(task: spec_pb2.TaskNode, arguments: Payload, refs: tuple[Ref, ...]) -> None:
-    if arguments.encoding == ARGUMENTS:
+    if arguments.encoding == ARGUMENTS and not arguments.attributes:
         composed = worker_service_pb2.Arguments.FromString(arguments.data)
         task.args.extend(composed.args)
         for name, arg in composed.kwargs.items():
             task.kwargs[name].CopyFrom(arg)
         return
     fill_payload(task.arguments, arguments)
-    task.refs.extend([_ref_to_proto(ref) for ref in refs])
+    task.refs.extend([ref_to_proto(ref) for ref in refs])
 
 
 def spec_from_proto(message: spec_pb2.WorkflowSpec) -> Spec:

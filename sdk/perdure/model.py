@@ -317,6 +317,10 @@ class TaskRef:
 Ref: TypeAlias = NodeRef | InputRef | TaskRef
 
 
+AS_JSON: Final = ("result", "json")
+"""The attribute of a call's arguments that asks for a result in JSON: the caller may not be of Python."""
+
+
 @frozen
 class Function:
     """The function of a task: `code`, or the registered `name` ("module:qualname") at `version`.

@@ -248,6 +248,11 @@ async def test_phases_come_one_after_the_other(url: str) -> None:
     assert await migrate(url, steps=[*START, widen, narrow, later]) == [later.name]
 
 
+async def test_the_pre_phase_of_a_new_database_passes_over_post_steps(url: str) -> None:
+    steps = [*START, step(2, "post", "SELECT 1"), step(3, "pre", "SELECT 1"), step(4, "post", "SELECT 1")]
+    assert await migrate(url, "pre", steps=steps) == [each.name for each in steps[:3]]
+
+
 async def test_the_post_phase_waits_for_the_pre_phase(url: str) -> None:
     with pytest.raises(StorageError, match="--phase pre` first"):
         await migrate(url, "post", steps=[*START, step(2, "post", "SELECT 1")])

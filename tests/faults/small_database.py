@@ -15,6 +15,8 @@ from perdure import RunStatus, errors
 from perdure.service.app import RunningServer, running_server
 from perdure.service.common.clocks import wall_clock_ms
 from perdure.service.common.settings import Settings
+from perdure.storage.rows import FunctionRow
+from perdure.storage.urls import metadata_store
 
 WEEK_S: Final = 7 * 24 * 3600
 ANSWER_S: Final = 20.0
@@ -68,6 +70,10 @@ async def serving(folder: Path, *, ahead_s: int = 0) -> AsyncIterator[tuple[perd
 
 async def make(folder: Path) -> None:
     """The database, as an engine that ended in good order leaves it."""
+    store = metadata_store(str(folder))
+    await store.open()
+    await store.write_functions([FunctionRow("add", "1", b"info", 1)])
+    await store.close()
     async with serving(folder) as (client, _):
         await client.run(
             add.bind(perdure.input("x"), add.bind("a", "b")),

@@ -26,7 +26,7 @@ NAMED_BY = {("runs", "workflow_id"), ("runs", "namespace"), ("runs", "is_current
 """Columns by which a run is found: one that was changed together with its index is not found any more."""
 UNSEALED = {("runs", "owner")}
 """In an embedded database it says nothing."""
-HARMLESS = {"counters", "migrations", "labels", "blob_uses", "blob_marks", "mail", "tombstones"}
+HARMLESS = {"counters", "migrations", "labels", "blob_uses", "blob_marks", "mail", "tombstones", "functions"}
 """Tables without which every run goes on."""
 
 

@@ -40,7 +40,7 @@ from perdure.model import (
     TaskStatus,
 )
 
-FUNCTION = Function("key", "module.function")
+FUNCTION = Function("key", "module:function")
 VALUE = Payload("json/plain", b"1")
 ONCE = TaskOptions(retry=RetryRule(max_attempts=1))
 CATCH = TaskOptions(retry=RetryRule(max_attempts=1), catch_exceptions=True)

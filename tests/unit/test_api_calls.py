@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
+from catalogues import naming_of
 from perdure import errors, graphwire
 from perdure.service.api.batch import BatchCalls
 from perdure.service.api.events import EventCalls
@@ -40,7 +41,7 @@ class Plain:
 class Api:
     def __init__(self, engine: Engine) -> None:
         kernel, blobs = engine.kernel, MemoryBlobStore()
-        sources = Sources(blobs)
+        sources = Sources(blobs, naming_of(allowed=("module",)))
         batches = Batches(kernel.submissions, kernel.events, kernel.queries, kernel.changes)
         self.engine = engine
         self.runs = RunCalls(kernel.submissions, kernel.lifecycle, kernel.queries, sources, blobs)

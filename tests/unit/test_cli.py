@@ -85,7 +85,7 @@ def test_every_command_and_option_has_help(command: str) -> None:
 def test_serve_has_an_option_for_every_knob() -> None:
     text = invoke("serve", "--help").output
     for knob in fields(Settings):
-        assert f"--{knob.name.replace('_', '-')}" in text
+        assert f"--{knob.metadata['flag'] or knob.name.replace('_', '-')}" in text
         assert f"PERDURE_{knob.name.upper()}" in text.replace("\n", "")
 
 

@@ -377,6 +377,21 @@ def test_a_registered_function_that_is_not_there_is_named(name: str, text: str) 
         functions.load_function(Function("k", name))
 
 
+@pytest.mark.parametrize("name", ["operator:add", "json:JSONEncoder.encode", "json.encoder:JSONEncoder", "math:sqrt"])
+def test_what_a_module_defines_or_offers_is_loaded_by_name(name: str) -> None:
+    if name == "json:JSONEncoder.encode":  # `json` offers the class, and not what is in it
+        with pytest.raises(FunctionUnavailable, match="may not be called by name"):
+            functions.load_function(Function("k", name))
+    else:
+        assert callable(functions.load_function(Function("k", name)))
+
+
+@pytest.mark.parametrize("name", ["json.encoder:re.compile", "json.encoder:c_make_encoder", "zipfile:os.system"])
+def test_what_a_module_imports_is_not_its_own(name: str) -> None:
+    with pytest.raises(FunctionUnavailable, match="may not be called by name"):
+        functions.load_function(Function("k", name))
+
+
 def test_a_function_that_was_renamed_is_named_with_its_module_and_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

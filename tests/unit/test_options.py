@@ -17,10 +17,13 @@ NAN, INFINITE = float("nan"), float("inf")
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"num_cpu": 1}, TypeError, "unknown option 'num_cpu'; there are accelerator_type, "),
-    ({"name": "a", "task_id": "b"}, TypeError, "name is another word for task_id"),
     ({"task_id": 5}, TypeError, "task_id is a string, not an int"),
     ({"task_id": ""}, errors.InvalidFieldError, "task_id: is empty; leave it out"),
-    ({"name": ""}, errors.InvalidFieldError, "name: is empty; leave it out"),
+    ({"name": ""}, errors.InvalidFieldError, "name: is required"),
+    ({"name": 7}, TypeError, "name is a string"),
+    ({"name": "a:b"}, ValueError, "has a colon"),
+    ({"name": "a", "version": 3}, TypeError, "version is a string"),
+    ({"version": "3"}, TypeError, "a task with a version has a name"),
     ({"task_id": "x" * 257}, errors.InvalidFieldError, "task_id: has 1 to 256 printable characters, not 257"),
     ({"num_cpus": "2"}, TypeError, "num_cpus is a number, not a str"),
     ({"num_cpus": True}, TypeError, "num_cpus is a number, not a bool"),

@@ -116,7 +116,7 @@ class World:
         callers: tuple[str, ...] = (),
     ) -> None:
         for task in tasks:
-            call = Call(Function(function, function), NULL)
+            call = Call(Function(function, f"module:{function}"), NULL)
             names = "default", "wf", run, task, attempt
             self.pool.submit(Attempt(*names, call, shape, inputs, beside, is_limited, turn, callers))
         await self.settle()

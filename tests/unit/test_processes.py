@@ -32,7 +32,7 @@ class Process:
 @pytest.fixture
 async def processes() -> AsyncIterator[_Processes]:
     pool = LeasePool(engine_id="e", blob_url="memory:", idle_s=1)
-    processes = _Processes(pool, str)
+    processes = _Processes(pool, str, ())
     processes.start()
     yield processes
     await processes.stop()

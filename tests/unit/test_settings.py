@@ -50,7 +50,7 @@ def test_limits_are_off_and_http_is_off_unless_they_are_asked_for() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("PERDURE_LISEN", "x", "unknown variable PERDURE_LISEN; there are PERDURE_BLOBS"),
+        ("PERDURE_LISEN", "x", "unknown variable PERDURE_LISEN; there are PERDURE_ALLOW_MODULES"),
         ("PERDURE_LISTEN", "7373", "listen is host:port, not '7373'"),
         ("PERDURE_LISTEN", "", "listen is host:port, not ''"),
         ("PERDURE_LISTEN", "host:", "listen is host:port, not 'host:'"),

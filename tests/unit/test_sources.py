@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from catalogues import naming_of
 from perdure import errors, graphwire
 from perdure.model import BlobRef, Call, Function, InvalidSpec, Payload, Sleep, Spec, SpecNode
 from perdure.service.api import sources as sources_module
@@ -19,7 +20,7 @@ def inline(delay_ms: int) -> spec_pb2.WorkflowSource:
 
 
 async def test_an_equal_graph_is_decoded_once() -> None:
-    sources = Sources(MemoryBlobStore())
+    sources = Sources(MemoryBlobStore(), naming_of())
     first = await sources.read(inline(1))
     assert await sources.read(inline(1)) is first
     other = await sources.read(inline(2))
@@ -32,7 +33,7 @@ async def test_a_graph_in_a_blob_is_read_once() -> None:
     data = inline(1).spec.SerializeToString(deterministic=True)
     blob = await blobs.put([data])
     message = spec_pb2.WorkflowSource(spec_blob=payload_pb2.BlobRef(sha256=blob.sha256, size_bytes=blob.size))
-    sources = Sources(blobs)
+    sources = Sources(blobs, naming_of())
     source = await sources.read(message)
     assert source.blobs == {blob}
     assert (await sources.read(inline(1))).blobs == frozenset()  # the same graph, which did not come in the blob
@@ -43,7 +44,7 @@ async def test_a_graph_in_a_blob_is_read_once() -> None:
 async def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     size = len(inline(10).spec.SerializeToString(deterministic=True))
     monkeypatch.setattr(sources_module, "KNOWN_BYTES_MAX", 2 * size)
-    sources = Sources(MemoryBlobStore())
+    sources = Sources(MemoryBlobStore(), naming_of())
     ten, eleven = await sources.read(inline(10)), await sources.read(inline(11))
     assert await sources.read(inline(10)) is ten
     await sources.read(inline(12))
@@ -52,7 +53,7 @@ async def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_what_is_wrong_is_not_kept() -> None:
-    sources = Sources(MemoryBlobStore())
+    sources = Sources(MemoryBlobStore(), naming_of())
     message = inline(1)
     message.spec.output.node.node_id = "nobody"
     for _ in range(2):
@@ -88,7 +89,7 @@ async def test_the_real_size_of_a_graph_is_looked_at_before_it_is_read() -> None
     blobs.get = get  # type: ignore[method-assign]
     claimed = spec_pb2.WorkflowSource(spec_blob=payload_pb2.BlobRef(sha256=stored.sha256, size_bytes=1))
     with pytest.raises(errors.BlobHashMismatchError):
-        await Sources(blobs).read(claimed)
+        await Sources(blobs, naming_of()).read(claimed)
     assert reads == []
 
 
@@ -113,7 +114,7 @@ async def test_a_blob_is_renewed_once_in_a_share_of_its_grace_period() -> None:
             return await super().renew(sha256)
 
     blobs, now_s = Counting(), 0.0
-    sources = Sources(blobs, grace_s=600, elapsed_s=lambda: now_s)
+    sources = Sources(blobs, naming_of(), grace_s=600, elapsed_s=lambda: now_s)
     with pytest.raises(errors.BlobNotFoundError):
         await sources.check_blobs([BlobRef("0" * 64, 1)])
     blob = await blobs.put([b"package"])

@@ -30,7 +30,8 @@ def _knobs() -> list[click.Parameter]:
         choices = knob.metadata["choices"]
         kind: Any = click.Choice(choices) if choices else type(knob.default)
         text = f"{knob.metadata['help']} (PERDURE_{knob.name.upper()}; default: {knob.default})"
-        made.append(click.Option([f"--{knob.name.replace('_', '-')}"], type=kind, default=None, help=text))
+        flag = knob.metadata["flag"] or knob.name.replace("_", "-")
+        made.append(click.Option([f"--{flag}", knob.name], type=kind, default=None, help=text))
     return made
 
 
@@ -60,12 +61,14 @@ def serve(**flags: Any) -> None:
 @click.option("--ray-address", default="auto", show_default=True, help="local, auto or host:port of a Ray cluster")
 @click.option("--ray-cpus", default=0, help="CPUs of a local Ray; 0: those of the machine")
 @click.option("--ray-namespace", default="", help="Ray's namespace of the tasks; default: one of its own")
-def agent(engine: str, ray_address: str, ray_cpus: int, ray_namespace: str) -> None:
+@click.option("--import", "imports", default="", help="modules that workers import, with commas between them")
+def agent(engine: str, ray_address: str, ray_cpus: int, ray_namespace: str, imports: str) -> None:
     """Give an engine the use of a Ray cluster; runs inside the cluster, for ever."""
     try:
+        from perdure.announcing import listed
         from perdure.worker.agent import AgentSettings, run_agent
 
-        run_agent(AgentSettings(engine, ray_address, ray_cpus, ray_namespace))
+        run_agent(AgentSettings(engine, ray_address, ray_cpus, ray_namespace, imports=listed(imports)))
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise

@@ -1,6 +1,8 @@
 import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from perdure.v1 import actor_service_pb2 as _actor_service_pb2
+from perdure.v1 import spec_pb2 as _spec_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -20,7 +22,7 @@ FUNCTION_KIND_TASK: FunctionKind
 FUNCTION_KIND_ACTOR: FunctionKind
 
 class FunctionInfo(_message.Message):
-    __slots__ = ("name", "version", "kind", "description", "arguments_schema", "result_schema", "positional", "methods", "module", "announce_time", "is_served")
+    __slots__ = ("name", "version", "kind", "description", "arguments_schema", "result_schema", "positional", "methods", "module", "announce_time", "is_served", "options", "actor_class")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +34,8 @@ class FunctionInfo(_message.Message):
     MODULE_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCE_TIME_FIELD_NUMBER: _ClassVar[int]
     IS_SERVED_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_CLASS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     kind: FunctionKind
@@ -43,7 +47,9 @@ class FunctionInfo(_message.Message):
     module: str
     announce_time: _timestamp_pb2.Timestamp
     is_served: bool
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., kind: _Optional[_Union[FunctionKind, str]] = ..., description: _Optional[str] = ..., arguments_schema: _Optional[str] = ..., result_schema: _Optional[str] = ..., positional: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[_Union[FunctionMethod, _Mapping]]] = ..., module: _Optional[str] = ..., announce_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., is_served: bool = ...) -> None: ...
+    options: _spec_pb2.TaskOptions
+    actor_class: _actor_service_pb2.ActorClass
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., kind: _Optional[_Union[FunctionKind, str]] = ..., description: _Optional[str] = ..., arguments_schema: _Optional[str] = ..., result_schema: _Optional[str] = ..., positional: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[_Union[FunctionMethod, _Mapping]]] = ..., module: _Optional[str] = ..., announce_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., is_served: bool = ..., options: _Optional[_Union[_spec_pb2.TaskOptions, _Mapping]] = ..., actor_class: _Optional[_Union[_actor_service_pb2.ActorClass, _Mapping]] = ...) -> None: ...
 
 class FunctionMethod(_message.Message):
     __slots__ = ("name", "readonly", "description", "arguments_schema", "result_schema", "positional")

@@ -241,14 +241,12 @@ class ServeLeaseResponse(_message.Message):
     def __init__(self, functions: _Optional[_Iterable[_Union[LeaseFunction, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., cancel: _Optional[_Iterable[int]] = ..., recall: _Optional[_Iterable[int]] = ..., finish: bool = ..., holds_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class LeaseFunction(_message.Message):
-    __slots__ = ("key", "function", "module")
+    __slots__ = ("key", "function")
     KEY_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
-    MODULE_FIELD_NUMBER: _ClassVar[int]
     key: str
     function: _spec_pb2.FunctionRef
-    module: str
-    def __init__(self, key: _Optional[str] = ..., function: _Optional[_Union[_spec_pb2.FunctionRef, _Mapping]] = ..., module: _Optional[str] = ...) -> None: ...
+    def __init__(self, key: _Optional[str] = ..., function: _Optional[_Union[_spec_pb2.FunctionRef, _Mapping]] = ...) -> None: ...
 
 class Attempt(_message.Message):
     __slots__ = ("token", "namespace", "workflow_id", "run_id", "task_id", "attempt", "function", "arguments", "refs", "is_limited", "callers")

@@ -42,7 +42,7 @@ class AgentProcess:
         command += ["--with-parent", str(os.getpid()), "--log-level", self._settings.log_level]
         command += ["--log-format", self._settings.log_format]
         command += ["--ray-address", self._settings.ray_address, "--ray-cpus", str(self._settings.ray_cpus)]
-        command += ["--ray-namespace", self._settings.ray_namespace]
+        command += ["--ray-namespace", self._settings.ray_namespace, "--import", self._settings.imports]
         self._address = address
         self._process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
         self._watch = asyncio.create_task(self._start_again(self._process, command))

@@ -22,19 +22,23 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from perdure import connection
+from perdure import connection, registry
+from perdure.announcing import listed
 from perdure.service.api.actors import ActorCalls
 from perdure.service.api.batch import BatchCalls
 from perdure.service.api.blobs import BlobCalls
 from perdure.service.api.events import EventCalls
 from perdure.service.api.fetching import FetchCalls
+from perdure.service.api.functions import FunctionCalls
 from perdure.service.api.gate import Gate
 from perdure.service.api.listing import ListCalls
+from perdure.service.api.naming import Naming
 from perdure.service.api.runs import RunCalls
 from perdure.service.api.sources import Sources
 from perdure.service.api.streaming import Streams
 from perdure.service.api.system import SystemCalls
 from perdure.service.api.watch import Watcher
+from perdure.service.catalogue.catalogue import Catalogue
 from perdure.service.common.clocks import wall_clock_ms
 from perdure.service.common.settings import Settings, SettingsError
 from perdure.service.executors.pool.pool import LeasePool
@@ -44,6 +48,7 @@ from perdure.service.kernel import Kernel
 from perdure.service.operations.batches import Batches
 from perdure.service.rpc.actor import ActorServicer
 from perdure.service.rpc.blob import BlobServicer
+from perdure.service.rpc.function import FunctionServicer
 from perdure.service.rpc.hangup import hang_up
 from perdure.service.rpc.health import HealthServicer
 from perdure.service.rpc.interceptors.chain import Chain
@@ -61,6 +66,8 @@ from perdure.v1 import (
     actor_service_pb2_grpc,
     blob_service_pb2,
     blob_service_pb2_grpc,
+    function_service_pb2,
+    function_service_pb2_grpc,
     system_service_pb2,
     system_service_pb2_grpc,
     worker_service_pb2_grpc,
@@ -74,6 +81,7 @@ SERVICES: Final = tuple(
         (workflow_service_pb2, "WorkflowService"),
         (actor_service_pb2, "ActorService"),
         (blob_service_pb2, "BlobService"),
+        (function_service_pb2, "FunctionService"),
         (system_service_pb2, "SystemService"),
     )
 )
@@ -172,16 +180,20 @@ async def running_server(
             max_running=settings.max_running_workflows,
             max_pending=settings.max_pending_workflows,
         )
-        sources = Sources(blobs, grace_s=kernel.blob_grace_s)
+        catalogue = Catalogue(store, executor.functions, clock, allowed=listed(settings.allow_modules))
+        naming = Naming(catalogue)
+        sources = Sources(blobs, naming, grace_s=kernel.blob_grace_s)
         events = EventCalls(kernel.events, sources)
         lists = ListCalls(kernel.queries, store)
         streams = Streams(gate)
         workflows = _workflows(kernel, store, blobs, clock, sources, events, lists, streams)
         workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, chain.services)
-        actors = ActorCalls(kernel.actors, sources, blobs)
+        actors = ActorCalls(kernel.actors, sources, naming, blobs)
         actor_service_pb2_grpc.add_ActorServiceServicer_to_server(ActorServicer(actors, lists, streams), chain.services)
         blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(BlobCalls(blobs)), chain.services)
         system_service_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(system), chain.services)
+        functions = FunctionServicer(FunctionCalls(catalogue))
+        function_service_pb2_grpc.add_FunctionServiceServicer_to_server(functions, chain.services)
         if pool is not None:
             worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(
                 WorkerServicer(pool.sessions, FetchCalls(kernel.values)), chain.services
@@ -206,6 +218,8 @@ async def running_server(
 
             http = serving_http(settings.http_listen, events, gate, grace_s=settings.drain_s)
             http_address = await stack.enter_async_context(http)
+        await catalogue.start()
+        stack.push_async_callback(catalogue.stop)
         await kernel.start(recover=settings.recovery == "auto")
         gate.open()
         health.open()
@@ -261,11 +275,14 @@ def _executor(
     if settings.executor == "local":
         from perdure.service.executors.local import THREADS, LocalExecutor
 
+        imports = listed(settings.imports)
+        if not isolates or settings.local_threads:
+            registry.look_in(imports)
         in_memory = not has_processes or settings.blob_url.startswith("memory:")  # other processes cannot read it
         if isolates and not in_memory and not settings.local_threads:
-            return ProcessExecutor(None, pool, address), pool
+            return ProcessExecutor(None, pool, address, imports), pool
         threads = LocalExecutor(blobs, threads=settings.local_threads or THREADS, clock=clock, address=address)
-        return (threads, None) if in_memory else (ProcessExecutor(threads, pool, address), pool)
+        return (threads, None) if in_memory else (ProcessExecutor(threads, pool, address, imports), pool)
     return pool, pool
 
 

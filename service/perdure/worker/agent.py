@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,11 +28,13 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 
 from perdure import failures, logs, optionwire
+from perdure.announcing import ImportFailed, announced, listed
 from perdure.functions import PYTHON_VERSION
 from perdure.parent import end_with_parent
 from perdure.storage.ports import BlobStore
 from perdure.storage.urls import blob_store
 from perdure.v1 import worker_service_pb2 as pb
+from perdure.v1.function_service_pb2 import FunctionInfo
 from perdure.worker.blobs import BlockingBlobs
 from perdure.worker.cluster import LOCAL, Cluster, ClusterState, is_death, is_refusal
 from perdure.worker.dialling import Dial, dial
@@ -76,13 +78,14 @@ REASON_MAX: Final = 2000
 class AgentSettings:
     """`ray_address`: "local" starts a Ray with `ray_cpus` CPUs (0: those of the machine); "auto" or an address joins
     one. Tasks run in Ray's `ray_namespace` ("": a new one). `parent`: the agent ends when the process of this id ends
-    (0: no parent)."""
+    (0: no parent). `imports` are modules whose registered functions workers have."""
 
     address: str
     ray_address: str = LOCAL
     ray_cpus: int = 0
     ray_namespace: str = ""
     parent: int = 0
+    imports: tuple[str, ...] = ()
 
 
 class _Outbox:
@@ -112,8 +115,16 @@ class RayDied(Exception):
 class Agent:
     """One agent over one connection to Ray."""
 
-    def __init__(self, settings: AgentSettings, cluster: Cluster, *, dial: Dial = dial) -> None:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        cluster: Cluster,
+        functions: Sequence[FunctionInfo] = (),
+        *,
+        dial: Dial = dial,
+    ) -> None:
         self._settings = settings
+        self._functions = functions
         self._dial = dial
         self._cluster = cluster
         self._died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -241,6 +252,7 @@ class Agent:
             cluster_id=self._cluster.id(),
             python_version=PYTHON_VERSION,
             capacity=_capacity(state),
+            functions=self._functions,
         )
 
     # -------------------------------------------------------------------------- the session
@@ -321,6 +333,7 @@ class Agent:
             _import_paths(),
             environment=shape.runtime_env,
             has_others=welcome.has_others,
+            imports=self._settings.imports,
         )
 
     def _failed(self, lease_id: str, error: BaseException) -> None:
@@ -390,7 +403,12 @@ def run_agent(settings: AgentSettings) -> None:
         end_with_parent(settings.parent)
     cluster = Cluster(settings.ray_address, settings.ray_cpus, settings.ray_namespace)
     try:
+        functions = asyncio.run(announced(settings.imports))
         cluster.connect()
+    except ImportFailed as error:
+        log.error("the agent ends: %s", error)
+        text = str(error)
+        _in_time(lambda: asyncio.run(tell_of_failure(settings.address, text)))
     except ModuleNotFoundError:
         raise
     except Exception as error:
@@ -401,7 +419,7 @@ def run_agent(settings: AgentSettings) -> None:
     else:
         log.info("%s (%s) is there", cluster.name, cluster.id())
         try:
-            asyncio.run(_main(settings, cluster))
+            asyncio.run(_main(settings, cluster, functions))
             return
         except RayDied as died:
             log.error("%s is dead, and the agent ends: %s", cluster.name, died)
@@ -447,10 +465,10 @@ def _leave_process(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def _main(settings: AgentSettings, cluster: Cluster) -> None:
+async def _main(settings: AgentSettings, cluster: Cluster, functions: Sequence[FunctionInfo]) -> None:
     stop = asyncio.Event()
     end_on_signals(stop)
-    agent = asyncio.create_task(Agent(settings, cluster).run(stop))
+    agent = asyncio.create_task(Agent(settings, cluster, functions).run(stop))
     if settings.parent:
         parent = asyncio.create_task(_watch_parent(settings.parent, stop))
         parent.add_done_callback(lambda _: None)
@@ -474,12 +492,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ray-address", default="auto", help="local, auto or host:port")
     parser.add_argument("--ray-cpus", type=int, default=0, help="CPUs of a local Ray; 0: those of the machine")
     parser.add_argument("--ray-namespace", default="", help="Ray's namespace of the tasks; default: one of its own")
+    parser.add_argument("--import", dest="imports", default="", help="modules whose functions workers have")
     parser.add_argument("--with-parent", type=int, default=0, help="end when this process ends")
     parser.add_argument("--log-level", default="info", help="how much is logged")
     parser.add_argument("--log-format", default="text", help="text or json")
     given = parser.parse_args(arguments)
     logs.configure(given.log_level, given.log_format)
-    run_agent(AgentSettings(given.address, given.ray_address, given.ray_cpus, given.ray_namespace, given.with_parent))
+    ray = given.ray_address, given.ray_cpus, given.ray_namespace
+    run_agent(AgentSettings(given.address, *ray, given.with_parent, listed(given.imports)))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,12 @@ from typing import Any, Final
 from perdure import codec, failures, functions
 from perdure.bounded import SharedBounded
 from perdure.context import bind_context
-from perdure.model import ACTOR_CALL, FailureKind, Function
+from perdure.model import ACTOR_CALL, AS_JSON, FailureKind, Function
+from perdure.wire import ARGUMENTS
 from perdure.worker.interrupt import Interrupted
 from perdure.worker.methods import Methods
 from perdure.worker.results import Bad, Failed, Result, bad_of, exited, is_end, kind_of, leave_room, unforeseen
+from perdure.worker.schemas import TypedFunction
 from perdure.worker.values import AttemptInput, Blobs, Objects, Values
 
 FUNCTIONS_MAX: Final = 1_000
@@ -34,6 +36,7 @@ class Runner:
     ) -> None:
         self._values = Values(blobs, environment, objects)
         self._functions: SharedBounded[str, Callable[..., Any]] = SharedBounded(FUNCTIONS_MAX)
+        self._typed: SharedBounded[str, TypedFunction] = SharedBounded(FUNCTIONS_MAX)
         self._methods = Methods(self._values)
 
     def has_loaded(self, function: Function) -> bool:
@@ -72,7 +75,7 @@ class Runner:
                     return Failed(failures.from_exception(error, kind_of(error), skip_frames=1))
                 finally:
                     leave_room(depth)
-            return self._values.result(value, attempt_input.function, attempt_input.context.task_id)
+            return self._result(attempt_input, function, value)
         except Bad as bad:
             return Failed(bad.failure)
         except (Interrupted, KeyboardInterrupt, SystemExit):
@@ -97,7 +100,7 @@ class Runner:
                     return Failed(failures.from_exception(error, kind_of(error), skip_frames=1))
                 finally:
                     leave_room(depth)
-            return self._values.result(value, attempt_input.function, attempt_input.context.task_id)
+            return self._result(attempt_input, function, value)
         except Bad as bad:
             return Failed(bad.failure)
         except BaseException as error:
@@ -108,9 +111,31 @@ class Runner:
     def _prepare(self, attempt_input: AttemptInput) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         function = self._load(attempt_input.function)
         args, kwargs = self._values.arguments(
-            attempt_input.arguments, attempt_input.values, attempt_input.context.task_id
+            attempt_input.arguments,
+            attempt_input.values,
+            attempt_input.context.task_id,
+            self._typed_for(attempt_input, function),
         )
         return function, args, kwargs
+
+    def _result(self, attempt_input: AttemptInput, function: Callable[..., Any], value: Any) -> Result:
+        return self._values.result(
+            value,
+            attempt_input.function,
+            attempt_input.context.task_id,
+            self._typed_for(attempt_input, function),
+            as_json=AS_JSON in attempt_input.arguments.attributes,
+        )
+
+    def _typed_for(self, attempt_input: AttemptInput, function: Callable[..., Any]) -> TypedFunction | None:
+        """The types of a registered function that is called as other languages call it; None for any other call."""
+        called = attempt_input.function
+        if called.code is not None or ":" in called.name or attempt_input.arguments.encoding != ARGUMENTS:
+            return None
+        typed = self._typed.get(called.key)
+        if typed is None:
+            self._typed.keep(called.key, typed := TypedFunction(function))
+        return typed
 
     def _load(self, function: Function) -> Callable[..., Any]:
         if (found := self._functions.get(function.key)) is not None:

@@ -27,7 +27,7 @@ from functools import partial
 from math import inf
 from typing import Any, Final, NoReturn
 
-from perdure import tracebacks
+from perdure import registry, tracebacks
 from perdure.context import tells_waits
 from perdure.rayobjects import RayObjects
 from perdure.worker import children, interruptible, loops
@@ -56,11 +56,13 @@ def run_lease(
     node_id: str = "",
     environment: str = "",
     has_others: bool = False,
+    imports: Sequence[str] = (),
 ) -> int:
     """Serve until the engine says to finish or is gone. Returns the number of attempts that ran.
 
     `paths` are folders of modules, besides those of the runtime environment. `environment` is the runtime environment
-    of the lease's shape. `has_others`: other engines may take over the runs of this lease's engine.
+    of the lease's shape. `has_others`: other engines may take over the runs of this lease's engine. `imports` are
+    modules that register functions.
     """
     named = json.loads(environment) if environment else {}
     has_code = any(named.get(field) for field in ("working_dir", "py_modules", "modules"))
@@ -70,6 +72,7 @@ def run_lease(
     for path in paths:
         if path not in sys.path:
             sys.path.insert(len(sys.path) if has_code else 0, path)
+    registry.look_in(imports)
     os.environ["PERDURE_ADDRESS"] = address  # workflows that tasks start run on the same engine
     session = Session(address, engine_id, lease_id, blob_url, node_id, asks=has_others)
     lease = _Lease(session, named, holds_until_s=0.0 if has_others else inf)

@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from perdure import tracebacks
+from perdure import registry, tracebacks
 from perdure.model import BlobRef
 from perdure.snapshots import MODULES_GONE, snapshot_of
 from perdure.storage.ports import BlobNotFound, CorruptData
@@ -34,6 +34,7 @@ def main() -> None:
             sys.exit(MODULES_GONE)
         tracebacks.is_unpacked_at(str(folder))
         sys.path.insert(0, str(folder))  # before the working directory, which may have modules of the same names
+    registry.look_in(given["imports"])
     run_lease(
         given["address"],
         given["engine_id"],

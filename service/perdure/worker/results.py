@@ -128,6 +128,13 @@ def serialization(error: BaseException, task_id: str, what: str) -> Failure:
     return Failure(FailureKind.SERIALIZATION, failure.type, message, failure.stack_trace, failure.base_types)
 
 
+def invalid_arguments(error: Exception, task_id: str) -> Failure:
+    """The failure of a task with an argument that does not fit the type that its function declares. It is not
+    retried."""
+    message = f"task {task_id!r}: the arguments do not fit its function: {error}"
+    return Failure(FailureKind.APPLICATION, "perdure.InvalidArguments", message, non_retryable=True)
+
+
 def data_lost(what: str) -> Failure:
     """The failure of a task that needs damaged or missing data. It is not retried."""
     return Failure(FailureKind.SYSTEM, "perdure.CorruptData", f"data is lost: {what}", non_retryable=True)

@@ -10,21 +10,35 @@ from perdure import codec, conversion, failures, graph, graphwire, runtimeenv
 from perdure.arguments import decode_arguments, encode_arguments
 from perdure.context import Context
 from perdure.model import (
+    AS_JSON,
     INLINE_BYTES_MAX,
     WAITED,
     BlobRef,
+    Call,
     Failure,
     FailureKind,
     Function,
     Path,
     Payload,
     Spec,
+    SpecNode,
     Waited,
     frozen,
 )
 from perdure.storage.ports import BlobNotFound, CorruptData
 from perdure.worker.interrupt import Interrupted
-from perdure.worker.results import Bad, Continued, Returned, bad_of, continued, data_lost, returned, serialization
+from perdure.worker.results import (
+    Bad,
+    Continued,
+    Returned,
+    bad_of,
+    continued,
+    data_lost,
+    invalid_arguments,
+    returned,
+    serialization,
+)
+from perdure.worker.schemas import ANY, NotConvertible, TypedFunction
 
 MANY_OBJECTS: Final = 32
 
@@ -112,6 +126,49 @@ class _Packages:
         return self.blobs.store(codec.Encoded(codec.BINARY, (data,)))
 
 
+def with_json_output(spec: Spec) -> Spec:
+    """The graph, whose output is to be JSON. That of an event or a timer is what it is."""
+
+    def marked(node: SpecNode) -> SpecNode:
+        if node.id != spec.output or not isinstance(node.action, Call):
+            return node
+        attributes = tuple(sorted({*node.action.arguments.attributes, AS_JSON}))
+        arguments = replace(node.action.arguments, attributes=attributes)
+        return replace(node, action=replace(node.action, arguments=arguments))
+
+    return replace(spec, nodes=tuple(marked(node) for node in spec.nodes))
+
+
+def _as_json(value: Any, typed: TypedFunction | None, *, as_json: bool) -> codec.Encoded | None:
+    if typed is not None:
+        data = typed.result(value, is_final=as_json)
+    else:
+        data = ANY.result(value, is_final=True) if as_json else None
+    if data is None:
+        return None
+    return codec.encode_value(None) if data == b"null" else codec.Encoded(codec.JSON, (data,))
+
+
+class _FromJson:
+    """Implements FromJson for one call."""
+
+    def __init__(self, typed: TypedFunction, values: Sequence[Value], task_id: str) -> None:
+        self._typed = typed
+        self._values = values
+        self._task_id = task_id
+        self.placed = typed.placed
+
+    def argument(self, place: int | str, value: Any) -> Any:
+        try:
+            return self._typed.argument(place, value)
+        except NotConvertible as error:
+            raise Bad(invalid_arguments(error, self._task_id)) from error
+
+    def is_json(self, index: int) -> bool:
+        value = self._values[index]
+        return value.payload.encoding in codec.OF_JSON and not value.wraps
+
+
 class _NoObjects:
     """Implements Objects for a process that is not part of a Ray cluster."""
 
@@ -154,9 +211,10 @@ class Values:
     # -------------------------------------------------------------------------- reading
 
     def arguments(
-        self, arguments: Payload, values: Sequence[Value], task_id: str
+        self, arguments: Payload, values: Sequence[Value], task_id: str, typed: TypedFunction | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a call, whose references are to these values. Raises Bad."""
+        """The arguments of a call, whose references are to these values. Those that are JSON are converted to the types
+        of `typed`. Raises Bad."""
         data = self.bytes_of(arguments)
         resolved: dict[tuple[int, bool], Any] = {}
         is_first = True
@@ -173,7 +231,8 @@ class Values:
             return resolved[key]
 
         try:
-            return decode_arguments(arguments, resolve, data, self.objects, self.bytes_of)
+            from_json = None if typed is None else _FromJson(typed, values, task_id)
+            return decode_arguments(arguments, resolve, data, self.objects, self.bytes_of, from_json)
         except codec.Unresolved as unresolved:
             raise bad_of(unresolved) from unresolved
         except Interrupted:
@@ -231,17 +290,29 @@ class Values:
 
     # -------------------------------------------------------------------------- storing
 
-    def result(self, value: Any, function: Function, task_id: str) -> Returned | Continued:
-        """The result of an attempt of this function that returned this value. Raises Bad."""
+    def result(
+        self,
+        value: Any,
+        function: Function,
+        task_id: str,
+        typed: TypedFunction | None = None,
+        *,
+        as_json: bool = False,
+    ) -> Returned | Continued:
+        """The result of an attempt of this function that returned this value: JSON if `typed` knows its type, or with
+        `as_json` if that is possible. Raises Bad."""
         try:
             if graph.is_node(value):
-                spec = self._without_large_parts(conversion.to_spec(value, self.objects, names_modules=False), task_id)
+                spec = conversion.to_spec(value, self.objects, names_modules=False)
+                spec = self._without_large_parts(with_json_output(spec) if as_json else spec, task_id)
                 spec = runtimeenv.snapshot(spec, self._environment, _Packages(self._blobs))
                 return continued(graphwire.encode_spec(spec), task_id)
             if codec.is_object(value):
                 return returned(self.objects.store(value, innermost=True), task_id)
             is_registered = function.code is None  # callers are of any language
-            portable = codec.encode_portable(value) if is_registered else None
+            portable = _as_json(value, typed, as_json=as_json)
+            if portable is None and is_registered:
+                portable = codec.encode_portable(value)
             encoded = portable or codec.encode_value(value, self.objects)
         except codec.Unresolved as unresolved:
             raise bad_of(unresolved) from unresolved

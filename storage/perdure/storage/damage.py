@@ -25,7 +25,7 @@ SMALL_MAX: Final = (1 << 31) - 1
 _SMALL: Final = frozenset({"priority", "resume_count", "output_wraps", "attempt", "failures"})
 """Numbers that messages hold in 32 bits."""
 _NUMBERS: Final = _SMALL | {"change", "seq", "output_bytes", "sequence"}
-_BYTES: Final = frozenset({"failure", "payload", "data"})
+_BYTES: Final = frozenset({"failure", "payload", "data", "info"})
 _FLAGS: Final = frozenset({"is_dormant", "is_current"})
 _UNBOUNDED: Final = frozenset({"wake_ms"})
 """Times that users choose: one in the far future is not damage."""

@@ -203,6 +203,16 @@ class EventName:
 
 
 @frozen
+class FunctionRow:
+    """A function that workers have announced. `info` is a serialized FunctionInfo."""
+
+    name: str
+    version: str
+    info: bytes
+    announce_ms: int
+
+
+@frozen
 class Tombstone:
     """The answer to a request that is repeated after its run was deleted. `key` names the request."""
 

@@ -8,6 +8,7 @@ from perdure import actorwire, errors, texts, wire
 from perdure.model import CALLER_CHARS_MAX, CALLERS_MAX, CONSTRUCTOR, ActorSpec, MethodCall, Payload, TaskStatus
 from perdure.service.api import answers, pages, requests
 from perdure.service.api.caller import Caller
+from perdure.service.api.naming import Naming
 from perdure.service.api.sources import Sources
 from perdure.service.common import limits
 from perdure.service.machines.actors import ARGUMENTS, RINGS, source_of
@@ -35,9 +36,10 @@ class ActorCalls:
     """Every call may be repeated. Calls that name an actor raise ActorNotFoundError if it does not exist, and
     WrongKindError if the id is that of a workflow."""
 
-    def __init__(self, actors: Actors, sources: Sources, blobs: BlobStore) -> None:
+    def __init__(self, actors: Actors, sources: Sources, naming: Naming, blobs: BlobStore) -> None:
         self._actors = actors
         self._sources = sources
+        self._naming = naming
         self._blobs = blobs
 
     # -------------------------------------------------------------------------- actors
@@ -45,6 +47,8 @@ class ActorCalls:
     async def get_or_create(self, request: pb.GetOrCreateActorRequest, caller: Caller) -> pb.GetOrCreateActorResponse:
         """Get an actor, made first if there is none. Answers once it is durable, and with `wait` waits for the end of
         its constructor."""
+        if (info := await self._naming.resolve_class(request.actor_class)) is not None:
+            self._naming.check_arguments(info, request.arguments)
         spec = _class(request.actor_class)
         source = source_of(spec)
         call = MethodCall(CONSTRUCTOR, _arguments(request.arguments), chain=_chain(request.chain))
@@ -170,6 +174,7 @@ class ActorCalls:
     async def replace_class(self, request: pb.ReplaceActorClassRequest, caller: Caller) -> pb.ReplaceActorClassResponse:
         """Give an actor another class. Answers once that is durable."""
         namespace, actor_id = requests.namespace(request.namespace), _actor_id(request.actor_id)
+        await self._naming.resolve_class(request.actor_class)
         spec, request_id = _class(request.actor_class), _call_id(request.request_id, "request_id")
         await self._sources.check_blobs(source_of(spec).blobs)
         await self._actors.replace_class(namespace, actor_id, spec, request_id, repeat=caller.repeat)

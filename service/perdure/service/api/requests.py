@@ -166,10 +166,6 @@ def spec(message: spec_pb2.WorkflowSpec) -> Spec:
         raise errors.InvalidSpecError(f"the graph has {len(message.nodes)} nodes, at most {limits.NODES_MAX}")
     graph = graphwire.spec_from_proto(message)
     texts.check_spec(graph)
-    for node in graph.nodes:
-        if isinstance(node.action, Call) and node.action.function.version:
-            name = node.action.function.name
-            raise _missing("function-versions", f"node {node.id!r}: function {name!r} has a version; leave it out")
     return graph
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -12,6 +14,7 @@ from perdure import errors, snapshots
 from perdure.bounded import Bounded
 from perdure.model import BlobRef
 from perdure.service.api import requests
+from perdure.service.api.naming import Naming, names_functions, spec_of
 from perdure.service.common import limits
 from perdure.service.common.aside import aside, is_large
 from perdure.service.common.clocks import elapsed_s as since_some_moment_s
@@ -33,9 +36,15 @@ class Sources:
     """Reads graphs and checks that blobs exist. `grace_s`: the time that a blob without a use is kept."""
 
     def __init__(
-        self, blobs: BlobStore, *, grace_s: float = 0, elapsed_s: Callable[[], float] = since_some_moment_s
+        self,
+        blobs: BlobStore,
+        naming: Naming,
+        *,
+        grace_s: float = 0,
+        elapsed_s: Callable[[], float] = since_some_moment_s,
     ) -> None:
         self._blobs = blobs
+        self._naming = naming
         self._known = Bounded[bytes | BlobRef, RunSource](KNOWN_BYTES_MAX, lambda source: len(source.data))
         self._renewed = Bounded[BlobRef, float](RENEWED_MAX)
         self._renewed_for_s = grace_s / RENEWED_SHARE
@@ -46,11 +55,10 @@ class Sources:
         match message.WhichOneof("kind"):
             case "spec":
                 data = message.spec.SerializeToString(deterministic=True)
-                if (known := self._known.get(data)) is not None:
-                    return known
-                if not is_large(len(message.spec.nodes)):
-                    return self._keep(data, _decoded(message.spec, data))
-                return self._keep(data, await aside(partial(_decoded, message.spec, data)))
+                return self._known.get(data) or await self._read(message.spec, data)
+            case "entrypoint":
+                spec = spec_of(message.entrypoint)
+                return await self._read(spec, spec.SerializeToString(deterministic=True))
             case "spec_blob":
                 blob = requests.blob(message.spec_blob, "source.spec_blob")
                 if blob.size > limits.SPEC_BYTES_MAX:
@@ -59,9 +67,20 @@ class Sources:
                     return known
                 await self.check_blobs((blob,))  # before it is read: it may be larger than it is said to be
                 view = await self._blobs.get(blob.sha256)
-                return self._keep(blob, await aside(partial(_decoded_blob, view, blob)))
+                spec = await aside(partial(_parsed, view))
+                return await self._read(spec, bytes(view), blob)
             case _:
                 raise requests.invalid("source", "is required")
+
+    async def _read(self, spec: spec_pb2.WorkflowSpec, data: bytes, blob: BlobRef | None = None) -> RunSource:
+        """The source of a graph with these bytes, which may be those of a blob. One that names functions is kept as the
+        graph with their versions: what the request asks for depends on what workers have."""
+        if names_functions(spec):
+            resolved = await self._naming.resolved(spec)
+            stored = resolved.SerializeToString(deterministic=True)
+            known = self._known.get(stored) or self._keep(stored, await _decoded(resolved, stored, blob))
+            return replace(known, digest=hashlib.sha256(data))
+        return self._keep(data if blob is None else blob, await _decoded(spec, data, blob))
 
     def _keep(self, key: bytes | BlobRef, source: RunSource) -> RunSource:
         if (known := self._known.get(key)) is not None:  # two have read it at once
@@ -93,12 +112,11 @@ class Sources:
             self._renewed.keep(blob, now_s + self._renewed_for_s)
 
 
-def _decoded_blob(view: memoryview, blob: BlobRef) -> RunSource:
+def _parsed(view: memoryview) -> spec_pb2.WorkflowSpec:
     if count_nodes(view, limits.NODES_MAX + 1) > limits.NODES_MAX:
         raise errors.InvalidSpecError(f"the graph has more than {limits.NODES_MAX} nodes")
-    data = bytes(view)
     try:
-        return _decoded(spec_pb2.WorkflowSpec.FromString(data), data, blob)
+        return spec_pb2.WorkflowSpec.FromString(bytes(view))
     except DecodeError as error:
         raise errors.InvalidSpecError("the blob is not a serialized WorkflowSpec") from error
 
@@ -141,7 +159,12 @@ def _varint(view: memoryview, position: int) -> tuple[int, int]:
         shift += 7
 
 
-def _decoded(message: spec_pb2.WorkflowSpec, data: bytes, blob: BlobRef | None = None) -> RunSource:
+async def _decoded(message: spec_pb2.WorkflowSpec, data: bytes, blob: BlobRef | None) -> RunSource:
+    decode = partial(_decoded_now, message, data, blob)
+    return await aside(decode) if is_large(len(message.nodes)) else decode()
+
+
+def _decoded_now(message: spec_pb2.WorkflowSpec, data: bytes, blob: BlobRef | None) -> RunSource:
     spec = requests.spec(message)
     requests.check_payloads(spec)
     return source_of(spec, data, blob=blob)

@@ -25,8 +25,9 @@ class SettingsError(ValueError):
     """A setting has an invalid value, or does not exist."""
 
 
-def knob(default: Any, text: str, *, choices: tuple[str, ...] = (), least: int = 0) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices, "least": least})
+def knob(default: Any, text: str, *, choices: tuple[str, ...] = (), least: int = 0, flag: str = "") -> Any:
+    """`flag`: its name if that is not the field's."""
+    return field(default=default, metadata={"help": text, "choices": choices, "least": least, "flag": flag})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,16 @@ class Settings:
         "ray",
         "where tasks run: on Ray, by an agent of the engine's; in processes of this machine; or by agents that dial in",
         choices=("ray", "local", "agents"),
+    )
+    imports: str = knob(
+        "",
+        "modules that workers import, with commas between them; clients may call by name what these register",
+        flag="import",
+    )
+    allow_modules: str = knob(
+        "",
+        "modules, with commas between them, of which clients may call any function as module:function, registered or "
+        "not; empty: none",
     )
     http_listen: str = knob("", "host:port to take events over HTTP on; port 0 takes a free one; empty: nowhere")
     max_running_workflows: int = knob(-1, "running workflows of a namespace; further ones wait; -1: no limit", least=-1)

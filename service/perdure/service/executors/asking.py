@@ -16,6 +16,7 @@ from perdure.service.executors.port import (
     Attempt,
     ContinuationReturned,
     Executor,
+    Functions,
     Report,
     Reports,
     ValueReader,
@@ -104,6 +105,9 @@ class AskingExecutor:
 
     def python_versions(self) -> frozenset[str]:
         return self._inner.python_versions()
+
+    def functions(self) -> Functions:
+        return self._inner.functions()
 
     def _receive(self, reports: Reports) -> None:
         if not self._asked:

@@ -9,14 +9,15 @@ engine, so its time limit cannot end it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import ceil
-from typing import Final
+from typing import Any, Final
 
-from perdure import failures, tracebacks
+from perdure import failures, registry, tracebacks
 from perdure.context import Context, tells_waits
 from perdure.engine.messages import AttemptLost, AttemptStarted, TaskFailed, TaskSucceeded
 from perdure.functions import PYTHON_VERSION
@@ -26,6 +27,7 @@ from perdure.service.executors.places import Places
 from perdure.service.executors.port import (
     Attempt,
     ContinuationReturned,
+    Functions,
     Report,
     Reports,
     ValueReader,
@@ -36,13 +38,17 @@ from perdure.service.executors.port import (
 from perdure.service.executors.turns import Key, Turns
 from perdure.storage.ports import BlobStore, CorruptData, StorageUnavailable
 from perdure.storage.rows import ValueKey
+from perdure.v1.function_service_pb2 import FunctionInfo
 from perdure.worker import interruptible
+from perdure.worker.announce import describe
 from perdure.worker.attempt import Runner, now_ms
 from perdure.worker.blobs import BlockingBlobs
 from perdure.worker.interrupt import interrupt_thread, spare_thread
 from perdure.worker.loops import serve
 from perdure.worker.results import Continued, Failed, Result, Returned, data_lost, result_of
 from perdure.worker.values import AttemptInput, Value, with_ready
+
+log = logging.getLogger(__name__)
 
 THREADS: Final = 4
 AGAIN_S: Final = 0.2
@@ -106,6 +112,14 @@ class _Queue:
             self._changed.notify_all()
 
 
+def _described(name: str, version: str, made: Any) -> FunctionInfo | None:
+    try:
+        return describe(name, version, made)
+    except ValueError as error:
+        log.warning("a function has no name here: %s", error)
+        return None
+
+
 class LocalExecutor:
     """Implements Executor. `address` returns the engine's address, once it has one: tasks start workflows there."""
 
@@ -129,6 +143,8 @@ class LocalExecutor:
         self._report: Callable[[Reports], None] | None = None
         self._is_stopping = False
         self._holds_for_s: Callable[[], float] = forever
+        self._registered: Mapping[tuple[str, str], Any] = {}
+        self._functions: Functions = {}
 
     async def start(
         self, report: Callable[[Reports], None], values: ValueReader, holds_for_s: Callable[[], float] = forever
@@ -189,6 +205,14 @@ class LocalExecutor:
         running = self._here.get((run_id, task_id, number))
         thread_id = None if running is None or not running.is_loading else running.thread_id
         return "" if thread_id is None else tracebacks.of_import(thread_id)
+
+    def functions(self) -> Functions:
+        """Those that this process has registered: tasks share its modules."""
+        made = registry.registered()
+        if made != self._registered:
+            self._registered = made
+            self._functions = {name: info for name, each in made.items() if (info := _described(*name, each))}
+        return self._functions
 
     def python_versions(self) -> frozenset[str]:
         return frozenset({PYTHON_VERSION})

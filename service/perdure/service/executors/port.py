@@ -8,7 +8,7 @@ tests/conformance checks `LocalExecutor` and `LeasePool` against this file.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from math import inf
 from typing import Protocol, TypeAlias
@@ -16,6 +16,7 @@ from typing import Protocol, TypeAlias
 from perdure.engine.messages import AttemptLost, AttemptStarted, Source, TaskFailed, TaskSucceeded
 from perdure.model import Call, Payload, Shape, frozen
 from perdure.storage.rows import ValueKey
+from perdure.v1.function_service_pb2 import FunctionInfo
 
 
 @frozen
@@ -76,6 +77,7 @@ class WaitReason(enum.Enum):
     WORKER_START = enum.auto()
     EVENT = enum.auto()
     TIME = enum.auto()
+    NO_FUNCTION = enum.auto()
 
 
 @frozen
@@ -85,6 +87,9 @@ class Waiting:
     reason: WaitReason
     text: str
 
+
+Functions: TypeAlias = Mapping[tuple[str, str], FunctionInfo]
+"""Registered functions by name and version."""
 
 Report: TypeAlias = AttemptStarted | TaskSucceeded | ContinuationReturned | TaskFailed | AttemptLost
 Reports: TypeAlias = Sequence[tuple[str, Report]]
@@ -156,4 +161,8 @@ class Executor(Protocol):
 
     def python_versions(self) -> frozenset[str]:
         """Versions ("3.11") of the Pythons that run attempts now; empty if there is none or they are unknown."""
+        ...
+
+    def functions(self) -> Functions:
+        """The registered functions that workers have now. The same object as long as nothing has changed."""
         ...

@@ -10,21 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
+from perdure.announcing import ImportFailed, announced
 from perdure.model import Resources, Shape
 from perdure.service.executors.pool.leases import AgentSession
 from perdure.service.executors.pool.pool import LeasePool
-from perdure.service.executors.port import Attempt, Executor, Reports, ValueReader, Waiting, forever
+from perdure.service.executors.port import Attempt, Executor, Functions, Reports, ValueReader, Waiting, forever
 from perdure.snapshots import MODULES_GONE
 from perdure.v1 import worker_service_pb2 as pb
+from perdure.v1.function_service_pb2 import FunctionInfo
+
+log = logging.getLogger(__name__)
 
 STOP_S: Final = 3.0
 """The wait before leases are killed. A lease ends by itself about a second after its stream."""
@@ -34,10 +39,12 @@ class ProcessExecutor:
     """Implements Executor over two others. `address` returns the engine's address, once it has one. `threads` runs the
     attempts without modules; None: those have processes, too."""
 
-    def __init__(self, threads: Executor | None, pool: LeasePool, address: Callable[[], str]) -> None:
+    def __init__(
+        self, threads: Executor | None, pool: LeasePool, address: Callable[[], str], imports: Sequence[str] = ()
+    ) -> None:
         self._threads = threads
         self._pool = pool
-        self._processes = _Processes(pool, address)
+        self._processes = _Processes(pool, address, imports)
 
     async def start(
         self, report: Callable[[Reports], None], values: ValueReader, holds_for_s: Callable[[], float] = forever
@@ -75,6 +82,9 @@ class ProcessExecutor:
     def python_versions(self) -> frozenset[str]:
         return self._executors()[0].python_versions()
 
+    def functions(self) -> Functions:
+        return self._executors()[0].functions()
+
 
 @lru_cache(1_000)
 def _shape_of(environment: str, keep_warm_ms: int) -> Shape:
@@ -93,18 +103,35 @@ def _kill(process: asyncio.subprocess.Process) -> None:
 class _Processes:
     """Starts and ends leases at the pool's request, as an agent does. Packages are unpacked in a temporary folder."""
 
-    def __init__(self, pool: LeasePool, address: Callable[[], str]) -> None:
+    def __init__(self, pool: LeasePool, address: Callable[[], str], imports: Sequence[str]) -> None:
         self._pool = pool
         self._address = address
+        self._imports = imports
         self._welcome = pb.AgentWelcome()
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: AgentSession | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def start(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="perdure-modules-", ignore_cleanup_errors=True)
+        if self._imports:
+            self._spawn(self._attach_with_functions())
+        else:
+            self._attach(())
+
+    async def _attach_with_functions(self) -> None:
+        functions: Sequence[FunctionInfo] = ()
+        try:
+            functions = await announced(self._imports)
+        except ImportFailed as error:
+            log.error("no function has a name: %s", error)
+        self._attach(functions)
+
+    def _attach(self, functions: Sequence[FunctionInfo]) -> None:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         hello = pb.AgentHello(agent_id=secrets.token_hex(8), cluster_id="processes", python_version=version)
+        hello.functions.extend(functions)
         self._session = session = self._pool.sessions.agent_connected(hello)
         self._spawn(self._serve(session))
 
@@ -130,6 +157,7 @@ class _Processes:
                         pass
 
     async def _run(self, session: AgentSession, start: pb.StartLease) -> None:
+        assert self._folder is not None
         given = {
             "address": self._address(),
             "engine_id": self._welcome.engine_id,
@@ -138,6 +166,7 @@ class _Processes:
             "has_others": self._welcome.has_others,
             "modules": dict(start.shape.runtime_env).get("modules"),
             "folder": self._folder.name,
+            "imports": list(self._imports),
         }
         reason, is_refused = "", False
         try:
@@ -158,8 +187,6 @@ class _Processes:
         self._pool.sessions.lease_ended(session, ended)
 
     async def stop(self) -> None:
-        if self._session is None:
-            return
         session, self._session = self._session, None
         ends = [process.wait() for process in self._running.values()]
         if ends:
@@ -167,8 +194,10 @@ class _Processes:
         for process in list(self._running.values()):
             _kill(process)
             await process.wait()
-        session.outbox.close()
+        if session is not None:
+            session.outbox.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()

@@ -20,6 +20,7 @@ from perdure.service.executors.port import (
     Attempt,
     ContinuationReturned,
     Executor,
+    Functions,
     Report,
     Reports,
     ValueReader,
@@ -84,6 +85,9 @@ class RenewingExecutor:
 
     def python_versions(self) -> frozenset[str]:
         return self._inner.python_versions()
+
+    def functions(self) -> Functions:
+        return self._inner.functions()
 
     # -------------------------------------------------------------------------- reports
 

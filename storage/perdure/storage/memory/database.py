@@ -10,7 +10,18 @@ from dataclasses import dataclass, field
 
 from perdure.model import RunStatus, TaskStatus
 from perdure.storage.ports import Fenced
-from perdure.storage.rows import ACTOR, CALL_KEY, IDLE_TASK, EngineRow, EventRow, MailRow, RunRow, TaskRow, Tombstone
+from perdure.storage.rows import (
+    ACTOR,
+    CALL_KEY,
+    IDLE_TASK,
+    EngineRow,
+    EventRow,
+    FunctionRow,
+    MailRow,
+    RunRow,
+    TaskRow,
+    Tombstone,
+)
 
 UNFINISHED = (RunStatus.RUNNING, RunStatus.PENDING)
 TIMED = (TaskStatus.RUNNING, TaskStatus.BACKING_OFF)
@@ -60,6 +71,7 @@ class Database:
         self.marks: dict[str, int] = {}
         self.mail: dict[int, MailRow] = {}
         self.tombstones: dict[str, Tombstone] = {}
+        self.functions: dict[tuple[str, str], FunctionRow] = {}
         self.engines: dict[str, EngineRow] = {}
         self.listeners: dict[Connected, Callable[[], None]] = {}
         self.change = 0

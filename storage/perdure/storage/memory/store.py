@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from perdure.storage.memory.commits import Commits
 from perdure.storage.memory.database import Database
+from perdure.storage.memory.functions import Functions
 from perdure.storage.memory.members import Members
 from perdure.storage.memory.reads import (
     ChangeReads,
@@ -38,6 +39,7 @@ class MemoryMetadataStore(
     ListingReads,
     ChangeReads,
     HousekeepingReads,
+    Functions,
 ):
     """Implements MetadataStore: embedded, or as a member of a shared one."""
 

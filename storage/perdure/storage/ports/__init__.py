@@ -18,6 +18,7 @@ from perdure.storage.ports.errors import (
     Unstorable,
 )
 from perdure.storage.ports.events import EventStore
+from perdure.storage.ports.functions import FunctionStore
 from perdure.storage.ports.housekeeping import HousekeepingStore
 from perdure.storage.ports.listing import ChangeStore, ListingStore
 from perdure.storage.ports.members import MailStore, MemberStore
@@ -38,6 +39,7 @@ __all__ = [
     "Entry",
     "EventStore",
     "Fenced",
+    "FunctionStore",
     "HousekeepingStore",
     "ListingStore",
     "MailStore",

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from perdure.storage.ports.commits import CommitStore
 from perdure.storage.ports.events import EventStore
+from perdure.storage.ports.functions import FunctionStore
 from perdure.storage.ports.housekeeping import HousekeepingStore
 from perdure.storage.ports.listing import ChangeStore, ListingStore
 from perdure.storage.ports.members import MailStore, MemberStore
@@ -31,6 +32,7 @@ class MetadataStore(
     ChangeStore,
     HousekeepingStore,
     TombstoneStore,
+    FunctionStore,
     Protocol,
 ):
     """Runs, tasks, events and timers, for one engine. Reads do not wait for a commit under way.

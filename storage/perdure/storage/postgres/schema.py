@@ -39,7 +39,7 @@ async def migrate(url: str, phase: Phase | None = None, *, steps: Sequence[Migra
             applied = await _applied(connection)
             check_not_newer(url, applied, steps)
             missing = [step for step in steps if step.number not in applied]
-            chosen = _chosen(missing, phase)
+            chosen = _chosen(missing, phase, is_new=not applied)
             await _check_engines(connection, chosen)
             for step in chosen:
                 async with connection.transaction():
@@ -57,11 +57,14 @@ async def migrate(url: str, phase: Phase | None = None, *, steps: Sequence[Migra
             connection.terminate()
 
 
-def _chosen(missing: Sequence[Migration], phase: Phase | None) -> Sequence[Migration]:
+def _chosen(missing: Sequence[Migration], phase: Phase | None, *, is_new: bool) -> Sequence[Migration]:
     """The missing steps of a phase, up to the first one of the other phase. Raises StorageError if more of the phase
-    come after that."""
+    come after that. A new database has no engines that could not go on, so its pre phase has all steps up to the last
+    one of the phase."""
     if phase is None:
         return missing
+    if is_new and phase == "pre":
+        return missing[: max((place for place, step in enumerate(missing, 1) if step.phase == "pre"), default=0)]
     count = next((count for count, step in enumerate(missing) if step.phase != phase), len(missing))
     if late := next((step for step in missing[count:] if step.phase == phase), None):
         blocking = missing[count]

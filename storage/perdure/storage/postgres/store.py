@@ -7,6 +7,7 @@ only numbers below which all transactions have ended. Each port has a class of i
 from __future__ import annotations
 
 from perdure.storage.postgres.commits import Commits
+from perdure.storage.postgres.functions import Functions
 from perdure.storage.postgres.membership import Members
 from perdure.storage.postgres.reads.events import EventReads, TombstoneReads
 from perdure.storage.postgres.reads.housekeeping import HousekeepingReads
@@ -30,6 +31,7 @@ class PostgresMetadataStore(
     ListingReads,
     ChangeReads,
     HousekeepingReads,
+    Functions,
 ):
     """Implements MetadataStore."""
 

@@ -34,6 +34,7 @@ from perdure.storage.sqlite.schema import impossible_steps, missing_steps
 from perdure.storage.sqlite.seals import (
     BLOB_MARK,
     BLOB_USE,
+    FUNCTION,
     INPUT,
     MAIL,
     TOMBSTONE,
@@ -230,6 +231,7 @@ _LOOKS: Final[tuple[tuple[str, _Look], ...]] = (
     ("blob_marks", _sealed("blob_marks", BLOB_MARK)),
     ("mail", _sealed("mail", MAIL)),
     ("tombstones", _sealed("tombstones", TOMBSTONE)),
+    ("functions", _sealed("functions", FUNCTION)),
     ("labels", _labels),
     *((table, _of_nobody(table)) for table in ("tasks", "events", "inputs", "labels", "blob_uses", "mail")),
     ("blob_uses", _uses_of_graphs),

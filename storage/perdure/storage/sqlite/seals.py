@@ -43,6 +43,7 @@ BLOB_USE: Final = ("run_id", "task_id", "sha256")
 BLOB_MARK: Final = ("sha256", "change")
 MAIL: Final = ("run_id", "kind", "data")
 TOMBSTONE: Final = ("key", "data", "expires_ms")
+FUNCTION: Final = ("name", "version", "info", "announce_ms")
 
 SEARCHED_BYTES_MAX: Final = 4096
 """The most bytes in which a flipped bit is searched: that takes a checksum per bit."""

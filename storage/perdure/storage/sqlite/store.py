@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 from perdure.storage.sqlite.commits import Commits
+from perdure.storage.sqlite.functions import Functions
 from perdure.storage.sqlite.members import EmbeddedMember
 from perdure.storage.sqlite.reads.events import EventReads, TombstoneReads
 from perdure.storage.sqlite.reads.housekeeping import HousekeepingReads
@@ -30,6 +31,7 @@ class SqliteMetadataStore(
     ListingReads,
     ChangeReads,
     HousekeepingReads,
+    Functions,
 ):
     """Implements MetadataStore. `max_bytes` bounds the file: beyond it commits raise StorageFull."""
 

@@ -10,9 +10,9 @@ from math import inf
 from typing import Final
 
 from perdure import wire
-from perdure.model import Payload, Shape
+from perdure.model import Payload, Shape, frozen
 from perdure.service.executors.lanes import Lane
-from perdure.service.executors.port import Attempt
+from perdure.service.executors.port import Attempt, Functions
 from perdure.service.executors.turns import Turns
 from perdure.v1 import worker_service_pb2 as pb
 
@@ -60,6 +60,13 @@ class Outbox:
     async def wait(self) -> None:
         await self._wake.wait()
         self._wake.clear()
+
+
+@frozen
+class Restricted(Shape):
+    """A shape whose leases only these agents may start: the others do not have the functions of its attempts."""
+
+    agents: frozenset[str] = frozenset()
 
 
 class Lease:
@@ -254,6 +261,7 @@ class AgentSession:
     leases: dict[str, Lease] = field(default_factory=dict)
     leaves_because: str = ""  # the reason that it gave
     watches_demand: bool = False  # it was told to
+    functions: Functions = field(default_factory=dict)
 
     def send(self, message: pb.ServeAgentResponse) -> None:
         self.messages.append(message)
@@ -308,15 +316,20 @@ class AgentSession:
         self.nodes = tuple(dict(node.amounts) for node in capacity.nodes)
 
     def holds(self, shape: Shape) -> bool:
-        """Whether the cluster, idle, has a node that a lease of the shape fits on."""
-        return self.has_node_for(shape.resources.amounts())
+        """Whether the cluster, idle, has a node that a lease of the shape fits on, and its functions."""
+        return self.serves(shape) and self.has_node_for(shape.resources.amounts())
 
     def has_node_for(self, wanted: Mapping[str, float]) -> bool:
         nodes = self.nodes or (self.capacity,)
         return any(all(node.get(name, 0) >= amount - 1e-9 for name, amount in wanted.items()) for node in nodes)
 
+    def serves(self, shape: Shape) -> bool:
+        """Whether its workers have the functions of the shape's attempts."""
+        return not isinstance(shape, Restricted) or self.id in shape.agents
+
     def fits(self, shape: Shape, left: dict[str, float]) -> bool:
-        return all(left.get(name, 0) >= amount - 1e-9 for name, amount in shape.resources.amounts().items())
+        amounts = shape.resources.amounts()
+        return self.serves(shape) and all(left.get(name, 0) >= amount - 1e-9 for name, amount in amounts.items())
 
 
 @dataclass(slots=True, eq=False)

@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 from perdure import texts, wire
 from perdure.bounded import Bounded
 from perdure.engine.messages import AttemptLost, AttemptStarted
-from perdure.model import Payload
+from perdure.model import Payload, Shape
 from perdure.service.executors.lanes import Lanes, turn_of
 from perdure.service.executors.pool.attempts import parts_of, report_of, took_ms
 from perdure.service.executors.pool.durations import FUNCTIONS_REMEMBERED_MAX, Durations
-from perdure.service.executors.pool.leases import Lease, PlacedAttempt, ShapeQueue
+from perdure.service.executors.pool.leases import Lease, PlacedAttempt, Restricted, ShapeQueue
 from perdure.service.executors.pool.state import State
 from perdure.service.executors.port import Attempt, Report
 from perdure.service.executors.turns import Key
@@ -65,6 +66,7 @@ class Placing:
         self._ran_by: Bounded[tuple[str, str], Lease] = Bounded(REMEMBERED_MAX)  # by run, and task or turn
         self._tokens = itertools.count(1)
         self.cached: Callable[[ValueKey], Payload | None] = lambda _key: None
+        state.agents_changed = self._queue_again
 
     # -------------------------------------------------------------------------- from the scheduler
 
@@ -98,10 +100,10 @@ class Placing:
         found = self._placed.get(key)
         return "" if found is None else found[1].loading
 
-    def queue_with(self, key: Key) -> ShapeQueue | None:
-        """The queue in which an attempt waits; None if it does not wait."""
+    def queued(self, key: Key) -> tuple[Attempt, ShapeQueue] | None:
+        """An attempt that waits, and its queue; None if it does not wait."""
         attempt = self._queued.get(key)
-        return None if attempt is None else self._state.shapes[attempt.shape]
+        return None if attempt is None else (attempt, self._state.shapes[attempt.shape])
 
     def drop_all(self, queue: ShapeQueue) -> list[Attempt]:
         """Remove all attempts from a queue. They will not run."""
@@ -122,11 +124,32 @@ class Placing:
             return None
         if not lease.in_flight and not self.may_begin(lease):
             return None
+        agents = self._state.agents_with(attempt.call.function)
+        if agents is not None and lease.agent_id not in agents:
+            return None
         return None if lease.is_stuck(self._state.now_s(), STUCK_S) else lease
 
     def _enqueue(self, attempt: Attempt, *, first: bool = False) -> None:
+        attempt = self._restricted(attempt)
         self._queued[attempt.key] = attempt
         self._state.queue_of(attempt.shape).add(attempt, first=first, together=self._is_concurrent(attempt))
+
+    def _restricted(self, attempt: Attempt) -> Attempt:
+        """The attempt, for the agents that have its function now."""
+        agents = self._state.agents_with(attempt.call.function)
+        shape = attempt.shape
+        if agents is None and not isinstance(shape, Restricted):
+            return attempt
+        parts = shape.resources, shape.runtime_env, shape.scheduling, shape.keep_warm_ms
+        return replace(attempt, shape=Shape(*parts) if agents is None else Restricted(*parts, agents))
+
+    def _queue_again(self) -> None:
+        """Agents came or went: attempts of registered functions may go elsewhere."""
+        for key, attempt in list(self._queued.items()):
+            if (moved := self._restricted(attempt)).shape != attempt.shape:
+                self._state.shapes[attempt.shape].remove(attempt)
+                del self._queued[key]
+                self._enqueue(moved)
 
     # -------------------------------------------------------------------------- from leases
 

@@ -17,7 +17,7 @@ from perdure.service.executors.pool.placing import Placing
 from perdure.service.executors.pool.provisioning import Provisioning
 from perdure.service.executors.pool.sessions import Sessions
 from perdure.service.executors.pool.state import State
-from perdure.service.executors.port import Attempt, Reports, ValueReader, Waiting, forever
+from perdure.service.executors.port import Attempt, Functions, Reports, ValueReader, Waiting, forever
 from perdure.service.journal.loops import Loop
 
 TICK_S: Final = 0.05
@@ -79,9 +79,11 @@ class LeasePool:
         self._placing.cancel((run_id, task_id, number))
 
     def waiting(self, run_id: str, task_id: str, number: int) -> Waiting | None:
-        queue = self._placing.queue_with((run_id, task_id, number))
-        if queue is None:
+        if (found := self._placing.queued((run_id, task_id, number))) is None:
             return None
+        attempt, queue = found
+        if (missing := waits.without_function(attempt.call.function, queue.shape)) is not None:
+            return missing
         return waits.why(queue, self._state.agents.values(), self._state.last_left, self._state.now_s())
 
     def loading(self, run_id: str, task_id: str, number: int) -> str:
@@ -89,6 +91,9 @@ class LeasePool:
 
     def python_versions(self) -> frozenset[str]:
         return self._state.python_versions
+
+    def functions(self) -> Functions:
+        return self._state.functions
 
     # -------------------------------------------------------------------------- passes
 

@@ -17,7 +17,7 @@ from perdure.engine.messages import TaskFailed
 from perdure.model import Failure, FailureKind, Shape
 from perdure.service.executors.pool import demand as demands
 from perdure.service.executors.pool import waits
-from perdure.service.executors.pool.leases import CPU, STALLED_S, AgentSession, Lease, ShapeQueue
+from perdure.service.executors.pool.leases import CPU, STALLED_S, AgentSession, Lease, Restricted, ShapeQueue
 from perdure.service.executors.pool.placing import CONCURRENT_SPREAD, EPSILON, WAITING_MAX, Placing
 from perdure.service.executors.pool.state import State
 from perdure.v1 import worker_service_pb2 as pb
@@ -137,9 +137,10 @@ class Provisioning:
         borrow CPUs that are not lent any more, Ray starts the new lease when an attempt gives its resources back in a
         `ray.get`, which may wait for this very queue."""
         agents = self._state.agents
-        if not any(agent.holds(queue.shape) for agent in agents.values()):
-            if not queue.leases:
-                self._start(next(iter(agents.values())), queue)
+        serving = [agent for agent in agents.values() if agent.serves(queue.shape)]
+        if not any(agent.holds(queue.shape) for agent in serving):
+            if serving and not queue.leases:
+                self._start(serving[0], queue)
             return
         # What a stalled lease waits for is not known, so leases that are idle between two attempts do not end for it.
         idle_s = demands.SETTLED_S if any(lease.is_stalled for lease in queue.leases.values()) else 0.0
@@ -271,6 +272,8 @@ class Provisioning:
                     fields = {"last": self._state.last_left or "none"}
                     log.warning("work waits, and no cluster is attached", extra=fields)
                 return
+            if isinstance(queue.shape, Restricted) and not queue.shape.agents:
+                continue  # clients are told which function is missing
             if any(agent.holds(queue.shape) for agent in agents.values()):
                 queue.is_told_unfit = False
             elif not queue.is_told_unfit:

@@ -43,6 +43,7 @@ class Sessions:
     def agent_connected(self, hello: pb.AgentHello) -> AgentSession:
         agent = AgentSession(hello.agent_id, hello.cluster_id, hello.python_version)
         agent.has(hello.capacity)
+        agent.functions = {(info.name, info.version): info for info in hello.functions}
         self._state.add_agent(agent)
         if self._state.report is not None:
             self._welcome(agent)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from perdure.model import Shape
+from perdure.model import Function, Shape
 from perdure.service.executors.pool.leases import AgentSession, Lease, ShapeQueue
-from perdure.service.executors.port import Report, Reports, forever
+from perdure.service.executors.port import Functions, Report, Reports, forever
 from perdure.v1 import worker_service_pb2 as pb
 
 
@@ -27,7 +27,10 @@ class State:
         self.agents: dict[str, AgentSession] = {}
         self.python_versions: frozenset[str] = frozenset()
         """The Python versions of the agents."""
+        self.functions: Functions = {}
+        """The registered functions of the agents."""
         self.leases: dict[str, Lease] = {}
+        self.agents_changed: Callable[[], None] = lambda: None
         self.report: Callable[[Reports], None] | None = None
         self.holds_for_s: Callable[[], float] = forever
         self.last_left = ""  # why the last agent left, as text
@@ -56,6 +59,16 @@ class State:
 
     def _agents_changed(self) -> None:
         self.python_versions = frozenset(agent.python_version for agent in self.agents.values())
+        self.functions = {name: info for agent in self.agents.values() for name, info in agent.functions.items()}
+        self.agents_changed()
+
+    def agents_with(self, function: Function) -> frozenset[str] | None:
+        """The agents whose leases can run a function; None: all of them."""
+        if function.code is not None or ":" in function.name:
+            return None
+        name = function.name, function.version
+        having = frozenset(agent.id for agent in self.agents.values() if name in agent.functions)
+        return None if len(having) == len(self.agents) else having
 
     def kill(self, lease: Lease) -> None:
         """Have the agent kill the lease's process."""

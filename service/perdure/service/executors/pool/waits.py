@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from perdure.model import Shape
-from perdure.service.executors.pool.leases import AgentSession, ShapeQueue
+from perdure.model import Function, Shape
+from perdure.service.executors.pool.leases import AgentSession, Restricted, ShapeQueue
 from perdure.service.executors.port import Waiting, WaitReason
 
 CLUSTERS_MAX: Final = 3
@@ -28,6 +28,15 @@ def why(queue: ShapeQueue, agents: Collection[AgentSession], last_left: str, now
     if queue.starting():
         return Waiting(WaitReason.WORKER_START, f"{wants}; {_start(queue, now_s)}")
     return Waiting(WaitReason.RESOURCES, f"{wants}, and all of it is in use")
+
+
+def without_function(function: Function, shape: Shape) -> Waiting | None:
+    """That no agent has the function; None if one has."""
+    if not isinstance(shape, Restricted) or shape.agents:
+        return None
+    named = f"{function.name!r}" + (f" version {function.version!r}" if function.version else "")
+    text = f"waits: no attached cluster has the function {named}; attach one whose workers import it (--import)"
+    return Waiting(WaitReason.NO_FUNCTION, text)
 
 
 def _start(queue: ShapeQueue, now_s: float) -> str:

@@ -1,0 +1,1 @@
+"""Functions that workers have under names."""
