@@ -7,8 +7,9 @@ from typing import Any, cast
 import pytest
 
 from perdure.connection import AGE_KEY, REPEAT_KEY
+from perdure.service.api.caller import REPEATED_MS, REPEATED_MS_MAX
 from perdure.service.common.repeat import Repeat
-from perdure.service.rpc.context import REPEATED_MS, REPEATED_MS_MAX, Context, RpcCaller
+from perdure.service.rpc.context import Context, RpcCaller
 
 
 class Call:

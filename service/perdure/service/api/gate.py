@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Final
 
 from perdure import errors
+
+ALWAYS: Final = "/perdure.v1.SystemService/GetSystemInfo"
+"""Answered also while the engine starts or drains."""
 
 
 class Gate:

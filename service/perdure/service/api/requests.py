@@ -30,6 +30,11 @@ def invalid(field: str, what: str) -> errors.InvalidFieldError:
     return errors.InvalidFieldError(f"{field}: {what}", field=field)
 
 
+def malformed() -> errors.InvalidFieldError:
+    """For bytes that are no message of the request's type."""
+    return errors.InvalidFieldError("the request is no message of its type, or one nested too deep", field="")
+
+
 def text(value: str, field: str, *, limit: int = limits.ID_CHARS_MAX, required: bool = True) -> str:
     """A name, checked by `texts.name`."""
     return texts.name(value, field, limit=limit, required=required) if value or required else ""

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from perdure.service.api.gate import Gate
+from perdure.service.api.gate import ALWAYS, Gate
 from perdure.service.rpc.context import Context
 from perdure.service.rpc.interceptors.chain import Handler, Part
 
 WORKERS: Final = "/perdure.v1.WorkerService/"
-ALWAYS: Final = ("/perdure.v1.SystemService/GetSystemInfo", "/grpc.health.v1.Health/")
-"""Answered also while the engine starts or drains."""
+ADMITTED: Final = (ALWAYS, "/grpc.health.v1.Health/")
 STREAMS: Final = ("/perdure.v1.ActorService/CallActors", "/perdure.v1.WorkflowService/StreamRuns")
 """Streams of calls, which are counted instead of them."""
 
@@ -44,7 +43,7 @@ def admit_by(gate: Gate) -> Part:
         admit: Callable[[Any], None]
         if method.startswith(WORKERS):
             admit = count_worker
-        elif method.startswith(ALWAYS):
+        elif method.startswith(ADMITTED):
             admit = count
         elif method in STREAMS:
             admit = check

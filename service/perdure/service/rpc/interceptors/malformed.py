@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
-from perdure import errors
+from perdure.service.api import requests
 from perdure.service.rpc.context import Context
 from perdure.service.rpc.interceptors.chain import Handler
 from perdure.service.rpc.interceptors.gate import WORKERS
@@ -50,7 +50,7 @@ def _reader(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 def _checked(request: Any) -> Any:
     if request is _MALFORMED:
-        raise errors.InvalidFieldError("the request is no message of its type, or one nested too deep", field="")
+        raise requests.malformed()
     return request
 
 
