@@ -27,6 +27,7 @@ from perdure.announcing import listed
 from perdure.service.api.actors import ActorCalls
 from perdure.service.api.batch import BatchCalls
 from perdure.service.api.blobs import BlobCalls
+from perdure.service.api.calls import Calls
 from perdure.service.api.events import EventCalls
 from perdure.service.api.fetching import FetchCalls
 from perdure.service.api.functions import FunctionCalls
@@ -183,17 +184,24 @@ async def running_server(
         catalogue = Catalogue(store, executor.functions, clock, allowed=listed(settings.allow_modules))
         naming = Naming(catalogue)
         sources = Sources(blobs, naming, grace_s=kernel.blob_grace_s)
-        events = EventCalls(kernel.events, sources)
-        lists = ListCalls(kernel.queries, store)
+        calls = Calls(
+            runs=RunCalls(kernel.submissions, kernel.lifecycle, kernel.queries, sources, blobs),
+            batches=BatchCalls(
+                Batches(kernel.submissions, kernel.events, kernel.queries, kernel.changes),
+                kernel.queries,
+                sources,
+                blobs,
+            ),
+            events=EventCalls(kernel.events, sources),
+            lists=ListCalls(kernel.queries, store),
+            watcher=Watcher(store, kernel.queries, kernel.changes, clock),
+            actors=ActorCalls(kernel.actors, sources, naming, blobs),
+            blobs=BlobCalls(blobs),
+            functions=FunctionCalls(catalogue),
+            system=system,
+        )
         streams = Streams(gate)
-        workflows = _workflows(kernel, store, blobs, clock, sources, events, lists, streams)
-        workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, chain.services)
-        actors = ActorCalls(kernel.actors, sources, naming, blobs)
-        actor_service_pb2_grpc.add_ActorServiceServicer_to_server(ActorServicer(actors, lists, streams), chain.services)
-        blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(BlobCalls(blobs)), chain.services)
-        system_service_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(system), chain.services)
-        functions = FunctionServicer(FunctionCalls(catalogue))
-        function_service_pb2_grpc.add_FunctionServiceServicer_to_server(functions, chain.services)
+        _add_services(chain, calls, streams)
         if pool is not None:
             worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(
                 WorkerServicer(pool.sessions, FetchCalls(kernel.values)), chain.services
@@ -214,9 +222,9 @@ async def running_server(
         if listening is not None:
             await listening(address)
         if settings.http_listen:
-            from perdure.service.http.events import serving_http
+            from perdure.service.http.server import serving_http
 
-            http = serving_http(settings.http_listen, events, gate, grace_s=settings.drain_s)
+            http = serving_http(settings.http_listen, calls, gate, grace_s=settings.drain_s)
             http_address = await stack.enter_async_context(http)
         await catalogue.start()
         stack.push_async_callback(catalogue.stop)
@@ -286,25 +294,16 @@ def _executor(
     return pool, pool
 
 
-def _workflows(
-    kernel: Kernel,
-    store: MetadataStore,
-    blobs: BlobStore,
-    clock: Callable[[], int],
-    sources: Sources,
-    events: EventCalls,
-    lists: ListCalls,
-    streams: Streams,
-) -> WorkflowServicer:
-    batches = Batches(kernel.submissions, kernel.events, kernel.queries, kernel.changes)
-    return WorkflowServicer(
-        RunCalls(kernel.submissions, kernel.lifecycle, kernel.queries, sources, blobs),
-        events,
-        lists,
-        BatchCalls(batches, kernel.queries, sources, blobs),
-        Watcher(store, kernel.queries, kernel.changes, clock),
-        streams,
-    )
+def _add_services(chain: Chain, calls: Calls, streams: Streams) -> None:
+    """Add the services that clients call."""
+    workflows = WorkflowServicer(calls.runs, calls.events, calls.lists, calls.batches, calls.watcher, streams)
+    workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, chain.services)
+    actors = ActorServicer(calls.actors, calls.lists, streams)
+    actor_service_pb2_grpc.add_ActorServiceServicer_to_server(actors, chain.services)
+    blob_service_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(calls.blobs), chain.services)
+    functions = FunctionServicer(calls.functions)
+    function_service_pb2_grpc.add_FunctionServiceServicer_to_server(functions, chain.services)
+    system_service_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(calls.system), chain.services)
 
 
 def _add_reflection(chain: Chain) -> None:
