@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ import perdure
 import perdure.workflow
 from perdure import errors, testing
 from perdure.cli.root import root
+from perdure.service.app import running_server
 from perdure.service.common.settings import Settings
 from perdure.v1 import errors_pb2
 
@@ -129,6 +132,31 @@ async def test_the_calls_of_actors_from_other_languages_run(monkeypatch: pytest.
         assert '"created": true' in out
         assert '"data": "NDI="' in out
         assert await engine.client.actors.call("plain-1", "read") == 42
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+async def test_the_calls_over_http_run(tmp_path: Path) -> None:
+    text = (DOCS / "how-to/http.md").read_text()
+    (told,) = re.findall(r"^```json\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    settings = Settings(listen="127.0.0.1:0", http_listen="127.0.0.1:0", storage="memory:", executor="local")
+    async with running_server(settings) as server:
+        run, waiting, event, output, status, watch, error, document = [
+            await in_shell(calls.replace("127.0.0.1:7374", server.http_address), tmp_path)
+            for calls in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        ]
+    assert json.loads(run)["outcome"]["output"]["data"] == base64.b64encode(b"5").decode()
+    assert json.loads(waiting)["started"] is True
+    assert json.loads(event)["sequence"]
+    assert json.loads(output)["done"] is True
+    assert base64.b64decode(json.loads(output)["outcome"]["output"]["data"]) == b'{"by": "Ana"}'
+    assert json.loads(status)["workflow"]["status"] == "WORKFLOW_STATUS_SUCCESSFUL"
+    *messages, end = [json.loads(line[line.index("{") :]) for line in watch.splitlines() if "{" in line]
+    assert [event["workflow"]["status"] for event in messages[-1]["events"]] == ["WORKFLOW_STATUS_SUCCESSFUL"]
+    assert end == {}
+    answer = json.loads(error)
+    answer["details"][0]["value"] = "..."
+    assert answer == json.loads(told)
+    assert json.loads(document)["openapi"] == "3.1.0"
 
 
 async def in_shell(commands: str, folder: Path) -> str:

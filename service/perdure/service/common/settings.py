@@ -55,7 +55,7 @@ class Settings:
         "modules, with commas between them, of which clients may call any function as module:function, registered or "
         "not; empty: none",
     )
-    http_listen: str = knob("", "host:port to take events over HTTP on; port 0 takes a free one; empty: nowhere")
+    http_listen: str = knob("", "host:port of HTTP, for calls and events; port 0 takes a free one; empty: no HTTP")
     max_running_workflows: int = knob(-1, "running workflows of a namespace; further ones wait; -1: no limit", least=-1)
     max_pending_workflows: int = knob(
         -1, "waiting workflows of a namespace; further ones are refused; -1: no limit", least=-1

@@ -42,7 +42,7 @@ class OpenApi:
 
 def document(methods: Mapping[str, Method], version: str) -> dict[str, Any]:
     """The document. `version` is that of the server."""
-    unary = [method for method in methods.values() if not method.takes_or_gives_stream]
+    unary = [method for method in methods.values() if not method.is_streaming]
     kinds = [kind for method in unary for kind in (method.descriptor.input_type, method.descriptor.output_type)]
     headers = {
         name: {"name": header, "in": "header", "description": text, "schema": {"type": "string", "pattern": pattern}}

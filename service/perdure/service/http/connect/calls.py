@@ -40,7 +40,7 @@ class ConnectFace:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         try:
             method = self._method(request)
-            if method.takes_or_gives_stream:
+            if method.is_streaming:
                 return await streams.answer(method, request, self._gate)
             caller = HttpCaller(request.headers)
             async with caller.deadline():
@@ -55,12 +55,12 @@ class ConnectFace:
         method = self._methods.get(request.path)
         if method is None:
             raise Refused("unimplemented", f"there is no method {request.path}", status=404)
-        may_get = method.is_safe and not method.takes_or_gives_stream
+        may_get = method.is_safe and not method.is_streaming
         if request.method != "POST" and not (request.method == "GET" and may_get):
             allowed = "GET, POST" if may_get else "POST"
             text = f"{method.path} is called by {allowed.replace(', ', ' or ')}"
             raise Refused("unimplemented", text, status=405, headers={"Allow": allowed})
-        types = streams.TYPES if method.takes_or_gives_stream else TYPES
+        types = streams.TYPES if method.is_streaming else TYPES
         is_known = request.method == "GET" or (request.content_type in types and _is_utf8(request))
         if method.call is None and (method.gives_stream or not is_known):
             raise streams.needs_grpc(method, status=505 if method.gives_stream else 415)

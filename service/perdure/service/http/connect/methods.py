@@ -36,7 +36,7 @@ class Method:
         return self.descriptor.server_streaming
 
     @property
-    def takes_or_gives_stream(self) -> bool:
+    def is_streaming(self) -> bool:
         return self.call is None or self.gives_stream
 
     @property
