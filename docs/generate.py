@@ -19,7 +19,7 @@ import click
 from google.protobuf import descriptor_pb2
 
 ROOT: Final = Path(__file__).parent.parent
-SERVICES: Final = ("workflow_service", "actor_service", "blob_service", "system_service")
+SERVICES: Final = ("workflow_service", "actor_service", "function_service", "blob_service", "system_service")
 VALUES: Final = ("spec", "payload", "workflow", "failure", "errors")
 """Files of the API in the order of the page. The API between engine and workers is internal and left out."""
 _MARK: Final = re.compile(r"^<!-- generate: ([a-z]+) -->$", re.MULTILINE)
@@ -58,7 +58,8 @@ def settings() -> str:
         choices = knob.metadata["choices"]
         kind = " ".join(f"`{choice}`" for choice in choices) if choices else type(knob.default).__name__
         default = f"`{knob.default}`" if knob.default != "" else "empty"
-        names = f"`--{knob.name.replace('_', '-')}`<br>`{PREFIX}{knob.name.upper()}`"
+        flag = knob.metadata["flag"] or knob.name.replace("_", "-")
+        names = f"`--{flag}`<br>`{PREFIX}{knob.name.upper()}`"
         return [names, kind, default, knob.metadata["help"]]
 
     return _table(["flag and variable", "type", "default", "meaning"], map(row, fields(Settings)))

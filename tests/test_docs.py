@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
 import importlib.util
 import json
 import os
@@ -22,7 +23,7 @@ import pytest
 
 import perdure
 import perdure.workflow
-from perdure import errors, testing
+from perdure import errors, registry, testing
 from perdure.cli.root import root
 from perdure.service.app import running_server
 from perdure.service.common.settings import Settings
@@ -34,6 +35,9 @@ PAGES = sorted(DOCS.rglob("*.md"))
 _BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 _PYTEST = "<!-- run by pytest -->"
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+HTTP = Settings(listen="127.0.0.1:0", http_listen="127.0.0.1:0", storage="memory:", executor="local")
 
 
 def name_of(page: Path) -> str:
@@ -105,13 +109,60 @@ def test_most_pages_of_concepts_have_programs() -> None:
     assert len(concepts) >= 10
 
 
-async def test_the_calls_of_other_languages_run(tmp_path: Path) -> None:
+@pytest.fixture
+def sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions that the pages about other languages call."""
+    monkeypatch.setattr(registry, "_registered", {})
+
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    def mul(x: int, y: int) -> int:
+        return x * y
+
+    perdure.task(name="add")(add)
+    perdure.task(name="mul")(mul)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+async def test_the_first_call_of_other_languages_runs(sums: None, tmp_path: Path) -> None:
+    text = (DOCS / "how-to/other-languages.md").read_text()
+    call = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[0]
+    assert call.count("\n") == 1
+    async with running_server(HTTP) as server:
+        assert json.loads(await in_shell(call.replace("127.0.0.1:7374", server.http_address), tmp_path))["output"] == 5
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+async def test_the_functions_of_their_page_run_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+    text = (DOCS / "how-to/functions.md").read_text()
+    (module,) = [block["code"] for block in _BLOCK.finditer(text)]
+    (call,) = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "shop.py").write_text(module)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("shop")
+    async with running_server(HTTP) as server, perdure.Client(server.address) as client:
+        said = json.loads(await in_shell(call.replace("127.0.0.1:7374", server.http_address), tmp_path))
+        assert said["output"] == {"item": "tea", "price": 20.0, "due": "2026-12-24"}
+        assert [info.name async for info in client.functions()] == ["shop.charge", "shop.order"]
+        order = {"name": "shop.order", "arguments": {"order": said["output"]}, "workflow_id": "order-7"}
+        start = f"curl -s --json '{json.dumps(order)}' http://{server.http_address}/v1/runs"
+        assert json.loads(await in_shell(start, tmp_path))["status"] == "RUNNING"
+        await client.send_event("order-7", "approval", "yes")
+        assert await client.handle("order-7").output() == "tea for 18.00 on 2026-12-24"
+
+
+async def test_the_calls_of_other_languages_run(sums: None, tmp_path: Path) -> None:
     """Those of `buf curl`, which sends what any client sends."""
     text = (DOCS / "how-to/other-languages.md").read_text()
     (request,) = re.findall(r"^```json\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    calls, streamed = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    _, single, calls, streamed = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "sums.json").write_text(request)
     async with testing.engine() as engine:
+        out = await in_shell(single.replace("127.0.0.1:7373", engine.address), tmp_path)
+        assert '"data": "NQ=="' in out
+        assert '"argumentsSchema"' in out
         out = await in_shell(calls.replace("127.0.0.1:7373", engine.address), tmp_path)
         assert '"started": true' in out
         assert '"done": true' in out
@@ -127,6 +178,8 @@ async def test_the_calls_of_actors_from_other_languages_run(monkeypatch: pytest.
     (calls,) = [found for found in re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S) if found.startswith("buf")]
     (tmp_path / "counters.py").write_text(module)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "_registered", {})
+    importlib.import_module("counters")
     async with testing.engine() as engine:
         out = await in_shell(calls.replace("127.0.0.1:7373", engine.address), tmp_path)
         assert '"created": true' in out
@@ -135,15 +188,17 @@ async def test_the_calls_of_actors_from_other_languages_run(monkeypatch: pytest.
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-async def test_the_calls_over_http_run(tmp_path: Path) -> None:
+async def test_the_calls_over_http_run(sums: None, tmp_path: Path) -> None:
     text = (DOCS / "how-to/http.md").read_text()
     (told,) = re.findall(r"^```json\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    settings = Settings(listen="127.0.0.1:0", http_listen="127.0.0.1:0", storage="memory:", executor="local")
-    async with running_server(settings) as server:
-        run, waiting, event, output, status, watch, error, document = [
+    async with running_server(HTTP) as server:
+        short, run, waiting, event, output, status, watch, error, document = [
             await in_shell(calls.replace("127.0.0.1:7374", server.http_address), tmp_path)
             for calls in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
         ]
+    first, again = short.replace("}{", "}\n{").splitlines()
+    assert json.loads(first) == json.loads(again)
+    assert json.loads(first)["output"] == 5
     assert json.loads(run)["outcome"]["output"]["data"] == base64.b64encode(b"5").decode()
     assert json.loads(waiting)["started"] is True
     assert json.loads(event)["sequence"]
@@ -196,7 +251,8 @@ def test_the_settings_are_complete(generate: ModuleType) -> None:
     assert len(rows) == len(fields(Settings))
     for row, knob in zip(rows, fields(Settings), strict=True):
         assert f"`PERDURE_{knob.name.upper()}`" in row
-        assert f"`--{knob.name.replace('_', '-')}`" in row
+        flag = knob.metadata["flag"] or knob.name.replace("_", "-")
+        assert f"`--{flag}`" in row
         assert f"`{knob.default}`" in row or knob.default == ""
 
 

@@ -23,7 +23,7 @@ from perdure.context import Context, context
 from perdure.errors import ActorCallError, BatchError, PerdureError, WorkflowCancellationError, WorkflowExecutionError
 from perdure.graph import Node, Task, event, input, sleep, sleep_until, task, wait
 from perdure.handle import Handle
-from perdure.infos import ActorCallInfo, ActorInfo, EngineInfo, RunInfo, TaskInfo, Update
+from perdure.infos import ActorCallInfo, ActorInfo, EngineInfo, FunctionInfo, RunInfo, TaskInfo, Update
 from perdure.model import RunStatus, TaskStatus
 from perdure.options import RetryPolicy
 from perdure.references import StartedCall
@@ -41,6 +41,7 @@ __all__ = [
     "Context",
     "EngineInfo",
     "EventItem",
+    "FunctionInfo",
     "Handle",
     "Node",
     "PerdureError",

@@ -17,10 +17,10 @@ from perdure.actors import class_of
 from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
 from perdure.context import chain
 from perdure.handle import Handle, settled, value_or_error
-from perdure.infos import EngineInfo, RunInfo
+from perdure.infos import EngineInfo, FunctionInfo, RunInfo
 from perdure.model import BlobRef, Payload, RunStatus
 from perdure.transport import POLL_S, transport_to
-from perdure.v1 import system_service_pb2, workflow_service_pb2
+from perdure.v1 import function_service_pb2, system_service_pb2, workflow_service_pb2
 from perdure.values import Decode, Values
 
 A = TypeVar("A")
@@ -225,6 +225,25 @@ class Client:
         request = system_service_pb2.ListEnginesRequest()
         answer = await self._transport.call(lambda: self._transport.system.ListEngines(request))
         return tuple(EngineInfo.from_proto(engine) for engine in answer.engines)
+
+    async def functions(self, prefix: str = "", *, all_versions: bool = False) -> AsyncIterator[FunctionInfo]:
+        """The functions that clients may call by name, whose names begin with `prefix`, by name. With `all_versions`
+        also those that a run without a version does not get, the newest first."""
+        request = function_service_pb2.ListFunctionsRequest(name_prefix=prefix, all_versions=all_versions)
+        while True:
+            answer = await self._transport.call(lambda: self._transport.functions.ListFunctions(request))
+            for info in answer.functions:
+                yield FunctionInfo.from_proto(info)
+            request.page_token = answer.next_page_token
+            if not request.page_token:
+                return
+
+    async def function(self, name: str, version: str = "") -> FunctionInfo:
+        """A function that clients may call by name; without a version, the one that a run gets. Raises
+        FunctionNotFoundError."""
+        request = function_service_pb2.GetFunctionRequest(name=name, version=version)
+        answer = await self._transport.call(lambda: self._transport.functions.GetFunction(request))
+        return FunctionInfo.from_proto(answer.function)
 
     async def collect_blobs(self) -> tuple[int, int]:
         """Make the service look for blobs that no workflow uses; it removes them after its grace period. Returns the

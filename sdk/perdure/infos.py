@@ -12,7 +12,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from perdure import wire
 from perdure.model import RunStatus, TaskStatus
-from perdure.v1 import actor_service_pb2, failure_pb2, system_service_pb2, workflow_pb2, workflow_service_pb2
+from perdure.v1 import (
+    actor_service_pb2,
+    failure_pb2,
+    function_service_pb2,
+    system_service_pb2,
+    workflow_pb2,
+    workflow_service_pb2,
+)
 
 
 def _seconds(duration: Duration) -> float:
@@ -217,4 +224,52 @@ class ActorCallInfo:
             ended=_moment(message.end_time, message.HasField("end_time")),
             error=_text(message.failure) if message.HasField("failure") else "",
             waiting=message.waiting.text,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """A method of a registered class of actors. The schemas are those of `FunctionInfo`."""
+
+    name: str
+    readonly: bool
+    description: str
+    arguments_schema: str
+    result_schema: str
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionInfo:
+    """A function that clients may call by name. `kind` is "task" or "actor". The schemas are JSON Schemas as texts: of
+    an object of the arguments by name, and of the result ("" if it is not known, or a graph). `is_served`: a worker of
+    the engine that answered has it."""
+
+    name: str
+    version: str
+    kind: str
+    description: str
+    arguments_schema: str
+    result_schema: str
+    methods: tuple[MethodInfo, ...]
+    module: str
+    announced: datetime | None
+    is_served: bool
+
+    @classmethod
+    def from_proto(cls, message: function_service_pb2.FunctionInfo) -> Self:
+        kind = function_service_pb2.FunctionKind.Name(message.kind).removeprefix("FUNCTION_KIND_").lower()
+        return cls(
+            message.name,
+            message.version,
+            kind,
+            message.description,
+            message.arguments_schema,
+            message.result_schema,
+            tuple(
+                MethodInfo(each.name, each.readonly, each.description, each.arguments_schema, each.result_schema)
+                for each in message.methods
+            ),
+            message.module,
+            _moment(message.announce_time, message.HasField("announce_time")),
+            message.is_served,
         )

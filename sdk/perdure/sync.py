@@ -10,7 +10,7 @@ from perdure import codec, errors
 from perdure.batches import EventItem, IdConflict, IdReuse, RunItem, RunName
 from perdure.client import Client
 from perdure.handle import Handle
-from perdure.infos import EngineInfo, RunInfo, TaskInfo, Update
+from perdure.infos import EngineInfo, FunctionInfo, RunInfo, TaskInfo, Update
 from perdure.loopthread import LoopThread
 from perdure.model import BlobRef, Failure, Payload, RunStatus, TaskStatus
 from perdure.rayobjects import RayObjects
@@ -142,6 +142,14 @@ class SyncClient:
     def engines(self) -> tuple[EngineInfo, ...]:
         """See Client.engines."""
         return self._thread.wait(self._client.engines())
+
+    def functions(self, prefix: str = "", *, all_versions: bool = False) -> Iterator[FunctionInfo]:
+        """See Client.functions."""
+        return self._thread.iterate(self._client.functions(prefix, all_versions=all_versions))
+
+    def function(self, name: str, version: str = "") -> FunctionInfo:
+        """See Client.function."""
+        return self._thread.wait(self._client.function(name, version))
 
     def collect_blobs(self) -> tuple[int, int]:
         """See Client.collect_blobs."""

@@ -21,6 +21,7 @@ from perdure.v1 import (
     actor_service_pb2,
     actor_service_pb2_grpc,
     blob_service_pb2_grpc,
+    function_service_pb2_grpc,
     system_service_pb2_grpc,
     workflow_service_pb2,
     workflow_service_pb2_grpc,
@@ -62,6 +63,7 @@ class Transport:
         self.workflows = workflow_service_pb2_grpc.WorkflowServiceStub(self._channel)
         self.actors = actor_service_pb2_grpc.ActorServiceStub(self._channel)
         self.blobs = blob_service_pb2_grpc.BlobServiceStub(self._channel)
+        self.functions = function_service_pb2_grpc.FunctionServiceStub(self._channel)
         self.system = system_service_pb2_grpc.SystemServiceStub(self._channel)
         self.run = CallStream(
             Method[workflow_service_pb2.RunRequest, workflow_service_pb2.RunResponse](

@@ -45,6 +45,9 @@ class Plain:
         return self.value
 
 
+perdure.actor(name="retention.plain")(Plain)
+
+
 async def test_request_id_is_forgotten_after_the_retention_of_the_class() -> None:
     async with testing.engine(time="flow") as engine:
         counter = engine.client.actor(Short, "c")
@@ -95,7 +98,7 @@ async def test_options_set_another_retention_for_one_actor() -> None:
 async def test_other_languages_name_the_retention_when_they_make_the_actor() -> None:
     async with testing.engine(time="flow") as engine:
         actors = engine.client._values.transport.actors
-        name = spec_pb2.FunctionRef(registered=spec_pb2.RegisteredFunction(name=f"{__name__}:Plain"))
+        name = spec_pb2.FunctionRef(registered=spec_pb2.RegisteredFunction(name="retention.plain"))
         made = pb.ActorClass(function=name)
         request = pb.GetOrCreateActorRequest(actor_id="week", actor_class=made, wait=Duration(seconds=20))
         assert (await actors.GetOrCreateActor(request)).actor.call_retention.seconds == 7 * 86_400

@@ -42,6 +42,9 @@ class Plain:
         return self.value
 
 
+perdure.actor(name="ttl.plain")(Plain)
+
+
 async def is_there(engine: testing.Engine, actor_id: str) -> bool:
     try:
         await engine.client.actors.info(actor_id)
@@ -119,7 +122,7 @@ def test_unfit_ttl_is_refused(ttl: object) -> None:
 async def test_other_languages_name_the_time_when_they_make_the_actor() -> None:
     async with testing.engine(time="flow") as engine:
         actors = engine.client._values.transport.actors
-        name = spec_pb2.FunctionRef(registered=spec_pb2.RegisteredFunction(name=f"{__name__}:Plain"))
+        name = spec_pb2.FunctionRef(registered=spec_pb2.RegisteredFunction(name="ttl.plain"))
         made = pb.ActorClass(function=name, ttl=Duration(seconds=60))
         request = pb.GetOrCreateActorRequest(actor_id="p", actor_class=made, wait=Duration(seconds=20))
         assert (await actors.GetOrCreateActor(request)).actor.ttl.seconds == 60

@@ -73,7 +73,7 @@ async def test_many_runs_are_one_commit(server: RunningServer, stubs: Stubs, mon
 
 async def test_items_are_independent_of_one_another(stubs: Stubs) -> None:
     taken = await stubs.workflows.Run(run_request(WAITING, "taken", "r"))
-    broken = graph(call_node("n", "builtins:len", {"node": "nobody"}))
+    broken = graph(call_node("n", "operator:concat", {"node": "nobody"}))
     items = [
         pb.RunItem(workflow_id="good"),
         pb.RunItem(workflow_id="taken"),
@@ -156,7 +156,7 @@ async def test_too_few_and_too_many(stubs: Stubs, goes_on_serving: None, count: 
 
 
 async def test_outputs_of_many(stubs: Stubs) -> None:
-    failing = graph(call_node("n", "builtins:len", 1))
+    failing = graph(call_node("n", "operator:concat", 1))
     specs = (sum_of(1, 2), failing, WAITING)
     items = [pb.RunItem(workflow_id=f"w{index}", source_index=index) for index in range(3)]
     await stubs.workflows.BatchRun(batch(*items, specs=specs))

@@ -40,12 +40,12 @@ async def stored(stubs: Stubs, value: Any) -> payload_pb2.Payload:
 
 async def test_a_blob_is_an_argument_of_a_task_and_a_part_of_one(stubs: Stubs) -> None:
     large = spec_pb2.Arg(payload=await stored(stubs, LARGE))
-    node = call_node("n", "builtins:len")
+    node = call_node("n", "operator:length_hint")
     node.task.args.append(large)
     parts = call_node("m", "operator:getitem")
     parts.task.args.add().list.items.extend([large, large])
     parts.task.args.append(spec_pb2.Arg(payload=payload_pb2.Payload(encoding="json/plain", data=b"1")))
-    length = call_node("l", "builtins:len", {"node": "m"})
+    length = call_node("l", "operator:length_hint", {"node": "m"})
     both = call_node("sum", "operator:add", {"node": "n"}, {"node": "l"})
     await stubs.workflows.Run(run_request(graph(node, parts, length, both)))
     outcome = await output_of(stubs, "w")

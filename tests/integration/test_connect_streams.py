@@ -124,7 +124,6 @@ async def test_an_upload_needs_grpc(web: Web) -> None:
 
 async def test_a_stream_ends_at_its_deadline(web: Web) -> None:
     streamed = await web.stream(WATCH, {}, headers={"Connect-Timeout-Ms": "100"})
-    assert streamed.messages, "it began"
     assert streamed.end["error"]["code"] == "deadline_exceeded"
 
 
@@ -171,10 +170,11 @@ async def test_a_client_that_hangs_up_ends_its_stream(
     assert [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info] == []
 
 
-async def test_a_bug_is_told_by_its_id_only(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, ConnectionResetError, TimeoutError])
+async def test_a_bug_is_told_by_its_id_only(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(_self: Any, _request: Any) -> AsyncIterator[pb.WatchResponse]:
         yield pb.WatchResponse()
-        raise RuntimeError("secret")
+        raise kind("secret")
 
     monkeypatch.setattr(Watcher, "watch", broken)
     async with serving() as web:

@@ -19,6 +19,7 @@ from perdure.service.app import SERVICES
 from perdure.service.common import limits
 from perdure.service.rpc.actor import ActorServicer
 from perdure.service.rpc.blob import BlobServicer
+from perdure.service.rpc.function import FunctionServicer
 from perdure.service.rpc.system import SystemServicer
 from perdure.service.rpc.worker import WorkerServicer
 from perdure.service.rpc.workflow import WorkflowServicer
@@ -26,6 +27,7 @@ from perdure.v1 import (
     actor_service_pb2,
     blob_service_pb2,
     errors_pb2,
+    function_service_pb2,
     system_service_pb2,
     worker_service_pb2,
     workflow_service_pb2,
@@ -37,6 +39,7 @@ MODULES: tuple[Any, ...] = (
     workflow_service_pb2,
     actor_service_pb2,
     blob_service_pb2,
+    function_service_pb2,
     system_service_pb2,
     worker_service_pb2,
 )
@@ -47,6 +50,7 @@ SERVICERS: dict[str, type] = {
     "perdure.v1.WorkflowService": WorkflowServicer,
     "perdure.v1.ActorService": ActorServicer,
     "perdure.v1.BlobService": BlobServicer,
+    "perdure.v1.FunctionService": FunctionServicer,
     "perdure.v1.SystemService": SystemServicer,
     "perdure.v1.WorkerService": WorkerServicer,
 }
@@ -161,16 +165,12 @@ def test_every_field_of_a_request_is_read_somewhere() -> None:
 UNKNOWN_CAPABILITIES: dict[str, dict[str, Any]] = {
     "queues": {"queue": "fast"},
     "priorities": {"priority": 1},
-    "function-versions": {"version": "3"},
 }
 
 
 @pytest.mark.parametrize("capability", UNKNOWN_CAPABILITIES)
 async def test_what_this_server_does_not_offer_is_refused(stubs: Stubs, capability: str) -> None:
-    given = UNKNOWN_CAPABILITIES[capability]
-    request = run_request(sum_of(1, 2), **{name: value for name, value in given.items() if name != "version"})
-    for node in request.source.spec.nodes:
-        node.task.function.registered.version = given.get("version", "")
+    request = run_request(sum_of(1, 2), **UNKNOWN_CAPABILITIES[capability])
     refusal = await refused(stubs.workflows.Run(request), grpc.StatusCode.UNIMPLEMENTED, "CAPABILITY_MISSING")
     assert refusal.metadata == {"capability": capability}
     listed = await stubs.workflows.ListWorkflows(workflow_service_pb2.ListWorkflowsRequest())

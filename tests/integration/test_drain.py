@@ -79,7 +79,14 @@ def fail() -> int:
 
 
 def settings(folder: Path, **fields: Any) -> Settings:
-    return Settings(listen="127.0.0.1:0", storage=str(folder / "storage"), executor="local", drain_s=5.0, **fields)
+    return Settings(
+        listen="127.0.0.1:0",
+        allow_modules="operator",
+        storage=str(folder / "storage"),
+        executor="local",
+        drain_s=5.0,
+        **fields,
+    )
 
 
 async def are_waiting(server: RunningServer, stubs: Stubs, count: int) -> None:
@@ -239,7 +246,7 @@ async def in_thread(work: Callable[[], Any]) -> Any:
 
 
 async def test_sigterm(tmp_path: Path) -> None:
-    service = Service(tmp_path, "--executor", "local")
+    service = Service(tmp_path, "--executor", "local", "--allow-modules", "operator")
     with running(service):
         await in_thread(service.up)
         async with (
@@ -275,7 +282,7 @@ BURST = 25
 @pytest.mark.parametrize("trial", range(4))
 async def test_calls_around_sigterm_are_never_cancelled(tmp_path: Path, trial: int) -> None:
     """Calls that the engine has not read when it is told to end, and those that come while it does."""
-    service = Service(tmp_path, "--executor", "local")
+    service = Service(tmp_path, "--executor", "local", "--allow-modules", "operator")
     with running(service):
         await in_thread(service.up)
         async with AsyncExitStack() as stack:

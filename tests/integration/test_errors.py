@@ -45,7 +45,7 @@ def nested(depth: int) -> spec_pb2.Arg:
 
 
 def with_arg(arg: spec_pb2.Arg) -> spec_pb2.WorkflowSpec:
-    node = call_node("n", "builtins:len")
+    node = call_node("n", "operator:not_")
     node.task.args.append(arg)
     return graph(node)
 
@@ -66,7 +66,7 @@ def timer(seconds: int) -> spec_pb2.Node:
 
 
 def optioned(**options: Any) -> spec_pb2.WorkflowSpec:
-    node = call_node("n", "builtins:len", [])
+    node = call_node("n", "operator:not_", [])
     node.options.CopyFrom(spec_pb2.TaskOptions(**options))
     return graph(node)
 
@@ -74,12 +74,15 @@ def optioned(**options: Any) -> spec_pb2.WorkflowSpec:
 A, B = "a", "b"
 INVALID_GRAPHS: dict[str, tuple[spec_pb2.WorkflowSpec, str]] = {
     "empty": (spec_pb2.WorkflowSpec(), ""),
-    "no output": (spec_pb2.WorkflowSpec(nodes=[call_node(A, "builtins:len", [])]), ""),
-    "unknown output": (graph(call_node(A, "builtins:len", []), output="z"), ""),
-    "cycle of one": (graph(call_node(A, "builtins:len", {"node": A})), A),
-    "cycle of two": (graph(call_node(A, "builtins:len", {"node": B}), call_node(B, "builtins:len", {"node": A})), A),
-    "unknown node": (graph(call_node(A, "builtins:len", {"node": "z"})), A),
-    "unknown after": (graph(call_node(A, "builtins:len", [], after=("z",))), A),
+    "no output": (spec_pb2.WorkflowSpec(nodes=[call_node(A, "operator:not_", [])]), ""),
+    "unknown output": (graph(call_node(A, "operator:not_", []), output="z"), ""),
+    "cycle of one": (graph(call_node(A, "operator:not_", {"node": A})), A),
+    "cycle of two": (
+        graph(call_node(A, "operator:not_", {"node": B}), call_node(B, "operator:not_", {"node": A})),
+        A,
+    ),
+    "unknown node": (graph(call_node(A, "operator:not_", {"node": "z"})), A),
+    "unknown after": (graph(call_node(A, "operator:not_", [], after=("z",))), A),
     "duplicate": (graph(event_node(A, "k"), event_node(A, "l")), A),
     "no id": (graph(event_node("", "k"), event_node(B, "l")), ""),
     "long id": (graph(event_node("x" * 300, "k")), "x" * 80),
@@ -111,7 +114,7 @@ INVALID_GRAPHS: dict[str, tuple[spec_pb2.WorkflowSpec, str]] = {
             spec_pb2.Node(
                 id="n",
                 task=spec_pb2.TaskNode(
-                    function=spec_pb2.FunctionRef(registered=spec_pb2.RegisteredFunction(name="builtins:len")),
+                    function=spec_pb2.FunctionRef(registered=spec_pb2.RegisteredFunction(name="operator:not_")),
                     args=[spec_pb2.Arg(payload=json_value([]))],
                     arguments=json_value([]),
                 ),
@@ -150,7 +153,7 @@ async def test_missing_blobs_are_refused(stubs: Stubs, client: perdure.Client) -
     missing = payload_pb2.Payload(encoding="python/pickle", blob=payload_pb2.BlobRef(sha256=NO_BLOB, size_bytes=1))
     by_code = pickled("")
     by_code.task.function.pickled.code.CopyFrom(missing)
-    by_arguments = call_node("n", "builtins:len")
+    by_arguments = call_node("n", "operator:not_")
     by_arguments.task.arguments.CopyFrom(missing)
     for request in (
         run_request(sum_of(1, 2), inputs={"x": missing}),
@@ -247,7 +250,7 @@ async def test_too_large(stubs: Stubs) -> None:
     large = payload_pb2.Payload(encoding="binary/plain", data=bytes(limits.INLINE_PAYLOAD_BYTES_MAX + 1))
     for request, field in (
         (run_request(sum_of(1, 1), inputs={"x": large}), "inputs['x']"),
-        (run_request(graph(call_node("n", "builtins:len", large))), "nodes['n'].arguments"),
+        (run_request(graph(call_node("n", "operator:not_", large))), "nodes['n'].arguments"),
         (run_request(sum_of(1, 1), metadata=large_struct()), "metadata"),
     ):
         refusal = await refused(stubs.workflows.Run(request), Code.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE")
@@ -384,27 +387,27 @@ def one(value: int) -> int:
 
 async def test_a_payload_that_does_not_decode(stubs: Stubs) -> None:
     bad = payload_pb2.Payload(encoding="json/plain", data=b"{not json")
-    failure = await failure_of(stubs, graph(call_node("n", "builtins:len", bad)))
+    failure = await failure_of(stubs, graph(call_node("n", "operator:not_", bad)))
     assert failure.kind == failure_pb2.FAILURE_KIND_SERIALIZATION
     assert "'n'" in failure.message
 
 
 async def test_an_unknown_encoding_is_refused(stubs: Stubs) -> None:
     odd = payload_pb2.Payload(encoding="cobol/plain", data=b"1")
-    failure = await failure_of(stubs, graph(call_node("n", "builtins:len", odd)))
+    failure = await failure_of(stubs, graph(call_node("n", "operator:not_", odd)))
     assert failure.kind == failure_pb2.FAILURE_KIND_SERIALIZATION
     assert "cobol/plain" in failure.message
 
 
 async def test_an_event_that_does_not_decode(stubs: Stubs) -> None:
-    await stubs.workflows.Run(run_request(graph(event_node("e", "k"), call_node("n", "builtins:len", {"node": "e"}))))
+    await stubs.workflows.Run(run_request(graph(event_node("e", "k"), call_node("n", "operator:not_", {"node": "e"}))))
     bad = payload_pb2.Payload(encoding="python/pickle", data=b"no pickle")
     await stubs.workflows.SendEvent(an_event(payload=bad))
     failure = (await wire_calls.output_of(stubs, "w")).failure
     assert (failure.kind, failure.task_id) == (failure_pb2.FAILURE_KIND_SERIALIZATION, "n")
 
 
-@pytest.mark.parametrize("name", ["no_such_module:f", "builtins:no_such_function", "nonsense", "sys:path"])
+@pytest.mark.parametrize("name", ["no_such_module:f", "operator:no_such_function", "sys:path"])
 async def test_a_function_that_is_not_there(stubs: Stubs, name: str) -> None:
     failure = await failure_of(stubs, graph(call_node("n", name, 1)))
     assert failure.kind == failure_pb2.FAILURE_KIND_FUNCTION_UNAVAILABLE

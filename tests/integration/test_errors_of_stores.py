@@ -34,13 +34,13 @@ Code = grpc.StatusCode
 
 
 def waiting_for_x(key: str) -> spec_pb2.WorkflowSpec:
-    return graph(event_node("wait", key), call_node("n", "builtins:len", {"input": "x"}, after=("wait",)))
+    return graph(event_node("wait", key), call_node("n", "operator:not_", {"input": "x"}, after=("wait",)))
 
 
 async def test_a_full_disk(tmp_path: Path) -> None:
     """Refused with nothing changed; what is stored stays readable."""
     url = f"sqlite:///{tmp_path / 'small.db'}?max_bytes={400 * 1024}"
-    settings = Settings(listen="127.0.0.1:0", storage=url, executor="local", drain_s=2.0)
+    settings = Settings(listen="127.0.0.1:0", allow_modules="operator", storage=url, executor="local", drain_s=2.0)
     body = payload_pb2.Payload(encoding="binary/plain", data=bytes(60 * 1024))
     async with running_server(settings) as server, grpc.aio.insecure_channel(server.address) as channel:
         stubs = Stubs.on(channel)
@@ -69,7 +69,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
 async def test_what_a_worker_reported_waits_for_room_that_deleting_makes(tmp_path: Path) -> None:
     """Small events fit until a large output does not: then nothing else does, but for deleting."""
     url = f"sqlite:///{tmp_path / 'small.db'}?max_bytes={400 * 1024}"
-    settings = Settings(listen="127.0.0.1:0", storage=url, executor="local", drain_s=2.0)
+    settings = Settings(listen="127.0.0.1:0", allow_modules="operator", storage=url, executor="local", drain_s=2.0)
     body = payload_pb2.Payload(encoding="binary/plain", data=bytes(40 * 1024))
     large = graph(event_node("wait", "k"), call_node("large", "operator:mul", "x", 63 * 1024, after=("wait",)))
     async with running_server(settings) as server, grpc.aio.insecure_channel(server.address) as channel:
@@ -131,7 +131,9 @@ CALLS: dict[str, Callable[[Stubs], Any]] = {
 @pytest.mark.parametrize("method", CALLS)
 async def test_a_bug_inside_stays_inside(method: str, caplog: pytest.LogCaptureFixture) -> None:
     store = Broken("")
-    settings = Settings(listen="127.0.0.1:0", storage="memory:", executor="local", drain_s=2.0)
+    settings = Settings(
+        listen="127.0.0.1:0", allow_modules="operator", storage="memory:", executor="local", drain_s=2.0
+    )
     async with (
         running_server(settings, store=store) as server,
         grpc.aio.insecure_channel(server.address) as channel,

@@ -17,8 +17,8 @@ from perdure.v1 import workflow_service_pb2 as pb
 Code = grpc.StatusCode
 
 WAITING = graph(event_node("wait", "k"))
-WAITING_FOR_X = graph(event_node("wait", "k"), call_node("n", "builtins:len", {"input": "x"}, after=("wait",)))
-FAILING = graph(call_node("n", "builtins:len", 1))
+WAITING_FOR_X = graph(event_node("wait", "k"), call_node("n", "operator:concat", {"input": "x"}, after=("wait",)))
+FAILING = graph(call_node("n", "operator:concat", 1))
 
 
 async def count(stubs: Stubs) -> int:
@@ -151,7 +151,7 @@ async def test_deleting_twice(stubs: Stubs) -> None:
 
 async def test_resuming_twice(stubs: Stubs) -> None:
     await stubs.workflows.Run(
-        run_request(graph(event_node("wait", "k"), call_node("n", "builtins:len", {"node": "wait"})))
+        run_request(graph(event_node("wait", "k"), call_node("n", "operator:concat", {"node": "wait"})))
     )
     event = pb.SendEventRequest(workflow_id="w", event_key="k", event_id="1", payload=json_value(1))
     resume = pb.ResumeRequest(workflow_id="w")

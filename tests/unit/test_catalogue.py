@@ -56,6 +56,13 @@ async def test_what_was_announced_stays_known_to_every_engine() -> None:
     await first.stop()
 
 
+async def test_a_function_that_was_found_is_stored() -> None:
+    store = MemoryMetadataStore()
+    catalogue = catalogue_of([info("a", "1"), info("b")], store=store)
+    await catalogue.find("a")
+    assert (await catalogue_of(store=store).find("a")).version == "1"
+
+
 async def test_only_changes_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryMetadataStore()
     await store.write_functions([FunctionRow("a", "", info("a").SerializeToString(), 1)])

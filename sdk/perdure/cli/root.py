@@ -15,6 +15,7 @@ from perdure.cli.actors import actor
 from perdure.cli.engines import engines
 from perdure.cli.events import event
 from perdure.cli.exits import INTERRUPTED, in_own_words
+from perdure.cli.functions import function
 from perdure.cli.migrate import migrate
 from perdure.cli.runs import COMMANDS
 from perdure.cli.serve import agent, serve
@@ -54,7 +55,7 @@ def root() -> None:
 
 
 root.params += session_options(reads_environment=True)
-for command in (*COMMANDS, actor, engines, event, serve, agent, migrate):
+for command in (*COMMANDS, actor, engines, event, function, serve, agent, migrate):
     root.add_command(command)
 root.add_command(doctor)
 root.add_command(gc)

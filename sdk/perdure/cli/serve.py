@@ -31,7 +31,8 @@ def _knobs() -> list[click.Parameter]:
         kind: Any = click.Choice(choices) if choices else type(knob.default)
         text = f"{knob.metadata['help']} (PERDURE_{knob.name.upper()}; default: {knob.default})"
         flag = knob.metadata["flag"] or knob.name.replace("_", "-")
-        made.append(click.Option([f"--{flag}", knob.name], type=kind, default=None, help=text))
+        given = {"is_flag": True, "flag_value": True} if kind is bool else {"type": kind}
+        made.append(click.Option([f"--{flag}", knob.name], default=None, help=text, **given))
     return made
 
 

@@ -72,6 +72,8 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         end_with_parent(settings.with_parent)
     agent = AgentProcess(settings)
     has_lived = False
+    changed = asyncio.Event()
+    watching = asyncio.create_task(_watch(changed)) if settings.watch else None
     try:
         predecessor: Predecessor | None = None
         while not stopping.is_set():
@@ -83,10 +85,11 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     where = f"{server.address}{http}, storage {shown(settings.storage)}"
                     announce(f"perdure {package_version()} serves on {where}{_workers(settings)}")
                     has_lived, predecessor = True, None
-                    await _until_over(server, stopping)
+                    await _until_over(server, stopping, changed)
                     await server.drain()
-                    if stopping.is_set():
+                    if stopping.is_set() or changed.is_set():
                         await agent.end()
+                    changed.clear()
             except TimeoutError:
                 if not stopping.is_set():
                     raise
@@ -109,6 +112,8 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     async with asyncio.timeout(AGAIN_S):
                         await stopping.wait()
     finally:
+        if watching is not None:
+            watching.cancel()
         await agent.end()
     if not has_lived:
         announce("stopped before it served")
@@ -155,10 +160,18 @@ def _workers(settings: Settings) -> str:
             return ""
 
 
-async def _until_over(server: RunningServer, stopping: asyncio.Event) -> None:
-    """Wait for a signal, or until another engine has declared this one dead."""
+async def _watch(changed: asyncio.Event) -> None:
+    """Set the event whenever a Python file below the working directory changes."""
+    from watchfiles import PythonFilter, awatch
+
+    async for _ in awatch(os.getcwd(), watch_filter=PythonFilter()):
+        changed.set()
+
+
+async def _until_over(server: RunningServer, stopping: asyncio.Event, changed: asyncio.Event) -> None:
+    """Wait for a signal, until the modules change, or until another engine has declared this one dead."""
     fleet = server.kernel.fleet
-    events = [stopping, *([fleet.fenced] if fleet is not None else [])]
+    events = [stopping, changed, *([fleet.fenced] if fleet is not None else [])]
     waits = [asyncio.create_task(event.wait()) for event in events]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
@@ -166,5 +179,7 @@ async def _until_over(server: RunningServer, stopping: asyncio.Event) -> None:
     if fleet is not None and fleet.fenced.is_set():
         log.error("declared dead by another engine; starting anew under another id")
         await server.executor.stop()  # other engines may have started its attempts again
+    elif not stopping.is_set():
+        log.info("modules have changed; starting anew with them")
     else:
         log.info("draining")

@@ -26,6 +26,10 @@ SCHEMA_CHARS_MAX: Final = 100_000
 """A longer schema is left out: the function takes any arguments."""
 _LOCAL: Final = ("working_dir", "py_modules", "modules")
 """Fields of a runtime environment that name code."""
+INFO_BYTES_MAX: Final = 256 * 1024
+"""Of one function; a longer one loses its schemas, then its texts."""
+ALL_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of all functions of an agent, which travel in one message."""
 FAILED: Final = 3
 
 
@@ -49,6 +53,17 @@ def describe(name: str, version: str, made: Any) -> function_service_pb2.Functio
             described = info.methods.add(name=method, description=_description(function))
             described.readonly = bool(getattr(function, READONLY_MARK, False))
             _describe(described, TypedFunction(function, is_method=True))
+    return _shortened(info)
+
+
+def _shortened(info: function_service_pb2.FunctionInfo) -> function_service_pb2.FunctionInfo:
+    for fields in (("arguments_schema", "result_schema"), ("description",)):
+        if info.ByteSize() > INFO_BYTES_MAX:
+            for described in (info, *info.methods):
+                for field in fields:
+                    described.ClearField(field)
+    if info.ByteSize() > INFO_BYTES_MAX:
+        raise ValueError(f"{info.name}: the class has too many methods")
     return info
 
 
@@ -105,6 +120,8 @@ def main() -> None:
         for (name, version), made in sorted(registry.registered().items()):
             if made.__module__ != "__main__":
                 infos.append(describe(name, version, made))
+        if (size := sum(info.ByteSize() for info in infos)) > ALL_BYTES_MAX:
+            raise ValueError(f"the schemas of all functions have {size} bytes, and may have {ALL_BYTES_MAX}")
     except BaseException:
         traceback.print_exc()
         sys.exit(FAILED)

@@ -34,11 +34,13 @@ from perdure.model import (
     Payload,
     frozen,
 )
+from perdure.wire import ARGUMENTS
 from perdure.worker.actorstate import States
 from perdure.worker.instances import GONE, Change, Instance, Kind
 from perdure.worker.interrupt import Interrupted
 from perdure.worker.loops import ThreadLoop
 from perdure.worker.results import Bad, Continued, Result, Returned, kind_of, leave_room, returned
+from perdure.worker.schemas import TypedFunction
 from perdure.worker.values import AttemptInput, Value, Values
 
 INSTANCES_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -74,6 +76,7 @@ class _Class(Kind):
         super().__init__(cls)
         self._own = selfcalls.prepare(cls)
         self._methods: dict[str, _Method] = {}
+        self._typed: dict[Any, TypedFunction] = {}
         self.activates = callable(getattr(cls, ACTIVATE, None))
 
     def prepare(self) -> None:
@@ -91,6 +94,14 @@ class _Class(Kind):
             marks = (getattr(what, READONLY_MARK, False) is True for what in (found, function))
             method = self._methods[name] = _Method(found, any(marks))
         return method
+
+    def typed(self, method: _Method | None) -> TypedFunction:
+        """The types of a method, or of the constructor."""
+        found = self.cls if method is None else method.found
+        if (typed := self._typed.get(found)) is None:
+            is_method = method is not None and not isinstance(found, staticmethod)
+            typed = self._typed[found] = TypedFunction(getattr(found, "__func__", found), is_method=is_method)
+        return typed
 
     def by_name(self, name: str) -> Callable[..., Any] | None:
         """The method that others may call by this name, as the class has it; None if there is none."""
@@ -238,17 +249,23 @@ class _Run:
             raise Bad(self._failure("perdure.NotReadonly", "may change the actor, so it is called and not queried"))
         if not state:
             raise Bad(self._failure("perdure.InvalidCall", "was called before the actor had a state"))
-        args, kwargs = self._values.arguments(call.arguments, values, self._task_id)
+        typed = self._kind.typed(method) if self._is_foreign() else None
+        args, kwargs = self._values.arguments(call.arguments, values, self._task_id, typed)
         instance = self._methods.take(self._run_id, self._kind, state, self._task_id, is_query=call.is_query)
         self._kind.prepare()
         self._activate(instance)
         settings = reminders.ReminderSettings(self._encode, self._kind.by_name)
         with selfcalls.running(instance.value, self._function), self._gathered(settings, method):
             value = self._user(instance, method.of(instance.value), args, kwargs)
-            result = self._values.result(value, self._function, self._task_id)
+            result = self._values.result(value, self._function, self._task_id, typed, as_json=typed is not None)
         if method.is_readonly:
             return self._answer_readonly(result, instance)
         return self._answer(result, instance, settings)
+
+    def _is_foreign(self) -> bool:
+        """Whether a method of a registered class is called as other languages call it: with JSON of its types."""
+        function = self._function
+        return function.code is None and ":" not in function.name and self._call.arguments.encoding == ARGUMENTS
 
     def _gathered(self, settings: reminders.ReminderSettings, method: _Method) -> AbstractContextManager[None]:
         """A readonly method changes nothing, so it sets no reminders."""
@@ -262,7 +279,8 @@ class _Run:
     def _construct(self, values: Sequence[Value]) -> Result:
         kind = self._kind
         kind.check(self._task_id)
-        args, kwargs = self._values.arguments(self._call.arguments, values, self._task_id)
+        typed = kind.typed(None) if self._is_foreign() else None
+        args, kwargs = self._values.arguments(self._call.arguments, values, self._task_id, typed)
         instance = Instance(kind, None)
         settings = reminders.ReminderSettings(self._encode, kind.by_name)
         with reminders.gathered(settings):

@@ -16,7 +16,10 @@ from perdure.registry import VERSION_CHARS_MAX
 from perdure.service.api import requests
 from perdure.service.catalogue.arguments import Checker, misfit, parse
 from perdure.service.catalogue.catalogue import Catalogue
-from perdure.v1 import actor_service_pb2, function_service_pb2, payload_pb2, spec_pb2, worker_service_pb2
+from perdure.service.common import limits
+from perdure.service.common.pauses import Pauses
+from perdure.v1 import actor_service_pb2, payload_pb2, spec_pb2, worker_service_pb2
+from perdure.v1.function_service_pb2 import FUNCTION_KIND_ACTOR, FUNCTION_KIND_TASK, FunctionInfo
 from perdure.wire import ARGUMENTS
 
 JSON: Final = "json/plain"
@@ -65,11 +68,25 @@ class Naming:
         """A copy of the graph in which each function has its version, each call the options of its function, and the
         call that gives the output says that it is to be JSON. Raises FunctionNotFoundError, InvalidArgumentsError and
         InvalidSpecError."""
+        if len(spec.nodes) > limits.NODES_MAX:
+            return spec  # decoding refuses it
         made = spec_pb2.WorkflowSpec()
         made.CopyFrom(spec)
-        shared = [await self._find(function) for function in made.functions]
+        found: dict[bytes, FunctionInfo | None] = {}  # one version of a name in all of the graph
+        pauses = Pauses()
+
+        async def find(function: spec_pb2.FunctionRef) -> FunctionInfo | None:
+            key = function.SerializeToString()
+            if key not in found:
+                found[key] = await self._find(function)
+            elif (info := found[key]) is not None:
+                function.registered.version = info.version
+            return found[key]
+
+        shared = [await find(function) for function in made.functions]
         output = made.output.node.node_id
         for node in made.nodes:
+            await pauses.pause()
             if node.WhichOneof("kind") != "task":
                 continue
             function = node.task.function
@@ -78,20 +95,18 @@ class Naming:
                     continue  # decoding refuses it
                 info = shared[function.shared]
             else:
-                info = await self._find(function)
+                info = await find(function)
             if info is not None:
                 self._fit(node, info, is_output=node.id == output)
         return made
 
-    async def resolve_class(
-        self, actor_class: actor_service_pb2.ActorClass
-    ) -> function_service_pb2.FunctionInfo | None:
+    async def resolve_class(self, actor_class: actor_service_pb2.ActorClass) -> FunctionInfo | None:
         """Give a registered class its version, and the options that it does not set; return what is known of it. Raises
         FunctionNotFoundError."""
         info = await self._find(actor_class.function)
         if info is None:
             return None
-        if info.kind != function_service_pb2.FUNCTION_KIND_ACTOR:
+        if info.kind != FUNCTION_KIND_ACTOR:
             raise errors.FunctionNotFoundError(
                 f"{info.name!r} is registered as a task, and not as a class of actors",
                 function=info.name,
@@ -101,16 +116,14 @@ class Naming:
         _merge_under(actor_class, info.actor_class)
         return info
 
-    def check_arguments(
-        self, info: function_service_pb2.FunctionInfo, arguments: actor_service_pb2.MethodArguments
-    ) -> None:
+    def check_arguments(self, info: FunctionInfo, arguments: actor_service_pb2.MethodArguments) -> None:
         """Raise InvalidArgumentsError unless arguments that are not pickled fit the function."""
         if not arguments.HasField("arguments"):
             wrap = spec_pb2.Arg
             args = [wrap(payload=each) for each in arguments.args]
             self._check(info, args, {name: wrap(payload=each) for name, each in arguments.kwargs.items()}, "")
 
-    async def _find(self, function: spec_pb2.FunctionRef) -> function_service_pb2.FunctionInfo | None:
+    async def _find(self, function: spec_pb2.FunctionRef) -> FunctionInfo | None:
         """What is known of a registered function, whose version is set. None for one that is not registered."""
         if function.WhichOneof("kind") != "registered":
             return None
@@ -126,8 +139,8 @@ class Naming:
         named.version = info.version
         return info
 
-    def _fit(self, node: spec_pb2.Node, info: function_service_pb2.FunctionInfo, *, is_output: bool) -> None:
-        if info.kind != function_service_pb2.FUNCTION_KIND_TASK:
+    def _fit(self, node: spec_pb2.Node, info: FunctionInfo, *, is_output: bool) -> None:
+        if info.kind != FUNCTION_KIND_TASK:
             raise errors.InvalidSpecError(
                 f"node {node.id!r}: {info.name!r} is a class of actors, and not a task", node_id=node.id
             )
@@ -141,7 +154,7 @@ class Naming:
 
     def _check(
         self,
-        info: function_service_pb2.FunctionInfo,
+        info: FunctionInfo,
         args: Iterable[spec_pb2.Arg],
         kwargs: Mapping[str, spec_pb2.Arg],
         node_id: str,

@@ -50,6 +50,7 @@ class Catalogue:
         self._elapsed_s = elapsed_s
         self._known: dict[Name, FunctionInfo] = {}
         self._seen: Functions | None = None
+        self._newest_of: dict[str, Name] | None = None  # by name; None: to be made anew
         self._unwritten: dict[Name, FunctionInfo] = {}
         self._read_s = 0.0
         self._looking = Loop("catalogue", self._look, trouble="announced functions cannot be stored")
@@ -68,14 +69,17 @@ class Catalogue:
     # -------------------------------------------------------------------------- asking
 
     async def find(self, name: str, version: str = "") -> FunctionInfo:
-        """A function. Without a version: the newest one that workers have, else the newest that is known. Raises
-        FunctionNotFoundError."""
+        """A function. Without a version: the newest one that workers have, else the newest that is known. It is stored
+        when this returns, so that it stays known as long as a run that names it. Raises FunctionNotFoundError, and
+        StorageError."""
         found = self._find(name, version)
         if found is None and self._elapsed_s() - self._read_s >= LOOK_S:
             await self._read()  # another engine may have learnt of it
             found = self._find(name, version)
         if found is None:
             raise self._unknown(name, version)
+        if (found.name, found.version) in self._unwritten:
+            await self._write()
         return found
 
     def is_served(self, info: FunctionInfo) -> bool:
@@ -116,9 +120,13 @@ class Catalogue:
         return None if newest is None else self._known[newest]
 
     def _newest(self, name: str) -> Name | None:
-        served = [each for each in self._served() if each[0] == name]
-        named = served or [each for each in self._known if each[0] == name]
-        return max(named, key=lambda each: age_of(each[1]), default=None)
+        """The version that a run without one gets."""
+        if self._newest_of is None:
+            self._newest_of = {}
+            served = self._seen or {}
+            for each in sorted(self._known, key=lambda each: (each in served, age_of(each[1]))):
+                self._newest_of[each[0]] = each
+        return self._newest_of.get(name)
 
     def _unknown(self, name: str, version: str) -> errors.FunctionNotFoundError:
         versions = sorted((each[1] for each in self._known if each[0] == name), key=age_of)
@@ -138,6 +146,7 @@ class Catalogue:
         if served is self._seen:
             return
         self._seen = served
+        self._newest_of = None
         for name, announced in served.items():
             known = self._known.get(name)
             if known is not None and _content(known) == _content(announced):
@@ -149,13 +158,16 @@ class Catalogue:
 
     async def _look(self) -> float:
         self._take()
+        await self._write()
+        return LOOK_S
+
+    async def _write(self) -> None:
         if self._unwritten:
             written = dict(self._unwritten)
             await self._store.write_functions([_row(info) for info in written.values()])
             for name, info in written.items():
                 if self._unwritten.get(name) is info:
                     del self._unwritten[name]
-        return LOOK_S
 
     async def _read(self) -> None:
         self._read_s = self._elapsed_s()
@@ -163,6 +175,7 @@ class Catalogue:
             name = row.name, row.version
             if name not in self._unwritten and (info := _info(row)) is not None:
                 self._known[name] = info
+        self._newest_of = None
 
 
 def age_of(version: str) -> tuple[tuple[int, int, str], ...]:

@@ -6,6 +6,7 @@ misspelt one is noticed at the start.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -49,6 +50,9 @@ class Settings:
         "",
         "modules that workers import, with commas between them; clients may call by name what these register",
         flag="import",
+    )
+    watch: bool = knob(
+        False, "for development: start anew, with new workers, when a Python file below the working directory changes"
     )
     allow_modules: str = knob(
         "",
@@ -97,6 +101,8 @@ class Settings:
             if self.http_listen == self.listen and not self.listen.endswith(":0"):
                 raise SettingsError(f"http_listen is {self.http_listen}, as listen is; gRPC and HTTP need a port each")
         _ = self.keep_finished_ms  # says what is wrong with it
+        if self.watch and importlib.util.find_spec("watchfiles") is None:
+            raise SettingsError("watch needs one more package: pip install 'perdure[watch]'")
         if not self.max_running_workflows:
             raise SettingsError("max_running_workflows must be 1 or more, or -1 for any number")
         if self.executor != "local" and self.blob_url.startswith("memory:"):
@@ -146,6 +152,10 @@ def _duration_ms(name: str, text: str) -> int:
 
 
 def _parse(name: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise SettingsError(f"{name} is true or false, not {text!r}")
+        return text.lower() == "true"
     try:
         return kind(text)
     except ValueError as error:

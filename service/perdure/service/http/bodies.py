@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zlib
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import http_exceptions, web
 
@@ -31,6 +32,27 @@ async def read(request: web.Request, limit: int) -> bytes:
     except (web.RequestPayloadError, http_exceptions.HttpProcessingError) as error:
         raise requests.invalid("body", f"does not follow its Transfer-Encoding: {error}") from error
     return bytes(body)
+
+
+async def json_of(request: web.Request, limit: int) -> Any:
+    """The value of a body of JSON. Its Content-Type must be JSON: that forces a CORS preflight, so a foreign web page
+    cannot send it."""
+    if request.content_type != "application/json":
+        raise requests.invalid("Content-Type", "must be application/json")
+    body = await read(request, limit)
+    plain = decompressed(body, encoding_of(request), limit)
+    try:
+        return json.loads(plain)
+    except (ValueError, RecursionError) as error:
+        raise requests.invalid("body", f"is not JSON: {error}") from error
+
+
+def json_text(value: Any, field: str) -> str:
+    """A part of a body as JSON again, without numbers that JSON does not have."""
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (ValueError, RecursionError) as error:
+        raise requests.invalid(field, f"is not JSON: {error}") from error
 
 
 def encoding_of(request: web.Request, header: str = "Content-Encoding") -> str:

@@ -38,7 +38,7 @@ class EventFace:
 
     async def send_event(self, request: web.Request) -> web.Response:
         self._gate.check()
-        key, payload = _event(await _json(request))
+        key, payload = _event(await bodies.json_of(request, BODY_BYTES_MAX))
         event_id = request.headers.get(KEY_HEADER)
         if event_id is None:
             event_id = time_ordered_id()
@@ -51,17 +51,6 @@ class EventFace:
         )
         sent = await self._events.send(event, Anybody())
         return web.json_response({"sequence": sent.sequence, "duplicate": sent.duplicate})
-
-
-async def _json(request: web.Request) -> Any:
-    if request.content_type != "application/json":
-        raise requests.invalid("Content-Type", "must be application/json")
-    body = await bodies.read(request, BODY_BYTES_MAX)
-    plain = bodies.decompressed(body, bodies.encoding_of(request), BODY_BYTES_MAX)
-    try:
-        return json.loads(plain)
-    except (ValueError, RecursionError) as error:
-        raise requests.invalid("body", f"is not JSON: {error}") from error
 
 
 def _event(body: Any) -> tuple[str, Payload]:

@@ -1,24 +1,30 @@
 """The API over HTTP as an OpenAPI document: the calls with one request and one answer, by POST.
 
-It is made of the descriptors when it is first asked for. They have no comments, so the document has none either.
+It is made of the descriptors when it is first asked for. They have no comments, so the document has none either. What
+runs of registered functions take is added each time, since workers may announce others.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from aiohttp import web
 
 from perdure.connection import AGE_KEY, REPEAT_KEY
+from perdure.service.api.calls import Calls
+from perdure.service.http import functions
 from perdure.service.http.connect.caller import TIMEOUT, TIMEOUT_DIGITS_MAX
 from perdure.service.http.connect.methods import Method
 from perdure.service.http.connect.refusals import STATUS
 from perdure.service.http.schemas import Schema, reference, schemas
+from perdure.v1.function_service_pb2 import ListFunctionsRequest
 
 VERSION: Final = "3.1.0"
 ERROR: Final = "connect.Error"
+FUNCTIONS_MAX: Final = 1_000
+"""The document has at most so many functions."""
 _HEADERS: Final = {
     "timeout": (TIMEOUT, "Milliseconds until the call is given up.", rf"^\d{{1,{TIMEOUT_DIGITS_MAX}}}$"),
     "previousAttempts": (REPEAT_KEY, "Of a call that is made again: how often it was made before.", r"^\d+$"),
@@ -29,15 +35,17 @@ _HEADERS: Final = {
 class OpenApi:
     """Its method is the handler of the document's path."""
 
-    def __init__(self, methods: Mapping[str, Method], version: Callable[[], str]) -> None:
+    def __init__(self, methods: Mapping[str, Method], calls: Calls) -> None:
         self._methods = methods
-        self._version = version
-        self._document = b""
+        self._calls = calls
+        self._document: dict[str, Any] = {}
 
     async def answer(self, _request: web.Request) -> web.Response:
         if not self._document:
-            self._document = json.dumps(document(self._methods, self._version())).encode()
-        return web.Response(body=self._document, content_type="application/json")
+            self._document = document(self._methods, self._calls.system.info().server_version)
+        known = await self._calls.functions.list(ListFunctionsRequest(page_size=FUNCTIONS_MAX))
+        told = {**self._document, "paths": self._document["paths"] | functions.paths(known.functions)}
+        return web.Response(body=json.dumps(told).encode(), content_type="application/json")
 
 
 def document(methods: Mapping[str, Method], version: str) -> dict[str, Any]:
@@ -53,7 +61,7 @@ def document(methods: Mapping[str, Method], version: str) -> dict[str, Any]:
         "info": {"title": "Perdure", "version": version, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
         "servers": [{"url": "/"}],
         "paths": {method.path: {"post": _operation(method)} for method in unary},
-        "components": {"parameters": headers, "schemas": schemas(kinds) | {ERROR: _error()}},
+        "components": {"parameters": headers, "schemas": schemas(kinds) | functions.components() | {ERROR: _error()}},
     }
 
 

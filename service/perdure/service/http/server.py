@@ -1,6 +1,7 @@
 """The HTTP port: what it serves under which path, and its own answers.
 
 POST /perdure.v1.SERVICE/METHOD          the API, by the Connect protocol (connect/)
+POST /v1/runs, GET /v1/runs/WORKFLOW_ID  a registered function with plain JSON, and its output (runs)
 POST /event/send_event/WORKFLOW_ID       an event (events)
 GET /openapi.json                        the API as an OpenAPI document (openapi)
 GET /healthz, GET /readyz                whether the process is alive, whether the engine takes calls
@@ -25,6 +26,7 @@ from perdure.service.http.connect.calls import ConnectFace
 from perdure.service.http.connect.methods import methods
 from perdure.service.http.events import EventFace
 from perdure.service.http.openapi import OpenApi
+from perdure.service.http.runs import RunFace
 
 STATUS: Final = {
     # of HTTP, by the name of the status that `errors` gives
@@ -64,8 +66,11 @@ async def serving_http(listen: str, calls: Calls, gate: Gate, *, grace_s: float)
     application = web.Application(middlewares=[_close_after_unread_bodies, _answer_errors])
     served = methods(calls)
     application.router.add_route("*", r"/{service:perdure\.v1\.\w+}/{method}", ConnectFace(served, gate).answer)
+    runs = RunFace(calls, gate)
+    application.router.add_post("/v1/runs", runs.start)
+    application.router.add_get("/v1/runs/{workflow_id}", runs.look)
     application.router.add_post("/event/send_event/{workflow_id}", EventFace(calls.events, gate).send_event)
-    application.router.add_get("/openapi.json", OpenApi(served, lambda: calls.system.info().server_version).answer)
+    application.router.add_get("/openapi.json", OpenApi(served, calls).answer)
     health = _Health(gate)
     application.router.add_get("/healthz", health.healthz)
     application.router.add_get("/readyz", health.readyz)

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
+from aiohttp import web
+
 from perdure.service.api import requests
 from perdure.service.api.caller import told_repeat
 from perdure.service.common.repeat import Repeat
@@ -14,6 +16,11 @@ from perdure.service.http.connect.refusals import Refused
 
 TIMEOUT: Final = "Connect-Timeout-Ms"
 TIMEOUT_DIGITS_MAX: Final = 10
+
+
+def has_hung_up(request: web.Request) -> bool:
+    """Whether nobody reads the answer any more."""
+    return request.transport is None or request.transport.is_closing()
 
 
 class HttpCaller:

@@ -18,7 +18,7 @@ from perdure.service.api.gate import ALWAYS, Gate
 from perdure.service.common import limits
 from perdure.service.http import bodies, headers
 from perdure.service.http.connect import envelopes, refusals, streams
-from perdure.service.http.connect.caller import HttpCaller
+from perdure.service.http.connect.caller import HttpCaller, has_hung_up
 from perdure.service.http.connect.codecs import CODECS, at_once_or_aside
 from perdure.service.http.connect.methods import Method
 from perdure.service.http.connect.refusals import Refused
@@ -45,9 +45,9 @@ class ConnectFace:
             caller = HttpCaller(request.headers)
             async with caller.deadline():
                 return await self._call(method, request, caller)
-        except ConnectionError:
-            raise
         except Exception as error:
+            if isinstance(error, ConnectionError) and has_hung_up(request):
+                raise
             return refusals.answer(error, request.path)
 
     def _method(self, request: web.Request) -> Method:
@@ -55,11 +55,9 @@ class ConnectFace:
         method = self._methods.get(request.path)
         if method is None:
             raise Refused("unimplemented", f"there is no method {request.path}", status=404)
-        may_get = method.is_safe and not method.is_streaming
-        if request.method != "POST" and not (request.method == "GET" and may_get):
-            allowed = "GET, POST" if may_get else "POST"
-            text = f"{method.path} is called by {allowed.replace(', ', ' or ')}"
-            raise Refused("unimplemented", text, status=405, headers={"Allow": allowed})
+        if request.method not in method.verbs:
+            text = f"{method.path} is called by {' or '.join(method.verbs)}"
+            raise Refused("unimplemented", text, status=405, headers={"Allow": ", ".join(method.verbs)})
         types = streams.TYPES if method.is_streaming else TYPES
         is_known = request.method == "GET" or (request.content_type in types and _is_utf8(request))
         if method.call is None and (method.gives_stream or not is_known):

@@ -40,9 +40,10 @@ class Method:
         return self.call is None or self.gives_stream
 
     @property
-    def is_safe(self) -> bool:
-        """Whether it has no side effects."""
-        return bool(self.descriptor.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS)
+    def verbs(self) -> tuple[str, ...]:
+        """Those of HTTP by which it is called."""
+        is_safe = self.descriptor.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+        return ("GET", "POST") if is_safe and not self.is_streaming else ("POST",)
 
 
 def methods(calls: Calls) -> dict[str, Method]:

@@ -18,7 +18,7 @@ from perdure.service.api.gate import Gate
 from perdure.service.common import limits
 from perdure.service.http import bodies, headers
 from perdure.service.http.connect import envelopes, refusals
-from perdure.service.http.connect.caller import HttpCaller
+from perdure.service.http.connect.caller import HttpCaller, has_hung_up
 from perdure.service.http.connect.codecs import CODECS, Codec
 from perdure.service.http.connect.methods import Method
 from perdure.service.http.connect.refusals import Refused
@@ -37,9 +37,9 @@ async def answer(method: Method, request: web.Request, gate: Gate) -> web.Stream
         async with caller.deadline(), aclosing(_answers(method, request, codec, caller, gate)) as answers:
             async for message in answers:
                 await _send(response, request, envelopes.enveloped(await codec.write(message)))
-    except ConnectionError:  # nobody reads the rest
-        return response
     except Exception as error:
+        if isinstance(error, ConnectionError) and has_hung_up(request):
+            return response
         end["error"] = refusals.told(error, method.path)
     await _send(response, request, envelopes.enveloped(json.dumps(end).encode(), envelopes.END))
     await response.write_eof()
