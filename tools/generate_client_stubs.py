@@ -1,7 +1,7 @@
 """Generates what the clients in clients/ have from the protos, or checks that it is up to date.
 
-python tools/generate_client_stubs.py BIN [--check], with grpcio-tools in BIN. The plugins of protoc are installed by the
-`go` command, in the versions that are named here.
+python tools/generate_client_stubs.py BIN [--check], with grpcio-tools in BIN. The `go` command installs the plugins of
+protoc, in the versions that are named here.
 """
 
 from __future__ import annotations
@@ -70,11 +70,8 @@ def described(bin_: Path) -> list[tuple[str, str]]:
     (enum,) = file.enum_type
     # The path of a value in a file: field 5 is its enums, and field 2 of an enum its values.
     comments = {tuple(place.path): place.leading_comments.strip() for place in file.source_code_info.location}
-    return [
-        (value.name.removeprefix(REASON), comments[5, 0, 2, index])
-        for index, value in enumerate(enum.value)
-        if value.number
-    ]
+    values = [(index, value.name) for index, value in enumerate(enum.value) if value.number]
+    return [(name.removeprefix(REASON), comments[5, 0, 2, index]) for index, name in values]
 
 
 def go_reasons(reasons: list[tuple[str, str]]) -> str:
@@ -83,7 +80,7 @@ def go_reasons(reasons: list[tuple[str, str]]) -> str:
         "",
         "package perdure",
         "",
-        "// Reasons of errors, as targets of errors.Is. Each comment names the gRPC code, and the keys of Error.Metadata.",
+        "// Reasons of errors, for errors.Is. Their comments name the gRPC code, and the keys of Error.Metadata.",
         "const (",
     ]
     for reason, comment in reasons:

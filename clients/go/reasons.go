@@ -2,7 +2,7 @@
 
 package perdure
 
-// Reasons of errors, as targets of errors.Is. Each comment names the gRPC code, and the keys of Error.Metadata.
+// Reasons of errors, for errors.Is. Their comments name the gRPC code, and the keys of Error.Metadata.
 const (
 	// INVALID_ARGUMENT. A field is malformed. With BadRequest.
 	ErrInvalidField Reason = "INVALID_FIELD"

@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"log"
 	"github.com/perdure/perdure-go"
+	"log"
 )
 
 func main() {
