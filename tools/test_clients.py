@@ -93,9 +93,10 @@ class Engine:
             start_new_session=True,
         )
         ready = threading.Event()
+        since = len(self.log)
         self._reader = threading.Thread(target=self._read, args=(self._process, ready))
         self._reader.start()
-        if not ready.wait(START_S) or not self.log or READY not in "".join(self.log[-LOG_LINES:]):
+        if not ready.wait(START_S) or not any(READY in line for line in self.log[since:]):
             raise RuntimeError("the engine did not start")
 
     def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:

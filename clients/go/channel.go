@@ -8,9 +8,8 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
-
-	pb "github.com/perdure/perdure-go/gen/perdure/v1"
 )
 
 const (
@@ -41,13 +40,7 @@ func serviceConfig() string {
 		Method  string `json:"method"`
 	}
 	var safe []name
-	for _, file := range []protoreflect.FileDescriptor{
-		pb.File_perdure_v1_workflow_service_proto,
-		pb.File_perdure_v1_actor_service_proto,
-		pb.File_perdure_v1_blob_service_proto,
-		pb.File_perdure_v1_function_service_proto,
-		pb.File_perdure_v1_system_service_proto,
-	} {
+	protoregistry.GlobalFiles.RangeFilesByPackage("perdure.v1", func(file protoreflect.FileDescriptor) bool {
 		for i := range file.Services().Len() {
 			service := file.Services().Get(i)
 			for j := range service.Methods().Len() {
@@ -58,7 +51,8 @@ func serviceConfig() string {
 				}
 			}
 		}
-	}
+		return true
+	})
 	type object = map[string]any
 	retry := object{
 		"maxAttempts":          5,

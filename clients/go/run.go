@@ -123,7 +123,9 @@ func (c *Client) run(ctx context.Context, chosen *runSettings, wait time.Duratio
 		}
 		chosen.request.Metadata = metadata
 	}
-	chosen.request.Wait = durationpb.New(wait)
+	if wait > 0 {
+		chosen.request.Wait = durationpb.New(wait)
+	}
 	var answer *pb.RunResponse
 	err := poll(ctx, func(ctx context.Context) (err error) {
 		answer, err = c.workflows.Run(ctx, chosen.request)
