@@ -23,7 +23,7 @@ $(UV) venv --quiet --clear --python $(PYTHON) $(1)
 $(UV) pip install --quiet --python $(1)/bin/python --resolution $(2) -e '.[dev]'
 endef
 
-.PHONY: help dev lock run test test-all test-latest test-lowest lint fmt types proto check-proto simulate chaos bench bench-all bench-compare bench-peers docs build clean
+.PHONY: help dev lock run test test-all test-latest test-lowest lint fmt types proto proto-clients check-proto test-clients simulate chaos bench bench-all bench-compare bench-peers docs build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -97,6 +97,12 @@ check-proto: $(STAMP) $(PROTO_STAMP) ## check the API: its style, that clients o
 	$(BIN)/buf breaking --against $(RELEASED)
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/python tools/generate_stubs.py $(PROTO_VENV)/bin sdk --check
+
+proto-clients: $(STAMP) $(PROTO_STAMP) ## generate the stubs of clients in other languages anew; needs their toolchains
+	$(BIN)/python tools/generate_client_stubs.py $(PROTO_VENV)/bin
+
+test-clients: $(STAMP) ## test the clients in other languages that have their toolchain here; CLIENTS="go ..."
+	$(BIN)/python tools/test_clients.py $(CLIENTS)
 
 simulate: $(STAMP) ## run fresh worlds of the simulation for SECONDS
 	$(BIN)/python tools/simulate.py $(SECONDS)

@@ -41,7 +41,7 @@ FUNCTIONS: Final = CLIENTS / "conformance"
 READY: Final = " serves on "
 START_S: Final = 60.0
 STOP_S: Final = 30.0
-PROGRAM_S: Final = 600.0
+PROGRAM_S: Final = 300.0
 POLL_S: Final = 0.05
 LOG_LINES: Final = 40
 
@@ -81,7 +81,7 @@ class Engine:
         """Returns when it serves."""
         command = [sys.executable, "-m", "perdure.cli", "serve", "--executor", "local", "--import", "functions"]
         command += ["--listen", self.address, "--http-listen", self.http_address]
-        command += ["--storage", str(self._folder / "storage")]
+        command += ["--storage", str(self._folder / "storage"), "--with-parent", str(os.getpid())]
         self._process = subprocess.Popen(
             command,
             cwd=FUNCTIONS,
