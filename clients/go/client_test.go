@@ -10,6 +10,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 type engine struct {
 	pb.UnimplementedWorkflowServiceServer
 	pb.UnimplementedBlobServiceServer
+	mutex   sync.Mutex
 	seen    []metadata.MD // of each call
 	tokens  []string      // of each watch
 	offsets []int64       // of each download
@@ -34,8 +36,16 @@ type engine struct {
 
 func (e *engine) called(ctx context.Context) int {
 	found, _ := metadata.FromIncomingContext(ctx)
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
 	e.seen = append(e.seen, found)
 	return len(e.seen)
+}
+
+func (e *engine) calls() []metadata.MD {
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
+	return e.seen
 }
 
 func (e *engine) Run(ctx context.Context, request *pb.RunRequest) (*pb.RunResponse, error) {
@@ -122,7 +132,7 @@ func TestRepeatsSayThatTheyAreRepeats(t *testing.T) {
 		t.Fatal(run, err)
 	}
 	for i, want := range []string{"", "1", "2"} {
-		seen := engine.seen[i]
+		seen := engine.calls()[i]
 		if got := strings.Join(seen.Get(repeatKey), ""); got != want {
 			t.Errorf("call %d: %s is %q", i, repeatKey, got)
 		}
@@ -141,8 +151,8 @@ func TestPatienceEnds(t *testing.T) {
 	if !errors.Is(err, ErrUnreachable) || status.Code(err) != codes.Unavailable {
 		t.Fatal(err)
 	}
-	if len(engine.seen) != 1 {
-		t.Fatal(len(engine.seen), "calls")
+	if count := len(engine.calls()); count != 1 {
+		t.Fatal(count, "calls")
 	}
 }
 
@@ -173,8 +183,8 @@ func TestLongPollsEndWithTheContext(t *testing.T) {
 	if err := client.Existing("w").Result(ctx, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
-	if len(engine.seen) != 1 {
-		t.Fatal(len(engine.seen), "calls")
+	if count := len(engine.calls()); count != 1 {
+		t.Fatal(count, "calls")
 	}
 }
 

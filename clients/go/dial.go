@@ -85,8 +85,8 @@ func Dial(address string, options ...Option) (*Client, error) {
 // Close ends the connections. Calls under way fail.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Conn is the connection, for stubs of gen/perdure/v1 and calls that this package does not have. They are repeated and
-// give typed errors as well.
+// Conn is the connection, for the stubs in gen/perdure/v1 and calls that this package does not have. Those with one answer
+// are repeated and give typed errors as well.
 func (c *Client) Conn() grpc.ClientConnInterface { return c.conn }
 
 func isLoopback(address string) bool {

@@ -51,6 +51,9 @@ func (f *WorkflowFailed) Error() string {
 	return fmt.Sprintf("perdure: workflow %q failed: %v", f.WorkflowID, &f.Failure)
 }
 
+// Unwrap gives the failure, which errors.As finds as a *Failure.
+func (f *WorkflowFailed) Unwrap() error { return &f.Failure }
+
 // ActorCallFailed says that a method of an actor ended without a value.
 type ActorCallFailed struct {
 	ActorID string
@@ -61,6 +64,9 @@ type ActorCallFailed struct {
 func (f *ActorCallFailed) Error() string {
 	return fmt.Sprintf("perdure: method %q of actor %q failed: %v", f.Method, f.ActorID, &f.Failure)
 }
+
+// Unwrap gives the failure, which errors.As finds as a *Failure.
+func (f *ActorCallFailed) Unwrap() error { return &f.Failure }
 
 func failureFrom(m *pb.Failure) Failure {
 	failure := Failure{

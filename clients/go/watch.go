@@ -28,7 +28,8 @@ type Change struct {
 var errStopped = errors.New("the loop was left")
 
 // Watch gives changes in their order, each at least once, until the context ends or the loop is left. It goes on where it
-// was when the connection breaks. An error is the last thing that it gives.
+// was when the connection breaks. An error is the last thing that it gives. Without a token and WorkflowIDs, changes are
+// missed if the connection breaks before the first message.
 func (c *Client) Watch(ctx context.Context, options WatchOptions) iter.Seq2[*Change, error] {
 	return func(yield func(*Change, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
