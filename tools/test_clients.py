@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,20 +66,43 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 class Engine:
-    """`perdure serve` with its workers, which can be killed and started again on the same ports and storage."""
+    """`perdure serve` with its workers, which can be killed and started again on the same ports and storage.
+
+    One thread does all of that, one thing at a time. It lives as long as the engine is needed: with --with-parent, an
+    engine ends with the thread that started it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.address = free_address()
         self.http_address = free_address()
         self.log: list[str] = []
         self._folder = folder
+        self._keeper = ThreadPoolExecutor(1)
+        self._is_over = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
-        self._return: threading.Thread | None = None  # starts the engine again
-        self._is_over = threading.Event()
 
     def start(self) -> None:
-        """Returns when it serves."""
+        """Returns when it serves, and its workers have announced their functions."""
+        self._keeper.submit(self._start).result()
+        self._wait_for_functions()
+
+    def restart(self) -> None:
+        """Kill it; returns when it serves again."""
+        self._keeper.submit(self._kill).result()
+        self._keeper.submit(self._start).result()
+
+    def leave(self, seconds: float) -> None:
+        """Kill it, and start it again that many seconds later. Returns in between."""
+        self._keeper.submit(self._kill).result()
+        self._keeper.submit(self._come_back, seconds)
+
+    def stop(self) -> None:
+        self._is_over.set()
+        self._keeper.submit(self._end).result()
+        self._keeper.shutdown()
+
+    def _start(self) -> None:
         command = [sys.executable, "-m", "perdure.cli", "serve", "--executor", "local", "--import", "functions"]
         command += ["--listen", self.address, "--http-listen", self.http_address]
         command += ["--storage", str(self._folder / "storage"), "--with-parent", str(os.getpid())]
@@ -107,8 +131,8 @@ class Engine:
                 ready.set()
         ready.set()  # it has ended
 
-    def wait_for_functions(self) -> None:
-        """Workers announce them a moment after the start. After a restart they are known at once."""
+    def _wait_for_functions(self) -> None:
+        """They are announced a moment after the first start. After another one they are known at once."""
         deadline = time.monotonic() + START_S
         with grpc.insecure_channel(self.address) as channel:
             functions: Any = FunctionServiceStub(channel)
@@ -117,56 +141,40 @@ class Engine:
                     raise RuntimeError("the workers announced no functions")
                 time.sleep(POLL_S)
 
-    def kill(self) -> None:
-        """SIGKILL, also to the workers. One that is away comes back first."""
-        if self._return is not None:
-            self._return.join()
-            self._return = None
+    def _kill(self) -> None:
+        """SIGKILL, also to the workers."""
         if self._process is not None:
             end(self._process)
         if self._reader is not None:
             self._reader.join()
 
-    def leave(self, seconds: float) -> None:
-        """Kill it, and start it again that many seconds later. Returns in between."""
-        self.kill()
-        self._return = threading.Thread(target=self._come_back, args=(seconds,))
-        self._return.start()
-
     def _come_back(self, seconds: float) -> None:
         if not self._is_over.wait(seconds):
-            self.start()
+            self._start()
 
-    def stop(self) -> None:
-        self._is_over.set()
-        if self._return is not None:
-            self._return.join()
-            self._return = None
+    def _end(self) -> None:
         if self._process is not None:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_S)
-        self.kill()
+        self._kill()
 
 
 @contextmanager
 def control(engine: Engine) -> Iterator[str]:
     """The URL at which programs have the engine killed."""
-    one_at_a_time = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             url = urlsplit(self.path)
-            with one_at_a_time:
-                match url.path:
-                    case "/restart":
-                        engine.kill()
-                        engine.start()
-                    case "/away":
-                        engine.leave(float(parse_qs(url.query)["seconds"][0]))
-                    case _:
-                        self.send_error(404)
-                        return
+            match url.path:
+                case "/restart":
+                    engine.restart()
+                case "/away":
+                    engine.leave(float(parse_qs(url.query)["seconds"][0]))
+                case _:
+                    self.send_error(404)
+                    return
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -218,7 +226,6 @@ class Client:
             engine = Engine(Path(folder))
             try:
                 engine.start()
-                engine.wait_for_functions()
                 with control(engine) as url:
                     told = {
                         "PERDURE_ADDRESS": engine.address,

@@ -75,6 +75,11 @@ def give_back_text(value: str) -> str:
     return value
 
 
+@perdure.task(name="join")
+def join(first: str, second: str) -> str:
+    return first + second
+
+
 @perdure.actor(name="counter")
 class Counter:
     def __init__(self, start: int = 0) -> None:

@@ -127,9 +127,10 @@ func (c *Client) arguments(ctx context.Context, value any) (*pb.MethodArguments,
 	if err := json.Unmarshal(data, &members); err != nil {
 		return nil, fmt.Errorf("perdure: the arguments are a JSON object by parameter name: %w", err)
 	}
+	inline := newRoom()
 	made.Kwargs = make(map[string]*pb.Payload, len(members))
 	for name, member := range members {
-		if made.Kwargs[name], err = c.payload(ctx, member); err != nil {
+		if made.Kwargs[name], err = c.payload(ctx, member, inline); err != nil {
 			return nil, err
 		}
 	}

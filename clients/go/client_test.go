@@ -268,3 +268,13 @@ func TestNodesOfOneFunctionHaveTheirOwnIDs(t *testing.T) {
 		t.Error(second)
 	}
 }
+
+func TestValuesOfOneCallShareTheRoom(t *testing.T) {
+	inline := newRoom()
+	sizes := []int{inlineBytesMax, 600_000, 600_000, 400_000}
+	for i, want := range []bool{false, true, false, true} {
+		if got := inline.take(sizes[i]); got != want {
+			t.Errorf("%d bytes: %v", sizes[i], got)
+		}
+	}
+}

@@ -124,11 +124,12 @@ func (c *Client) node(ctx context.Context, node *Node) (*pb.Node, error) {
 	}
 	registered := &pb.RegisteredFunction{Name: node.function, Version: node.version}
 	function := &pb.FunctionRef{Kind: &pb.FunctionRef_Registered{Registered: registered}}
-	positions, err := c.list(ctx, node.positions)
+	inline := newRoom()
+	positions, err := c.list(ctx, node.positions, inline)
 	if err != nil {
 		return nil, err
 	}
-	names, err := c.entries(ctx, node.names)
+	names, err := c.entries(ctx, node.names, inline)
 	if err != nil {
 		return nil, err
 	}
@@ -141,40 +142,40 @@ func (n *Node) reference() *pb.Arg {
 }
 
 // argument is a value, or a structure where nodes stand for values.
-func (c *Client) argument(ctx context.Context, value any) (*pb.Arg, error) {
+func (c *Client) argument(ctx context.Context, value any, inline *room) (*pb.Arg, error) {
 	if node, ok := value.(*Node); ok {
 		return node.reference(), nil
 	}
 	if holdsNodes(value) {
 		switch value := value.(type) {
 		case []any:
-			items, err := c.list(ctx, value)
+			items, err := c.list(ctx, value, inline)
 			return &pb.Arg{Kind: &pb.Arg_List{List: &pb.ArgList{Items: items}}}, err
 		case map[string]any:
-			entries, err := c.entries(ctx, value)
+			entries, err := c.entries(ctx, value, inline)
 			return &pb.Arg{Kind: &pb.Arg_Map{Map: &pb.ArgMap{Entries: entries}}}, err
 		}
 	}
-	payload, err := c.payload(ctx, value)
+	payload, err := c.payload(ctx, value, inline)
 	return &pb.Arg{Kind: &pb.Arg_Payload{Payload: payload}}, err
 }
 
-func (c *Client) list(ctx context.Context, values []any) ([]*pb.Arg, error) {
+func (c *Client) list(ctx context.Context, values []any, inline *room) ([]*pb.Arg, error) {
 	made := make([]*pb.Arg, len(values))
 	for i, value := range values {
 		var err error
-		if made[i], err = c.argument(ctx, value); err != nil {
+		if made[i], err = c.argument(ctx, value, inline); err != nil {
 			return nil, err
 		}
 	}
 	return made, nil
 }
 
-func (c *Client) entries(ctx context.Context, values map[string]any) (map[string]*pb.Arg, error) {
+func (c *Client) entries(ctx context.Context, values map[string]any, inline *room) (map[string]*pb.Arg, error) {
 	made := make(map[string]*pb.Arg, len(values))
 	for name, value := range values {
 		var err error
-		if made[name], err = c.argument(ctx, value); err != nil {
+		if made[name], err = c.argument(ctx, value, inline); err != nil {
 			return nil, err
 		}
 	}

@@ -15,8 +15,27 @@ const (
 	encodingJSON   = "json/plain"
 	encodingBinary = "binary/plain"
 	encodingNull   = "binary/null"
-	inlineBytesMax = 1 << 20 // larger values travel as blobs
+	inlineBytesMax = 1 << 20 // of all values of one call together; more travel as blobs
+	aroundValue    = 256     // bytes of a message around a value, or of a reference to a blob
 )
+
+// room is the number of bytes that values of one call may still have inline.
+type room int
+
+func newRoom() *room {
+	all := room(inlineBytesMax)
+	return &all
+}
+
+// take tells whether there is room for so many bytes, and uses it.
+func (r *room) take(size int) bool {
+	*r -= aroundValue
+	if size > int(*r) {
+		return false
+	}
+	*r -= room(size)
+	return true
+}
 
 // EncodingError says that a value exists but cannot be read from Go.
 type EncodingError struct{ Encoding string }
@@ -44,8 +63,9 @@ func (b *Bytes) UnmarshalJSON(data []byte) error {
 	return err
 }
 
-// payload is a value as it travels: bytes and blobs as they are, all else as JSON. A large one is uploaded.
-func (c *Client) payload(ctx context.Context, value any) (*pb.Payload, error) {
+// payload is a value as it travels: bytes and blobs as they are, all else as JSON. One for which there is no room is
+// uploaded.
+func (c *Client) payload(ctx context.Context, value any, inline *room) (*pb.Payload, error) {
 	encoding := encodingBinary
 	var data []byte
 	switch value := value.(type) {
@@ -60,7 +80,7 @@ func (c *Client) payload(ctx context.Context, value any) (*pb.Payload, error) {
 		}
 		encoding = encodingJSON
 	}
-	if len(data) <= inlineBytesMax {
+	if inline.take(len(data)) {
 		return &pb.Payload{Encoding: encoding, Body: &pb.Payload_Data{Data: data}}, nil
 	}
 	blob, err := c.Upload(ctx, bytes.NewReader(data))

@@ -40,7 +40,7 @@ func (c *Client) Cancel(ctx context.Context, workflowID, reason string) (*Workfl
 // SendEvent delivers a value to the workflow that waits, or will wait, for this key. When it returns, the event is
 // recorded. A second event with the same id is not delivered again; an empty id is replaced by a new one.
 func (c *Client) SendEvent(ctx context.Context, workflowID, key string, value any, eventID string) error {
-	payload, err := c.payload(ctx, value)
+	payload, err := c.payload(ctx, value, newRoom())
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ var cases = []testCase{
 	{"actor_query", (*program).actorQuery},
 	{"watch_across_restart", (*program).watchAcrossRestart},
 	{"large_value", (*program).largeValue},
+	{"values_together", (*program).valuesTogether},
 	{"too_large", (*program).tooLarge},
 	{"engine_away", (*program).engineAway},
 	{"cancellation_by_context", (*program).cancellationByContext},

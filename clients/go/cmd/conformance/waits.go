@@ -103,11 +103,11 @@ func (p *program) largeValue(ctx context.Context) error {
 		return err
 	}
 	var back []byte
-	if err := p.giveBack(ctx, "give_back", blob, &back); err != nil {
+	if err := p.inGraph(ctx, &back, "give_back", blob); err != nil {
 		return err
 	}
 	var text string
-	if err := p.giveBack(ctx, "give_back_text", largeText(), &text); err != nil {
+	if err := p.inGraph(ctx, &text, "give_back_text", largeText()); err != nil {
 		return err
 	}
 	return errors.Join(
@@ -115,9 +115,19 @@ func (p *program) largeValue(ctx context.Context) error {
 	)
 }
 
-func (p *program) giveBack(ctx context.Context, function string, value, out any) error {
+func (p *program) valuesTogether(ctx context.Context) error {
+	first, second := strings.Repeat("a", 600<<10), strings.Repeat("b", 600<<10)
+	var got string
+	if err := p.inGraph(ctx, &got, "join", first, second); err != nil {
+		return err
+	}
+	return same(got, first+second)
+}
+
+// inGraph runs a graph of one call.
+func (p *program) inGraph(ctx context.Context, out any, function string, arguments ...any) error {
 	var graph perdure.Graph
-	graph.Call(function, value)
+	graph.Call(function, arguments...)
 	run, err := p.client.RunGraph(ctx, &graph)
 	if err != nil {
 		return err
