@@ -132,4 +132,4 @@ build: $(STAMP) ## make the wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove what the targets made
-	rm -rf $(if $(FOREIGN),,$(VENV)) $(PROTO_VENV) .venv-latest .venv-lowest .venv-uv dist site
+	rm -rf $(if $(FOREIGN),,$(VENV)) $(PROTO_VENV) .venv-latest .venv-lowest .venv-uv .venv-go dist site

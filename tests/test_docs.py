@@ -153,6 +153,13 @@ async def test_the_functions_of_their_page_run_by_name(monkeypatch: pytest.Monke
         assert await client.handle("order-7").output() == "tea for 18.00 on 2026-12-24"
 
 
+def test_programs_of_clients_are_their_examples() -> None:
+    """Those are compiled by the tests of the clients."""
+    text = (DOCS / "how-to/other-languages.md").read_text()
+    (program,) = re.findall(r"^```go\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert program == (ROOT / "clients/go/examples/hello/main.go").read_text()
+
+
 async def test_the_calls_of_other_languages_run(sums: None, tmp_path: Path) -> None:
     """Those of `buf curl`, which sends what any client sends."""
     text = (DOCS / "how-to/other-languages.md").read_text()

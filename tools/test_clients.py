@@ -109,7 +109,8 @@ class Engine:
         self._process = subprocess.Popen(
             command,
             cwd=FUNCTIONS,
-            env=environment(PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1"),
+            # Workers that are killed leave their temporary folders behind.
+            env=environment(PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1", TMPDIR=str(self._folder)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from perdure.v1 import function_service_pb2
 
+log = logging.getLogger(__name__)
+
+TOLD: Final = "perdure: "
+"""Begins lines on the standard error that are for the user of the service."""
+DONE: Final = b"done\n"
+"""Begins a complete answer."""
 IMPORT_S: Final = 120.0
 """Modules may import large packages."""
 REASON_MAX: Final = 1_000
@@ -29,29 +35,29 @@ async def announced(modules: Sequence[str]) -> list[function_service_pb2.Functio
     """Import the modules in another process, and describe what they register. Raises ImportFailed."""
     if not modules:
         return []
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "perdure.worker.announce",
-        *modules,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
     named = ", ".join(modules)
-    try:
-        async with asyncio.timeout(IMPORT_S):
-            answer, said = await process.communicate()
-    except TimeoutError:
-        raise ImportFailed(f"importing {named} takes more than {IMPORT_S:.0f} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        lines = said.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
-        raise ImportFailed(f"{named} cannot be imported: {lines[-1][:REASON_MAX]}")
-    try:
-        return list(function_service_pb2.ListFunctionsResponse.FromString(answer).functions)
-    except DecodeError as error:
-        raise ImportFailed(f"{named} cannot be imported: the process that did says nothing that can be read") from error
+    command = [sys.executable, "-m", "perdure.worker.announce", *modules]
+    # Files, since processes that a module starts may hold pipes open for ever.
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as said:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=answer, stderr=said
+        )
+        try:
+            async with asyncio.timeout(IMPORT_S):
+                code = await process.wait()
+        except TimeoutError:
+            raise ImportFailed(f"importing {named} takes more than {IMPORT_S:.0f} s") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        answer.seek(0)
+        said.seek(0)
+        data, lines = answer.read(), said.read().decode(errors="replace").splitlines()
+    told = [line.removeprefix(TOLD) for line in lines if line.startswith(TOLD)]
+    if code or not data.startswith(DONE):
+        why = told[-1] if told else f"the process that did ended with exit code {code}"
+        raise ImportFailed(f"{named} cannot be imported: {why[:REASON_MAX]}")
+    for line in told:
+        log.warning("%s", line[:REASON_MAX])
+    return list(function_service_pb2.ListFunctionsResponse.FromString(data.removeprefix(DONE)).functions)

@@ -33,6 +33,7 @@ def test_the_client_does_what_every_client_does(name: str) -> None:
 
 
 def test_the_example_for_go_is_short() -> None:
+    """It is compiled by the test below."""
     assert len((CLIENTS / "go/examples/hello/main.go").read_text().splitlines()) <= 20
 
 

@@ -81,6 +81,10 @@ def echo(value: Any) -> Any:
     return value
 
 
+def join(*texts: str, by: str = "") -> str:
+    return by.join(texts)
+
+
 class Counter:
     def __init__(self, start: int = 0) -> None:
         self.n = start
@@ -107,6 +111,7 @@ def functions(monkeypatch: pytest.MonkeyPatch) -> None:
     perdure.task(name="fail", max_retries=0)(fail)
     perdure.task(name="obscure")(obscure)
     perdure.task(name="echo")(echo)
+    perdure.task(name="join")(join)
     for version in (9, 10):
         perdure.task(name="number", version=str(version))(numbered(version))
     perdure.actor(name="counter", max_pending_calls=5)(Counter)
@@ -210,7 +215,9 @@ async def test_a_repeated_request_is_the_same_although_another_version_came(stub
         ("[]", ""),
         ("{", ""),
         ('{"order": NaN}', ""),
-        ('{"order": {"id": "a", "amount": 1e999, "due": "2026-01-02"}}', ""),
+        ('{"order": {"id": "a", "amount": 1e999, "due": "2026-01-02"}}', "/order"),
+        ('{"\\ud800": 1}', "/"),
+        ({"order": {**ORDER, "\ud800": 1}}, "/order"),
         ("[" * 50_000, ""),
         ({"order": ORDER, "note": "\ud800"}, "/note"),
     ],
@@ -307,6 +314,12 @@ async def test_values_between_registered_functions_have_their_types(stubs: Stubs
     second, seven = value(answer.outcome)
     assert second == {"id": "o-1!", "amount": 6.0, "due": "2026-01-04", "raw": "-_8="}
     assert seven == 7
+
+
+async def test_any_number_of_arguments_by_position(stubs: Stubs) -> None:
+    node = {"id": "a", **call("join", payload("x"), payload("y"), payload("z"), by=payload("-"))}
+    source = graph({"nodes": [node], "output": {"node": {"nodeId": "a"}}})
+    assert value((await stubs.workflows.Run(request(source))).outcome) == "x-y-z"
 
 
 @pytest.mark.parametrize(
@@ -409,6 +422,7 @@ async def test_functions_are_listed_with_what_they_take(server: RunningServer) -
             ("counter", ""),
             ("echo", ""),
             ("fail", ""),
+            ("join", ""),
             ("number", "10"),
             ("obscure", ""),
             ("today", ""),

@@ -34,7 +34,7 @@ def call(node_id: str, program: str, *needs: str, catch: bool = False, limit_ms:
         attempt_timeout_ms=limit_ms,
         checkpoint=not node_id.startswith(VOLATILE),
     )
-    return SpecNode(node_id, Call(Function(program, program), NULL, tuple(NodeRef(n) for n in needs)), options=options)
+    return SpecNode(node_id, Call(Function(program, f"module:{program}"), NULL, tuple(NodeRef(n) for n in needs)), options=options)
 
 
 def spec(*nodes: SpecNode) -> Spec:

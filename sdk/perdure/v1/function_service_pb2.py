@@ -27,7 +27,7 @@ from perdure.v1 import actor_service_pb2 as perdure_dot_v1_dot_actor__service__p
 from perdure.v1 import spec_pb2 as perdure_dot_v1_dot_spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!perdure/v1/function_service.proto\x12\nperdure.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eperdure/v1/actor_service.proto\x1a\x15perdure/v1/spec.proto\"\x89\x03\n\x0c\x46unctionInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.perdure.v1.FunctionKind\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x18\n\x10\x61rguments_schema\x18\x05 \x01(\t\x12\x15\n\rresult_schema\x18\x06 \x01(\t\x12\x12\n\npositional\x18\x07 \x03(\t\x12+\n\x07methods\x18\x08 \x03(\x0b\x32\x1a.perdure.v1.FunctionMethod\x12\x0e\n\x06module\x18\t \x01(\t\x12\x31\n\rannounce_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tis_served\x18\x0b \x01(\x08\x12(\n\x07options\x18\x0c \x01(\x0b\x32\x17.perdure.v1.TaskOptions\x12+\n\x0b\x61\x63tor_class\x18\r \x01(\x0b\x32\x16.perdure.v1.ActorClass\"\x8a\x01\n\x0e\x46unctionMethod\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08readonly\x18\x02 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x18\n\x10\x61rguments_schema\x18\x04 \x01(\t\x12\x15\n\rresult_schema\x18\x05 \x01(\t\x12\x12\n\npositional\x18\x06 \x03(\t\"h\n\x14ListFunctionsRequest\x12\x13\n\x0bname_prefix\x18\x01 \x01(\t\x12\x14\n\x0c\x61ll_versions\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"]\n\x15ListFunctionsResponse\x12+\n\tfunctions\x18\x01 \x03(\x0b\x32\x18.perdure.v1.FunctionInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x12GetFunctionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"A\n\x13GetFunctionResponse\x12*\n\x08\x66unction\x18\x01 \x01(\x0b\x32\x18.perdure.v1.FunctionInfo*^\n\x0c\x46unctionKind\x12\x1d\n\x19\x46UNCTION_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46UNCTION_KIND_TASK\x10\x01\x12\x17\n\x13\x46UNCTION_KIND_ACTOR\x10\x02\x32\xc1\x01\n\x0f\x46unctionService\x12Y\n\rListFunctions\x12 .perdure.v1.ListFunctionsRequest\x1a!.perdure.v1.ListFunctionsResponse\"\x03\x90\x02\x01\x12S\n\x0bGetFunction\x12\x1e.perdure.v1.GetFunctionRequest\x1a\x1f.perdure.v1.GetFunctionResponse\"\x03\x90\x02\x01\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!perdure/v1/function_service.proto\x12\nperdure.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eperdure/v1/actor_service.proto\x1a\x15perdure/v1/spec.proto\"\x9b\x03\n\x0c\x46unctionInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.perdure.v1.FunctionKind\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x18\n\x10\x61rguments_schema\x18\x05 \x01(\t\x12\x15\n\rresult_schema\x18\x06 \x01(\t\x12\x12\n\npositional\x18\x07 \x03(\t\x12+\n\x07methods\x18\x08 \x03(\x0b\x32\x1a.perdure.v1.FunctionMethod\x12\x0e\n\x06module\x18\t \x01(\t\x12\x31\n\rannounce_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tis_served\x18\x0b \x01(\x08\x12(\n\x07options\x18\x0c \x01(\x0b\x32\x17.perdure.v1.TaskOptions\x12\x10\n\x08variadic\x18\x0e \x01(\x08\x12+\n\x0b\x61\x63tor_class\x18\r \x01(\x0b\x32\x16.perdure.v1.ActorClass\"\x9c\x01\n\x0e\x46unctionMethod\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08readonly\x18\x02 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x18\n\x10\x61rguments_schema\x18\x04 \x01(\t\x12\x15\n\rresult_schema\x18\x05 \x01(\t\x12\x12\n\npositional\x18\x06 \x03(\t\x12\x10\n\x08variadic\x18\x07 \x01(\x08\"h\n\x14ListFunctionsRequest\x12\x13\n\x0bname_prefix\x18\x01 \x01(\t\x12\x14\n\x0c\x61ll_versions\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"]\n\x15ListFunctionsResponse\x12+\n\tfunctions\x18\x01 \x03(\x0b\x32\x18.perdure.v1.FunctionInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x12GetFunctionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"A\n\x13GetFunctionResponse\x12*\n\x08\x66unction\x18\x01 \x01(\x0b\x32\x18.perdure.v1.FunctionInfo*^\n\x0c\x46unctionKind\x12\x1d\n\x19\x46UNCTION_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46UNCTION_KIND_TASK\x10\x01\x12\x17\n\x13\x46UNCTION_KIND_ACTOR\x10\x02\x32\xc1\x01\n\x0f\x46unctionService\x12Y\n\rListFunctions\x12 .perdure.v1.ListFunctionsRequest\x1a!.perdure.v1.ListFunctionsResponse\"\x03\x90\x02\x01\x12S\n\x0bGetFunction\x12\x1e.perdure.v1.GetFunctionRequest\x1a\x1f.perdure.v1.GetFunctionResponse\"\x03\x90\x02\x01\x42r\n\x0e\x64\x65v.perdure.v1P\x01Z6github.com/perdure/perdure-go/gen/perdure/v1;perdurev1\xaa\x02\nPerdure.V1\xca\x02\nPerdure\\V1\xea\x02\x0bPerdure::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,20 +39,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FUNCTIONSERVICE'].methods_by_name['ListFunctions']._serialized_options = b'\220\002\001'
   _globals['_FUNCTIONSERVICE'].methods_by_name['GetFunction']._loaded_options = None
   _globals['_FUNCTIONSERVICE'].methods_by_name['GetFunction']._serialized_options = b'\220\002\001'
-  _globals['_FUNCTIONKIND']._serialized_start=995
-  _globals['_FUNCTIONKIND']._serialized_end=1089
+  _globals['_FUNCTIONKIND']._serialized_start=1031
+  _globals['_FUNCTIONKIND']._serialized_end=1125
   _globals['_FUNCTIONINFO']._serialized_start=138
-  _globals['_FUNCTIONINFO']._serialized_end=531
-  _globals['_FUNCTIONMETHOD']._serialized_start=534
-  _globals['_FUNCTIONMETHOD']._serialized_end=672
-  _globals['_LISTFUNCTIONSREQUEST']._serialized_start=674
-  _globals['_LISTFUNCTIONSREQUEST']._serialized_end=778
-  _globals['_LISTFUNCTIONSRESPONSE']._serialized_start=780
-  _globals['_LISTFUNCTIONSRESPONSE']._serialized_end=873
-  _globals['_GETFUNCTIONREQUEST']._serialized_start=875
-  _globals['_GETFUNCTIONREQUEST']._serialized_end=926
-  _globals['_GETFUNCTIONRESPONSE']._serialized_start=928
-  _globals['_GETFUNCTIONRESPONSE']._serialized_end=993
-  _globals['_FUNCTIONSERVICE']._serialized_start=1092
-  _globals['_FUNCTIONSERVICE']._serialized_end=1285
+  _globals['_FUNCTIONINFO']._serialized_end=549
+  _globals['_FUNCTIONMETHOD']._serialized_start=552
+  _globals['_FUNCTIONMETHOD']._serialized_end=708
+  _globals['_LISTFUNCTIONSREQUEST']._serialized_start=710
+  _globals['_LISTFUNCTIONSREQUEST']._serialized_end=814
+  _globals['_LISTFUNCTIONSRESPONSE']._serialized_start=816
+  _globals['_LISTFUNCTIONSRESPONSE']._serialized_end=909
+  _globals['_GETFUNCTIONREQUEST']._serialized_start=911
+  _globals['_GETFUNCTIONREQUEST']._serialized_end=962
+  _globals['_GETFUNCTIONRESPONSE']._serialized_start=964
+  _globals['_GETFUNCTIONRESPONSE']._serialized_end=1029
+  _globals['_FUNCTIONSERVICE']._serialized_start=1128
+  _globals['_FUNCTIONSERVICE']._serialized_end=1321
 # @@protoc_insertion_point(module_scope)

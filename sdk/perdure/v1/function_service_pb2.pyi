@@ -22,7 +22,7 @@ FUNCTION_KIND_TASK: FunctionKind
 FUNCTION_KIND_ACTOR: FunctionKind
 
 class FunctionInfo(_message.Message):
-    __slots__ = ("name", "version", "kind", "description", "arguments_schema", "result_schema", "positional", "methods", "module", "announce_time", "is_served", "options", "actor_class")
+    __slots__ = ("name", "version", "kind", "description", "arguments_schema", "result_schema", "positional", "methods", "module", "announce_time", "is_served", "options", "variadic", "actor_class")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class FunctionInfo(_message.Message):
     ANNOUNCE_TIME_FIELD_NUMBER: _ClassVar[int]
     IS_SERVED_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    VARIADIC_FIELD_NUMBER: _ClassVar[int]
     ACTOR_CLASS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
@@ -48,24 +49,27 @@ class FunctionInfo(_message.Message):
     announce_time: _timestamp_pb2.Timestamp
     is_served: bool
     options: _spec_pb2.TaskOptions
+    variadic: bool
     actor_class: _actor_service_pb2.ActorClass
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., kind: _Optional[_Union[FunctionKind, str]] = ..., description: _Optional[str] = ..., arguments_schema: _Optional[str] = ..., result_schema: _Optional[str] = ..., positional: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[_Union[FunctionMethod, _Mapping]]] = ..., module: _Optional[str] = ..., announce_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., is_served: bool = ..., options: _Optional[_Union[_spec_pb2.TaskOptions, _Mapping]] = ..., actor_class: _Optional[_Union[_actor_service_pb2.ActorClass, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., kind: _Optional[_Union[FunctionKind, str]] = ..., description: _Optional[str] = ..., arguments_schema: _Optional[str] = ..., result_schema: _Optional[str] = ..., positional: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[_Union[FunctionMethod, _Mapping]]] = ..., module: _Optional[str] = ..., announce_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., is_served: bool = ..., options: _Optional[_Union[_spec_pb2.TaskOptions, _Mapping]] = ..., variadic: bool = ..., actor_class: _Optional[_Union[_actor_service_pb2.ActorClass, _Mapping]] = ...) -> None: ...
 
 class FunctionMethod(_message.Message):
-    __slots__ = ("name", "readonly", "description", "arguments_schema", "result_schema", "positional")
+    __slots__ = ("name", "readonly", "description", "arguments_schema", "result_schema", "positional", "variadic")
     NAME_FIELD_NUMBER: _ClassVar[int]
     READONLY_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     RESULT_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     POSITIONAL_FIELD_NUMBER: _ClassVar[int]
+    VARIADIC_FIELD_NUMBER: _ClassVar[int]
     name: str
     readonly: bool
     description: str
     arguments_schema: str
     result_schema: str
     positional: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., readonly: bool = ..., description: _Optional[str] = ..., arguments_schema: _Optional[str] = ..., result_schema: _Optional[str] = ..., positional: _Optional[_Iterable[str]] = ...) -> None: ...
+    variadic: bool
+    def __init__(self, name: _Optional[str] = ..., readonly: bool = ..., description: _Optional[str] = ..., arguments_schema: _Optional[str] = ..., result_schema: _Optional[str] = ..., positional: _Optional[_Iterable[str]] = ..., variadic: bool = ...) -> None: ...
 
 class ListFunctionsRequest(_message.Message):
     __slots__ = ("name_prefix", "all_versions", "page_size", "page_token")

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from perdure import actorwire, optionwire, registry, texts
-from perdure.model import READONLY_MARK, ActorSpec, Function, TaskOptions
+from perdure.announcing import DONE, TOLD
+from perdure.model import READONLY_MARK, ActorSpec, Function, RetryRule, TaskOptions
 from perdure.options import Options
 from perdure.v1 import actor_service_pb2, function_service_pb2, spec_pb2
 from perdure.worker.schemas import TypedFunction
@@ -73,6 +74,7 @@ def _describe(
     info.arguments_schema = _bounded(typed.arguments_schema)
     info.result_schema = _bounded(typed.result_schema)
     info.positional.extend(typed.positional)
+    info.variadic = typed.is_variadic
 
 
 def _bounded(schema: str) -> str:
@@ -90,6 +92,10 @@ def _options(name: str, options: Options) -> spec_pb2.TaskOptions:
         raise ValueError(f"{name}: a registered function has the code of its workers, so its runtime_env has no {code}")
     message = optionwire.options_to_proto(model, TaskOptions())
     message.ClearField("task_id")  # a graph names its nodes, and tasks by them
+    if model.retry == RetryRule():  # what the function does not set is left to the graph
+        message.ClearField("retry")
+    if not model.catch_exceptions:
+        message.ClearField("catch_exceptions")
     return message
 
 
@@ -110,25 +116,46 @@ def _actor_class(name: str, made: Any) -> actor_service_pb2.ActorClass:
 
 
 def main() -> None:
-    modules = sys.argv[1:]
     answer = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # modules may print
-    infos = []
     try:
-        for module in modules:
+        for module in sys.argv[1:]:
             importlib.import_module(module)
-        for (name, version), made in sorted(registry.registered().items()):
-            if made.__module__ != "__main__":
-                infos.append(describe(name, version, made))
-        if (size := sum(info.ByteSize() for info in infos)) > ALL_BYTES_MAX:
-            raise ValueError(f"the schemas of all functions have {size} bytes, and may have {ALL_BYTES_MAX}")
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
+        tell(_described(error))
         sys.exit(FAILED)
-    message = function_service_pb2.ListFunctionsResponse(functions=infos)
+    message = function_service_pb2.ListFunctionsResponse()
+    for (name, version), made in sorted(registry.registered().items()):
+        if made.__module__ == "__main__":
+            continue
+        try:
+            message.functions.append(describe(name, version, made))
+        except Exception as error:
+            tell(f"the function {name!r} cannot be called by name: {_described(error)}")
+    for field in ("arguments_schema", "result_schema", "description"):
+        if message.ByteSize() > ALL_BYTES_MAX:
+            tell(f"the functions take {message.ByteSize()} bytes to describe: they are announced without {field}")
+            for info in message.functions:
+                for described in (info, *info.methods):
+                    described.ClearField(field)
     with os.fdopen(answer, "wb") as out:
-        out.write(message.SerializeToString())
+        out.write(DONE + message.SerializeToString())
     os._exit(0)  # threads and exit handlers of modules are not waited for
+
+
+def tell(text: str) -> None:
+    """Say something to the user of the service."""
+    sys.stdout.flush()
+    print(f"\n{TOLD}{' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+def _described(error: BaseException) -> str:
+    """With its place: where a module raised it."""
+    text = " ".join(traceback.format_exception_only(error)).strip()
+    frames = traceback.extract_tb(error.__traceback__)
+    is_syntax = isinstance(error, SyntaxError)  # it names its place itself
+    return text if is_syntax or not frames else f"{text} ({frames[-1].filename}, line {frames[-1].lineno})"
 
 
 if __name__ == "__main__":

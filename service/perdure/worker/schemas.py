@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from math import isfinite
 from typing import Any, Final, get_type_hints
+
+from perdure import told
 
 pydantic: Any
 try:
@@ -22,6 +25,10 @@ except ImportError:  # it is optional
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _CONFIG: Final = {"ser_json_bytes": "base64", "val_json_bytes": "base64", "ser_json_inf_nan": "strings"}
+EXACT_MAX: Final = 2**53
+"""Many languages read larger integers only roughly."""
+SHOWN_MAX: Final = 500
+"""Characters of a text about what is wrong."""
 _BY_POSITION: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _RESULT: Final = "result"
 
@@ -38,7 +45,7 @@ class TypedFunction:
     """A function, a method (without its first parameter), or a class by its constructor.
 
     `arguments_schema` is a JSON Schema of an object by parameter name; `result_schema` is "" without a hint.
-    `positional` names the parameters that may be given by position.
+    `positional` names the parameters that may be given by position, and `is_variadic` says that there may be more.
     """
 
     def __init__(self, function: Callable[..., Any], *, is_method: bool = False) -> None:
@@ -48,6 +55,9 @@ class TypedFunction:
             del parameters[next(iter(parameters))]
         hints = _hints(function)
         self.positional = tuple(each.name for each in parameters.values() if each.kind in _BY_POSITION)
+        self.is_variadic = known is None or any(
+            each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters.values()
+        )
         self._by_position_only = [
             each.name for each in parameters.values() if each.kind is inspect.Parameter.POSITIONAL_ONLY
         ]
@@ -77,7 +87,9 @@ class TypedFunction:
             return converted
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise NotConvertible(_pointer((name, *first["loc"][1:])), first["msg"]) from error
+            raise NotConvertible(_pointer((name, *first["loc"][1:])), first["msg"][:SHOWN_MAX]) from error
+        except Exception as error:  # of a validator of the user's
+            raise NotConvertible(_pointer((name,)), told.described(error)[:SHOWN_MAX]) from error
 
     def placed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The same arguments, with those by position that the function takes by position only."""
@@ -92,7 +104,7 @@ class TypedFunction:
         """The value as JSON; None if it has none. Without a hint it is converted only with `is_final`: otherwise it
         may be for another Python function, which gets the object."""
         adapter = self._result if self._result is not None or not is_final else self._any
-        if adapter is None:
+        if adapter is None or isinstance(value, (Iterator, AsyncIterator)):  # it may have no end
             return None
         try:
             text: bytes = adapter.dump_json((value,), warnings=False)
@@ -169,12 +181,18 @@ def _described(adapters: Mapping[str, Any], mode: str) -> tuple[dict[str, Any], 
 
 
 def _plain(default: Any) -> Any:
-    """A default that is JSON; None for any other, and for None itself."""
-    return (
-        default
-        if isinstance(default, (bool, int, str)) or (isinstance(default, float) and default == default)
-        else None
-    )
+    """A default that every reader of JSON takes as it is; None for any other, and for None itself."""
+    match default:
+        case bool():
+            return default
+        case int():
+            return default if abs(default) < EXACT_MAX else None
+        case float():
+            return default if isfinite(default) else None
+        case str():
+            return default if default.isprintable() else None
+        case _:
+            return None
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:

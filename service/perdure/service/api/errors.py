@@ -20,7 +20,17 @@ log = logging.getLogger(__name__)
 
 
 def translate(error: Exception, method: str) -> errors.PerdureError:
-    """The error that the caller gets."""
+    """The error that the caller gets. It has no traceback: its frames hold the request, which may be large, and refer
+    to the error in a circle."""
+    known = _translated(error, method)
+    linked: BaseException | None = error
+    while linked is not None and linked.__traceback__ is not None:
+        linked.__traceback__ = None
+        linked = linked.__cause__ or linked.__context__
+    return known
+
+
+def _translated(error: Exception, method: str) -> errors.PerdureError:
     match error:
         case errors.PerdureError():
             return error

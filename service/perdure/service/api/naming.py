@@ -5,7 +5,6 @@ A graph is changed before it is decoded and stored, so it never depends on what 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ from perdure.graphwire import arguments_refs, ref_to_proto
 from perdure.model import AS_JSON
 from perdure.registry import VERSION_CHARS_MAX
 from perdure.service.api import requests
-from perdure.service.catalogue.arguments import Checker, misfit, parse
+from perdure.service.catalogue.arguments import Checker, data_of, misfit, parse, value_of
 from perdure.service.catalogue.catalogue import Catalogue
 from perdure.service.common import limits
 from perdure.service.common.pauses import Pauses
@@ -42,17 +41,17 @@ def spec_of(entrypoint: spec_pb2.Entrypoint) -> spec_pb2.WorkflowSpec:
     """The graph of one call. Raises InvalidFieldError, PayloadTooLargeError and InvalidArgumentsError."""
     name = requests.text(entrypoint.name, "source.entrypoint.name")
     if ":" in name:
-        raise requests.invalid("source.entrypoint.name", "is that of a registered function, which has no colon")
+        raise requests.invalid(
+            "source.entrypoint.name", "is that of a registered function; 'module:function' is called by a graph"
+        )
     requests.check_inline(len(entrypoint.arguments.encode()), "source.entrypoint.arguments")
     task = spec_pb2.TaskNode()
     task.function.registered.name = name
     task.function.registered.version = entrypoint.version
     for parameter, value in parse(entrypoint.arguments).items():
-        try:
-            data = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
-        except ValueError as error:  # 1e400 is read as infinity
-            raise errors.InvalidArgumentsError(f"the arguments are no JSON: {error}", pointer="") from error
-        task.kwargs[parameter].payload.CopyFrom(payload_pb2.Payload(encoding=JSON, data=data))
+        data_of(parameter, "")
+        payload = payload_pb2.Payload(encoding=JSON, data=data_of(value, parameter))
+        task.kwargs[parameter].payload.CopyFrom(payload)
     output = spec_pb2.Arg(node=spec_pb2.NodeRef(node_id=name))
     return spec_pb2.WorkflowSpec(nodes=[spec_pb2.Node(id=name, task=task)], output=output)
 
@@ -160,7 +159,7 @@ class Naming:
         node_id: str,
     ) -> None:
         args = list(args)
-        if len(args) > len(info.positional) and info.arguments_schema:
+        if len(args) > len(info.positional) and info.arguments_schema and not info.variadic:
             most = len(info.positional)
             raise misfit(info, node_id, "", f"it takes {most} of them by position, not {len(args)}")
         named = dict(zip(info.positional, args, strict=False))
@@ -183,10 +182,7 @@ class _NotKnown(Exception):
 def _value(arg: spec_pb2.Arg) -> Any:
     match arg.WhichOneof("kind"):
         case "payload" if arg.payload.encoding == JSON and not arg.payload.codecs and not arg.payload.HasField("blob"):
-            try:
-                return json.loads(arg.payload.data)
-            except (ValueError, RecursionError) as error:
-                raise errors.InvalidArgumentsError(f"an argument is no JSON: {error}", pointer="") from error
+            return value_of(arg.payload.data)
         case "payload" if arg.payload.encoding in (NULL, "") and not arg.payload.HasField("blob"):
             return None
         case "list":

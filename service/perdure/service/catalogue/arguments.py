@@ -14,16 +14,33 @@ from perdure.bounded import Bounded
 from perdure.v1.function_service_pb2 import FunctionInfo
 
 KNOWN_MAX: Final = 1_000
+NESTING_MAX: Final = 20
+"""Definitions that refer to one another more deeply count as recursive."""
 SHOWN_MAX: Final = 500
 """Characters of a validator's text."""
 
 
-def parse(text: str) -> dict[str, Any]:
-    """A JSON object. Raises InvalidArgumentsError."""
+def value_of(data: str | bytes) -> Any:
+    """A value of JSON. Raises InvalidArgumentsError."""
     try:
-        value = json.loads(text or "{}", parse_constant=_refuse_constant)
+        return json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise errors.InvalidArgumentsError(f"the arguments are no JSON: {error}", pointer="") from error
+
+
+def data_of(value: Any, name: str) -> bytes:
+    """The JSON of the argument of this name. Raises InvalidArgumentsError for one that has none: a number that is infinite because it was too
+    large, a text that is no Unicode."""
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except (ValueError, RecursionError) as error:
+        text = f"the argument {name!r} is no JSON: {error}"
+        raise errors.InvalidArgumentsError(text, pointer=_pointer((name,))) from error
+
+
+def parse(text: str) -> dict[str, Any]:
+    """A JSON object. Raises InvalidArgumentsError."""
+    value = value_of(text or "{}")
     if not isinstance(value, dict):
         raise errors.InvalidArgumentsError("the arguments are a JSON object by parameter name", pointer="")
     return value
@@ -69,21 +86,20 @@ class _Parameters:
 
     def __init__(self, schema: dict[str, Any]) -> None:
         definitions = schema.get("$defs", {})
-        self._validators = {
-            name: jsonschema_rs.Draft202012Validator(
-                {**described, "$defs": definitions}, validate_formats=True, formats=_FORMATS
-            )
-            for name, described in schema.get("properties", {}).items()
-        }
+        self._names = tuple(schema.get("properties", {}))
+        self._validators = {}
+        for name, described in schema.get("properties", {}).items():
+            whole = {**described, "$defs": definitions}
+            if not _is_recursive(described, definitions) and (made := _validator(whole)) is not None:
+                self._validators[name] = made
         self._required = schema.get("required", ())
         self._takes_any = schema.get("additionalProperties", True) is not False
 
     def fault(self, values: Mapping[str, Any], given: Sequence[str]) -> tuple[str, str] | None:
         """A JSON pointer and what is wrong there."""
         for name in (*values, *given):
-            if name not in self._validators and not self._takes_any:
-                known = ", ".join(self._validators) or "none"
-                return _pointer((name,)), f"there is no such parameter; there are {known}"
+            if name not in self._names and not self._takes_any:
+                return _pointer((name,)), f"there is no such parameter; there are {', '.join(self._names) or 'none'}"
         for name in self._required:
             if name not in values and name not in given:
                 return _pointer((name,)), "is required"
@@ -92,12 +108,45 @@ class _Parameters:
             if validator is None:
                 continue
             try:
-                error = next(iter(validator.iter_errors(value)), None)
+                validator.validate(value)
+            except jsonschema_rs.ValidationError as error:
+                return _pointer((name, *error.instance_path)), error.message[:SHOWN_MAX]
             except ValueError as unreadable:  # a lone surrogate, say
                 return _pointer((name,)), f"is no value of JSON: {unreadable}"
-            if error is not None:
-                return _pointer((name, *error.instance_path)), error.message[:SHOWN_MAX]
         return None
+
+
+def _validator(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator | None:
+    """None for a schema that is none, such as one with a pattern of Python's own: the worker checks the value."""
+    try:
+        return jsonschema_rs.Draft202012Validator(
+            schema, validate_formats=True, formats=_FORMATS, retriever=_refuse_reference
+        )
+    except Exception:  # schemas are the user's
+        return None
+
+
+def _refuse_reference(uri: str) -> Any:
+    """Schemas are whole: nothing is fetched for them."""
+    raise ValueError(f"{uri} is outside of the schema")
+
+
+def _is_recursive(described: Any, definitions: Mapping[str, Any]) -> bool:
+    """Whether a schema contains itself. To check a value by one may take time that is exponential in its depth, so that
+    is left to the worker."""
+
+    def visit(part: Any, above: tuple[str, ...]) -> bool:
+        if isinstance(part, list):
+            return any(visit(item, above) for item in part)
+        if not isinstance(part, dict):
+            return False
+        name = str(part.get("$ref", "")).rpartition("/")[2]
+        if name in above or len(above) > NESTING_MAX:
+            return True
+        inside = visit(definitions.get(name), (*above, name)) if name in definitions else False
+        return inside or any(visit(item, above) for key, item in part.items() if key != "$ref")
+
+    return visit(described, ())
 
 
 def _pointer(path: Sequence[int | str]) -> str:

@@ -26,7 +26,7 @@ Name: TypeAlias = tuple[str, str]
 LOOK_S: Final = 1.0
 """The pause between two looks at what workers have. A name that is not known is looked for in the store at most this
 often."""
-_NUMBER: Final = re.compile(r"(\d+)")
+_NUMBER: Final = re.compile(r"([0-9]+)")
 _NEVER: Final = frozenset({"builtins"})
 
 
@@ -181,7 +181,7 @@ class Catalogue:
 def age_of(version: str) -> tuple[tuple[int, int, str], ...]:
     """Orders versions: numbers in them count as numbers, so "9" is before "10"."""
     parts = _NUMBER.split(version)
-    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts if part)
+    return tuple((1, int(part), "") if _NUMBER.fullmatch(part) else (0, 0, part) for part in parts if part)
 
 
 def _content(info: FunctionInfo) -> bytes:

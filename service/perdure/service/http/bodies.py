@@ -47,10 +47,26 @@ async def json_of(request: web.Request, limit: int) -> Any:
         raise requests.invalid("body", f"is not JSON: {error}") from error
 
 
+def is_json(data: bytes) -> bool:
+    """Whether this is a value of JSON, with numbers of any size."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        json.loads(data, parse_constant=refuse, parse_int=len, parse_float=len)
+        data.decode()
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def json_text(value: Any, field: str) -> str:
     """A part of a body as JSON again, without numbers that JSON does not have."""
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text.encode()
+        return text
     except (ValueError, RecursionError) as error:
         raise requests.invalid(field, f"is not JSON: {error}") from error
 

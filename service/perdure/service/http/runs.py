@@ -73,7 +73,7 @@ class RunFace:
         told: dict[str, Any] = {"workflow_id": workflow_id, "run_id": run_id, "status": name}
         match outcome.WhichOneof("kind"):
             case "output":
-                told |= await self._output(outcome.output, namespace)
+                return _response(told, *await self._output(outcome.output, namespace))
             case "failure":
                 failure = outcome.failure
                 told["failure"] = {"type": failure.type, "message": failure.message, "task_id": failure.task_id}
@@ -81,22 +81,28 @@ class RunFace:
                 return web.json_response(told, status=202)
         return web.json_response(told)
 
-    async def _output(self, output: Payload, namespace: str) -> dict[str, Any]:
-        """The value; of one that is not JSON, or is large, where it is."""
+    async def _output(self, output: Payload, namespace: str) -> tuple[str, str]:
+        """The field of the answer, and its JSON: the value, or, if it is no JSON or large, where it is."""
         if output.encoding == "binary/null":
-            return {"output": None}
+            return "output", "null"
         data = output.data
         if output.HasField("blob"):
             blob = output.blob
             if blob.size_bytes > OUTPUT_BYTES_MAX:
                 named = {"encoding": output.encoding, "sha256": blob.sha256, "size_bytes": blob.size_bytes}
-                return {"output_blob": named}
+                return "output_blob", json.dumps(named)
             asked = DownloadBlobRequest(namespace=namespace, sha256=blob.sha256)
             data = b"".join([part.chunk.data async for part in self._calls.blobs.download(asked)])
-        if output.encoding == "json/plain" and not output.codecs:
-            return {"output": json.loads(data)}
+        if output.encoding == "json/plain" and not output.codecs and bodies.is_json(data):
+            return "output", data.decode()
         encoded = base64.b64encode(data).decode()
-        return {"output_payload": {"encoding": output.encoding, "codecs": list(output.codecs), "data": encoded}}
+        named = {"encoding": output.encoding, "codecs": list(output.codecs), "data": encoded}
+        return "output_payload", json.dumps(named)
+
+
+def _response(told: Mapping[str, Any], field: str, text: str) -> web.Response:
+    """The answer with one more field, which is JSON already and stays as it is: numbers may be of any size."""
+    return web.Response(text=f'{json.dumps(told)[:-1]}, "{field}": {text}}}', content_type="application/json")
 
 
 def _run_request(body: Any, request_id: str | None) -> RunRequest:
@@ -146,10 +152,10 @@ def _labels(given: Any) -> dict[str, str]:
 def _duration(text: Any) -> Duration:
     """Such as "10s"; a number is one of seconds."""
     duration = Duration()
-    if isinstance(text, (int, float)) and not isinstance(text, bool):
-        text = f"{text:f}s"
     try:
+        if isinstance(text, (int, float)) and not isinstance(text, bool):
+            text = f"{text:f}s"
         duration.FromJsonString(text if isinstance(text, str) else "")
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise requests.invalid("wait", 'is a number of seconds, as in "10s"') from error
     return duration

@@ -105,6 +105,8 @@ type FunctionInfo struct {
 	IsServed bool `protobuf:"varint,11,opt,name=is_served,json=isServed,proto3" json:"is_served,omitempty"`
 	// How it runs; of a task. Options of a node come first.
 	Options *TaskOptions `protobuf:"bytes,12,opt,name=options,proto3" json:"options,omitempty"`
+	// Whether it takes any number of further arguments by position.
+	Variadic bool `protobuf:"varint,14,opt,name=variadic,proto3" json:"variadic,omitempty"`
 	// Of an actor: its options, and its methods that are readonly. `function` is not set.
 	ActorClass    *ActorClass `protobuf:"bytes,13,opt,name=actor_class,json=actorClass,proto3" json:"actor_class,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -225,6 +227,13 @@ func (x *FunctionInfo) GetOptions() *TaskOptions {
 	return nil
 }
 
+func (x *FunctionInfo) GetVariadic() bool {
+	if x != nil {
+		return x.Variadic
+	}
+	return false
+}
+
 func (x *FunctionInfo) GetActorClass() *ActorClass {
 	if x != nil {
 		return x.ActorClass
@@ -246,7 +255,9 @@ type FunctionMethod struct {
 	// As FunctionInfo.result_schema.
 	ResultSchema string `protobuf:"bytes,5,opt,name=result_schema,json=resultSchema,proto3" json:"result_schema,omitempty"`
 	// As FunctionInfo.positional.
-	Positional    []string `protobuf:"bytes,6,rep,name=positional,proto3" json:"positional,omitempty"`
+	Positional []string `protobuf:"bytes,6,rep,name=positional,proto3" json:"positional,omitempty"`
+	// As FunctionInfo.variadic.
+	Variadic      bool `protobuf:"varint,7,opt,name=variadic,proto3" json:"variadic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -321,6 +332,13 @@ func (x *FunctionMethod) GetPositional() []string {
 		return x.Positional
 	}
 	return nil
+}
+
+func (x *FunctionMethod) GetVariadic() bool {
+	if x != nil {
+		return x.Variadic
+	}
+	return false
 }
 
 // Request of ListFunctions.
@@ -557,7 +575,7 @@ var File_perdure_v1_function_service_proto protoreflect.FileDescriptor
 const file_perdure_v1_function_service_proto_rawDesc = "" +
 	"\n" +
 	"!perdure/v1/function_service.proto\x12\n" +
-	"perdure.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eperdure/v1/actor_service.proto\x1a\x15perdure/v1/spec.proto\"\x94\x04\n" +
+	"perdure.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eperdure/v1/actor_service.proto\x1a\x15perdure/v1/spec.proto\"\xb0\x04\n" +
 	"\fFunctionInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12,\n" +
@@ -573,9 +591,10 @@ const file_perdure_v1_function_service_proto_rawDesc = "" +
 	"\rannounce_time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\fannounceTime\x12\x1b\n" +
 	"\tis_served\x18\v \x01(\bR\bisServed\x121\n" +
-	"\aoptions\x18\f \x01(\v2\x17.perdure.v1.TaskOptionsR\aoptions\x127\n" +
+	"\aoptions\x18\f \x01(\v2\x17.perdure.v1.TaskOptionsR\aoptions\x12\x1a\n" +
+	"\bvariadic\x18\x0e \x01(\bR\bvariadic\x127\n" +
 	"\vactor_class\x18\r \x01(\v2\x16.perdure.v1.ActorClassR\n" +
-	"actorClass\"\xd2\x01\n" +
+	"actorClass\"\xee\x01\n" +
 	"\x0eFunctionMethod\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\breadonly\x18\x02 \x01(\bR\breadonly\x12 \n" +
@@ -584,7 +603,8 @@ const file_perdure_v1_function_service_proto_rawDesc = "" +
 	"\rresult_schema\x18\x05 \x01(\tR\fresultSchema\x12\x1e\n" +
 	"\n" +
 	"positional\x18\x06 \x03(\tR\n" +
-	"positional\"\x96\x01\n" +
+	"positional\x12\x1a\n" +
+	"\bvariadic\x18\a \x01(\bR\bvariadic\"\x96\x01\n" +
 	"\x14ListFunctionsRequest\x12\x1f\n" +
 	"\vname_prefix\x18\x01 \x01(\tR\n" +
 	"namePrefix\x12!\n" +
