@@ -55,7 +55,8 @@ export class Graph {
   /** Adds a call of a registered function. The arguments, an array by position or an object by parameter name, are values
    * of JSON, Uint8Array, BlobRef and nodes. */
   call(name: string, args: readonly unknown[] | object = [], options: CallOptions = {}): Node {
-    const [positions, names] = Array.isArray(args) ? [args as unknown[], options.named ?? {}] : [[], { ...args, ...options.named }];
+    const positions: unknown[] = Array.isArray(args) ? args : [];
+    const names = Array.isArray(args) ? { ...options.named } : { ...args, ...options.named };
     return this.#add(name, options, async (inputs) => ({
       case: "task",
       value: {

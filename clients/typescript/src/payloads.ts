@@ -60,6 +60,7 @@ export async function decode(channel: Channel, payload: Payload, signal?: AbortS
   if (codecs.length) throw new EncodingError([encoding, ...codecs].join("+"));
   if (encoding === BINARY_NULL) return null;
   if (encoding !== JSON_PLAIN && encoding !== BINARY_PLAIN) throw new EncodingError(encoding);
-  const data = body.case === "blob" ? await download(channel, BlobRef.from(body.value), signal) : (body.value ?? new Uint8Array());
+  const isBlob = body.case === "blob";
+  const data = isBlob ? await download(channel, BlobRef.from(body.value), signal) : (body.value ?? new Uint8Array());
   return encoding === BINARY_PLAIN ? data : JSON.parse(new TextDecoder().decode(data));
 }
