@@ -98,8 +98,8 @@ check-proto: $(STAMP) $(PROTO_STAMP) ## check the API: its style, that clients o
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/python tools/generate_stubs.py $(PROTO_VENV)/bin sdk --check
 
-proto-clients: $(STAMP) $(PROTO_STAMP) ## generate the stubs of clients in other languages anew; needs their toolchains
-	$(BIN)/python tools/generate_client_stubs.py $(PROTO_VENV)/bin
+proto-clients: $(STAMP) $(PROTO_STAMP) ## generate the stubs of clients in other languages anew; needs their toolchains; CLIENTS as below
+	$(BIN)/python tools/generate_client_stubs.py $(PROTO_VENV)/bin $(CLIENTS)
 
 test-clients: $(STAMP) ## test the clients in other languages that have their toolchain here; CLIENTS="go ..."
 	$(BIN)/python tools/test_clients.py $(CLIENTS)

@@ -1,7 +1,7 @@
 """Generates what the clients in clients/ have from the protos, or checks that it is up to date.
 
-python tools/generate_client_stubs.py BIN [--check], with grpcio-tools in BIN. The `go` command installs the plugins of
-protoc, in the versions that are named here.
+python tools/generate_client_stubs.py BIN [--check] [CLIENT ...], with grpcio-tools in BIN. The plugins of protoc are
+those that are named here, which `go` installs, and those in the package-lock.json of a client, which `npm` does.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.rpc import error_details_pb2
 
 ROOT: Final = Path(__file__).parent.parent
 PROTOS: Final = ROOT / "protos"
@@ -24,6 +26,9 @@ GO_PLUGINS: Final = (
     "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2",
 )
 GO_TOOLS: Final = ROOT / ".venv-go"
+TYPESCRIPT: Final = ROOT / "clients/typescript"
+ERROR_DETAILS: Final = "google/rpc/error_details.proto"
+"""What describes errors. Libraries for Go have it, those for TypeScript have not."""
 INTERNAL: Final = "perdure/v1/worker_service.proto"
 REASON: Final = "ERROR_REASON_"
 ERRORS: Final = "perdure/v1/errors.proto"
@@ -90,25 +95,55 @@ def go_reasons(reasons: list[tuple[str, str]]) -> str:
     return "\n".join([*lines, ")", ""])
 
 
-def files_of(folder: Path) -> set[str]:
-    """What is generated for Go below this folder, by its path there."""
-    generated = [*folder.glob("gen/**/*.go"), *folder.glob("reasons.go")]
-    return {str(path.relative_to(folder)) for path in generated}
+def generate_typescript(bin_: Path, out: Path) -> None:
+    plugin = TYPESCRIPT / "node_modules/.bin/protoc-gen-es"
+    if not plugin.exists():
+        subprocess.run(["npm", "ci"], cwd=TYPESCRIPT, check=True)
+    gen = out / "src/gen"
+    gen.mkdir(parents=True, exist_ok=True)
+    common = Path(error_details_pb2.__file__).parents[2]
+    options = [f"-I{common}", f"--plugin={plugin}", f"--es_out={gen}", "--es_opt=target=ts,import_extension=js"]
+    protoc(bin_, *options, *public_protos(), ERROR_DETAILS)
+
+
+class Generated(NamedTuple):
+    """What is generated for a client."""
+
+    generate: Callable[[Path, Path], None]
+    patterns: Sequence[str]
+    """Where it is, below the client's folder."""
+
+    def files(self, folder: Path) -> set[str]:
+        return {str(path.relative_to(folder)) for pattern in self.patterns for path in folder.glob(pattern)}
+
+    def wrong(self, bin_: Path, committed: Path) -> list[str]:
+        """The committed files that are not what the protos generate, and those that are missing."""
+        with tempfile.TemporaryDirectory() as folder:
+            fresh = Path(folder)
+            self.generate(bin_, fresh)
+            names = sorted(self.files(fresh) | self.files(committed))
+            _, different, missing = filecmp.cmpfiles(fresh, committed, names, shallow=False)
+        return different + missing
+
+
+GENERATED: Final[Mapping[str, Generated]] = {
+    "go": Generated(generate_go, ("gen/**/*.go", "reasons.go")),
+    "typescript": Generated(generate_typescript, ("src/gen/**/*.ts",)),
+}
 
 
 def main() -> int:
     bin_ = Path(sys.argv[1]).absolute()
-    committed = ROOT / "clients/go"
-    if "--check" not in sys.argv:
-        generate_go(bin_, committed)
-        return 0
-    with tempfile.TemporaryDirectory() as folder:
-        fresh = Path(folder)
-        generate_go(bin_, fresh)
-        names = sorted(files_of(fresh) | files_of(committed))
-        _, different, missing = filecmp.cmpfiles(fresh, committed, names, shallow=False)
-    if different or missing:
-        print(f"run 'make proto-clients': {', '.join(different + missing)} is not what the protos generate")
+    is_check = "--check" in sys.argv
+    wrong: list[str] = []
+    for name in [argument for argument in sys.argv[2:] if argument != "--check"] or GENERATED:
+        committed = ROOT / "clients" / name
+        if is_check:
+            wrong += [f"clients/{name}/{file}" for file in GENERATED[name].wrong(bin_, committed)]
+        else:
+            GENERATED[name].generate(bin_, committed)
+    if wrong:
+        print(f"run 'make proto-clients': {', '.join(wrong)} is not what the protos generate")
         return 1
     return 0
 
