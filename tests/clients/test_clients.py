@@ -16,6 +16,7 @@ PROTO_BIN = ROOT / ".venv-proto/bin"
 NAMES = sorted(path.parent.name for path in CLIENTS.glob("*/conformance.json"))
 
 needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="there is no go")
+needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="there is no npm")
 
 
 def succeeds(*command: str, cwd: Path = ROOT) -> str:
@@ -44,7 +45,17 @@ def test_the_client_for_go_is_formatted_and_passes_its_own_tests() -> None:
     succeeds("go", "test", "./...", cwd=CLIENTS / "go")
 
 
-@needs_go
+def test_the_example_for_typescript_is_short() -> None:
+    assert len((CLIENTS / "typescript/examples/hello.ts").read_text().splitlines()) <= 12
+
+
+@needs_npm
+def test_the_client_for_typescript_passes_its_own_tests() -> None:
+    succeeds("npm", "ci", cwd=CLIENTS / "typescript")
+    succeeds("npm", "test", cwd=CLIENTS / "typescript")
+
+
 @pytest.mark.skipif(not PROTO_BIN.exists(), reason="make proto-clients was not run")
-def test_stubs_of_clients_are_what_the_protos_generate() -> None:
-    succeeds(sys.executable, "tools/generate_client_stubs.py", str(PROTO_BIN), "--check")
+@pytest.mark.parametrize("name", [pytest.param("go", marks=needs_go), pytest.param("typescript", marks=needs_npm)])
+def test_stubs_of_clients_are_what_the_protos_generate(name: str) -> None:
+    succeeds(sys.executable, "tools/generate_client_stubs.py", str(PROTO_BIN), "--check", name)
