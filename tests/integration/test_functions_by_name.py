@@ -202,6 +202,29 @@ async def test_a_repeated_request_is_the_same_although_another_version_came(stub
     assert value(await run(stubs, "number", "", "9", workflow_id="w3")) == 9
 
 
+async def test_a_repeated_request_is_answered_although_its_arguments_would_not_fit_now(stubs: Stubs) -> None:
+    first = workflow_service_pb2.RunRequest(request_id="r", source=entry("number"), wait=WAIT)
+    attached = workflow_service_pb2.RunRequest(
+        workflow_id="r", request_id="a", source=entry("number"), wait=WAIT, id_conflict_policy=2
+    )
+    assert value((await stubs.workflows.Run(first)).outcome) == 10
+    graph_of = graph({"nodes": [{"id": "n", **call("number")}], "output": {"node": {"nodeId": "n"}}})
+    again = workflow_service_pb2.RunRequest(request_id="g", source=graph_of, wait=WAIT)
+    await stubs.workflows.Run(again)
+
+    def number(least: int) -> int:
+        return least
+
+    perdure.task(name="number", version="11")(number)
+    for repeated in (first, again):
+        answer = await stubs.workflows.Run(repeated)
+        assert not answer.started
+        assert value(answer.outcome) == 10
+    other = workflow_service_pb2.RunRequest(request_id="r", source=entry("number", {"least": "x"}))
+    await refused(stubs.workflows.Run(other), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENTS")
+    await refused(stubs.workflows.Run(attached), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENTS")
+
+
 # ------------------------------------------------------------------------------ refusals
 
 

@@ -177,7 +177,7 @@ class FakeExecutor:
         # a cancelled attempt may have ended before it was told
         if attempt.key in self._cancelled and self._dice.random() < 0.5:
             return
-        if attempt.call.function.name == "large":
+        if attempt.call.function.name == "large:":
             self._end_large(attempt)
             return
         for report in self._outcome(attempt):

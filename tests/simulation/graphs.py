@@ -25,6 +25,11 @@ RETRY = TaskOptions(
 ONCE = TaskOptions(retry=RetryRule(max_attempts=12, application_errors=False))
 
 
+def named(program: str) -> str:
+    """A program as the name of a function that is not registered: with a colon, and an argument behind it, if any."""
+    return program if ":" in program else f"{program}:"
+
+
 def call(node_id: str, program: str, *needs: str, catch: bool = False, limit_ms: int | None = None) -> SpecNode:
     """A task with an id that begins with "v_" is volatile."""
     base = ONCE if program == "broken" else RETRY
@@ -34,7 +39,9 @@ def call(node_id: str, program: str, *needs: str, catch: bool = False, limit_ms:
         attempt_timeout_ms=limit_ms,
         checkpoint=not node_id.startswith(VOLATILE),
     )
-    return SpecNode(node_id, Call(Function(program, f"module:{program}"), NULL, tuple(NodeRef(n) for n in needs)), options=options)
+    return SpecNode(
+        node_id, Call(Function(program, named(program)), NULL, tuple(NodeRef(n) for n in needs)), options=options
+    )
 
 
 def spec(*nodes: SpecNode) -> Spec:

@@ -41,7 +41,7 @@ from perdure.model import (
 from perdure.service.executors.port import Attempt, ContinuationReturned, Report
 
 CLASS = ActorSpec(
-    Function("actor", "module:Actor"),
+    Function("actor", "actor:"),
     TaskOptions(
         retry=RetryRule(max_attempts=-1, initial_interval_ms=200, max_interval_ms=2_000, application_errors=True),
         attempt_timeout_ms=4_000,
@@ -138,5 +138,5 @@ def _own(attempt: Attempt) -> Spec:
         call = Call(attempt.call.function, arguments, tuple(NodeRef(need) for need in needs))
         return SpecNode(node_id, call, options=CLASS.options)
 
-    value = SpecNode("f", Call(Function("value", "module:value"), NULL), options=CLASS.options)
+    value = SpecNode("f", Call(Function("value", "value:"), NULL), options=CLASS.options)
     return Spec((node("m"), node("n"), value, node("o", "m", "f")), "o")

@@ -183,3 +183,36 @@ def test_any_text_of_arguments_is_an_object_or_refused(text: str) -> None:
 def test_what_is_no_object_is_refused(text: str) -> None:
     with pytest.raises(errors.InvalidArgumentsError):
         parse(text)
+
+
+def checked(schema: dict[str, Any], value: Any) -> None:
+    described = {"type": "object", "properties": {"x": schema}, "$defs": schema.pop("$defs", {})}
+    Checker().check(info("f", arguments_schema=json.dumps(described)), {"x": value})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "foo"},
+        {"type": "string", "pattern": r"(?P<n>x)(?#c)\Z(?a)"},
+        {"$ref": "http://127.0.0.1:1/nowhere"},
+        {"$ref": "file:///etc/passwd"},
+        {"type": "string", "default": "\ud800"},
+    ],
+)
+def test_a_schema_that_is_none_is_not_checked_and_fetches_nothing(schema: dict[str, Any]) -> None:
+    checked(schema, "x")
+
+
+def test_types_that_contain_themselves_are_left_to_the_worker() -> None:
+    """To check a value by one of two such types takes time that is exponential in its depth."""
+    union = {"anyOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}, {"type": "null"}]}
+    one = {"type": "object", "properties": {"x": union}}
+    value: Any = 5
+    for _ in range(200):
+        value = {"x": value}
+    checked({**union, "$defs": {"A": one, "B": one}}, value)
+
+
+def test_versions_may_have_any_digits() -> None:
+    assert sorted(["1\u00b2", "10", "\u0663"], key=age_of)

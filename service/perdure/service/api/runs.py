@@ -11,6 +11,8 @@ from perdure.service.api.caller import Caller
 from perdure.service.api.places import Place
 from perdure.service.api.sources import Sources
 from perdure.service.common import limits
+from perdure.service.machines.source import RunSource
+from perdure.service.operations.asked import NewRun
 from perdure.service.operations.lifecycle import Lifecycle
 from perdure.service.operations.queries import FINAL, Queries
 from perdure.service.operations.submit import Submissions
@@ -33,19 +35,29 @@ class RunCalls:
 
     async def run(self, request: pb.RunRequest, caller: Caller) -> pb.RunResponse:
         """Start a run, and with `wait` wait for its outcome. Answers once the run is durable."""
-        source = await self._sources.read(request.source)
-        new = requests.run(request, requests.namespace(request.namespace), source)
-        if (repeat := caller.repeat) is not None:
-            new = replace(new, repeat=repeat)
-        await self._sources.check_blobs(new.blobs())
         wait_s = requests.wait_s(request.wait, caller) if request.HasField("wait") else 0
-        view, started = await self._submissions.submit(new)
+        view, started = await self._submit(request, caller)
         answer = pb.RunResponse(started=started, watch_token=Place(view.row.change).token())
         if wait_s:
             with suppress(errors.WorkflowNotFoundError):  # it is deleted: it was started, and has no outcome any more
                 view = await self._fill_outcome(answer, view, wait_s, include_error=request.include_error_object)
         answers.fill_workflow(answer.workflow, view)
         return answer
+
+    async def _submit(self, request: pb.RunRequest, caller: Caller) -> tuple[RunView, bool]:
+        try:
+            source = await self._sources.read(request.source)
+        except (errors.FunctionNotFoundError, errors.InvalidArgumentsError):
+            if request.source.WhichOneof("kind") == "spec_blob":
+                raise
+            # A repeat is answered as the first request, although its functions are others since.
+            new = _new(request, await self._sources.unresolved(request.source), caller)
+            if (view := await self._submissions.made_by(new)) is None:
+                raise
+            return view, False
+        new = _new(request, source, caller)
+        await self._sources.check_blobs(new.blobs())
+        return await self._submissions.submit(new)
 
     async def _fill_outcome(
         self, answer: pb.RunResponse, view: RunView, wait_s: float, *, include_error: bool
@@ -118,3 +130,8 @@ class RunCalls:
             return pb.GetMetadataResponse(metadata=answers.run_metadata(view))
         task = await self._queries.task(namespace, workflow_id, request.task_id)
         return pb.GetMetadataResponse(metadata=answers.task_metadata(task))
+
+
+def _new(request: pb.RunRequest, source: RunSource, caller: Caller) -> NewRun:
+    new = requests.run(request, requests.namespace(request.namespace), source)
+    return new if (repeat := caller.repeat) is None else replace(new, repeat=repeat)

@@ -72,6 +72,12 @@ class Sources:
             case _:
                 raise requests.invalid("source", "is required")
 
+    async def unresolved(self, message: spec_pb2.WorkflowSource) -> RunSource:
+        """The graph as it came, without the versions of the functions that it names. It is not to be run: its digest
+        tells whether an earlier request asked for the same."""
+        spec = spec_of(message.entrypoint) if message.WhichOneof("kind") == "entrypoint" else message.spec
+        return await _decoded(spec, spec.SerializeToString(deterministic=True), None)
+
     async def _read(self, spec: spec_pb2.WorkflowSpec, data: bytes, blob: BlobRef | None = None) -> RunSource:
         """The source of a graph with these bytes, which may be those of a blob. One that names functions is kept as the
         graph with their versions: what the request asks for depends on what workers have."""

@@ -29,8 +29,8 @@ def value_of(data: str | bytes) -> Any:
 
 
 def data_of(value: Any, name: str) -> bytes:
-    """The JSON of the argument of this name. Raises InvalidArgumentsError for one that has none: a number that is infinite because it was too
-    large, a text that is no Unicode."""
+    """The JSON of the argument of this name. Raises InvalidArgumentsError for a value that has none: a number that is
+    infinite because it was too large, a text that is no Unicode."""
     try:
         return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError) as error:

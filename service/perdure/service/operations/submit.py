@@ -112,6 +112,19 @@ class Submissions:
             replaces = decided
         raise errors.DatabaseUnavailableError("the workflow id changed hands too often while this request tried it")
 
+    async def made_by(self, new: NewRun) -> RunView | None:
+        """The run that an earlier request with the same id and content made or attached to; None if there is none."""
+        digest = _digest(new)
+        if not new.request_id:
+            current = await self._store.find_run(new.namespace, new.workflow_id) if new.repeat is not None else None
+            return RunView(current) if current is not None and current.request_digest == digest else None
+        if (view := await self._attached_before(new, digest, is_stored=True)) is not None:
+            return view
+        made = await self._store.find_request(new.namespace, new.request_id)
+        if made is not None:
+            return RunView(made) if made.request_digest == digest else None
+        return await self._made_before(new, digest)
+
     def refuse_while_failing(self) -> None:
         """Refuse a request while the store fails, before anything depends on the answer."""
         self._current.refuse_while_failing()
