@@ -156,8 +156,9 @@ async def test_the_functions_of_their_page_run_by_name(monkeypatch: pytest.Monke
 def test_programs_of_clients_are_their_examples() -> None:
     """Those are compiled by the tests of the clients."""
     text = (DOCS / "how-to/other-languages.md").read_text()
-    (program,) = re.findall(r"^```go\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert program == (ROOT / "clients/go/examples/hello/main.go").read_text()
+    for language, example in (("go", "go/examples/hello/main.go"), ("typescript", "typescript/examples/hello.ts")):
+        (program,) = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        assert program == (ROOT / "clients" / example).read_text()
 
 
 async def test_the_calls_of_other_languages_run(sums: None, tmp_path: Path) -> None:
