@@ -212,6 +212,13 @@ def test_types_that_contain_themselves_are_left_to_the_worker() -> None:
     for _ in range(200):
         value = {"x": value}
     checked({**union, "$defs": {"A": one, "B": one}}, value)
+    with pytest.raises(errors.InvalidArgumentsError):
+        checked({"$ref": "#/$defs/A", "$defs": {"A": {"$ref": "#/$defs/B"}, "B": {"type": "integer"}}}, value)
+
+
+def test_many_ways_to_the_same_type_are_no_circle() -> None:
+    twice = {f"D{n}": {"anyOf": [{"$ref": f"#/$defs/D{n + 1}"}] * 2} for n in range(19)}
+    checked({"$ref": "#/$defs/D0", "$defs": {**twice, "D19": {"type": "integer"}}}, 7)
 
 
 def test_versions_may_have_any_digits() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, time
 from typing import Any, Final
 
@@ -134,19 +134,35 @@ def _refuse_reference(uri: str) -> Any:
 def _is_recursive(described: Any, definitions: Mapping[str, Any]) -> bool:
     """Whether a schema contains itself. To check a value by one may take time that is exponential in its depth, so that
     is left to the worker."""
+    above: set[str] = set()
+    done: set[str] = set()
 
-    def visit(part: Any, above: tuple[str, ...]) -> bool:
-        if isinstance(part, list):
-            return any(visit(item, above) for item in part)
-        if not isinstance(part, dict):
-            return False
-        name = str(part.get("$ref", "")).rpartition("/")[2]
-        if name in above or len(above) > NESTING_MAX:
-            return True
-        inside = visit(definitions.get(name), (*above, name)) if name in definitions else False
-        return inside or any(visit(item, above) for key, item in part.items() if key != "$ref")
+    def visit(part: Any) -> bool:
+        for name in _references(part):
+            if name in above:
+                return True
+            if name in done or name not in definitions:
+                continue
+            above.add(name)
+            if len(above) > NESTING_MAX or visit(definitions[name]):
+                return True
+            above.remove(name)
+            done.add(name)
+        return False
 
-    return visit(described, ())
+    return visit(described)
+
+
+def _references(part: Any) -> Iterator[str]:
+    """The names of the definitions that a schema refers to."""
+    if isinstance(part, list):
+        for item in part:
+            yield from _references(item)
+    elif isinstance(part, dict):
+        if isinstance(reference := part.get("$ref"), str):
+            yield reference.rpartition("/")[2]
+        for item in part.values():
+            yield from _references(item)
 
 
 def _pointer(path: Sequence[int | str]) -> str:
