@@ -103,3 +103,16 @@ async def test_code_that_travels_goes_anywhere(world: World) -> None:
     await attach(world, "two")
     await world.submit("a")
     assert len(starts(one)) == 1
+
+
+async def test_queues_of_agents_that_are_gone_are_forgotten(world: World) -> None:
+    await attach(world, "other")
+    for number in range(5):
+        agent = await attach(world, f"agent{number}", ("charge", ""))
+        await submit(world, f"t{number}", "charge")
+        world.pool.cancel("run", f"t{number}", 1)
+        for lease in list(agent.leases.values()):
+            world.pool.sessions.lease_ended(agent, pb.LeaseEnded(lease_id=lease.id))
+        world.pool.sessions.agent_lost(agent)
+        await world.settle()
+    assert len(world.pool._state.shapes) <= 1

@@ -150,6 +150,9 @@ class Placing:
                 self._state.shapes[attempt.shape].remove(attempt)
                 del self._queued[key]
                 self._enqueue(moved)
+        for shape, queue in list(self._state.shapes.items()):
+            if isinstance(shape, Restricted) and not queue.is_wanted and not queue.leases:
+                del self._state.shapes[shape]  # agents have new ids when they come back, so it may never be used again
 
     # -------------------------------------------------------------------------- from leases
 
