@@ -78,12 +78,15 @@ class Outage:
         self.handles: dict[str, perdure.Handle] = {}
         for index, client in enumerate(self.clients):
             ticking = tick.bind(str(self.traces.path), f"t{index}", str(self.done))
-            for name, graph in (
-                (f"t{index}", ticking),
-                (f"c{index}", chain(self.traces.path, f"c{index}", 40)),
-                (f"e{index}", perdure.event("go")),
-            ):
-                self.handles[name] = await client.start(graph, workflow_id=name)
+            # The disk of a busy machine may stall while they start, which is not the outage that is tested.
+            async with perdure.Client(self.fleet[index].address, patience=HARNESS_S) as patient:
+                for name, graph in (
+                    (f"t{index}", ticking),
+                    (f"c{index}", chain(self.traces.path, f"c{index}", 40)),
+                    (f"e{index}", perdure.event("go")),
+                ):
+                    await patient.start(graph, workflow_id=name)
+                    self.handles[name] = client.handle(name)
         await self.traces.until(20)
 
     async def ticks(self, count: int, names: Sequence[str] = ("t0", "t1")) -> None:
