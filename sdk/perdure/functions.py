@@ -63,7 +63,7 @@ def load_function(
     """The decoded function. Raises FunctionUnavailable, saying what to do."""
     try:
         if function.code is None:
-            found: Any = _named(function) if ":" in function.name else _registered(function)
+            found: Any = _registered(function) if function.is_registered else _named(function)
         else:
             if function.python_version and function.python_version != PYTHON_VERSION:
                 raise FunctionUnavailable(
@@ -90,7 +90,7 @@ def load_function(
 def _registered(function: Function) -> Any:
     found = registry.find(function.name, function.version)
     if found is None:
-        named = f"{function.name!r}" + (f" version {function.version!r}" if function.version else "")
+        named = texts.versioned(function.name, function.version)
         raise FunctionUnavailable(
             f"the function {named} cannot be loaded on the worker: no module that it imports registers it. It was "
             "renamed or removed after it was announced; put it back, or start the graph again under another id"

@@ -334,6 +334,11 @@ class Function:
     version: str = ""
     python_version: str = ""
 
+    @property
+    def is_registered(self) -> bool:
+        """Whether it is called by the name under which it was registered."""
+        return self.code is None and ":" not in self.name
+
 
 @frozen
 class Call:

@@ -283,3 +283,13 @@ def mended(failure: Failure) -> Failure:
         )
     assert made is not None
     return made
+
+
+def json_pointer(path: Iterable[int | str]) -> str:
+    """A JSON pointer (RFC 6901)."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def versioned(name: str, version: str) -> str:
+    """A function as errors name it."""
+    return f"{name!r} version {version!r}" if version else f"{name!r}"

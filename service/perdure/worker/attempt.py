@@ -130,7 +130,7 @@ class Runner:
     def _typed_for(self, attempt_input: AttemptInput, function: Callable[..., Any]) -> TypedFunction | None:
         """The types of a registered function that is called as other languages call it; None for any other call."""
         called = attempt_input.function
-        if called.code is not None or ":" in called.name or attempt_input.arguments.encoding != ARGUMENTS:
+        if not called.is_registered or attempt_input.arguments.encoding != ARGUMENTS:
             return None
         typed = self._typed.get(called.key)
         if typed is None:

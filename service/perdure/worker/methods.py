@@ -264,8 +264,7 @@ class _Run:
 
     def _is_foreign(self) -> bool:
         """Whether a method of a registered class is called as other languages call it: with JSON of its types."""
-        function = self._function
-        return function.code is None and ":" not in function.name and self._call.arguments.encoding == ARGUMENTS
+        return self._function.is_registered and self._call.arguments.encoding == ARGUMENTS
 
     def _gathered(self, settings: reminders.ReminderSettings, method: _Method) -> AbstractContextManager[None]:
         """A readonly method changes nothing, so it sets no reminders."""

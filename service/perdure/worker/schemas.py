@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from math import isfinite
 from typing import Any, Final, get_type_hints
 
-from perdure import told
+from perdure import texts, told
 
 pydantic: Any
 try:
@@ -87,9 +87,9 @@ class TypedFunction:
             return converted
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise NotConvertible(_pointer((name, *first["loc"][1:])), first["msg"][:SHOWN_MAX]) from error
+            raise NotConvertible(texts.json_pointer((name, *first["loc"][1:])), first["msg"][:SHOWN_MAX]) from error
         except Exception as error:  # of a validator of the user's
-            raise NotConvertible(_pointer((name,)), told.described(error)[:SHOWN_MAX]) from error
+            raise NotConvertible(texts.json_pointer((name,)), told.described(error)[:SHOWN_MAX]) from error
 
     def placed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The same arguments, with those by position that the function takes by position only."""
@@ -193,10 +193,6 @@ def _plain(default: Any) -> Any:
             return default if default.isprintable() else None
         case _:
             return None
-
-
-def _pointer(location: tuple[int | str, ...]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
 
 
 ANY: Final = TypedFunction(lambda: None)

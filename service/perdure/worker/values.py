@@ -309,9 +309,9 @@ class Values:
                 return continued(graphwire.encode_spec(spec), task_id)
             if codec.is_object(value):
                 return returned(self.objects.store(value, innermost=True), task_id)
-            is_registered = function.code is None  # callers are of any language
+            is_named = function.code is None  # callers are of any language
             portable = _as_json(value, typed, as_json=as_json)
-            if portable is None and is_registered:
+            if portable is None and is_named:
                 portable = codec.encode_portable(value)
             encoded = portable or codec.encode_value(value, self.objects)
         except codec.Unresolved as unresolved:

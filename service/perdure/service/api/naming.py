@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from perdure import errors
 from perdure.graphwire import arguments_refs, ref_to_proto
-from perdure.model import AS_JSON
+from perdure.model import AS_JSON, NULL
 from perdure.registry import VERSION_CHARS_MAX
 from perdure.service.api import requests
 from perdure.service.catalogue.arguments import Checker, data_of, misfit, parse, value_of
@@ -22,7 +22,6 @@ from perdure.v1.function_service_pb2 import FUNCTION_KIND_ACTOR, FUNCTION_KIND_T
 from perdure.wire import ARGUMENTS
 
 JSON: Final = "json/plain"
-NULL: Final = "binary/null"
 
 
 def names_functions(spec: spec_pb2.WorkflowSpec) -> bool:
@@ -183,7 +182,7 @@ def _value(arg: spec_pb2.Arg) -> Any:
     match arg.WhichOneof("kind"):
         case "payload" if arg.payload.encoding == JSON and not arg.payload.codecs and not arg.payload.HasField("blob"):
             return value_of(arg.payload.data)
-        case "payload" if arg.payload.encoding in (NULL, "") and not arg.payload.HasField("blob"):
+        case "payload" if arg.payload.encoding in (NULL.encoding, "") and not arg.payload.HasField("blob"):
             return None
         case "list":
             return [_value(item) for item in arg.list.items]

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import jsonschema_rs
 
-from perdure import errors
+from perdure import errors, texts
 from perdure.bounded import Bounded
 from perdure.v1.function_service_pb2 import FunctionInfo
 
@@ -35,7 +35,7 @@ def data_of(value: Any, name: str) -> bytes:
         return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError) as error:
         text = f"the argument {name!r} is no JSON: {error}"
-        raise errors.InvalidArgumentsError(text, pointer=_pointer((name,))) from error
+        raise errors.InvalidArgumentsError(text, pointer=texts.json_pointer((name,))) from error
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _refuse_constant(text: str) -> None:
 
 def misfit(info: FunctionInfo, node_id: str, pointer: str, why: str) -> errors.InvalidArgumentsError:
     """The error of a call whose arguments do not fit the function."""
-    named = f"{info.name!r}" + (f" version {info.version!r}" if info.version else "")
+    named = texts.versioned(info.name, info.version)
     fields = {"function": info.name, "version": info.version, "pointer": pointer}
     if node_id:
         fields["node_id"] = node_id
@@ -99,10 +99,12 @@ class _Parameters:
         """A JSON pointer and what is wrong there."""
         for name in (*values, *given):
             if name not in self._names and not self._takes_any:
-                return _pointer((name,)), f"there is no such parameter; there are {', '.join(self._names) or 'none'}"
+                return texts.json_pointer(
+                    (name,)
+                ), f"there is no such parameter; there are {', '.join(self._names) or 'none'}"
         for name in self._required:
             if name not in values and name not in given:
-                return _pointer((name,)), "is required"
+                return texts.json_pointer((name,)), "is required"
         for name, value in values.items():
             validator = self._validators.get(name)
             if validator is None:
@@ -110,9 +112,9 @@ class _Parameters:
             try:
                 validator.validate(value)
             except jsonschema_rs.ValidationError as error:
-                return _pointer((name, *error.instance_path)), error.message[:SHOWN_MAX]
+                return texts.json_pointer((name, *error.instance_path)), error.message[:SHOWN_MAX]
             except ValueError as unreadable:  # a lone surrogate, say
-                return _pointer((name,)), f"is no value of JSON: {unreadable}"
+                return texts.json_pointer((name,)), f"is no value of JSON: {unreadable}"
         return None
 
 
@@ -163,11 +165,6 @@ def _references(part: Any) -> Iterator[str]:
             yield reference.rpartition("/")[2]
         for item in part.values():
             yield from _references(item)
-
-
-def _pointer(path: Sequence[int | str]) -> str:
-    """A JSON pointer (RFC 6901)."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 def _is_datetime(text: str) -> bool:

@@ -21,12 +21,11 @@ from perdure.service.api.caller import Anybody
 from perdure.service.api.events import EventCalls
 from perdure.service.api.gate import Gate
 from perdure.service.common import limits
-from perdure.service.http import bodies
+from perdure.service.http import bodies, headers
 from perdure.v1.payload_pb2 import Payload
 from perdure.v1.workflow_service_pb2 import SendEventRequest
 
 BODY_BYTES_MAX: Final = limits.INLINE_PAYLOAD_BYTES_MAX
-KEY_HEADER: Final = "Idempotency-Key"
 
 
 class EventFace:
@@ -39,14 +38,11 @@ class EventFace:
     async def send_event(self, request: web.Request) -> web.Response:
         self._gate.check()
         key, payload = _event(await bodies.json_of(request, BODY_BYTES_MAX))
-        event_id = request.headers.get(KEY_HEADER)
-        if event_id is None:
-            event_id = time_ordered_id()
         event = SendEventRequest(
             namespace=requests.namespace(request.query.get("namespace", "")),
             workflow_id=requests.workflow_id(request.match_info["workflow_id"]),
             event_key=key,
-            event_id=requests.text(event_id, KEY_HEADER, limit=limits.REQUEST_ID_CHARS_MAX),
+            event_id=headers.idempotency_key(request) or time_ordered_id(),
             payload=payload,
         )
         sent = await self._events.send(event, Anybody())

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
-from perdure.service.http.schemas import Schema
+from perdure.service.http.schemas import Schema, json_content
 from perdure.v1 import function_service_pb2 as pb
 
 ERROR: Final = "perdure.Error"
@@ -27,16 +27,16 @@ def paths(functions: Iterable[pb.FunctionInfo]) -> dict[str, Any]:
     """The paths of runs."""
     calls = [_call(info) for info in functions if info.kind == pb.FUNCTION_KIND_TASK]
     answers = {
-        "200": {"description": "The run, which has ended.", "content": _json(_reference(RUN))},
-        "202": {"description": "The run, which goes on.", "content": _json(_reference(RUN))},
-        "default": {"description": "The request was refused.", "content": _json(_reference(ERROR))},
+        "200": {"description": "The run, which has ended.", "content": json_content(_reference(RUN))},
+        "202": {"description": "The run, which goes on.", "content": json_content(_reference(RUN))},
+        "default": {"description": "The request was refused.", "content": json_content(_reference(ERROR))},
     }
     start = {
         "operationId": "run",
         "summary": "Run a registered function",
         "tags": ["Runs"],
         "parameters": [_KEY],
-        "requestBody": {"required": True, "content": _json({"oneOf": calls} if calls else {"type": "object"})},
+        "requestBody": {"required": True, "content": json_content({"oneOf": calls} if calls else {"type": "object"})},
         "responses": answers,
     }
     place = {"name": "workflow_id", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -110,7 +110,3 @@ def _call(info: pb.FunctionInfo) -> Schema:
 
 def _reference(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _json(schema: Schema) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aiohttp import web
 
 from perdure import errors
+from perdure.service.api import requests
+from perdure.service.common import limits
+
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """The id of the request, if the client gives one."""
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    return None if key is None else requests.text(key, IDEMPOTENCY_KEY, limit=limits.REQUEST_ID_CHARS_MAX)
 
 
 def retry_after(error: errors.PerdureError) -> dict[str, str]:

@@ -18,7 +18,7 @@ from perdure.service.http import functions
 from perdure.service.http.connect.caller import TIMEOUT, TIMEOUT_DIGITS_MAX
 from perdure.service.http.connect.methods import Method
 from perdure.service.http.connect.refusals import STATUS
-from perdure.service.http.schemas import Schema, reference, schemas
+from perdure.service.http.schemas import Schema, json_content, reference, schemas
 from perdure.v1.function_service_pb2 import ListFunctionsRequest
 
 VERSION: Final = "3.1.0"
@@ -72,19 +72,15 @@ def _operation(method: Method) -> dict[str, Any]:
         "summary": method.descriptor.name,
         "tags": [service],
         "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in _HEADERS],
-        "requestBody": {"required": True, "content": _json(reference(method.descriptor.input_type))},
+        "requestBody": {"required": True, "content": json_content(reference(method.descriptor.input_type))},
         "responses": {
-            "200": {"description": "The answer.", "content": _json(reference(method.descriptor.output_type))},
+            "200": {"description": "The answer.", "content": json_content(reference(method.descriptor.output_type))},
             "default": {
                 "description": "The call failed.",
-                "content": _json({"$ref": f"#/components/schemas/{ERROR}"}),
+                "content": json_content({"$ref": f"#/components/schemas/{ERROR}"}),
             },
         },
     }
-
-
-def _json(schema: Schema) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
 
 
 def _error() -> Schema:

@@ -23,7 +23,7 @@ from perdure.service.api import requests
 from perdure.service.api.calls import Calls
 from perdure.service.api.gate import Gate
 from perdure.service.common import limits
-from perdure.service.http import bodies
+from perdure.service.http import bodies, headers
 from perdure.service.http.connect.caller import HttpCaller
 from perdure.v1.blob_service_pb2 import DownloadBlobRequest
 from perdure.v1.payload_pb2 import Payload
@@ -34,7 +34,6 @@ from perdure.v1.workflow_service_pb2 import GetOutputRequest, RunRequest
 BODY_BYTES_MAX: Final = limits.INLINE_PAYLOAD_BYTES_MAX
 OUTPUT_BYTES_MAX: Final = 8 * 1024 * 1024
 """A larger output is named by its blob."""
-KEY_HEADER: Final = "Idempotency-Key"
 _FIELDS: Final = {"name", "version", "arguments", "workflow_id", "namespace", "labels", "wait"}
 
 
@@ -50,7 +49,7 @@ class RunFace:
         self._gate.check()
         caller = HttpCaller(request.headers)
         body = await bodies.json_of(request, BODY_BYTES_MAX)
-        call = _run_request(body, request.headers.get(KEY_HEADER))
+        call = _run_request(body, request)
         answer = await self._calls.runs.run(call, caller)
         run = answer.workflow
         return await self._answer(run.workflow_id, run.run_id, run.status, answer.outcome, call.namespace)
@@ -105,15 +104,12 @@ def _response(told: Mapping[str, Any], field: str, text: str) -> web.Response:
     return web.Response(text=f'{json.dumps(told)[:-1]}, "{field}": {text}}}', content_type="application/json")
 
 
-def _run_request(body: Any, request_id: str | None) -> RunRequest:
+def _run_request(body: Any, request: web.Request) -> RunRequest:
     if not isinstance(body, dict):
         raise requests.invalid("body", 'has the form {"name": "...", "arguments": {...}}')
     if unknown := sorted(body.keys() - _FIELDS):
         raise requests.invalid(unknown[0], f"is no field of a run; there are {', '.join(sorted(_FIELDS))}")
-    if request_id is None:
-        request_id = time_ordered_id() if not body.get("workflow_id") else ""
-    else:
-        requests.text(request_id, KEY_HEADER, limit=limits.REQUEST_ID_CHARS_MAX)
+    request_id = headers.idempotency_key(request) or ("" if body.get("workflow_id") else time_ordered_id())
     arguments = body.get("arguments", {})
     if not isinstance(arguments, dict):
         raise requests.invalid("arguments", "is an object by parameter name")

@@ -83,3 +83,8 @@ def _mentioned(kind: Descriptor) -> Iterable[Descriptor | EnumDescriptor]:
             yield from _mentioned(message)
         elif (mentioned := message or field.enum_type) is not None:
             yield mentioned
+
+
+def json_content(schema: Schema) -> dict[str, Any]:
+    """The content of a body of JSON."""
+    return {"application/json": {"schema": schema}}

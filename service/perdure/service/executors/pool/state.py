@@ -64,7 +64,7 @@ class State:
 
     def agents_with(self, function: Function) -> frozenset[str] | None:
         """The agents whose leases can run a function; None: all of them."""
-        if function.code is not None or ":" in function.name:
+        if not function.is_registered:
             return None
         name = function.name, function.version
         having = frozenset(agent.id for agent in self.agents.values() if name in agent.functions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
+from perdure import texts
 from perdure.model import Function, Shape
 from perdure.service.executors.pool.leases import AgentSession, Restricted, ShapeQueue
 from perdure.service.executors.port import Waiting, WaitReason
@@ -34,7 +35,7 @@ def without_function(function: Function, shape: Shape) -> Waiting | None:
     """That no agent has the function; None if one has."""
     if not isinstance(shape, Restricted) or shape.agents:
         return None
-    named = f"{function.name!r}" + (f" version {function.version!r}" if function.version else "")
+    named = texts.versioned(function.name, function.version)
     text = f"waits: no attached cluster has the function {named}; attach one whose workers import it (--import)"
     return Waiting(WaitReason.NO_FUNCTION, text)
 
